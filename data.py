@@ -1,0 +1,310 @@
+"""Data sets as uint8 tensors in memory, forget sets as index tensors, and batched augmentation.
+
+Files are looked for in `data_dir`, then fetched by torchvision with its checksums; Fashion-MNIST comes from Debian's
+package `dataset-fashion-mnist` where torchvision's mirror is out of reach. No worker process and no per-image Python
+after loading: a batch is one index into a tensor.
+"""
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+from errors import UserError
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
+UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, index):
+        """The rows that `index` names: int64 positions or a boolean mask (N,)."""
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split; `tag` names them in file names, `fingerprint` is a SHA-256 of every byte of both."""
+
+    tag: str
+    train: Split
+    test: Split
+    classes: tuple
+    flip: bool
+    fingerprint: str
+
+    @property
+    def is_cifar10(self):
+        """Whether these are CIFAR-10's ten classes (the official files or an image tree of them)."""
+        return tuple(self.classes) == CIFAR10_CLASSES
+
+
+def load(name, data_dir="data", subset=None, validation=0.0, img_size=32):
+    """Load a data set by name (one of NAMES).
+
+    subset: keep this many training images, the same share of every class, drawn with a fixed seed.
+    validation: hold this share of the training images out and put it in the test split's place, for choosing
+        hyper-parameters without looking at test images.
+    img_size: side in pixels to which `folder:PATH` images are resized; ignored elsewhere.
+    Raises UserError when the name is unknown or a file can't be had.
+    """
+    root = Path(data_dir)
+    if name.startswith("folder:"):
+        train, test, classes = _folder(Path(name.removeprefix("folder:")), img_size)
+    elif name in READERS:
+        train, test, classes = READERS[name](root)
+    else:
+        raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
+    if not 0 <= validation < 1:
+        raise UserError(f"--validation {validation} is not a share between 0 and 1")
+    tag = Path(name).name if name.startswith("folder:") else name
+    if validation:
+        held_out = stratified(train.labels, round(validation * len(train)))
+        kept = torch.ones(len(train), dtype=torch.bool)
+        kept[held_out] = False
+        train, test = train.take(kept), train.take(held_out)
+    if subset:
+        if not len(classes) <= subset <= len(train):
+            raise UserError(f"--subset {subset}: {tag} has {len(train)} training images in {len(classes)} classes")
+        train = train.take(stratified(train.labels, subset))
+    tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
+    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
+
+
+def stratified(labels, count):
+    """Sorted int64 positions of `count` images, spread over the classes as evenly as their sizes allow.
+
+    The draw has a fixed seed of its own, so that every training seed sees the same images.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(labels), generator=generator)
+    rank = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():  # a member's place within its class, as a share of that class
+        members = order[labels[order] == label]
+        rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return rank.argsort(stable=True)[:count].sort().values
+
+
+def forget_indices(train, classes=None, share=None, file=None):
+    """The forget set as sorted int64 positions in the training split, and its tag for file names.
+
+    Exactly one of: classes (list of class numbers), share (0..1 of all images, drawn with a fixed seed so that every
+    training seed forgets the same images), file (text, one position a line). Raises UserError for an unknown class, an
+    empty set, or one that leaves nothing to retain.
+    """
+    if file is not None:
+        index, tag = _read_ids(Path(file), len(train))
+    elif share is not None:
+        if not 0 < share < 1:
+            raise UserError(f"--forget-random {share} is not a share between 0 and 1")
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        index, tag = order[: round(share * len(train))], f"random{share:g}"
+    elif classes:
+        known = train.labels.unique().tolist()
+        wrong = [c for c in classes if c not in known]
+        if wrong:
+            raise UserError(f"--forget-class {wrong[0]}: the classes are {known[0]} to {known[-1]}")
+        index = torch.isin(train.labels, torch.tensor(classes)).nonzero().squeeze(1)
+        tag = "class" + "-".join(str(c) for c in sorted(set(classes)))
+    else:
+        raise UserError("nothing to forget: give --forget-class, --forget-random or --forget-file")
+    if not 0 < len(index) < len(train):
+        raise UserError(f"the forget set has {len(index)} of {len(train)} training images; it needs some, not all")
+    return index.sort().values, tag
+
+
+def forgotten_classes(labels, forget):
+    """The classes (list of int) that lie wholly in the forget set; empty for sample forgetting.
+
+    Only when the forget set is made of whole classes is it class forgetting.
+    """
+    inside = torch.zeros(len(labels), dtype=torch.bool)
+    inside[forget] = True
+    whole = [c for c in labels.unique().tolist() if inside[labels == c].all()]
+    return whole if torch.isin(labels[forget], torch.tensor(whole, dtype=torch.int64)).all() else []
+
+
+def retain_indices(count, forget):
+    """Sorted positions (int64) of the training images that are not in `forget`."""
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[forget] = False
+    return kept.nonzero().squeeze(1)
+
+
+def random_crop(images, pad=4):
+    """Shift each image by its own offset of up to `pad` pixels, zeros moving in: uint8 (B, C, H, W) to the same."""
+    count, channels, height, width = images.shape
+    device = images.device
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    top, left = torch.randint(0, 2 * pad + 1, (2, count, 1)).to(device)
+    rows = (top + torch.arange(height, device=device))[:, None, :, None]
+    columns = (left + torch.arange(width, device=device))[:, None, None, :]
+    batch = torch.arange(count, device=device)[:, None, None, None]
+    return padded[batch, torch.arange(channels, device=device)[None, :, None, None], rows, columns]
+
+
+def random_flip(images):
+    """Mirror each image with probability one half: (B, C, H, W) to the same."""
+    coin = torch.rand(len(images)).to(images.device) < 0.5
+    return torch.where(coin[:, None, None, None], images.flip(-1), images)
+
+
+def _read_ids(path, count):
+    try:
+        text = path.read_text().split()
+        index = torch.tensor(sorted({int(word) for word in text}), dtype=torch.int64)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--forget-file {path}: not a list of image numbers, one a line ({error})") from None
+    if len(index) and not 0 <= index[0] <= index[-1] < count:
+        raise UserError(f"--forget-file {path}: image numbers run from 0 to {count - 1}")
+    return index, "file" + hashlib.sha256(index.numpy().tobytes()).hexdigest()[:8]
+
+
+def _fingerprint(*splits):
+    digest = hashlib.sha256()
+    for split in splits:
+        for tensor in (split.images, split.labels):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digits(root):
+    """scikit-learn's 1,797 images of 8x8, every fifth of each class (in file order) to the test split."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8)).unsqueeze(1)
+    both = Split(images, torch.from_numpy(bunch.target.astype(np.int64)))
+    test = torch.zeros(len(both), dtype=torch.bool)
+    for label in range(10):
+        test[(both.labels == label).nonzero().squeeze(1)[::5]] = True
+    return both.take(~test), both.take(test), [str(c) for c in range(10)]
+
+
+def _torchvision(dataset, folder, splits):
+    """A reader for torchvision's data set class: root to (train, test, class names)."""
+
+    def read(root):
+        where = root / folder if folder else root
+        try:
+            parts = [_quiet_download(dataset, where, **split) for split in splits]
+        except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
+            if dataset is not torchvision.datasets.FashionMNIST or not _from_debian(root):
+                raise UserError(_what_to_put_where(dataset, where, error)) from None
+            parts = [dataset(where, **split) for split in splits]
+        labels = [part.labels if hasattr(part, "labels") else part.targets for part in parts]
+        images = [torch.as_tensor(part.data) for part in parts]
+        if images[0].ndim == 3:  # MNIST's format has no channel axis
+            images = [x.unsqueeze(1) for x in images]
+        elif images[0].shape[-1] == 3:
+            images = [x.permute(0, 3, 1, 2).contiguous() for x in images]
+        classes = getattr(parts[0], "classes", [str(c) for c in range(10)])
+        pairs = zip(images, labels, strict=True)
+        train, test = (Split(x, torch.as_tensor(np.asarray(y), dtype=torch.int64)) for x, y in pairs)
+        return train, test, classes
+
+    return read
+
+
+def _quiet_download(dataset, where, **split):
+    try:
+        return dataset(where, **split)
+    except RuntimeError:  # torchvision's word for "not there, or not intact"
+        return dataset(where, download=True, **split)
+
+
+def _what_to_put_where(dataset, where, error):
+    if hasattr(dataset, "resources"):
+        target = where / dataset.__name__ / "raw"
+        files = [name for name, _ in dataset.resources]
+    elif hasattr(dataset, "filename"):
+        target, files = where, [dataset.filename]
+    else:
+        target, files = where, [entry[1] for entry in dataset.split_list.values() if "extra" not in entry[1]]
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
+
+
+def _from_debian(root):
+    """Fetch Fashion-MNIST from the Debian or Ubuntu archive, without root; whether that worked.
+
+    apt checks the archive's signature; its lists and cache live under `root` meanwhile, so neither root rights nor an
+    up-to-date system are needed.
+    """
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        return False
+    work = (root / "debian").resolve()
+    lists = work / "lists"
+    (lists / "partial").mkdir(parents=True, exist_ok=True)
+    (work / "cache").mkdir(exist_ok=True)
+    options = ["-qq", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={work / 'cache'}"]
+    for step in (["update"], ["download", "dataset-fashion-mnist"]):
+        done = subprocess.run(["apt-get", *options, *step], cwd=work, capture_output=True, check=False)
+        if done.returncode:
+            return False
+    package = next(work.glob("dataset-fashion-mnist*.deb"))
+    subprocess.run(["dpkg-deb", "-x", package, work / "files"], check=True)
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, _ in torchvision.datasets.FashionMNIST.resources:
+        packed = work / "files/usr/share/datasets/fashion-mnist" / name
+        whole = raw / Path(name).stem
+        with gzip.open(packed) as source, open(whole.with_suffix(".part"), "wb") as target:
+            shutil.copyfileobj(source, target)
+        whole.with_suffix(".part").rename(whole)
+    shutil.rmtree(work)
+    return True
+
+
+def _folder(path, img_size):
+    """Read `train|test/<class>/*` below `path`; classes are numbered alphabetically."""
+    from PIL import Image
+
+    parts = []
+    for part in ("train", "test"):
+        try:
+            tree = torchvision.datasets.ImageFolder(path / part)
+        except (FileNotFoundError, OSError) as error:
+            raise UserError(f"folder:{path} needs {part}/<class>/ with images in each ({error})") from None
+        images = np.empty((len(tree.samples), img_size, img_size, 3), np.uint8)
+        for row, (file, _) in enumerate(tree.samples):
+            try:
+                with Image.open(file) as image:
+                    image = image.convert("RGB")
+                    images[row] = image if image.size == (img_size, img_size) else image.resize((img_size, img_size))
+            except OSError as error:
+                raise UserError(f"{file} is not a readable image ({error})") from None
+        images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        parts.append((Split(images, torch.tensor(tree.targets, dtype=torch.int64)), tree.classes))
+    (train, classes), (test, test_classes) = parts
+    if classes != test_classes:
+        raise UserError(f"folder:{path}: train and test don't hold the same classes")
+    return train, test, classes
+
+
+_TRAIN_TEST = ({"train": True}, {"train": False})
+READERS = {
+    "digits": _digits,
+    "fashion-mnist": _torchvision(torchvision.datasets.FashionMNIST, "", _TRAIN_TEST),
+    "mnist": _torchvision(torchvision.datasets.MNIST, "", _TRAIN_TEST),
+    "cifar10": _torchvision(torchvision.datasets.CIFAR10, "", _TRAIN_TEST),
+    "cifar100": _torchvision(torchvision.datasets.CIFAR100, "", _TRAIN_TEST),
+    "svhn": _torchvision(torchvision.datasets.SVHN, "svhn", ({"split": "train"}, {"split": "test"})),
+}

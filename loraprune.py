@@ -1,0 +1,47 @@
+"""PruneLoRA: prune first, then adapt, then unlearn.
+
+The method of "LoRA Unlearns More and Retains More" (A. Mittal, arXiv 2411.11907). The original's weakest filters (smallest
+||w_i||_2, half of each layer) are silenced; LoRA, W' = W + (alpha / r) B A, then learns the retain set on what is left.
+The masked rows stay zero, in B too, so the merged network is as sparse as the pruned one; --regrow drops the masks
+after pruning, as the published scripts do.
+
+    python loraprune.py --dataset cifar10 --model vit_small --forget-class 3 --epochs 5
+"""
+
+import torch
+
+import adapters
+import cli
+import lora
+import pruneft
+import pruning
+import training
+
+
+def unlearn(model, retain, forget, config):
+    """Silence the weakest filters, then minimise cross-entropy on `retain` over low-rank changes of the others."""
+    before = pruning.zeros(model)
+    masks = pruning.l2_masks(model, config.amount, pruning.prunable(model))
+    pruning.silence(model, masks)
+    head = pruning.zero_head_rows(model, config.amount) if config.prune_head else {}
+    if not config.quiet:
+        print(f"zeros among the weights: {before:.1f} % before, {pruning.zeros(model):.1f} % after pruning")
+    adapted = adapters.attach(model, config.rank, config.alpha, config.dropout)
+    optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
+    if not config.regrow:
+        pruning.keep(optimizer, adapted, masks)
+    training.fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
+    adapters.save(adapted, adapters.folder_for(config.output), masks | head)
+    return adapters.merge(adapted)
+
+
+def parser():
+    return pruneft.add_pruning_flags(lora.add_lora_flags(cli.parser(__doc__, epochs=5, lr=lora.LR)))
+
+
+def run(config):
+    return cli.execute("loraprune", unlearn, config)
+
+
+if __name__ == "__main__":
+    cli.main(run, parser())

@@ -1,0 +1,51 @@
+"""Prune + fine-tune: zero half of the filters, then train all remaining weights on the retain set.
+
+A baseline of PruneLoRA (A. Mittal, arXiv 2411.11907). For each pruned layer with weight rows w_1..w_n, the rows with the
+smallest ||w_i||_2 are silenced (CNN: every Conv2d, with the batch norm that follows; ViT: the last attention output
+projection). They stay silent; --regrow lets them grow back, as in the published scripts.
+
+    python pruneft.py --dataset cifar10 --model resnet50 --forget-class 3 --epochs 5
+"""
+
+import torch
+
+import cli
+import pruning
+import training
+
+LR = cli.PerModel(paper=1e-3)
+
+
+def unlearn(model, retain, forget, config):
+    """Silence the weakest filters of the original, then minimise cross-entropy on `retain` over the others."""
+    before = pruning.zeros(model)
+    masks = pruning.l2_masks(model, config.amount, pruning.prunable(model))
+    pruning.silence(model, masks)
+    if config.prune_head:
+        pruning.zero_head_rows(model, config.amount)
+    if not config.quiet:
+        print(f"zeros among the weights: {before:.1f} % before, {pruning.zeros(model):.1f} % after pruning")
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    if not config.regrow:
+        pruning.keep(optimizer, model, masks)
+    return training.fit(model, retain, optimizer, config)
+
+
+def add_pruning_flags(parser):
+    """The flags that pruneft and loraprune share."""
+    parser.add_argument("--amount", type=cli.share, default=0.5, help="share of rows to prune (default: 0.5)")
+    parser.add_argument("--regrow", action="store_true", help="drop the masks after pruning, as the published scripts do")
+    parser.add_argument("--prune-head", action="store_true", help="also zero rows of the head, free to regrow (paper)")
+    return parser
+
+
+def parser():
+    return add_pruning_flags(cli.parser(__doc__, epochs=5, lr=LR))
+
+
+def run(config):
+    return cli.execute("pruneft", unlearn, config)
+
+
+if __name__ == "__main__":
+    cli.main(run, parser())

@@ -1,0 +1,91 @@
+"""L2 structured pruning: choosing output filters, silencing them whole, and keeping them silent while training.
+
+The pruning of PruneLoRA (arXiv 2411.11907). Its public scripts drop the masks before fine-tuning, so the filters grow
+back; here a silenced filter stays zero unless `--regrow` asks for the published behaviour.
+A set of masks is a dictionary: name of a layer, or of one parameter, to bool (out,), True for the rows that stay.
+"""
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+import models
+
+
+def prunable(model):
+    """Names of the layers that the paper prunes: every Conv2d, or a ViT's last attention output projection."""
+    if models.is_vit(model):
+        return [f"net.blocks.{len(model.net.blocks) - 1}.attn.proj"]
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+
+
+def l2_masks(model, amount, names):
+    """Zero the `amount` (0..1) of each layer's output rows with the smallest L2 norm, in place; return the masks.
+
+    The batch norm that follows a convolution gets the convolution's mask: a pruned filter that keeps its batch norm's
+    offset isn't silent.
+    """
+    masks, norms = {}, _following_norms(model)
+    for name in names:
+        layer = model.get_submodule(name)
+        prune.ln_structured(layer, "weight", amount, n=2, dim=0)
+        masks[name] = layer.weight_mask.flatten(1)[:, 0].bool()
+        prune.remove(layer, "weight")
+        if name in norms:
+            masks[norms[name]] = masks[name].clone()  # safetensors stores no shared memory
+    return masks
+
+
+def zero_head_rows(model, amount):
+    """Zero the head's weight rows of smallest L2 norm, as the paper does to its ViT; return the mask. Rows are classes, so
+    this mask isn't kept in training: it would delete kept classes for good."""
+    name = models.head_name(model)
+    return {f"{name}.weight": l2_masks(model, amount, [name])[name]}
+
+
+def silence(model, masks):
+    """Zero all that the masked rows own (weights, biases, batch-norm scale and offset), in place."""
+    with torch.no_grad():
+        for tensor, dead in _dead_rows(model, masks):
+            tensor[dead] = 0
+
+
+def keep(optimizer, model, masks):
+    """Zero the masked rows again after every step of `optimizer`, so that no update regrows them.
+
+    `model` may be wrapped by PEFT: masking output filters is the same as zero rows in lora_B.
+    """
+    rows = [(tensor, dead) for tensor, dead in _dead_rows(model, masks) if tensor.requires_grad]
+
+    @torch.no_grad()
+    def zero_again(*_):
+        for tensor, dead in rows:
+            tensor.masked_fill_(dead.view(-1, *[1] * (tensor.ndim - 1)), 0)
+
+    optimizer.register_step_post_hook(zero_again)
+
+
+def zeros(model):
+    """Share of exact zeros among the weights of convolutions and linear layers, in percent."""
+    weights = [m.weight for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    return 100 * sum((w == 0).sum().item() for w in weights) / sum(w.numel() for w in weights)
+
+
+def _dead_rows(model, masks):
+    """(parameter, bool (out,) of its dead rows) for each parameter that has a row for every output of a masked layer."""
+    for key, tensor in model.named_parameters():
+        key = key.removeprefix("base_model.model.")  # PEFT's
+        for name, mask in masks.items():
+            if f"{key}.".startswith(f"{name}.") and ".lora_A." not in key:
+                yield tensor, ~mask.to(tensor.device)
+
+
+def _following_norms(model):
+    """Convolution name to the name of the batch norm after it; timm's blocks register the two one after the other."""
+    norms, previous = {}, None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            previous = name
+        elif isinstance(module, nn.BatchNorm2d) and previous is not None:
+            norms[previous], previous = name, None
+    return norms

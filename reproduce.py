@@ -1,0 +1,212 @@
+"""Regenerate a paper's table: train what is missing, unlearn, evaluate, and write results/<table>.json, .md and .png.
+
+    python reproduce.py prunelora                                     the quick table: two cores, minutes
+    python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
+    python reproduce.py tune                                          learning rates, on validation images
+    python reproduce.py draw results/prunelora-quick.json             table and picture again, from the file alone
+
+A killed run continues where it stopped. Presets: quick (resnet8 and vit_micro on 10,000 images of Fashion-MNIST), small
+(resnet20 and vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
+"""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+import cli
+import control
+import evaluate
+import finetune
+import lora
+import loraprune
+import pretrain
+import pruneft
+import report
+import retrain
+from errors import UserError
+
+# One line for each row: its label, its script, its flags. A new method is one new file and one line here.
+METHODS = {
+    "original": (pretrain, []),
+    "retrain": (retrain, []),
+    "mask": (control, ["--kind", "mask"]),
+    "zero-row": (control, ["--kind", "zero-row"]),
+    "head-only": (control, ["--kind", "head-only"]),
+    "finetune": (finetune, []),
+    "pruneft": (pruneft, []),
+    "lora": (lora, []),
+    "loraprune": (loraprune, []),
+    "loraprune --regrow": (loraprune, ["--regrow"]),
+    "loraprune --prune-head": (loraprune, ["--prune-head"]),
+}
+TRAINED_ONCE = ("original", "retrain", "mask", "zero-row")  # the rows that --epochs of unlearning don't concern
+TUNED = ("finetune", "pruneft", "lora", "loraprune", "head-only")
+GRID = ("0.0003", "0.001", "0.003", "0.01")
+PRESETS = {
+    "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [15, 20], "epochs": [5]},
+    "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
+    "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10]},
+    "paper": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]},
+}
+# Figure 1 of arXiv 2411.11907: CIFAR-10, class 3, one run; (network, method, epochs): UA, RA, TA, MIA-Efficacy.
+PUBLISHED = {
+    ("resnet50", "retrain", None): (100, 98.02, 96.70, 100),
+    ("resnet50", "finetune", 5): (100, 92.52, 88.29, 100),
+    ("resnet50", "finetune", 10): (100, 96.27, 91.44, 100),
+    ("resnet50", "pruneft", 5): (100, 94.92, 90.79, 100),
+    ("resnet50", "pruneft", 10): (100, 95.68, 90.72, 100),
+    ("resnet50", "lora", 5): (97.22, 96.90, 95.03, 100),
+    ("resnet50", "lora", 10): (100, 97.19, 93.49, 100),
+    ("resnet50", "loraprune", 5): (99.78, 97.96, 95.18, 97.68),
+    ("resnet50", "loraprune", 10): (99.98, 98.00, 95.41, 97.89),
+    ("vit_small", "retrain", None): (100, 96.90, 84.92, 100),
+    ("vit_small", "finetune", 5): (100, 87.64, 79.79, 100),
+    ("vit_small", "finetune", 10): (100, 86.80, 79.94, 100),
+    ("vit_small", "pruneft", 5): (100, 84.76, 78.81, 100),
+    ("vit_small", "pruneft", 10): (100, 86.14, 79.53, 100),
+    ("vit_small", "lora", 5): (87.66, 97.72, 85.33, 98.14),
+    ("vit_small", "lora", 10): (95.58, 97.81, 85.16, 99.58),
+    ("vit_small", "loraprune", 5): (100, 97.39, 85.53, 100),
+    ("vit_small", "loraprune", 10): (100, 97.63, 85.34, 100),
+}
+
+
+def plan(config, methods, grid=(None,)):
+    """The runs of a table, originals first: a list of (script module, argument list for its parser)."""
+    preset = PRESETS[config.preset]
+    runs = []
+    for seed in range(config.seeds):
+        for network in config.model or preset["model"]:
+            common = [
+                "--dataset",
+                config.dataset,
+                "--model",
+                network,
+                "--seed",
+                str(seed),
+                "--weights",
+                str(weights(config)),
+            ]
+            common += ["--data-dir", str(config.data_dir)] if config.data_dir != Path("data") else []
+            common += ["--subset", str(config.subset)] if config.subset else []
+            common += ["--validation", str(config.validation)] if config.validation else []
+            common += ["--device", config.device] if config.device != "auto" else []
+            common += ["--precision", config.precision] if config.precision else []
+            common += ["--quiet"] if config.quiet else []
+            forget = ["--forget-class", *map(str, config.forget_class)]
+            lengths = dict(zip(preset["model"], preset["pretrain"], strict=True))
+            scratch = ["--epochs", str(lengths[network])] if network in lengths else []
+            for method in methods:
+                script, flags = METHODS[method]
+                if method == "original":
+                    runs.append((script, common + scratch))
+                elif method == "retrain":
+                    runs.append((script, common + forget + scratch))
+                elif method in TRAINED_ONCE:
+                    runs.append((script, common + forget + flags))
+                else:
+                    rates = [["--lr", rate] if rate else [] for rate in grid]
+                    runs += [
+                        (script, common + forget + ["--epochs", str(n)] + rate + flags)
+                        for n in preset["epochs"]
+                        for rate in rates
+                    ]
+    return runs
+
+
+def weights(config):
+    """The folder of a table's checkpoints, apart from those that other presets make of the same names."""
+    return Path("model_weights") / name(config)
+
+
+def name(config):
+    """The table's name, which is its files' name: prunelora-quick, prunelora-small-cifar10 ..."""
+    extra = "" if config.dataset == "fashion-mnist" else "-" + Path(config.dataset).name
+    return f"{config.table}-{config.preset}{extra}"
+
+
+def carry_out(runs):
+    """Run what is missing and return the checkpoints' paths, in order."""
+    paths = []
+    for script, arguments in runs:
+        config = script.parser().parse_args(arguments)
+        config.command = shlex.join(["python", f"{script.__name__}.py", *arguments])
+        config.reuse = True
+        paths.append(script.run(config))
+    return paths
+
+
+def add_published(rows, dataset):
+    """Put the paper's numbers beside rows of the same data set, network and forgotten class."""
+    for row in rows:
+        key = (row["model"], row["method"], None if row["method"] == "retrain" else row["epochs"])
+        if dataset.is_cifar10 and row["forget"] == "class3" and key in PUBLISHED:
+            row["published"] = dict(zip(("UA", "RA", "TA", "MIA"), PUBLISHED[key], strict=True))
+
+
+def prunelora(config):
+    """PruneLoRA's table with controls."""
+    chosen = config.methods or list(METHODS)
+    methods = [m for m in METHODS if m in chosen or m in ("original", "retrain")]
+    return plan(config, methods)
+
+
+def tune(config):
+    """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
+    config.validation = 0.1
+    methods = [m for m in METHODS if m in ("original", "retrain") or m in (config.methods or TUNED)]
+    return plan(config, methods, GRID)
+
+
+TABLES = {"prunelora": prunelora, "tune": tune}
+
+
+def refuse_to_lose(stem, config, runs):
+    """Raise UserError if results exist that hold more seeds or more rows than this run would write."""
+    path = Path(f"{stem}.json")
+    if config.overwrite or not path.exists():
+        return
+    rows = json.loads(path.read_text())["rows"]
+    if len(rows) > len(runs) // config.seeds or max(row["n"] for row in rows) > config.seeds:
+        raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
+
+
+def run(config):
+    if config.table == "draw":
+        for path in config.files:
+            report.write_all(json.loads(path.read_text()), path.with_suffix(""))
+        return
+    config.subset, config.validation = PRESETS[config.preset]["subset"], 0.0
+    runs = TABLES[config.table](config)
+    stem = config.results / name(config)
+    refuse_to_lose(stem, config, runs)
+    paths = carry_out(runs)
+    config.weights = weights(config)
+    rows = evaluate.evaluate(paths, config)
+    add_published(rows, cli.load_data(config))
+    result = evaluate.result(name(config), config.command, rows, config)
+    report.write_all(result, stem)
+    print(report.terminal(result) + f"{stem}.json, .md, .png")
+
+
+def parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=(*TABLES, "draw"), help="the table to make; draw: from result files")
+    parser.add_argument("files", nargs="*", type=Path, help="with draw: the JSON files")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="quick", help="size of the experiment (default: quick)")
+    parser.add_argument("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
+    parser.add_argument("--img-size", type=cli.positive_int, default=32, help="side of folder: images (default: 32)")
+    parser.add_argument("--model", nargs="+", help="networks (default: the preset's)")
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="ROW", help=f"of: {', '.join(METHODS)}")
+    parser.add_argument("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
+    parser.add_argument("--seeds", type=cli.positive_int, default=1, help="train with seeds 0 to N-1 (default: 1)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a result file that holds more than the new one")
+    evaluate.add_scoring_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    cli.main(run, parser())
