@@ -171,14 +171,15 @@ def _pair(row):
 
 
 def _put_seeds_together(scored):
-    """Rows of single networks to rows of methods, in the order in which the methods came."""
+    """Rows of single networks to rows of methods: Original, Retrain, then the others in the order in which they came."""
     groups = {}
     for row in scored:
         key = tuple(row[k] for k in ("dataset", "model", "forget", "method", "epochs"))
         groups.setdefault(key, []).append(row)
     tables = list(dict.fromkeys(key[:3] for key in groups))
     rows = []
-    for key in sorted(groups, key=lambda key: tables.index(key[:3])):
+    anchors = {"original": 0, "retrain": 1}
+    for key in sorted(groups, key=lambda key: (tables.index(key[:3]), anchors.get(key[3], 2))):
         group = sorted(groups[key], key=lambda row: row["seed"])
         names = dict(zip(("dataset", "model", "forget", "method", "epochs"), key, strict=True))
         joined = {name: _over_seeds([row["metrics"][name] for row in group]) for name in group[0]["metrics"]}

@@ -167,17 +167,28 @@ def refuse_to_lose(stem, config, runs):
     path = Path(f"{stem}.json")
     if config.overwrite or not path.exists():
         return
-    rows = json.loads(path.read_text())["rows"]
+    rows = _read_result(path)["rows"]
     if len(rows) > len(runs) // config.seeds or max(row["n"] for row in rows) > config.seeds:
         raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
+
+
+def _read_result(path):
+    try:
+        content = json.loads(path.read_text())
+        content["rows"][0]["metrics"]
+        return content
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is not a result file ({error})") from None
 
 
 def run(config):
     if config.table == "draw":
         for path in config.files:
-            report.write_all(json.loads(path.read_text()), path.with_suffix(""))
+            report.write_all(_read_result(path), path.with_suffix(""))
         return
-    config.subset, config.validation = PRESETS[config.preset]["subset"], 0.0
+    config.subset, config.validation = None, 0.0
+    if len(cli.load_data(config).train) > (PRESETS[config.preset]["subset"] or float("inf")):
+        config.subset = PRESETS[config.preset]["subset"]
     runs = TABLES[config.table](config)
     stem = config.results / name(config)
     refuse_to_lose(stem, config, runs)

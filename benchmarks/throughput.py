@@ -1,0 +1,106 @@
+"""How close training.fit comes to a bare loop, and which precision is faster: results/throughput.json.
+
+The bare loop runs forward, backward and step on one batch that stays in place; nothing can train faster with this network.
+Both take turns, so that a slower machine slows both. Run it on a quiet machine:
+
+    python benchmarks/throughput.py
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cli  # noqa: E402
+import data  # noqa: E402
+import models  # noqa: E402
+import report  # noqa: E402
+import training  # noqa: E402
+
+
+def bare_loop(model, split, precision, device):
+    """Images a second of forward, backward and step on one resident batch of 128, for as many steps as fit takes."""
+    layout = training.memory_format(model)
+    model.to(device, memory_format=layout).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    x = training.to_float(split.images[:128].to(device), layout)
+    y = split.labels[:128].to(device)
+    steps = len(split) // 128
+    started = training.now(device)
+    for _ in range(steps):
+        with training.autocast(device, precision):
+            logits = model(x)
+        loss = nn.functional.cross_entropy(logits.float(), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return steps * 128 / (training.now(device) - started)
+
+
+def ours(model, split, precision, device):
+    """Images a second of one epoch of training.fit with the same optimiser and batch size."""
+    config = argparse.Namespace(
+        epochs=1, batch_size=128, seed=0, device=str(device), precision=precision, quiet=True, snapshot=None, cost={}
+    )
+    training.fit(model, split, torch.optim.Adam(model.parameters(), lr=1e-3), config)
+    return len(split) / config.cost["seconds"], config.cost["memory_mib"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=["resnet8", "resnet20", "vit_micro"], help="networks")
+    parser.add_argument("--images", type=int, default=6400, help="images an epoch, of Fashion-MNIST (default: 6400)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "throughput.json", help="JSON file to write")
+    config = parser.parse_args()
+    device = torch.device(training.resolve_device(config.device))
+    dataset = data.load("fashion-mnist", ROOT / "data")
+    split = dataset.train.take(slice(config.images // 128 * 128))
+    rows = []
+    for name in config.model:
+        model, _ = models.create_for(name, dataset)
+        for precision in ("fp32", "bf16"):
+            bare_loop(model, split.take(slice(256)), precision, device)  # warm-up
+            turns = [
+                (bare_loop(model, split, precision, device), *ours(model, split, precision, device))
+                for _ in range(config.rounds)
+            ]
+            ratios = [100 * fit / bare for bare, fit, _ in turns]
+            row = {
+                "model": name,
+                "precision": precision,
+                "default": precision == training.best_precision(model, device),
+                "bare_images_per_s": statistics.median(bare for bare, _, _ in turns),
+                "images_per_s": statistics.median(fit for _, fit, _ in turns),
+                "of_bare_loop": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+                "memory_mib": max(memory for _, _, memory in turns),
+            }
+            rows.append(row)
+            print(
+                f"{name:10} {precision}  bare {row['bare_images_per_s']:7,.0f}  fit {row['images_per_s']:7,.0f} images/s"
+                f"  {row['of_bare_loop']['median']:5.1f} % ({min(ratios):.1f} to {max(ratios):.1f})"
+                f"  {row['memory_mib']:,.0f} MiB{'  default' if row['default'] else ''}",
+                flush=True,
+            )
+    result = {
+        "table": "throughput",
+        "command": "python benchmarks/throughput.py",
+        "date": datetime.date.today().isoformat(),
+        "hardware": cli.device_name(device),
+        "versions": cli.versions(),
+        "rows": rows,
+    }
+    report.write(config.output, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

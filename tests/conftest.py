@@ -1,0 +1,72 @@
+"""Shared pieces: networks trained on scikit-learn's digits once a session, and ways to run a script."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cli  # noqa: E402
+import control  # noqa: E402
+import finetune  # noqa: E402
+import lora  # noqa: E402
+import loraprune  # noqa: E402
+import pretrain  # noqa: E402
+import pruneft  # noqa: E402
+import retrain  # noqa: E402
+
+
+def call(script, *arguments):
+    """Run a script's own `run` on an argument list, in this process: the checkpoint's path."""
+    config = script.parser().parse_args([str(a) for a in arguments])
+    config.command = f"python {script.__name__}.py"
+    return script.run(config)
+
+
+def one_line(script, capsys, *arguments):
+    """Run a script's main in this process and expect it to fail: (exit code, its one line)."""
+    capsys.readouterr()
+    argv, sys.argv = sys.argv, [f"{script.__name__}.py", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(script.run, script.parser())
+    finally:
+        sys.argv = argv
+    lines = [line for line in capsys.readouterr().err.splitlines() if "continuing" not in line]
+    assert len(lines) == 1, lines
+    return stop.value.code, lines[0]
+
+
+def shell(*arguments, kill_when=None, file_limit_kib=None):
+    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process gets SIGKILL."""
+    command = [sys.executable, *map(str, arguments)]
+    if file_limit_kib:
+        command = ["bash", "-c", f'ulimit -f {file_limit_kib}; exec "$@"', "bash", *command]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if kill_when:
+        while process.poll() is None and not kill_when():
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A folder with an original, a Retrain and every method's checkpoint: digits, resnet8 and vit_micro, class 3."""
+    folder = tmp_path_factory.mktemp("weights")
+    for model in ("resnet8", "vit_micro"):
+        common = ("--dataset", "digits", "--model", model, "--weights", folder, "--quiet")
+        call(pretrain, *common, "--epochs", 8)
+        forget = (*common, "--forget-class", 3)
+        call(retrain, *forget, "--epochs", 8)
+        for script in (finetune, pruneft, lora, loraprune):
+            call(script, *forget, "--epochs", 2)
+        for kind in ("mask", "zero-row", "head-only"):
+            call(control, *forget, "--epochs", 2, "--kind", kind)
+    return folder

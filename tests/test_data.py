@@ -1,0 +1,273 @@
+"""Splits as properties, augmentation against a slow reference, and each data set's file format on tiny files."""
+
+import gzip
+import hashlib
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import data
+from errors import UserError
+
+LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
+
+
+def split_of(labels):
+    return data.Split(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels)
+
+
+@settings(deadline=None, max_examples=60)
+@given(LABELS, st.floats(0.05, 0.95))
+def test_forget_and_retain_are_a_partition(labels, share):
+    try:
+        forget, tag = data.forget_indices(split_of(labels), share=share)
+    except UserError:
+        assert round(share * len(labels)) in (0, len(labels))
+        return
+    retain = data.retain_indices(len(labels), forget)
+    assert torch.cat([forget, retain]).sort().values.tolist() == list(range(len(labels)))
+    assert len(forget) == round(share * len(labels))
+    assert tag == f"random{share:g}"
+
+
+@settings(deadline=None, max_examples=60)
+@given(LABELS, st.sets(st.integers(0, 4), min_size=1, max_size=3))
+def test_forgetting_classes_takes_all_of_them_and_nothing_else(labels, classes):
+    present = set(labels.tolist())
+    try:
+        forget, _ = data.forget_indices(split_of(labels), classes=sorted(classes))
+    except UserError:
+        assert not classes <= present or classes == present
+        return
+    assert set(labels[forget].tolist()) == classes
+    assert not classes & set(labels[data.retain_indices(len(labels), forget)].tolist())
+    assert set(data.forgotten_classes(labels, forget)) == classes
+
+
+def test_a_class_and_a_half_is_not_class_forgetting():
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert data.forgotten_classes(labels, torch.tensor([0, 1])) == [0]
+    assert data.forgotten_classes(labels, torch.tensor([0, 1, 2])) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 5), st.integers(4, 20), st.data())
+def test_a_stratified_draw_is_even_over_equal_classes(classes, each, draw):
+    labels = torch.arange(classes).repeat(each)
+    count = draw.draw(st.integers(classes, classes * each))
+    index = data.stratified(labels, count)
+    assert len(index.unique()) == count
+    per_class = labels[index].bincount(minlength=classes)
+    assert per_class.max() - per_class.min() <= 1
+
+
+def test_random_crop_moves_each_image_by_its_own_whole_offset():
+    images = torch.arange(1, 3 * 2 * 6 * 6 + 1, dtype=torch.float32).remainder(251).to(torch.uint8).view(3, 2, 6, 6)
+    torch.manual_seed(0)
+    cropped = data.random_crop(images, pad=2)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    for before, after in zip(padded, cropped, strict=True):
+        windows = [before[:, y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
+        assert any(torch.equal(window, after) for window in windows)
+    assert len({tuple(image.flatten().tolist()) for image in data.random_crop(images[:1].repeat(40, 1, 1, 1), pad=2)}) > 5
+
+
+def test_random_flip_mirrors_about_half():
+    image = torch.arange(12, dtype=torch.uint8).view(1, 1, 3, 4)
+    torch.manual_seed(0)
+    flipped = data.random_flip(image.repeat(400, 1, 1, 1))
+    mirrored = (flipped == image.flip(-1)).flatten(1).all(1)
+    assert ((flipped == image).flatten(1).all(1) ^ mirrored).all()
+    assert 150 < mirrored.sum() < 250
+
+
+def test_digits_has_every_image_once():
+    dataset = data.load("digits")
+    assert (len(dataset.train), len(dataset.test)) == (1433, 364)
+    assert dataset.train.images.dtype == torch.uint8
+    assert dataset.train.images.max() == 255
+    assert dataset.fingerprint == data.load("digits").fingerprint != data.load("digits", subset=500).fingerprint
+
+
+def test_validation_takes_the_test_sets_place_and_never_its_images():
+    full, held = data.load("digits"), data.load("digits", validation=0.2)
+    assert len(held.train) + len(held.test) == len(full.train)
+    rows = {tuple(image.flatten().tolist()) for image in full.test.images}
+    originals = {tuple(image.flatten().tolist()) for image in full.train.images}
+    assert all(tuple(image.flatten().tolist()) in originals - rows for image in held.test.images)
+    assert (held.test.labels.bincount() >= 27).all()
+
+
+def idx(array):
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_mnist_format(tmp_path, name):
+    folder = tmp_path / ("MNIST" if name == "mnist" else "FashionMNIST") / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images = {"train": rng.integers(0, 256, (20, 28, 28)), "t10k": rng.integers(0, 256, (10, 28, 28))}
+    for part, pixels in images.items():
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(pixels))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(len(pixels)) % 10))
+    dataset = data.load(name, tmp_path)
+    assert torch.equal(dataset.train.images[:, 0], torch.from_numpy(images["train"].astype(np.uint8)))
+    assert dataset.test.labels.tolist() == list(range(10))
+    assert dataset.flip == (name == "fashion-mnist")
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_cifar(folder, files, key, classes, meta):
+    """Python batches as the official archives hold them: rows of 3,072 bytes, red then green then blue."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    rows = {}
+    for name in files:
+        rows[name] = rng.integers(0, 256, (10, 3072)).astype(np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": rows[name], key: [i % classes for i in range(10)]}))
+    (folder / meta["filename"]).write_bytes(pickle.dumps({meta["key"]: [f"name{i}" for i in range(classes)]}))
+    return rows
+
+
+@pytest.mark.parametrize(("name", "dataset"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+def test_cifar_format(tmp_path, monkeypatch, name, dataset):
+    kind = getattr(torchvision.datasets, dataset)
+    files = [f for f, _ in kind.train_list + kind.test_list]
+    key, classes = ("labels", 10) if name == "cifar10" else ("fine_labels", 100)
+    folder = tmp_path / kind.base_folder
+    rows = write_cifar(folder, files, key, classes, kind.meta)
+    for attribute in ("train_list", "test_list"):
+        entries = getattr(kind, attribute)
+        monkeypatch.setattr(kind, attribute, [[file, md5(folder / file)] for file, _ in entries])
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(folder / kind.meta["filename"])})
+    loaded = data.load(name, tmp_path)
+    assert loaded.train.images.shape == (10 * (len(files) - 1), 3, 32, 32)
+    assert loaded.test.images[4].flatten().tolist() == rows[files[-1]][4].tolist()
+    assert len(loaded.classes) == classes
+    assert loaded.classes[2] == "name2"
+
+
+def test_svhn_format(tmp_path, monkeypatch):
+    folder = tmp_path / "svhn"
+    folder.mkdir()
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(0, 256, (32, 32, 3, 10)).astype(np.uint8)
+    kind, listed = torchvision.datasets.SVHN, {}
+    for split in ("train", "test"):
+        file = folder / f"{split}_32x32.mat"
+        scipy.io.savemat(file, {"X": pixels, "y": np.arange(1, 11).reshape(-1, 1)})
+        listed[split] = [kind.split_list[split][0], file.name, md5(file)]
+    monkeypatch.setattr(kind, "split_list", listed)
+    loaded = data.load("svhn", tmp_path)
+    assert loaded.train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]  # the file's 10 is the digit 0
+    assert torch.equal(loaded.train.images[3], torch.from_numpy(pixels[..., 3]).permute(2, 0, 1))
+    assert not loaded.flip
+
+
+def folder_of_images(root, size=8, classes=("ant", "bee")):
+    for part in ("train", "test"):
+        for label, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (size, size), (label * 100, i, 7)).save(root / part / name / f"{i}.png")
+
+
+def test_folder_format_and_class_order(tmp_path):
+    folder_of_images(tmp_path)
+    loaded = data.load(f"folder:{tmp_path}", img_size=16)
+    assert loaded.classes == ("ant", "bee")
+    assert loaded.train.images.shape == (8, 3, 16, 16)
+    assert loaded.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert (loaded.train.images[:, 0] == (loaded.train.labels * 100)[:, None, None]).all()
+    (tmp_path / "test" / "bee" / "0.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match="not a readable image"):
+        data.load(f"folder:{tmp_path}")
+
+
+def offline(*_, **__):
+    raise RuntimeError("Error downloading")
+
+
+def test_missing_files_are_named_with_their_place(tmp_path, monkeypatch):
+    for kind in ("MNIST", "CIFAR10"):
+        monkeypatch.setattr(getattr(torchvision.datasets, kind), "download", offline)
+    with pytest.raises(UserError, match=r"put cifar-10-python\.tar\.gz into"):
+        data.load("cifar10", tmp_path)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz.* into .*MNIST/raw"):
+        data.load("mnist", tmp_path)
+
+
+def test_a_truncated_file_is_an_error_and_not_a_short_data_set(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 20), ("t10k", 10)):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(np.zeros((count, 28, 28)))[:5000])
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.zeros(count)))
+    with pytest.raises(UserError, match="MNIST"):
+        data.load("mnist", tmp_path)
+
+
+def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, monkeypatch):
+    """apt is replaced by a function that lays out the package's files; the unpacking and the reading are real."""
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", offline)
+    monkeypatch.setattr(data.shutil, "which", lambda name: name)
+
+    def archive(command, cwd=None, **_):
+        files = tmp_path.resolve() / "debian/files/usr/share/datasets/fashion-mnist"
+        if "download" in command:
+            (cwd / "dataset-fashion-mnist_0_all.deb").touch()
+        elif "-x" in command:
+            files.mkdir(parents=True)
+            for part, count in (("train", 20), ("t10k", 10)):
+                for kind, array in (("images-idx3", np.ones((count, 28, 28))), ("labels-idx1", np.arange(count) % 10)):
+                    (files / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+        return data.subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(data.subprocess, "run", archive)
+    loaded = data.load("fashion-mnist", tmp_path)
+    assert (len(loaded.train), len(loaded.test)) == (20, 10)
+    assert not (tmp_path / "debian").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": [11]}, "classes are 0 to 9"),
+        ({"share": 1.5}, "not a share"),
+        ({"file": "nowhere.txt"}, "nowhere.txt"),
+        ({}, "nothing to forget"),
+    ],
+)
+def test_wrong_forget_sets(arguments, message):
+    with pytest.raises(UserError, match=message):
+        data.forget_indices(data.load("digits").train, **arguments)
+
+
+def test_forget_file(tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_text("17\n3\n17\n")
+    index, tag = data.forget_indices(data.load("digits").train, file=file)
+    assert index.tolist() == [3, 17]
+    assert tag.startswith("file")
+    file.write_text("17\n999999\n")
+    with pytest.raises(UserError, match="0 to 1432"):
+        data.forget_indices(data.load("digits").train, file=file)
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("digits", "data", 3), ("digits", "data", None, 1.0)])
+def test_wrong_data_requests(arguments):
+    with pytest.raises(UserError):
+        data.load(*arguments)

@@ -1,0 +1,203 @@
+"""Networks, checkpoints, and the published LoRA-Unlearn files."""
+
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+import torchvision
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torchvision.models.vision_transformer import EncoderBlock
+
+import models
+from errors import RunFailed, UserError
+
+SHAPE = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet8", 8), ("resnet20", 20), ("resnet18", 18), ("resnet50", 50)])
+def test_resnets_have_the_layers_of_their_name(name, layers):
+    model = models.create(name, **SHAPE)
+    weighted = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "downsample" not in n]
+    assert len(weighted) == layers
+    assert model.net.conv1.stride == (1, 1)
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_sizes_of_the_papers_networks():
+    """kuangliu's CIFAR ResNet-50 has 23,520,842 parameters; the SimpleViT's count follows from its widths."""
+    assert sum(p.numel() for p in models.create("resnet50", **SHAPE).parameters()) == 23_520_842
+    width, hidden, tokens = 384, 1536, 64
+    block = 4 * width + 3 * width * (width + 1) + width * (width + 1) + 2 * width * hidden + width + hidden
+    expected = 3 * 16 * width + width + 12 * block + 2 * width + 10 * (width + 1)
+    vit = models.create("vit_small", **SHAPE)
+    assert sum(p.numel() for p in vit.parameters() if p.requires_grad) == expected
+    assert vit.net.pos_embed.shape == (1, tokens, width)
+    assert not vit.net.pos_embed.requires_grad
+    assert vit.net.norm.eps == 1e-6
+
+
+def test_normalisation_is_in_the_network():
+    model = models.create("resnet8", **SHAPE).eval()
+    x = torch.rand(4, 3, 32, 32)
+    normalised = torchvision.transforms.functional.normalize(x, SHAPE["mean"], SHAPE["std"])
+    torch.testing.assert_close(model(x), model.net(normalised))
+
+
+def test_any_timm_name_and_no_other():
+    model = models.create("tf_efficientnet_lite0", **SHAPE)
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(UserError, match="unknown model 'resnet9000'"):
+        models.create("resnet9000", **SHAPE)
+    with pytest.raises(UserError, match="give a timm name"):
+        models.create("resnet8", **SHAPE, pretrained=True)
+
+
+def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "x.pth"
+    models.write_atomically(path, {"a": torch.ones(3)})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(models.os, "fsync", full)
+    with pytest.raises(RunFailed, match="No space left"):
+        models.write_atomically(path, {"a": torch.zeros(3)})
+    assert torch.equal(models.read(path)["a"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+class Evil:
+    def __reduce__(self):
+        return eval, ("open('/tmp/owned', 'w')",)
+
+
+def test_no_stranger_runs_code(tmp_path):
+    path, witness = tmp_path / "evil.pth", tmp_path / "owned"
+    Evil.__reduce__ = lambda self: (open, (str(witness), "w"))
+    torch.save({"format": 1, "net": Evil()}, path)
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        models.load_checkpoint(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        models.load_published(path)
+    assert not witness.exists()
+
+
+def test_unreadable_and_foreign_files(tmp_path):
+    path = tmp_path / "x.pth"
+    with pytest.raises(UserError, match="no file"):
+        models.read(path)
+    models.write_atomically(path, {"weights": torch.ones(1000)})
+    for load in (models.load_checkpoint, models.load_published):
+        with pytest.raises(UserError, match=r"x\.pth"):
+            load(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        models.read(path)
+
+
+# --- the published files: the same arithmetic from torchvision's parts, under the published key names -----------------
+
+
+def their_resnet():
+    net = torchvision.models.resnet50(num_classes=10)
+    net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    return net
+
+
+def resnet_keys(state):
+    return {key.replace("downsample", "shortcut").replace("fc.", "linear."): value for key, value in state.items()}
+
+
+class TheirViT(nn.Module):
+    """SimpleViT on nn.MultiheadAttention: no class token, fixed positions, final norm, mean over tokens."""
+
+    def __init__(self, width=384):
+        super().__init__()
+        self.conv_proj = nn.Conv2d(3, width, 4, stride=4)
+        self.register_buffer("pos_embedding", torch.randn(64, width))
+        self.encoder = nn.Module()
+        norm = lambda d: nn.LayerNorm(d, eps=1e-6)  # noqa: E731
+        blocks = [(f"encoder_layer_{i}", EncoderBlock(6, width, 1536, 0.0, 0.0, norm)) for i in range(12)]
+        self.encoder.layers = nn.Sequential(OrderedDict(blocks))
+        self.encoder.ln = norm(width)
+        self.heads = nn.Sequential(OrderedDict(head=nn.Linear(width, 10)))
+
+    def forward(self, x):
+        x = self.conv_proj(x).flatten(2).transpose(1, 2) + self.pos_embedding
+        return self.heads(self.encoder.ln(self.encoder.layers(x)).mean(1))
+
+
+def randomise(module):
+    """Give every tensor a value of its own, so that no key can be swapped with another unnoticed."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not name.endswith("lora_A.default.weight"):
+            noise = torch.rand(tensor.shape, generator=generator)
+            tensor.add_(noise * (0.05 if tensor.ndim > 1 else 0.3) * (tensor.std() if tensor.ndim > 1 else 1))
+
+
+def with_lora(net, targets, rank, alpha, saved):
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.1, target_modules=targets, modules_to_save=saved)
+    adapted = get_peft_model(net, config)
+    for name, parameter in adapted.named_parameters():
+        # PyTorch's attention reads out_proj.weight past the LoRA layer, so their B has no gradient and stays zero there.
+        if "lora_B" in name and "out_proj" not in name:
+            nn.init.normal_(parameter, std=0.02)
+        if "modules_to_save" in name:
+            parameter.data.add_(0.1)
+    return adapted
+
+
+def check(tmp_path, net, state, std, wrap=lambda state: state):
+    path = tmp_path / "published.pth"
+    torch.save(wrap(state), path)
+    loaded, name = models.load_published(path)
+    x = torch.rand(4, 3, 32, 32)
+    normalised = torchvision.transforms.functional.normalize(x, models.CIFAR10_MEAN, std)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), net.eval()(normalised), atol=1e-4, rtol=1e-4)
+    return name
+
+
+NEW_STD, OLD_STD = (0.2471, 0.2435, 0.2616), (0.2023, 0.1994, 0.2010)
+
+
+def test_published_resnet_original_and_unlearned(tmp_path):
+    net = their_resnet()
+    randomise(net)
+    state = resnet_keys(net.state_dict())
+    assert check(tmp_path, net, state, NEW_STD) == "resnet50"
+    parallel = {f"module.{key}": value for key, value in state.items()}
+    assert check(tmp_path, net, parallel, OLD_STD, wrap=lambda state: {"net": state}) == "resnet50"
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_published_resnet_lora_is_merged(tmp_path, prefixed):
+    net = their_resnet()
+    randomise(net)
+    targets = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d) and "." in n and "downsample" not in n]
+    assert len(targets) == 48
+    adapted = with_lora(net, targets, 8, 16, ["fc"])
+    state = resnet_keys(adapted.state_dict())
+    if not prefixed:
+        state = {key.removeprefix("base_model.model."): value for key, value in state.items()}
+    assert check(tmp_path, adapted, state, NEW_STD) == "resnet50"
+
+
+def test_published_vit_original_and_unlearned(tmp_path):
+    net = TheirViT()
+    randomise(net)
+    assert check(tmp_path, net, net.state_dict(), NEW_STD) == "vit_small"
+    assert check(tmp_path, net, net.state_dict(), NEW_STD, wrap=lambda state: {"state_dict": state}) == "vit_small"
+
+
+def test_published_vit_lora_is_merged(tmp_path):
+    net = TheirViT()
+    randomise(net)
+    adapted = with_lora(net, ["encoder.layers.encoder_layer_11.self_attention.out_proj", "heads.head"], 16, 32, None)
+    assert any("out_proj.lora_A" in key for key in adapted.state_dict())
+    assert check(tmp_path, adapted, adapted.state_dict(), NEW_STD) == "vit_small"

@@ -1,0 +1,157 @@
+"""The scripts as a user meets them: through the shell, killed, on a full disk, with mistakes."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import call, one_line, shell
+
+import cli
+import control
+import evaluate
+import finetune
+import lora
+import loraprune
+import models
+import pretrain
+import pruneft
+import reproduce
+import retrain
+
+SCRIPTS = (pretrain, retrain, finetune, pruneft, lora, loraprune, control, evaluate, reproduce)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
+def test_help_explains_every_flag(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.parser().parse_args(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert script.__doc__.strip().splitlines()[0] in text
+    for action in script.parser()._actions:
+        assert action.help, action.option_strings
+        assert all(option in text for option in action.option_strings)
+
+
+def test_a_session_at_the_shell(tmp_path):
+    """Pretrain, retrain, unlearn in every way, evaluate: the README's steps."""
+    common = ("--dataset", "digits", "--model", "resnet8", "--weights", tmp_path)
+    forget = ("--forget-class", "3", "--epochs", "2")
+    steps = [("pretrain.py", *common, "--epochs", "3")]
+    steps += [(f"{name}.py", *common, *forget) for name in ("retrain", "finetune", "pruneft", "lora", "loraprune")]
+    steps += [("control.py", *common, *forget, "--kind", "mask")]
+    for step in steps:
+        done = shell(*step)
+        assert done.returncode == 0, done.stderr
+        assert "epoch 2/" in done.stderr or step[0] == "control.py"
+        if "prune" in step[0]:
+            assert "zeros among the weights: 0.0 % before, 49.6 % after" in done.stdout
+    table = shell("evaluate.py", *sorted(tmp_path.glob("*.pth")), "--weights", tmp_path, "--json", tmp_path / "t.json")
+    assert table.returncode == 0, table.stderr
+    assert all(f"\n{name}" in table.stdout for name in ("original", "retrain", "loraprune", "mask"))
+    assert shell("finetune.py", "--help").returncode == 0
+    again = shell(*steps[2])
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
+
+
+KILLED = [
+    (pretrain, ()),
+    (retrain, ("--forget-class", "3")),
+    (finetune, ("--forget-random", "0.2")),
+    (pruneft, ("--forget-class", "3")),
+    (lora, ("--forget-class", "3")),
+    (loraprune, ("--forget-class", "3")),
+    (control, ("--forget-class", "3", "--kind", "head-only")),
+]
+
+
+@pytest.mark.parametrize(("script", "extra"), KILLED, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, script, extra):
+    shutil.copy(weights / "digits_resnet8_original_s0.pth", tmp_path)
+    output = tmp_path / "out.pth"
+    arguments = ("--dataset", "digits", "--model", "resnet8", "--weights", tmp_path, "--epochs", "12", *extra)
+    reference = models.load_checkpoint(call(script, *arguments, "--output", tmp_path / "whole.pth", "--quiet"))
+    partial = tmp_path / "out.pth.partial"
+
+    def two_epochs_done():
+        return output.exists() or (partial.exists() and models.read(partial)["epoch"] >= 2)
+
+    killed = shell(f"{script.__name__}.py", *arguments, "--output", output, kill_when=two_epochs_done)
+    assert killed.returncode == -9
+    assert partial.exists() and not output.exists()
+    done = shell(f"{script.__name__}.py", *arguments, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch" in done.stderr
+    assert not partial.exists()
+    result = models.load_checkpoint(output)
+    assert all(torch.equal(value, result["state_dict"][key]) for key, value in reference["state_dict"].items())
+
+
+def test_an_unfinished_run_with_other_settings_is_not_continued(weights, tmp_path, capsys):
+    partial = tmp_path / "x.pth.partial"
+    models.write_atomically(partial, {"key": "another", "epoch": 1})
+    arguments = ("--dataset", "digits", "--weights", weights, "--model", "resnet8", "--forget-class", 3, "--quiet")
+    code, line = one_line(finetune, capsys, *arguments, "--output", tmp_path / "x.pth")
+    assert code == 2 and "other settings" in line and partial.exists()
+    call(finetune, *arguments, "--epochs", 1, "--output", tmp_path / "x.pth", "--overwrite")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_full_disk_fails_in_one_line_and_leaves_nothing(weights, tmp_path):
+    arguments = ("--dataset", "digits", "--weights", weights, "--model", "resnet8", "--forget-class", "3")
+    done = shell("finetune.py", *arguments, "--output", tmp_path / "x.pth", "--quiet", file_limit_kib=200)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "cannot write" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_says_how_to_continue(monkeypatch, capsys):
+    class Parser:
+        prog = "x.py"
+
+        def parse_args(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(None, Parser())
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "x.py: stopped; the same command continues\n"
+
+
+MISTAKES = [
+    (finetune, ("--dataset", "digits"), "nothing to forget"),
+    (finetune, ("--dataset", "digits", "--forget-class", "11"), "classes are 0 to 9"),
+    (finetune, ("--dataset", "nonsense", "--forget-class", "3"), "unknown data set"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "9"), "train it with pretrain.py"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--subset", "500", "--original", "{original}"), "not on this"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--model", "resnet20", "--original", "{original}"), "holds a"),
+    (finetune, ("--dataset", "digits", "--forget-class", "5", "--original", "{unlearned}"), "has forgotten class3 already"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--original", "{text}"), "not a readable checkpoint"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "cuda:7"), "--device cuda:7"),
+    (control, ("--dataset", "digits", "--forget-random", "0.1", "--kind", "mask"), "needs --forget-class"),
+    (pretrain, ("--dataset", "digits", "--model", "resnet9000"), "unknown model"),
+    (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
+    (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),
+    (reproduce, ("draw", "{text}"), "not a result file"),
+]
+
+
+@pytest.mark.parametrize(("script", "arguments", "message"), MISTAKES, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_mistake_gets_one_line_and_exit_code_2(weights, tmp_path, capsys, monkeypatch, script, arguments, message):
+    original = weights / "digits_resnet8_original_s0.pth"
+    text = tmp_path / "text.pth"
+    text.write_text("not a checkpoint")
+    known = {"original": original, "unlearned": weights / "digits_resnet8_class3_lora2_s0.pth", "text": text}
+    arguments = [a.format(**known) for a in arguments]
+    if script is not reproduce and "--model" not in arguments and "--original" not in arguments:
+        arguments += ["--model", "resnet8"]
+    monkeypatch.chdir(tmp_path)
+    if script is not reproduce:
+        arguments += ["--weights", str(weights)]
+    before = sorted(weights.iterdir())
+    code, line = one_line(script, capsys, *arguments)
+    assert code == 2
+    assert message in line
+    assert sorted(weights.iterdir()) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["text.pth"]
