@@ -17,7 +17,7 @@ import models
 import training
 from errors import UserError
 
-LR = cli.PerModel(paper=1e-3)
+LR = cli.PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-2)
 
 
 def unlearn(model, retain, forget, config):

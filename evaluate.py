@@ -113,6 +113,13 @@ def _describe(path, config):
             "cost": dict.fromkeys(("seconds", "memory_mib", "trainable", "moved"), unknown),
         }
     checkpoint = models.load_checkpoint(path)
+    try:
+        return _describe_own(path, checkpoint, config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {error})") from None
+
+
+def _describe_own(path, checkpoint, config):
     settings, spec = checkpoint["config"], checkpoint["data"]
     return {
         "path": path,

@@ -11,7 +11,7 @@ import torch
 import cli
 import training
 
-LR = cli.PerModel(paper=1e-3)
+LR = cli.PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-3)
 
 
 def unlearn(model, retain, forget, config):

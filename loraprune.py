@@ -9,6 +9,7 @@ after pruning, as the published scripts do.
 """
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 
 import adapters
 import cli
@@ -30,7 +31,8 @@ def unlearn(model, retain, forget, config):
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
     if not config.regrow:
         pruning.keep(optimizer, adapted, masks)
-    training.fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
+    with disable_input_dtype_casting(adapted):  # as in lora.py
+        training.fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
     adapters.save(adapted, adapters.folder_for(config.output), masks | head)
     return adapters.merge(adapted)
 

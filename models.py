@@ -66,13 +66,13 @@ def create(name, *, in_chans, num_classes, img_size, mean, std, pretrained=False
 def create_for(name, dataset, pretrained=False):
     """A network for `dataset`, and the arguments that make it again: (module, dict)."""
     images = dataset.train.images
-    pixels = images.float().div_(255)
+    statistics = [torch.std_mean(channel.float() / 255) for channel in images.unbind(1)]  # one channel at a time: memory
     arguments = {
         "in_chans": images.shape[1],
         "num_classes": len(dataset.classes),
         "img_size": images.shape[-1],
-        "mean": [round(x, 4) for x in pixels.mean((0, 2, 3)).tolist()],
-        "std": [round(x, 4) for x in pixels.std((0, 2, 3)).tolist()],
+        "mean": [round(mean.item(), 4) for _, mean in statistics],
+        "std": [round(std.item(), 4) for std, _ in statistics],
     }
     return create(name, **arguments, pretrained=pretrained), arguments
 
@@ -159,7 +159,9 @@ def load_checkpoint(path):
     checkpoint = read(path)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT})")
-    missing = {"network", "state_dict", "method", "data", "forget"} - set(checkpoint)
+    missing = {"network", "state_dict", "method", "config", "data", "forget", "forget_tag", "seed", "cost", "key"} - set(
+        checkpoint
+    )
     if missing:
         raise UserError(f"{path} lacks {', '.join(sorted(missing))}")
     return checkpoint

@@ -13,7 +13,7 @@ import cli
 import pruning
 import training
 
-LR = cli.PerModel(paper=1e-3)
+LR = cli.PerModel(paper=1e-3, resnet8=1e-3, resnet20=1e-3, vit_micro=1e-3)
 
 
 def unlearn(model, retain, forget, config):

@@ -44,8 +44,8 @@ TRAINED_ONCE = ("original", "retrain", "mask", "zero-row")  # the rows that --ep
 TUNED = ("finetune", "pruneft", "lora", "loraprune", "head-only")
 GRID = ("0.0003", "0.001", "0.003", "0.01")
 PRESETS = {
-    "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [15, 20], "epochs": [5]},
-    "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
+    "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
+    "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
     "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10]},
     "paper": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]},
 }

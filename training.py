@@ -27,8 +27,9 @@ def fit(model, split, optimizer, config, *, scheduler=None, augment=None, mixup=
 
     augment: function of uint8 (B, C, H, W), run on each batch. mixup: alpha of its Beta distribution, 0 for none.
     clip: largest gradient norm, None for no clipping. freeze_norm: batch-norm statistics stay as they are.
-    Reads from config: epochs, batch_size, seed, device, precision, quiet, snapshot (the file to continue from) and key
-    (what such a file must belong to). Writes to config.cost: seconds, memory_mib, trainable. Raises RunFailed on NaN.
+    Reads from config: epochs, batch_size, seed, device, precision, quiet, snapshot (the file to continue from, or None), key
+    (what such a file must belong to) and overwrite (then one of other settings is dropped). Writes to config.cost: seconds,
+    memory_mib, trainable. Raises RunFailed when the loss is no longer finite.
     """
     device, layout = torch.device(config.device), memory_format(model)
     model.to(device, memory_format=layout)
@@ -199,6 +200,8 @@ def _resume(model, optimizer, scheduler, config):
         return 0, 0.0
     state = models.read(config.snapshot)
     if not isinstance(state, dict) or state.get("key") != config.key:
+        if config.overwrite:
+            return 0, 0.0
         raise UserError(f"{config.snapshot} is an unfinished run with other settings; delete it or give --overwrite")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
