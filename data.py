@@ -147,9 +147,11 @@ def retain_indices(count, forget):
     return kept.nonzero().squeeze(1)
 
 
-def random_crop(images, pad=4):
-    """Shift each image by its own offset of up to `pad` pixels, zeros moving in: uint8 (B, C, H, W) to the same."""
+def random_crop(images):
+    """Shift each image by its own offset of up to an eighth of its side (4 of 32 pixels, as usual for CIFAR), zeros moving
+    in: uint8 (B, C, H, W) to the same."""
     count, channels, height, width = images.shape
+    pad = round(height / 8)
     device = images.device
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
     top, left = torch.randint(0, 2 * pad + 1, (2, count, 1)).to(device)

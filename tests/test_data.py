@@ -70,14 +70,14 @@ def test_a_stratified_draw_is_even_over_equal_classes(classes, each, draw):
 
 
 def test_random_crop_moves_each_image_by_its_own_whole_offset():
-    images = torch.arange(1, 3 * 2 * 6 * 6 + 1, dtype=torch.float32).remainder(251).to(torch.uint8).view(3, 2, 6, 6)
+    images = torch.arange(1, 3 * 2 * 16 * 16 + 1, dtype=torch.float32).remainder(251).to(torch.uint8).view(3, 2, 16, 16)
     torch.manual_seed(0)
-    cropped = data.random_crop(images, pad=2)
+    cropped = data.random_crop(images)
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     for before, after in zip(padded, cropped, strict=True):
-        windows = [before[:, y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
+        windows = [before[:, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
         assert any(torch.equal(window, after) for window in windows)
-    assert len({tuple(image.flatten().tolist()) for image in data.random_crop(images[:1].repeat(40, 1, 1, 1), pad=2)}) > 5
+    assert len({tuple(image.flatten().tolist()) for image in data.random_crop(images[:1].repeat(40, 1, 1, 1))}) > 5
 
 
 def test_random_flip_mirrors_about_half():

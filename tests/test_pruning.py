@@ -41,7 +41,7 @@ def test_a_pruned_filter_is_silent_behind_its_batch_norm():
     masks = pruning.l2_masks(model, 0.5, pruning.prunable(model))
     heard = {}
     for name in ("net.bn1", "net.layer1.0.bn2", "net.layer3.0.downsample.1"):
-        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: heard.__setitem__(name, o))
+        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: heard.__setitem__(name, o.clone()))
     model(torch.rand(5, 1, 8, 8))
     assert all((heard[name][:, ~masks[name]] != 0).any() for name in heard)  # weights alone don't silence
     pruning.silence(model, masks)
@@ -68,7 +68,7 @@ def test_the_mask_is_kept_in_training_and_after_merging(name, lora):
     for layer, mask in masks.items():
         for parameter in result.get_submodule(layer).parameters():
             assert (parameter[~mask] == 0).all()
-            assert (parameter[mask] != 0).any()
+            assert (parameter[mask] != 0).any() or parameter.ndim == 1  # a fresh bias is zero anyway
 
 
 def test_without_keeping_the_filters_grow_back():
