@@ -22,8 +22,7 @@ import training
 def unlearn(model, retain, forget, config):
     """Silence the weakest filters, then minimise cross-entropy on `retain` over low-rank changes of the others."""
     before = pruning.zeros(model)
-    masks = pruning.l2_masks(model, config.amount, pruning.prunable(model))
-    pruning.silence(model, masks)
+    masks = pruning.prune_filters(model, config.amount, whole=not config.regrow)
     head = pruning.zero_head_rows(model, config.amount) if config.prune_head else {}
     if not config.quiet:
         print(f"zeros among the weights: {before:.1f} % before, {pruning.zeros(model):.1f} % after pruning")

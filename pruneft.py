@@ -19,8 +19,7 @@ LR = cli.PerModel(paper=1e-3, resnet8=1e-3, resnet20=1e-3, vit_micro=1e-3)
 def unlearn(model, retain, forget, config):
     """Silence the weakest filters of the original, then minimise cross-entropy on `retain` over the others."""
     before = pruning.zeros(model)
-    masks = pruning.l2_masks(model, config.amount, pruning.prunable(model))
-    pruning.silence(model, masks)
+    masks = pruning.prune_filters(model, config.amount, whole=not config.regrow)
     if config.prune_head:
         pruning.zero_head_rows(model, config.amount)
     if not config.quiet:
@@ -34,7 +33,7 @@ def unlearn(model, retain, forget, config):
 def add_pruning_flags(parser):
     """The flags that pruneft and loraprune share."""
     parser.add_argument("--amount", type=cli.share, default=0.5, help="share of rows to prune (default: 0.5)")
-    parser.add_argument("--regrow", action="store_true", help="drop the masks after pruning, as the published scripts do")
+    parser.add_argument("--regrow", action="store_true", help="prune weights alone and drop the masks, as published")
     parser.add_argument("--prune-head", action="store_true", help="also zero rows of the head, free to regrow (paper)")
     return parser
 

@@ -19,20 +19,32 @@ def prunable(model):
     return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
 
 
-def l2_masks(model, amount, names):
-    """Zero the `amount` (0..1) of each layer's output rows with the smallest L2 norm, in place; return the masks.
+def prune_filters(model, amount, whole=True):
+    """Zero the `amount` (0..1) of the rows of smallest L2 norm in each prunable layer, in place; return the masks.
 
-    The batch norm that follows a convolution gets the convolution's mask: a pruned filter that keeps its batch norm's
-    offset isn't silent.
+    whole: silence also their biases, and the scale and offset of the batch norm that follows, without which a pruned
+    filter still speaks. False: the weights alone, as in the published scripts; only such filters can grow back, since
+    behind a batch norm of scale zero they would get no gradient.
     """
-    masks, norms = {}, _following_norms(model)
+    masks, norms = l2_masks(model, amount, prunable(model)), _following_norms(model)
+    if whole:
+        masks |= {
+            norms[name]: mask.clone() for name, mask in masks.items() if name in norms
+        }  # no memory shared: safetensors
+    else:
+        masks = {f"{name}.weight": mask for name, mask in masks.items()}
+    silence(model, masks)
+    return masks
+
+
+def l2_masks(model, amount, names):
+    """Zero the weights of the `amount` (0..1) of each layer's rows with the smallest L2 norm, in place; return the masks."""
+    masks = {}
     for name in names:
         layer = model.get_submodule(name)
         prune.ln_structured(layer, "weight", amount, n=2, dim=0)
         masks[name] = layer.weight_mask.flatten(1)[:, 0].bool()
         prune.remove(layer, "weight")
-        if name in norms:
-            masks[norms[name]] = masks[name].clone()  # safetensors stores no shared memory
     return masks
 
 

@@ -7,6 +7,7 @@ value for each seed, or {missing: reason}.
 
 import json
 import os
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
@@ -84,11 +85,21 @@ def plot(result, path):
         layout="constrained",
     )
     for line, ((dataset, model, forget), rows) in zip(axes, groups, strict=True):
-        names = [f"{row['method']} {row['epochs'] or ''}".strip() for row in rows]
+        often = Counter(row["method"] for row in rows)
+        names = [row["method"] + (f", {row['epochs']} epochs" if often[row["method"]] > 1 else "") for row in rows]
         for axis, key in zip(line, columns, strict=True):
+            low, high = _range(rows, key)
+            axis.set_xlim(low, high)
             for place, row in enumerate(rows):
                 metric = row["metrics"][key]
                 if "missing" in metric:
+                    continue
+                if not low <= metric["mean"] <= high:  # the original, far from all that has unlearned: an arrow and a number
+                    left = metric["mean"] < low
+                    text = f"← {metric['mean']:.0f}" if left else f"{metric['mean']:.0f} →"
+                    axis.text(
+                        low if left else high, place, f" {text} ", ha="left" if left else "right", va="center", fontsize=8
+                    )
                     continue
                 anchor = row["method"] in ("original", "retrain")
                 axis.errorbar(
@@ -107,12 +118,20 @@ def plot(result, path):
             axis.set_yticks(range(len(rows)), names if axis is line[0] else [])
             axis.set_ylim(len(rows) - 0.5, -0.5)
             axis.grid(axis="x", color="0.9")
-            axis.margins(x=0.12)
             axis.tick_params(labelsize=8)
             axis.set_title(QUALITY[key].replace(" %", "") + (" (%)" if key != "gap" else " (points)"), fontsize=9)
         line[0].set_title(f"{dataset}, {model}, {forget}\n{line[0].get_title()}", fontsize=9)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _range(rows, key):
+    """Limits of an axis that shows every row's interval but the original's."""
+    metrics = [row["metrics"][key] for row in rows if row["method"] != "original" or len(rows) == 1]
+    spans = [(m["mean"] - (m["ci95"] or 0), m["mean"] + (m["ci95"] or 0)) for m in metrics if "missing" not in m]
+    low, high = min((s[0] for s in spans), default=0), max((s[1] for s in spans), default=100)
+    margin = max(0.5, 0.12 * (high - low))
+    return low - margin, high + margin
 
 
 def write(path, text):
