@@ -118,6 +118,7 @@ def plot(result, path):
             axis.set_yticks(range(len(rows)), names if axis is line[0] else [])
             axis.set_ylim(len(rows) - 0.5, -0.5)
             axis.grid(axis="x", color="0.9")
+            axis.xaxis.set_major_locator(pyplot.MaxNLocator(4))
             axis.tick_params(labelsize=8)
             axis.set_title(QUALITY[key].replace(" %", "") + (" (%)" if key != "gap" else " (points)"), fontsize=9)
         line[0].set_title(f"{dataset}, {model}, {forget}\n{line[0].get_title()}", fontsize=9)
@@ -130,7 +131,7 @@ def _range(rows, key):
     metrics = [row["metrics"][key] for row in rows if row["method"] != "original" or len(rows) == 1]
     spans = [(m["mean"] - (m["ci95"] or 0), m["mean"] + (m["ci95"] or 0)) for m in metrics if "missing" not in m]
     low, high = min((s[0] for s in spans), default=0), max((s[1] for s in spans), default=100)
-    margin = max(0.5, 0.12 * (high - low))
+    margin = max(1.0, 0.12 * (high - low))
     return low - margin, high + margin
 
 
