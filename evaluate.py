@@ -12,7 +12,6 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 import argparse
 import datetime
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -239,8 +238,7 @@ def run(config):
     for path in (config.json, config.markdown, config.plot):
         if path and path.exists() and not config.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")
-    command = shlex.join(["python", "evaluate.py", *sys.argv[1:]])
-    table = result("evaluate", command, evaluate(config.checkpoints, config), config)
+    table = result("evaluate", config.command, evaluate(config.checkpoints, config), config)
     print(report.terminal(table), end="")
     if config.json:
         report.write(config.json, json.dumps(table, indent=1) + "\n")

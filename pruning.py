@@ -28,9 +28,8 @@ def prune_filters(model, amount, whole=True):
     """
     masks, norms = l2_masks(model, amount, prunable(model)), _following_norms(model)
     if whole:
-        masks |= {
-            norms[name]: mask.clone() for name, mask in masks.items() if name in norms
-        }  # no memory shared: safetensors
+        # Copies, because safetensors refuses tensors that share memory.
+        masks |= {norms[name]: mask.clone() for name, mask in masks.items() if name in norms}
     else:
         masks = {f"{name}.weight": mask for name, mask in masks.items()}
     silence(model, masks)

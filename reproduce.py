@@ -89,6 +89,7 @@ def plan(config, methods, grid=(None,)):
                 str(weights(config)),
             ]
             common += ["--data-dir", str(config.data_dir)] if config.data_dir != Path("data") else []
+            common += ["--img-size", str(config.img_size)] if config.img_size != 32 else []
             common += ["--subset", str(config.subset)] if config.subset else []
             common += ["--validation", str(config.validation)] if config.validation else []
             common += ["--device", config.device] if config.device != "auto" else []
