@@ -1,9 +1,9 @@
-"""Score checkpoints: how much is forgotten, how much is kept, and whether an attacker can tell.
+"""Score checkpoints: how much is forgotten, how much is kept, and whether anyone can tell.
 
-Each network sees the training and the test images once, without gradients. UA = 100 - accuracy on D_f, RA = accuracy on
-D_r, TA = accuracy on test images of the kept classes; MIA-Efficacy = share of D_f that an attack fitted on the unlearned
-network calls non-member. Seeds of one method are put together: mean and 95 % confidence interval. The average gap needs
-a Retrain of the same data, network, forget set and seed, among the files given or in --weights.
+Each network sees the training and the test images once, without gradients; a linear probe and a relearning curve then ask
+what is left beneath the head. README.md and metrics.py define every column. Seeds of one method are put together: mean
+and 95 % confidence interval. Original and Retrain of the same network, forget set and seed are scored along when they lie in
+--weights: gaps and distances are from that Retrain.
 Files of the published LoRA-Unlearn are scored too; they don't say what they forgot, so give --dataset and --forget-class.
 
     python evaluate.py model_weights/*.pth
@@ -11,47 +11,21 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 
 import argparse
 import datetime
-import json
 import sys
 from pathlib import Path
 
-import torch
+import numpy as np
 
 import cli
 import data
 import metrics
 import models
+import pictures
 import pruning
 import report
+import scoring
 import training
 from errors import UserError
-
-ATTACKS = {
-    "svc": (metrics.confidence, metrics.mia_efficacy),
-    "lora-unlearn": (metrics.loss, metrics.mia_lora_unlearn),
-}
-
-
-def score(logits, dataset, forget, attack):
-    """UA, UA_test, RA, TA and MIA of one network, in percent.
-
-    logits: float32 (N, C) of the training and of the test images. forget: int64 positions in the training images.
-    attack: a key of ATTACKS.
-    """
-    (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
-    retain = data.retain_indices(len(train_y), forget)
-    gone = torch.isin(test_y, torch.tensor(data.forgotten_classes(train_y, forget), dtype=torch.int64))
-    feature, efficacy = ATTACKS[attack]
-    values = feature(train, train_y)
-    return {
-        "UA": 100 - metrics.accuracy(train[forget], train_y[forget]),
-        "UA_test": 100 - metrics.accuracy(test[gone], test_y[gone])
-        if gone.any()
-        else {"missing": "UA-test: no class is forgotten as a whole"},
-        "RA": metrics.accuracy(train[retain], train_y[retain]),
-        "TA": metrics.accuracy(test[~gone], test_y[~gone]),
-        "MIA": efficacy(values[retain], feature(test, test_y)[~gone], values[forget]),
-    }
 
 
 def evaluate(paths, config):
@@ -60,43 +34,24 @@ def evaluate(paths, config):
     An original is scored on every forget set that the other files of its data and network bring, or on the one that the
     flags name. Raises UserError when a forget set is missing or contradicts the flags.
     """
-    entries = [_describe(Path(path), config) for path in paths]
-    ways = [getattr(config, f"forget_{way}", None) for way in ("class", "random", "file")]
+    entries = [describe(path, config) for path in dict.fromkeys(map(Path, paths))]
     for entry in entries:
-        own = [(entry["forget"], entry["forget_tag"])] if len(entry["forget"]) else []
-        if any(ways):
-            dataset = _dataset(entry, config)
-            wanted = data.forget_indices(dataset.train, *ways)
-            if own and not (len(own[0][0]) == len(wanted[0]) and (own[0][0] == wanted[0]).all()):
-                raise UserError(f"{entry['path']} has forgotten {entry['forget_tag']}, not {wanted[1]}")
-            own = [wanted]
-        alike = [e for e in entries if len(e["forget"]) and _network(e) == _network(entry)]
-        entry["forgets"] = own or list({e["forget_tag"]: (e["forget"], e["forget_tag"]) for e in alike}.values())
-        if not entry["forgets"]:
-            raise UserError(f"{entry['path']} doesn't say what to forget: give --forget-class, or unlearned files as well")
-    scored = [row for entry in entries for row in _score_file(entry, config)]
-    retrains = {_pair(row): row for row in scored if row["method"] == "retrain"}
-    for path in sorted(set(config.weights.glob("*_retrain*.pth")) - {entry["path"] for entry in entries}):
-        entry = _describe(path, config)
-        entry["forgets"] = [(entry["forget"], entry["forget_tag"])]
-        pair = (*_network(entry), entry["forget_tag"], entry["seed"])
-        if pair not in retrains and any(_pair(row) == pair for row in scored):
-            retrains[pair] = _score_file(entry, config)[0]
+        entry["forgets"] = forget_sets(entry, entries, config)
+    entries += _companions(entries, config)
+    scored, retrained = [], {}
+    for entry in sorted(entries, key=lambda entry: entry["method"] != "retrain"):  # others are measured from Retrain
+        scored += _score_file(entry, retrained, config)
+    anchors = {(row["method"], *_pair(row)): row for row in scored}
     for row in scored:
-        retrain = retrains.get(_pair(row))
-        row["metrics"]["gap"] = (
-            metrics.average_gap(row["metrics"], retrain["metrics"])
-            if retrain
-            else {"missing": f"average gap: no Retrain of seed {row['seed']} for {row['forget']} on {row['model']}"}
-        )
+        scoring.compare(row, anchors.get(("original", *_pair(row))), anchors.get(("retrain", *_pair(row))))
     return _put_seeds_together(scored)
 
 
-def _describe(path, config):
+def describe(path, config):
     """What a file says about itself, without its weights."""
     content = models.read(path)
-    if not (isinstance(content, dict) and "format" in content):
-        _, name = models.load_published(path)
+    if not models.is_checkpoint(content):
+        _, name = models.from_published(content, path)
         unknown = {"missing": "cost: LoRA-Unlearn's files don't say"}
         return {
             "path": path,
@@ -110,8 +65,9 @@ def _describe(path, config):
             "seed": 0,
             "command": f"LoRA-Unlearn's {path.name}",
             "cost": dict.fromkeys(("seconds", "memory_mib", "trainable", "moved"), unknown),
+            "device": "unknown hardware",
         }
-    checkpoint = models.load_checkpoint(path)
+    checkpoint = models.checked(content, path)
     try:
         return _describe_own(path, checkpoint, config)
     except (KeyError, TypeError, AttributeError) as error:
@@ -132,40 +88,86 @@ def _describe_own(path, checkpoint, config):
         "seed": checkpoint["seed"],
         "command": checkpoint["command"],
         "cost": checkpoint["cost"],
+        "device": checkpoint["device"],
     }
 
 
-def _dataset(entry, config):
+def dataset_of(entry, config):
+    """The data that a file was made with. Raises UserError when they aren't what they were."""
     dataset = cli.load_data(config) if entry["spec"] is None else cli.load_data_by(*entry["spec"])
     if dataset.fingerprint != entry["fingerprint"]:
         raise UserError(f"{entry['path']} was made with other data than this {dataset.tag}: their fingerprints differ")
     return dataset
 
 
-def _score_file(entry, config):
-    """One row for each forget set of the file."""
-    dataset = _dataset(entry, config)
+def _score_file(entry, retrained, config):
+    """One row for each forget set of the file. A Retrain's answers are left in `retrained` for the files after it."""
+    dataset, content = dataset_of(entry, config), models.read(entry["path"])
     if entry["spec"] is None:
-        model, _ = models.load_published(entry["path"])
+        model, _ = models.from_published(content, entry["path"])
     else:
-        model = models.build(models.load_checkpoint(entry["path"]), entry["path"])
+        model = models.build(content, entry["path"])
     size = {"zeros": pruning.zeros(model), "bytes": entry["path"].stat().st_size}
     on_device = argparse.Namespace(
         device=training.resolve_device(config.device),
         precision=config.precision or training.best_precision(model, training.resolve_device(config.device)),
     )
     logits = [training.predict(model, split.images, on_device) for split in (dataset.train, dataset.test)]
+    rows = []
+    for forget, tag in entry["forgets"]:
+        row = {key: entry[key] for key in ("fingerprint", "model", "method", "epochs", "seed", "command", "device")}
+        row |= {"dataset": dataset.tag, "forget": tag}
+        found, row["curves"] = scoring.score(logits, dataset, forget, config.mia, config.every_attack)
+        if entry["method"] == "retrain":
+            retrained[_pair(row)] = logits[0]
+        if _pair(row) in retrained:
+            found |= scoring.distances(logits[0], retrained[_pair(row)], forget)
+        under, curves = scoring.beneath(model, dataset, forget, on_device)
+        row["metrics"] = found | under | entry["cost"] | size
+        row["curves"] |= curves
+        rows.append(row)
     if not config.quiet:
         print(f"scored {entry['path']}", file=sys.stderr, flush=True)
-    return [
-        {
-            "dataset": dataset.tag,
-            "forget": tag,
-            **{key: entry[key] for key in ("fingerprint", "model", "method", "epochs", "seed", "command")},
-            "metrics": score(logits, dataset, forget, config.mia) | entry["cost"] | size,
-        }
-        for forget, tag in entry["forgets"]
-    ]
+    return rows
+
+
+def forget_sets(entry, entries, config):
+    """The forget sets (positions, tag) that a file is scored on."""
+    ways = [getattr(config, f"forget_{way}", None) for way in ("class", "random", "file")]
+    own = [(entry["forget"], entry["forget_tag"])] if len(entry["forget"]) else []
+    if any(ways):
+        wanted = data.forget_indices(dataset_of(entry, config).train, *ways)
+        if own and not (len(own[0][0]) == len(wanted[0]) and (own[0][0] == wanted[0]).all()):
+            raise UserError(f"{entry['path']} has forgotten {entry['forget_tag']}, not {wanted[1]}")
+        own = [wanted]
+    alike = [e for e in entries if len(e["forget"]) and _network(e) == _network(entry)]
+    forgets = own or list({e["forget_tag"]: (e["forget"], e["forget_tag"]) for e in alike}.values())
+    if not forgets:
+        raise UserError(f"{entry['path']} doesn't say what to forget: give --forget-class, or unlearned files as well")
+    return forgets
+
+
+def _companions(entries, config):
+    """Original and Retrain, from --weights, of every network, forget set and seed that the files have and these lack."""
+    have = {(e["method"], *_network(e), e["seed"], tag) for e in entries for _, tag in e["forgets"]}
+    wanted = {(*_network(e), e["seed"], tag): (forget, tag) for e in entries for forget, tag in e["forgets"]}
+    given, found = {entry["path"].resolve() for entry in entries}, []
+    for method in ("original", "retrain"):
+        for path in sorted(config.weights.glob(f"*_{method}*.pth")):
+            if path.resolve() in given:
+                continue
+            entry = describe(path, config)
+            keys = [
+                key
+                for key in wanted
+                if key[:3] == (*_network(entry), entry["seed"])
+                and entry["forget_tag"] in (None, key[3])
+                and (entry["method"], *key) not in have
+            ]
+            if keys and entry["method"] == method:
+                found.append(entry | {"forgets": [wanted[key] for key in keys]})
+                have |= {(method, *key) for key in keys}
+    return found
 
 
 def _network(entry):
@@ -188,17 +190,35 @@ def _put_seeds_together(scored):
     for key in sorted(groups, key=lambda key: (tables.index(key[:3]), anchors.get(key[3], 2))):
         group = sorted(groups[key], key=lambda row: row["seed"])
         names = dict(zip(("dataset", "model", "forget", "method", "epochs"), key, strict=True))
-        joined = {name: _over_seeds([row["metrics"][name] for row in group]) for name in group[0]["metrics"]}
-        rows.append(names | {"n": len(group), "command": group[0]["command"], "metrics": joined})
+        joined = {name: over_seeds([row["metrics"][name] for row in group]) for name in group[0]["metrics"]}
+        curves = _curves_over_seeds([row["curves"] for row in group])
+        same = {"n": len(group), "command": group[0]["command"], "device": group[0]["device"]}
+        rows.append(names | same | {"metrics": joined, "curves": curves})
     return rows
 
 
-def _over_seeds(values):
+def over_seeds(values):
+    """One metric's values, a number for each seed, as report.py wants it; missing as a whole where one is missing."""
     missing = [value for value in values if isinstance(value, dict)]
     if missing:
         return missing[0]
     mean, half = metrics.mean_ci95(values)
     return {"mean": mean, "ci95": half, "values": values}
+
+
+def _curves_over_seeds(group):
+    """The relearning curve of each seed, ROC and histograms averaged over seeds, the first seed's features."""
+    roc = [curves["roc"] for curves in group if curves["roc"] is not None]
+    losses = {
+        name: np.mean([curves["losses"][name] for curves in group], 0).round(4).tolist() for name in group[0]["losses"]
+    }
+    return {
+        "relearn": [curves["relearn"] for curves in group if curves["relearn"]],
+        "relearn_steps": scoring.RELEARN_STEPS,
+        "roc": np.mean(roc, 0).round(4).tolist() if roc else None,
+        "losses": losses,
+        "features": group[0]["features"],
+    }
 
 
 def result(table, command, rows, config):
@@ -207,7 +227,7 @@ def result(table, command, rows, config):
         "table": table,
         "command": command,
         "date": datetime.date.today().isoformat(),
-        "hardware": cli.device_name(training.resolve_device(config.device)),
+        "hardware": "; ".join(dict.fromkeys(row["device"] for row in rows)),
         "versions": cli.versions(),
         "attack": config.mia,
         "rows": rows,
@@ -216,7 +236,10 @@ def result(table, command, rows, config):
 
 def add_scoring_flags(parser):
     """The flags that evaluate and reproduce share."""
-    parser.add_argument("--mia", choices=tuple(ATTACKS), default="svc", help="membership attack (default: svc)")
+    parser.add_argument("--mia", choices=tuple(scoring.ATTACKS), default="svc", help="membership attack (default: svc)")
+    parser.add_argument(
+        "--every-attack", action="store_true", help="also every attack feature with both attackers (minutes a file)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     cli.add_device_flags(parser)
 
@@ -228,24 +251,25 @@ def parser():
     cli.add_data_flags(parser)
     cli.add_forget_flags(parser)
     add_scoring_flags(parser)
-    for form in ("json", "markdown", "plot"):
+    for form in report.FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"also write the table as {form} to FILE")
+    parser.add_argument("--plots", type=Path, metavar="STEM", help="also draw STEM.png, STEM-roc.png ...")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
     return parser
 
 
 def run(config):
-    for path in (config.json, config.markdown, config.plot):
-        if path and path.exists() and not config.overwrite:
+    texts = {path: form for name, form in report.FORMS.items() if (path := getattr(config, name))}
+    plots = {pictures.path(config.plots, name) for name in pictures.PICTURES} if config.plots else set()
+    for path in (*texts, *plots):
+        if path.exists() and not config.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")
     table = result("evaluate", config.command, evaluate(config.checkpoints, config), config)
     print(report.terminal(table), end="")
-    if config.json:
-        report.write(config.json, json.dumps(table, indent=1) + "\n")
-    if config.markdown:
-        report.write(config.markdown, report.markdown(table))
-    if config.plot:
-        report.plot(table, config.plot)
+    for path, form in texts.items():
+        report.write(path, form(table))
+    if config.plots:
+        pictures.draw(table["rows"], config.plots)
 
 
 if __name__ == "__main__":

@@ -155,8 +155,17 @@ def read(path):
 
 
 def load_checkpoint(path):
-    """Our own checkpoint as a dictionary (keys: see cli.save). Raises UserError for any other file."""
-    checkpoint = read(path)
+    """Our own checkpoint as a dictionary (keys: see cli.execute). Raises UserError for any other file."""
+    return checked(read(path), path)
+
+
+def is_checkpoint(content):
+    """Whether what `read` returned says that it is this project's."""
+    return isinstance(content, dict) and "format" in content
+
+
+def checked(checkpoint, path):
+    """`checkpoint`, as read from `path`, if it is one of this project's with every key. Raises UserError otherwise."""
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT})")
     missing = {"network", "state_dict", "method", "config", "data", "forget", "forget_tag", "seed", "cost", "key"} - set(
@@ -201,13 +210,13 @@ def _first_line(error):
 # --- the published LoRA-Unlearn files ---------------------------------------------------------------------------------
 
 
-def load_published(path):
-    """A network from one of LoRA-Unlearn's own files: (module in evaluation mode, "resnet50" or "vit_small").
+def from_published(state, path):
+    """A network out of one of LoRA-Unlearn's own files: (module in evaluation mode, "resnet50" or "vit_small").
 
+    state: what `read` returned for `path`.
     Accepts bare state dicts, `{"net": ...}` and `{"state_dict": ...}`, `module.` and `base_model.model.` prefixes, and
     unmerged LoRA, which is merged here (alpha / r is 16/8 for the ResNet, 32/16 for the ViT: 2 in both).
     """
-    state = read(path)
     from_scratch = isinstance(state, dict) and "net" in state
     for wrapper in ("net", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):

@@ -1,138 +1,159 @@
-"""Tables and pictures from result rows, and from nothing else: what is drawn once can be drawn again from its JSON.
+"""Tables from result rows, and from nothing else: what is written once can be written again from its JSON.
 
 A result is {table, command, date, hardware, versions, rows}; a row is {dataset, model, forget, method, epochs, n, command,
-metrics} and, where a paper has the same data set and network, `published`; a metric is {mean, ci95, values} with one
-value for each seed, or {missing: reason}.
+metrics}, `curves` where evaluate.py made it and, where a paper has the same data set and network, `published`; a metric is
+{mean, ci95, values} with one value for each seed, or {missing: reason} and, where "n/a" isn't the word for it, `cell`.
 """
 
+import csv
+import io
 import json
 import os
-from collections import Counter
+import re
 from itertools import groupby
 from pathlib import Path
 
-QUALITY = {"UA": "UA %", "UA_test": "UA-test %", "RA": "RA %", "TA": "TA %", "MIA": "MIA-Efficacy %", "gap": "average gap"}
-COST = {
-    "seconds": "seconds",
-    "memory_mib": "memory MiB",
-    "trainable": "trainable",
-    "moved": "moved",
-    "zeros": "zeros %",
-    "bytes": "bytes",
+import metrics
+import pictures
+
+# The tables of a data set, network and forget set: title, columns. A column that no row has is left out.
+GROUPS = {
+    "Headline": {
+        "UA": "UA %",
+        "UA_test": "UA-test %",
+        "RA": "RA %",
+        "TA": "TA %",
+        "MIA": "MIA-Efficacy %",
+        "gap": "average gap",
+    },
+    "What an attacker, a probe and relearning still find": {
+        "MIA_AUC": "MIA-AUC %",
+        "TPR1": "TPR@1%FPR %",
+        "probe": "probe %",
+        "relearn_steps": "relearn steps",
+    },
+    "Many models": {
+        "ulira": "U-LiRA %",
+        "klom_f": "KLOM D_f",
+        "klom_r": "KLOM D_r",
+        "klom_t": "KLOM test",
+        "epsilon": "epsilon",
+        "forgetting": "forgetting score",
+        "neurips": "times RA and TA ratio",
+    },
+    "Distance from the Retrain of the same seed": {
+        "dUA": "ΔUA",
+        "dRA": "ΔRA",
+        "dTA": "ΔTA",
+        "dMIA": "ΔMIA",
+        "ToW": "ToW",
+        "activation_f": "activation D_f",
+        "activation_r": "activation D_r",
+        "js_f": "JS D_f",
+        "js_r": "JS D_r",
+    },
+    **{
+        f"Every attack: {title}": {
+            f"{key} {attacker} {feature}": f"{attacker}, {feature}"
+            for attacker in metrics.ATTACKERS
+            for feature in metrics.FEATURES
+        }
+        for key, title in {"MIA": "MIA-Efficacy %", "AUC": "MIA-AUC %", "TPR1": "TPR@1%FPR %"}.items()
+    },
+    "Cost": {
+        "seconds": "seconds",
+        "memory_mib": "memory MiB",
+        "trainable": "trainable",
+        "moved": "moved",
+        "zeros": "zeros %",
+        "bytes": "bytes",
+    },
 }
-DIGITS = {"seconds": 1, "memory_mib": 0, "trainable": 0, "moved": 0, "bytes": 0}  # two for percentages
+FOLDED = ("Distance from the Retrain of the same seed", "Cost")  # shown in Markdown on a click
+DIGITS = {"seconds": 1, "memory_mib": 0, "trainable": 0, "moved": 0, "bytes": 0, "relearn_steps": 1}  # two elsewhere
+DIGITS |= dict.fromkeys(("ToW", "activation_f", "activation_r", "js_f", "js_r", "forgetting", "neurips"), 3)
 
 
 def markdown(result):
-    """The result as Markdown: for each data set, network and forget set a table of quality, one of cost, the commands."""
+    """The result as Markdown: for each data set, network and forget set the tables of GROUPS and the rows' commands."""
     lines = []
-    for (dataset, model, forget), rows in _groups(result):
-        published = any("published" in row for row in rows)
-        header = ["#", "method", "epochs", "n", *QUALITY.values()] + (["paper: UA / RA / TA / MIA"] if published else [])
-        body = [_head(i, row) + [_cell(row, key) for key in QUALITY] for i, row in enumerate(rows, 1)]
-        for cells, row in zip(body, rows, strict=True):
+    for (dataset, model, forget), rows in _by_forget_set(result):
+        for title, header, body in _tables(rows):
+            published = title == "Headline" and any("published" in row for row in rows)
+            header = ["#", *header] + (["paper: UA / RA / TA / MIA"] if published else [])
+            body = [[str(i), *cells] for i, cells in enumerate(body, 1)]
             if published:
-                paper = row.get("published")
-                cells.append(" / ".join(f"{paper[k]:g}" for k in ("UA", "RA", "TA", "MIA")) if paper else "")
-        lines += [f"**{dataset}, {model}, {forget}**", "", *_pipes(header, body), ""]
-        body = [_head(i, row) + [_cell(row, key) for key in COST] for i, row in enumerate(rows, 1)]
-        lines += [*_pipes(["#", "method", "epochs", "n", *COST.values()], body), ""]
+                for cells, row in zip(body, rows, strict=True):
+                    paper = row.get("published")
+                    cells.append(" / ".join(f"{paper[k]:g}" for k in ("UA", "RA", "TA", "MIA")) if paper else "")
+            if title in FOLDED:
+                lines += [f"<details><summary>{title}</summary>", "", *_pipes(header, body), "", "</details>", ""]
+            else:
+                lines += [f"**{dataset}, {model}, {forget}: {title.lower()}**", "", *_pipes(header, body), ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. `{row['command']}`" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
-        reasons = {m["missing"] for row in rows for m in row["metrics"].values() if "missing" in m}
+        reasons = {m["missing"] for row in rows for m in row["metrics"].values() if "missing" in m and "cell" not in m}
         lines += [f"n/a: {'; '.join(sorted(reasons))}.", ""] if reasons else []
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    lines += [
-        "Mean ± 95 % confidence interval (Student's t) over n training seeds. Average gap: mean distance from the Retrain "
-        "of the same seed in UA, RA, TA and MIA-Efficacy.",
-        f"`{result['command']}` on {result['hardware']}, {result['date']}; {versions}.",
-    ]
+    return "\n".join([*lines, *_footnotes(result)]) + "\n"
+
+
+def latex(result):
+    """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`."""
+    lines = ["% \\usepackage{booktabs}", *(f"% {line}" for line in _footnotes(result))]
+    for (dataset, model, forget), rows in _by_forget_set(result):
+        for title, header, body in _tables(rows):
+            lines += [
+                "",
+                r"\begin{table}",
+                r"\centering\footnotesize",
+                rf"\caption{{{_tex(f'{dataset}, {model}, {forget}: {title.lower()}')}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+                r"\toprule",
+                " & ".join(map(_tex, header)) + r" \\",
+                r"\midrule",
+                *(" & ".join(map(_tex, cells)) + r" \\" for cells in body),
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+            ]
     return "\n".join(lines) + "\n"
+
+
+def comma_separated(result):
+    """The result as CSV: a line for each row; for each metric its mean, and its interval's half-width as `<metric>_ci95`."""
+    keys = list(dict.fromkeys(key for row in result["rows"] for key in row["metrics"]))
+    names = ("dataset", "model", "forget", "method", "epochs", "n", "command")
+    lines = [[*names, *(column for key in keys for column in (key, f"{key}_ci95"))]]
+    for row in result["rows"]:
+        found = [row["metrics"].get(key, {}) for key in keys]
+        lines.append([row[name] for name in names] + [metric.get(part) for metric in found for part in ("mean", "ci95")])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def dump(result):
+    """The result as JSON, lists of numbers on one line."""
+    text = json.dumps(result, indent=1)
+    return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text) + "\n"
+
+
+FORMS = {"json": dump, "markdown": markdown, "latex": latex, "csv": comma_separated}
+ENDINGS = {"json": ".json", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 
 def terminal(result):
     """The same tables as plain text, columns aligned, without the commands."""
     lines = []
-    for (dataset, model, forget), rows in _groups(result):
-        for columns in (QUALITY, COST):
-            header = ["method", "epochs", "n", *columns.values()]
-            body = [_head(0, row)[1:] + [_cell(row, key) for key in columns] for row in rows]
+    for (dataset, model, forget), rows in _by_forget_set(result):
+        for title, header, body in _tables(rows):
             widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-            lines.append(f"{dataset}, {model}, {forget}")
+            lines.append(f"{dataset}, {model}, {forget}: {title.lower()}")
             for cells in (header, *body):
                 texts = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
                 lines.append("  ".join(texts).rstrip())
             lines.append("")
     return "\n".join(lines)
-
-
-def plot(result, path):
-    """Draw every row's UA, RA, TA, MIA-Efficacy and gap with its interval; a line marks Retrain. PNG or what path says."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups = _groups(result)
-    columns = ("UA", "RA", "TA", "MIA", "gap")
-    heights = [len(rows) for _, rows in groups]
-    figure, axes = pyplot.subplots(
-        len(groups),
-        len(columns),
-        figsize=(11, 0.9 * len(groups) + 0.24 * sum(heights)),
-        gridspec_kw={"height_ratios": heights},
-        squeeze=False,
-        layout="constrained",
-    )
-    for line, ((dataset, model, forget), rows) in zip(axes, groups, strict=True):
-        often = Counter(row["method"] for row in rows)
-        names = [row["method"] + (f", {row['epochs']} epochs" if often[row["method"]] > 1 else "") for row in rows]
-        for axis, key in zip(line, columns, strict=True):
-            low, high = _range(rows, key)
-            axis.set_xlim(low, high)
-            for place, row in enumerate(rows):
-                metric = row["metrics"][key]
-                if "missing" in metric:
-                    continue
-                if not low <= metric["mean"] <= high:  # the original, far from all that has unlearned: an arrow and a number
-                    left = metric["mean"] < low
-                    text = f"← {metric['mean']:.0f}" if left else f"{metric['mean']:.0f} →"
-                    axis.text(
-                        low if left else high, place, f" {text} ", ha="left" if left else "right", va="center", fontsize=8
-                    )
-                    continue
-                anchor = row["method"] in ("original", "retrain")
-                axis.errorbar(
-                    metric["mean"],
-                    place,
-                    xerr=metric["ci95"] or 0,
-                    fmt="s" if anchor else "o",
-                    markersize=5,
-                    color="black",
-                    markerfacecolor="white" if anchor else "black",
-                    capsize=2.5,
-                    linewidth=1,
-                )
-                if row["method"] == "retrain":
-                    axis.axvline(metric["mean"], color="0.5", linestyle="--", linewidth=1, zorder=0)
-            axis.set_yticks(range(len(rows)), names if axis is line[0] else [])
-            axis.set_ylim(len(rows) - 0.5, -0.5)
-            axis.grid(axis="x", color="0.9")
-            axis.xaxis.set_major_locator(pyplot.MaxNLocator(4))
-            axis.tick_params(labelsize=8)
-            axis.set_title(QUALITY[key].replace(" %", "") + (" (%)" if key != "gap" else " (points)"), fontsize=9)
-        line[0].set_title(f"{dataset}, {model}, {forget}\n{line[0].get_title()}", fontsize=9)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
-def _range(rows, key):
-    """Limits of an axis that shows every row's interval but the original's."""
-    metrics = [row["metrics"][key] for row in rows if row["method"] != "original" or len(rows) == 1]
-    spans = [(m["mean"] - (m["ci95"] or 0), m["mean"] + (m["ci95"] or 0)) for m in metrics if "missing" not in m]
-    low, high = min((s[0] for s in spans), default=0), max((s[1] for s in spans), default=100)
-    margin = max(1.0, 0.12 * (high - low))
-    return low - margin, high + margin
 
 
 def write(path, text):
@@ -145,30 +166,56 @@ def write(path, text):
 
 
 def write_all(result, stem):
-    """Write stem.json, stem.md and stem.png."""
-    write(f"{stem}.json", json.dumps(result, indent=1) + "\n")
-    write(f"{stem}.md", markdown(result))
-    plot(result, f"{stem}.png")
+    """Write stem.json, stem.md, stem.tex, stem.csv and the pictures."""
+    for name, form in FORMS.items():
+        write(f"{stem}{ENDINGS[name]}", form(result))
+    pictures.draw(result["rows"], stem)
 
 
-def _groups(result):
+def _by_forget_set(result):
     rows = groupby(result["rows"], key=lambda row: (row["dataset"], row["model"], row["forget"]))
     return [(key, list(group)) for key, group in rows]
 
 
-def _head(number, row):
-    return [str(number), row["method"], str(row["epochs"] or "–"), str(row["n"])]
+def _tables(rows):
+    """(title, header, body) for each of GROUPS that the rows have anything of."""
+    tables = []
+    for title, columns in GROUPS.items():
+        keys = [key for key in columns if any(key in row["metrics"] for row in rows)]
+        if keys:
+            header = ["method", "epochs", "n", *(columns[key] for key in keys)]
+            body = [
+                [row["method"], str(row["epochs"] or "–"), str(row["n"]), *(_cell(row, key) for key in keys)] for row in rows
+            ]
+            tables.append((title, header, body))
+    return tables
+
+
+def _footnotes(result):
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return [
+        "Mean ± 95 % confidence interval (Student's t) over n training seeds. Gaps and distances are from the Retrain of "
+        "the same seed; average gap: mean absolute difference in UA, RA, TA and MIA-Efficacy.",
+        f"`{result['command']}` on {result['hardware']}, {result['date']}; {versions}.",
+    ]
 
 
 def _cell(row, key):
-    metric = row["metrics"][key]
+    metric = row["metrics"].get(key, {"missing": ""})
     if "missing" in metric:
-        return "n/a"
+        return metric.get("cell", "n/a")
     digits = DIGITS.get(key, 2)
     text = f"{metric['mean']:,.{digits}f}"
     return text + (f" ± {metric['ci95']:,.{digits}f}" if metric["ci95"] else "")
 
 
 def _pipes(header, body):
-    align = ["---:" if i not in (1,) else "---" for i in range(len(header))]
+    align = ["---" if name == "method" else "---:" for name in header]
     return ["| " + " | ".join(cells) + " |" for cells in (header, align, *body)]
+
+
+def _tex(text):
+    text = re.sub(r"([%_&#$])", r"\\\1", text)
+    for sign, command in (("--", "-{}-"), ("–", "--"), ("±", r"$\pm$"), ("Δ", r"$\Delta$")):
+        text = text.replace(sign, command)
+    return text

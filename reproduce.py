@@ -1,19 +1,23 @@
-"""Regenerate a paper's table: train what is missing, unlearn, evaluate, and write results/<table>.json, .md and .png.
+"""Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>.json and draw it.
 
     python reproduce.py prunelora                                     the quick table: two cores, minutes
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
+    python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
+    python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
     python reproduce.py tune                                          learning rates, on validation images
-    python reproduce.py draw results/prunelora-quick.json             table and picture again, from the file alone
+    python reproduce.py draw results/prunelora-quick.json             tables and pictures again, from the file alone
 
-A killed run continues where it stopped. Presets: quick (resnet8 and vit_micro on 10,000 images of Fashion-MNIST), small
-(resnet20 and vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
+A killed run continues where it stopped. Presets: quick (small networks on a subset of Fashion-MNIST), small (resnet20 and
+vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
 """
 
 import argparse
 import json
 import shlex
+from collections import namedtuple
 from pathlib import Path
 
+import audit
 import cli
 import control
 import evaluate
@@ -41,13 +45,31 @@ METHODS = {
     "loraprune --prune-head": (loraprune, ["--prune-head"]),
 }
 TRAINED_ONCE = ("original", "retrain", "mask", "zero-row")  # the rows that --epochs of unlearning don't concern
-TUNED = ("finetune", "pruneft", "lora", "loraprune", "head-only")
+# What a table without the controls that edit a class's row, and without PruneLoRA's variants, consists of.
+PLAIN = ("original", "retrain", "head-only", "finetune", "pruneft", "lora", "loraprune")
 GRID = ("0.0003", "0.001", "0.003", "0.01")
 PRESETS = {
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
     "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10]},
     "paper": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]},
+}
+# Sample forgetting shows only in networks that remember samples: fewer images, more epochs.
+RANDOM_PRESETS = PRESETS | {
+    "quick": {"model": ["resnet8", "vit_micro"], "subset": 2000, "pretrain": [20, 25], "epochs": [5]}
+}
+AUDIT_PRESETS = {
+    "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},
+    "small": {"model": ["resnet20"], "subset": 10_000, "pretrain": [30], "epochs": [5]},
+}
+# Flags of this script that are handed on where they differ from the scripts' default.
+HANDED_ON = {
+    "data_dir": Path("data"),
+    "img_size": 32,
+    "subset": None,
+    "validation": 0.0,
+    "device": "auto",
+    "precision": None,
 }
 # Figure 1 of arXiv 2411.11907: CIFAR-10, class 3, one run; (network, method, epochs): UA, RA, TA, MIA-Efficacy.
 PUBLISHED = {
@@ -72,31 +94,22 @@ PUBLISHED = {
 }
 
 
-def plan(config, methods, grid=(None,)):
-    """The runs of a table, originals first: a list of (script module, argument list for its parser)."""
-    preset = PRESETS[config.preset]
+def plan(config, methods, forget, grid=(None,)):
+    """The runs of a table, originals first: a list of (script module, argument list for its parser).
+
+    methods: keys of METHODS. forget: the flags that name the forget set. grid: learning rates, None for the default.
+    """
+    preset = config.sizes
+    handed_on = ["--weights", str(weights(config))]
+    for flag, default in HANDED_ON.items():
+        if getattr(config, flag) != default:
+            handed_on += [f"--{flag.replace('_', '-')}", str(getattr(config, flag))]
+    handed_on += ["--quiet"] if config.quiet else []
+    lengths = dict(zip(preset["model"], preset["pretrain"], strict=True))
     runs = []
     for seed in range(config.seeds):
         for network in config.model or preset["model"]:
-            common = [
-                "--dataset",
-                config.dataset,
-                "--model",
-                network,
-                "--seed",
-                str(seed),
-                "--weights",
-                str(weights(config)),
-            ]
-            common += ["--data-dir", str(config.data_dir)] if config.data_dir != Path("data") else []
-            common += ["--img-size", str(config.img_size)] if config.img_size != 32 else []
-            common += ["--subset", str(config.subset)] if config.subset else []
-            common += ["--validation", str(config.validation)] if config.validation else []
-            common += ["--device", config.device] if config.device != "auto" else []
-            common += ["--precision", config.precision] if config.precision else []
-            common += ["--quiet"] if config.quiet else []
-            forget = ["--forget-class", *map(str, config.forget_class)]
-            lengths = dict(zip(preset["model"], preset["pretrain"], strict=True))
+            common = ["--dataset", config.dataset, "--model", network, "--seed", str(seed), *handed_on]
             scratch = ["--epochs", str(lengths[network])] if network in lengths else []
             for method in methods:
                 script, flags = METHODS[method]
@@ -123,8 +136,9 @@ def weights(config):
 
 def name(config):
     """The table's name, which is its files' name: prunelora-quick, prunelora-small-cifar10 ..."""
-    extra = "" if config.dataset == "fashion-mnist" else "-" + Path(config.dataset).name
-    return f"{config.table}-{config.preset}{extra}"
+    share = f"-share{config.share:g}" if config.table == "random" and config.share != 0.1 else ""
+    dataset = "" if config.dataset == "fashion-mnist" else "-" + Path(config.dataset).name
+    return f"{config.table}-{config.preset}{share}{dataset}"
 
 
 def carry_out(runs):
@@ -147,20 +161,53 @@ def add_published(rows, dataset):
 
 
 def prunelora(config):
-    """PruneLoRA's table with controls."""
-    chosen = config.methods or list(METHODS)
-    methods = [m for m in METHODS if m in chosen or m in ("original", "retrain")]
-    return plan(config, methods)
+    """PruneLoRA's table with controls: class forgetting."""
+    return plan(config, _chosen(config, METHODS), _class_flags(config))
+
+
+def random(config):
+    """The same methods on a random share of the training images, where accuracy alone doesn't saturate."""
+    return plan(config, _chosen(config, PLAIN), ["--forget-random", str(config.share)])
+
+
+def many(config):
+    """Every method with many seeds, for class and for random forgetting, and as many further Retrains to compare with."""
+    methods = _chosen(config, (*PLAIN[:2], "mask", *PLAIN[2:]))
+    further = argparse.Namespace(**vars(config) | {"seeds": 2 * config.seeds})
+    runs = []
+    for forget in (_class_flags(config), ["--forget-random", str(config.share)]):
+        possible = [m for m in methods if m != "mask" or forget[0] == "--forget-class"]
+        for run in (*plan(config, possible, forget), *plan(further, ["retrain"], forget)):
+            runs += [run] if run not in runs else []  # the originals serve both
+    return runs
 
 
 def tune(config):
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
     config.validation = 0.1
-    methods = [m for m in METHODS if m in ("original", "retrain") or m in (config.methods or TUNED)]
-    return plan(config, methods, GRID)
+    return plan(config, _chosen(config, PLAIN), _class_flags(config), GRID)
 
 
-TABLES = {"prunelora": prunelora, "tune": tune}
+def _chosen(config, methods):
+    """Those of the table's `methods` that --methods asks for, with Original and Retrain in any case."""
+    wrong = [m for m in config.methods or [] if m not in methods]
+    if wrong:
+        raise UserError(f"{config.table} has no row {wrong[0]!r}; there are {', '.join(methods)}")
+    return [m for m in methods if m in ("original", "retrain") or m in (config.methods or methods)]
+
+
+def _class_flags(config):
+    return ["--forget-class", *map(str, config.forget_class)]
+
+
+# For each table: its runs, its presets, how many seeds by default, what scores the checkpoints.
+Table = namedtuple("Table", "runs presets seeds score")
+TABLES = {
+    "prunelora": Table(prunelora, PRESETS, 3, evaluate.evaluate),
+    "random": Table(random, RANDOM_PRESETS, 3, evaluate.evaluate),
+    "audit": Table(many, AUDIT_PRESETS, 16, audit.audit),
+    "tune": Table(tune, PRESETS, 1, evaluate.evaluate),
+}
 
 
 def refuse_to_lose(stem, config, runs):
@@ -187,19 +234,30 @@ def run(config):
         for path in config.files:
             report.write_all(_read_result(path), path.with_suffix(""))
         return
-    config.subset, config.validation = None, 0.0
-    if len(cli.load_data(config).train) > (PRESETS[config.preset]["subset"] or float("inf")):
-        config.subset = PRESETS[config.preset]["subset"]
-    runs = TABLES[config.table](config)
+    runs = prepare(config)
     stem = config.results / name(config)
     refuse_to_lose(stem, config, runs)
     paths = carry_out(runs)
     config.weights = weights(config)
-    rows = evaluate.evaluate(paths, config)
+    config.forget_class = None  # the checkpoints say themselves what they have forgotten
+    rows = TABLES[config.table].score(paths, config)
     add_published(rows, cli.load_data(config))
     result = evaluate.result(name(config), config.command, rows, config)
     report.write_all(result, stem)
-    print(report.terminal(result) + f"{stem}.json, .md, .png")
+    print(report.terminal(result) + f"written: {stem}.json, .md, .tex, .csv, .png")
+
+
+def prepare(config):
+    """Complete `config` from the table's preset and return the table's runs."""
+    table = TABLES[config.table]
+    if config.preset not in table.presets:
+        raise UserError(f"{config.table} has no preset {config.preset}; there are {', '.join(table.presets)}")
+    config.sizes = table.presets[config.preset]
+    config.seeds = config.seeds or table.seeds
+    config.subset, config.validation = None, 0.0
+    if len(cli.load_data(config).train) > (config.sizes["subset"] or float("inf")):
+        config.subset = config.sizes["subset"]
+    return table.runs(config)
 
 
 def parser():
@@ -213,7 +271,10 @@ def parser():
     parser.add_argument("--model", nargs="+", help="networks (default: the preset's)")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="ROW", help=f"of: {', '.join(METHODS)}")
     parser.add_argument("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
-    parser.add_argument("--seeds", type=cli.positive_int, default=1, help="train with seeds 0 to N-1 (default: 1)")
+    parser.add_argument(
+        "--share", type=cli.share, default=0.1, help="random, audit: share of images to forget (default: 0.1)"
+    )
+    parser.add_argument("--seeds", type=cli.positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tune 1)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
     parser.add_argument("--overwrite", action="store_true", help="replace a result file that holds more than the new one")
     evaluate.add_scoring_flags(parser)

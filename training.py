@@ -5,6 +5,7 @@ batches, crops and dropout masks as one that was never interrupted.
 """
 
 import contextlib
+import copy
 import math
 import resource
 import sys
@@ -103,16 +104,53 @@ def recipe(model, count, config, flip):
     return {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), **extra}
 
 
-@torch.inference_mode()
 def predict(model, images, config, batch_size=1000):
     """Logits float32 (N, classes) on the CPU, for uint8 images (N, C, H, W); one pass in evaluation mode."""
     device, layout = torch.device(config.device), memory_format(model)
-    model.to(device, memory_format=layout).eval()
+    model.to(device, memory_format=layout).eval()  # not in inference mode: moved there, weights could never be trained again
     parts = []
     for batch in images.split(batch_size):
-        with autocast(device, config.precision):
+        with torch.inference_mode(), autocast(device, config.precision):
             parts.append(model(to_float(batch.to(device), layout)).float())
     return torch.cat(parts).cpu()
+
+
+def penultimate(model, images, config):
+    """What the classifier gets to see: float32 (N, features) on the CPU, for uint8 images (N, C, H, W)."""
+    parts = []
+    head = model.get_submodule(models.head_name(model))
+    hook = head.register_forward_pre_hook(lambda module, inputs: parts.append(inputs[0].float().cpu()))
+    predict(model, images, config)
+    hook.remove()
+    return torch.cat(parts)
+
+
+def relearn(model, forget, test, config, steps, lr=1e-3, batch_size=32):
+    """Accuracy in percent on `test` (T_f) after each number of optimiser steps on `forget` (D_f): list of float.
+
+    steps: ascending, from 0. A copy of `model` is trained by Adam, batch-norm statistics fixed; batches are drawn with
+    seed 0. A bias of minus infinity, with which a class is masked, is set to 0 first: whoever wants the class back would.
+    """
+    device, layout = torch.device(config.device), memory_format(model)
+    model = copy.deepcopy(model).to(device, memory_format=layout).eval().requires_grad_(True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    images, labels = forget.images.to(device), forget.labels.to(device)
+    generator = torch.Generator().manual_seed(0)
+    reached = []
+    for step in range(steps[-1] + 1):
+        if step in steps:
+            answer = predict(model, test.images, config).argmax(1)
+            reached.append(100 * (answer == test.labels).double().mean().item())
+        batch = torch.randint(len(labels), (batch_size,), generator=generator).to(device)
+        with autocast(device, config.precision):
+            logits = model(to_float(images[batch], layout))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(logits.float(), labels[batch]).backward()
+        optimizer.step()
+    return reached
 
 
 def to_float(images, layout=torch.contiguous_format):

@@ -81,7 +81,7 @@ def test_no_stranger_runs_code(tmp_path):
         models.load_checkpoint(path)
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        models.load_published(path)
+        models.read(path)
     assert not witness.exists()
 
 
@@ -90,9 +90,9 @@ def test_unreadable_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match="no file"):
         models.read(path)
     models.write_atomically(path, {"weights": torch.ones(1000)})
-    for load in (models.load_checkpoint, models.load_published):
+    for load in (models.checked, models.from_published):
         with pytest.raises(UserError, match=r"x\.pth"):
-            load(path)
+            load(models.read(path), path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="not a readable checkpoint"):
         models.read(path)
@@ -155,7 +155,7 @@ def with_lora(net, targets, rank, alpha, saved):
 def check(tmp_path, net, state, std, wrap=lambda state: state):
     path = tmp_path / "published.pth"
     torch.save(wrap(state), path)
-    loaded, name = models.load_published(path)
+    loaded, name = models.from_published(models.read(path), path)
     x = torch.rand(4, 3, 32, 32)
     normalised = torchvision.transforms.functional.normalize(x, models.CIFAR10_MEAN, std)
     with torch.no_grad():

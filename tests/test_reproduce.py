@@ -2,41 +2,67 @@
 
 import json
 
+import numpy as np
+import pytest
 from conftest import one_line
 from test_data import folder_of_images
 
+import audit
 import cli
 import data
+import metrics
+import pictures
 import reproduce
+import scoring
 
 
-def make(tmp_path, monkeypatch, *arguments):
+@pytest.fixture(autouse=True)
+def short_curves(monkeypatch):
+    monkeypatch.setattr(scoring, "RELEARN_STEPS", (0, 1, 4))
+
+
+SMALL = {"model": ["resnet8"], "subset": None, "pretrain": [2], "epochs": [1]}
+
+
+def make(tmp_path, monkeypatch, *arguments, table="prunelora"):
     monkeypatch.chdir(tmp_path)
-    config = reproduce.parser().parse_args(["prunelora", "--dataset", "digits", "--model", "resnet8", *arguments, "--quiet"])
+    config = reproduce.parser().parse_args([table, "--dataset", "digits", "--model", "resnet8", *arguments, "--quiet"])
     config.command = "python reproduce.py"
     reproduce.run(config)
-    return json.loads((tmp_path / "results/prunelora-quick-digits.json").read_text())
+    return json.loads((tmp_path / f"results/{reproduce.name(config)}.json").read_text())
+
+
+def complete(*arguments):
+    config = reproduce.parser().parse_args([*arguments])
+    config.sizes = reproduce.TABLES[config.table].presets[config.preset]
+    config.seeds = config.seeds or reproduce.TABLES[config.table].seeds
+    config.subset, config.validation = config.sizes["subset"], 0.0
+    return config
 
 
 def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(reproduce.PRESETS, "quick", SMALL)
     methods = ("--methods", "loraprune", "mask")
     result = make(tmp_path, monkeypatch, *methods, "--seeds", "2")
     assert [row["method"] for row in result["rows"]] == ["original", "retrain", "mask", "loraprune"]
     assert all(row["n"] == 2 and row["metrics"]["gap"]["mean"] >= 0 for row in result["rows"])
     assert {"table", "command", "date", "hardware", "versions", "rows"} <= set(result)
-    assert all((tmp_path / f"results/prunelora-quick-digits.{end}").exists() for end in ("md", "png"))
+    assert all((tmp_path / f"results/prunelora-quick-digits.{end}").exists() for end in ("md", "tex", "csv", "png"))
+    assert all(pictures.path(tmp_path / "results/prunelora-quick-digits", name).exists() for name in pictures.PICTURES)
     capsys.readouterr()
     again = make(tmp_path, monkeypatch, *methods, "--seeds", "2")
     assert capsys.readouterr().err.count("skipped, there already") == 8
     assert again["rows"] == result["rows"]
     before = (tmp_path / "results/prunelora-quick-digits.json").read_text()
-    code, line = one_line(reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", *methods)
+    fewer = ("--dataset", "digits", "--model", "resnet8", *methods, "--seeds", "1")
+    code, line = one_line(reproduce, capsys, "prunelora", *fewer)
     assert code == 2 and "more rows or seeds" in line
     assert (tmp_path / "results/prunelora-quick-digits.json").read_text() == before
 
 
 def test_a_rows_command_makes_that_rows_checkpoint(tmp_path, monkeypatch):
-    result = make(tmp_path, monkeypatch, "--methods", "loraprune")
+    monkeypatch.setitem(reproduce.PRESETS, "quick", SMALL)
+    result = make(tmp_path, monkeypatch, "--methods", "loraprune", "--seeds", "1")
     words = result["rows"][-1]["command"].split()
     assert words[:2] == ["python", "loraprune.py"]
     config = reproduce.loraprune.parser().parse_args(words[2:])
@@ -62,23 +88,76 @@ def test_the_papers_numbers_stand_only_beside_its_data_and_networks(tmp_path):
     assert row["published"] == {"UA": 95.58, "RA": 97.81, "TA": 85.16, "MIA": 99.58}
 
 
-def test_every_preset_names_commands_that_parse():
-    for preset in reproduce.PRESETS:
-        config = reproduce.parser().parse_args(["prunelora", "--preset", preset, "--seeds", "2"])
-        config.subset, config.validation = reproduce.PRESETS[preset]["subset"], 0.0
-        runs = reproduce.prunelora(config)
-        assert len(runs) > 20
-        for script, arguments in runs:
-            script.parser().parse_args(arguments)
+def test_every_preset_of_every_table_names_commands_that_parse():
+    for table, entry in reproduce.TABLES.items():
+        for preset in entry.presets:
+            runs = entry.runs(complete(table, "--preset", preset))
+            assert len(runs) > 10
+            for script, arguments in runs:
+                script.parser().parse_args(arguments)
 
 
 def test_tuning_uses_validation_images():
-    config = reproduce.parser().parse_args(["tune", "--methods", "finetune"])
-    config.subset, config.validation = 1000, 0.0
-    runs = reproduce.tune(config)
+    runs = reproduce.tune(complete("tune", "--methods", "finetune"))
     assert all("--validation" in arguments for _, arguments in runs)
     rates = [a[a.index("--lr") + 1] for s, a in runs if s is reproduce.finetune and "resnet8" in a]
     assert rates == list(reproduce.GRID)
+
+
+def test_random_forgetting_has_a_table_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.RANDOM_PRESETS, "quick", SMALL)
+    result = make(tmp_path, monkeypatch, "--methods", "lora", "--seeds", "2", "--share", "0.2", table="random")
+    assert result["table"] == "random-quick-share0.2-digits"
+    assert {row["forget"] for row in result["rows"]} == {"random0.2"}
+    assert [row["method"] for row in result["rows"]] == ["original", "retrain", "lora"]
+    lora = result["rows"][2]["metrics"]
+    assert "no class is forgotten" in lora["probe"]["missing"]
+    assert len(lora["MIA_AUC"]["values"]) == 2
+    retrain = result["rows"][1]["metrics"]
+    gaps = [a - b for a, b in zip(lora["TA"]["values"], retrain["TA"]["values"], strict=True)]
+    assert lora["dTA"]["values"] == pytest.approx(gaps)  # paired: seed by seed
+    assert (lora["dTA"]["mean"], lora["dTA"]["ci95"]) == pytest.approx(metrics.mean_ci95(gaps))
+
+
+def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.AUDIT_PRESETS, "quick", SMALL | {"subset": 300})
+    result = make(tmp_path, monkeypatch, "--methods", "mask", "lora", "--seeds", "3", table="audit")
+    rows = {(row["forget"], row["method"]): row for row in result["rows"]}
+    assert set(rows) == {
+        *(("class3", method) for method in ("original", "retrain", "mask", "lora")),
+        *(("random0.1", method) for method in ("original", "retrain", "lora")),
+    }
+    assert {row["n"] for row in result["rows"]} == {3}
+    assert len(list((tmp_path / "model_weights/audit-quick-digits").glob("*retrain*.pth"))) == 12
+    mask = rows["class3", "mask"]["metrics"]
+    assert mask["UA"]["mean"] == mask["ulira"]["mean"] == 100  # a constant answer is told from a Retrain at once
+    assert mask["forgetting"]["mean"] == 0
+    for row in rows.values():
+        assert len(row["metrics"]["ulira"]["values"]) == 3
+        assert 0 <= row["metrics"]["forgetting"]["mean"] <= 1
+        assert row["metrics"]["klom_f"]["mean"] > 0
+
+
+def test_the_audits_floor_is_a_coin():
+    """Two samples of one kind of network: U-LiRA scores 50 within its interval, and the mean ratio in `neurips` is 1."""
+    generator = np.random.default_rng(0)
+    first, second = (
+        [{"UA": 10.0, "RA": 90.0, "TA": 80.0, **{side: generator.normal(size=300) for side in "frt"}} for _ in range(16)]
+        for _ in range(2)
+    )
+    found = audit.compare(first, second)
+    assert abs(found["ulira"]["mean"] - 50) < 1.5 * found["ulira"]["ci95"]
+    assert found["neurips"]["mean"] == found["forgetting"]["mean"] > 0.05
+    apart = audit.compare([one | {"f": one["f"] + 9} for one in first], second)
+    assert apart["ulira"]["mean"] > 99
+    assert apart["forgetting"]["mean"] < 0.01 < apart["klom_f"]["mean"] - found["klom_f"]["mean"]
+
+
+def test_a_row_or_preset_that_a_table_lacks_is_named(capsys):
+    code, line = one_line(reproduce, capsys, "random", "--dataset", "digits", "--methods", "mask")
+    assert code == 2 and "random has no row 'mask'" in line
+    code, line = one_line(reproduce, capsys, "audit", "--dataset", "digits", "--preset", "gpu")
+    assert code == 2 and "audit has no preset gpu" in line
 
 
 def test_data_are_kept_between_runs():

@@ -1,0 +1,108 @@
+"""Audit: many networks of each kind, compared as distributions, image by image.
+
+One network can look forgetful by chance. N networks of a method (seeds 0 to N - 1) are set against N retrained ones with
+seeds of their own (N to 2N - 1), by the margin log(p_y / (1 - p_y)) of each image: U-LiRA (Hayes et al. 2024), KLOM
+(Georgiev et al. 2024) and the forgetting score of the NeurIPS 2023 challenge; see metrics.py. Retrain is a row like any
+other, which shows the floor: what two samples of one distribution score at this N.
+reproduce.py audit trains the networks and calls `audit`.
+"""
+
+import argparse
+import dataclasses
+import sys
+from itertools import groupby
+
+import numpy as np
+
+import data
+import evaluate
+import metrics
+import models
+import scoring
+import training
+from errors import UserError
+
+LIMIT = 2000  # images of D_r and of the test set that are looked at
+
+
+def audit(paths, config):
+    """Rows as report.py describes them, for the checkpoints `paths` of reproduce.py's table; config.seeds is N.
+
+    Raises UserError when a method has fewer than N networks or there are fewer than 2N retrained ones.
+    """
+    entries = [evaluate.describe(path, config) for path in paths]
+    for entry in entries:
+        entry["forgets"] = evaluate.forget_sets(entry, entries, argparse.Namespace())
+        entry["answers"] = _answers(entry, config)
+        entry["dataset"] = evaluate.dataset_of(entry, config).tag
+    rows = []
+    for model, tag in dict.fromkeys((e["model"], tag) for e in entries for _, tag in e["forgets"]):
+        here = [e for e in entries if e["model"] == model and tag in e["answers"]]
+        reference = [e["answers"][tag] for e in here if e["method"] == "retrain" and e["seed"] >= config.seeds]
+        chosen = sorted((e for e in here if e["seed"] < config.seeds), key=lambda e: _order(here, e))
+        for _, group in groupby(chosen, key=lambda e: _order(here, e)):
+            group = list(group)
+            answers = [e["answers"][tag] for e in group]
+            if not len(answers) == len(reference) == config.seeds:
+                raise UserError(f"{group[0]['method']}: {len(answers)} networks against {len(reference)} retrained ones")
+            rows.append(
+                {
+                    **{key: group[0][key] for key in ("dataset", "model", "method", "epochs", "command", "device")},
+                    "forget": tag,
+                    "n": len(group),
+                    "metrics": compare(answers, reference),
+                }
+            )
+    return rows
+
+
+def compare(answers, reference):
+    """The metrics of one row: answers and reference are lists of N dictionaries as `_answers` makes them."""
+    found = {key: evaluate.over_seeds([a[key] for a in answers]) for key in ("UA", "RA", "TA")}
+    pairs = {side: [np.stack([a[side] for a in rows]) for rows in (answers, reference)] for side in ("f", "r", "t")}
+    found["ulira"] = evaluate.over_seeds(metrics.ulira(*pairs["f"]))
+    for side, pair in pairs.items():
+        found[f"klom_{side}"] = _jackknifed(lambda u, r: metrics.klom(u, r).mean(), *pair)
+    found["epsilon"] = _jackknifed(lambda u, r: metrics.forgetting_epsilon(u, r).mean(), *pairs["f"])
+
+    def forgetting(u, r):
+        return metrics.forgetting_score(metrics.forgetting_epsilon(u, r), len(u))
+
+    found["forgetting"] = _jackknifed(forgetting, *pairs["f"])
+    useful = np.prod([found[key]["mean"] / np.mean([a[key] for a in reference]) for key in ("RA", "TA")])
+    found["neurips"] = _jackknifed(lambda u, r: useful * forgetting(u, r), *pairs["f"])
+    return found
+
+
+def _answers(entry, config):
+    """For each forget set UA, RA and TA of one network, and its margins on D_f, D_r and test images as float64 arrays."""
+    dataset, model = evaluate.dataset_of(entry, config), models.build(models.load_checkpoint(entry["path"]), entry["path"])
+    device = training.resolve_device(config.device)
+    on_device = argparse.Namespace(device=device, precision=config.precision or training.best_precision(model, device))
+    test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
+    train_logits, test_logits = (training.predict(model, x.images, on_device) for x in (dataset.train, test))
+    if not config.quiet:
+        print(f"scored {entry['path']}", file=sys.stderr, flush=True)
+    answers = {}
+    for forget, tag in entry["forgets"]:
+        sets = scoring.four_sets(dataclasses.replace(dataset, test=test), forget)
+        margins, labels = metrics.margin(train_logits, dataset.train.labels), dataset.train.labels
+        answers[tag] = {
+            "UA": 100 - metrics.accuracy(train_logits[forget], labels[forget]),
+            "RA": metrics.accuracy(train_logits[sets.retain], labels[sets.retain]),
+            "TA": metrics.accuracy(test_logits[sets.retain_test], test.labels[sets.retain_test]),
+            "f": margins[forget].numpy(),
+            "r": margins[sets.retain[:LIMIT]].numpy(),
+            "t": metrics.margin(test_logits, test.labels)[sets.retain_test].numpy(),
+        }
+    return answers
+
+
+def _order(here, entry):
+    """Rows in the order in which the methods came."""
+    return list(dict.fromkeys((e["method"], e["epochs"]) for e in here)).index((entry["method"], entry["epochs"]))
+
+
+def _jackknifed(statistic, *pair):
+    value, half = metrics.jackknife(statistic, *pair)
+    return {"mean": value, "ci95": half, "values": [value]}

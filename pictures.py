@@ -1,0 +1,298 @@
+"""Pictures of result rows (see report.py), readable without colour; drawn from the rows alone.
+
+STEM.png          every row's metrics with their intervals, a line at Retrain
+STEM-plane.png    the trade-off plane: gap in UA over gap in TA, Retrain at the origin
+STEM-losses.png   histograms of the loss on D_f, T_f, D_r and T_r
+STEM-roc.png      ROC of the attack that tells D_f from T_f, on log axes
+STEM-relearn.png  accuracy on T_f over steps of training on D_f
+STEM-features.png penultimate features of D_f and D_r on their first two principal components
+"""
+
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+import metrics
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+DOTS = {
+    "UA": "UA (%)",
+    "RA": "RA (%)",
+    "TA": "TA (%)",
+    "gap": "average gap",
+    "MIA_AUC": "MIA-AUC (%)",
+    "probe": "probe (%)",
+    "relearn_steps": "relearn steps",
+    "ulira": "U-LiRA (%)",
+    "klom_f": "KLOM D_f",
+    "klom_r": "KLOM D_r",
+    "forgetting": "forgetting score",
+}
+MARKERS = "osv^D<P>Xpd*h8"
+COLUMNS = 5  # panels side by side
+LINES = {  # how Original and Retrain look in every panel, and the panel's own method
+    "original": {"color": "0.5", "linestyle": ":"},
+    "retrain": {"color": "0.5", "linestyle": "--"},
+    "this": {"color": "black", "linestyle": "-"},
+}
+
+
+def path(stem, name):
+    """The file of the picture `name`, a key of PICTURES."""
+    return Path(f"{stem}.png" if name == "dots" else f"{stem}-{name}.png")
+
+
+def draw(rows, stem):
+    """Write every picture that the rows have something for."""
+    Path(stem).parent.mkdir(parents=True, exist_ok=True)
+    pyplot.rcParams.update({"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.color": "0.9"})
+    for name, (has, picture) in PICTURES.items():
+        if kept := [row for row in rows if has(row)]:
+            figure = picture(kept)
+            figure.savefig(path(stem, name), dpi=150)
+            pyplot.close(figure)
+
+
+def dots(rows):
+    """A dot and an interval for each row and metric."""
+    columns = [key for key in DOTS if any("mean" in row["metrics"].get(key, {}) for row in rows)]
+    groups = _groups(rows)
+    heights = [len(group) + 1.5 for _, group in groups]
+    figure, axes = pyplot.subplots(
+        len(groups),
+        len(columns),
+        figsize=(1.7 + 1.2 * len(columns), 0.5 + 0.19 * sum(heights)),
+        gridspec_kw={"height_ratios": heights},
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, (title, group) in zip(axes, groups, strict=True):
+        for axis, key in zip(line, columns, strict=True):
+            low, high = _range(group, key)
+            axis.set_xlim(low, high)
+            for place, row in enumerate(group):
+                metric = row["metrics"].get(key, {"missing": ""})
+                if "missing" in metric:
+                    axis.text(
+                        0.5,
+                        place,
+                        metric.get("cell", "n/a"),
+                        ha="center",
+                        va="center",
+                        transform=axis.get_yaxis_transform(),
+                        color="0.5",
+                    )
+                elif not low <= metric["mean"] <= high:  # the original, far from all that unlearned: an arrow and a number
+                    left = metric["mean"] < low
+                    text = f" ← {metric['mean']:.0f}" if left else f"{metric['mean']:.0f} → "
+                    axis.text(low if left else high, place, text, ha="left" if left else "right", va="center")
+                else:
+                    _dot(
+                        axis,
+                        metric["mean"],
+                        place,
+                        xerr=metric["ci95"] or 0,
+                        anchor=row["method"] in ("original", "retrain"),
+                    )
+                    if row["method"] == "retrain":
+                        axis.axvline(metric["mean"], color="0.5", linestyle="--", linewidth=1, zorder=0)
+            axis.set_yticks(range(len(group)), _names(group) if axis is line[0] else [])
+            axis.set_ylim(len(group) - 0.5, -0.5)
+            axis.grid(axis="y", visible=False)
+            axis.xaxis.set_major_locator(pyplot.MaxNLocator(3))
+            axis.set_title(DOTS[key])
+        heading = line[0].annotate(title, (0, 1), (-60, 16), "axes fraction", "offset points", weight="bold")
+        heading.set_in_layout(False)  # else the first column would be as wide as its heading
+    return figure
+
+
+def plane(rows):
+    """UA gap over TA gap, a marker for each method; a row far off is named in a corner instead."""
+    groups = _groups(rows)
+    figure, axes = pyplot.subplots(1, len(groups), figsize=(4.2 * len(groups), 4.4), squeeze=False, layout="constrained")
+    methods = list(dict.fromkeys(name for _, group in groups for name in _names(group)))
+    for axis, (title, group) in zip(axes[0], groups, strict=True):
+        inside = [row for row in group if row["method"] != "original"]
+        reach = max((abs(row["metrics"]["dUA"]["mean"]) + (row["metrics"]["dUA"]["ci95"] or 0) for row in inside), default=1)
+        reach = max(1.15 * reach, 0.5)
+        for row, name in zip(group, _names(group), strict=True):
+            x, y = row["metrics"]["dTA"], row["metrics"]["dUA"]
+            if abs(y["mean"]) > reach:
+                text = f"{name}: ({x['mean']:.1f}, {y['mean']:.1f})"
+                axis.text(0.02, 0.02, text, transform=axis.transAxes)
+                continue
+            place = methods.index(name)
+            axis.errorbar(
+                x["mean"],
+                y["mean"],
+                xerr=x["ci95"] or 0,
+                yerr=y["ci95"] or 0,
+                fmt=MARKERS[place % len(MARKERS)],
+                color="black" if place % 2 else "0.5",
+                markerfacecolor="none",  # so that one shows through another
+                markersize=8,
+                capsize=2,
+                linewidth=0.8,
+                label=name,
+            )
+        axis.axhline(0, color="0.7", linewidth=1, zorder=0)
+        axis.axvline(0, color="0.7", linewidth=1, zorder=0)
+        axis.set_ylim(-reach, reach)
+        axis.set_xlabel("TA minus Retrain's (points)")
+        axis.set_ylabel("UA minus Retrain's (points)")
+        axis.set_title(title)
+    _legend(figure, axes[0])
+    return figure
+
+
+def losses(rows):
+    """Histograms of the loss on the four sets, a panel for each method."""
+    styles = {
+        "D_f": {"color": "black", "linestyle": "-"},
+        "T_f": {"color": "black", "linestyle": "--"},
+        "D_r": {"color": "0.6", "linestyle": "-"},
+        "T_r": {"color": "0.6", "linestyle": "--"},
+    }
+
+    def panel(axis, row, anchors):
+        for name, style in styles.items():
+            if name in row["curves"]["losses"]:
+                shares = row["curves"]["losses"][name]
+                axis.stairs(shares, np.logspace(-4, 3, len(shares) + 1), label=name, **style)
+        axis.set_xscale("log")
+        axis.set_xticks([1e-4, 1e-2, 1, 1e2])
+
+    return _panels(rows, panel, "loss (nats)", "share")
+
+
+def roc(rows):
+    """ROC of D_f against T_f on log axes, Original and Retrain in every panel."""
+
+    def panel(axis, row, anchors):
+        for name, curves in (*anchors.items(), ("this", row["curves"])):
+            if curves["roc"] and (name == "this" or row["method"] not in anchors):
+                label = "this method" if name == "this" else name
+                axis.plot(metrics.FPR_GRID, np.maximum(curves["roc"], 1e-3), label=label, **LINES[name])
+        axis.plot([1e-3, 1], [1e-3, 1], color="0.8", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlim(1e-3, 1)
+        axis.set_ylim(1e-3, 1)
+
+    return _panels(rows, panel, "false-positive rate", "true-positive rate")
+
+
+def relearn(rows):
+    """Relearning curves with intervals, Original and Retrain in every panel."""
+
+    def panel(axis, row, anchors):
+        for name, curves in (*anchors.items(), ("this", row["curves"])):
+            if curves["relearn"] and (name == "this" or row["method"] not in anchors):
+                mean, half = zip(
+                    *(metrics.mean_ci95(values) for values in zip(*curves["relearn"], strict=True)), strict=True
+                )
+                steps = curves["relearn_steps"]
+                axis.plot(steps, mean, label="this method" if name == "this" else name, **LINES[name])
+                if name == "this" and None not in half:
+                    low, high = np.subtract(mean, half), np.add(mean, half)
+                    axis.fill_between(steps, np.maximum(low, 0), np.minimum(high, 100), color="0.85", linewidth=0)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xticks([0, 1, 4, 16, 64], [0, 1, 4, 16, 64])
+        axis.minorticks_off()
+        axis.set_ylim(-3, 103)
+
+    return _panels(rows, panel, "steps on D_f", "accuracy on T_f (%)")
+
+
+def features(rows):
+    """Features of D_f and D_r on the network's own first two principal components."""
+
+    def panel(axis, row, anchors):
+        for name, marker, color in (("D_r", ".", "0.65"), ("D_f", "x", "black")):
+            points = np.array(row["curves"]["features"][name])
+            axis.scatter(*points.T, marker=marker, s=14, linewidth=0.8, color=color, label=name)
+        axis.set_xticks([])
+        axis.set_yticks([])
+
+    return _panels(rows, panel, "first component", "second")
+
+
+PICTURES = {  # name: (whether a row has something for it, the picture)
+    "dots": (lambda row: True, dots),
+    "plane": (lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
+    "losses": (lambda row: "curves" in row, losses),
+    "roc": (lambda row: "curves" in row and row["curves"]["roc"], roc),
+    "relearn": (lambda row: "curves" in row and row["curves"]["relearn"], relearn),
+    "features": (lambda row: "curves" in row, features),
+}
+
+
+def _panels(rows, panel, xlabel, ylabel):
+    """A panel for each row but a method's variants, network by network; `panel(axis, row, anchors' curves)` draws one."""
+    groups = [(title, [row for row in group if " --" not in row["method"]]) for title, group in _groups(rows)]
+    lines = [-(-len(group) // COLUMNS) for _, group in groups]
+    figure = pyplot.figure(figsize=(9, 0.35 + 1.75 * sum(lines)), layout="constrained")
+    blocks = figure.subfigures(len(groups), 1, height_ratios=lines, squeeze=False)[:, 0]
+    for block, height, (title, group) in zip(blocks, lines, groups, strict=True):
+        block.suptitle(title, fontsize=9, weight="bold")
+        axes = block.subplots(height, COLUMNS, sharex=True, sharey=True, squeeze=False).flat
+        anchors = {row["method"]: row["curves"] for row in group if row["method"] in ("original", "retrain")}
+        for place, (axis, row, name) in enumerate(zip(axes, group, _names(group), strict=False)):
+            panel(axis, row, anchors)
+            axis.tick_params(labelbottom=place + COLUMNS >= len(group))  # nothing below it
+            axis.set_title(name)
+            axis.tick_params(labelsize=7)
+        for axis in axes[len(group) :]:
+            axis.set_axis_off()
+        block.supxlabel(xlabel, fontsize=8)
+        block.supylabel(ylabel, fontsize=8)
+    _legend(figure, figure.axes)
+    return figure
+
+
+def _legend(figure, axes):
+    """One legend below the picture for all its panels."""
+    handles = {}
+    for axis in axes:
+        handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+
+
+def _dot(axis, x, y, xerr, anchor):
+    axis.errorbar(
+        x,
+        y,
+        xerr=xerr,
+        fmt="s" if anchor else "o",
+        markersize=5,
+        color="black",
+        markerfacecolor="white" if anchor else "black",
+        capsize=2.5,
+        linewidth=1,
+    )
+
+
+def _groups(rows):
+    """(title, rows) of each data set, network and forget set."""
+    groups = groupby(rows, key=lambda row: (row["dataset"], row["model"], row["forget"]))
+    return [(", ".join(key), list(group)) for key, group in groups]
+
+
+def _names(rows):
+    """The rows' methods, with their epochs where a method comes twice."""
+    often = Counter(row["method"] for row in rows)
+    return [row["method"] + (f", {row['epochs']} epochs" if often[row["method"]] > 1 else "") for row in rows]
+
+
+def _range(rows, key):
+    """Limits of an axis that shows every row's interval but the original's."""
+    found = [row["metrics"].get(key, {}) for row in rows if row["method"] != "original" or len(rows) == 1]
+    spans = [(m["mean"] - (m["ci95"] or 0), m["mean"] + (m["ci95"] or 0)) for m in found if "mean" in m]
+    low, high = min((s[0] for s in spans), default=0), max((s[1] for s in spans), default=100)
+    margin = max(0.12 * (high - low), 0.01 * abs(high), 0.02)
+    return low - margin, high + margin
