@@ -89,7 +89,7 @@ def markdown(result):
             if title in FOLDED:
                 lines += [f"<details><summary>{title}</summary>", "", *_pipes(header, body), "", "</details>", ""]
             else:
-                lines += [f"**{dataset}, {model}, {forget}: {title.lower()}**", "", *_pipes(header, body), ""]
+                lines += [f"**{dataset}, {model}, {forget}: {_inline(title)}**", "", *_pipes(header, body), ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. `{row['command']}`" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
         reasons = {m["missing"] for row in rows for m in row["metrics"].values() if "missing" in m and "cell" not in m}
@@ -106,7 +106,7 @@ def latex(result):
                 "",
                 r"\begin{table}",
                 r"\centering\footnotesize",
-                rf"\caption{{{_tex(f'{dataset}, {model}, {forget}: {title.lower()}')}}}",
+                rf"\caption{{{_tex(f'{dataset}, {model}, {forget}: {_inline(title)}')}}}",
                 rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
                 r"\toprule",
                 " & ".join(map(_tex, header)) + r" \\",
@@ -148,7 +148,7 @@ def terminal(result):
     for (dataset, model, forget), rows in _by_forget_set(result):
         for title, header, body in _tables(rows):
             widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-            lines.append(f"{dataset}, {model}, {forget}: {title.lower()}")
+            lines.append(f"{dataset}, {model}, {forget}: {_inline(title)}")
             for cells in (header, *body):
                 texts = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
                 lines.append("  ".join(texts).rstrip())
@@ -191,6 +191,10 @@ def _tables(rows):
     return tables
 
 
+def _inline(title):
+    return title[0].lower() + title[1:]
+
+
 def _footnotes(result):
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return [
@@ -216,6 +220,6 @@ def _pipes(header, body):
 
 def _tex(text):
     text = re.sub(r"([%_&#$])", r"\\\1", text)
-    for sign, command in (("--", "-{}-"), ("–", "--"), ("±", r"$\pm$"), ("Δ", r"$\Delta$")):
+    for sign, command in (("--", "-{}-"), ("–", "--"), ("±", r"$\pm$"), ("Δ", r"$\Delta$"), (">", "$>$")):
         text = text.replace(sign, command)
     return text

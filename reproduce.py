@@ -56,7 +56,7 @@ PRESETS = {
 }
 # Sample forgetting shows only in networks that remember samples: fewer images, more epochs.
 RANDOM_PRESETS = PRESETS | {
-    "quick": {"model": ["resnet8", "vit_micro"], "subset": 2000, "pretrain": [20, 25], "epochs": [5]}
+    "quick": {"model": ["resnet8", "vit_micro"], "subset": 1000, "pretrain": [25, 35], "epochs": [5]}
 }
 AUDIT_PRESETS = {
     "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},

@@ -189,10 +189,12 @@ def test_latex_is_balanced_and_escaped(table):
             assert line.count(" & ") == columns - 1
 
 
-def test_the_readmes_table_is_the_committed_result():
+@pytest.mark.parametrize(("name", "seeds"), [("prunelora-quick", 3), ("random-quick", 3), ("audit-quick", 16)])
+def test_the_readmes_tables_are_the_committed_results(name, seeds):
     readme = (ROOT / "README.md").read_text()
-    result = json.loads((ROOT / "results" / "prunelora-quick.json").read_text())
-    assert report.markdown(result) == (ROOT / "results" / "prunelora-quick.md").read_text()
+    result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    assert report.markdown(result) == (ROOT / "results" / f"{name}.md").read_text()
+    assert report.latex(result) == (ROOT / "results" / f"{name}.tex").read_text()
     assert report.markdown(result) in readme
-    assert "results/prunelora-quick.png" in readme
-    assert {row["n"] for row in result["rows"]} == {3}
+    assert f"results/{name}.png" in readme
+    assert {row["n"] for row in result["rows"]} == {seeds}
