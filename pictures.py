@@ -105,8 +105,8 @@ def dots(rows):
             axis.set_ylim(len(group) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
             axis.xaxis.set_major_locator(pyplot.MaxNLocator(3))
-            axis.set_title(DOTS[key])
-        heading = line[0].annotate(title, (0, 1), (-60, 16), "axes fraction", "offset points", weight="bold")
+            axis.set_title(f"\n{DOTS[key]}")
+        heading = line[0].set_title(f"{title}\n", loc="left", weight="bold")
         heading.set_in_layout(False)  # else the first column would be as wide as its heading
     return figure
 
