@@ -20,36 +20,46 @@ from errors import RunFailed
 MASK_FILE = "mask.safetensors"
 
 
-def targets(model):
-    """(layers that get LoRA, layers trained in full), by name, as in PruneLoRA.
+def last_and_head(model):
+    """PruneLoRA's choice: (layers that get LoRA, layers to save whole), by name.
 
-    ViT: the last block's attention output projection and the head get LoRA. CNN: the convolutions of the blocks (not the
-    stem, not the shortcuts, not grouped ones) get LoRA and the head is trained in full.
+    ViT: the last block's attention output projection and the head get LoRA. CNN: the convolutions of the blocks get LoRA and
+    the head is trained in full; batch norms are saved because their statistics move.
     """
     head = models.head_name(model)
     if models.is_vit(model):
         return [*pruning.prunable(model), head], []
-    convolutions = [
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return _convolutions(model), [head, *norms]
+
+
+def every_block(model):
+    """RFAU's choice: (layers that get LoRA, nothing), by name: a ViT's qkv and attention output projections, or the
+    convolutions of a CNN's blocks; head and norms stay as they are."""
+    if models.is_vit(model):
+        blocks = range(len(model.net.blocks))
+        return [f"net.blocks.{block}.attn.{layer}" for block in blocks for layer in ("qkv", "proj")], []
+    return _convolutions(model), []
+
+
+def _convolutions(model):
+    """A CNN's convolutions within blocks: not the stem, not the shortcuts, not grouped ones."""
+    return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and module.groups == 1 and name.count(".") > 1 and ".downsample." not in name
     ]
-    return convolutions, [head]
 
 
-def attach(model, rank, alpha, dropout):
-    """Wrap `model` with LoRA of the given rank, alpha and dropout rate at `targets`: a PeftModel, the rest frozen."""
-    with_lora, trained = targets(model)
-    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+def attach(model, layers, rank, alpha, dropout=0.0):
+    """Wrap `model` with LoRA of the given rank, alpha and dropout rate: a PeftModel, the rest frozen.
+
+    layers: what `last_and_head` or `every_block` returns, (names that get LoRA, names to save whole).
+    """
+    with_lora, saved = layers
     peft_model = get_peft_model(
         model,
-        LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
-            target_modules=with_lora,
-            modules_to_save=trained + norms,
-        ),
+        LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=with_lora, modules_to_save=saved or None),
     )
     for module in peft_model.modules():
         if isinstance(module, nn.BatchNorm2d):  # saved for their statistics; their scale and offset stay frozen

@@ -10,7 +10,6 @@ reproduce.py audit trains the networks and calls `audit`.
 import argparse
 import dataclasses
 import sys
-from itertools import groupby
 
 import numpy as np
 
@@ -39,9 +38,11 @@ def audit(paths, config):
     for model, tag in dict.fromkeys((e["model"], tag) for e in entries for _, tag in e["forgets"]):
         here = [e for e in entries if e["model"] == model and tag in e["answers"]]
         reference = [e["answers"][tag] for e in here if e["method"] == "retrain" and e["seed"] >= config.seeds]
-        chosen = sorted((e for e in here if e["seed"] < config.seeds), key=lambda e: _order(here, e))
-        for _, group in groupby(chosen, key=lambda e: _order(here, e)):
-            group = list(group)
+        groups = {}  # in the order in which the methods came
+        for entry in here:
+            if entry["seed"] < config.seeds:
+                groups.setdefault((entry["method"], entry["epochs"]), []).append(entry)
+        for group in groups.values():
             answers = [e["answers"][tag] for e in group]
             if not len(answers) == len(reference) == config.seeds:
                 raise UserError(f"{group[0]['method']}: {len(answers)} networks against {len(reference)} retrained ones")
@@ -77,30 +78,24 @@ def compare(answers, reference):
 def _answers(entry, config):
     """For each forget set UA, RA and TA of one network, and its margins on D_f, D_r and test images as float64 arrays."""
     dataset, model = evaluate.dataset_of(entry, config), models.build(models.load_checkpoint(entry["path"]), entry["path"])
-    device = training.resolve_device(config.device)
-    on_device = argparse.Namespace(device=device, precision=config.precision or training.best_precision(model, device))
+    on_device = training.placed(model, config)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
     train_logits, test_logits = (training.predict(model, x.images, on_device) for x in (dataset.train, test))
     if not config.quiet:
         print(f"scored {entry['path']}", file=sys.stderr, flush=True)
-    answers = {}
+    labels, answers = dataset.train.labels, {}
+    train_margins, test_margins = metrics.margin(train_logits, labels), metrics.margin(test_logits, test.labels)
     for forget, tag in entry["forgets"]:
         sets = scoring.four_sets(dataclasses.replace(dataset, test=test), forget)
-        margins, labels = metrics.margin(train_logits, dataset.train.labels), dataset.train.labels
         answers[tag] = {
             "UA": 100 - metrics.accuracy(train_logits[forget], labels[forget]),
             "RA": metrics.accuracy(train_logits[sets.retain], labels[sets.retain]),
             "TA": metrics.accuracy(test_logits[sets.retain_test], test.labels[sets.retain_test]),
-            "f": margins[forget].numpy(),
-            "r": margins[sets.retain[:LIMIT]].numpy(),
-            "t": metrics.margin(test_logits, test.labels)[sets.retain_test].numpy(),
+            "f": train_margins[forget].numpy(),
+            "r": train_margins[sets.retain[:LIMIT]].numpy(),
+            "t": test_margins[sets.retain_test].numpy(),
         }
     return answers
-
-
-def _order(here, entry):
-    """Rows in the order in which the methods came."""
-    return list(dict.fromkeys((e["method"], e["epochs"]) for e in here)).index((entry["method"], entry["epochs"]))
 
 
 def _jackknifed(statistic, *pair):

@@ -19,19 +19,33 @@ import training
 from errors import RunFailed, UserError
 
 # Flags that say where and how loudly to compute; all others make a run what it is.
-_CIRCUMSTANCES = {"data_dir", "device", "quiet", "overwrite", "output", "weights", "original", "command", "reuse"}
+_CIRCUMSTANCES = {"data_dir", "device", "quiet", "overwrite", "output", "weights", "original", "command", "reuse", "plot"}
 
 
 class PerModel(dict):
-    """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network."""
+    """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network.
+
+    A pair stands for two defaults: where whole classes are forgotten, and where images are.
+    """
+
+    def pick(self, model, classes):
+        """The default for a network's name; classes: whether whole classes are forgotten."""
+        value = self.get(model, self["paper"])
+        return value[0 if classes else 1] if isinstance(value, tuple) else value
 
     def __str__(self):
-        rest = ", ".join(f"{value:g} for {name}" for name, value in self.items() if name != "paper")
-        return f"{self['paper']:g}, as in the paper" + (f"; {rest}" if rest else "")
+        texts = {
+            name: f"{value[0]:g} for classes and {value[1]:g} for images" if isinstance(value, tuple) else f"{value:g}"
+            for name, value in self.items()
+        }
+        return "; ".join([texts.pop("paper"), *(f"{name}: {text}" for name, text in texts.items())])
 
 
-def parser(doc, *, epochs, lr, forget=True, original=True):
-    """An ArgumentParser with the flags that all methods share; epochs and lr are numbers or PerModel."""
+def parser(doc, *, epochs, lr, batch_size=128, forget=True, original=True):
+    """An ArgumentParser with the flags that all methods share; epochs and lr are numbers or PerModel.
+
+    forget: whether there is anything to forget. original: whether the method starts from one, or else from scratch.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_flags(parser)
     parser.add_argument(
@@ -40,11 +54,12 @@ def parser(doc, *, epochs, lr, forget=True, original=True):
     if original:
         parser.add_argument("--original", type=Path, help="checkpoint to start from (default: by name in --weights)")
     else:
-        parser.add_argument("--pretrained", action="store_true", help="start from timm's ImageNet weights")
+        parser.add_argument("--pretrained", action="store_true", help="start from ImageNet weights (a timm name)")
+        parser.add_argument("--input-size", type=positive_int, help="the network resizes images to this side in pixels")
     if forget:
         add_forget_flags(parser)
     parser.add_argument("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
-    parser.add_argument("--batch-size", type=positive_int, default=128, help="images a step (default: 128)")
+    parser.add_argument("--batch-size", type=positive_int, default=batch_size, help=f"images a step (default: {batch_size})")
     parser.add_argument("--lr", type=positive_float, default=lr, help=f"learning rate (default: {lr})")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and dropout (default: 0)")
     add_device_flags(parser)
@@ -149,7 +164,7 @@ def execute(method, unlearn, config):
     config.lr_given = not isinstance(config.lr, PerModel)
     for name, value in vars(config).items():
         if isinstance(value, PerModel):
-            setattr(config, name, value.get(config.model, value["paper"]))
+            setattr(config, name, value.pick(config.model, data.forgotten_classes(dataset.train.labels, forget)))
     config.output = config.output or config.weights / _file_name(method, config, dataset.tag, forget_tag)
     reuse = getattr(config, "reuse", False)
     if config.output.exists() and not config.overwrite and not reuse:
@@ -159,7 +174,8 @@ def execute(method, unlearn, config):
     if original:
         model, network = models.build(original, config.original), original["network"]
     else:
-        model, arguments = models.create_for(config.model, dataset, config.pretrained)
+        weights = config.data_dir if config.pretrained else None
+        model, arguments = models.create_for(config.model, dataset, weights, config.input_size)
         network = {"name": config.model, "arguments": arguments}
     config.device = training.resolve_device(config.device)
     model.to(config.device)
@@ -217,7 +233,20 @@ def variant(settings):
     """The flags that make another row of a method: a list such as ["--regrow", "--lr 0.003"]."""
     flags = [f"--{name.replace('_', '-')}" for name in ("prune_head", "regrow") if settings.get(name)]
     flags += ["--bn freeze"] if settings.get("bn") == "freeze" else []
+    flags += [f"--shift {settings['shift']}"] if settings.get("shift") else []
+    flags += [f"--retain-weight {settings['retain_weight']:g}"] if settings.get("retain_weight") else []
+    flags += [f"--saliency {settings['saliency']:g}"] if settings.get("saliency", 1) < 1 else []
     return flags + ([f"--lr {settings['lr']:g}"] if settings.get("lr_given") else [])
+
+
+def provenance(command, hardware):
+    """What every result file says of where its numbers come from."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware,
+        "versions": versions(),
+    }
 
 
 def versions():

@@ -37,7 +37,7 @@ def unlearn(model, retain, forget, config):
     else:
         head.weight[classes], head.bias[classes] = 0, 0
     seconds = time.perf_counter() - started
-    config.cost.update(seconds=seconds, memory_mib=training.peak_memory_mib(head.weight.device), trainable=0)
+    config.cost.update(seconds=seconds, memory_mib=training.peak_memory_mib(head.weight.device), trainable=0, steps=0)
     return model
 
 

@@ -25,7 +25,7 @@ UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
+    """Images uint8 (N, C, H, W) and labels int64 (N,), or float32 (N, classes) where probabilities are to be learned."""
 
     images: torch.Tensor
     labels: torch.Tensor

@@ -10,7 +10,6 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 """
 
 import argparse
-import datetime
 import sys
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def describe(path, config):
             "epochs": None,
             "seed": 0,
             "command": f"LoRA-Unlearn's {path.name}",
-            "cost": dict.fromkeys(("seconds", "memory_mib", "trainable", "moved"), unknown),
+            "cost": dict.fromkeys(("seconds", "memory_mib", "trainable", "steps", "moved"), unknown),
             "device": "unknown hardware",
         }
     checkpoint = models.checked(content, path)
@@ -108,10 +107,7 @@ def _score_file(entry, retrained, config):
     else:
         model = models.build(content, entry["path"])
     size = {"zeros": pruning.zeros(model), "bytes": entry["path"].stat().st_size}
-    on_device = argparse.Namespace(
-        device=training.resolve_device(config.device),
-        precision=config.precision or training.best_precision(model, training.resolve_device(config.device)),
-    )
+    on_device = training.placed(model, config)
     logits = [training.predict(model, split.images, on_device) for split in (dataset.train, dataset.test)]
     rows = []
     for forget, tag in entry["forgets"]:
@@ -190,7 +186,11 @@ def _put_seeds_together(scored):
     for key in sorted(groups, key=lambda key: (tables.index(key[:3]), anchors.get(key[3], 2))):
         group = sorted(groups[key], key=lambda row: row["seed"])
         names = dict(zip(("dataset", "model", "forget", "method", "epochs"), key, strict=True))
-        joined = {name: over_seeds([row["metrics"][name] for row in group]) for name in group[0]["metrics"]}
+        joined = {
+            name: over_seeds([row["metrics"][name] for row in group])
+            for name in group[0]["metrics"]
+            if all(name in row["metrics"] for row in group)  # a file of an earlier version may lack one
+        }
         curves = _curves_over_seeds([row["curves"] for row in group])
         same = {"n": len(group), "command": group[0]["command"], "device": group[0]["device"]}
         rows.append(names | same | {"metrics": joined, "curves": curves})
@@ -223,15 +223,8 @@ def _curves_over_seeds(group):
 
 def result(table, command, rows, config):
     """The rows with what made them: the dictionary that report.py draws."""
-    return {
-        "table": table,
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-        "hardware": "; ".join(dict.fromkeys(row["device"] for row in rows)),
-        "versions": cli.versions(),
-        "attack": config.mia,
-        "rows": rows,
-    }
+    hardware = "; ".join(dict.fromkeys(row["device"] for row in rows))
+    return {"table": table, **cli.provenance(command, hardware), "attack": config.mia, "rows": rows}
 
 
 def add_scoring_flags(parser):

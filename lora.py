@@ -21,7 +21,7 @@ ALPHA = cli.PerModel(paper=16, vit_small=32, vit_micro=32)
 
 def unlearn(model, retain, forget, config):
     """Minimise cross-entropy on `retain` over the adapters (and a CNN's head), then merge them into the network."""
-    adapted = adapters.attach(model, config.rank, config.alpha, config.dropout)
+    adapted = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
     with disable_input_dtype_casting(adapted):  # else PEFT turns every bf16 input into fp32 and autocast turns it back
         training.fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")

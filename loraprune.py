@@ -26,7 +26,7 @@ def unlearn(model, retain, forget, config):
     head = pruning.zero_head_rows(model, config.amount) if config.prune_head else {}
     if not config.quiet:
         print(f"zeros among the weights: {before:.1f} % before, {pruning.zeros(model):.1f} % after pruning")
-    adapted = adapters.attach(model, config.rank, config.alpha, config.dropout)
+    adapted = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
     if not config.regrow:
         pruning.keep(optimizer, adapted, masks)

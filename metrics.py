@@ -20,6 +20,7 @@ from sklearn.svm import SVC
 GAP_METRICS = ("UA", "RA", "TA", "MIA")
 ATTACK_LIMIT = 10_000  # most samples that an attacker is fitted on; on 4,000 the SVC's answers still depend on the draw
 FPR_GRID = np.logspace(-3, 0, 31)  # false-positive rates at which a ROC curve is read off; the eleventh is 1 %
+LOSS_BINS = np.logspace(-4, 3, 29)  # edges of a histogram of losses, in nats
 LARGEST_LOSS = 745.0  # -ln of the smallest positive double: what the loss of a class masked with minus infinity is capped at
 
 

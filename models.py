@@ -17,6 +17,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+import imagenet
 from errors import RunFailed, UserError
 
 FORMAT = 1
@@ -36,11 +37,16 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def create(name, *, in_chans, num_classes, img_size, mean, std, pretrained=False):
-    """A freshly initialised network: one of NAMES, or any timm name (with its ImageNet weights if `pretrained`).
+def create(name, *, in_chans, num_classes, img_size, mean, std, input_size=None, pretrained=None):
+    """A freshly initialised network: one of NAMES, or any timm name.
 
-    mean, std: per-channel statistics of inputs in [0, 1]. Raises UserError for an unknown name or weights out of reach.
+    mean, std: per-channel statistics of inputs in [0, 1]. input_size: side in pixels to which the network itself resizes
+    images, None for as they come. pretrained: folder in which ImageNet weights are kept, to start from them, or None.
+    Raises UserError for an unknown name or weights out of reach.
     """
+    if pretrained and name in NAMES:
+        raise UserError(f"--pretrained: {name} is a small-image network without ImageNet weights; give a timm name")
+    data_size, img_size = img_size, input_size or img_size
     if name in ("resnet8", "resnet20"):
         net = _cifar_resnet((int(name.removeprefix("resnet")) - 2) // 6, in_chans, num_classes)
     elif name in ("resnet18", "resnet50"):
@@ -52,28 +58,37 @@ def create(name, *, in_chans, num_classes, img_size, mean, std, pretrained=False
     elif name == "vit_micro":
         net = _simple_vit(in_chans, num_classes, img_size, patch=img_size // 4, width=128, depth=4, heads=4)
     elif timm.is_model(name):
-        try:
-            net = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=num_classes)
-        except Exception as error:  # timm's hub raises a dozen kinds, none of which a user can act on by name
-            raise UserError(f"no ImageNet weights for {name} ({_first_line(error)})") from None
+        # A transformer has its positions for one size and is told it; a CNN takes any.
+        size = {"img_size": img_size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
+        if pretrained:
+            net = imagenet.create(name, pretrained, in_chans=in_chans, num_classes=num_classes, **size)
+        else:
+            net = timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **size)
     else:
         raise UserError(f"unknown model {name!r}; there are {', '.join(NAMES)} and timm's names")
-    if pretrained and name in NAMES:
-        raise UserError(f"--pretrained: {name} is a small-image network without ImageNet weights; give a timm name")
-    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), net=net))
+    parts = OrderedDict(normalize=Normalize(mean, std))
+    if img_size != data_size:
+        parts["resize"] = nn.Upsample((img_size, img_size), mode="bilinear")
+    return nn.Sequential(OrderedDict(**parts, net=net))
 
 
-def create_for(name, dataset, pretrained=False):
+def create_for(name, dataset, pretrained=None, input_size=None):
     """A network for `dataset`, and the arguments that make it again: (module, dict)."""
     images = dataset.train.images
-    statistics = [torch.std_mean(channel.float() / 255) for channel in images.unbind(1)]  # one channel at a time: memory
+    channels = images.shape[1]
+    if pretrained and timm.is_model(name):  # normalised as its weights have seen images
+        statistics = timm.get_pretrained_cfg(name)
+        mean, std = ([sum(x) / len(x)] * channels if channels != len(x) else x for x in (statistics.mean, statistics.std))
+    else:
+        std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
     arguments = {
-        "in_chans": images.shape[1],
+        "in_chans": channels,
         "num_classes": len(dataset.classes),
         "img_size": images.shape[-1],
-        "mean": [round(mean.item(), 4) for _, mean in statistics],
-        "std": [round(std.item(), 4) for std, _ in statistics],
+        "mean": [round(float(x), 4) for x in mean],
+        "std": [round(float(x), 4) for x in std],
     }
+    arguments |= {"input_size": input_size} if input_size else {}
     return create(name, **arguments, pretrained=pretrained), arguments
 
 
@@ -86,6 +101,14 @@ def head_name(model):
 def is_vit(model):
     """Whether the network is a stack of attention blocks in timm's layout."""
     return hasattr(model.net, "blocks") and hasattr(model.net.blocks[-1], "attn")
+
+
+def stages(model):
+    """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages."""
+    info = model.net.feature_info
+    names = [f"net.{entry['module']}" for entry in getattr(info, "info", info)]
+    weighty = (nn.Conv2d, nn.Linear)  # timm also names a stem's activation, and stages that this project left out
+    return [name for name in names if any(isinstance(m, weighty) for m in model.get_submodule(name).modules())]
 
 
 def is_convolutional(model):

@@ -5,6 +5,7 @@ STEM-plane.png    the trade-off plane: gap in UA over gap in TA, Retrain at the 
 STEM-losses.png   histograms of the loss on D_f, T_f, D_r and T_r
 STEM-roc.png      ROC of the attack that tells D_f from T_f, on log axes
 STEM-relearn.png  accuracy on T_f over steps of training on D_f
+STEM-steps.png    average gap over optimiser steps, for methods run with several numbers of epochs
 STEM-features.png penultimate features of D_f and D_r on their first two principal components
 """
 
@@ -33,12 +34,13 @@ DOTS = {
     "klom_r": "KLOM D_r",
     "forgetting": "forgetting score",
 }
+LOOK = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.color": "0.9"}
 MARKERS = "osv^D<P>Xpd*h8"
 COLUMNS = 5  # panels side by side
 LINES = {  # how Original and Retrain look in every panel, and the panel's own method
     "original": {"color": "0.5", "linestyle": ":"},
     "retrain": {"color": "0.5", "linestyle": "--"},
-    "this": {"color": "black", "linestyle": "-"},
+    "this method": {"color": "black", "linestyle": "-"},
 }
 
 
@@ -47,13 +49,18 @@ def path(stem, name):
     return Path(f"{stem}.png" if name == "dots" else f"{stem}-{name}.png")
 
 
+def by_forget_set(rows):
+    """(heading, rows) of each data set, network and forget set."""
+    groups = groupby(rows, key=lambda row: (row["dataset"], row["model"], row["forget"]))
+    return [(", ".join(key), list(group)) for key, group in groups]
+
+
 def draw(rows, stem):
     """Write every picture that the rows have something for."""
     Path(stem).parent.mkdir(parents=True, exist_ok=True)
-    pyplot.rcParams.update({"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.color": "0.9"})
+    pyplot.rcParams.update(LOOK)
     for name, (has, picture) in PICTURES.items():
-        if kept := [row for row in rows if has(row)]:
-            figure = picture(kept)
+        if (kept := [row for row in rows if has(row)]) and (figure := picture(kept)):
             figure.savefig(path(stem, name), dpi=150)
             pyplot.close(figure)
 
@@ -61,7 +68,7 @@ def draw(rows, stem):
 def dots(rows):
     """A dot and an interval for each row and metric."""
     columns = [key for key in DOTS if any("mean" in row["metrics"].get(key, {}) for row in rows)]
-    groups = _groups(rows)
+    groups = by_forget_set(rows)
     heights = [len(group) + 1.5 for _, group in groups]
     figure, axes = pyplot.subplots(
         len(groups),
@@ -92,12 +99,17 @@ def dots(rows):
                     text = f" ← {metric['mean']:.0f}" if left else f"{metric['mean']:.0f} → "
                     axis.text(low if left else high, place, text, ha="left" if left else "right", va="center")
                 else:
-                    _dot(
-                        axis,
+                    anchor = row["method"] in ("original", "retrain")
+                    axis.errorbar(
                         metric["mean"],
                         place,
                         xerr=metric["ci95"] or 0,
-                        anchor=row["method"] in ("original", "retrain"),
+                        fmt="s" if anchor else "o",
+                        markersize=5,
+                        color="black",
+                        markerfacecolor="white" if anchor else "black",
+                        capsize=2.5,
+                        linewidth=1,
                     )
                     if row["method"] == "retrain":
                         axis.axvline(metric["mean"], color="0.5", linestyle="--", linewidth=1, zorder=0)
@@ -113,7 +125,7 @@ def dots(rows):
 
 def plane(rows):
     """UA gap over TA gap, a marker for each method; a row far off is named in a corner instead."""
-    groups = _groups(rows)
+    groups = by_forget_set(rows)
     figure, axes = pyplot.subplots(1, len(groups), figsize=(4.2 * len(groups), 4.4), squeeze=False, layout="constrained")
     methods = list(dict.fromkeys(name for _, group in groups for name in _names(group)))
     for axis, (title, group) in zip(axes[0], groups, strict=True):
@@ -162,8 +174,7 @@ def losses(rows):
     def panel(axis, row, anchors):
         for name, style in styles.items():
             if name in row["curves"]["losses"]:
-                shares = row["curves"]["losses"][name]
-                axis.stairs(shares, np.logspace(-4, 3, len(shares) + 1), label=name, **style)
+                axis.stairs(row["curves"]["losses"][name], metrics.LOSS_BINS, label=name, **style)
         axis.set_xscale("log")
         axis.set_xticks([1e-4, 1e-2, 1, 1e2])
 
@@ -174,10 +185,8 @@ def roc(rows):
     """ROC of D_f against T_f on log axes, Original and Retrain in every panel."""
 
     def panel(axis, row, anchors):
-        for name, curves in (*anchors.items(), ("this", row["curves"])):
-            if curves["roc"] and (name == "this" or row["method"] not in anchors):
-                label = "this method" if name == "this" else name
-                axis.plot(metrics.FPR_GRID, np.maximum(curves["roc"], 1e-3), label=label, **LINES[name])
+        for label, curve in _beside_anchors(row, anchors, "roc"):
+            axis.plot(metrics.FPR_GRID, np.maximum(curve, 1e-3), label=label, **LINES[label])
         axis.plot([1e-3, 1], [1e-3, 1], color="0.8", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -191,16 +200,13 @@ def relearn(rows):
     """Relearning curves with intervals, Original and Retrain in every panel."""
 
     def panel(axis, row, anchors):
-        for name, curves in (*anchors.items(), ("this", row["curves"])):
-            if curves["relearn"] and (name == "this" or row["method"] not in anchors):
-                mean, half = zip(
-                    *(metrics.mean_ci95(values) for values in zip(*curves["relearn"], strict=True)), strict=True
-                )
-                steps = curves["relearn_steps"]
-                axis.plot(steps, mean, label="this method" if name == "this" else name, **LINES[name])
-                if name == "this" and None not in half:
-                    low, high = np.subtract(mean, half), np.add(mean, half)
-                    axis.fill_between(steps, np.maximum(low, 0), np.minimum(high, 100), color="0.85", linewidth=0)
+        steps = row["curves"]["relearn_steps"]
+        for label, curves in _beside_anchors(row, anchors, "relearn"):
+            mean, half = zip(*(metrics.mean_ci95(values) for values in zip(*curves, strict=True)), strict=True)
+            axis.plot(steps, mean, label=label, **LINES[label])
+            if label == "this method" and None not in half:
+                low, high = np.subtract(mean, half), np.add(mean, half)
+                axis.fill_between(steps, np.maximum(low, 0), np.minimum(high, 100), color="0.85", linewidth=0)
         axis.set_xscale("symlog", linthresh=1)
         axis.set_xticks([0, 1, 4, 16, 64], [0, 1, 4, 16, 64])
         axis.minorticks_off()
@@ -222,6 +228,49 @@ def features(rows):
     return _panels(rows, panel, "first component", "second")
 
 
+def steps(rows):
+    """Average gap over optimiser steps, for each method that was run with several numbers of epochs; None without any."""
+    groups = [(heading, group) for heading, group in by_forget_set(rows) if _several(group)]
+    if not groups:
+        return None
+    figure, axes = pyplot.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.4), squeeze=False, layout="constrained")
+    for axis, (heading, group) in zip(axes[0], groups, strict=True):
+        for place, (name, same) in enumerate(_several(group).items()):
+            x, y = ([row["metrics"][key]["mean"] for row in same] for key in ("steps", "gap"))
+            half = [row["metrics"]["gap"]["ci95"] or 0 for row in same]
+            axis.errorbar(x, y, yerr=half, fmt=f"-{MARKERS[place]}", color="black", capsize=2, label=name)
+        for row in group:
+            if row["method"] in ("original", "finetune"):
+                style = ":" if row["method"] == "original" else "--"
+                axis.axhline(row["metrics"]["gap"]["mean"], color="0.5", linestyle=style, label=row["method"])
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("optimiser steps")
+        axis.set_ylabel("average gap")
+        axis.set_title(heading)
+    _legend(figure, axes[0])
+    return figure
+
+
+def residuals(found, layers, file):
+    """Draw to `file` the residuals of RFAU: found holds, for each step, two lists with a number for each of `layers`, on D_r
+    and on D_f, each a mean square over the variance of the original's feature."""
+    pyplot.rcParams.update(LOOK)
+    figure, axes = pyplot.subplots(1, 2, figsize=(7, 3), sharex=True, layout="constrained")
+    for side, (axis, title) in enumerate(zip(axes, ("on D_r", "on D_f"), strict=True)):
+        for place, name in enumerate(layers):
+            shade = str(0.8 * (1 - place / max(1, len(layers) - 1)))  # the last layer is black
+            axis.plot([step[side][place] for step in found], color=shade, label=name.removeprefix("net."))
+        axis.set_title(f"residual {title}")
+        axis.set_xlabel("step")
+        axis.set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
+
+
 PICTURES = {  # name: (whether a row has something for it, the picture)
     "dots": (lambda row: True, dots),
     "plane": (lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
@@ -229,12 +278,13 @@ PICTURES = {  # name: (whether a row has something for it, the picture)
     "roc": (lambda row: "curves" in row and row["curves"]["roc"], roc),
     "relearn": (lambda row: "curves" in row and row["curves"]["relearn"], relearn),
     "features": (lambda row: "curves" in row, features),
+    "steps": (lambda row: "mean" in row["metrics"].get("steps", {}) and "mean" in row["metrics"].get("gap", {}), steps),
 }
 
 
 def _panels(rows, panel, xlabel, ylabel):
     """A panel for each row but a method's variants, network by network; `panel(axis, row, anchors' curves)` draws one."""
-    groups = [(title, [row for row in group if " --" not in row["method"]]) for title, group in _groups(rows)]
+    groups = [(title, [row for row in group if " --" not in row["method"]]) for title, group in by_forget_set(rows)]
     lines = [-(-len(group) // COLUMNS) for _, group in groups]
     figure = pyplot.figure(figsize=(9, 0.35 + 1.75 * sum(lines)), layout="constrained")
     blocks = figure.subfigures(len(groups), 1, height_ratios=lines, squeeze=False)[:, 0]
@@ -255,32 +305,25 @@ def _panels(rows, panel, xlabel, ylabel):
     return figure
 
 
+def _several(rows):
+    """The methods that come with more than one number of epochs: name to rows."""
+    methods = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
+    return {name: same for name, same in methods.items() if len(same) > 1}
+
+
+def _beside_anchors(row, anchors, name):
+    """(label, curve) of Original, of Retrain and of the row itself, of those that have the curve `name`."""
+    others = [] if row["method"] in anchors else anchors.items()
+    found = [(label, curves[name]) for label, curves in (*others, ("this method", row["curves"]))]
+    return [(label, curve) for label, curve in found if curve]
+
+
 def _legend(figure, axes):
     """One legend below the picture for all its panels."""
     handles = {}
     for axis in axes:
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
-
-
-def _dot(axis, x, y, xerr, anchor):
-    axis.errorbar(
-        x,
-        y,
-        xerr=xerr,
-        fmt="s" if anchor else "o",
-        markersize=5,
-        color="black",
-        markerfacecolor="white" if anchor else "black",
-        capsize=2.5,
-        linewidth=1,
-    )
-
-
-def _groups(rows):
-    """(title, rows) of each data set, network and forget set."""
-    groups = groupby(rows, key=lambda row: (row["dataset"], row["model"], row["forget"]))
-    return [(", ".join(key), list(group)) for key, group in groups]
 
 
 def _names(rows):

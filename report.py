@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-from itertools import groupby
 from pathlib import Path
 
 import metrics
@@ -63,6 +62,7 @@ GROUPS = {
     "Cost": {
         "seconds": "seconds",
         "memory_mib": "memory MiB",
+        "steps": "steps",
         "trainable": "trainable",
         "moved": "moved",
         "zeros": "zeros %",
@@ -70,14 +70,15 @@ GROUPS = {
     },
 }
 FOLDED = ("Distance from the Retrain of the same seed", "Cost")  # shown in Markdown on a click
-DIGITS = {"seconds": 1, "memory_mib": 0, "trainable": 0, "moved": 0, "bytes": 0, "relearn_steps": 1}  # two elsewhere
+DIGITS = {"seconds": 1, "relearn_steps": 1}  # digits after the point, two elsewhere
+DIGITS |= dict.fromkeys(("memory_mib", "steps", "trainable", "moved", "bytes"), 0)
 DIGITS |= dict.fromkeys(("ToW", "activation_f", "activation_r", "js_f", "js_r", "forgetting", "neurips"), 3)
 
 
 def markdown(result):
     """The result as Markdown: for each data set, network and forget set the tables of GROUPS and the rows' commands."""
     lines = []
-    for (dataset, model, forget), rows in _by_forget_set(result):
+    for heading, rows in pictures.by_forget_set(result["rows"]):
         for title, header, body in _tables(rows):
             published = title == "Headline" and any("published" in row for row in rows)
             header = ["#", *header] + (["paper: UA / RA / TA / MIA"] if published else [])
@@ -89,7 +90,7 @@ def markdown(result):
             if title in FOLDED:
                 lines += [f"<details><summary>{title}</summary>", "", *_pipes(header, body), "", "</details>", ""]
             else:
-                lines += [f"**{dataset}, {model}, {forget}: {_inline(title)}**", "", *_pipes(header, body), ""]
+                lines += [f"**{heading}: {_inline(title)}**", "", *_pipes(header, body), ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. `{row['command']}`" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
         reasons = {m["missing"] for row in rows for m in row["metrics"].values() if "missing" in m and "cell" not in m}
@@ -100,13 +101,13 @@ def markdown(result):
 def latex(result):
     """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`."""
     lines = ["% \\usepackage{booktabs}", *(f"% {line}" for line in _footnotes(result))]
-    for (dataset, model, forget), rows in _by_forget_set(result):
+    for heading, rows in pictures.by_forget_set(result["rows"]):
         for title, header, body in _tables(rows):
             lines += [
                 "",
                 r"\begin{table}",
                 r"\centering\footnotesize",
-                rf"\caption{{{_tex(f'{dataset}, {model}, {forget}: {_inline(title)}')}}}",
+                rf"\caption{{{_tex(f'{heading}: {_inline(title)}')}}}",
                 rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
                 r"\toprule",
                 " & ".join(map(_tex, header)) + r" \\",
@@ -145,10 +146,10 @@ ENDINGS = {"json": ".json", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
 def terminal(result):
     """The same tables as plain text, columns aligned, without the commands."""
     lines = []
-    for (dataset, model, forget), rows in _by_forget_set(result):
+    for heading, rows in pictures.by_forget_set(result["rows"]):
         for title, header, body in _tables(rows):
             widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-            lines.append(f"{dataset}, {model}, {forget}: {_inline(title)}")
+            lines.append(f"{heading}: {_inline(title)}")
             for cells in (header, *body):
                 texts = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
                 lines.append("  ".join(texts).rstrip())
@@ -170,11 +171,6 @@ def write_all(result, stem):
     for name, form in FORMS.items():
         write(f"{stem}{ENDINGS[name]}", form(result))
     pictures.draw(result["rows"], stem)
-
-
-def _by_forget_set(result):
-    rows = groupby(result["rows"], key=lambda row: (row["dataset"], row["model"], row["forget"]))
-    return [(key, list(group)) for key, group in rows]
 
 
 def _tables(rows):

@@ -3,8 +3,10 @@
     python reproduce.py prunelora                                     the quick table: two cores, minutes
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
     python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
+    python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
-    python reproduce.py tune                                          learning rates, on validation images
+    python reproduce.py tune                                          PruneLoRA's learning rates, on validation images
+    python reproduce.py rfau-tune                                     RFAU's and its baselines'
     python reproduce.py draw results/prunelora-quick.json             tables and pictures again, from the file alone
 
 A killed run continues where it stopped. Presets: quick (small networks on a subset of Fashion-MNIST), small (resnet20 and
@@ -18,36 +20,57 @@ from collections import namedtuple
 from pathlib import Path
 
 import audit
+import badteacher
 import cli
 import control
 import evaluate
 import finetune
+import gradascent
+import imagenet
 import lora
 import loraprune
 import pretrain
 import pruneft
+import randomlabel
 import report
 import retrain
+import rfau
 from errors import UserError
 
-# One line for each row: its label, its script, its flags. A new method is one new file and one line here.
+# One line for each row: its label, its script, its flags, and its numbers of epochs if they aren't the preset's (None: the
+# script's own). A new method is one new file and one line here.
+Method = namedtuple("Method", "script flags epochs", defaults=((), None))
 METHODS = {
-    "original": (pretrain, []),
-    "retrain": (retrain, []),
-    "mask": (control, ["--kind", "mask"]),
-    "zero-row": (control, ["--kind", "zero-row"]),
-    "head-only": (control, ["--kind", "head-only"]),
-    "finetune": (finetune, []),
-    "pruneft": (pruneft, []),
-    "lora": (lora, []),
-    "loraprune": (loraprune, []),
-    "loraprune --regrow": (loraprune, ["--regrow"]),
-    "loraprune --prune-head": (loraprune, ["--prune-head"]),
+    "original": Method(pretrain),
+    "retrain": Method(retrain),
+    "mask": Method(control, ("--kind", "mask"), (None,)),
+    "zero-row": Method(control, ("--kind", "zero-row"), (None,)),
+    "head-only": Method(control, ("--kind", "head-only")),
+    "finetune": Method(finetune),
+    "pruneft": Method(pruneft),
+    "lora": Method(lora),
+    "loraprune": Method(loraprune),
+    "loraprune --regrow": Method(loraprune, ("--regrow",)),
+    "loraprune --prune-head": Method(loraprune, ("--prune-head",)),
+    "gradascent": Method(gradascent, (), (1,)),
+    "gradascent --retain-weight 0.9": Method(gradascent, ("--retain-weight", "0.9"), (1,)),
+    "randomlabel": Method(randomlabel),
+    "randomlabel --saliency 0.5": Method(randomlabel, ("--saliency", "0.5")),
+    "badteacher": Method(badteacher),
+    "rfau": Method(rfau, (), (1, 2, 5)),
+    "rfau --shift mean": Method(rfau, ("--shift", "mean"), (1,)),
+    "rfau --shift head": Method(rfau, ("--shift", "head"), (1,)),
 }
-TRAINED_ONCE = ("original", "retrain", "mask", "zero-row")  # the rows that --epochs of unlearning don't concern
-# What a table without the controls that edit a class's row, and without PruneLoRA's variants, consists of.
+# The rows of the tables. PLAIN has neither the controls that edit a class's row nor PruneLoRA's variants.
 PLAIN = ("original", "retrain", "head-only", "finetune", "pruneft", "lora", "loraprune")
+PRUNELORA = (*PLAIN[:2], "mask", "zero-row", *PLAIN[2:], "loraprune --regrow", "loraprune --prune-head")
+AUDIT = (*PLAIN[:2], "mask", *PLAIN[2:])
+RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", *list(METHODS)[list(METHODS).index("gradascent") :])
+ONLY_CLASSES = ("mask", "zero-row")
 GRID = ("0.0003", "0.001", "0.003", "0.01")
+RFAU_GRID = ("0.0001", *GRID)
+# Networks that start from weights of other data: their flags for pretrain and retrain.
+START = {imagenet.MODEL: ["--pretrained", "--input-size", "64"]}
 PRESETS = {
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
@@ -61,6 +84,11 @@ RANDOM_PRESETS = PRESETS | {
 AUDIT_PRESETS = {
     "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},
     "small": {"model": ["resnet20"], "subset": 10_000, "pretrain": [30], "epochs": [5]},
+}
+RFAU_PRESETS = {
+    "quick": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 1000, "pretrain": [25, 35, 6], "epochs": [5]},
+    "small": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 10_000, "pretrain": [15, 25, 4], "epochs": [5]},
+    "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
 }
 # Flags of this script that are handed on where they differ from the scripts' default.
 HANDED_ON = {
@@ -110,21 +138,21 @@ def plan(config, methods, forget, grid=(None,)):
     for seed in range(config.seeds):
         for network in config.model or preset["model"]:
             common = ["--dataset", config.dataset, "--model", network, "--seed", str(seed), *handed_on]
-            scratch = ["--epochs", str(lengths[network])] if network in lengths else []
+            scratch = (["--epochs", str(lengths[network])] if network in lengths else []) + START.get(network, [])
             for method in methods:
-                script, flags = METHODS[method]
+                script, flags, epochs = METHODS[method]
                 if method == "original":
                     runs.append((script, common + scratch))
                 elif method == "retrain":
                     runs.append((script, common + forget + scratch))
-                elif method in TRAINED_ONCE:
-                    runs.append((script, common + forget + flags))
                 else:
-                    rates = [["--lr", rate] if rate else [] for rate in grid]
+                    lasting = [["--epochs", str(n)] if n else [] for n in epochs or preset["epochs"]]
+                    if grid != (None,):
+                        lasting = lasting[:1]
                     runs += [
-                        (script, common + forget + ["--epochs", str(n)] + rate + flags)
-                        for n in preset["epochs"]
-                        for rate in rates
+                        (script, common + forget + length + (["--lr", rate] if rate else []) + list(flags))
+                        for length in lasting
+                        for rate in grid
                     ]
     return runs
 
@@ -136,7 +164,7 @@ def weights(config):
 
 def name(config):
     """The table's name, which is its files' name: prunelora-quick, prunelora-small-cifar10 ..."""
-    share = f"-share{config.share:g}" if config.table == "random" and config.share != 0.1 else ""
+    share = f"-share{config.share:g}" if config.share != 0.1 else ""
     dataset = "" if config.dataset == "fashion-mnist" else "-" + Path(config.dataset).name
     return f"{config.table}-{config.preset}{share}{dataset}"
 
@@ -162,7 +190,7 @@ def add_published(rows, dataset):
 
 def prunelora(config):
     """PruneLoRA's table with controls: class forgetting."""
-    return plan(config, _chosen(config, METHODS), _class_flags(config))
+    return plan(config, _chosen(config, PRUNELORA), _class_flags(config))
 
 
 def random(config):
@@ -172,14 +200,20 @@ def random(config):
 
 def many(config):
     """Every method with many seeds, for class and for random forgetting, and as many further Retrains to compare with."""
-    methods = _chosen(config, (*PLAIN[:2], "mask", *PLAIN[2:]))
     further = argparse.Namespace(**vars(config) | {"seeds": 2 * config.seeds})
-    runs = []
-    for forget in (_class_flags(config), ["--forget-random", str(config.share)]):
-        possible = [m for m in methods if m != "mask" or forget[0] == "--forget-class"]
-        for run in (*plan(config, possible, forget), *plan(further, ["retrain"], forget)):
-            runs += [run] if run not in runs else []  # the originals serve both
-    return runs
+    runs = _both_ways(config, _chosen(config, AUDIT)) + _both_ways(further, ["retrain"])
+    return [run for place, run in enumerate(runs) if run not in runs[:place]]
+
+
+def classes_and_images(config):
+    """RFAU and its baselines, forgetting a class and a share of the images."""
+    return _both_ways(config, _chosen(config, RFAU))
+
+
+def tune_rfau(config):
+    """The trained methods of RFAU's table at each learning rate of RFAU_GRID, scored on a tenth of the training images."""
+    config.validation = 0.1
+    return _both_ways(config, _chosen(config, [row for row in RFAU if "--shift" not in row and row != "mask"]), RFAU_GRID)
 
 
 def tune(config):
@@ -196,6 +230,13 @@ def _chosen(config, methods):
     return [m for m in methods if m in ("original", "retrain") or m in (config.methods or methods)]
 
 
+def _both_ways(config, methods, grid=(None,)):
+    """The runs of `methods` for class and for random forgetting; the originals serve both."""
+    classes = plan(config, methods, _class_flags(config), grid)
+    images = plan(config, [m for m in methods if m not in ONLY_CLASSES], ["--forget-random", str(config.share)], grid)
+    return classes + [run for run in images if run not in classes]
+
+
 def _class_flags(config):
     return ["--forget-class", *map(str, config.forget_class)]
 
@@ -206,7 +247,9 @@ TABLES = {
     "prunelora": Table(prunelora, PRESETS, 3, evaluate.evaluate),
     "random": Table(random, RANDOM_PRESETS, 3, evaluate.evaluate),
     "audit": Table(many, AUDIT_PRESETS, 16, audit.audit),
+    "rfau": Table(classes_and_images, RFAU_PRESETS, 3, evaluate.evaluate),
     "tune": Table(tune, PRESETS, 1, evaluate.evaluate),
+    "rfau-tune": Table(tune_rfau, RFAU_PRESETS, 1, evaluate.evaluate),
 }
 
 
@@ -272,9 +315,9 @@ def parser():
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="ROW", help=f"of: {', '.join(METHODS)}")
     parser.add_argument("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
     parser.add_argument(
-        "--share", type=cli.share, default=0.1, help="random, audit: share of images to forget (default: 0.1)"
+        "--share", type=cli.share, default=0.1, help="share of images to forget where images are (default: 0.1)"
     )
-    parser.add_argument("--seeds", type=cli.positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tune 1)")
+    parser.add_argument("--seeds", type=cli.positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tunings 1)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
     parser.add_argument("--overwrite", action="store_true", help="replace a result file that holds more than the new one")
     evaluate.add_scoring_flags(parser)

@@ -23,7 +23,6 @@ ATTACKS = {
 PROBE_LIMIT = 2000  # training images for the probe and the picture of the features
 RELEARN_STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # where a relearning curve is read off
 RELEARN_LIMIT = 250  # images of T_f at each point of a relearning curve
-LOSS_BINS = np.logspace(-4, 3, 29)  # edges of the loss histograms, in nats
 NO_CLASS = "no class is forgotten as a whole"
 
 Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, T_f, T_r as positions, int64
@@ -42,7 +41,7 @@ def score(logits, dataset, forget, attack, every_attack=False):
 
     logits: float32 (N, C) of the training and of the test images. forget: int64 positions in the training images.
     attack: a key of ATTACKS. every_attack: also each of metrics.FEATURES with each of metrics.ATTACKERS. curves: the ROC
-    of D_f against T_f at metrics.FPR_GRID, and the share of each set's losses in each of LOSS_BINS.
+    of D_f against T_f at metrics.FPR_GRID, and the share of each set's losses in each of metrics.LOSS_BINS.
     """
     (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
     sets = four_sets(dataset, forget)
@@ -142,7 +141,7 @@ def _tpr_at_1_percent(roc, unseen):
 
 
 def _histogram(values):
-    counts, _ = np.histogram(values.clamp(LOSS_BINS[0], LOSS_BINS[-1]), LOSS_BINS)
+    counts, _ = np.histogram(values.clamp(metrics.LOSS_BINS[0], metrics.LOSS_BINS[-1]), metrics.LOSS_BINS)
     return counts / len(values)
 
 

@@ -4,6 +4,7 @@ Each epoch starts from a seed of its own, so an interrupted run that continues f
 batches, crops and dropout masks as one that was never interrupted.
 """
 
+import argparse
 import contextlib
 import copy
 import math
@@ -23,20 +24,42 @@ import models
 from errors import RunFailed, UserError
 
 
-def fit(model, split, optimizer, config, *, scheduler=None, augment=None, mixup=0.0, clip=None, freeze_norm=False):
-    """Minimise cross-entropy on `split` for `config.epochs` epochs; trains `model` in place and returns it.
+def cross_entropy(model, x, y, rows):
+    """Mean cross-entropy of the answers on x: labels y int64 (B,), or probabilities float32 (B, classes)."""
+    return nn.functional.cross_entropy(model(x).float(), y)
 
-    augment: function of uint8 (B, C, H, W), run on each batch. mixup: alpha of its Beta distribution, 0 for none.
-    clip: largest gradient norm, None for no clipping. freeze_norm: batch-norm statistics stay as they are.
+
+def fit(
+    model,
+    split,
+    optimizer,
+    config,
+    *,
+    objective=cross_entropy,
+    scheduler=None,
+    augment=None,
+    mixup=0.0,
+    clip=None,
+    freeze_norm=False,
+    since=None,
+):
+    """Minimise `objective` on `split` for `config.epochs` epochs; trains `model` in place and returns it.
+
+    objective: function of the model, images float32 (B, C, H, W), their labels and their positions in `split`, int64 (B,);
+    the mean loss of the batch, a scalar. augment: function of uint8 (B, C, H, W), run on each batch. mixup: alpha of its
+    Beta distribution, 0 for none. clip: largest gradient norm, None for no clipping. freeze_norm: batch-norm statistics
+    stay as they are. since: what `now` said when the method began to prepare, so that its clock includes that.
     Reads from config: epochs, batch_size, seed, device, precision, quiet, snapshot (the file to continue from, or None), key
     (what such a file must belong to) and overwrite (then one of other settings is dropped). Writes to config.cost: seconds,
-    memory_mib, trainable. Raises RunFailed when the loss is no longer finite.
+    memory_mib, trainable, steps. Raises RunFailed when the loss is no longer finite.
     """
     device, layout = torch.device(config.device), memory_format(model)
     model.to(device, memory_format=layout)
     images, labels = split.images.to(device), split.labels.to(device)
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     first, seconds = _resume(model, optimizer, scheduler, config)
+    if since is not None and not first:  # a resumed run has counted its preparation already
+        seconds += now(device) - since
     reset_peak_memory(device)
     for epoch in range(first, config.epochs):
         torch.manual_seed(config.seed * 1_000_003 + epoch)
@@ -54,8 +77,7 @@ def fit(model, split, optimizer, config, *, scheduler=None, augment=None, mixup=
             if mixup:
                 x, y = v2.MixUp(alpha=mixup, num_classes=config.classes)(x, y)
             with autocast(device, config.precision):
-                logits = model(x)
-            loss = nn.functional.cross_entropy(logits.float(), y)
+                loss = objective(model, x, y, batch)
             optimizer.zero_grad()
             loss.backward()
             if clip:
@@ -77,7 +99,12 @@ def fit(model, split, optimizer, config, *, scheduler=None, augment=None, mixup=
             line = f"epoch {epoch + 1}/{config.epochs}  loss {mean_loss:.4f}  {len(labels) / spent:,.0f} images/s"
             print(line, file=sys.stderr, flush=True)
         _snapshot(model, optimizer, scheduler, config, epoch + 1, seconds)
-    config.cost.update(seconds=seconds, memory_mib=peak_memory_mib(device), trainable=sum(p.numel() for p in trained))
+    config.cost.update(
+        seconds=seconds,
+        memory_mib=peak_memory_mib(device),
+        trainable=sum(p.numel() for p in trained),
+        steps=config.epochs * math.ceil(len(labels) / config.batch_size),
+    )
     return model.eval()
 
 
@@ -177,6 +204,12 @@ def best_precision(model, device):
     return "bf16" if amx and models.is_convolutional(model) else "fp32"
 
 
+def placed(model, config):
+    """Where and how `model` computes by config.device and config.precision: a namespace, as `predict` wants it."""
+    device = resolve_device(config.device)
+    return argparse.Namespace(device=device, precision=config.precision or best_precision(model, device))
+
+
 def resolve_device(name):
     """`auto` to the first GPU or the CPU. Raises UserError for a device that isn't there."""
     if name == "auto":
@@ -190,7 +223,7 @@ def resolve_device(name):
 
 def now(device):
     """Seconds on a monotonic clock, after the device has finished what it was given."""
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 

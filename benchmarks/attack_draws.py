@@ -7,7 +7,6 @@ regression on the same feature, for several numbers of samples and draws of them
 """
 
 import argparse
-import datetime
 import sys
 from pathlib import Path
 
@@ -46,10 +45,7 @@ def main(config):
     config.device, config.precision = "cpu", "fp32"
     found = {path.name: draws(path, config) for path in config.checkpoints}
     result = {
-        "command": config.command,
-        "date": datetime.date.today().isoformat(),
-        "hardware": cli.device_name("cpu"),
-        "versions": cli.versions(),
+        **cli.provenance(config.command, cli.device_name("cpu")),
         "efficacy": found,
     }
     report.write("results/attack_draws.json", report.dump(result))

@@ -9,8 +9,6 @@ results/many_models.json: images x networks a second of each way, over --rounds 
 
 import argparse
 import concurrent.futures
-import datetime
-import json
 import multiprocessing
 import sys
 import time
@@ -100,17 +98,14 @@ def main(config):
     apart = max((a[name] - b[name]).abs().max().item() for a, b in zip(alone, stacked, strict=True) for name in b)
     base = found["one by one, 2 threads"]
     result = {
-        "command": config.command,
-        "date": datetime.date.today().isoformat(),
-        "hardware": cli.device_name("cpu"),
-        "versions": cli.versions(),
+        **cli.provenance(config.command, cli.device_name("cpu")),
         "what": f"{COUNT} resnet8, {STEPS} steps of {BATCH} images of Fashion-MNIST, fp32",
         "images_per_second": found,
         "ratio": {way: [a / b for a, b in zip(rates, base, strict=True)] for way, rates in found.items()},
         "largest_difference_of_weights": apart,
     }
     report.write("results/many_models.json", report.dump(result))
-    print(json.dumps(result, indent=1))
+    print(report.dump(result))
 
 
 def parser():

@@ -8,7 +8,6 @@ all but the probe within 1.3 times the forward pass. Writes results/scoring.json
 """
 
 import argparse
-import datetime
 import sys
 import time
 from pathlib import Path
@@ -68,10 +67,7 @@ def main(config):
     for row in rows:
         print(row, flush=True)
     result = {
-        "command": config.command,
-        "date": datetime.date.today().isoformat(),
-        "hardware": cli.device_name("cpu"),
-        "versions": cli.versions(),
+        **cli.provenance(config.command, cli.device_name("cpu")),
         "rows": rows,
     }
     report.write("results/scoring.json", report.dump(result))

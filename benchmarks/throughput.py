@@ -7,8 +7,6 @@ Both take turns, so that a slower machine slows both. Run it on a quiet machine:
 """
 
 import argparse
-import datetime
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -93,13 +91,10 @@ def main():
             )
     result = {
         "table": "throughput",
-        "command": "python benchmarks/throughput.py",
-        "date": datetime.date.today().isoformat(),
-        "hardware": cli.device_name(device),
-        "versions": cli.versions(),
+        **cli.provenance("python benchmarks/throughput.py", cli.device_name(device)),
         "rows": rows,
     }
-    report.write(config.output, json.dumps(result, indent=1) + "\n")
+    report.write(config.output, report.dump(result))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Shared pieces: networks trained on scikit-learn's digits once a session, and ways to run a script."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+# The networks of the tests are too small for two threads: a worker for each core is faster. Processes that tests start
+# inherit it, and so compute the same bits.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import cli  # noqa: E402
 import control  # noqa: E402

@@ -27,11 +27,16 @@ def network(name):
     return model
 
 
+def attach(name, rank, alpha):
+    model = network(name)
+    return adapters.attach(model, adapters.last_and_head(model), rank, alpha, 0.1)
+
+
 @pytest.mark.parametrize("name", COUNT)
 def test_every_targeted_layer_gets_a_gradient(name):
     """B learns from the first step, A from the second (its gradient is a multiple of B, which starts at zero)."""
     torch.manual_seed(0)
-    adapted = adapters.attach(network(name), 4, 8, 0.1).train()
+    adapted = attach(name, 4, 8).train()
     learned = {key: p for key, p in adapted.named_parameters() if p.requires_grad}
     assert sum("lora_B" in key for key in learned) == COUNT[name]
     assert not any("bn" in key or "downsample" in key or "net.conv1" in key for key in learned)
@@ -49,7 +54,7 @@ def test_every_targeted_layer_gets_a_gradient(name):
 @pytest.mark.parametrize("name", ["resnet8", "resnet50", "vit_micro", "vit_small"])
 def test_the_merged_network_equals_the_adapted_one(name):
     torch.manual_seed(0)
-    adapted = adapters.attach(network(name), 8, 16, 0.1).eval().double()  # fp32 rounds by more than 1e-5 on some CPUs
+    adapted = attach(name, 8, 16).eval().double()  # fp32 rounds by more than 1e-5 on some CPUs
     for key, parameter in adapted.named_parameters():
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.01)

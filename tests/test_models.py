@@ -51,7 +51,7 @@ def test_any_timm_name_and_no_other():
     with pytest.raises(UserError, match="unknown model 'resnet9000'"):
         models.create("resnet9000", **SHAPE)
     with pytest.raises(UserError, match="give a timm name"):
-        models.create("resnet8", **SHAPE, pretrained=True)
+        models.create("resnet8", **SHAPE, pretrained="data")
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):

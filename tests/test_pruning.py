@@ -61,7 +61,7 @@ def test_the_mask_is_kept_in_training_and_after_merging(name, lora):
     model = network(name)
     masks = pruning.prune_filters(model, 0.5)
     before = pruning.zeros(model)
-    trained = adapters.attach(model, 4, 8, 0.1) if lora else model
+    trained = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1) if lora else model
     optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=1e-2)
     pruning.keep(optimizer, trained, masks)
     take_steps(trained, optimizer)
@@ -80,7 +80,7 @@ def test_without_keeping_the_filters_grow_back(name, lora):
     model = network(name)
     masks = pruning.prune_filters(model, 0.5, whole=False)
     before = pruning.zeros(model)
-    trained = adapters.attach(model, 4, 8, 0.1) if lora else model
+    trained = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1) if lora else model
     take_steps(trained, torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=1e-2))
     result = adapters.merge(trained) if lora else trained
     assert pruning.zeros(result) < before / 2

@@ -48,7 +48,7 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     assert all(row["n"] == 2 and row["metrics"]["gap"]["mean"] >= 0 for row in result["rows"])
     assert {"table", "command", "date", "hardware", "versions", "rows"} <= set(result)
     assert all((tmp_path / f"results/prunelora-quick-digits.{end}").exists() for end in ("md", "tex", "csv", "png"))
-    assert all(pictures.path(tmp_path / "results/prunelora-quick-digits", name).exists() for name in pictures.PICTURES)
+    assert all(pictures.path(tmp_path / "results/prunelora-quick-digits", name).exists() for name in ("dots", "relearn"))
     capsys.readouterr()
     again = make(tmp_path, monkeypatch, *methods, "--seeds", "2")
     assert capsys.readouterr().err.count("skipped, there already") == 8
@@ -117,6 +117,20 @@ def test_random_forgetting_has_a_table_of_its_own(tmp_path, monkeypatch):
     gaps = [a - b for a, b in zip(lora["TA"]["values"], retrain["TA"]["values"], strict=True)]
     assert lora["dTA"]["values"] == pytest.approx(gaps)  # paired: seed by seed
     assert (lora["dTA"]["mean"], lora["dTA"]["ci95"]) == pytest.approx(metrics.mean_ci95(gaps))
+
+
+def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.RFAU_PRESETS, "quick", SMALL | {"subset": 300})
+    result = make(tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", table="rfau")
+    rows = [(row["forget"], row["method"], row["epochs"]) for row in result["rows"]]
+    assert rows == [
+        *(("class3", *row) for row in (("original", 2), ("retrain", 2), ("mask", None), ("finetune", 1))),
+        *(("class3", "rfau", epochs) for epochs in (1, 2, 5)),
+        *(("random0.1", *row) for row in (("original", 2), ("retrain", 2), ("finetune", 1))),
+        *(("random0.1", "rfau", epochs) for epochs in (1, 2, 5)),
+    ]
+    assert [row["metrics"]["steps"]["mean"] for row in result["rows"][4:7]] == [1, 2, 5]
+    assert pictures.path(tmp_path / "results/rfau-quick-digits", "steps").stat().st_size > 10_000
 
 
 def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):

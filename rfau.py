@@ -1,0 +1,152 @@
+"""RFAU: residual feature alignment unlearning, by LoRA alone.
+
+Qin, Zhu, Wang, Zhou, "Machine Unlearning on Pre-trained Models by Residual Feature Alignment Using LoRA" (arXiv 2411.08443).
+Adapters split each intermediate feature into the original's and a residual, r(x) = h(x; adapters on) - h(x; adapters off),
+which is zero at the start. On D_r the residual is to stay zero; on D_f it is to carry the feature to a target t:
+
+    L = mean over layers of  MSE(r(x_r), 0) / v  +  lambda * MSE(h(x_f), t) / v
+
+The paper has no public code. Choices of this project: the layers (a ViT's blocks, a CNN's stages), MSE (the gradient of a
+norm is NaN at the zero start), v (the variance over images of the original's feature, so that no layer dominates by its
+scale), the targets of --shift, rank 8, alpha 16, AdamW, one epoch over D_f with as many images of D_r in each step.
+Head, norms and batch-norm statistics stay the original's: without its adapter the network is the original again.
+
+    python rfau.py --dataset fashion-mnist --model vit_micro --forget-class 3
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+
+import adapters
+import cli
+import models
+import pictures
+import training
+from errors import UserError
+
+LR = cli.PerModel(paper=1e-3)
+REFERENCE = 512  # images of D_r that give each layer's mean and variance
+CACHE_MIB = 2048  # most memory for the original's features of all of D_r
+
+
+def unlearn(model, retain, forget, config):
+    """Align the residuals in few steps over `forget`, then merge the adapters."""
+    started = training.now(config.device)
+    shift = config.shift or ("random" if _apart(forget, retain) else "unseen")
+    draw = _same_class(retain.labels, forget.labels) if shift == "unseen" else _any(len(retain))
+    model.to(memory_format=training.memory_format(model))  # before it is copied: another layout rounds otherwise
+    original, layers = copy.deepcopy(model).eval(), models.stages(model)
+    features = _features(original, layers, retain, config)
+    sample = features(torch.randperm(len(retain))[:REFERENCE])
+    variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
+    adapted = adapters.attach(model, adapters.every_block(model), config.rank, config.alpha)
+    student, residuals = adapted.get_base_model(), []
+    # Where the steps draw more images than D_r has, one pass over D_r is cheaper. With lambda 0 every bit counts, and the
+    # last bits of a feature depend on the images beside it.
+    if config.forget_weight and config.epochs * len(forget) > len(retain):
+        features = _cached(features, len(retain), sample)
+
+    def objective(_, x, y, rows):
+        kept = draw(y.cpu())
+        h = features(kept)
+        to_retain = mse(outputs(student, layers, _floats(retain, kept, model, x.device)), h, variances)
+        moved = outputs(student, layers, x)
+        to_forget = mse(moved, means if shift == "mean" else h, variances)
+        if config.plot:
+            with torch.no_grad():
+                residuals.append([to_retain.tolist(), mse(moved, outputs(original, layers, x), variances).tolist()])
+        return to_retain.mean() + config.forget_weight * (to_forget[-1] if shift == "head" else to_forget.mean())
+
+    optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
+    training.fit(adapted, forget, optimizer, config, objective=objective, freeze_norm=True, since=started)
+    if config.plot:
+        pictures.residuals(residuals, layers, config.plot)
+    adapters.save(adapted, adapters.folder_for(config.output))
+    return adapters.merge(adapted)
+
+
+def outputs(model, layers, x):
+    """Outputs float32 of the modules named in `layers` for images x float32 (B, C, H, W): a list of (B, ...)."""
+    found = []
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda module, inputs, output: found.append(output.float()))
+        for name in layers
+    ]
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def mse(features, targets, variances):
+    """Mean squared distance of each layer's features to its target over its variance: float32 (layers,)."""
+    return torch.stack([(h - t).square().mean() / v for h, t, v in zip(features, targets, variances, strict=True)])
+
+
+def _floats(split, rows, model, device):
+    return training.to_float(split.images[rows].to(device), training.memory_format(model))
+
+
+def _features(original, layers, retain, config):
+    """A function of positions in `retain`, int64 (B,): the original's features of these images, without gradient."""
+    device = torch.device(config.device)
+
+    def features(rows):
+        with torch.no_grad(), training.autocast(device, config.precision):
+            return outputs(original, layers, _floats(retain, rows, original, device))
+
+    return features
+
+
+def _cached(features, count, sample):
+    """`features`, looked up in what one pass over all `count` images gives, if that takes at most CACHE_MIB."""
+    if sum(h[0].nbytes for h in sample) * count > CACHE_MIB * 2**20:
+        return features
+    parts = [features(rows) for rows in torch.arange(count).split(REFERENCE)]
+    table = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+    return lambda rows: [h[rows.to(h.device)] for h in table]
+
+
+def _apart(forget, retain):
+    """Whether the forgotten classes lie wholly in D_f."""
+    return not set(forget.labels.tolist()) & set(retain.labels.tolist())
+
+
+def _any(count):
+    return lambda y: torch.randint(count, (len(y),))
+
+
+def _same_class(labels, wanted):
+    """A function of labels, int64 (B,): for each a random position in `labels` of the same class."""
+    if missing := set(wanted.tolist()) - set(labels.tolist()):
+        raise UserError(f"--shift unseen: D_r has no image of class {min(missing)}; random, mean and head need none")
+    order, counts = labels.argsort(stable=True), labels.bincount()
+    first = counts.cumsum(0) - counts
+    return lambda y: order[first[y] + (torch.rand(len(y), dtype=torch.float64) * counts[y]).long()]
+
+
+def parser():
+    parser = cli.parser(__doc__, epochs=1, lr=LR, batch_size=32)
+    parser.add_argument(
+        "--shift",
+        choices=("random", "mean", "unseen", "head"),
+        help="where features of D_f go: to those of random images of D_r, to their mean, to those of images of their class "
+        "in D_r, or as random but in the last layer alone (default: random for classes, unseen for images)",
+    )
+    parser.add_argument("--forget-weight", type=float, default=1.0, metavar="LAMBDA", help="lambda (default: 1)")
+    parser.add_argument("--rank", type=cli.positive_int, default=8, help="rank of the update (default: 8)")
+    parser.add_argument("--alpha", type=cli.positive_float, default=16, help="its scale times r (default: 16)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the residuals on D_r and D_f, layer by layer")
+    return parser
+
+
+def run(config):
+    return cli.execute("rfau", unlearn, config)
+
+
+if __name__ == "__main__":
+    cli.main(run, parser())

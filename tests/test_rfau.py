@@ -1,0 +1,195 @@
+"""RFAU and its baselines: what the loss is, what moves, what doesn't, and that unlearning can be undone."""
+
+from argparse import Namespace
+from collections import OrderedDict
+
+import pytest
+import torch
+from conftest import call, one_line
+from peft import PeftModel
+from torch import nn
+
+import badteacher
+import data
+import gradascent
+import metrics
+import models
+import randomlabel
+import rfau
+import training
+from errors import UserError
+
+CONFIG = Namespace(device="cpu", precision="fp32")
+
+
+def unlearned(script, weights, path, model, *flags):
+    """A checkpoint of `script` from the digits original, class 3 forgotten unless the flags say otherwise."""
+    forget = () if any(str(flag).startswith("--forget-r") for flag in flags) else ("--forget-class", 3)
+    common = ("--dataset", "digits", "--model", model, "--weights", weights, "--precision", "fp32", "--quiet")
+    return models.load_checkpoint(call(script, *common, *forget, *flags, "--output", path))
+
+
+def original(weights, model):
+    return models.load_checkpoint(weights / f"digits_{model}_original_s0.pth")
+
+
+def accuracies(checkpoint):
+    """Accuracy in percent on class 3 of the training images and on the others."""
+    train = data.load("digits").train
+    logits, three = training.predict(models.build(checkpoint), train.images, CONFIG), train.labels == 3
+    return [metrics.accuracy(logits[rows], train.labels[rows]) for rows in (three, ~three)]
+
+
+@pytest.mark.parametrize("model", ["resnet8", "vit_micro"])
+@pytest.mark.parametrize("shift", ["random", "mean", "head"])
+def test_with_lambda_0_no_bit_moves(weights, tmp_path, model, shift):
+    found = unlearned(rfau, weights, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, "--epochs", 12)
+    assert found["cost"]["steps"] == 12 * 5 and found["cost"]["moved"] == 0
+    before = original(weights, model)["state_dict"]
+    assert all(torch.equal(value, before[key]) for key, value in found["state_dict"].items())
+
+
+@pytest.mark.parametrize("model", ["resnet8", "vit_micro"])
+def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, tmp_path, model):
+    found = unlearned(rfau, weights, tmp_path / "x.pth", model, "--epochs", 8, "--lr", 0.01, "--plot", tmp_path / "r.png")
+    gone, kept = accuracies(found)
+    had, kept_before = accuracies(original(weights, model))
+    assert gone < had / 4 and kept > kept_before - 15
+    assert (tmp_path / "r.png").stat().st_size > 10_000
+    base = models.build(original(weights, model))
+    x = torch.rand(16, 1, 8, 8)
+    with torch.no_grad():
+        adapted = PeftModel.from_pretrained(base, tmp_path / "x_adapter").eval()
+        torch.testing.assert_close(adapted(x), models.build(found)(x), atol=1e-4, rtol=1e-4)
+    restored = adapted.unload().state_dict()
+    assert all(torch.equal(value, restored[key]) for key, value in original(weights, model)["state_dict"].items())
+    assert sum(file.stat().st_size for file in (tmp_path / "x_adapter").iterdir()) < 300_000
+
+
+def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(rfau.pictures, "residuals", lambda found, layers, file: drawn.extend((torch.tensor(found), layers)))
+    flags = ("--epochs", 8, "--lr", 0.003, "--plot", tmp_path / "r.png")
+    unlearned(rfau, weights, tmp_path / "x.pth", "vit_micro", *flags)
+    found, layers = drawn
+    assert layers == [f"net.blocks.{block}" for block in range(4)]
+    assert found.shape == (8 * 5, 2, 4)
+    assert (found[0] == 0).all()  # the zero start
+    on_retain, on_forget = found[:, 0], found[:, 1]
+    assert (on_forget[-5:].mean(0) > on_forget[3:8].mean(0)).all()  # shifted, layer by layer
+    assert (on_retain[-5:].mean(0) < on_forget[-5:].mean(0) / 2).all()  # held
+    peak = on_retain.max(0).values
+    assert (on_retain[-5:].mean(0) < peak).all()  # and drawn back after the first steps
+
+
+class Toy(nn.Module):
+    """One 1x1 convolution and a head, whose features can be worked out by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 1, 1, bias=False)))
+        self.fc = nn.Linear(1, 2)
+        self.feature_info = [{"module": "layer"}]
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, x):
+        return self.fc(self.layer(x).flatten(1))
+
+
+@pytest.mark.parametrize(("shift", "expected"), [("random", 2.0), ("mean", 1.0), ("head", 2.0)])
+def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_path, shift, expected):
+    """h = 2 x. D_r holds 0 and 1: features 0 and 2, variance 2 (unbiased), mean 1. D_f holds 0.
+
+    random: the target is 0 or 2, so the loss of a step is 0 or 4 / 2 for each image; mean: (0 - 1)^2 / 2 = 0.5; lambda is 2.
+    The residuals of D_r are 0 at the start.
+    """
+    model = nn.Sequential(OrderedDict(normalize=nn.Identity(), net=Toy()))
+    nn.init.constant_(model.net.layer.conv.weight, 2.0)
+    retain = data.Split(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), torch.tensor([0, 1]))
+    forget = data.Split(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.tensor([2]))
+    losses = []
+
+    def fit(adapted, split, optimizer, config, objective, **_):
+        for _ in range(400):
+            losses.append(objective(adapted, torch.zeros(1, 1, 1, 1), torch.tensor([2]), torch.tensor([0])))
+        losses[-1].backward()
+        learned = {key: p.grad for key, p in adapted.named_parameters() if p.requires_grad}
+        assert all(grad.isfinite().all() for grad in learned.values()) and len(learned) == 2
+
+    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(models, "is_vit", lambda _: False)
+    config = Namespace(shift=shift, rank=1, alpha=1.0, forget_weight=2.0, epochs=1, plot=None, lr=0.1)
+    config.device, config.precision, config.output = "cpu", "fp32", tmp_path / "x.pth"
+    rfau.unlearn(model, retain, forget, config)
+    seen = sorted({round(loss.item(), 5) for loss in losses})
+    assert seen == ([1.0] if shift == "mean" else [0.0, 4.0])
+    assert sum(loss.item() for loss in losses) / 400 == pytest.approx(expected, abs=0.25)
+
+
+def test_unseen_takes_images_of_the_same_class():
+    labels = torch.tensor([0, 1, 1, 2, 0, 2, 2])
+    draw = rfau._same_class(labels, torch.tensor([0, 2]))
+    wanted = torch.tensor([0, 2] * 200)
+    rows = draw(wanted)
+    assert torch.equal(labels[rows], wanted)
+    assert set(rows.tolist()) == {0, 4, 3, 5, 6}
+    with pytest.raises(UserError, match="no image of class 3"):
+        rfau._same_class(labels, torch.tensor([3]))
+
+
+def test_unseen_needs_the_class_in_d_r(weights, tmp_path, capsys):
+    common = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", 3, "--shift", "unseen")
+    code, line = one_line(rfau, capsys, *common, "--output", tmp_path / "x.pth")
+    assert code == 2 and "no image of class 3" in line and not list(tmp_path.iterdir())
+
+
+def test_cached_features_give_the_same_weights(weights, tmp_path, monkeypatch):
+    """Half of the images forgotten for three epochs: the steps draw more images than D_r has."""
+    used, cached = [], rfau._cached
+
+    def watch(*arguments):
+        used.append(cached(*arguments))
+        return used[-1]
+
+    monkeypatch.setattr(rfau, "_cached", watch)
+    flags = ("--forget-random", 0.5, "--epochs", 3)
+    a = unlearned(rfau, weights, tmp_path / "a.pth", "vit_micro", *flags)
+    monkeypatch.setattr(rfau, "CACHE_MIB", 0)
+    b = unlearned(rfau, weights, tmp_path / "b.pth", "vit_micro", *flags)
+    assert used[0].__name__ != used[1].__name__
+    assert a["cost"]["moved"] > 0
+    for key, value in a["state_dict"].items():
+        torch.testing.assert_close(value, b["state_dict"][key], atol=1e-3, rtol=1e-3)
+
+
+def test_gradient_ascent_forgets_and_the_retain_weight_keeps(weights, tmp_path):
+    had, _ = accuracies(original(weights, "resnet8"))
+    flags = ("--epochs", 2, "--lr", 0.003)
+    alone = accuracies(unlearned(gradascent, weights, tmp_path / "a", "resnet8", *flags))
+    both = accuracies(unlearned(gradascent, weights, tmp_path / "b", "resnet8", *flags, "--retain-weight", 0.8))
+    assert alone[0] < had - 50 and both[0] < had - 50
+    assert both[1] > alone[1] + 10
+
+
+def test_random_labels_are_wrong_ones_and_salun_moves_the_share_it_says(weights, tmp_path, monkeypatch):
+    seen, fit = [], training.fit
+    monkeypatch.setattr(training, "fit", lambda model, split, *a, **k: seen.append(split) or fit(model, split, *a, **k))
+    plain = unlearned(randomlabel, weights, tmp_path / "a", "vit_micro", "--epochs", 3)
+    train = data.load("digits").train
+    wrong = seen[0].labels[-int((train.labels == 3).sum()) :]
+    assert (wrong != 3).all() and len(wrong.unique()) == 9
+    assert accuracies(plain)[0] < accuracies(original(weights, "vit_micro"))[0] - 30
+    salun = unlearned(randomlabel, weights, tmp_path / "b", "vit_micro", "--epochs", 1, "--saliency", 0.5)
+    share = salun["cost"]["moved"] / salun["cost"]["trainable"]
+    assert 0.45 < share <= 0.5
+    assert randomlabel.cli.variant(salun["config"]) == ["--saliency 0.5"]
+
+
+def test_a_bad_teacher_makes_the_class_a_guess(weights, tmp_path):
+    found = unlearned(badteacher, weights, tmp_path / "a", "resnet8", "--epochs", 6, "--lr", 0.003)
+    gone, kept = accuracies(found)
+    had, kept_before = accuracies(original(weights, "resnet8"))
+    assert gone < had - 30 and kept > kept_before - 20
+    assert found["cost"]["steps"] == 6 * 5  # 30 % of D_r with D_f, in batches of 128
