@@ -75,6 +75,7 @@ def add_data_flags(parser):
     parser.add_argument("--dataset", default="fashion-mnist", help=f"{', '.join(data.NAMES)} (default: fashion-mnist)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--subset", type=positive_int, help="keep this many training images, all classes alike")
+    parser.add_argument("--test-subset", type=positive_int, help="keep this many test images, all classes alike")
     parser.add_argument(
         "--validation", type=float, default=0.0, help="share of the training images to score on in the test set's place"
     )
@@ -140,7 +141,9 @@ def load_data_by(*arguments):
 
 def load_data(config):
     """The data set that the flags name."""
-    return load_data_by(config.dataset, config.data_dir, config.subset, config.validation, config.img_size)
+    return load_data_by(
+        config.dataset, config.data_dir, config.subset, config.validation, config.img_size, config.test_subset
+    )
 
 
 def execute(method, unlearn, config):
@@ -212,6 +215,7 @@ def execute(method, unlearn, config):
                 "subset": config.subset,
                 "validation": config.validation,
                 "img_size": config.img_size,
+                "test_subset": config.test_subset,
                 "tag": dataset.tag,
                 "fingerprint": dataset.fingerprint,
             },

@@ -55,13 +55,14 @@ class Dataset:
         return tuple(self.classes) == CIFAR10_CLASSES
 
 
-def load(name, data_dir="data", subset=None, validation=0.0, img_size=32):
+def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_subset=None):
     """Load a data set by name (one of NAMES).
 
     subset: keep this many training images, the same share of every class, drawn with a fixed seed.
     validation: hold this share of the training images out and put it in the test split's place, for choosing
         hyper-parameters without looking at test images.
     img_size: side in pixels to which `folder:PATH` images are resized; ignored elsewhere.
+    test_subset: as `subset`, of the test images (of the held-out ones, where there are such).
     Raises UserError when the name is unknown or a file can't be had.
     """
     root = Path(data_dir)
@@ -83,7 +84,12 @@ def load(name, data_dir="data", subset=None, validation=0.0, img_size=32):
         if not len(classes) <= subset <= len(train):
             raise UserError(f"--subset {subset}: {tag} has {len(train)} training images in {len(classes)} classes")
         train = train.take(stratified(train.labels, subset))
+    if test_subset:
+        if not len(classes) <= test_subset <= len(test):
+            raise UserError(f"--test-subset {test_subset}: {tag} has {len(test)} test images in {len(classes)} classes")
+        test = test.take(stratified(test.labels, test_subset))
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
+    tag += f"-test{test_subset}" if test_subset else ""
     return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
 
 

@@ -77,7 +77,10 @@ def _describe_own(path, checkpoint, config):
     settings, spec = checkpoint["config"], checkpoint["data"]
     return {
         "path": path,
-        "spec": (spec["dataset"], config.data_dir, spec["subset"], spec["validation"], spec["img_size"]),
+        "spec": (
+            *(spec["dataset"], config.data_dir, spec["subset"], spec["validation"], spec["img_size"]),
+            spec.get("test_subset"),  # unknown to files of earlier versions
+        ),
         "fingerprint": spec["fingerprint"],
         "model": checkpoint["network"]["name"],
         "forget": checkpoint["forget"],

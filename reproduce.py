@@ -68,9 +68,9 @@ AUDIT = (*PLAIN[:2], "mask", *PLAIN[2:])
 RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", *list(METHODS)[list(METHODS).index("gradascent") :])
 ONLY_CLASSES = ("mask", "zero-row")
 GRID = ("0.0003", "0.001", "0.003", "0.01")
-RFAU_GRID = ("0.0001", *GRID)
+RFAU_GRID = ("0.0001", "0.001", "0.003", "0.01")
 # Networks that start from weights of other data: their flags for pretrain and retrain.
-START = {imagenet.MODEL: ["--pretrained", "--input-size", "64"]}
+START = {imagenet.MODEL: ["--pretrained", "--input-size", "48"]}
 PRESETS = {
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
@@ -86,7 +86,13 @@ AUDIT_PRESETS = {
     "small": {"model": ["resnet20"], "subset": 10_000, "pretrain": [30], "epochs": [5]},
 }
 RFAU_PRESETS = {
-    "quick": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 1000, "pretrain": [25, 35, 6], "epochs": [5]},
+    "quick": {
+        "model": ["resnet20", "vit_micro", imagenet.MODEL],
+        "subset": 1000,
+        "test": 2000,
+        "pretrain": [25, 35, 6],
+        "epochs": [5],
+    },
     "small": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 10_000, "pretrain": [15, 25, 4], "epochs": [5]},
     "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
 }
@@ -94,6 +100,7 @@ RFAU_PRESETS = {
 HANDED_ON = {
     "data_dir": Path("data"),
     "img_size": 32,
+    "test_subset": None,
     "subset": None,
     "validation": 0.0,
     "device": "auto",
@@ -297,9 +304,12 @@ def prepare(config):
         raise UserError(f"{config.table} has no preset {config.preset}; there are {', '.join(table.presets)}")
     config.sizes = table.presets[config.preset]
     config.seeds = config.seeds or table.seeds
-    config.subset, config.validation = None, 0.0
-    if len(cli.load_data(config).train) > (config.sizes["subset"] or float("inf")):
+    config.subset, config.test_subset, config.validation = None, None, 0.0
+    dataset = cli.load_data(config)
+    if len(dataset.train) > (config.sizes["subset"] or float("inf")):
         config.subset = config.sizes["subset"]
+    if len(dataset.test) > config.sizes.get("test", float("inf")):
+        config.test_subset = config.sizes["test"]
     return table.runs(config)
 
 

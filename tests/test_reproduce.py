@@ -36,7 +36,7 @@ def complete(*arguments):
     config = reproduce.parser().parse_args([*arguments])
     config.sizes = reproduce.TABLES[config.table].presets[config.preset]
     config.seeds = config.seeds or reproduce.TABLES[config.table].seeds
-    config.subset, config.validation = config.sizes["subset"], 0.0
+    config.subset, config.test_subset, config.validation = config.sizes["subset"], config.sizes.get("test"), 0.0
     return config
 
 
@@ -120,7 +120,7 @@ def test_random_forgetting_has_a_table_of_its_own(tmp_path, monkeypatch):
 
 
 def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp_path, monkeypatch):
-    monkeypatch.setitem(reproduce.RFAU_PRESETS, "quick", SMALL | {"subset": 300})
+    monkeypatch.setitem(reproduce.RFAU_PRESETS, "quick", SMALL | {"subset": 300, "test": 100})
     result = make(tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", table="rfau")
     rows = [(row["forget"], row["method"], row["epochs"]) for row in result["rows"]]
     assert rows == [
@@ -129,6 +129,7 @@ def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp
         *(("random0.1", *row) for row in (("original", 2), ("retrain", 2), ("finetune", 1))),
         *(("random0.1", "rfau", epochs) for epochs in (1, 2, 5)),
     ]
+    assert {row["dataset"] for row in result["rows"]} == {"digits-300-test100"}
     assert [row["metrics"]["steps"]["mean"] for row in result["rows"][4:7]] == [1, 2, 5]
     assert pictures.path(tmp_path / "results/rfau-quick-digits", "steps").stat().st_size > 10_000
 
@@ -176,5 +177,5 @@ def test_a_row_or_preset_that_a_table_lacks_is_named(capsys):
 
 def test_data_are_kept_between_runs():
     config = reproduce.parser().parse_args(["prunelora", "--dataset", "digits"])
-    config.subset, config.validation = None, 0.0
+    config.subset, config.test_subset, config.validation = None, None, 0.0
     assert cli.load_data(config) is cli.load_data(config)
