@@ -34,6 +34,7 @@ def evaluate(paths, config):
     flags name. Raises UserError when a forget set is missing or contradicts the flags.
     """
     entries = [describe(path, config) for path in dict.fromkeys(map(Path, paths))]
+    _name_rates(entries)
     for entry in entries:
         entry["forgets"] = forget_sets(entry, entries, config)
     entries += _companions(entries, config)
@@ -60,6 +61,7 @@ def describe(path, config):
             "forget": [],
             "forget_tag": None,
             "method": f"published {path.name}",
+            "rate": None,
             "epochs": None,
             "seed": 0,
             "command": f"LoRA-Unlearn's {path.name}",
@@ -85,13 +87,26 @@ def _describe_own(path, checkpoint, config):
         "model": checkpoint["network"]["name"],
         "forget": checkpoint["forget"],
         "forget_tag": checkpoint["forget_tag"],
-        "method": " ".join([checkpoint["method"], *cli.variant(settings)]),
+        "method": " ".join([checkpoint["method"], *cli.variant(settings | {"lr_given": False})]),
+        "rate": settings["lr"],
         "epochs": settings["epochs"] if checkpoint["cost"]["trainable"] else None,
         "seed": checkpoint["seed"],
         "command": checkpoint["command"],
         "cost": checkpoint["cost"],
         "device": checkpoint["device"],
     }
+
+
+def _name_rates(entries):
+    """Add the learning rate to the method's name where a method comes with several."""
+    alike = {}
+    for entry in entries:
+        key = (*_network(entry), entry["forget_tag"], entry["method"], entry["epochs"])
+        alike.setdefault(key, []).append(entry)
+    for group in alike.values():
+        if len({entry["rate"] for entry in group}) > 1:
+            for entry in group:
+                entry["method"] += f" --lr {entry['rate']:g}"
 
 
 def dataset_of(entry, config):

@@ -68,6 +68,7 @@ AUDIT = (*PLAIN[:2], "mask", *PLAIN[2:])
 RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", *list(METHODS)[list(METHODS).index("gradascent") :])
 ONLY_CLASSES = ("mask", "zero-row")
 GRID = ("0.0003", "0.001", "0.003", "0.01")
+TUNED = Path(__file__).parent / "results"  # where the committed tunings lie, wherever --results are written
 RFAU_GRID = ("0.0001", "0.001", "0.003", "0.01")
 # Networks that start from weights of other data: their flags for pretrain and retrain.
 START = {imagenet.MODEL: ["--pretrained", "--input-size", "48"]}
@@ -129,10 +130,11 @@ PUBLISHED = {
 }
 
 
-def plan(config, methods, forget, grid=(None,)):
+def plan(config, methods, forget, rates=lambda network, method: (None,)):
     """The runs of a table, originals first: a list of (script module, argument list for its parser).
 
-    methods: keys of METHODS. forget: the flags that name the forget set. grid: learning rates, None for the default.
+    methods: keys of METHODS. forget: the flags that name the forget set. rates: function of a network and a key of METHODS,
+    the learning rates to run it with, None for the script's own; with several, only its first number of epochs is run.
     """
     preset = config.sizes
     handed_on = ["--weights", str(weights(config))]
@@ -153,13 +155,12 @@ def plan(config, methods, forget, grid=(None,)):
                 elif method == "retrain":
                     runs.append((script, common + forget + scratch))
                 else:
+                    chosen = [["--lr", rate] if rate else [] for rate in rates(network, method)]
                     lasting = [["--epochs", str(n)] if n else [] for n in epochs or preset["epochs"]]
-                    if grid != (None,):
-                        lasting = lasting[:1]
                     runs += [
-                        (script, common + forget + length + (["--lr", rate] if rate else []) + list(flags))
-                        for length in lasting
-                        for rate in grid
+                        (script, common + forget + length + rate + list(flags))
+                        for length in (lasting if len(chosen) == 1 else lasting[:1])
+                        for rate in chosen
                     ]
     return runs
 
@@ -213,20 +214,38 @@ def many(config):
 
 
 def classes_and_images(config):
-    """RFAU and its baselines, forgetting a class and a share of the images."""
-    return _both_ways(config, _chosen(config, RFAU))
+    """RFAU and its baselines, forgetting a class and a share of the images, each with its rate in the tuning's result."""
+    return _both_ways(config, _chosen(config, RFAU), lambda tag: _tuned(config, tag))
 
 
 def tune_rfau(config):
     """The trained methods of RFAU's table at each learning rate of RFAU_GRID, scored on a tenth of the training images."""
     config.validation = 0.1
-    return _both_ways(config, _chosen(config, [row for row in RFAU if "--shift" not in row and row != "mask"]), RFAU_GRID)
+    methods = _chosen(config, [row for row in RFAU if "--shift" not in row and row != "mask"])
+    return _both_ways(config, methods, lambda tag: lambda network, method: RFAU_GRID)
+
+
+def _tuned(config, tag):
+    """The rate of a network and method that came closest to Retrain on validation images, forgetting `tag`: a function as
+    `plan` wants it. None where the committed result of rfau-tune doesn't have the network or the method."""
+    path = TUNED / f"{name(argparse.Namespace(**vars(config) | {'table': 'rfau-tune'}))}.json"
+    gaps = {}
+    for row in _read_result(path)["rows"] if path.exists() else []:
+        method, _, rate = row["method"].partition(" --lr ")
+        if rate and row["forget"] == tag:
+            gaps.setdefault((row["model"], method), {})[rate] = row["metrics"]["gap"]["mean"]
+
+    def rates(network, method):
+        found = gaps.get((network, method.partition(" --shift ")[0]))  # a target's ablation has RFAU's rate
+        return (min(found, key=found.get) if found else None,)
+
+    return rates
 
 
 def tune(config):
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
     config.validation = 0.1
-    return plan(config, _chosen(config, PLAIN), _class_flags(config), GRID)
+    return plan(config, _chosen(config, PLAIN), _class_flags(config), lambda network, method: GRID)
 
 
 def _chosen(config, methods):
@@ -237,11 +256,19 @@ def _chosen(config, methods):
     return [m for m in methods if m in ("original", "retrain") or m in (config.methods or methods)]
 
 
-def _both_ways(config, methods, grid=(None,)):
-    """The runs of `methods` for class and for random forgetting; the originals serve both."""
-    classes = plan(config, methods, _class_flags(config), grid)
-    images = plan(config, [m for m in methods if m not in ONLY_CLASSES], ["--forget-random", str(config.share)], grid)
-    return classes + [run for run in images if run not in classes]
+def _both_ways(config, methods, rates=None):
+    """The runs of `methods` for class and for random forgetting; the originals serve both. rates: function of the forget
+    set's tag, giving what `plan` wants."""
+    possible = [method for method in methods if method not in ONLY_CLASSES]
+    classes, images = f"class{'-'.join(map(str, sorted(set(config.forget_class))))}", f"random{config.share:g}"
+    runs = []
+    for chosen, flags, tag in (
+        (methods, _class_flags(config), classes),
+        (possible, ["--forget-random", str(config.share)], images),
+    ):
+        planned = plan(config, chosen, flags, *([rates(tag)] if rates else []))
+        runs += [run for run in planned if run not in runs]
+    return runs
 
 
 def _class_flags(config):

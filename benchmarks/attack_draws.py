@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli
+import evaluate
 import metrics
 import models
 import report
@@ -23,8 +24,7 @@ import training
 def draws(path, config):
     """MIA-Efficacy of one checkpoint: {attacker: {samples: a value for each draw}}."""
     checkpoint = models.load_checkpoint(path)
-    spec, forget = checkpoint["data"], checkpoint["forget"]
-    dataset = cli.load_data_by(spec["dataset"], config.data_dir, spec["subset"], spec["validation"], spec["img_size"])
+    dataset, forget = evaluate.dataset_of(evaluate.describe(path, config), config), checkpoint["forget"]
     sets = scoring.four_sets(dataset, forget)
     model = models.build(checkpoint, path)
     train, test = (

@@ -106,6 +106,15 @@ def test_validation_takes_the_test_sets_place_and_never_its_images():
     assert (held.test.labels.bincount() >= 27).all()
 
 
+def test_a_test_subset_takes_all_classes_alike():
+    full, few = data.load("digits"), data.load("digits", test_subset=50)
+    assert few.test.labels.bincount().tolist() == [5] * 10
+    assert few.tag == "digits-test50" and few.fingerprint != full.fingerprint
+    assert torch.equal(few.train.images, full.train.images)
+    with pytest.raises(UserError, match=r"--test-subset 5000: digits has 3\d\d test images"):
+        data.load("digits", test_subset=5000)
+
+
 def idx(array):
     header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
     return header + array.astype(np.uint8).tobytes()

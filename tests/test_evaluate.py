@@ -88,11 +88,18 @@ def test_seeds_are_put_together(weights, tmp_path):
     original = weights / "digits_resnet8_original_s0.pth"
     paths = [call(finetune, *common, "--original", original, "--weights", tmp_path, "--seed", seed) for seed in (1, 0)]
     (row,) = rows_of(tmp_path, *paths)
-    assert (row["n"], row["method"]) == (2, "finetune --lr 0.001")
+    assert (row["n"], row["method"]) == (2, "finetune")
     assert len(row["curves"]["relearn"]) == 2
     values = row["metrics"]["TA"]["values"]
     assert row["metrics"]["TA"]["mean"] == pytest.approx(sum(values) / 2)
     assert row["metrics"]["TA"]["ci95"] == pytest.approx(12.706204736 * abs(values[0] - values[1]) / 2)
+
+
+def test_rates_are_named_where_a_method_comes_with_several(weights, tmp_path):
+    common = ("--dataset", "digits", "--forget-class", 3, "--epochs", 1, "--quiet", "--weights", tmp_path)
+    original = weights / "digits_resnet8_original_s0.pth"
+    paths = [call(finetune, *common, "--original", original, "--lr", rate) for rate in (1e-3, 3e-3)]
+    assert [row["method"] for row in rows_of(tmp_path, *paths)] == ["finetune --lr 0.001", "finetune --lr 0.003"]
 
 
 def test_every_attack_is_a_flag(weights):

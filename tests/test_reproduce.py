@@ -119,6 +119,34 @@ def test_random_forgetting_has_a_table_of_its_own(tmp_path, monkeypatch):
     assert (lora["dTA"]["mean"], lora["dTA"]["ci95"]) == pytest.approx(metrics.mean_ci95(gaps))
 
 
+def test_rfaus_table_takes_the_rates_of_the_committed_tuning(tmp_path, monkeypatch):
+    def row(forget, method, gap):
+        return {"model": "vit_micro", "forget": forget, "method": method, "metrics": {"gap": {"mean": gap}}}
+
+    rows = [
+        *(row("class3", f"rfau --lr {rate}", gap) for rate, gap in (("0.001", 3), ("0.003", 1), ("0.01", 2))),
+        *(row("random0.1", f"rfau --lr {rate}", gap) for rate, gap in (("0.001", 1), ("0.003", 3))),
+        *(row("class3", f"randomlabel --saliency 0.5 --lr {rate}", gap) for rate, gap in (("0.0001", 1), ("0.003", 3))),
+        row("class3", "retrain", 0),
+    ]
+    (tmp_path / "rfau-tune-quick.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(reproduce, "TUNED", tmp_path)
+    runs = reproduce.classes_and_images(complete("rfau", "--seeds", "1"))
+
+    def rate_of(script, network, *flags):
+        found = {
+            a[a.index("--lr") + 1] if "--lr" in a else None for s, a in runs if s is script and {network, *flags} <= {*a}
+        }
+        assert len(found) == 1
+        return found.pop()
+
+    assert rate_of(reproduce.rfau, "vit_micro", "--forget-class") == "0.003"
+    assert rate_of(reproduce.rfau, "vit_micro", "--forget-random") == "0.001"
+    assert rate_of(reproduce.randomlabel, "vit_micro", "--saliency", "--forget-class") == "0.0001"
+    assert rate_of(reproduce.rfau, "resnet20", "--forget-class") is None
+    assert rate_of(reproduce.retrain, "vit_micro", "--forget-class") is None
+
+
 def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp_path, monkeypatch):
     monkeypatch.setitem(reproduce.RFAU_PRESETS, "quick", SMALL | {"subset": 300, "test": 100})
     result = make(tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", table="rfau")
