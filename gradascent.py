@@ -34,7 +34,7 @@ def unlearn(model, retain, forget, config):
 
 
 def parser():
-    parser = cli.parser(__doc__, epochs=1, lr=LR, batch_size=32)
+    parser = cli.parser(__doc__, epochs=1, lr=LR, batch_size=8)
     parser.add_argument(
         "--retain-weight", type=cli.share, default=0.0, metavar="W", help="w, between 0 and 1, for NegGrad+ (default: 0)"
     )

@@ -8,7 +8,7 @@ which is zero at the start. On D_r the residual is to stay zero; on D_f it is to
 
 The paper has no public code. Choices of this project: the layers (a ViT's blocks, a CNN's stages), MSE (the gradient of a
 norm is NaN at the zero start), v (the variance over images of the original's feature, so that no layer dominates by its
-scale), the targets of --shift, rank 8, alpha 16, AdamW, one epoch over D_f with as many images of D_r in each step.
+scale), the targets of --shift, rank 8, alpha 16, AdamW, one epoch over D_f in batches of 8 with as many images of D_r.
 Head, norms and batch-norm statistics stay the original's: without its adapter the network is the original again.
 
     python rfau.py --dataset fashion-mnist --model vit_micro --forget-class 3
@@ -130,7 +130,7 @@ def _same_class(labels, wanted):
 
 
 def parser():
-    parser = cli.parser(__doc__, epochs=1, lr=LR, batch_size=32)
+    parser = cli.parser(__doc__, epochs=1, lr=LR, batch_size=8)
     parser.add_argument(
         "--shift",
         choices=("random", "mean", "unseen", "head"),
