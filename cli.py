@@ -237,7 +237,7 @@ def variant(settings):
     """The flags that make another row of a method: a list such as ["--regrow", "--lr 0.003"]."""
     flags = [f"--{name.replace('_', '-')}" for name in ("prune_head", "regrow") if settings.get(name)]
     flags += ["--bn freeze"] if settings.get("bn") == "freeze" else []
-    flags += [f"--shift {settings['shift']}"] if settings.get("shift") else []
+    flags += [f"--shift {settings['shift']}"] if settings.get("shift", "random") != "random" else []
     flags += [f"--retain-weight {settings['retain_weight']:g}"] if settings.get("retain_weight") else []
     flags += [f"--saliency {settings['saliency']:g}"] if settings.get("saliency", 1) < 1 else []
     return flags + ([f"--lr {settings['lr']:g}"] if settings.get("lr_given") else [])

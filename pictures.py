@@ -257,7 +257,8 @@ def residuals(found, layers, file):
     """Draw to `file` the residuals of RFAU: found holds, for each step, two lists with a number for each of `layers`, on D_r
     and on D_f, each a mean square over the variance of the original's feature."""
     pyplot.rcParams.update(LOOK)
-    figure, axes = pyplot.subplots(1, 2, figsize=(7, 3), sharex=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(7, 3), sharex=True, sharey=True, layout="constrained")
+    axes[0].set_ylabel("mean square over variance")
     for side, (axis, title) in enumerate(zip(axes, ("on D_r", "on D_f"), strict=True)):
         for place, name in enumerate(layers):
             shade = str(0.8 * (1 - place / max(1, len(layers) - 1)))  # the last layer is black

@@ -57,7 +57,8 @@ METHODS = {
     "randomlabel": Method(randomlabel),
     "randomlabel --saliency 0.5": Method(randomlabel, ("--saliency", "0.5")),
     "badteacher": Method(badteacher),
-    "rfau": Method(rfau, (), (1, 2, 5)),
+    "rfau": Method(rfau, (), (1, 2, 5, 20)),
+    "rfau --shift unseen": Method(rfau, ("--shift", "unseen"), (1, 20)),
     "rfau --shift mean": Method(rfau, ("--shift", "mean"), (1,)),
     "rfau --shift head": Method(rfau, ("--shift", "head"), (1,)),
 }
@@ -66,7 +67,7 @@ PLAIN = ("original", "retrain", "head-only", "finetune", "pruneft", "lora", "lor
 PRUNELORA = (*PLAIN[:2], "mask", "zero-row", *PLAIN[2:], "loraprune --regrow", "loraprune --prune-head")
 AUDIT = (*PLAIN[:2], "mask", *PLAIN[2:])
 RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", *list(METHODS)[list(METHODS).index("gradascent") :])
-ONLY_CLASSES = ("mask", "zero-row")
+ONLY_CLASSES, ONLY_IMAGES = ("mask", "zero-row"), ("rfau --shift unseen",)
 GRID = ("0.0003", "0.001", "0.003", "0.01")
 TUNED = Path(__file__).parent / "results"  # where the committed tunings lie, wherever --results are written
 RFAU_GRID = ("0.0001", "0.001", "0.003", "0.01")
@@ -259,14 +260,14 @@ def _chosen(config, methods):
 def _both_ways(config, methods, rates=None):
     """The runs of `methods` for class and for random forgetting; the originals serve both. rates: function of the forget
     set's tag, giving what `plan` wants."""
-    possible = [method for method in methods if method not in ONLY_CLASSES]
     classes, images = f"class{'-'.join(map(str, sorted(set(config.forget_class))))}", f"random{config.share:g}"
     runs = []
-    for chosen, flags, tag in (
-        (methods, _class_flags(config), classes),
-        (possible, ["--forget-random", str(config.share)], images),
+    for impossible, flags, tag in (
+        (ONLY_IMAGES, _class_flags(config), classes),
+        (ONLY_CLASSES, ["--forget-random", str(config.share)], images),
     ):
-        planned = plan(config, chosen, flags, *([rates(tag)] if rates else []))
+        possible = [method for method in methods if method not in impossible]
+        planned = plan(config, possible, flags, *([rates(tag)] if rates else []))
         runs += [run for run in planned if run not in runs]
     return runs
 

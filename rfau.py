@@ -34,8 +34,7 @@ CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 def unlearn(model, retain, forget, config):
     """Align the residuals in few steps over `forget`, then merge the adapters."""
     started = training.now(config.device)
-    shift = config.shift or ("random" if _apart(forget, retain) else "unseen")
-    draw = _same_class(retain.labels, forget.labels) if shift == "unseen" else _any(len(retain))
+    draw = _same_class(retain.labels, forget.labels) if config.shift == "unseen" else _any(len(retain))
     model.to(memory_format=training.memory_format(model))  # before it is copied: another layout rounds otherwise
     original, layers = copy.deepcopy(model).eval(), models.stages(model)
     features = _features(original, layers, retain, config)
@@ -53,11 +52,11 @@ def unlearn(model, retain, forget, config):
         h = features(kept)
         to_retain = mse(outputs(student, layers, _floats(retain, kept, model, x.device)), h, variances)
         moved = outputs(student, layers, x)
-        to_forget = mse(moved, means if shift == "mean" else h, variances)
+        to_forget = mse(moved, means if config.shift == "mean" else h, variances)
         if config.plot:
             with torch.no_grad():
                 residuals.append([to_retain.tolist(), mse(moved, outputs(original, layers, x), variances).tolist()])
-        return to_retain.mean() + config.forget_weight * (to_forget[-1] if shift == "head" else to_forget.mean())
+        return to_retain.mean() + config.forget_weight * (to_forget[-1] if config.shift == "head" else to_forget.mean())
 
     optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
     training.fit(adapted, forget, optimizer, config, objective=objective, freeze_norm=True, since=started)
@@ -111,11 +110,6 @@ def _cached(features, count, sample):
     return lambda rows: [h[rows.to(h.device)] for h in table]
 
 
-def _apart(forget, retain):
-    """Whether the forgotten classes lie wholly in D_f."""
-    return not set(forget.labels.tolist()) & set(retain.labels.tolist())
-
-
 def _any(count):
     return lambda y: torch.randint(count, (len(y),))
 
@@ -134,8 +128,9 @@ def parser():
     parser.add_argument(
         "--shift",
         choices=("random", "mean", "unseen", "head"),
+        default="random",
         help="where features of D_f go: to those of random images of D_r, to their mean, to those of images of their class "
-        "in D_r, or as random but in the last layer alone (default: random for classes, unseen for images)",
+        "in D_r, or as random but in the last layer alone (default: random)",
     )
     parser.add_argument("--forget-weight", type=float, default=1.0, metavar="LAMBDA", help="lambda (default: 1)")
     parser.add_argument("--rank", type=cli.positive_int, default=8, help="rank of the update (default: 8)")
