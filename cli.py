@@ -146,6 +146,18 @@ def load_data(config):
     )
 
 
+def data_of(config, dataset):
+    """What a file says of the data that it was made with."""
+    flags = ("dataset", "subset", "validation", "img_size", "test_subset")
+    return {flag: getattr(config, flag) for flag in flags} | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
+
+
+def data_arguments(spec, data_dir):
+    """The arguments of `load_data_by` for what `data_of` has written."""
+    flags = ("subset", "validation", "img_size", "test_subset")  # the last is unknown to files of earlier versions
+    return spec["dataset"], data_dir, *(spec.get(flag) for flag in flags)
+
+
 def execute(method, unlearn, config):
     """Run unlearn(model, retain, forget, config) on what the flags name and write its checkpoint: the path.
 
@@ -210,15 +222,7 @@ def execute(method, unlearn, config):
             "key": config.key,
             "forget": forget,
             "forget_tag": forget_tag,
-            "data": {
-                "dataset": config.dataset,
-                "subset": config.subset,
-                "validation": config.validation,
-                "img_size": config.img_size,
-                "test_subset": config.test_subset,
-                "tag": dataset.tag,
-                "fingerprint": dataset.fingerprint,
-            },
+            "data": data_of(config, dataset),
             "parent": original and original["sha256"],
             "seed": config.seed,
             "cost": config.cost,
@@ -237,6 +241,7 @@ def variant(settings):
     """The flags that make another row of a method: a list such as ["--regrow", "--lr 0.003"]."""
     flags = [f"--{name.replace('_', '-')}" for name in ("prune_head", "regrow") if settings.get(name)]
     flags += ["--bn freeze"] if settings.get("bn") == "freeze" else []
+    flags += [f"--parts {settings['parts']}"] if "parts" in settings else []
     flags += [f"--shift {settings['shift']}"] if settings.get("shift", "random") != "random" else []
     flags += [f"--retain-weight {settings['retain_weight']:g}"] if settings.get("retain_weight") else []
     flags += [f"--saliency {settings['saliency']:g}"] if settings.get("saliency", 1) < 1 else []

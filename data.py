@@ -173,6 +173,11 @@ def random_flip(images):
     return torch.where(coin[:, None, None, None], images.flip(-1), images)
 
 
+def crop_and_flip(images):
+    """`random_crop`, then `random_flip`."""
+    return random_flip(random_crop(images))
+
+
 def _read_ids(path, count):
     try:
         text = path.read_text().split()
@@ -181,7 +186,12 @@ def _read_ids(path, count):
         raise UserError(f"--forget-file {path}: not a list of image numbers, one a line ({error})") from None
     if len(index) and not 0 <= index[0] <= index[-1] < count:
         raise UserError(f"--forget-file {path}: image numbers run from 0 to {count - 1}")
-    return index, "file" + hashlib.sha256(index.numpy().tobytes()).hexdigest()[:8]
+    return index, tag_of_ids(index)
+
+
+def tag_of_ids(index):
+    """A name for a set of positions, ascending int64."""
+    return "file" + hashlib.sha256(index.numpy().tobytes()).hexdigest()[:8]
 
 
 def _fingerprint(*splits):

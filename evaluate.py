@@ -10,6 +10,7 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import cli
 import data
 import metrics
 import models
+import parts
 import pictures
 import pruning
 import report
@@ -49,7 +51,7 @@ def evaluate(paths, config):
 
 def describe(path, config):
     """What a file says about itself, without its weights."""
-    content = models.read(path)
+    content = _content(path)
     if not models.is_checkpoint(content):
         _, name = models.from_published(content, path)
         unknown = {"missing": "cost: LoRA-Unlearn's files don't say"}
@@ -57,6 +59,7 @@ def describe(path, config):
             "path": path,
             "spec": None,
             "fingerprint": cli.load_data(config).fingerprint,
+            "private": None,
             "model": name,
             "forget": [],
             "forget_tag": None,
@@ -75,16 +78,19 @@ def describe(path, config):
         raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {error})") from None
 
 
+def _content(path):
+    """What a checkpoint's file holds, or a system's folder."""
+    return parts.assemble(path) if path.is_dir() else models.read(path)
+
+
 def _describe_own(path, checkpoint, config):
     settings, spec = checkpoint["config"], checkpoint["data"]
     return {
         "path": path,
-        "spec": (
-            *(spec["dataset"], config.data_dir, spec["subset"], spec["validation"], spec["img_size"]),
-            spec.get("test_subset"),  # unknown to files of earlier versions
-        ),
+        "spec": cli.data_arguments(spec, config.data_dir),
         "fingerprint": spec["fingerprint"],
-        "model": checkpoint["network"]["name"],
+        "private": checkpoint.get("private"),
+        "model": models.label(checkpoint["network"]),
         "forget": checkpoint["forget"],
         "forget_tag": checkpoint["forget_tag"],
         "method": " ".join([checkpoint["method"], *cli.variant(settings | {"lr_given": False})]),
@@ -110,21 +116,23 @@ def _name_rates(entries):
 
 
 def dataset_of(entry, config):
-    """The data that a file was made with. Raises UserError when they aren't what they were."""
+    """The data that a file was made with; of a system those that are private. Raises UserError when they have changed."""
     dataset = cli.load_data(config) if entry["spec"] is None else cli.load_data_by(*entry["spec"])
     if dataset.fingerprint != entry["fingerprint"]:
         raise UserError(f"{entry['path']} was made with other data than this {dataset.tag}: their fingerprints differ")
+    if entry["private"] is not None:
+        dataset = dataclasses.replace(dataset, train=dataset.train.take(entry["private"]))
     return dataset
 
 
 def _score_file(entry, retrained, config):
     """One row for each forget set of the file. A Retrain's answers are left in `retrained` for the files after it."""
-    dataset, content = dataset_of(entry, config), models.read(entry["path"])
+    dataset, content = dataset_of(entry, config), _content(entry["path"])
     if entry["spec"] is None:
         model, _ = models.from_published(content, entry["path"])
     else:
         model = models.build(content, entry["path"])
-    size = {"zeros": pruning.zeros(model), "bytes": entry["path"].stat().st_size}
+    size = {"zeros": pruning.zeros(model), "bytes": _bytes(entry["path"])}
     on_device = training.placed(model, config)
     logits = [training.predict(model, split.images, on_device) for split in (dataset.train, dataset.test)]
     rows = []
@@ -143,6 +151,10 @@ def _score_file(entry, retrained, config):
     if not config.quiet:
         print(f"scored {entry['path']}", file=sys.stderr, flush=True)
     return rows
+
+
+def _bytes(path):
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def forget_sets(entry, entries, config):

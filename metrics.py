@@ -87,7 +87,7 @@ FEATURES = {
 }
 PUBLISHED_SVC = {"C": 3, "gamma": "auto", "kernel": "rbf"}  # of Unlearn-Sparse (Jia et al. 2023) and SalUn (Fan et al. 2024)
 ATTACKERS = {  # the weights balance two sets of unequal size, as where few forgotten images meet a whole test set
-    "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced")),
+    "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)),
     "svc": lambda: SVC(**PUBLISHED_SVC, class_weight="balanced"),
 }
 
@@ -204,7 +204,7 @@ def linear_probe(features, labels, test_features, test_labels):
 
     features (N, F), labels int64 (N,): training images of all classes, the forgotten ones included; test_*: T_f.
     """
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(features.numpy(), labels.numpy())
     return 100 * probe.score(test_features.numpy(), test_labels.numpy())
 

@@ -18,9 +18,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import imagenet
+import prompting
 from errors import RunFailed, UserError
 
 FORMAT = 1
+PROMPTED = "prompted"  # several learners on one backbone: what parts.assemble makes
 NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 
@@ -92,9 +94,19 @@ def create_for(name, dataset, pretrained=None, input_size=None):
     return create(name, **arguments, pretrained=pretrained), arguments
 
 
+def _create_prompted(backbone, **arguments):
+    network = create(backbone["name"], **backbone["arguments"])
+    return prompting.Prompted(prompting.Backbone(network), **arguments)
+
+
+def label(network):
+    """What a table calls a network: its name, or for learners on a backbone the backbone's."""
+    return f"{network['arguments']['backbone']['name']}, prompted" if network["name"] == PROMPTED else network["name"]
+
+
 def head_name(model):
     """The dotted name of the classifier within `model`."""
-    head = model.net.get_classifier()
+    head = getattr(model, "net", model).get_classifier()
     return next(name for name, module in model.named_modules() if module is head)
 
 
@@ -201,8 +213,9 @@ def checked(checkpoint, path):
 
 def build(checkpoint, path="the checkpoint"):
     """The network of a checkpoint dictionary with its weights, on the CPU, in evaluation mode."""
+    name, arguments = checkpoint["network"]["name"], checkpoint["network"]["arguments"]
     try:
-        model = create(checkpoint["network"]["name"], **checkpoint["network"]["arguments"])
+        model = _create_prompted(**arguments) if name == PROMPTED else create(name, **arguments)
         model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: the weights don't fit the network it names ({_first_line(error)})") from None

@@ -123,12 +123,17 @@ def recipe(model, count, config, flip):
     else:
         warm = 0
         optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=5e-4)
-        extra = {"augment": (lambda x: data.random_flip(data.random_crop(x))) if flip else data.random_crop}
+        extra = {"augment": data.crop_and_flip if flip else data.random_crop}
+    return {"optimizer": optimizer, "scheduler": warm_up_and_cosine(optimizer, steps, warm), **extra}
+
+
+def warm_up_and_cosine(optimizer, steps, warm):
+    """A scheduler for `steps` optimiser steps: linear from 0 over the first `warm` of them, then cosine to 0."""
 
     def factor(step):
         return step / warm if step < warm else (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
 
-    return {"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), **extra}
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def predict(model, images, config, batch_size=1000):

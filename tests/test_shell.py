@@ -12,6 +12,7 @@ import control
 import evaluate
 import finetune
 import gradascent
+import lmeraser
 import lora
 import loraprune
 import models
@@ -21,9 +22,10 @@ import randomlabel
 import reproduce
 import retrain
 import rfau
+import sisa
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
-SCRIPTS = (pretrain, retrain, *METHODS, evaluate, reproduce)
+SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)

@@ -1,0 +1,32 @@
+"""SISA: split private images into random shards, train a learner on each, and let them vote.
+
+Bourtoule et al. 2021 ("Machine Unlearning", sharded and isolated, without slices). The baseline of LMEraser: the same frozen
+backbone, and for each shard the same kind of learner, a frame of pixels and a head, so that the two differ in how images
+are split and in who answers. To delete an image its shard starts again without it.
+
+    python sisa.py train --dataset fashion-mnist --parts 20
+    python sisa.py delete model_weights/fashion-mnist_tf_efficientnet_lite0_sisa20_s0 --ids 17 4032
+"""
+
+import torch
+
+import cli
+import parts
+
+
+def split(features, private, anchors, config):
+    """The shard of each image, int64 (N,), by a draw that no deletion changes; no centres, since all shards vote."""
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(config.seed))
+    return order % config.parts, None
+
+
+def parser():
+    return parts.parser(__doc__, parts=20, split_help="shards, each with a learner")
+
+
+def run(config):
+    return parts.run("sisa", split, config)
+
+
+if __name__ == "__main__":
+    cli.main(run, parser())
