@@ -29,9 +29,10 @@ import training
 from errors import UserError
 
 
-def evaluate(paths, config):
+def evaluate(paths, config, beneath=True):
     """Score the files `paths`, all seeds of a method together: rows as report.py describes them.
 
+    beneath: whether to look beneath the head as well, by a probe, relearning and a picture of the features.
     An original is scored on every forget set that the other files of its data and network bring, or on the one that the
     flags name. Raises UserError when a forget set is missing or contradicts the flags.
     """
@@ -42,7 +43,7 @@ def evaluate(paths, config):
     entries += _companions(entries, config)
     scored, retrained = [], {}
     for entry in sorted(entries, key=lambda entry: entry["method"] != "retrain"):  # others are measured from Retrain
-        scored += _score_file(entry, retrained, config)
+        scored += _score_file(entry, retrained, config, beneath)
     anchors = {(row["method"], *_pair(row)): row for row in scored}
     for row in scored:
         scoring.compare(row, anchors.get(("original", *_pair(row))), anchors.get(("retrain", *_pair(row))))
@@ -125,7 +126,7 @@ def dataset_of(entry, config):
     return dataset
 
 
-def _score_file(entry, retrained, config):
+def _score_file(entry, retrained, config, beneath):
     """One row for each forget set of the file. A Retrain's answers are left in `retrained` for the files after it."""
     dataset, content = dataset_of(entry, config), _content(entry["path"])
     if entry["spec"] is None:
@@ -144,9 +145,11 @@ def _score_file(entry, retrained, config):
             retrained[_pair(row)] = logits[0]
         if _pair(row) in retrained:
             found |= scoring.distances(logits[0], retrained[_pair(row)], forget)
-        under, curves = scoring.beneath(model, dataset, forget, on_device)
-        row["metrics"] = found | under | entry["cost"] | size
-        row["curves"] |= curves
+        if beneath:
+            under, curves = scoring.beneath(model, dataset, forget, on_device)
+            found |= under
+            row["curves"] |= curves
+        row["metrics"] = found | entry["cost"] | size
         rows.append(row)
     if not config.quiet:
         print(f"scored {entry['path']}", file=sys.stderr, flush=True)
@@ -243,11 +246,11 @@ def _curves_over_seeds(group):
         name: np.mean([curves["losses"][name] for curves in group], 0).round(4).tolist() for name in group[0]["losses"]
     }
     return {
-        "relearn": [curves["relearn"] for curves in group if curves["relearn"]],
+        "relearn": [curves["relearn"] for curves in group if curves.get("relearn")],
         "relearn_steps": scoring.RELEARN_STEPS,
         "roc": np.mean(roc, 0).round(4).tolist() if roc else None,
         "losses": losses,
-        "features": group[0]["features"],
+        "features": group[0].get("features"),
     }
 
 

@@ -278,7 +278,7 @@ PICTURES = {  # name: (whether a row has something for it, the picture)
     "losses": (lambda row: "curves" in row, losses),
     "roc": (lambda row: "curves" in row and row["curves"]["roc"], roc),
     "relearn": (lambda row: "curves" in row and row["curves"]["relearn"], relearn),
-    "features": (lambda row: "curves" in row, features),
+    "features": (lambda row: "curves" in row and row["curves"]["features"], features),
     "steps": (lambda row: "mean" in row["metrics"].get("steps", {}) and "mean" in row["metrics"].get("gap", {}), steps),
 }
 

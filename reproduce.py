@@ -276,6 +276,11 @@ def _class_flags(config):
     return ["--forget-class", *map(str, config.forget_class)]
 
 
+def headline(paths, config):
+    """Rows for choosing a learning rate, without what is beneath the head."""
+    return evaluate.evaluate(paths, config, beneath=False)
+
+
 # For each table: its runs, its presets, how many seeds by default, what scores the checkpoints.
 Table = namedtuple("Table", "runs presets seeds score")
 TABLES = {
@@ -283,8 +288,8 @@ TABLES = {
     "random": Table(random, RANDOM_PRESETS, 3, evaluate.evaluate),
     "audit": Table(many, AUDIT_PRESETS, 16, audit.audit),
     "rfau": Table(classes_and_images, RFAU_PRESETS, 3, evaluate.evaluate),
-    "tune": Table(tune, PRESETS, 1, evaluate.evaluate),
-    "rfau-tune": Table(tune_rfau, RFAU_PRESETS, 1, evaluate.evaluate),
+    "tune": Table(tune, PRESETS, 1, headline),
+    "rfau-tune": Table(tune_rfau, RFAU_PRESETS, 1, headline),
 }
 
 

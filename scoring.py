@@ -120,6 +120,8 @@ def compare(row, original, retrain):
         missing = {"missing": f"distances: no Retrain of seed {row['seed']} for {row['forget']} on {row['model']}"}
         found |= dict.fromkeys((*(f"d{key}" for key in metrics.GAP_METRICS), "gap", "ToW"), missing)
         found |= dict.fromkeys(("activation_f", "activation_r", "js_f", "js_r"), missing)
+    if "relearn" not in row["curves"]:  # nobody has looked beneath the head
+        return
     curve = row["curves"]["relearn"]
     if curve is None:
         found["relearn_steps"] = {"missing": f"relearn steps: {NO_CLASS}"}
