@@ -1,9 +1,10 @@
 """Systems of parts: private images split into parts, a learner for each, and a folder from which images are deleted exactly.
 
 A learner depends on nothing but the images of its part, and on a start and a seed that no image has a say in. So a part that
-is trained again without an image is, bit for bit, what it would have been had the image never been there, and the other
-parts are that already. system.pth names the files that belong to the system; it is replaced in one step after all new files
-are written, so a kill leaves the old state or the new one. lmeraser.py and sisa.py differ in how they split and who answers.
+is trained again without an image is what it would have been had the image never been there, and the other parts are that
+already: bit for bit on the same device with the same number of threads. system.pth names the files that belong to the
+system; it is replaced in one step after all new files are written, so a kill leaves the old state or the new one.
+lmeraser.py and sisa.py differ in how they split and in who answers.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def train(method, split, config):
     state["flops"] = _flops(backbone, state)
     state["cost"] = _train_parts(part, state, range(len(state["files"])), 0, backbone, dataset, config)
     models.write_atomically(part / SYSTEM, state)
+    _sweep(part, state)
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)
@@ -376,8 +378,9 @@ def parser(doc, *, parts, split_help):
     deleter.add_argument("folder", type=Path, help="the system")
     deleter.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     _add_id_flags(deleter, "delete")
+    cli.add_device_flags(trainer)
+    deleter.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
     for action in (trainer, deleter):
-        cli.add_device_flags(action)
         action.add_argument("--quiet", action="store_true", help="no progress")
     shower = actions.add_parser("show", help="print a system's parts and its ledger")
     shower.add_argument("folder", type=Path, help="the system")
