@@ -70,7 +70,7 @@ RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", *list(METHODS)
 ONLY_CLASSES, ONLY_IMAGES = ("mask", "zero-row"), ("rfau --shift unseen",)
 GRID = ("0.0003", "0.001", "0.003", "0.01")
 TUNED = Path(__file__).parent / "results"  # where the committed tunings lie, wherever --results are written
-RFAU_GRID = ("0.0001", "0.001", "0.003", "0.01")
+RFAU_GRID = ("0.0001", *GRID)
 # Networks that start from weights of other data: their flags for pretrain and retrain.
 START = {imagenet.MODEL: ["--pretrained", "--input-size", "48"]}
 PRESETS = {

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -60,17 +61,32 @@ def shell(*arguments, kill_when=None, file_limit_kib=None):
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
+def built_once(tmp_path_factory, name, build):
+    """A folder with what `build(folder)` writes into it, built by one of the workers of a test run for all of them."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            build(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A folder with an original, a Retrain and every method's checkpoint: digits, resnet8 and vit_micro, class 3."""
-    folder = tmp_path_factory.mktemp("weights")
-    for model in ("resnet8", "vit_micro"):
-        common = ("--dataset", "digits", "--model", model, "--weights", folder, "--quiet")
-        call(pretrain, *common, "--epochs", 8)
-        forget = (*common, "--forget-class", 3)
-        call(retrain, *forget, "--epochs", 8)
-        for script in (finetune, pruneft, lora, loraprune):
-            call(script, *forget, "--epochs", 2)
-        for kind in ("mask", "zero-row", "head-only"):
-            call(control, *forget, "--epochs", 2, "--kind", kind)
-    return folder
+
+    def build(folder):
+        for model in ("resnet8", "vit_micro"):
+            common = ("--dataset", "digits", "--model", model, "--weights", folder, "--quiet")
+            call(pretrain, *common, "--epochs", 8)
+            forget = (*common, "--forget-class", 3)
+            call(retrain, *forget, "--epochs", 8)
+            for script in (finetune, pruneft, lora, loraprune):
+                call(script, *forget, "--epochs", 2)
+            for kind in ("mask", "zero-row", "head-only"):
+                call(control, *forget, "--epochs", 2, "--kind", kind)
+
+    return built_once(tmp_path_factory, "weights", build)

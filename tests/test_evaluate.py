@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import torch
-from conftest import ROOT, call, one_line
+from conftest import ROOT, built_once, call, one_line
 
 import evaluate
 import finetune
@@ -30,8 +30,11 @@ def by_method(rows):
 
 
 @pytest.fixture(scope="module")
-def rows(weights):
-    return rows_of(weights, *sorted(weights.glob("*.pth")))
+def rows(weights, tmp_path_factory):
+    def build(folder):
+        (folder / "rows.json").write_text(json.dumps(rows_of(weights, *sorted(weights.glob("*.pth")))))
+
+    return json.loads((built_once(tmp_path_factory, "rows", build) / "rows.json").read_text())
 
 
 def test_every_method_has_a_row_with_all_metrics(rows):
