@@ -27,7 +27,7 @@ import training
 from errors import UserError
 
 LR = cli.PerModel(paper=1e-3)
-REFERENCE = 512  # images of D_r that give each layer's mean and variance
+REFERENCE = 256  # images of D_r that give each layer's mean and variance
 CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 
 
@@ -37,25 +37,29 @@ def unlearn(model, retain, forget, config):
     draw = _same_class(retain.labels, forget.labels) if config.shift == "unseen" else _any(len(retain))
     model.to(memory_format=training.memory_format(model))  # before it is copied: another layout rounds otherwise
     original, layers = copy.deepcopy(model).eval(), models.stages(model)
-    features = _features(original, layers, retain, config)
-    sample = features(torch.randperm(len(retain))[:REFERENCE])
+    sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], config)
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
-    adapted = adapters.attach(model, adapters.every_block(model), config.rank, config.alpha)
-    student, residuals = adapted.get_base_model(), []
     # Where the steps draw more images than D_r has, one pass over D_r is cheaper. With lambda 0 every bit counts, and the
     # last bits of a feature depend on the images beside it.
-    if config.forget_weight and config.epochs * len(forget) > len(retain):
-        features = _cached(features, len(retain), sample)
+    cheaper = config.forget_weight and config.epochs * len(forget) > len(retain)
+    fits = sum(h[0].nbytes for h in sample) * len(retain) <= CACHE_MIB * 2**20
+    cache = _features(original, layers, retain, torch.arange(len(retain)), config) if cheaper and fits else None
+    adapted = adapters.attach(model, adapters.every_block(model), config.rank, config.alpha)
+    student, residuals = adapted.get_base_model(), []
 
     def objective(_, x, y, rows):
         kept = draw(y.cpu())
-        h = features(kept)
-        to_retain = mse(outputs(student, layers, _floats(retain, kept, model, x.device)), h, variances)
-        moved = outputs(student, layers, x)
-        to_forget = mse(moved, means if config.shift == "mean" else h, variances)
-        if config.plot:
+        images = torch.cat([_floats(retain, kept, model, x.device), x])
+        after_r, after_f = _halves(outputs(student, layers, images))
+        if cache is None or config.plot:
             with torch.no_grad():
-                residuals.append([to_retain.tolist(), mse(moved, outputs(original, layers, x), variances).tolist()])
+                before_r, before_f = _halves(outputs(original, layers, images))
+        if cache is not None:
+            before_r = [h[kept.to(h.device)] for h in cache]
+        to_retain = mse(after_r, before_r, variances)
+        to_forget = mse(after_f, means if config.shift == "mean" else before_r, variances)
+        if config.plot:
+            residuals.append([to_retain.tolist(), mse(after_f, before_f, variances).tolist()])
         return to_retain.mean() + config.forget_weight * (to_forget[-1] if config.shift == "head" else to_forget.mean())
 
     optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
@@ -90,24 +94,17 @@ def _floats(split, rows, model, device):
     return training.to_float(split.images[rows].to(device), training.memory_format(model))
 
 
-def _features(original, layers, retain, config):
-    """A function of positions in `retain`, int64 (B,): the original's features of these images, without gradient."""
+def _halves(features):
+    """The features of a batch's first half, and of its second: two lists."""
+    return zip(*(h.chunk(2) for h in features), strict=True)
+
+
+def _features(original, layers, retain, rows, config):
+    """The original's features of the images of `retain` at the positions `rows`: a list of float32 (len(rows), ...)."""
     device = torch.device(config.device)
-
-    def features(rows):
-        with torch.no_grad(), training.autocast(device, config.precision):
-            return outputs(original, layers, _floats(retain, rows, original, device))
-
-    return features
-
-
-def _cached(features, count, sample):
-    """`features`, looked up in what one pass over all `count` images gives, if that takes at most CACHE_MIB."""
-    if sum(h[0].nbytes for h in sample) * count > CACHE_MIB * 2**20:
-        return features
-    parts = [features(rows) for rows in torch.arange(count).split(REFERENCE)]
-    table = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-    return lambda rows: [h[rows.to(h.device)] for h in table]
+    with torch.no_grad(), training.autocast(device, config.precision):
+        parts = [outputs(original, layers, _floats(retain, some, original, device)) for some in rows.split(REFERENCE)]
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
 def _any(count):
