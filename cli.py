@@ -146,6 +146,11 @@ def load_data(config):
     )
 
 
+def settings_of(config):
+    """The flags that make a run what it is, as plain values."""
+    return {key: _plain(value) for key, value in vars(config).items() if key not in _CIRCUMSTANCES}
+
+
 def data_of(config, dataset):
     """What a file says of the data that it was made with."""
     flags = ("dataset", "subset", "validation", "img_size", "test_subset")
@@ -195,7 +200,7 @@ def execute(method, unlearn, config):
     config.device = training.resolve_device(config.device)
     model.to(config.device)
     config.precision = config.precision or training.best_precision(model, config.device)
-    settings = {k: _plain(v) for k, v in vars(config).items() if k not in _CIRCUMSTANCES}
+    settings = settings_of(config)
     identity = [method, settings, dataset.fingerprint, forget.tolist(), original and original["sha256"]]
     config.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     if config.output.exists() and not config.overwrite:

@@ -50,11 +50,7 @@ def train(method, split, config):
         "format": models.FORMAT,
         "method": method,
         "backbone": {"file": str(source), "sha256": models.sha256(source), "network": content["network"]},
-        "config": {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(config).items()
-            if isinstance(value, (int, float, str, Path, type(None)))
-        },
+        "config": cli.settings_of(config),
         "data": cli.data_of(config, dataset),
         "shape": list(dataset.train.images.shape[1:]),
         "classes": len(dataset.classes),
@@ -93,8 +89,7 @@ def delete(folder, split, config):
     dataset = cli.load_data_by(*cli.data_arguments(state["data"], config.data_dir))
     if dataset.fingerprint != state["data"]["fingerprint"]:
         raise UserError(f"{folder} was trained on other data than this {dataset.tag}: their fingerprints differ")
-    private = torch.zeros(len(dataset.train), dtype=torch.bool)
-    private[state["private"]] = True
+    private = _mask(state["private"], len(dataset.train))
     ids = _ids(config, dataset.train.labels, private, state["deleted"])
     if not len(ids):
         raise UserError("nothing to delete: give --ids, --ids-file or --class")
@@ -164,9 +159,7 @@ def assemble(folder):
 
 def _split(state, split, backbone, dataset, config):
     """Put images into parts, by what isn't deleted: fills state's part (-1: in none) and centres."""
-    private = torch.zeros(len(dataset.train), dtype=torch.bool)
-    private[state["private"]] = True
-    gone = torch.isin(torch.arange(len(private)), state["deleted"])
+    private, gone = (_mask(state[key], len(dataset.train)) for key in ("private", "deleted"))
     anchors = state["anchors"][~gone[state["anchors"]]]
     features = _features(backbone, dataset.train.images, config)
     part, state["centres"] = split(features, private, anchors, config)
@@ -185,7 +178,7 @@ def _train_parts(folder, state, parts, generation, backbone, dataset, config):
             if not len(members):
                 continue
             done = models.read(folder / name) if generation == 0 and (folder / name).exists() else None
-            if done is None or not _same(done, members, state["config"]):
+            if done is None or done["config"] != state["config"] or not torch.equal(done["members"], members):
                 done = _learn(backbone, dataset.train.take(members), k, state, config) | {"members": members}
                 models.write_atomically(folder / name, done)
             cost["images"] += len(members)
@@ -226,12 +219,6 @@ def _learn(backbone, images, k, state, config):
         "bias": learner.head.bias.detach().cpu(),
     }
     return trained | circumstances.cost | {"part": k, "seed": circumstances.seed, "config": state["config"]}
-
-
-def _same(done, members, config):
-    """Whether a part's file was made from the same images with the same settings."""
-    keys = ("seed", "epochs", "batch_size", "lr", "head_lr", "backbone")
-    return torch.equal(done["members"], members) and all(done["config"][key] == config[key] for key in keys)
 
 
 def _sweep(folder, state):
@@ -279,7 +266,7 @@ def _private_and_anchors(dataset, content, config):
             raise UserError(f"{config.backbone} was trained on other data than this {dataset.tag}")
         if not len(content["forget"]):
             raise UserError(f"{config.backbone} has seen all images, so none is private; train it with retrain.py")
-        private = torch.isin(torch.arange(count), content["forget"])
+        private = _mask(content["forget"], count)
     from_private = config.anchors_from == "private"
     candidates = (private if from_private or private.all() else ~private).nonzero().squeeze(1)
     if not 0 < config.anchors < len(candidates):
@@ -307,12 +294,17 @@ def _ids(config, labels, private, deleted):
     if again := set(ids) & set(deleted.tolist()):
         raise UserError(f"image {min(again)} is deleted already")
     if config.forget_class is not None:
-        there = private & ~torch.isin(torch.arange(len(labels)), deleted)
+        there = private & ~_mask(deleted, len(labels))
         of_class = ((labels == config.forget_class) & there).nonzero().squeeze(1)
         if not len(of_class):
             raise UserError(f"--class {config.forget_class}: no private image is of this class")
         ids += of_class.tolist()
     return torch.tensor(sorted(set(ids)), dtype=torch.int64)
+
+
+def _mask(positions, count):
+    """Positions int64 as a bool mask (count,)."""
+    return torch.isin(torch.arange(count), positions)
 
 
 def _features(backbone, images, config):
