@@ -23,6 +23,7 @@ import reproduce
 import retrain
 import rfau
 import sisa
+import training
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
 SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
@@ -61,7 +62,7 @@ def test_a_session_at_the_shell(tmp_path):
     assert again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
 
 
-KILLED = [
+STOPPED = [
     (pretrain, ()),
     (retrain, ("--forget-class", "3")),
     (finetune, ("--forget-random", "0.2")),
@@ -70,19 +71,52 @@ KILLED = [
     (loraprune, ("--forget-class", "3")),
     (control, ("--forget-class", "3", "--kind", "head-only")),
     (rfau, ("--forget-random", "0.2")),
-    (gradascent, ("--forget-class", "3", "--retain-weight", "0.9", "--epochs", "60")),
+    (gradascent, ("--forget-class", "3", "--retain-weight", "0.9")),
     (randomlabel, ("--forget-class", "3", "--saliency", "0.5")),
-    (badteacher, ("--forget-class", "3", "--epochs", "40")),
+    (badteacher, ("--forget-class", "3")),
 ]
+KILLED = [case for case in STOPPED if case[0] in (pretrain, loraprune)]
+
+
+def prepared(weights, tmp_path, script, extra, epochs):
+    """Arguments of a run in a folder of its own, and the state dict with which it ends if nothing stops it."""
+    shutil.copy(weights / "digits_resnet8_original_s0.pth", tmp_path)
+    arguments = ("--dataset", "digits", "--model", "resnet8", "--weights", tmp_path, "--epochs", epochs, *extra)
+    path = call(script, *arguments, "--output", tmp_path / "whole.pth", "--quiet")
+    return arguments, models.load_checkpoint(path)["state_dict"]
+
+
+def continued(script, arguments, output, expected, capsys):
+    """Give the same command again and compare every bit."""
+    capsys.readouterr()
+    call(script, *arguments, "--output", output)
+    assert "continuing after epoch" in capsys.readouterr().err
+    assert not output.with_name(f"{output.name}.partial").exists()
+    result = models.load_checkpoint(output)["state_dict"]
+    assert all(torch.equal(value, result[key]) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(("script", "extra"), STOPPED, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_stopped_run_continues_and_ends_with_the_same_bits(weights, tmp_path, capsys, monkeypatch, script, extra):
+    arguments, expected = prepared(weights, tmp_path, script, extra, 4)
+    snapshot, calls = training._snapshot, []
+
+    def stop_after_two(*arguments):
+        snapshot(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_snapshot", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        call(script, *arguments, "--output", tmp_path / "out.pth", "--quiet")
+    continued(script, arguments, tmp_path / "out.pth", expected, capsys)
 
 
 @pytest.mark.parametrize(("script", "extra"), KILLED, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, capsys, script, extra):
-    shutil.copy(weights / "digits_resnet8_original_s0.pth", tmp_path)
-    output = tmp_path / "out.pth"
-    arguments = ("--dataset", "digits", "--model", "resnet8", "--weights", tmp_path, "--epochs", "12", *extra)
-    reference = models.load_checkpoint(call(script, *arguments, "--output", tmp_path / "whole.pth", "--quiet"))
-    partial = tmp_path / "out.pth.partial"
+    arguments, expected = prepared(weights, tmp_path, script, extra, 12)
+    output, partial = tmp_path / "out.pth", tmp_path / "out.pth.partial"
 
     def two_epochs_done():
         return output.exists() or (partial.exists() and models.read(partial)["epoch"] >= 2)
@@ -90,11 +124,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, c
     killed = shell(f"{script.__name__}.py", *arguments, "--output", output, kill_when=two_epochs_done)
     assert killed.returncode == -9
     assert partial.exists() and not output.exists()
-    call(script, *arguments, "--output", output)
-    assert "continuing after epoch" in capsys.readouterr().err
-    assert not partial.exists()
-    result = models.load_checkpoint(output)
-    assert all(torch.equal(value, result["state_dict"][key]) for key, value in reference["state_dict"].items())
+    continued(script, arguments, output, expected, capsys)
 
 
 def test_an_unfinished_run_with_other_settings_is_not_continued(weights, tmp_path, capsys):
