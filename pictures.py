@@ -330,7 +330,8 @@ def _legend(figure, axes):
 def _names(rows):
     """The rows' methods, with their epochs where a method comes twice."""
     often = Counter(row["method"] for row in rows)
-    return [row["method"] + (f", {row['epochs']} epochs" if often[row["method"]] > 1 else "") for row in rows]
+    lengths = [f", {row['epochs']} epoch{'s' if row['epochs'] != 1 else ''}" for row in rows]
+    return [row["method"] + (text if often[row["method"]] > 1 else "") for row, text in zip(rows, lengths, strict=True)]
 
 
 def _range(rows, key):

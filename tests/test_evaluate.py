@@ -208,3 +208,15 @@ def test_the_readmes_tables_are_the_committed_results(name, seeds):
     assert report.markdown(result) in readme
     assert f"results/{name}.png" in readme
     assert {row["n"] for row in result["rows"]} == {seeds}
+
+
+def test_the_readmes_table_of_rfau_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "rfau-quick.json").read_text())["rows"]
+    shown = 0
+    for row in rows:
+        forget = "class 3" if row["forget"] == "class3" else "a tenth"
+        keys = ("UA", "RA", "TA", "MIA", "gap", "MIA_AUC", "seconds")
+        cells = [forget, row["method"], str(row["epochs"] or "–"), *(report._cell(row, key) for key in keys)]
+        shown += f"| {' | '.join(cells)} |\n" in readme
+    assert shown == len([row for row in rows if row["method"] not in ("rfau --shift mean", "rfau --shift head")]) == 31
