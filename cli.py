@@ -23,22 +23,11 @@ _CIRCUMSTANCES = {"data_dir", "device", "quiet", "overwrite", "output", "weights
 
 
 class PerModel(dict):
-    """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network.
-
-    A pair stands for two defaults: where whole classes are forgotten, and where images are.
-    """
-
-    def pick(self, model, classes):
-        """The default for a network's name; classes: whether whole classes are forgotten."""
-        value = self.get(model, self["paper"])
-        return value[0 if classes else 1] if isinstance(value, tuple) else value
+    """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network."""
 
     def __str__(self):
-        texts = {
-            name: f"{value[0]:g} for classes and {value[1]:g} for images" if isinstance(value, tuple) else f"{value:g}"
-            for name, value in self.items()
-        }
-        return "; ".join([texts.pop("paper"), *(f"{name}: {text}" for name, text in texts.items())])
+        rest = ", ".join(f"{value:g} for {name}" for name, value in self.items() if name != "paper")
+        return f"{self['paper']:g}" + (f"; {rest}" if rest else "")
 
 
 def parser(doc, *, epochs, lr, batch_size=128, forget=True, original=True):
@@ -184,7 +173,7 @@ def execute(method, unlearn, config):
     config.lr_given = not isinstance(config.lr, PerModel)
     for name, value in vars(config).items():
         if isinstance(value, PerModel):
-            setattr(config, name, value.pick(config.model, data.forgotten_classes(dataset.train.labels, forget)))
+            setattr(config, name, value.get(config.model, value["paper"]))
     config.output = config.output or config.weights / _file_name(method, config, dataset.tag, forget_tag)
     reuse = getattr(config, "reuse", False)
     if config.output.exists() and not config.overwrite and not reuse:
