@@ -81,16 +81,19 @@ def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_s
         kept[held_out] = False
         train, test = train.take(kept), train.take(held_out)
     if subset:
-        if not len(classes) <= subset <= len(train):
-            raise UserError(f"--subset {subset}: {tag} has {len(train)} training images in {len(classes)} classes")
-        train = train.take(stratified(train.labels, subset))
+        train = _thinned(train, subset, classes, f"--subset {subset}: {tag} has {len(train)} training")
     if test_subset:
-        if not len(classes) <= test_subset <= len(test):
-            raise UserError(f"--test-subset {test_subset}: {tag} has {len(test)} test images in {len(classes)} classes")
-        test = test.take(stratified(test.labels, test_subset))
+        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: {tag} has {len(test)} test")
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
     return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
+
+
+def _thinned(split, count, classes, complaint):
+    """`count` images of `split`, all classes alike. Raises UserError, beginning with `complaint`, if it can't be."""
+    if not len(classes) <= count <= len(split):
+        raise UserError(f"{complaint} images in {len(classes)} classes")
+    return split.take(stratified(split.labels, count))
 
 
 def stratified(labels, count):

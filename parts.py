@@ -179,7 +179,7 @@ def _train_parts(folder, state, parts, generation, backbone, dataset, config):
                 continue
             done = models.read(folder / name) if generation == 0 and (folder / name).exists() else None
             if done is None or done["config"] != state["config"] or not torch.equal(done["members"], members):
-                done = _learn(backbone, dataset.train.take(members), k, state, config) | {"members": members}
+                done = _learn(backbone, dataset.train.take(members), dataset.flip, k, state, config) | {"members": members}
                 models.write_atomically(folder / name, done)
             cost["images"] += len(members)
             cost["sample_epochs"] += len(members) * config.epochs
@@ -189,8 +189,8 @@ def _train_parts(folder, state, parts, generation, backbone, dataset, config):
     return cost | {"flops": cost["sample_epochs"] * state["flops"]}
 
 
-def _learn(backbone, images, k, state, config):
-    """Train one learner on `images`: what its file holds."""
+def _learn(backbone, images, flip, k, state, config):
+    """Train one learner on `images`, mirrored at random if `flip`: what its file holds."""
     torch.manual_seed(config.seed)  # one start for all parts
     learner = prompting.Learner(backbone, state["shape"], state["classes"]).to(config.device)
     groups = [
@@ -209,7 +209,6 @@ def _learn(backbone, images, k, state, config):
         snapshot=None,
         cost={},
     )
-    flip = cli.load_data_by(*cli.data_arguments(state["data"], config.data_dir)).flip
     augment = data.crop_and_flip if flip else data.random_crop
     scheduler = training.warm_up_and_cosine(optimizer, steps, steps // 5)
     training.fit(learner, images, optimizer, circumstances, scheduler=scheduler, augment=augment, freeze_norm=True)

@@ -206,21 +206,27 @@ def test_another_backbone_is_refused(systems, copy, tmp_path, capsys):
     assert code == 2 and "not the file" in line and files(folder) == before
 
 
-def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(copy, monkeypatch):
-    """Proof 6, within the process: the second of several parts fails."""
-    folder = copy(lmeraser)
-    ids, before, calls, fit = private(folder)[::40], learned(folder), [], training.fit
+def stop_at(monkeypatch, nth):
+    """Have the `nth` learner's training interrupted, once; the list grows by one with every training."""
+    calls, fit = [], training.fit
 
-    def fail_second(*arguments, **keywords):
+    def stopping(*arguments, **keywords):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == nth:
             raise KeyboardInterrupt
         return fit(*arguments, **keywords)
 
-    monkeypatch.setattr(training, "fit", fail_second)
+    monkeypatch.setattr(training, "fit", stopping)
+    return calls
+
+
+def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(copy, monkeypatch):
+    """Proof 6, within the process: the second of several parts fails."""
+    folder = copy(lmeraser)
+    ids, before = private(folder)[::40], learned(folder)
+    stop_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         delete(lmeraser, folder, "--ids", *ids)
-    monkeypatch.setattr(training, "fit", fit)
     assert same(learned(folder), before) and parts.read(folder)["ledger"] == []
     assert models.build(parts.assemble(folder))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
     entry = delete(lmeraser, folder, "--ids", *ids)
@@ -242,15 +248,7 @@ def test_a_killed_deletion_leaves_the_old_state_or_the_new(backbone, tmp_path):
 
 
 def test_a_killed_training_continues(backbone, systems, tmp_path, monkeypatch):
-    calls, fit = [], training.fit
-
-    def fail_third(*arguments, **keywords):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return fit(*arguments, **keywords)
-
-    monkeypatch.setattr(training, "fit", fail_third)
+    calls = stop_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         train(lmeraser, backbone, tmp_path / "system")
     assert not (tmp_path / "system").exists()
