@@ -235,7 +235,8 @@ def variant(settings):
     """The flags that make another row of a method: a list such as ["--regrow", "--lr 0.003"]."""
     flags = [f"--{name.replace('_', '-')}" for name in ("prune_head", "regrow") if settings.get(name)]
     flags += ["--bn freeze"] if settings.get("bn") == "freeze" else []
-    flags += [f"--parts {settings['parts']}"] if "parts" in settings else []
+    flags += [f"--parts {settings['parts']}"] if settings.get("parts") else []
+    flags += [f"--linkage {settings['linkage']}"] if settings.get("linkage", "average") != "average" else []
     flags += [f"--shift {settings['shift']}"] if settings.get("shift", "random") != "random" else []
     flags += [f"--retain-weight {settings['retain_weight']:g}"] if settings.get("retain_weight") else []
     flags += [f"--saliency {settings['saliency']:g}"] if settings.get("saliency", 1) < 1 else []

@@ -28,13 +28,20 @@ def split(features, private, anchors, config):
     if config.parts == 1:
         cluster = np.zeros(len(known), dtype=np.int64)
     else:
-        cluster = AgglomerativeClustering(config.parts, linkage="average").fit_predict(known)
+        cluster = AgglomerativeClustering(config.parts, linkage=config.linkage).fit_predict(known)
     centres = np.stack([known[cluster == k].mean(0) for k in range(config.parts)])
     return torch.from_numpy(pairwise_distances_argmin(features.numpy(), centres)), torch.from_numpy(centres)
 
 
 def parser():
-    return parts.parser(__doc__, parts=100, split_help="clusters, each with a prompt and a head")
+    parser, trainer = parts.parser(__doc__, parts=100, split_help="clusters, each with a prompt and a head")
+    trainer.add_argument(
+        "--linkage",
+        choices=("average", "ward", "complete"),
+        default="average",
+        help="how anchors are clustered; ward: clusters more alike in size (default: average, the paper's)",
+    )
+    return parser
 
 
 def run(config):

@@ -10,6 +10,7 @@ lmeraser.py and sisa.py differ in how they split and in who answers.
 import argparse
 import datetime
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -41,9 +42,14 @@ def train(method, split, config):
     content = models.load_checkpoint(source)
     private, anchors = _private_and_anchors(dataset, content, config)
     without = _ids(config, dataset.train.labels, private, torch.empty(0, dtype=torch.int64))
-    name = f"{dataset.tag}_{content['network']['name']}_{method}{config.parts}_s{config.seed}"
+    flags = cli.variant(vars(config) | {"lr_given": False, "parts": None})
+    variant = "".join(flag.replace("--", "-").replace(" ", "-") for flag in flags)
+    name = f"{dataset.tag}_{content['network']['name']}_{method}{config.parts}{variant}_s{config.seed}"
     folder = config.output or config.weights / name.replace("/", "-")
     if folder.exists() and not config.overwrite:
+        if getattr(config, "reuse", False) and read(folder)["config"] == cli.settings_of(config):
+            print(f"skipped, there already: {folder}", file=sys.stderr, flush=True)
+            return folder
         raise UserError(f"{folder} exists; --overwrite computes it again")
     backbone = _backbone(content, source, config.device)
     state = {
@@ -337,7 +343,8 @@ def show(folder):
 
 
 def parser(doc, *, parts, split_help):
-    """The command line of a kind of system: train, delete, show. parts: the default number; split_help: what they are."""
+    """The command line of a kind of system, which trains, deletes and shows, and the part of it that trains, for flags of
+    the system's own. parts: the default number; split_help: what they are."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True, help="train a system, delete from it, show it")
     trainer = actions.add_parser("train", help="train a system into a folder")
@@ -375,7 +382,7 @@ def parser(doc, *, parts, split_help):
         action.add_argument("--quiet", action="store_true", help="no progress")
     shower = actions.add_parser("show", help="print a system's parts and its ledger")
     shower.add_argument("folder", type=Path, help="the system")
-    return parser
+    return parser, trainer
 
 
 def _add_id_flags(parser, what):
@@ -385,15 +392,12 @@ def _add_id_flags(parser, what):
 
 
 def run(method, split, config):
-    """Carry out one of the command line's actions."""
-    if config.action == "train":
-        folder = train(method, split, config)
-        if not config.quiet:
-            show(folder)
-            print(folder)
-    elif config.action == "delete":
-        delete(config.folder, split, config)
-        if not config.quiet:
-            show(config.folder)
-    else:
-        show(config.folder)
+    """Carry out one of the command line's actions and return the system's folder."""
+    folder = train(method, split, config) if config.action == "train" else config.folder
+    if config.action == "delete":
+        delete(folder, split, config)
+    if config.action == "show" or not config.quiet:
+        show(folder)
+    if config.action == "train" and not config.quiet:
+        print(folder)
+    return folder

@@ -6,9 +6,11 @@ STEM-losses.png   histograms of the loss on D_f, T_f, D_r and T_r
 STEM-roc.png      ROC of the attack that tells D_f from T_f, on log axes
 STEM-relearn.png  accuracy on T_f over steps of training on D_f
 STEM-steps.png    average gap over optimiser steps, for methods run with several numbers of epochs
+STEM-cost.png     accuracy over the cost of a deletion, on a log axis
 STEM-features.png penultimate features of D_f and D_r on their first two principal components
 """
 
+import re
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -253,6 +255,37 @@ def steps(rows):
     return figure
 
 
+def cost(rows):
+    """Accuracy over the sample-epochs of a deletion, a panel for each request; a line joins numbers of clusters."""
+    groups = by_forget_set(rows)
+    figure, axes = pyplot.subplots(
+        1, len(groups), figsize=(3.4 * len(groups), 3.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (heading, group) in zip(axes[0], groups, strict=True):
+        kinds = {}
+        for row in group:
+            kinds.setdefault(re.sub(r" --parts \d+", "", row["method"]), []).append(row)
+        for place, (name, same) in enumerate(kinds.items()):
+            x, y = ([row["metrics"][key] for row in same] for key in ("sample_epochs", "accuracy"))
+            axis.errorbar(
+                [m["mean"] for m in x],
+                [m["mean"] for m in y],
+                yerr=[m["ci95"] or 0 for m in y],
+                fmt=("-", "--", ":", "-.")[place % 4] + MARKERS[place],
+                color="black" if place % 2 == 0 else "0.5",
+                capsize=2,
+                label=name,
+            )
+            for row, m, n in zip(same, x, y, strict=True):
+                axis.annotate(row["clusters"], (m["mean"], n["mean"]), xytext=(3, 4), textcoords="offset points")
+        axis.set_xscale("log")
+        axis.set_xlabel("sample-epochs of the deletion")
+        axis.set_title(heading.replace(", ", "\n"))
+    axes[0][0].set_ylabel("accuracy (%)")
+    _legend(figure, axes[0])
+    return figure
+
+
 def residuals(found, layers, file):
     """Draw to `file` the residuals of RFAU: found holds, for each step, two lists with a number for each of `layers`, on D_r
     and on D_f, each a mean square over the variance of the original's feature."""
@@ -273,7 +306,8 @@ def residuals(found, layers, file):
 
 
 PICTURES = {  # name: (whether a row has something for it, the picture)
-    "dots": (lambda row: True, dots),
+    "dots": (lambda row: "request" not in row, dots),
+    "cost": (lambda row: "request" in row, cost),
     "plane": (lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
     "losses": (lambda row: "curves" in row, losses),
     "roc": (lambda row: "curves" in row and row["curves"]["roc"], roc),

@@ -4,6 +4,7 @@
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
     python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
     python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
+    python reproduce.py lmeraser                                      what a deletion costs, over numbers of clusters
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
     python reproduce.py tune                                          PruneLoRA's learning rates, on validation images
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
@@ -23,10 +24,12 @@ import audit
 import badteacher
 import cli
 import control
+import deletions
 import evaluate
 import finetune
 import gradascent
 import imagenet
+import lmeraser
 import lora
 import loraprune
 import pretrain
@@ -35,6 +38,7 @@ import randomlabel
 import report
 import retrain
 import rfau
+import sisa
 from errors import UserError
 
 # One line for each row: its label, its script, its flags, and its numbers of epochs if they aren't the preset's (None: the
@@ -61,12 +65,22 @@ METHODS = {
     "rfau --shift unseen": Method(rfau, ("--shift", "unseen"), (1, 20)),
     "rfau --shift mean": Method(rfau, ("--shift", "mean"), (1,)),
     "rfau --shift head": Method(rfau, ("--shift", "head"), (1,)),
+    deletions.ONE: Method(lmeraser, ("--parts", "1")),
+    **{f"lmeraser --parts {k}": Method(lmeraser, ("--parts", str(k))) for k in (10, 50, 100, 200)},
+    **{
+        f"lmeraser --parts {k} --linkage ward": Method(lmeraser, ("--parts", str(k), "--linkage", "ward"))
+        for k in (100, 200)
+    },
+    **{f"sisa --parts {k}": Method(sisa, ("--parts", str(k))) for k in (5, 20, 100)},
 }
 # The rows of the tables. PLAIN has neither the controls that edit a class's row nor PruneLoRA's variants.
 PLAIN = ("original", "retrain", "head-only", "finetune", "pruneft", "lora", "loraprune")
 PRUNELORA = (*PLAIN[:2], "mask", "zero-row", *PLAIN[2:], "loraprune --regrow", "loraprune --prune-head")
 AUDIT = (*PLAIN[:2], "mask", *PLAIN[2:])
-RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", *list(METHODS)[list(METHODS).index("gradascent") :])
+RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", "gradascent", "gradascent --retain-weight 0.9")
+RFAU += tuple(m for m in METHODS if m.startswith(("randomlabel", "badteacher", "rfau")))
+LMERASER = tuple(m for m in METHODS if METHODS[m].script in (lmeraser, sisa))
+ALWAYS = ("original", "retrain", deletions.ONE)  # rows that others are measured by
 ONLY_CLASSES, ONLY_IMAGES = ("mask", "zero-row"), ("rfau --shift unseen",)
 GRID = ("0.0003", "0.001", "0.003", "0.01")
 TUNED = Path(__file__).parent / "results"  # where the committed tunings lie, wherever --results are written
@@ -97,6 +111,18 @@ RFAU_PRESETS = {
     },
     "small": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 10_000, "pretrain": [15, 25, 4], "epochs": [5]},
     "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
+}
+# Private images: the share that a backbone trained from scratch doesn't see, or all where it has ImageNet weights.
+LMERASER_PRESETS = {
+    "quick": {"model": ["vit_micro"], "subset": 8000, "test": 1000, "pretrain": [12], "private": 0.25, "flags": []},
+    "small": {
+        "model": [imagenet.MODEL],
+        "subset": 2000,
+        "test": 1000,
+        "pretrain": [None],
+        "flags": ["--anchors", "500"],
+    },
+    "gpu": {"model": [imagenet.MODEL], "subset": None, "pretrain": [None], "flags": ["--epochs", "50"]},
 }
 # Flags of this script that are handed on where they differ from the scripts' default.
 HANDED_ON = {
@@ -138,16 +164,11 @@ def plan(config, methods, forget, rates=lambda network, method: (None,)):
     the learning rates to run it with, None for the script's own; with several, only its first number of epochs is run.
     """
     preset = config.sizes
-    handed_on = ["--weights", str(weights(config))]
-    for flag, default in HANDED_ON.items():
-        if getattr(config, flag) != default:
-            handed_on += [f"--{flag.replace('_', '-')}", str(getattr(config, flag))]
-    handed_on += ["--quiet"] if config.quiet else []
     lengths = dict(zip(preset["model"], preset["pretrain"], strict=True))
     runs = []
     for seed in range(config.seeds):
         for network in config.model or preset["model"]:
-            common = ["--dataset", config.dataset, "--model", network, "--seed", str(seed), *handed_on]
+            common = ["--model", network, *_handed_on(config, seed)]
             scratch = (["--epochs", str(lengths[network])] if network in lengths else []) + START.get(network, [])
             for method in methods:
                 script, flags, epochs = METHODS[method]
@@ -164,6 +185,15 @@ def plan(config, methods, forget, rates=lambda network, method: (None,)):
                         for rate in chosen
                     ]
     return runs
+
+
+def _handed_on(config, seed):
+    """The flags that all scripts of a table share."""
+    flags = ["--dataset", config.dataset, "--seed", str(seed), "--weights", str(weights(config))]
+    for flag, default in HANDED_ON.items():
+        if getattr(config, flag) != default:
+            flags += [f"--{flag.replace('_', '-')}", str(getattr(config, flag))]
+    return flags + (["--quiet"] if config.quiet else [])
 
 
 def weights(config):
@@ -243,6 +273,28 @@ def _tuned(config, tag):
     return rates
 
 
+def systems(config):
+    """LMEraser over its number of clusters, SISA, and one prompt for all, on a backbone of public images."""
+    if len(config.forget_class) > 1:
+        raise UserError("lmeraser deletes one class: give --forget-class one number")
+    config.request_class = config.forget_class[0]
+    runs = []
+    for seed in range(config.seeds):
+        for network in config.model or config.sizes["model"]:
+            common = _handed_on(config, seed)
+            backbone = network
+            if network not in START:
+                backbone = str(weights(config) / f"public_{network}_s{seed}.pth")
+                lengths = dict(zip(config.sizes["model"], config.sizes["pretrain"], strict=True))
+                scratch = ["--epochs", str(lengths[network])] if network in lengths else []
+                public = ["--forget-random", str(config.sizes["private"]), "--output", backbone]
+                runs.append((retrain, ["--model", network, *common, *public, *scratch]))
+            for method in _chosen(config, LMERASER):
+                script, flags, _ = METHODS[method]
+                runs.append((script, ["train", "--backbone", backbone, *common, *flags, *config.sizes["flags"]]))
+    return runs
+
+
 def tune(config):
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
     config.validation = 0.1
@@ -250,11 +302,11 @@ def tune(config):
 
 
 def _chosen(config, methods):
-    """Those of the table's `methods` that --methods asks for, with Original and Retrain in any case."""
+    """Those of the table's `methods` that --methods asks for, with those that they are measured by in any case."""
     wrong = [m for m in config.methods or [] if m not in methods]
     if wrong:
         raise UserError(f"{config.table} has no row {wrong[0]!r}; there are {', '.join(methods)}")
-    return [m for m in methods if m in ("original", "retrain") or m in (config.methods or methods)]
+    return [m for m in methods if m in ALWAYS or m in (config.methods or methods)]
 
 
 def _both_ways(config, methods, rates=None):
@@ -281,13 +333,14 @@ def headline(paths, config):
     return evaluate.evaluate(paths, config, beneath=False)
 
 
-# For each table: its runs, its presets, how many seeds by default, what scores the checkpoints.
-Table = namedtuple("Table", "runs presets seeds score")
+# For each table: its runs, its presets, how many seeds by default, what scores the checkpoints, how many rows from each.
+Table = namedtuple("Table", "runs presets seeds score rows", defaults=(1,))
 TABLES = {
     "prunelora": Table(prunelora, PRESETS, 3, evaluate.evaluate),
     "random": Table(random, RANDOM_PRESETS, 3, evaluate.evaluate),
     "audit": Table(many, AUDIT_PRESETS, 16, audit.audit),
     "rfau": Table(classes_and_images, RFAU_PRESETS, 3, evaluate.evaluate),
+    "lmeraser": Table(systems, LMERASER_PRESETS, 3, deletions.score, 1 + len(deletions.REQUESTS)),
     "tune": Table(tune, PRESETS, 1, headline),
     "rfau-tune": Table(tune_rfau, RFAU_PRESETS, 1, headline),
 }
@@ -299,7 +352,7 @@ def refuse_to_lose(stem, config, runs):
     if config.overwrite or not path.exists():
         return
     rows = _read_result(path)["rows"]
-    if len(rows) > len(runs) // config.seeds or max(row["n"] for row in rows) > config.seeds:
+    if len(rows) > len(runs) // config.seeds * TABLES[config.table].rows or max(row["n"] for row in rows) > config.seeds:
         raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
 
 

@@ -21,7 +21,7 @@ def split(features, private, anchors, config):
 
 
 def parser():
-    return parts.parser(__doc__, parts=20, split_help="shards, each with a learner")
+    return parts.parser(__doc__, parts=20, split_help="shards, each with a learner")[0]
 
 
 def run(config):

@@ -1,0 +1,115 @@
+"""Deletions: what a request costs a system of parts, and how accurate the system is afterwards.
+
+Each system that reproduce.py lmeraser has trained is copied, images are deleted from the copy by the script that trained it,
+and its ledger and its accuracy on test images are read. Costs are set against the system of one part of the same seed, whose
+deletion is training again without clusters: sample-epochs and FLOPs count exactly, seconds are those of training alone.
+"""
+
+import argparse
+import shutil
+import sys
+
+import torch
+
+import cli
+import evaluate
+import lmeraser
+import models
+import parts
+import sisa
+import training
+
+SCRIPTS = {"lmeraser": lmeraser, "sisa": sisa}
+REQUESTS = {1: 5, 10: 2, 100: 1}  # images at random: how many draws are averaged
+ONE = "one-prompt"  # the system of one part: no clusters
+
+
+def score(paths, config):
+    """Rows as report.py describes them, with `clusters` and `request`, for the systems among `paths`; all seeds together."""
+    scored = [row for path in paths if path.is_dir() for row in _requests(path, config)]
+    whole = {_pair(row): row["metrics"] for row in scored if row["method"] == ONE}
+    for row in scored:
+        full, found = whole[_pair(row)], row["metrics"]
+        for key in ("sample_epochs", "seconds"):
+            found[f"{key}_ratio"] = full[key] / found[key]
+    groups = {}
+    for row in scored:
+        groups.setdefault((row["model"], row["forget"], row["method"]), []).append(row)
+    joined = []
+    for group in sorted(groups.values(), key=lambda group: [group[0]["model"], _order(group[0]["forget"])]):
+        over = {key: evaluate.over_seeds([row["metrics"][key] for row in group]) for key in group[0]["metrics"]}
+        joined.append(group[0] | {"n": len(group), "metrics": over})
+    return joined
+
+
+def _requests(folder, config):
+    """A row for each request to the system in `folder`."""
+    state = parts.read(folder)
+    rows = []
+    for request in (*REQUESTS, "class"):
+        draws = 1 if len(state["files"]) == 1 else REQUESTS.get(request, 1)  # without clusters all draws cost alike
+        copies = [_deleted_from(folder, state, request, draw, config) for draw in range(draws)]
+        costs = [parts.read(copy)["ledger"][-1] for copy in copies]
+        found = {
+            key: sum(cost[key] for cost in costs) / len(costs) for key in ("sample_epochs", "flops", "seconds", "memory_mib")
+        }
+        flags = " ".join(cli.variant(state["config"]))
+        rows.append(
+            {
+                "dataset": state["data"]["tag"],
+                "model": models.label(state["backbone"]["network"]),
+                "forget": f"class{config.request_class}" if request == "class" else f"delete{request}",
+                "method": ONE if state["config"]["parts"] == 1 else f"{state['method']} {flags}",
+                "epochs": state["config"]["epochs"],
+                "seed": state["seed"],
+                "command": state["command"],
+                "device": state["device"],
+                "clusters": len(state["files"]),
+                "request": request,
+                "metrics": {"accuracy": _accuracy(copies[0], config)} | found,
+            }
+        )
+    if not config.quiet:
+        print(f"scored {folder}", file=sys.stderr, flush=True)
+    return rows
+
+
+def _deleted_from(folder, state, request, draw, config):
+    """A copy of the system with the request's images deleted: its folder. One of an earlier run is taken as it is."""
+    copy = folder.with_name(f"{folder.name}_deleted-{request}-{draw}")
+    if copy.exists():
+        return copy
+    part = copy.with_name(f".{copy.name}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(folder, part)
+    if request == "class":
+        flags = ["--class", str(config.request_class)]
+    else:
+        generator = torch.Generator().manual_seed(1000 * state["seed"] + draw)  # the same images for every system
+        chosen = state["private"][torch.randperm(len(state["private"]), generator=generator)[:request]]
+        flags = ["--ids", *map(str, chosen.tolist())]
+    script = SCRIPTS[state["method"]]
+    arguments = ["delete", str(part), *flags, "--data-dir", str(config.data_dir), "--device", str(config.device), "--quiet"]
+    deletion = script.parser().parse_args(arguments)
+    deletion.command = f"python {state['method']}.py delete"
+    script.run(deletion)
+    part.rename(copy)
+    return copy
+
+
+def _accuracy(folder, config):
+    """Accuracy in percent on the test images."""
+    content = parts.assemble(folder)
+    model = models.build(content, folder)
+    test = cli.load_data_by(*cli.data_arguments(content["data"], config.data_dir)).test
+    where = training.placed(model, argparse.Namespace(device=config.device, precision=config.precision))
+    return 100 * (training.predict(model, test.images, where).argmax(1) == test.labels).double().mean().item()
+
+
+def _pair(row):
+    return row["model"], row["forget"], row["seed"]
+
+
+def _order(tag):
+    """Requests from the smallest number of images to a whole class."""
+    return int(tag.removeprefix("delete")) if tag.startswith("delete") else float("inf")
