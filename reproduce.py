@@ -42,8 +42,8 @@ import sisa
 from errors import UserError
 
 # One line for each row: its label, its script, its flags, and its numbers of epochs if they aren't the preset's (None: the
-# script's own). A new method is one new file and one line here.
-Method = namedtuple("Method", "script flags epochs", defaults=((), None))
+# script's own); tuned: at how many its rate is chosen (None: the first of them). A new method is one new file and a line.
+Method = namedtuple("Method", "script flags epochs tuned", defaults=((), None, None))
 METHODS = {
     "original": Method(pretrain),
     "retrain": Method(retrain),
@@ -61,7 +61,7 @@ METHODS = {
     "randomlabel": Method(randomlabel),
     "randomlabel --saliency 0.5": Method(randomlabel, ("--saliency", "0.5")),
     "badteacher": Method(badteacher),
-    "rfau": Method(rfau, (), (1, 2, 5, 20)),
+    "rfau": Method(rfau, (), (1, 2, 5, 20), 5),
     "rfau --shift unseen": Method(rfau, ("--shift", "unseen"), (1, 20)),
     "rfau --shift mean": Method(rfau, ("--shift", "mean"), (1,)),
     "rfau --shift head": Method(rfau, ("--shift", "head"), (1,)),
@@ -108,6 +108,7 @@ RFAU_PRESETS = {
         "test": 2000,
         "pretrain": [25, 35, 6],
         "epochs": [5],
+        "scratch": {"resnet20": ["--batch-size", "32"]},  # in batches of 128 these are too few steps
     },
     "small": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 10_000, "pretrain": [15, 25, 4], "epochs": [5]},
     "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
@@ -161,7 +162,7 @@ def plan(config, methods, forget, rates=lambda network, method: (None,)):
     """The runs of a table, originals first: a list of (script module, argument list for its parser).
 
     methods: keys of METHODS. forget: the flags that name the forget set. rates: function of a network and a key of METHODS,
-    the learning rates to run it with, None for the script's own; with several, only its first number of epochs is run.
+    the learning rates to run it with, None for the script's own; with several, only one number of epochs is run, `tuned`.
     """
     preset = config.sizes
     lengths = dict(zip(preset["model"], preset["pretrain"], strict=True))
@@ -170,18 +171,21 @@ def plan(config, methods, forget, rates=lambda network, method: (None,)):
         for network in config.model or preset["model"]:
             common = ["--model", network, *_handed_on(config, seed)]
             scratch = (["--epochs", str(lengths[network])] if network in lengths else []) + START.get(network, [])
+            scratch += preset.get("scratch", {}).get(network, [])
             for method in methods:
-                script, flags, epochs = METHODS[method]
+                script, flags, epochs, tuned = METHODS[method]
                 if method == "original":
                     runs.append((script, common + scratch))
                 elif method == "retrain":
                     runs.append((script, common + forget + scratch))
                 else:
                     chosen = [["--lr", rate] if rate else [] for rate in rates(network, method)]
-                    lasting = [["--epochs", str(n)] if n else [] for n in epochs or preset["epochs"]]
+                    lengths_run = epochs or preset["epochs"]
+                    if len(chosen) > 1:
+                        lengths_run = [tuned or lengths_run[0]]
                     runs += [
-                        (script, common + forget + length + rate + list(flags))
-                        for length in (lasting if len(chosen) == 1 else lasting[:1])
+                        (script, common + forget + (["--epochs", str(n)] if n else []) + rate + list(flags))
+                        for n in lengths_run
                         for rate in chosen
                     ]
     return runs
@@ -290,7 +294,7 @@ def systems(config):
                 public = ["--forget-random", str(config.sizes["private"]), "--output", backbone]
                 runs.append((retrain, ["--model", network, *common, *public, *scratch]))
             for method in _chosen(config, LMERASER):
-                script, flags, _ = METHODS[method]
+                script, flags, *_ = METHODS[method]
                 runs.append((script, ["train", "--backbone", backbone, *common, *flags, *config.sizes["flags"]]))
     return runs
 
