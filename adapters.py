@@ -77,14 +77,19 @@ def folder_for(checkpoint):
     return Path(checkpoint).with_name(Path(checkpoint).stem + "_adapter")
 
 
-def save(peft_model, folder, masks=None):
-    """Write the adapter in PEFT's format, and `masks` beside it, replacing `folder` as a whole. RunFailed on a full disk."""
+def save(peft_model, folder, masks=None, notes=None):
+    """Write the adapter in PEFT's format, and `masks` beside it, replacing `folder` as a whole. RunFailed on a full disk.
+
+    notes: texts to lie beside it, by file name.
+    """
     part = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(part, ignore_errors=True)
     try:
         peft_model.save_pretrained(part)
         if masks:
             save_file(masks, part / MASK_FILE)
+        for name, text in (notes or {}).items():
+            (part / name).write_text(text)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise RunFailed(f"cannot write {folder}: {error}") from None

@@ -227,7 +227,7 @@ def _torchvision(dataset, folder, splits):
         try:
             parts = [_quiet_download(dataset, where, **split) for split in splits]
         except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
-            if dataset is not torchvision.datasets.FashionMNIST or not _from_debian(root):
+            if dataset is not torchvision.datasets.FashionMNIST or not _fashion_mnist_from_debian(root):
                 raise UserError(_what_to_put_where(dataset, where, error)) from None
             parts = [dataset(where, **split) for split in splits]
         labels = [part.labels if hasattr(part, "labels") else part.targets for part in parts]
@@ -263,34 +263,41 @@ def _what_to_put_where(dataset, where, error):
     return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
 
 
-def _from_debian(root):
-    """Fetch Fashion-MNIST from the Debian or Ubuntu archive, without root; whether that worked.
+def debian_package(name, root):
+    """The files of a package of the Debian or Ubuntu archive, fetched without root rights: a folder below root/debian, which
+    the caller removes; None where that can't be.
 
-    apt checks the archive's signature; its lists and cache live under `root` meanwhile, so neither root rights nor an
-    up-to-date system are needed.
+    apt checks the archive's signature; its lists and cache live below root/debian too, so the system needn't be up to date.
     """
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        return False
+        return None
     work = (root / "debian").resolve()
     lists = work / "lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     (work / "cache").mkdir(exist_ok=True)
     options = ["-qq", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={work / 'cache'}"]
-    for step in (["update"], ["download", "dataset-fashion-mnist"]):
+    for step in (["update"], ["download", name]):
         done = subprocess.run(["apt-get", *options, *step], cwd=work, capture_output=True, check=False)
         if done.returncode:
-            return False
-    package = next(work.glob("dataset-fashion-mnist*.deb"))
-    subprocess.run(["dpkg-deb", "-x", package, work / "files"], check=True)
+            return None
+    subprocess.run(["dpkg-deb", "-x", next(work.glob(f"{name}*.deb")), work / "files"], check=True)
+    return work / "files"
+
+
+def _fashion_mnist_from_debian(root):
+    """Fetch Fashion-MNIST's files as a Debian package; whether that worked."""
+    files = debian_package("dataset-fashion-mnist", root)
+    if files is None:
+        return False
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for name, _ in torchvision.datasets.FashionMNIST.resources:
-        packed = work / "files/usr/share/datasets/fashion-mnist" / name
+        packed = files / "usr/share/datasets/fashion-mnist" / name
         whole = raw / Path(name).stem
         with gzip.open(packed) as source, open(whole.with_suffix(".part"), "wb") as target:
             shutil.copyfileobj(source, target)
         whole.with_suffix(".part").rename(whole)
-    shutil.rmtree(work)
+    shutil.rmtree(root / "debian")
     return True
 
 

