@@ -7,13 +7,11 @@ black-box predictions via influence functions"); Pearlmutter 1994 for the produc
 
 from collections import namedtuple
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
+from scipy.linalg import eigh_tridiagonal
 
-# x float32 (p,); residual: |b - A x| / |b|; products: how many Hessian-vector products it took; positive: whether A had
-# positive curvature in every direction that was tried, without which x isn't a minimum.
-Solution = namedtuple("Solution", "x residual products positive")
+# x float32 (p,); residual: |b - A x| / |b|; products: how many Hessian-vector products it took.
+Solution = namedtuple("Solution", "x residual products")
 
 
 def flat(tensors):
@@ -21,11 +19,9 @@ def flat(tensors):
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def add(parameters, vector, factor=1.0):
-    """Add factor * vector to the parameters, in place."""
-    with torch.no_grad():
-        for parameter, part in zip(parameters, _parts(parameters, vector), strict=True):
-            parameter.add_(part.view_as(parameter), alpha=factor)
+def assign(parameters, vector):
+    """Give the parameters the values of a vector."""
+    torch.nn.utils.vector_to_parameters(vector, parameters)
 
 
 def gradient(loss, parameters):
@@ -76,27 +72,39 @@ def gauss_newton_product(logits_of, batches, parameters):
     return product
 
 
-def conjugate_gradients(product, b, damping, start=None, tolerance=1e-4, most=500):
-    """Solve (H + damping I) x = b to a relative residual, with at most so many products: a Solution."""
-    positive, count = True, 0
+def conjugate_gradients(product, b, dampings, tolerance=1e-4, most=300):
+    """Solve (H + damping I) x = b for each damping to a relative residual: a dictionary of damping to Solution.
 
-    def matvec(v):
-        nonlocal positive, count
-        v = torch.as_tensor(v, dtype=b.dtype, device=b.device)
-        result = product(v) + damping * v
-        positive, count = positive and bool(v @ result >= 0), count + 1
-        return result.cpu().numpy()
+    All share one Krylov space and so their products, of which there are at most so many: conjugate gradients in the form of
+    Lanczos (Paige and Saunders 1975), every vector made orthogonal to all before it. A damping is left out where the residual
+    wasn't reached, or where the curvature isn't positive in that space, for then the quadratic has no minimum.
+    """
+    if not b.any():
+        return {damping: Solution(torch.zeros_like(b), 0.0, 0) for damping in dampings}
+    norm, basis, diagonal, beside = float(b.norm()), (b / b.norm())[None], [], []
+    for count in range(1, most + 1):
+        w = product(basis[-1])
+        diagonal.append(float(basis[-1] @ w))
+        for _ in range(2):  # once isn't enough in fp32
+            w = w - basis.T @ (basis @ w)
+        beta = float(w.norm())
+        if count % 5 == 0 or count == most or beta < 1e-6 * norm:
+            values, vectors = eigh_tridiagonal(diagonal, beside)
+            y = {d: vectors @ (vectors[0] / (values + d)) * norm for d in dampings if values[0] + d > 0}
+            residual = {d: beta * abs(y[d][-1]) / norm for d in y}
+            if beta < 1e-6 * norm or all(r <= tolerance for r in residual.values()):
+                break
+        beside.append(beta)
+        basis = torch.cat([basis, (w / beta)[None]])
+    return {
+        d: Solution(basis.T @ torch.as_tensor(y[d], dtype=b.dtype, device=b.device), residual[d], count)
+        for d in y
+        if residual[d] <= tolerance
+    }
 
-    size = len(b)
-    operator = LinearOperator((size, size), matvec=matvec, dtype=np.float32)
-    start = None if start is None else start.cpu().numpy()
-    x, _ = cg(operator, b.cpu().numpy(), x0=start, rtol=tolerance, maxiter=most)
-    x = torch.as_tensor(x, dtype=b.dtype, device=b.device)
-    return Solution(x, _residual(product, x, b, damping), count + 1, positive)
 
-
-def stochastic(product_of, batches, b, damping, lr=1e-4, tolerance=1e-4, most=2000, every=100):
-    """Solve (H + damping I) x = b as LLMEraser does: Adam on 1/2 x' (H + damping I) x - b' x, a mini-batch a step.
+def stochastic(product_of, batches, b, damping, lr=1e-4, tolerance=1e-4, most=3000, every=200):
+    """Solve (H + damping I) x = b as LLMEraser does, by Adam on 1/2 x' (H + damping I) x - b' x, a mini-batch a step.
 
     product_of(batch): the function from v to that batch's own mean Hessian times v. It ends at the tolerance, at `most`
     steps, or when the residual over all batches, looked at every so many steps, no longer falls.
@@ -122,12 +130,8 @@ def stochastic(product_of, batches, b, damping, lr=1e-4, tolerance=1e-4, most=20
             best, residual = x.clone(), reached
             if residual <= tolerance:
                 break
-    return Solution(best, residual, count, True)
+    return Solution(best, residual, count)
 
 
 def _residual(product, x, b, damping):
     return float((b - product(x) - damping * x).norm() / b.norm())
-
-
-def _parts(parameters, vector):
-    return vector.split([parameter.numel() for parameter in parameters])

@@ -1,8 +1,8 @@
 """Instruction data, requests about its rows, and adapter folders that know what they were trained on.
 
 A row is (query, answer). An edit names a row by its position and says what becomes of it: {"id": 17, "remove": true},
-{"id": 17, "query": "..."} or {"id": 17, "response": "..."}. A file of edits has one in each line, as JSON. The same edits that
-a request makes are those that spoil data, so Corrupted, Retrain and every method are told in one language.
+{"id": 17, "query": "..."} or {"id": 17, "response": "..."}; a file of edits has one in each line, as JSON. Data are spoilt
+by edits too, so Corrupted, Retrain and every method are told in one language.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def read_edits(file):
 
 
 def check(edits, kind, rows, answers):
-    """The edits of a request of one kind (a key of KINDS; None: any) on rows, complete; UserError for one that can't be met."""
+    """The edits of a request of one kind (a key of KINDS; None: any) on rows, complete; UserError if one can't be met."""
     edits = [edit | ({"remove": True} if kind == "remove" else {}) for edit in edits]
     if not edits:
         raise UserError("nothing is asked: give --ids or a --request file with lines")

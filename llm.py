@@ -188,10 +188,10 @@ class Task:
         if self.start == DOWN:  # gate and up are frozen too, and cheap: computed now instead of kept
             block = self.model.model.layers[self.block]
             with torch.no_grad():
-                for i, states in enumerate(found):
-                    x = block.post_attention_layernorm(states.to(self.head.device))
-                    gated = block.mlp.act_fn(block.mlp.gate_proj(x)) * block.mlp.up_proj(x)
-                    found[i] = torch.cat([states, gated.cpu()], 1)
+                states = torch.cat(found).to(self.head.device)
+                x = block.post_attention_layernorm(states)
+                gated = block.mlp.act_fn(block.mlp.gate_proj(x)) * block.mlp.up_proj(x)
+            found = torch.cat([states, gated], 1).cpu().split(list(map(len, found)))
         hidden = torch.zeros(len(rows), longest, found[0].shape[1])
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
         targets = torch.full((len(rows), longest), -1)

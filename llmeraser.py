@@ -17,12 +17,9 @@ chosen on validation rows; answers are chosen among the task's (llm.py).
 """
 
 import argparse
-import contextlib
-import functools
 import hashlib
 import json
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import torch
@@ -31,102 +28,52 @@ import cli
 import influence
 import instructions
 import llm
+import llmscore
 import training
+import tuning
 from errors import RunFailed, UserError
 
-DAMPINGS = (0.1, 0.03, 0.01, 0.003, 0.0)  # tried from the first on; the best on validation rows is taken
+DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
 METHODS = ("influence", "gradascent", "finetune", "retrain")
-AT_ONCE = 4096  # rows of a batch
 MINI = 100  # rows of a mini-batch of the stochastic solver
-
-# An adapter at work: its task on the base, its data, its rows as they are now (None: removed), its tail and parameters, the
-# weight of |Theta|^2 / 2.
-Session = namedtuple("Session", "task data rows peft_model tail parameters decay")
-
-
-def objective(session, rows, n):
-    """A function of batches of Encoded rows whose sum over batches is the training objective: losses over n, and the decay.
-
-    Retrain without some rows divides by the same n, or the decay would weigh more.
-    """
-    share = {id(batch): len(batch.targets) / sum(len(b.targets) for b in rows) for batch in rows}
-
-    def part(batch):
-        penalty = session.decay / 2 * sum((parameter**2).sum() for parameter in session.parameters)
-        return session.task.losses(session.tail, batch).sum() / n + share[id(batch)] * penalty
-
-    return part
-
-
-def train(session, evaluations):
-    """Minimise the objective on the session's rows by L-BFGS from where the parameters are: (loss, evaluations made)."""
-    n, rows = len(session.rows), _batches(session, session.rows)
-    part, count, last = objective(session, rows, n), 0, 0.0
-    optimizer = torch.optim.LBFGS(
-        session.parameters,
-        max_iter=evaluations,
-        max_eval=evaluations,
-        tolerance_grad=1e-4,
-        tolerance_change=1e-9,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure():
-        nonlocal count, last
-        optimizer.zero_grad()
-        count, last = count + 1, 0.0
-        for batch in rows:
-            loss = part(batch)
-            loss.backward()
-            last += loss.item()
-        return last
-
-    optimizer.step(closure)
-    if last != last or last == float("inf"):
-        raise RunFailed(f"the loss is {last}: try a larger --decay")
-    return last, count
 
 
 def unlearn(session, before, after, config):
     """The paper's step, from the rows `before`, which have been trained on, to `after`, which should have been: a dictionary
-    of damping, residual and products. Of the dampings whose system was solved the best on validation rows is taken."""
-    n, task = len(session.rows), session.task
-    wrong, right = (
-        sum(task.losses(session.tail, batch).sum() for batch in _batches(session, rows)) for rows in (before, after)
-    )
-    b = influence.gradient((wrong - right) / n, session.parameters)
-    solve = _solver(session, config)
-    validation = task.encode(session.data.validation)
-    best, start = None, None
-    for damping in DAMPINGS if config.damping is None else (config.damping,):
-        solution = solve(b, damping, start)
-        if solution.residual > config.tolerance or not solution.positive:
-            continue
-        start = solution.x
-        influence.add(session.parameters, solution.x)
-        with torch.no_grad():
-            loss = task.losses(session.tail, validation).mean().item()
-        influence.add(session.parameters, solution.x, -1.0)
-        if best is None or loss < best[0]:
-            best = loss, damping, solution
-    if best is None:
-        raise RunFailed(
-            f"no damping gave a solution to {config.tolerance:g} along positive curvature: try a larger --damping, or "
-            "--curvature gauss-newton, which has no negative one"
-        )
-    _, damping, solution = best
-    influence.add(session.parameters, solution.x)
-    return {"damping": damping, "residual": solution.residual, "products": solution.products}
-
-
-def _solver(session, config):
-    """A function of b, damping and a start: an influence.Solution with the session's H."""
+    of damping, residual and products. Of the dampings whose system was solved one is chosen by validation rows: the one with
+    the least loss on them, or, for removal, with a loss on what is removed that is closest to theirs."""
     n, task, parameters = len(session.rows), session.task, session.parameters
+    wrong, right = (
+        sum(task.losses(session.tail, batch).sum() for batch in tuning.batches(session, r)) for r in (before, after)
+    )
+    b = influence.gradient((wrong - right) / n, parameters)
+    solutions = _solve(session, b, config)
+    if not solutions:
+        raise RunFailed(
+            f"not solved to {config.tolerance:g}: try a larger --damping, or --curvature gauss-newton, whose curvature is "
+            "never negative"
+        )
+    trained, gaps = influence.flat(parameters).detach().clone(), {}
+    unseen, asked = task.encode(session.data.validation), task.encode(before)
+    for damping, solution in solutions.items():
+        influence.assign(parameters, trained + solution.x)
+        with torch.no_grad():
+            gaps[damping] = task.losses(session.tail, unseen).mean().item()
+            if not after:  # a removed row should be to the adapter what a row is that it has never seen
+                gaps[damping] = abs(gaps[damping] - task.losses(session.tail, asked).mean().item())
+    best = min(gaps, key=gaps.get)
+    influence.assign(parameters, trained + solutions[best].x)
+    return {"damping": best, "residual": solutions[best].residual, "products": max(s.products for s in solutions.values())}
+
+
+def _solve(session, b, config):
+    """Damping to influence.Solution for the session's H, of those dampings that can be solved."""
+    n, task, parameters = len(session.rows), session.task, session.parameters
+    dampings = DAMPINGS if config.damping is None else (config.damping,)
 
     def product(batches, count):
         if config.curvature == "hessian":
-            return influence.hessian_product(objective(session, batches, count), batches, parameters)
+            return influence.hessian_product(tuning.objective(session, batches, count), batches, parameters)
 
         def logits_of(batch):
             return task.logits(session.tail, batch), task.weights(batch) / count
@@ -135,19 +82,22 @@ def _solver(session, config):
         return lambda v: flat(v) + session.decay * v
 
     if config.solver == "cg":
-        whole = product(_batches(session, session.rows), n)
-        return lambda b, damping, start: influence.conjugate_gradients(whole, b, damping, start, config.tolerance)
-    rows = _batches(session, session.rows, MINI)
+        whole = product(tuning.batches(session, session.rows), n)
+        return influence.conjugate_gradients(whole, b, dampings, config.tolerance)
+    rows = tuning.batches(session, session.rows, MINI)
     scale = n / sum(len(batch.targets) for batch in rows)  # rows may be gone, but n is what it was
-    return lambda b, damping, start: influence.stochastic(
-        lambda batch: product([batch], len(batch.targets) * scale), rows, b, damping, tolerance=config.tolerance
-    )
+    return {
+        damping: influence.stochastic(
+            lambda batch: product([batch], len(batch.targets) * scale), rows, b, damping, tolerance=config.tolerance
+        )
+        for damping in dampings
+    }
 
 
 def ascend(session, before, after, config, steps=10, lr=1e-3):
     """Gradient ascent on the rows to be forgotten: the baseline that needs neither Hessian nor retained rows."""
     optimizer = torch.optim.Adam(session.parameters, lr=lr, maximize=True)
-    rows = _batches(session, before)
+    rows = tuning.batches(session, before)
     for _ in range(steps):
         optimizer.zero_grad()
         sum(session.task.losses(session.tail, batch).sum() for batch in rows).div(len(before)).backward()
@@ -157,7 +107,7 @@ def ascend(session, before, after, config, steps=10, lr=1e-3):
 
 def go_on(session, before, after, config, evaluations=20):
     """Fine-tuning further on the rows as they should have been."""
-    train(session, evaluations)
+    tuning.train(session, evaluations)
     return {}
 
 
@@ -167,55 +117,11 @@ def start_again(session, before, after, config):
     for module in session.tail.modules():
         if hasattr(module, "reset_lora_parameters"):
             module.reset_lora_parameters("default", init_lora_weights=True)
-    train(session, config.record["evaluations"])
+    tuning.train(session, config.record["evaluations"])
     return {}
 
 
 STEPS = dict(zip(METHODS, (unlearn, ascend, go_on, start_again), strict=True))
-
-
-@functools.lru_cache(maxsize=1)
-def base_of(name, data_dir, device):
-    """A base with its tokenizer and SHA-256, the last one kept, so that several runs in one process load it once."""
-    model, tokenizer = llm.load(name, data_dir, device)
-    return model, tokenizer, llm.fingerprint(model)
-
-
-@functools.lru_cache(maxsize=1)
-def task_of(name, data_dir, device, weights, answers, lora):
-    """The llm.Task of a base for adapters like `lora` (rank, alpha, targets, blocks), the last one kept."""
-    model, tokenizer, sha256 = base_of(name, data_dir, device)
-    start = "-".join(map(str, llm.cut(llm.lora(model, *lora))))
-    store = weights / "frozen" / f"{sha256[:12]}-{'down' in start and 'mlp' or start}.safetensors"
-    return llm.Task(model, tokenizer, list(answers), llm.lora(model, *lora), store)
-
-
-@contextlib.contextmanager
-def session_of(record, config, source=None):
-    """A Session on what an adapter's record says, while the context lasts. source: its folder; None: a new adapter.
-
-    Raises UserError when the base or the data aren't those that the adapter was trained on.
-    """
-    device = training.resolve_device(config.device)
-    model, _, sha256 = base_of(record["base"], config.data_dir, device)
-    if record.get("base_sha256", sha256) != sha256:
-        raise UserError(f"{source} is an adapter of another base than this {record['base']}: their fingerprints differ")
-    data = instructions.load(record["task"], config.data_dir, record["sizes"])
-    if record.get("fingerprint", data.fingerprint) != data.fingerprint:
-        raise UserError(f"{source} was trained on other data than this {record['task']}: their fingerprints differ")
-    record |= {"base_sha256": sha256, "fingerprint": data.fingerprint}
-    lora = (record["rank"], record["alpha"], tuple(record["targets"]), record["blocks"])
-    task = task_of(record["base"], config.data_dir, device, config.weights, tuple(data.answers), lora)
-    rows = instructions.edited(data.train, record["edits"])
-    torch.manual_seed(record["seed"])
-    with llm.adapted(model, source or llm.lora(model, *lora)) as peft_model:
-        parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
-        yield Session(task, data, rows, peft_model, llm.Tail(peft_model), parameters, record["decay"])
-
-
-def _batches(session, rows, size=AT_ONCE):
-    rows = [row for row in rows if row is not None]
-    return [session.task.encode(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
 def finetune(config):
@@ -229,9 +135,9 @@ def finetune(config):
         record["edits"] = instructions.check(instructions.read_edits(config.edits), None, data.train, data.answers)
     if _there(folder, record, config):
         return folder
-    with session_of(record, config) as session:
-        _batches(session, session.rows)  # the frozen part's output is kept for everyone: not the training's time
-        cost, (loss, count) = _metered(lambda: train(session, config.evaluations), config)
+    with tuning.session_of(record, config) as session:
+        tuning.batches(session, session.rows)  # the frozen part's output is kept for everyone: not the training's time
+        cost, (loss, count) = _metered(lambda: tuning.train(session, config.evaluations), config)
         record |= {"cost": cost | {"evaluations": count}, "loss": loss, **_circumstances(config)}
         instructions.write_adapter(session.peft_model, folder, record)
     _say(f"{folder}  ({cost['seconds']:.1f} s, {count} evaluations, objective {loss:.4f})", config)
@@ -254,8 +160,8 @@ def answer(config):
     if _there(folder, record | {"edits": record["edits"] + edits}, config):
         return folder
     config.record = record
-    with session_of(record, config, config.adapter) as session:
-        _batches(session, before + after)
+    with tuning.session_of(record, config, config.adapter) as session:
+        tuning.batches(session, before + after)
         now = session if config.method == "influence" else session._replace(rows=changed)
         cost, found = _metered(lambda: STEPS[config.method](now, before, after, config), config)
         entry = request | found | {"cost": cost, **_circumstances(config)}
@@ -294,3 +200,73 @@ def _circumstances(config):
 def _say(text, config):
     if not config.quiet:
         print(text)
+
+
+def parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    trainer = actions.add_parser("finetune", help="train an adapter on a task")
+    tasks = ", ".join(instructions.movielens.TASKS)
+    trainer.add_argument("--task", default="genre", help=f"{tasks} or a file of queries and responses (default: genre)")
+    trainer.add_argument("--base", default=llm.SMOLLM2, help=f"Hugging Face name or folder (default: {llm.SMOLLM2})")
+    trainer.add_argument(
+        "--sizes",
+        type=cli.positive_int,
+        nargs=3,
+        default=[1000, 300, 700],
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="rows to train on, to choose by, to test on (default: 1000 300 700)",
+    )
+    trainer.add_argument("--edits", type=Path, metavar="FILE", help="train on rows edited so (one JSON object a line)")
+    trainer.add_argument("--rank", type=cli.positive_int, default=8, help="rank of LoRA (default: 8, the paper's)")
+    trainer.add_argument("--alpha", type=cli.positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
+    trainer.add_argument("--targets", nargs="+", default=["down_proj"], help="modules to adapt (default: down_proj)")
+    trainer.add_argument("--blocks", type=cli.positive_int, default=1, help="of how many of the last blocks (default: 1)")
+    trainer.add_argument("--decay", type=cli.positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
+    trainer.add_argument(
+        "--evaluations",
+        type=cli.positive_int,
+        default=400,
+        help="of the objective, at most (default: 400; it stops at rest)",
+    )
+    trainer.add_argument("--seed", type=int, default=0, help="seed of the adapter's start (default: 0)")
+    for kind, what in (
+        ("remove", "unlearn rows"),
+        ("modify", "unlearn rows' queries for others"),
+        ("correct", "unlearn rows' responses for others"),
+    ):
+        action = actions.add_parser(kind, help=what)
+        action.add_argument("adapter", type=Path, help="folder of an adapter of finetune, or of an earlier request")
+        if kind == "remove":
+            action.add_argument("--ids", type=int, nargs="+", metavar="ID", help="rows by number, from 0")
+        action.add_argument("--request", type=Path, metavar="FILE", help="edits, one JSON object a line")
+        action.add_argument("--method", choices=METHODS, default="influence", help="default: influence; others compare")
+        action.add_argument("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
+        action.add_argument("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")
+        action.add_argument("--damping", type=float, help="added to H's diagonal (default: chosen on validation rows)")
+        action.add_argument("--tolerance", type=cli.positive_float, default=1e-4, help="relative residual (default: 1e-4)")
+        action.set_defaults(ids=None)
+    scorer = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
+    scorer.add_argument("adapters", type=Path, nargs="+", help="folders of adapters")
+    scorer.add_argument("--retrain", type=Path, help="the adapter to measure distances from")
+    for action in actions.choices.values():
+        action.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
+        action.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
+        action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
+        action.add_argument("--quiet", action="store_true", help="no progress")
+    for action in list(actions.choices.values())[:-1]:
+        action.add_argument("--output", type=Path, help="folder to write (default: a telling name)")
+        action.add_argument("--overwrite", action="store_true", help="compute again what exists")
+    return parser
+
+
+def run(config):
+    """Carry out the command line's action; of those that write an adapter the folder is returned."""
+    if config.action == "evaluate":
+        print(llmscore.table(config))
+        return None
+    return finetune(config) if config.action == "finetune" else answer(config)
+
+
+if __name__ == "__main__":
+    cli.main(run, parser())

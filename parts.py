@@ -366,7 +366,9 @@ def parser(doc, *, parts, split_help):
     trainer.add_argument("--epochs", type=cli.positive_int, default=10, help="passes over a part's images (default: 10)")
     trainer.add_argument("--batch-size", type=cli.positive_int, default=32, help="images a step (default: 32)")
     trainer.add_argument("--lr", type=cli.positive_float, default=0.5, help="learning rate of the prompt (default: 0.5)")
-    trainer.add_argument("--head-lr", type=cli.positive_float, default=0.01, help="learning rate of the head (default: 0.01)")
+    trainer.add_argument(
+        "--head-lr", type=cli.positive_float, default=0.01, help="learning rate of the head (default: 0.01)"
+    )
     trainer.add_argument("--seed", type=int, default=0, help="seed of the start and of all batches (default: 0)")
     trainer.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of systems and backbones")
     trainer.add_argument("--output", type=Path, help="folder to write (default: a telling name in --weights)")

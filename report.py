@@ -40,10 +40,21 @@ GROUPS = {
         "forgetting": "forgetting score",
         "neurips": "times RA and TA ratio",
     },
-    "Accuracy after the deletion, and how many times less it costs than training all again": {
+    "Accuracy, and how many times less it costs than training again": {
         "accuracy": "accuracy %",
+        "auc": "AUC %",
+        "loss": "loss",
+        "undone": "damage undone %",
+        "forget_loss": "loss on the rows asked about",
+        "membership": "membership AUC %",
         "sample_epochs_ratio": "sample-epochs, times less",
         "seconds_ratio": "seconds, times less",
+    },
+    "Distance from Retrain, and how well the system was solved": {
+        "distance": "distance",
+        "cosine": "cosine",
+        "js": "JS",
+        "residual": "residual",
     },
     "Distance from the Retrain of the same seed": {
         "dUA": "ΔUA",
@@ -78,7 +89,8 @@ GROUPS = {
 }
 FOLDED = ("Distance from the Retrain of the same seed", "Cost")  # shown in Markdown on a click
 DIGITS = {"seconds": 1, "relearn_steps": 1}  # digits after the point, two elsewhere
-DIGITS |= {"sample_epochs_ratio": 1, "seconds_ratio": 1}
+DIGITS |= {"sample_epochs_ratio": 1, "seconds_ratio": 1, "loss": 3, "forget_loss": 3, "residual": 5}
+DIGITS |= {"undone": 0, "distance": 3, "cosine": 3, "js": 4}
 DIGITS |= dict.fromkeys(("sample_epochs", "flops", "memory_mib", "steps", "trainable", "moved", "bytes"), 0)
 DIGITS |= dict.fromkeys(("ToW", "activation_f", "activation_r", "js_f", "js_r", "forgetting", "neurips"), 3)
 

@@ -1,0 +1,96 @@
+"""Scores of adapters: how right they answer test rows, what they still know of what was asked about, how far from Retrain.
+
+accuracy, AUC (one answer against the others, mean) in percent and loss in nats on clean test rows; forget_loss: mean loss on
+the rows as they were trained on before the request; membership: AUC in percent of telling these rows from test rows by their
+loss, 50 being none. Distances are from Retrain: of parameters, over Corrupted's own distance; of predictions, the
+Jensen-Shannon divergence on test rows; cosine: between the steps that both take from Corrupted.
+"""
+
+import torch
+from sklearn.metrics import roc_auc_score
+
+import influence
+import instructions
+import metrics
+import report
+import tuning
+from errors import UserError
+
+
+def score(folder, record, before, config):
+    """(metrics, vector of parameters, test logits) of the adapter in `folder`; folder None: the base without one.
+
+    record: of an adapter of the same base and task. before: the rows (query, answer) that were asked about, as trained on.
+    """
+    with tuning.session_of(record, config, folder) as session, torch.no_grad():
+        task = session.task
+        if folder is None:
+            influence.assign(session.parameters, torch.zeros_like(influence.flat(session.parameters)))
+        test = task.encode(session.data.test)
+        labels = torch.tensor([session.data.answers.index(answer) for _, answer in session.data.test])
+        logits = task.choices(session.tail, test).cpu()
+        test_loss = task.losses(session.tail, test).cpu()
+        found = {
+            "accuracy": metrics.accuracy(logits, labels),
+            "auc": 100 * _auc(logits, labels),
+            "loss": test_loss.mean().item(),
+        }
+        if before:
+            asked = task.losses(session.tail, task.encode(before)).cpu()
+            known = torch.cat([-asked, -test_loss])
+            member = torch.arange(len(known)) < len(asked)
+            found |= {"forget_loss": asked.mean().item(), "membership": 100 * roc_auc_score(member, known)}
+        return found, influence.flat(session.parameters).cpu().clone(), logits
+
+
+def compare(scored, corrupted, retrained):
+    """Add to a `score` its distances from Retrain's, and how much of the damage between Corrupted and Retrain is undone."""
+    found, at, logits = scored
+    found["js"] = metrics.js_divergence(logits, retrained[2])
+    whole = retrained[1] - corrupted[1]
+    found["distance"] = ((at - retrained[1]).norm() / whole.norm()).item()
+    step = at - corrupted[1]
+    found["cosine"] = torch.cosine_similarity(step, whole, 0).item() if step.any() else {"missing": "no step", "cell": "–"}
+    damage = corrupted[0]["loss"] - retrained[0]["loss"]
+    found["undone"] = 100 * (corrupted[0]["loss"] - found["loss"]) / damage
+
+
+def table(config):
+    """The table of `llmeraser.py evaluate` as text."""
+    records = [instructions.read_record(folder) for folder in config.adapters]
+    same = ("base", "base_sha256", "fingerprint", "rank", "targets", "blocks")
+    other = [f for f, r in zip(config.adapters, records, strict=True) if any(r[k] != records[0][k] for k in same)]
+    if other:
+        raise UserError(f"{other[0]} has another base, task or shape than {config.adapters[0]}")
+    asked = next((record["ledger"][-1]["before"] for record in records if record["ledger"]), [])
+    before = [tuple(row) for row in asked]
+    retrained = score(config.retrain, instructions.read_record(config.retrain), before, config) if config.retrain else None
+    rows = []
+    for folder, record in zip(config.adapters, records, strict=True):
+        scored = score(folder, record, before, config)
+        if retrained:
+            scored[0]["js"] = metrics.js_divergence(scored[2], retrained[2])
+        cost = record["ledger"][-1]["cost"] if record["ledger"] else record["cost"]
+        rows.append(
+            {
+                "dataset": f"movielens {record['task']}"
+                if record["task"] in instructions.movielens.TASKS
+                else record["task"],
+                "model": record["base"],
+                "forget": record["ledger"][-1]["action"] if record["ledger"] else "nothing",
+                "method": folder.name,
+                "epochs": None,
+                "n": 1,
+                "metrics": {
+                    key: {"mean": value, "ci95": None, "values": [value]} for key, value in (scored[0] | cost).items()
+                },
+            }
+        )
+    return report.terminal({"rows": rows})
+
+
+def _auc(logits, labels):
+    """Mean over answers of the AUC of one against the others; an answer that no row has is left out."""
+    p = logits.softmax(1)
+    there = labels.unique().tolist()
+    return sum(roc_auc_score(labels == k, p[:, k]) for k in there) / len(there)
