@@ -76,8 +76,8 @@ def conjugate_gradients(product, b, dampings, tolerance=1e-4, most=300):
     """Solve (H + damping I) x = b for each damping to a relative residual: a dictionary of damping to Solution.
 
     All share one Krylov space and so their products, of which there are at most so many: conjugate gradients in the form of
-    Lanczos (Paige and Saunders 1975), every vector made orthogonal to all before it. A damping is left out where the residual
-    wasn't reached, or where the curvature isn't positive in that space, for then the quadratic has no minimum.
+    Lanczos (Paige and Saunders 1975), every vector made orthogonal to all before it. A damping is left out where the
+    residual wasn't reached, or where curvature isn't positive in that space, for then the quadratic has no minimum.
     """
     if not b.any():
         return {damping: Solution(torch.zeros_like(b), 0.0, 0) for damping in dampings}
@@ -103,34 +103,29 @@ def conjugate_gradients(product, b, dampings, tolerance=1e-4, most=300):
     }
 
 
-def stochastic(product_of, batches, b, damping, lr=1e-4, tolerance=1e-4, most=3000, every=200):
+def stochastic(product_of, batches, b, damping, lr=1e-3, tolerance=1e-4, most=3000, every=500):
     """Solve (H + damping I) x = b as LLMEraser does, by Adam on 1/2 x' (H + damping I) x - b' x, a mini-batch a step.
 
-    product_of(batch): the function from v to that batch's own mean Hessian times v. It ends at the tolerance, at `most`
-    steps, or when the residual over all batches, looked at every so many steps, no longer falls.
+    product_of(batch): the function from v to that batch's own mean Hessian times v. The learning rate falls to 0 over `most`
+    steps; it ends there, or at the tolerance of the residual over all batches, which is looked at every so many steps.
     """
     products = [product_of(batch) for batch in batches]
     x = torch.zeros_like(b)
     optimizer = torch.optim.Adam([x], lr=lr)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, most)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randint(len(products), (most,), generator=generator).tolist()
 
     def whole(v):
         return sum(product(v) for product in products) / len(products)
 
-    best, residual, count = x.clone(), 1.0, 0
-    generator = torch.Generator().manual_seed(0)
-    for step in range(1, most + 1):
-        product = products[int(torch.randint(len(products), (1,), generator=generator))]
-        x.grad = product(x) + damping * x - b
+    for step, place in enumerate(order, 1):
+        x.grad = products[place](x) + damping * x - b
         optimizer.step()
-        count += 1
-        if step % every == 0:
-            reached, count = _residual(whole, x, b, damping), count + len(products)
-            if reached >= residual:
-                break
-            best, residual = x.clone(), reached
-            if residual <= tolerance:
-                break
-    return Solution(best, residual, count)
+        scheduler.step()
+        if (step % every == 0 or step == most) and (residual := _residual(whole, x, b, damping)) <= tolerance:
+            break
+    return Solution(x, residual, step + step // every * len(products))
 
 
 def _residual(product, x, b, damping):
