@@ -58,11 +58,11 @@ def score(paths, config):
             last = record["ledger"][-1] if record["ledger"] else record
             if method not in ("corrupted", NONE):
                 found |= last["cost"] | {"seconds_ratio": full / last["cost"]["seconds"]}
-                found |= {key: last[key] for key in ("residual", "products", "damping") if key in last}
+                found |= {key: last[key] for key in ("residual", "products", "damping") if last.get(key) is not None}
             if kind == "remove":
                 del found["undone"]  # nothing was damaged
             row = {
-                "dataset": f"movielens {name}",
+                "dataset": instructions.label(name),
                 "model": record["base"],
                 "forget": f"{kind}{share}",
                 "method": method,

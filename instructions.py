@@ -38,6 +38,11 @@ def load(task, data_dir, sizes):
     return Data(*parts, sorted({answer for part in parts for _, answer in part}), digest)
 
 
+def label(task):
+    """What tables call the data of a task."""
+    return f"movielens {task}" if task in movielens.TASKS else Path(task).stem
+
+
 def read_edits(file):
     """The edits of a file: a list of dict. Raises UserError for anything but lines with an id and one field of KINDS."""
     edits = _lines(file, "edits")

@@ -43,10 +43,9 @@ def unlearn(session, before, after, config):
     of damping, residual and products. Of the dampings whose system was solved one is chosen by validation rows: the one with
     the least loss on them, or, for removal, with a loss on what is removed that is closest to theirs."""
     n, task, parameters = len(session.rows), session.task, session.parameters
-    wrong, right = (
-        sum(task.losses(session.tail, batch).sum() for batch in tuning.batches(session, r)) for r in (before, after)
-    )
-    b = influence.gradient((wrong - right) / n, parameters)
+    b = (_summed_gradient(session, before) - _summed_gradient(session, after)) / n
+    if not b.any():
+        return {"damping": 0.0, "residual": 0.0, "products": 0}
     solutions = _solve(session, b, config)
     if not solutions:
         raise RunFailed(
@@ -64,6 +63,14 @@ def unlearn(session, before, after, config):
     best = min(gaps, key=gaps.get)
     influence.assign(parameters, trained + solutions[best].x)
     return {"damping": best, "residual": solutions[best].residual, "products": max(s.products for s in solutions.values())}
+
+
+def _summed_gradient(session, rows):
+    """The sum of G over rows, float32 (p,)."""
+    total = torch.zeros_like(influence.flat(session.parameters))
+    for batch in tuning.batches(session, rows):
+        total += influence.gradient(session.task.losses(session.tail, batch).sum(), session.parameters)
+    return total
 
 
 def _solve(session, b, config):

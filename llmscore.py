@@ -73,9 +73,7 @@ def table(config):
         cost = record["ledger"][-1]["cost"] if record["ledger"] else record["cost"]
         rows.append(
             {
-                "dataset": f"movielens {record['task']}"
-                if record["task"] in instructions.movielens.TASKS
-                else record["task"],
+                "dataset": instructions.label(record["task"]),
                 "model": record["base"],
                 "forget": record["ledger"][-1]["action"] if record["ledger"] else "nothing",
                 "method": folder.name,

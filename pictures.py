@@ -7,6 +7,7 @@ STEM-roc.png      ROC of the attack that tells D_f from T_f, on log axes
 STEM-relearn.png  accuracy on T_f over steps of training on D_f
 STEM-steps.png    average gap over optimiser steps, for methods run with several numbers of epochs
 STEM-cost.png     accuracy over the cost of a deletion, on a log axis
+STEM-shares.png   loss over the share of rows asked about, for LLMEraser's three requests
 STEM-features.png penultimate features of D_f and D_r on their first two principal components
 """
 
@@ -286,6 +287,49 @@ def cost(rows):
     return figure
 
 
+def shares(rows):
+    """A panel for each task and request: loss over the share of rows; on clean test rows, or for removal on removed rows."""
+    panels = {}
+    for row in rows:
+        panels.setdefault((row["dataset"], row["task"]), {}).setdefault(row["method"], []).append(row)
+    columns = len({task for _, task in panels})
+    figure, axes = pyplot.subplots(
+        -(-len(panels) // columns),
+        columns,
+        figsize=(3.4 * columns, 3.2 * -(-len(panels) // columns)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, ((dataset, task), methods) in zip(axes.flat, panels.items(), strict=True):
+        key = "forget_loss" if task == "remove" else "loss"
+        inside = [m for name in ("corrupted", "retrain") for m in (row["metrics"][key]["mean"] for row in methods[name])]
+        low, high = min(inside), max(inside)
+        margin = max(0.4 * (high - low), 0.01)
+        outside = []
+        for place, (name, same) in enumerate(methods.items()):
+            y = [row["metrics"][key]["mean"] for row in same]
+            if not all(low - margin <= value <= high + margin for value in y):
+                outside.append(f"{name}: {min(y):.2f} to {max(y):.2f}")
+                continue
+            axis.errorbar(
+                [row["share"] for row in same],
+                y,
+                yerr=[row["metrics"][key]["ci95"] or 0 for row in same],
+                fmt=("-", "--", ":")[place % 3] + MARKERS[place],
+                color="black" if place % 2 else "0.5",
+                markerfacecolor="none",
+                capsize=2,
+                label=name,
+            )
+        axis.set_ylim(low - margin, high + margin)
+        axis.text(0.02, 0.02, "\n".join(outside), transform=axis.transAxes, fontsize=6)
+        axis.set_title(f"{dataset}: {task}")
+        axis.set_xlabel("share of rows (%)")
+        axis.set_ylabel("loss on removed rows" if task == "remove" else "loss on clean test rows")
+    _legend(figure, axes.flat)
+    return figure
+
+
 def residuals(found, layers, file):
     """Draw to `file` the residuals of RFAU: found holds, for each step, two lists with a number for each of `layers`, on D_r
     and on D_f, each a mean square over the variance of the original's feature."""
@@ -306,7 +350,8 @@ def residuals(found, layers, file):
 
 
 PICTURES = {  # name: (whether a row has something for it, the picture)
-    "dots": (lambda row: "request" not in row, dots),
+    "dots": (lambda row: "request" not in row and "task" not in row, dots),
+    "shares": (lambda row: "task" in row, shares),
     "cost": (lambda row: "request" in row, cost),
     "plane": (lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
     "losses": (lambda row: "curves" in row, losses),

@@ -335,7 +335,7 @@ def language(config):
         for task in config.sizes["tasks"]:
             rows = instructions.load(task, config.data_dir, config.sizes["sizes"])
             for seed, kind, share in product(range(config.seeds), corruptions.KINDS, corruptions.SHARES):
-                folder = weights(config) / Path(base).name / task
+                folder = weights(config) / Path(base).name / Path(task).stem
                 wrong, right = corruptions.requests(kind, share, seed, rows, folder)
                 adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")
                 sizes = ["--sizes", *map(str, config.sizes["sizes"])]
