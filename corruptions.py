@@ -33,10 +33,12 @@ def requests(kind, share, seed, data, folder):
         others = [[answer for answer in data.answers if answer != data.train[i][1]] for i in chosen]
         wrong = [{"id": i, "response": str(rng.choice(rest))} for i, rest in zip(chosen, others, strict=True)]
         right = [{"id": i, "response": data.train[i][1]} for i in chosen]
-    files = [folder / f"{kind}{share}_s{seed}_{name}.jsonl" for name in ("wrong", "right")]
-    for file, edits in zip(files, (wrong, right), strict=True):
-        instructions.write_edits(file, edits)
-    return files[0] if wrong else None, files[1]
+    files = []
+    for name, edits in (("wrong", wrong), ("right", right)):
+        files.append(folder / f"{kind}{share}_s{seed}_{name}.jsonl" if edits else None)
+        if edits:
+            instructions.write_edits(files[-1], edits)
+    return files
 
 
 def score(paths, config):

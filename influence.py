@@ -103,7 +103,7 @@ def conjugate_gradients(product, b, dampings, tolerance=1e-4, most=300):
     }
 
 
-def stochastic(product_of, batches, b, damping, lr=1e-3, tolerance=1e-4, most=3000, every=500):
+def stochastic(product_of, batches, b, damping, lr=1e-3, tolerance=1e-4, most=2000, every=500):
     """Solve (H + damping I) x = b as LLMEraser does, by Adam on 1/2 x' (H + damping I) x - b' x, a mini-batch a step.
 
     product_of(batch): the function from v to that batch's own mean Hessian times v. The learning rate falls to 0 over `most`

@@ -179,10 +179,13 @@ class Task:
         self.first = [self.vocabulary.index(tokens[answer][0]) for answer in answers]
         self.head = model.get_output_embeddings().weight[self.vocabulary].detach()  # (V, D)
         self.kept = load_file(store) if store and store.exists() else {}
+        self.prompts = {}
 
     def encode(self, rows):
         """Rows (query, answer) as Encoded, on the model's device. Only new rows go through the frozen part."""
-        sequences = [self._tokens(query) + self.tokens[answer][:-1] for query, answer in rows]
+        for query in {query for query, _ in rows} - self.prompts.keys():
+            self.prompts[query] = self._tokens(query)
+        sequences = [self.prompts[query] + self.tokens[answer][:-1] for query, answer in rows]
         lengths = [len(self.tokens[answer]) for _, answer in rows]
         pairs = list(zip(lengths, sequences, strict=True))
         keys = [hashlib.sha256(str(pair).encode()).hexdigest() for pair in pairs]
@@ -220,22 +223,20 @@ class Task:
         if not missing:
             return
         lengths, sequences = ({key: pair[i] for key, pair in missing.items()} for i in (0, 1))
+        pending = sorted(sequences.items(), key=lambda item: -len(item[1]))
         inner, device = self.model.model, self.head.device
-        captured, start = [], 0
-        if self.start != BLOCK:  # the last block's state between its attention and its MLP
-            lower = inner
-            hook = inner.layers[self.block].post_attention_layernorm.register_forward_pre_hook(
-                lambda module, inputs: captured.append(inputs[0])
-            )
-        else:
+        captured, start, prefix = [], 0, None
+        if self.start == BLOCK:
             lower = _without(inner, layers=inner.layers[: self.block], norm=nn.Identity())
-        if self.start != BLOCK:  # what all sequences begin with goes through once; its states themselves aren't needed
+        else:  # what all sequences begin with goes through once: of its states only keys and values are needed
+            lower = inner
             columns = zip(*sequences.values(), strict=False)
             shared = next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)
-            start = max(0, min(shared, min(map(len, sequences.values())) - max(lengths.values())))
-        pending = sorted(sequences.items(), key=lambda item: -len(item[1]))
-        prefix = self._past(inner, pending[0][1][:start]) if start else None
-        captured.clear()
+            start = max(0, min(shared, len(pending[-1][1]) - max(lengths.values())))
+            prefix = self._past(inner, pending[0][1][:start]) if start else None
+            hook = inner.layers[self.block].post_attention_layernorm.register_forward_pre_hook(
+                lambda module, inputs: captured.append(inputs[0])  # the block's state between its attention and its MLP
+            )
         bar = tqdm(total=len(pending), desc="frozen part", unit=" rows", leave=False, disable=None)
         while pending:
             size = max(1, AT_ONCE // len(pending[0][1]))

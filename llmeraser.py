@@ -119,12 +119,8 @@ def go_on(session, before, after, config, evaluations=20):
 
 
 def start_again(session, before, after, config):
-    """Retrain: the exact answer, from the start that the first training had."""
-    torch.manual_seed(config.record["seed"])
-    for module in session.tail.modules():
-        if hasattr(module, "reset_lora_parameters"):
-            module.reset_lora_parameters("default", init_lora_weights=True)
-    tuning.train(session, config.record["evaluations"])
+    """Retrain: the exact answer. The session's adapter is at the start that the first training had."""
+    tuning.train(session, config.evaluations)
     return {}
 
 
@@ -166,8 +162,9 @@ def answer(config):
     request = {"action": config.action, "edits": edits, "before": before, "after": after} | how
     if _there(folder, record | {"edits": record["edits"] + edits}, config):
         return folder
-    config.record = record
-    with tuning.session_of(record, config, config.adapter) as session:
+    config.evaluations = record["evaluations"]
+    source = None if config.method == "retrain" else config.adapter
+    with tuning.session_of(record, config, source) as session:
         tuning.batches(session, before + after)
         now = session if config.method == "influence" else session._replace(rows=changed)
         cost, found = _metered(lambda: STEPS[config.method](now, before, after, config), config)

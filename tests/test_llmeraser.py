@@ -184,6 +184,13 @@ def test_correction_undoes_damage_and_its_inverse_returns(place, tmp_path):
     assert (at[2] - at[0]).norm() < 0.2 * (at[1] - at[0]).norm()
 
 
+def test_retrain_is_the_training_that_had_never_seen_the_wrong_rows(place, tmp_path):
+    _, right = corrupted(place)
+    flags = ("--request", right, "--output", tmp_path / "x", "--method", "retrain")
+    folder = request(place, "correct", *flags, adapter="corrupted")
+    assert torch.equal(parameters(place, folder), parameters(place, place / "adapter"))
+
+
 @pytest.mark.parametrize("method", ["gradascent", "finetune"])
 def test_baselines_do_what_their_name_says(place, tmp_path, method):
     _, right = corrupted(place)

@@ -10,7 +10,10 @@ from test_data import folder_of_images
 import audit
 import cli
 import data
+import deletions
+import instructions
 import metrics
+import parts
 import pictures
 import reproduce
 import scoring
@@ -88,13 +91,51 @@ def test_the_papers_numbers_stand_only_beside_its_data_and_networks(tmp_path):
     assert row["published"] == {"UA": 95.58, "RA": 97.81, "TA": 85.16, "MIA": 99.58}
 
 
-def test_every_preset_of_every_table_names_commands_that_parse():
+def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeypatch):
+    rows = [(f"film {i}", answer) for i, answer in enumerate(["Yes", "No"] * 20)]
+    texts = instructions.Data(rows, rows, rows, ["No", "Yes"], "x")
+    monkeypatch.setattr(instructions, "load", lambda *_: texts)  # MovieLens isn't there without a network
+    monkeypatch.chdir(tmp_path)
     for table, entry in reproduce.TABLES.items():
         for preset in entry.presets:
             runs = entry.runs(complete(table, "--preset", preset))
             assert len(runs) > 10
             for script, arguments in runs:
                 script.parser().parse_args(arguments)
+
+
+def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):
+    sizes = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
+    flags = ["--epochs", "2", "--anchors", "200"]
+    monkeypatch.setitem(reproduce.LMERASER_PRESETS, "quick", sizes | {"flags": flags})
+    monkeypatch.setattr(deletions, "REQUESTS", {1: 3, 10: 1})
+    methods = ("--methods", "lmeraser --parts 50", "sisa --parts 5")
+    result = make(tmp_path, monkeypatch, *methods, "--seeds", "2", table="lmeraser")
+    rows = {(row["forget"], row["method"]): row for row in result["rows"]}
+    kinds = (deletions.ONE, "lmeraser --parts 50", "sisa --parts 5")
+    assert list(rows) == [(request, kind) for request in ("delete1", "delete10", "class3") for kind in kinds]
+    assert all(row["n"] == 2 for row in rows.values())
+    for request in ("delete1", "delete10", "class3"):
+        whole = rows[request, deletions.ONE]["metrics"]
+        assert whole["sample_epochs_ratio"]["values"] == whole["seconds_ratio"]["values"] == [1, 1]
+    # One image of 359 private ones: all others for one prompt, a fifth of them in SISA, fewer in clusters.
+    assert rows["delete1", deletions.ONE]["metrics"]["sample_epochs"]["values"] == [2 * 358, 2 * 358]
+    fifth = rows["delete1", "sisa --parts 5"]["metrics"]["sample_epochs_ratio"]["mean"]
+    assert 4 < fifth < 6 < rows["delete1", "lmeraser --parts 50"]["metrics"]["sample_epochs_ratio"]["mean"]
+    weights = tmp_path / "model_weights/lmeraser-quick-digits"
+    copies = [parts.read(path) for path in sorted(weights.glob("*_lmeraser50_s0_deleted-1-*"))]
+    spent = [state["ledger"][0]["sample_epochs"] for state in copies]
+    assert len(spent) == 3
+    assert rows["delete1", "lmeraser --parts 50"]["metrics"]["sample_epochs"]["values"][0] == pytest.approx(sum(spent) / 3)
+    assert len({tuple(state["deleted"].tolist()) for state in copies}) == 3  # three images, the same for every system
+    others = [parts.read(path) for path in sorted(weights.glob("*_sisa5_s0_deleted-1-*"))]
+    assert [s["deleted"].tolist() for s in others] == [s["deleted"].tolist() for s in copies]
+    assert pictures.path(tmp_path / "results/lmeraser-quick-digits", "cost").stat().st_size > 10_000
+    capsys.readouterr()
+    again = make(tmp_path, monkeypatch, *methods, "--seeds", "2", table="lmeraser")
+    assert again["rows"] == result["rows"] and capsys.readouterr().err.count("skipped, there already") == 2 * 4
+    code, line = one_line(reproduce, capsys, "lmeraser", "--dataset", "digits", "--forget-class", "3", "5")
+    assert code == 2 and "one class" in line
 
 
 def test_tuning_uses_validation_images():
