@@ -78,9 +78,7 @@ def ratings(data_dir):
         except (OSError, urllib.error.URLError, zipfile.BadZipFile) as error:
             lines = _from_debian(data_dir)
             if lines is None:
-                raise UserError(
-                    f"no MovieLens and no download ({error}); unpack {URL} and see {FILE} in README.md"
-                ) from None
+                raise UserError(f"no MovieLens and no download ({error}); put {URL} into {data_dir}") from None
         part = file.with_suffix(".part")
         with open(part, "w", newline="") as target:
             csv.writer(target).writerows(lines)
