@@ -1,0 +1,82 @@
+"""Does the influence function predict what removing a few rows does to the test loss?
+
+Takes an adapter of llmeraser.py finetune, leaves out groups of its rows, one after another, and sets the change of the
+test loss after the one-step removal against the change after training further without the group, until it is at rest. Writes
+results/influence_groups.json with both changes, their Pearson and Spearman correlation and the slope.
+
+    python benchmarks/influence_groups.py model_weights/genre_finetune_s0
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from scipy import stats
+
+import cli
+import influence
+import instructions
+import llmeraser
+import report
+import tuning
+
+
+def measure(config):
+    """Predicted and actual changes of the mean test loss, a pair for each group."""
+    record = instructions.read_record(config.adapter)
+    pairs = []
+    with tuning.session_of(record, config, config.adapter) as session:
+        # At rest first: the training that comes after a removal would otherwise do what was left undone before it.
+        tuning.train(session, record["evaluations"])
+        trained = influence.flat(session.parameters).detach().clone()
+        test = session.task.encode(session.data.test)
+
+        def test_loss():
+            with torch.no_grad():
+                return session.task.losses(session.tail, test).mean().item()
+
+        start = test_loss()
+        order = torch.randperm(len(session.rows), generator=torch.Generator().manual_seed(0))
+        for group in order[: config.groups * config.rows].view(config.groups, config.rows).tolist():
+            found = llmeraser.unlearn(session, [session.rows[i] for i in group], [], config)
+            predicted = test_loss() - start
+            influence.assign(session.parameters, trained)
+            without = [None if i in group else row for i, row in enumerate(session.rows)]
+            tuning.train(session._replace(rows=without), record["evaluations"])
+            pairs.append({"predicted": predicted, "actual": test_loss() - start, "residual": found["residual"]})
+            influence.assign(session.parameters, trained)
+            print(pairs[-1], flush=True)
+    return pairs
+
+
+def main(config):
+    pairs = measure(config)
+    predicted, actual = ([pair[key] for pair in pairs] for key in ("predicted", "actual"))
+    result = {
+        **cli.provenance(config.command, cli.device_name("cpu")),
+        "pearson": stats.pearsonr(predicted, actual).statistic,
+        "spearman": stats.spearmanr(predicted, actual).statistic,
+        "slope": stats.linregress(predicted, actual).slope,
+        "rows": pairs,
+    }
+    print({key: result[key] for key in ("pearson", "spearman", "slope")})
+    report.write("results/influence_groups.json", report.dump(result))
+
+
+def parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapter", type=Path, help="folder of an adapter")
+    parser.add_argument("--groups", type=cli.positive_int, default=16, help="groups (default: 16)")
+    parser.add_argument("--rows", type=cli.positive_int, default=8, help="rows of a group (default: 8)")
+    parser.add_argument("--damping", type=float, default=0.001, help="added to H's diagonal (default: 0.001)")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
+    parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
+    parser.set_defaults(solver="cg", curvature="hessian", tolerance=1e-4, device="cpu")
+    return parser
+
+
+if __name__ == "__main__":
+    cli.main(main, parser())
