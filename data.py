@@ -123,14 +123,14 @@ def forget_indices(train, classes=None, share=None, file=None):
         if not 0 < share < 1:
             raise UserError(f"--forget-random {share} is not a share between 0 and 1")
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-        index, tag = order[: round(share * len(train))], f"random{share:g}"
+        index, tag = order[: round(share * len(train))], tag_of_share(share)
     elif classes:
         known = train.labels.unique().tolist()
         wrong = [c for c in classes if c not in known]
         if wrong:
             raise UserError(f"--forget-class {wrong[0]}: the classes are {known[0]} to {known[-1]}")
         index = torch.isin(train.labels, torch.tensor(classes)).nonzero().squeeze(1)
-        tag = "class" + "-".join(str(c) for c in sorted(set(classes)))
+        tag = tag_of_classes(classes)
     else:
         raise UserError("nothing to forget: give --forget-class, --forget-random or --forget-file")
     if not 0 < len(index) < len(train):
@@ -190,6 +190,16 @@ def _read_ids(path, count):
     if len(index) and not 0 <= index[0] <= index[-1] < count:
         raise UserError(f"--forget-file {path}: image numbers run from 0 to {count - 1}")
     return index, tag_of_ids(index)
+
+
+def tag_of_classes(classes):
+    """A forget set's name in files and tables, for class numbers."""
+    return "class" + "-".join(str(c) for c in sorted(set(classes)))
+
+
+def tag_of_share(share):
+    """A forget set's name for a share of all images, between 0 and 1."""
+    return f"random{share:g}"
 
 
 def tag_of_ids(index):

@@ -12,6 +12,7 @@ import sys
 import torch
 
 import cli
+import data
 import evaluate
 import lmeraser
 import models
@@ -58,7 +59,7 @@ def _requests(folder, config):
             {
                 "dataset": state["data"]["tag"],
                 "model": models.label(state["backbone"]["network"]),
-                "forget": f"class{config.request_class}" if request == "class" else f"delete{request}",
+                "forget": data.tag_of_classes([config.request_class]) if request == "class" else f"delete{request}",
                 "method": ONE if state["config"]["parts"] == 1 else f"{state['method']} {flags}",
                 "epochs": state["config"]["epochs"],
                 "seed": state["seed"],

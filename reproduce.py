@@ -27,6 +27,7 @@ import badteacher
 import cli
 import control
 import corruptions
+import data
 import deletions
 import evaluate
 import finetune
@@ -366,11 +367,10 @@ def _chosen(config, methods):
 def _both_ways(config, methods, rates=None):
     """The runs of `methods` for class and for random forgetting; the originals serve both. rates: function of the forget
     set's tag, giving what `plan` wants."""
-    classes, images = f"class{'-'.join(map(str, sorted(set(config.forget_class))))}", f"random{config.share:g}"
     runs = []
     for impossible, flags, tag in (
-        (ONLY_IMAGES, _class_flags(config), classes),
-        (ONLY_CLASSES, ["--forget-random", str(config.share)], images),
+        (ONLY_IMAGES, _class_flags(config), data.tag_of_classes(config.forget_class)),
+        (ONLY_CLASSES, ["--forget-random", str(config.share)], data.tag_of_share(config.share)),
     ):
         possible = [method for method in methods if method not in impossible]
         planned = plan(config, possible, flags, *([rates(tag)] if rates else []))

@@ -171,6 +171,14 @@ def test_conjugate_gradients_match_a_dense_solve_at_each_damping():
         assert solution.residual <= 1e-6
 
 
+def test_the_residual_in_fp32_is_what_it_is_said_to_be():
+    matrix, b = system(torch.logspace(-3, 1, 120, dtype=torch.float64))
+    matrix, b = matrix.float(), b.float()
+    for damping, solution in influence.conjugate_gradients(matrix.mv, b, (0.1, 0.003), tolerance=1e-4).items():
+        true = ((b - matrix @ solution.x - damping * solution.x).norm() / b.norm()).item()
+        assert true == pytest.approx(solution.residual, rel=0.1, abs=1e-5)
+
+
 def test_conjugate_gradients_leave_out_dampings_without_a_minimum_or_without_a_solution():
     matrix, b = system(torch.linspace(-1, 5, 40, dtype=torch.float64))
     assert set(influence.conjugate_gradients(matrix.mv, b, (2.0, 0.5, 0.0))) == {2.0}
