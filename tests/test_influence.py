@@ -176,7 +176,7 @@ def test_the_residual_in_fp32_is_what_it_is_said_to_be():
     matrix, b = matrix.float(), b.float()
     for damping, solution in influence.conjugate_gradients(matrix.mv, b, (0.1, 0.003), tolerance=1e-4).items():
         true = ((b - matrix @ solution.x - damping * solution.x).norm() / b.norm()).item()
-        assert true == pytest.approx(solution.residual, rel=0.1, abs=1e-5)
+        assert abs(true - solution.residual) < 2e-5  # rounding
 
 
 def test_conjugate_gradients_leave_out_dampings_without_a_minimum_or_without_a_solution():
