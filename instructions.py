@@ -5,6 +5,7 @@ A row is (query, answer). An edit names a row by its position and says what beco
 by edits too, so Corrupted, Retrain and every method are told in one language.
 """
 
+import functools
 import hashlib
 import json
 from collections import namedtuple
@@ -25,8 +26,14 @@ Data = namedtuple("Data", "train validation test answers fingerprint")
 def load(task, data_dir, sizes):
     """The Data of a task: a key of movielens.TASKS or a file with {"query": ..., "response": ...} in each line.
 
-    sizes: how many rows to train on, to choose by, to test on. Raises UserError when there are fewer, or none.
+    sizes: how many rows to train on, to choose by, to test on. Raises UserError when there are fewer, or none. The last
+    data are kept, so that several runs in one process read them once.
     """
+    return _load(task, data_dir, tuple(sizes))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(task, data_dir, sizes):
     if task in movielens.TASKS:
         rows = movielens.TASKS[task](data_dir)
     else:

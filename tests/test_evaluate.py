@@ -220,3 +220,24 @@ def test_the_readmes_table_of_rfau_is_the_committed_result():
         cells = [forget, row["method"], str(row["epochs"] or "–"), *(report._cell(row, key) for key in keys)]
         shown += f"| {' | '.join(cells)} |\n" in readme
     assert shown == len([row for row in rows if row["method"] not in ("rfau --shift mean", "rfau --shift head")]) == 31
+
+
+def test_the_readmes_table_of_deletions_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "lmeraser-quick.json").read_text())["rows"]
+    methods = {row["method"]: {r["forget"]: r for r in rows if r["method"] == row["method"]} for row in rows}
+    for method, found in methods.items():
+        requests = [found[f"delete{n}"] for n in (1, 10, 100)] + [found["class3"]]
+        ratios = [report._cell(row, key) for key in ("sample_epochs_ratio", "seconds_ratio") for row in requests]
+        assert f"| {' | '.join([method, report._cell(requests[0], 'accuracy'), *ratios])} |\n" in readme
+    assert {row["n"] for row in rows} == {3} and len(methods) == 10
+
+
+def test_the_readmes_tables_of_llmeraser_are_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "llmeraser-quick.json").read_text())["rows"]
+    keys = ("accuracy", "auc", "loss", "undone", "forget_loss", "membership", "js", "seconds", "seconds_ratio")
+    shown = [row for row in rows if row["share"] == 20]
+    for row in shown:
+        assert f"| {' | '.join([row['task'], row['method'], *(report._cell(row, key) for key in keys)])} |\n" in readme
+    assert {row["n"] for row in rows} == {3} and len(shown) == 2 * 3 * 8
