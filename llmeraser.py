@@ -165,7 +165,7 @@ def answer(config):
     config.evaluations = record["evaluations"]
     source = None if config.method == "retrain" else config.adapter
     with tuning.session_of(record, config, source) as session:
-        tuning.batches(session, before + after)
+        tuning.batches(session, before + after + session.data.validation)
         now = session if config.method == "influence" else session._replace(rows=changed)
         cost, found = _metered(lambda: STEPS[config.method](now, before, after, config), config)
         entry = request | found | {"cost": cost, **_circumstances(config)}
