@@ -61,8 +61,6 @@ def score(paths, config):
             if method not in ("corrupted", NONE):
                 found |= last["cost"] | {"seconds_ratio": full / last["cost"]["seconds"]}
                 found |= {key: last[key] for key in ("residual", "products", "damping") if last.get(key) is not None}
-            if kind == "remove":
-                del found["undone"]  # nothing was damaged
             row = {
                 "dataset": instructions.label(name),
                 "model": record["base"],
@@ -86,4 +84,16 @@ def score(paths, config):
             if all(key in row["metrics"] for row in group)
         }
         rows.append(group[0] | {"n": len(group), "metrics": joined})
+    add_undone(rows)
     return rows
+
+
+def add_undone(rows):
+    """Say how much of the damage each row undoes, where there was any: of the mean over seeds, for a single seed's damage
+    may be nearly nothing."""
+    losses = {(row["model"], row["dataset"], row["forget"], row["method"]): row["metrics"]["loss"]["mean"] for row in rows}
+    for row in rows:
+        if row["task"] != "remove":
+            worst, best = (losses[row["model"], row["dataset"], row["forget"], name] for name in ("corrupted", "retrain"))
+            found = llmscore.undone(row["metrics"]["loss"]["mean"], worst, best)
+            row["metrics"]["undone"] = {"mean": found, "ci95": None, "values": [found]}

@@ -44,15 +44,18 @@ def score(folder, record, before, config):
 
 
 def compare(scored, corrupted, retrained):
-    """Add to a `score` its distances from Retrain's, and how much of the damage between Corrupted and Retrain is undone."""
+    """Add to a `score` its distances from Retrain's."""
     found, at, logits = scored
     found["js"] = metrics.js_divergence(logits, retrained[2])
     whole = retrained[1] - corrupted[1]
     found["distance"] = ((at - retrained[1]).norm() / whole.norm()).item()
     step = at - corrupted[1]
     found["cosine"] = torch.cosine_similarity(step, whole, 0).item() if step.any() else {"missing": "no step", "cell": "–"}
-    damage = corrupted[0]["loss"] - retrained[0]["loss"]
-    found["undone"] = 100 * (corrupted[0]["loss"] - found["loss"]) / damage
+
+
+def undone(loss, corrupted, retrained):
+    """How much of the damage is undone, in percent, by losses on clean test rows: Corrupted's is 0, Retrain's 100."""
+    return 100 * (corrupted - loss) / (corrupted - retrained)
 
 
 def table(config):

@@ -163,9 +163,10 @@ def test_correction_undoes_damage_and_its_inverse_returns(place, tmp_path):
     record = instructions.read_record(corrected)
     before = [tuple(row) for row in record["ledger"][-1]["before"]]
     scored = [llmscore.score(f, record, before, config) for f in (place / "corrupted", corrected, retrained)]
-    for result in scored:
-        llmscore.compare(result, scored[0], scored[2])
-    assert scored[1][0]["undone"] > 50 and scored[2][0]["undone"] == pytest.approx(100)
+    losses = [found["loss"] for found, _, _ in scored]
+    assert llmscore.undone(losses[1], losses[0], losses[2]) > 50
+    llmscore.compare(scored[2], scored[0], scored[2])
+    assert scored[2][0]["distance"] == 0 and scored[2][0]["cosine"] == pytest.approx(1)
     assert scored[1][0]["forget_loss"] > scored[0][0]["forget_loss"]  # what it was taught wrongly
     # There and back by small steps: what is left is of second order, far below the step.
     few = [json.loads(line) for line in right.read_text().splitlines()[:2]]
