@@ -260,7 +260,7 @@ def cost(rows):
     """Accuracy over the sample-epochs of a deletion, a panel for each request; a line joins numbers of clusters."""
     groups = by_forget_set(rows)
     figure, axes = pyplot.subplots(
-        1, len(groups), figsize=(3.4 * len(groups), 3.6), sharey=True, squeeze=False, layout="constrained"
+        1, len(groups), figsize=(3.4 * len(groups), 3.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (heading, group) in zip(axes[0], groups, strict=True):
         kinds = {}
