@@ -20,8 +20,10 @@ def flat(tensors):
 
 
 def assign(parameters, vector):
-    """Give the parameters the values of a vector."""
-    torch.nn.utils.vector_to_parameters(vector, parameters)
+    """Give the parameters the values of a vector, which stays apart from them."""
+    with torch.no_grad():
+        for parameter, part in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+            parameter.copy_(part.view_as(parameter))
 
 
 def gradient(loss, parameters):

@@ -278,7 +278,8 @@ def cost(rows):
                 label=name,
             )
             for row, m, n in zip(same, x, y, strict=True):
-                axis.annotate(row["clusters"], (m["mean"], n["mean"]), xytext=(3, 4), textcoords="offset points")
+                above = 4 if place % 2 else -11
+                axis.annotate(row["clusters"], (m["mean"], n["mean"]), xytext=(3, above), textcoords="offset points")
         axis.set_xscale("log")
         axis.set_xlabel("sample-epochs of the deletion")
         axis.set_title(heading.replace(", ", "\n"))

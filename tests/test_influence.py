@@ -152,6 +152,18 @@ def test_gauss_newton_is_the_hessian_where_logits_are_linear_and_is_never_negati
     assert values.min() > -1e-10
 
 
+def test_assigned_values_stay_apart_from_the_parameters(network):
+    parameters = network[3]
+    vector = influence.flat(parameters).detach().clone()
+    influence.assign(parameters, vector + 1)
+    assert torch.equal(influence.flat(parameters), vector + 1)
+    influence.assign(parameters, vector)
+    before = vector.clone()
+    with torch.no_grad():
+        parameters[0].add_(5)  # as training does, in place
+    assert torch.equal(vector, before)
+
+
 def system(values, seed=0):
     """A symmetric matrix with these eigenvalues, and a right side."""
     torch.manual_seed(seed)
