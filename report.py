@@ -219,7 +219,7 @@ def _footnotes(result):
     )
     return [
         "Mean ± 95 % confidence interval (Student's t) over n training seeds."
-        + (gaps if any("gap" in row["metrics"] for row in result["rows"]) else ""),
+        + (gaps if any("RA" in row["metrics"] for row in result["rows"]) else ""),
         f"`{result['command']}` on {result['hardware']}, {result['date']}; {versions}.",
     ]
 
