@@ -14,6 +14,7 @@ import sys
 import numpy as np
 
 import data
+import devices
 import evaluate
 import metrics
 import models
@@ -78,9 +79,9 @@ def compare(answers, reference):
 def _answers(entry, config):
     """For each forget set UA, RA and TA of one network, and its margins on D_f, D_r and test images as float64 arrays."""
     dataset, model = evaluate.dataset_of(entry, config), models.build(models.load_checkpoint(entry["path"]), entry["path"])
-    on_device = training.placed(model, config)
+    on_device = devices.placed(model, config)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
-    train_logits, test_logits = (training.predict(model, x.images, on_device) for x in (dataset.train, test))
+    train_logits, test_logits = (training.predict(model, x, on_device) for x in (dataset.train, test))
     if not config.quiet:
         print(f"scored {entry['path']}", file=sys.stderr, flush=True)
     labels, answers = dataset.train.labels, {}

@@ -14,6 +14,7 @@ import torch
 
 import cli
 import data
+import devices
 import training
 
 LR = cli.PerModel(paper=1e-4)
@@ -21,13 +22,13 @@ LR = cli.PerModel(paper=1e-4)
 
 def unlearn(model, retain, forget, config):
     """Minimise the divergence from the two teachers' answers over all weights, starting from the original."""
-    started = training.now(config.device)
+    started = devices.now(config.device)
     stupid = copy.deepcopy(model)
     for module in stupid.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     some = retain.take(torch.randperm(len(retain))[: round(config.retain_share * len(retain))])
-    answers = [training.predict(*pair, config).softmax(1) for pair in ((model, some.images), (stupid, forget.images))]
+    answers = [training.predict(*pair, config).softmax(1) for pair in ((model, some), (stupid, forget))]
     both = data.Split(torch.cat([some.images, forget.images]), torch.cat(answers))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     return training.fit(model, both, optimizer, config, since=started)

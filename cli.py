@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 
 import data
+import devices
 import models
-import training
 from errors import RunFailed, UserError
 
 # Flags that say where and how loudly to compute; all others make a run what it is.
 _CIRCUMSTANCES = {"data_dir", "device", "quiet", "overwrite", "output", "weights", "original", "command", "reuse", "plot"}
+_CIRCUMSTANCES |= {"cache"}
+CACHE_MIB = 4096
 
 
 class PerModel(dict):
@@ -52,6 +54,7 @@ def parser(doc, *, epochs, lr, batch_size=128, forget=True, original=True):
     parser.add_argument("--lr", type=positive_float, default=lr, help=f"learning rate (default: {lr})")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and dropout (default: 0)")
     add_device_flags(parser)
+    add_cache_flag(parser)
     parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of checkpoints")
     parser.add_argument("--output", type=Path, help="checkpoint to write (default: a telling name in --weights)")
     parser.add_argument("--overwrite", action="store_true", help="compute again what exists")
@@ -87,10 +90,29 @@ def add_device_flags(parser):
     )
 
 
+def add_cache_flag(parser):
+    """--cache."""
+    parser.add_argument(
+        "--cache",
+        type=not_negative,
+        default=CACHE_MIB,
+        metavar="MIB",
+        help="memory for the outputs of what is frozen, so that it runs once; more goes to a file in --weights; 0: run it "
+        f"each time (default: {CACHE_MIB})",
+    )
+
+
 def positive_int(text):
     """argparse type: an integer above 0."""
     if (value := int(text)) <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def not_negative(text):
+    """argparse type: an integer from 0 on."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 
@@ -186,9 +208,9 @@ def execute(method, unlearn, config):
         weights = config.data_dir if config.pretrained else None
         model, arguments = models.create_for(config.model, dataset, weights, config.input_size)
         network = {"name": config.model, "arguments": arguments}
-    config.device = training.resolve_device(config.device)
+    config.device = devices.resolve_device(config.device)
     model.to(config.device)
-    config.precision = config.precision or training.best_precision(model, config.device)
+    config.precision = config.precision or devices.best_precision(model, config.device)
     settings = settings_of(config)
     identity = [method, settings, dataset.fingerprint, forget.tolist(), original and original["sha256"]]
     config.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -13,6 +13,7 @@ import time
 import torch
 
 import cli
+import devices
 import models
 import training
 from errors import UserError
@@ -37,7 +38,7 @@ def unlearn(model, retain, forget, config):
     else:
         head.weight[classes], head.bias[classes] = 0, 0
     seconds = time.perf_counter() - started
-    config.cost.update(seconds=seconds, memory_mib=training.peak_memory_mib(head.weight.device), trainable=0, steps=0)
+    config.cost.update(seconds=seconds, memory_mib=devices.peak_memory_mib(head.weight.device), trainable=0, steps=0)
     return model
 
 

@@ -76,14 +76,7 @@ def score(paths, config):
             groups.setdefault((record["base"], name, kind, share, method), []).append(row)
         if not config.quiet:
             print(f"scored {name} {kind}{share} s{seed}", file=sys.stderr, flush=True)
-    rows = []
-    for group in groups.values():
-        joined = {
-            key: evaluate.over_seeds([row["metrics"][key] for row in group])
-            for key in group[0]["metrics"]
-            if all(key in row["metrics"] for row in group)
-        }
-        rows.append(group[0] | {"n": len(group), "metrics": joined})
+    rows = [group[0] | {"n": len(group), "metrics": evaluate.metrics_over_seeds(group)} for group in groups.values()]
     add_undone(rows)
     return rows
 
@@ -96,4 +89,4 @@ def add_undone(rows):
         if row["task"] != "remove":
             worst, best = (losses[row["model"], row["dataset"], row["forget"], name] for name in ("corrupted", "retrain"))
             found = llmscore.undone(row["metrics"]["loss"]["mean"], worst, best)
-            row["metrics"]["undone"] = {"mean": found, "ci95": None, "values": [found]}
+            row["metrics"]["undone"] = evaluate.over_seeds([found])

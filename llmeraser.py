@@ -25,11 +25,11 @@ from pathlib import Path
 import torch
 
 import cli
+import devices
 import influence
 import instructions
 import llm
 import llmscore
-import training
 import tuning
 from errors import RunFailed, UserError
 
@@ -189,15 +189,15 @@ def _there(folder, record, config):
 
 def _metered(work, config):
     """What work() costs and returns: ({"seconds", "memory_mib"}, result)."""
-    device = torch.device(training.resolve_device(config.device))
-    training.reset_peak_memory(device)
-    started = training.now(device)
+    device = torch.device(devices.resolve_device(config.device))
+    devices.reset_peak_memory(device)
+    started = devices.now(device)
     result = work()
-    return {"seconds": training.now(device) - started, "memory_mib": training.peak_memory_mib(device)}, result
+    return {"seconds": devices.now(device) - started, "memory_mib": devices.peak_memory_mib(device)}, result
 
 
 def _circumstances(config):
-    device = cli.device_name(training.resolve_device(config.device))
+    device = cli.device_name(devices.resolve_device(config.device))
     return cli.provenance(config.command, device)
 
 

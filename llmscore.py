@@ -9,6 +9,7 @@ Jensen-Shannon divergence on test rows; cosine: between the steps that both take
 import torch
 from sklearn.metrics import roc_auc_score
 
+import evaluate
 import influence
 import instructions
 import metrics
@@ -82,9 +83,7 @@ def table(config):
                 "method": folder.name,
                 "epochs": None,
                 "n": 1,
-                "metrics": {
-                    key: {"mean": value, "ci95": None, "values": [value]} for key, value in (scored[0] | cost).items()
-                },
+                "metrics": evaluate.metrics_over_seeds([{"metrics": scored[0] | cost}]),
             }
         )
     return report.terminal({"rows": rows})

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import cli
 import data
+import devices
 import imagenet
 import models
 import prompting
@@ -37,7 +38,7 @@ def train(method, split, config):
     A killed training continues with the parts that are missing. Raises UserError when the folder exists.
     """
     dataset = cli.load_data(config)
-    config.device = training.resolve_device(config.device)
+    config.device = devices.resolve_device(config.device)
     source = _backbone_file(dataset, config)
     content = models.load_checkpoint(source)
     private, anchors = _private_and_anchors(dataset, content, config)
@@ -91,7 +92,7 @@ def delete(folder, split, config):
     """
     state = read(folder)
     config = argparse.Namespace(**state["config"] | vars(config))
-    config.device = training.resolve_device(config.device)
+    config.device = devices.resolve_device(config.device)
     dataset = cli.load_data_by(*cli.data_arguments(state["data"], config.data_dir))
     if dataset.fingerprint != state["data"]["fingerprint"]:
         raise UserError(f"{folder} was trained on other data than this {dataset.tag}: their fingerprints differ")
@@ -315,7 +316,7 @@ def _mask(positions, count):
 def _features(backbone, images, config):
     """Features float32 (N, F) of images without a prompt, on the CPU."""
     with torch.no_grad():
-        return torch.cat([backbone(training.to_float(x.to(config.device))).cpu() for x in images.split(AT_ONCE)])
+        return torch.cat([backbone(devices.to_float(x.to(config.device))).cpu() for x in images.split(AT_ONCE)])
 
 
 def _flops(backbone, state):

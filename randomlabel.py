@@ -12,6 +12,7 @@ import torch
 
 import cli
 import data
+import devices
 import training
 
 LR = cli.PerModel(paper=1e-3)
@@ -19,7 +20,7 @@ LR = cli.PerModel(paper=1e-3)
 
 def unlearn(model, retain, forget, config):
     """Minimise cross-entropy on D_r and on D_f with wrong labels, over all weights or the salient ones."""
-    started = training.now(config.device)
+    started = devices.now(config.device)
     wrong = (forget.labels + torch.randint(1, config.classes, forget.labels.shape)) % config.classes
     both = data.Split(torch.cat([retain.images, forget.images]), torch.cat([retain.labels, wrong]))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -32,11 +33,11 @@ def unlearn(model, retain, forget, config):
 def salient(model, parameters, forget, config):
     """Where the loss on D_f has its largest gradients: for each of `parameters` a bool mask of its shape, which together
     cover the share `config.saliency` of all numbers."""
-    layout, device = training.memory_format(model), torch.device(config.device)
+    layout, device = devices.memory_format(model), torch.device(config.device)
     model.eval().zero_grad()
     for images, labels in zip(forget.images.split(500), forget.labels.split(500), strict=True):
-        x, y = training.to_float(images.to(device), layout), labels.to(device)
-        with training.autocast(device, config.precision):
+        x, y = devices.to_float(images.to(device), layout), labels.to(device)
+        with devices.autocast(device, config.precision):
             loss = training.cross_entropy(model, x, y, None)
         (loss * len(y) / len(forget)).backward()
     sizes = [parameter.grad.abs() for parameter in parameters]

@@ -192,13 +192,12 @@ def plan(config, methods, forget, rates=lambda network, method: (None,)):
     the learning rates to run it with, None for the script's own; with several, only one number of epochs is run, `tuned`.
     """
     preset = config.sizes
-    lengths = dict(zip(preset["model"], preset["pretrain"], strict=True))
     runs = []
     for seed in range(config.seeds):
         for network in config.model or preset["model"]:
             common = ["--model", network, *_handed_on(config, seed)]
-            scratch = (["--epochs", str(lengths[network])] if network in lengths else []) + START.get(network, [])
-            scratch += preset.get("scratch", {}).get(network, [])
+            common += ["--cache", str(config.cache)] if config.cache != cli.CACHE_MIB else []
+            scratch = _scratch(preset, network)
             for method in methods:
                 script, flags, epochs, tuned = METHODS[method]
                 if method == "original":
@@ -225,6 +224,13 @@ def _handed_on(config, seed):
         if getattr(config, flag) != default:
             flags += [f"--{flag.replace('_', '-')}", str(getattr(config, flag))]
     return flags + (["--quiet"] if config.quiet else [])
+
+
+def _scratch(preset, network):
+    """The flags with which a preset trains a network from its start."""
+    lengths = dict(zip(preset["model"], preset["pretrain"], strict=True))
+    epochs = ["--epochs", str(lengths[network])] if network in lengths else []
+    return epochs + START.get(network, []) + preset.get("scratch", {}).get(network, [])
 
 
 def weights(config):
@@ -316,10 +322,8 @@ def systems(config):
             backbone = network
             if network not in START:
                 backbone = str(weights(config) / f"public_{network}_s{seed}.pth")
-                lengths = dict(zip(config.sizes["model"], config.sizes["pretrain"], strict=True))
-                scratch = ["--epochs", str(lengths[network])] if network in lengths else []
                 public = ["--forget-random", str(config.sizes["private"]), "--output", backbone]
-                runs.append((retrain, ["--model", network, *common, *public, *scratch]))
+                runs.append((retrain, ["--model", network, *common, *public, *_scratch(config.sizes, network)]))
             for method in _chosen(config, LMERASER):
                 script, flags, *_ = METHODS[method]
                 runs.append((script, ["train", "--backbone", backbone, *common, *flags, *config.sizes["flags"]]))

@@ -21,6 +21,7 @@ import torch
 
 import adapters
 import cli
+import devices
 import models
 import pictures
 import training
@@ -33,9 +34,9 @@ CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 
 def unlearn(model, retain, forget, config):
     """Align the residuals in few steps over `forget`, then merge the adapters."""
-    started = training.now(config.device)
+    started = devices.now(config.device)
     draw = _same_class(retain.labels, forget.labels) if config.shift == "unseen" else _any(len(retain))
-    model.to(memory_format=training.memory_format(model))  # before it is copied: another layout rounds otherwise
+    model.to(memory_format=devices.memory_format(model))  # before it is copied: another layout rounds otherwise
     original, layers = copy.deepcopy(model).eval(), models.stages(model)
     sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], config)
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
@@ -91,7 +92,7 @@ def mse(features, targets, variances):
 
 
 def _floats(split, rows, model, device):
-    return training.to_float(split.images[rows].to(device), training.memory_format(model))
+    return devices.to_float(split.images[rows].to(device), devices.memory_format(model))
 
 
 def _halves(features):
@@ -102,7 +103,7 @@ def _halves(features):
 def _features(original, layers, retain, rows, config):
     """The original's features of the images of `retain` at the positions `rows`: a list of float32 (len(rows), ...)."""
     device = torch.device(config.device)
-    with torch.no_grad(), training.autocast(device, config.precision):
+    with torch.no_grad(), devices.autocast(device, config.precision):
         parts = [outputs(original, layers, _floats(retain, some, original, device)) for some in rows.split(REFERENCE)]
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 

@@ -88,14 +88,12 @@ def beneath(model, dataset, forget, config):
     """
     sets, train = four_sets(dataset, forget), dataset.train
     sample = data.stratified(train.labels, min(PROBE_LIMIT, len(train)))
-    features = training.penultimate(model, train.images[sample], config)
+    features = training.penultimate(model, train.take(sample), config)
     plane = _in_the_plane(features, torch.isin(sample, forget))
     if not len(sets.forget_test):
         return {"probe": {"missing": f"probe: {NO_CLASS}"}}, {"features": plane, "relearn": None}
     gone = dataset.test.take(sets.forget_test)
-    found = metrics.linear_probe(
-        features, train.labels[sample], training.penultimate(model, gone.images, config), gone.labels
-    )
+    found = metrics.linear_probe(features, train.labels[sample], training.penultimate(model, gone, config), gone.labels)
     some = gone.take(slice(RELEARN_LIMIT))
     curve = training.relearn(model, train.take(forget), some, config, RELEARN_STEPS)
     return {"probe": found}, {"features": plane, "relearn": curve}

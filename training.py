@@ -1,16 +1,12 @@
-"""The one training loop, with resuming, and clock and memory meters.
+"""The one training loop, with resuming, and what asks a trained network.
 
 Each epoch starts from a seed of its own, so an interrupted run that continues from its last epoch draws the same
 batches, crops and dropout masks as one that was never interrupted.
 """
 
-import argparse
-import contextlib
 import copy
 import math
-import resource
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -20,6 +16,8 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 import data
+import devices
+import frozen
 import models
 from errors import RunFailed, UserError
 
@@ -45,39 +43,50 @@ def fit(
 ):
     """Minimise `objective` on `split` for `config.epochs` epochs; trains `model` in place and returns it.
 
+    Where `objective` is cross-entropy on the images as they are, what of the model is frozen runs once (frozen.py).
+
     objective: function of the model, images float32 (B, C, H, W), their labels and their positions in `split`, int64 (B,);
     the mean loss of the batch, a scalar. augment: function of uint8 (B, C, H, W), run on each batch. mixup: alpha of its
     Beta distribution, 0 for none. clip: largest gradient norm, None for no clipping. freeze_norm: batch-norm statistics
-    stay as they are. since: what `now` said when the method began to prepare, so that its clock includes that.
+    stay as they are. since: what `devices.now` said when the method began to prepare, so that its clock includes that.
     Reads from config: epochs, batch_size, seed, device, precision, quiet, snapshot (the file to continue from, or None), key
-    (what such a file must belong to) and overwrite (then one of other settings is dropped). Writes to config.cost: seconds,
-    memory_mib, trainable, steps. Raises RunFailed when the loss is no longer finite.
+    (what such a file must belong to), overwrite (then one of other settings is dropped), cache and weights (for the frozen
+    part). Writes to config.cost: seconds (with the frozen part's, even if an earlier run has computed it), memory_mib,
+    trainable, steps. Raises RunFailed when the loss is no longer finite.
     """
-    device, layout = torch.device(config.device), memory_format(model)
+    device, layout = torch.device(config.device), devices.memory_format(model)
     model.to(device, memory_format=layout)
-    images, labels = split.images.to(device), split.labels.to(device)
+    labels = split.labels.to(device)
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     first, seconds = _resume(model, optimizer, scheduler, config)
     if since is not None and not first:  # a resumed run has counted its preparation already
-        seconds += now(device) - since
-    reset_peak_memory(device)
+        seconds += devices.now(device) - since
+    devices.reset_peak_memory(device)
+    _train_mode(model, freeze_norm)
+    repeats = objective is cross_entropy and not augment and not mixup  # the same images at each epoch, asked once
+    kept = frozen.keep(model, split, config) if repeats else None
+    if kept:
+        network, inputs, cost = kept
+        seconds += 0 if first else cost
+    else:
+        network, images = model, split.images.to(device)
+
+        def inputs(batch):
+            x = images[batch.to(device)]
+            return devices.to_float(augment(x) if augment else x, layout)
+
     for epoch in range(first, config.epochs):
         torch.manual_seed(config.seed * 1_000_003 + epoch)
-        model.train()
-        if freeze_norm:
-            for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        started, total = now(device), torch.zeros((), device=device)
-        order = torch.randperm(len(labels)).to(device)
+        _train_mode(model, freeze_norm)
+        started, total = devices.now(device), torch.zeros((), device=device)
+        order = torch.randperm(len(labels))
         bar = _progress(len(labels), f"epoch {epoch + 1}/{config.epochs}", config.quiet)
         for step, batch in enumerate(order.split(config.batch_size)):
-            x, y = images[batch], labels[batch]
-            x = to_float(augment(x) if augment else x, layout)
+            x, y = inputs(batch), labels[batch.to(device)]
             if mixup:
                 x, y = v2.MixUp(alpha=mixup, num_classes=config.classes)(x, y)
-            with autocast(device, config.precision):
-                loss = objective(model, x, y, batch)
+            with devices.autocast(device, config.precision):
+                loss = objective(network, x, y, batch)
             optimizer.zero_grad()
             loss.backward()
             if clip:
@@ -91,7 +100,7 @@ def fit(
             bar.update(len(batch))
         bar.close()
         mean_loss = total.item() / len(labels)
-        spent = now(device) - started
+        spent = devices.now(device) - started
         seconds += spent
         if not math.isfinite(mean_loss):
             raise RunFailed(f"the loss is {mean_loss} in epoch {epoch + 1}: try a smaller --lr or --precision fp32")
@@ -101,11 +110,19 @@ def fit(
         _snapshot(model, optimizer, scheduler, config, epoch + 1, seconds)
     config.cost.update(
         seconds=seconds,
-        memory_mib=peak_memory_mib(device),
+        memory_mib=devices.peak_memory_mib(device),
         trainable=sum(p.numel() for p in trained),
         steps=config.epochs * math.ceil(len(labels) / config.batch_size),
     )
     return model.eval()
+
+
+def _train_mode(model, freeze_norm):
+    model.train()
+    if freeze_norm:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
 
 
 def recipe(model, count, config, flip):
@@ -136,23 +153,25 @@ def warm_up_and_cosine(optimizer, steps, warm):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def predict(model, images, config, batch_size=1000):
-    """Logits float32 (N, classes) on the CPU, for uint8 images (N, C, H, W); one pass in evaluation mode."""
-    device, layout = torch.device(config.device), memory_format(model)
+def predict(model, split, config, batch_size=frozen.BLOCK):
+    """Logits float32 (N, classes) on the CPU for the images of `split`; one pass in evaluation mode, or what is left of one
+    where the outputs of a part of the network are kept."""
+    device, layout = torch.device(config.device), devices.memory_format(model)
     model.to(device, memory_format=layout).eval()  # not in inference mode: moved there, weights could never be trained again
     parts = []
-    for batch in images.split(batch_size):
-        with torch.inference_mode(), autocast(device, config.precision):
-            parts.append(model(to_float(batch.to(device), layout)).float())
+    network, inputs, _ = frozen.source(model, split, config)
+    for rows in torch.arange(len(split)).split(batch_size):
+        with torch.inference_mode(), devices.autocast(device, config.precision):
+            parts.append(network(inputs(rows)).float())
     return torch.cat(parts).cpu()
 
 
-def penultimate(model, images, config):
-    """What the classifier gets to see: float32 (N, features) on the CPU, for uint8 images (N, C, H, W)."""
+def penultimate(model, split, config):
+    """What the classifier gets to see: float32 (N, features) on the CPU, for the images of `split`."""
     parts = []
     head = model.get_submodule(models.head_name(model))
     hook = head.register_forward_pre_hook(lambda module, inputs: parts.append(inputs[0].float().cpu()))
-    predict(model, images, config)
+    predict(model, split, config)
     hook.remove()
     return torch.cat(parts)
 
@@ -163,7 +182,7 @@ def relearn(model, forget, test, config, steps, lr=1e-3, batch_size=32):
     steps: ascending, from 0. A copy of `model` is trained by Adam, batch-norm statistics fixed; batches are drawn with
     seed 0. A bias of minus infinity, with which a class is masked, is set to 0 first: whoever wants the class back would.
     """
-    device, layout = torch.device(config.device), memory_format(model)
+    device, layout = torch.device(config.device), devices.memory_format(model)
     model = copy.deepcopy(model).to(device, memory_format=layout).eval().requires_grad_(True)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -174,83 +193,15 @@ def relearn(model, forget, test, config, steps, lr=1e-3, batch_size=32):
     reached = []
     for step in range(steps[-1] + 1):
         if step in steps:
-            answer = predict(model, test.images, config).argmax(1)
+            answer = predict(model, test, config).argmax(1)
             reached.append(100 * (answer == test.labels).double().mean().item())
         batch = torch.randint(len(labels), (batch_size,), generator=generator).to(device)
-        with autocast(device, config.precision):
-            logits = model(to_float(images[batch], layout))
+        with devices.autocast(device, config.precision):
+            logits = model(devices.to_float(images[batch], layout))
         optimizer.zero_grad()
         nn.functional.cross_entropy(logits.float(), labels[batch]).backward()
         optimizer.step()
     return reached
-
-
-def to_float(images, layout=torch.contiguous_format):
-    """uint8 0..255 to float32 in [0, 1]."""
-    return images.to(torch.float32).div_(255).contiguous(memory_format=layout)
-
-
-def memory_format(model):
-    """channels_last for convolutions, where it measures faster; contiguous for the rest."""
-    return torch.channels_last if models.is_convolutional(model) else torch.contiguous_format
-
-
-def autocast(device, precision):
-    """bf16 where `precision` says so; the weights stay fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def best_precision(model, device):
-    """bf16 where benchmarks/throughput.py measures it faster: on GPUs, and for CNNs on CPUs with AMX."""
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    cpu = Path("/proc/cpuinfo")
-    amx = cpu.exists() and "amx_bf16" in cpu.read_text()
-    return "bf16" if amx and models.is_convolutional(model) else "fp32"
-
-
-def placed(model, config):
-    """Where and how `model` computes by config.device and config.precision: a namespace, as `predict` wants it."""
-    device = resolve_device(config.device)
-    return argparse.Namespace(device=device, precision=config.precision or best_precision(model, device))
-
-
-def resolve_device(name):
-    """`auto` to the first GPU or the CPU. Raises UserError for a device that isn't there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return name
-
-
-def now(device):
-    """Seconds on a monotonic clock, after the device has finished what it was given."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def reset_peak_memory(device):
-    """Start a new measurement for `peak_memory_mib`."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):  # elsewhere than on Linux the peak is that of the whole process
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mib(device):
-    """Peak MiB since `reset_peak_memory`: allocated on a GPU, resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _progress(total, text, quiet):

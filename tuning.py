@@ -7,9 +7,9 @@ from collections import namedtuple
 
 import torch
 
+import devices
 import instructions
 import llm
-import training
 from errors import RunFailed, UserError
 
 AT_ONCE = 4096  # rows of a batch
@@ -74,10 +74,11 @@ def base_of(name, data_dir, device):
 def task_of(name, data_dir, device, weights, answers, lora):
     """The llm.Task of a base for adapters like `lora` (rank, alpha, targets, blocks), the last one kept."""
     model, tokenizer, sha256 = base_of(name, data_dir, device)
-    block, start = llm.cut(llm.lora(model, *lora))
+    lora_config = llm.lora(model, *lora)
+    block, start = llm.cut(lora_config)
     kept = llm.MLP if start == llm.DOWN else start
     store = weights / "frozen" / f"{sha256[:12]}-{block}-{kept}.safetensors" if block else None
-    return llm.Task(model, tokenizer, list(answers), llm.lora(model, *lora), store)
+    return llm.Task(model, tokenizer, list(answers), lora_config, store)
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def session_of(record, config, source=None):
 
     Raises UserError when the base or the data aren't those that the adapter was trained on.
     """
-    device = training.resolve_device(config.device)
+    device = devices.resolve_device(config.device)
     model, _, sha256 = base_of(record["base"], config.data_dir, device)
     if record.get("base_sha256", sha256) != sha256:
         raise UserError(f"{source} is an adapter of another base than this {record['base']}: their fingerprints differ")

@@ -28,8 +28,7 @@ def draws(path, config):
     sets = scoring.four_sets(dataset, forget)
     model = models.build(checkpoint, path)
     train, test = (
-        metrics.confidence(training.predict(model, split.images, config), split.labels)
-        for split in (dataset.train, dataset.test)
+        metrics.confidence(training.predict(model, split, config), split.labels) for split in (dataset.train, dataset.test)
     )
     groups = train[sets.retain], test[sets.retain_test], train[forget]
     return {

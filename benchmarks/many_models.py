@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli
 import data
+import devices
 import models
 import report
-import training
 
 COUNT, STEPS, BATCH, LR = 16, 2, 128, 0.05
 
@@ -32,7 +32,7 @@ def batches():
     """The same STEPS batches for every network."""
     train = data.load("fashion-mnist", subset=1000).train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: STEPS * BATCH].split(BATCH)
-    return [(training.to_float(train.images[index]), train.labels[index]) for index in order[:STEPS]]
+    return [(devices.to_float(train.images[index]), train.labels[index]) for index in order[:STEPS]]
 
 
 def fresh(seed):

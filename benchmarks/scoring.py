@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cli
 import data
+import devices
 import metrics
 import models
 import report
@@ -27,24 +28,24 @@ def measure(path, subset, rounds):
     """Median seconds of each part, over the rounds, for the network in `path` on `subset` images (None: all)."""
     checkpoint = models.load_checkpoint(path)
     model = models.build(checkpoint, path)
-    config = argparse.Namespace(device="cpu", precision=training.best_precision(model, "cpu"))
+    config = argparse.Namespace(device="cpu", precision=devices.best_precision(model, "cpu"))
     dataset = data.load(checkpoint["data"]["dataset"], subset=subset)
     forget, _ = data.forget_indices(dataset.train, classes=[3])
     sets, train = scoring.four_sets(dataset, forget), dataset.train
     sample = data.stratified(train.labels, min(scoring.PROBE_LIMIT, len(train)))
     gone = dataset.test.take(sets.forget_test)
-    training.predict(model, train.images[:2000], config)  # warm-up
+    training.predict(model, train.take(slice(2000)), config)  # warm-up
     parts = {name: [] for name in ("forward", "scores", "distances", "probe", "relearning")}
     for _ in range(rounds):
         clock = [time.perf_counter()]
-        logits = [training.predict(model, split.images, config) for split in (train, dataset.test)]
+        logits = [training.predict(model, split, config) for split in (train, dataset.test)]
         clock.append(time.perf_counter())
         scoring.score(logits, dataset, forget, "svc")
         clock.append(time.perf_counter())
         scoring.distances(logits[0], logits[0].flip(1), forget)
         clock.append(time.perf_counter())
-        features = training.penultimate(model, train.images[sample], config)
-        metrics.linear_probe(features, train.labels[sample], training.penultimate(model, gone.images, config), gone.labels)
+        features = training.penultimate(model, train.take(sample), config)
+        metrics.linear_probe(features, train.labels[sample], training.penultimate(model, gone, config), gone.labels)
         clock.append(time.perf_counter())
         some = gone.take(slice(scoring.RELEARN_LIMIT))
         training.relearn(model, train.take(forget), some, config, scoring.RELEARN_STEPS)

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
 import data  # noqa: E402
+import devices  # noqa: E402
 import models  # noqa: E402
 import report  # noqa: E402
 import training  # noqa: E402
@@ -26,27 +27,35 @@ import training  # noqa: E402
 
 def bare_loop(model, split, precision, device):
     """Images a second of forward, backward and step on one resident batch of 128, for as many steps as fit takes."""
-    layout = training.memory_format(model)
+    layout = devices.memory_format(model)
     model.to(device, memory_format=layout).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x = training.to_float(split.images[:128].to(device), layout)
+    x = devices.to_float(split.images[:128].to(device), layout)
     y = split.labels[:128].to(device)
     steps = len(split) // 128
-    started = training.now(device)
+    started = devices.now(device)
     for _ in range(steps):
-        with training.autocast(device, precision):
+        with devices.autocast(device, precision):
             logits = model(x)
         loss = nn.functional.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return steps * 128 / (training.now(device) - started)
+    return steps * 128 / (devices.now(device) - started)
 
 
 def ours(model, split, precision, device):
     """Images a second of one epoch of training.fit with the same optimiser and batch size."""
     config = argparse.Namespace(
-        epochs=1, batch_size=128, seed=0, device=str(device), precision=precision, quiet=True, snapshot=None, cost={}
+        epochs=1,
+        batch_size=128,
+        seed=0,
+        device=str(device),
+        precision=precision,
+        quiet=True,
+        snapshot=None,
+        cost={},
+        cache=0,
     )
     training.fit(model, split, torch.optim.Adam(model.parameters(), lr=1e-3), config)
     return len(split) / config.cost["seconds"], config.cost["memory_mib"]
@@ -60,7 +69,7 @@ def main():
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "throughput.json", help="JSON file to write")
     config = parser.parse_args()
-    device = torch.device(training.resolve_device(config.device))
+    device = torch.device(devices.resolve_device(config.device))
     dataset = data.load("fashion-mnist", ROOT / "data")
     split = dataset.train.take(slice(config.images // 128 * 128))
     rows = []
@@ -76,7 +85,7 @@ def main():
             row = {
                 "model": name,
                 "precision": precision,
-                "default": precision == training.best_precision(model, device),
+                "default": precision == devices.best_precision(model, device),
                 "bare_images_per_s": statistics.median(bare for bare, _, _ in turns),
                 "images_per_s": statistics.median(fit for _, fit, _ in turns),
                 "of_bare_loop": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},

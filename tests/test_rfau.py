@@ -36,7 +36,7 @@ def original(weights, model):
 def accuracies(checkpoint):
     """Accuracy in percent on class 3 of the training images and on the others."""
     train = data.load("digits").train
-    logits, three = training.predict(models.build(checkpoint), train.images, CONFIG), train.labels == 3
+    logits, three = training.predict(models.build(checkpoint), train, CONFIG), train.labels == 3
     return [metrics.accuracy(logits[rows], train.labels[rows]) for rows in (three, ~three)]
 
 

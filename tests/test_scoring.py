@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import data
+import devices
 import metrics
 import models
 import scoring
@@ -92,9 +93,9 @@ def test_penultimate_features_are_what_the_head_reads(weights):
     dataset = data.load("digits")
     for name in ("resnet8", "vit_micro"):
         model = models.build(models.load_checkpoint(weights / f"digits_{name}_original_s0.pth"))
-        features = training.penultimate(model, dataset.test.images, FP32)
+        features = training.penultimate(model, dataset.test, FP32)
         head = model.get_submodule(models.head_name(model))
-        logits = training.predict(model, dataset.test.images, FP32)
+        logits = training.predict(model, dataset.test, FP32)
         torch.testing.assert_close(head(features).detach(), logits, atol=1e-4, rtol=1e-4)
 
 
@@ -107,14 +108,14 @@ def test_relearning_leaves_the_network_alone_and_repeats(weights):
     curves = [training.relearn(model, dataset.train.take(forget), gone, FP32, steps=(0, 4, 40)) for _ in range(2)]
     assert models.moved(before, models.state(model)) == 0
     assert curves[0] == curves[1]
-    assert curves[0][0] == metrics.accuracy(training.predict(model, gone.images, FP32), gone.labels)
+    assert curves[0][0] == metrics.accuracy(training.predict(model, gone, FP32), gone.labels)
     assert curves[0][-1] > 90
 
 
 def test_a_network_that_has_answered_can_still_be_trained(weights):
     """Layout changes within inference mode would leave weights that autograd refuses."""
     model = models.build(models.load_checkpoint(weights / "digits_resnet8_original_s0.pth"))
-    images = data.load("digits").test.images[:8]
-    training.predict(model, images, FP32)
-    model(training.to_float(images)).sum().backward()
+    some = data.load("digits").test.take(slice(8))
+    training.predict(model, some, FP32)
+    model(devices.to_float(some.images)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())

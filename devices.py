@@ -1,0 +1,82 @@
+"""Where and how a network computes - device, precision, memory layout - and the clock and memory meters."""
+
+import argparse
+import contextlib
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+import models
+from errors import UserError
+
+
+def to_float(images, layout=torch.contiguous_format):
+    """uint8 0..255 to float32 in [0, 1]."""
+    return images.to(torch.float32).div_(255).contiguous(memory_format=layout)
+
+
+def memory_format(model):
+    """channels_last for convolutions, where it measures faster; contiguous for the rest."""
+    return torch.channels_last if models.is_convolutional(model) else torch.contiguous_format
+
+
+def autocast(device, precision):
+    """bf16 where `precision` says so; the weights stay fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def best_precision(model, device):
+    """bf16 where benchmarks/throughput.py measures it faster: on GPUs, and for CNNs on CPUs with AMX."""
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    cpu = Path("/proc/cpuinfo")
+    amx = cpu.exists() and "amx_bf16" in cpu.read_text()
+    return "bf16" if amx and models.is_convolutional(model) else "fp32"
+
+
+def placed(model, config):
+    """`config` with the device and the precision that `model` computes with in place of what the flags say."""
+    device = resolve_device(config.device)
+    return argparse.Namespace(
+        **vars(config) | {"device": device, "precision": config.precision or best_precision(model, device)}
+    )
+
+
+def resolve_device(name):
+    """`auto` to the first GPU or the CPU. Raises UserError for a device that isn't there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def now(device):
+    """Seconds on a monotonic clock, after the device has finished what it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def reset_peak_memory(device):
+    """Start a new measurement for `peak_memory_mib`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # elsewhere than on Linux the peak is that of the whole process
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mib(device):
+    """Peak MiB since `reset_peak_memory`: allocated on a GPU, resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
