@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import models
@@ -77,17 +77,17 @@ def folder_for(checkpoint):
     return Path(checkpoint).with_name(Path(checkpoint).stem + "_adapter")
 
 
-def save(peft_model, folder, masks=None, notes=None):
+def save(peft_model, folder, masks=None, notes=None, compact=False):
     """Write the adapter in PEFT's format, and `masks` beside it, replacing `folder` as a whole. RunFailed on a full disk.
 
-    notes: texts to lie beside it, by file name.
+    notes: texts to lie beside it, by file name. compact: whether the base was made smaller by these masks first.
     """
     part = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(part, ignore_errors=True)
     try:
         peft_model.save_pretrained(part)
         if masks:
-            save_file(masks, part / MASK_FILE)
+            save_file(masks, part / MASK_FILE, {"compact": str(compact)})
         for name, text in (notes or {}).items():
             (part / name).write_text(text)
     except (OSError, SafetensorError) as error:
@@ -98,8 +98,13 @@ def save(peft_model, folder, masks=None, notes=None):
 
 
 def load(original, folder):
-    """The adapted network as a PeftModel on a copy-free `original`, pruned first where a mask lies beside the adapter."""
+    """The adapted network as a PeftModel on a copy-free `original`, pruned first where a mask lies beside the adapter, and
+    made smaller where it was."""
     mask_file = Path(folder) / MASK_FILE
     if mask_file.exists():
-        pruning.silence(original, load_file(mask_file))
+        with safe_open(mask_file, "pt") as file:
+            masks, compact = {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get("compact")  # noqa: SIM118
+        pruning.silence(original, masks)
+        if compact == "True":
+            pruning.remove(original, masks)
     return PeftModel.from_pretrained(original, folder).eval()

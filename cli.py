@@ -231,7 +231,7 @@ def execute(method, unlearn, config):
         {
             "format": models.FORMAT,
             "method": method,
-            "network": network,
+            "network": network | ({"compact": True} if getattr(config, "compact", None) else {}),
             "state_dict": {key: value.contiguous() for key, value in model.state_dict().items()},
             "config": settings,
             "command": config.command,
@@ -256,6 +256,7 @@ def execute(method, unlearn, config):
 def variant(settings):
     """The flags that make another row of a method: a list such as ["--regrow", "--lr 0.003"]."""
     flags = [f"--{name.replace('_', '-')}" for name in ("prune_head", "regrow") if settings.get(name)]
+    flags += [f"--compact {settings['compact']}"] if settings.get("compact") else []
     flags += ["--bn freeze"] if settings.get("bn") == "freeze" else []
     flags += [f"--parts {settings['parts']}"] if settings.get("parts") else []
     flags += [f"--linkage {settings['linkage']}"] if settings.get("linkage", "average") != "average" else []

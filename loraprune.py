@@ -2,8 +2,8 @@
 
 The method of "LoRA Unlearns More and Retains More" (A. Mittal, arXiv 2411.11907). The original's weakest filters (smallest
 ||w_i||_2, half of each layer) are silenced; LoRA, W' = W + (alpha / r) B A, then learns the retain set on what is left.
-The masked rows stay zero, in B too, so the merged network is as sparse as the pruned one; --regrow drops the masks
-after pruning, as the published scripts do.
+The masked rows stay zero, in B too, so the merged network is as sparse as the pruned one, and --compact takes a CNN's
+silent channels out; --regrow drops the masks after pruning, as the published scripts do.
 
     python loraprune.py --dataset cifar10 --model vit_small --forget-class 3 --epochs 5
 """
@@ -21,19 +21,17 @@ import training
 
 def unlearn(model, retain, forget, config):
     """Silence the weakest filters, then minimise cross-entropy on `retain` over low-rank changes of the others."""
-    before = pruning.zeros(model)
-    masks = pruning.prune_filters(model, config.amount, whole=not config.regrow)
-    head = pruning.zero_head_rows(model, config.amount) if config.prune_head else {}
-    if not config.quiet:
-        print(f"zeros among the weights: {before:.1f} % before, {pruning.zeros(model):.1f} % after pruning")
+    masks, silent = pruneft.prune(model, config)
     adapted = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
-    if not config.regrow:
-        pruning.keep(optimizer, adapted, masks)
+    pruning.keep(optimizer, adapted, silent)
     with disable_input_dtype_casting(adapted):  # as in lora.py
         training.fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
-    adapters.save(adapted, adapters.folder_for(config.output), masks | head)
-    return adapters.merge(adapted)
+    adapters.save(adapted, adapters.folder_for(config.output), masks, compact=config.compact == "first")
+    merged = adapters.merge(adapted)
+    if config.compact == "after":
+        pruning.remove(merged, silent)
+    return merged
 
 
 def parser():

@@ -162,15 +162,21 @@ def _simple_vit(in_chans, num_classes, img_size, patch, width, depth, heads):
 
 
 def write_atomically(path, payload):
-    """`torch.save` to a temporary file beside `path`, flush to disk, rename: the old file or the new, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`torch.save` to `path`, as `write_bytes` writes."""
     buffer = io.BytesIO()  # torch.save into memory: a full disk is then an ordinary OSError of our own write
     torch.save(payload, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def write_bytes(path, content):
+    """Write to a temporary file beside `path`, flush to disk, rename: the old file or the new, never a part. RunFailed on a
+    full disk."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -216,10 +222,32 @@ def build(checkpoint, path="the checkpoint"):
     name, arguments = checkpoint["network"]["name"], checkpoint["network"]["arguments"]
     try:
         model = _create_prompted(**arguments) if name == PROMPTED else create(name, **arguments)
+        if checkpoint["network"].get("compact"):
+            _shrink(model, checkpoint["state_dict"])
         model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: the weights don't fit the network it names ({_first_line(error)})") from None
     return model.eval()
+
+
+def _shrink(model, state):
+    """Make the layers of `model` as small as a state dict of the same network has them."""
+    for name, module in model.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for key, tensor in own:
+            wanted = state[f"{name}.{key}"].shape
+            if tensor.shape != wanted:
+                smaller = torch.empty(wanted, dtype=tensor.dtype)
+                setattr(module, key, nn.Parameter(smaller) if isinstance(tensor, nn.Parameter) else smaller)
+        if isinstance(module, nn.Conv2d):
+            depthwise = module.groups > 1
+            module.out_channels, inputs = module.weight.shape[:2]
+            module.groups = module.out_channels if depthwise else 1
+            module.in_channels = inputs * module.groups
+        elif isinstance(module, nn.BatchNorm2d):
+            module.num_features = len(module.running_mean)
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
 
 
 def state(model):
@@ -228,8 +256,11 @@ def state(model):
 
 
 def moved(before, after):
-    """How many numbers among parameters and buffers differ between two states of one network."""
-    return sum((before[key] != after[key]).sum().item() for key in before)
+    """How many numbers among parameters and buffers differ between two states of one network; all of a smaller tensor."""
+    return sum(
+        (before[key] != value).sum().item() if before[key].shape == value.shape else value.numel()
+        for key, value in after.items()
+    )
 
 
 def sha256(path):

@@ -288,6 +288,38 @@ def cost(rows):
     return figure
 
 
+def speed(rows):
+    """How many times faster than the published way: a dot and an interval for each method, network by network."""
+    groups = by_forget_set(rows)
+    heights = [len(group) + 1.2 for _, group in groups]
+    figure, axes = pyplot.subplots(
+        len(groups),
+        1,
+        figsize=(5, 0.6 + 0.24 * sum(heights)),
+        sharex=True,
+        gridspec_kw={"height_ratios": heights},
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (title, group) in zip(axes[:, 0], groups, strict=True):
+        ratios = [row["metrics"]["ratio"] for row in group]
+        means = [m["mean"] for m in ratios]
+        # On this axis an interval may not reach 0.
+        spread = [[min(m["ci95"] or 0, 0.9 * m["mean"]) for m in ratios], [m["ci95"] or 0 for m in ratios]]
+        axis.errorbar(means, range(len(group)), xerr=spread, fmt="o", color="black", markersize=5, capsize=2.5, linewidth=1)
+        axis.axvline(1, color="0.5", linestyle="--", linewidth=1, zorder=0)
+        axis.set_yticks(range(len(group)), _names(group))
+        axis.set_ylim(len(group) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+        axis.set_xscale("log")
+        ticks = [1, 2, 3, 5, 10, 20]
+        axis.set_xticks(ticks, map(str, ticks))
+        axis.minorticks_off()
+        axis.set_title(title, loc="left", weight="bold")
+    axes[-1, 0].set_xlabel("times faster than the published way (unlearning and scoring)")
+    return figure
+
+
 def shares(rows):
     """A panel for each task and request: loss over the share of rows; on clean test rows, or for removal on removed rows."""
     panels = {}
@@ -351,7 +383,8 @@ def residuals(found, layers, file):
 
 
 PICTURES = {  # name: (whether a row has something for it, the picture)
-    "dots": (lambda row: "request" not in row and "task" not in row, dots),
+    "dots": (lambda row: "request" not in row and "task" not in row and "ratio" not in row["metrics"], dots),
+    "speed": (lambda row: "ratio" in row["metrics"], speed),
     "shares": (lambda row: "task" in row, shares),
     "cost": (lambda row: "request" in row, cost),
     "plane": (lambda row: "mean" in row["metrics"].get("dUA", {}), plane),

@@ -2,13 +2,20 @@
 
 import copy
 
+import onnxruntime
 import pytest
 import torch
+from conftest import call, one_line
 from torch import nn
 
 import adapters
+import evaluate
+import export
+import loraprune
 import models
+import pruneft
 import pruning
+from errors import UserError
 
 SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
 
@@ -109,3 +116,118 @@ def take_steps(model, optimizer, steps=3):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "tf_efficientnet_lite0"])
+def test_without_its_silent_channels_a_network_answers_alike(name):
+    model = network(name).eval()
+    masks = pruning.prune_filters(model, 0.5)
+    images = torch.rand(4, 1, 16, 16)
+    with torch.no_grad():
+        expected = model(images)
+        count = sum(p.numel() for p in model.parameters())
+        left = pruning.remove(model, masks)
+        torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
+    assert sum(p.numel() for p in model.parameters()) < 0.6 * count
+    for layer, mask in left.items():  # what the masks of the smaller network silence is silent, and nothing else
+        weight = model.get_submodule(layer).weight
+        assert len(mask) == len(weight)
+        assert (weight[~mask] == 0).all() and (weight[mask] != 0).any()
+    assert model.net.get_submodule(models.head_name(model).removeprefix("net.")).out_features == 10
+
+
+def test_a_channel_that_one_writer_still_uses_stays():
+    """Of the stream that bn1, both blocks' last norms and the shortcut write, only what all silence may go."""
+    model = network("resnet8").eval()
+    masks = {name: torch.ones(len(model.get_submodule(name).weight), dtype=torch.bool) for name in ("net.conv1", "net.bn1")}
+    for mask in masks.values():
+        mask[:4] = False
+    both = masks | {"net.layer1.0.conv2": masks["net.conv1"], "net.layer1.0.bn2": masks["net.bn1"]}
+    pruning.silence(model, both)
+    with pytest.raises(UserError, match="nothing to take out"):
+        pruning.remove(copy.deepcopy(model), masks)
+    left = pruning.remove(model, both)
+    assert model.net.conv1.out_channels == model.net.layer1[0].conv2.out_channels == 12
+    assert all(mask.all() and len(mask) == 12 for mask in left.values())
+
+
+def test_what_still_speaks_is_not_taken_out():
+    model = network("resnet8").eval()
+    masks = pruning.l2_masks(model, 0.5, ["net.layer1.0.conv1"])  # the batch norm behind it still speaks
+    with pytest.raises(UserError, match="answers differently"):
+        pruning.remove(model, masks)
+
+
+def test_a_vision_transformer_has_nothing_to_take_out():
+    model = network("vit_micro")
+    with pytest.raises(UserError, match="nothing to take out"):
+        pruning.remove(model, pruning.prune_filters(model, 0.5))
+
+
+@pytest.mark.parametrize("script", [pruneft, loraprune])
+@pytest.mark.parametrize("when", ["first", "after"])
+def test_a_compact_checkpoint_is_one_like_any_other(script, when, weights, tmp_path, capsys):
+    common = (
+        "--dataset",
+        "digits",
+        "--model",
+        "resnet8",
+        "--weights",
+        weights,
+        "--forget-class",
+        3,
+        "--epochs",
+        2,
+        "--quiet",
+    )
+    masked = call(script, *common, "--output", tmp_path / "masked.pth")
+    small = call(script, *common, "--compact", when, "--output", tmp_path / "small.pth")
+    assert small.stat().st_size < 0.75 * masked.stat().st_size
+    config = evaluate.parser().parse_args([str(masked), str(small), "--weights", str(weights), "--quiet"])
+    rows = evaluate.evaluate(config.checkpoints, config)
+    one, other = rows[-2:]
+    assert other["method"] == f"{script.__name__} --compact {when}"
+    for metric in ("UA", "RA", "TA"):
+        values = [row["metrics"][metric]["mean"] for row in (one, other)]
+        assert values[0] == pytest.approx(values[1], abs=1e-9 if when == "after" else 12), metric
+    if script is loraprune:
+        original = models.build(models.load_checkpoint(next(weights.glob("digits_resnet8_original*"))))
+        alone = adapters.load(original, adapters.folder_for(small if when == "first" else masked))
+        images = torch.rand(5, 1, 8, 8)
+        with torch.no_grad():
+            expected = models.build(models.load_checkpoint(small))(images)
+            torch.testing.assert_close(alone(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_compact_and_regrow_contradict(weights, capsys):
+    common = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", 3, "--quiet")
+    code, line = one_line(pruneft, capsys, *common, "--regrow", "--compact")
+    assert code == 2 and "--regrow" in line
+
+
+def test_an_exported_network_answers_alike(weights, tmp_path, capsys):
+    """A compact one, from one image to many; the file is replaced only when asked to."""
+    common = (
+        "--dataset",
+        "digits",
+        "--model",
+        "resnet8",
+        "--weights",
+        weights,
+        "--forget-class",
+        3,
+        "--epochs",
+        1,
+        "--quiet",
+    )
+    path = call(pruneft, *common, "--compact", "--output", tmp_path / "small.pth")
+    file = tmp_path / "small.onnx"
+    export.run(export.parser().parse_args([str(path), "--onnx", str(file)]))
+    session = onnxruntime.InferenceSession(file)
+    images = torch.rand(3, 1, 8, 8)
+    (answers,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        expected = models.build(models.load_checkpoint(path))(images)
+    torch.testing.assert_close(torch.from_numpy(answers), expected, atol=1e-4, rtol=1e-4)
+    code, line = one_line(export, capsys, path, "--onnx", file)
+    assert code == 2 and "--overwrite" in line

@@ -1,0 +1,196 @@
+"""The published way against this project's, side by side: seconds, memory and accuracy of unlearning with evaluation.
+
+Both start from the same original and take turns, on the same images, for as many epochs, with the same settings. A round
+begins with nothing kept, so its first LoRA pays for the frozen part, and the next methods find it. The floor is a bare loop:
+forward, backward and step of the same network on one batch that stays in place. Run it on a quiet machine; several
+networks go into one file, results/speed.json, one after the other:
+
+    python benchmarks/compare.py --model vit_micro --images 4000
+    python benchmarks/compare.py --model vit_small --dataset folder:data/cifar10-jpeg --images 1000 --methods lora loraprune
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import published_way
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import adapters  # noqa: E402
+import cli  # noqa: E402
+import data  # noqa: E402
+import devices  # noqa: E402
+import evaluate  # noqa: E402
+import finetune  # noqa: E402
+import frozen  # noqa: E402
+import lora  # noqa: E402
+import loraprune  # noqa: E402
+import metrics  # noqa: E402
+import models  # noqa: E402
+import pretrain  # noqa: E402
+import pruneft  # noqa: E402
+import report  # noqa: E402
+import training  # noqa: E402
+
+SCRIPTS = {"finetune": finetune, "pruneft": pruneft, "lora": lora, "loraprune": loraprune}
+TOGETHER = "all of them"
+
+
+def flags_of(config, model, seed, folder):
+    """The flags that say on what all scripts work."""
+    sizes = ["--subset", str(config.images), "--test-subset", str(config.test_images)]
+    place = ["--data-dir", str(ROOT / "data"), "--weights", str(folder), "--device", "cpu", "--quiet"]
+    return ["--dataset", config.dataset, "--model", model, "--seed", str(seed), *sizes, *place]
+
+
+def run(script, arguments):
+    """A script's own run: its configuration, complete, and the checkpoint's path."""
+    config = script.parser().parse_args(arguments)
+    config.command = f"python {script.__name__}.py"
+    return config, script.run(config)
+
+
+def ours(method, flags, dataset, forget, epochs):
+    """Unlearn with the script and score its checkpoint: (seconds, of these unlearning, accuracies, MiB, configuration)."""
+    started = devices.now("cpu")
+    pruned = ["--regrow"] if "prune" in method else []  # as published
+    config, path = run(SCRIPTS[method], [*flags, "--forget-class", "3", "--epochs", str(epochs), *pruned])
+    unlearned = devices.now("cpu")
+    model = models.build(models.load_checkpoint(path))
+    train, test = (training.predict(model, split, config) for split in (dataset.train, dataset.test))
+    kept, seen = data.retain_indices(len(train), forget), dataset.test.labels != 3
+    accuracies = [
+        metrics.accuracy(train[forget], dataset.train.labels[forget]),
+        metrics.accuracy(train[kept], dataset.train.labels[kept]),
+        metrics.accuracy(test[seen], dataset.test.labels[seen]),
+    ]
+    ended = devices.now("cpu")
+    return ended - started, unlearned - started, accuracies, config.cost["memory_mib"], config
+
+
+def theirs(method, original, dataset, forget, epochs, config):
+    """The same in the published way; config: that of our run, for its settings."""
+    model = models.build(models.load_checkpoint(original))
+    devices.reset_peak_memory(torch.device("cpu"))
+    started = devices.now("cpu")
+    retain = dataset.train.take(data.retain_indices(len(dataset.train), forget))
+    rank, alpha = getattr(config, "rank", 0), getattr(config, "alpha", 0)
+    torch.manual_seed(config.seed)
+    model = published_way.unlearn(model, method, retain, epochs, config.lr, rank, alpha)
+    unlearned = devices.now("cpu")
+    test = dataset.test.take(dataset.test.labels != 3)
+    accuracies = published_way.evaluate(model, dataset.train.take(forget), retain, test)
+    ended = devices.now("cpu")
+    return ended - started, unlearned - started, accuracies, devices.peak_memory_mib(torch.device("cpu"))
+
+
+def floor(method, original, dataset, config, steps=6):
+    """Seconds an image of forward, backward and step on one resident batch."""
+    model = models.build(models.load_checkpoint(original))
+    if "lora" in method:
+        model = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
+    layout = devices.memory_format(model if method in ("finetune", "pruneft") else model.get_base_model())
+    model.to(memory_format=layout).train()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    x, y = devices.to_float(dataset.train.images[: published_way.BATCH], layout), dataset.train.labels[: published_way.BATCH]
+    for step in range(steps + 1):
+        if step == 1:  # the first is a warm-up
+            started = devices.now("cpu")
+        with devices.autocast(torch.device("cpu"), config.precision):
+            logits = model(x)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(logits.float(), y).backward()
+        optimizer.step()
+    return (devices.now("cpu") - started) / steps / len(x)
+
+
+def compare(name, config, folder):
+    """The rows of one network."""
+    found = {method: [] for method in config.methods}
+    for seed in range(config.rounds):
+        flags = flags_of(config, name, seed, folder)
+        settings, original = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
+        dataset = cli.load_data(settings)
+        forget, _ = data.forget_indices(dataset.train, [3])
+        frozen.clear()
+        for method in config.methods:
+            mine = ours(method, flags, dataset, forget, config.epochs)
+            other = theirs(method, original, dataset, forget, config.epochs, mine[-1])
+            images = config.epochs * (len(dataset.train) - len(forget))
+            bare = 100 * floor(method, original, dataset, mine[-1]) * images / mine[1]
+            found[method].append((mine, other, bare))
+            print(
+                f"{name} {method} seed {seed}: published {other[0]:.1f} s, here {mine[0]:.1f} s,"
+                f" {other[0] / mine[0]:.2f} times; TA {other[2][2]:.1f} and {mine[2][2]:.1f}; {bare:.0f} % of the bare loop",
+                flush=True,
+            )
+    rows = [row_of(name, method, turns, config, dataset) for method, turns in found.items()]
+    if len(rows) > 1:
+        ratios = [
+            sum(turns[seed][1][0] for turns in found.values()) / sum(turns[seed][0][0] for turns in found.values())
+            for seed in range(config.rounds)
+        ]
+        rows.append(rows[0] | {"method": TOGETHER, "metrics": {"ratio": evaluate.over_seeds(ratios)}})
+    return rows
+
+
+def row_of(name, method, turns, config, dataset):
+    """A method's row in the form of report.py."""
+    values = {
+        "ratio": [other[0] / mine[0] for mine, other, _ in turns],
+        "of_bare_loop": [bare for *_, bare in turns],
+    }
+    for way, place in (("published", 1), ("here", 0)):
+        values |= {f"{way}_seconds": [turn[place][0] for turn in turns], f"{way}_mib": [turn[place][3] for turn in turns]}
+        for i, key in enumerate(("UA", "RA", "TA")):
+            accuracies = [turn[place][2][i] for turn in turns]
+            values[f"{way}_{key}"] = [100 - a for a in accuracies] if key == "UA" else accuracies
+    return {
+        "dataset": dataset.tag,
+        "model": name,
+        "forget": "class3",
+        "method": method,
+        "epochs": config.epochs,
+        "n": len(turns),
+        "command": config.command,
+        "device": f"{cli.device_name('cpu')}, {turns[0][0][-1].precision}",
+        "metrics": {key: evaluate.over_seeds(list(series)) for key, series in values.items()},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_micro", help="network (default: vit_micro)")
+    parser.add_argument("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
+    parser.add_argument("--methods", nargs="+", choices=tuple(SCRIPTS), default=list(SCRIPTS), help="(default: all)")
+    parser.add_argument("--images", type=int, default=2000, help="training images (default: 2000)")
+    parser.add_argument("--test-images", type=int, default=400, help="test images (default: 400)")
+    parser.add_argument("--pretrain", type=int, default=2, help="epochs of the original (default: 2)")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of unlearning (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="seeds, a round each (default: 3)")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "speed", help="STEM of the files to write")
+    config = parser.parse_args()
+    config.command = " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]])
+    folder = Path(tempfile.mkdtemp())
+    try:
+        rows = compare(config.model, config, folder)
+    finally:
+        shutil.rmtree(folder)
+    before = Path(f"{config.output}.json")
+    key = {(row["dataset"], row["model"]) for row in rows}
+    others = json.loads(before.read_text())["rows"] if before.exists() else []
+    rows = [row for row in others if (row["dataset"], row["model"]) not in key] + rows
+    result = {"table": "speed", **cli.provenance("python benchmarks/compare.py", cli.device_name("cpu")), "rows": rows}
+    report.write_all(result, config.output)
+    print(report.terminal(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Write a checkpoint's network as an ONNX file, and check with onnxruntime that it answers alike.
+
+Images go in as float32 (batch, channels, height, width) in [0, 1], any number of them; logits come out. A network that
+--compact has made smaller is as small there.
+
+    python export.py model_weights/fashion-mnist_resnet20_class3_loraprune5-compact-after_s0.pth --onnx small.onnx
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+import cli
+import models
+from errors import RunFailed, UserError
+
+TOLERANCE = 1e-4  # of the largest logit
+
+
+def export(model, images):
+    """`model`, on the CPU and in evaluation mode, as the bytes of an ONNX file.
+
+    images: float32 (B, C, H, W) with B > 1, to check the file by. Raises RunFailed where onnxruntime answers differently.
+    """
+    file = io.BytesIO()
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(model, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    program.save(file)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        for some in (images, images[:1]):
+            expected = model(some).numpy()
+            (answers,) = session.run(None, {session.get_inputs()[0].name: some.numpy()})
+            off = np.abs(answers - expected).max() / np.abs(expected).max()
+            if not off < TOLERANCE:
+                raise RunFailed(f"the ONNX file answers differently, by {off:.2g} of the largest logit")
+    return file.getvalue()
+
+
+def parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of this project")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+    return parser
+
+
+def run(config):
+    if config.onnx.exists() and not config.overwrite:
+        raise UserError(f"{config.onnx} exists; --overwrite replaces it")
+    checkpoint = models.load_checkpoint(config.checkpoint)
+    model = models.build(checkpoint, config.checkpoint)
+    arguments = checkpoint["network"]["arguments"]
+    side = arguments["img_size"]
+    content = export(model, torch.rand(8, arguments["in_chans"], side, side))
+    models.write_bytes(config.onnx, content)
+    print(f"{config.onnx}  ({len(content) / 2**20:.2f} MiB; onnxruntime answers alike)")
+
+
+if __name__ == "__main__":
+    cli.main(run, parser())
