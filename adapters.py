@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import models
+import parallel
 import pruning
 from errors import RunFailed
 
@@ -82,6 +83,8 @@ def save(peft_model, folder, masks=None, notes=None, compact=False):
 
     notes: texts to lie beside it, by file name. compact: whether the base was made smaller by these masks first.
     """
+    if not parallel.leads():
+        return
     part = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(part, ignore_errors=True)
     try:

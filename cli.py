@@ -16,6 +16,7 @@ import torch
 import data
 import devices
 import models
+import parallel
 from errors import RunFailed, UserError
 
 # Flags that say where and how loudly to compute; all others make a run what it is.
@@ -137,7 +138,8 @@ def main(run, parser):
         config.command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         run(config)
     except (UserError, RunFailed) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        if parallel.leads():
+            print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped; the same command continues", file=sys.stderr)
@@ -222,13 +224,13 @@ def execute(method, unlearn, config):
     config.snapshot = config.output.with_name(config.output.name + ".partial")
     config.classes, config.flip, config.cost = len(dataset.classes), dataset.flip, {}
 
+    config.quiet = config.quiet or not parallel.leads()
     kept = data.retain_indices(len(dataset.train), forget)
     before = models.state(model)
-    model = unlearn(model, dataset.train.take(kept), dataset.train.take(forget), config).cpu()
-    config.cost["moved"] = models.moved(before, models.state(model))
-    models.write_atomically(
-        config.output,
-        {
+    with parallel.together(config.device):
+        model = unlearn(model, dataset.train.take(kept), dataset.train.take(forget), config).cpu()
+        config.cost["moved"] = models.moved(before, models.state(model))
+        checkpoint = {
             "format": models.FORMAT,
             "method": method,
             "network": network | ({"compact": True} if getattr(config, "compact", None) else {}),
@@ -242,12 +244,13 @@ def execute(method, unlearn, config):
             "parent": original and original["sha256"],
             "seed": config.seed,
             "cost": config.cost,
-            "device": device_name(config.device),
+            "device": device_name(config.device) + (f" x {parallel.count()}" if parallel.count() > 1 else ""),
             "versions": versions(),
             "date": datetime.date.today().isoformat(),
-        },
-    )
-    config.snapshot.unlink(missing_ok=True)
+        }
+        if parallel.leads():
+            models.write_atomically(config.output, checkpoint)
+            config.snapshot.unlink(missing_ok=True)
     if not config.quiet:
         print(f"{config.output}  ({config.cost['seconds']:.1f} s, {config.cost['memory_mib']:,.0f} MiB)")
     return config.output

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import models
+import parallel
 from errors import UserError
 
 
@@ -45,9 +46,10 @@ def placed(model, config):
 
 
 def resolve_device(name):
-    """`auto` to the first GPU or the CPU. Raises UserError for a device that isn't there."""
+    """`auto` to the first GPU, with several processes to this one's own, or the CPU. UserError for one that isn't there."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        several = f":{parallel.local()}" if parallel.count() > 1 else ""
+        return f"cuda{several}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:

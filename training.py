@@ -19,6 +19,7 @@ import data
 import devices
 import frozen
 import models
+import parallel
 from errors import RunFailed, UserError
 
 
@@ -62,6 +63,8 @@ def fit(
     if since is not None and not first:  # a resumed run has counted its preparation already
         seconds += devices.now(device) - since
     devices.reset_peak_memory(device)
+    if parallel.count() > 1 and objective is not cross_entropy:
+        raise UserError("this method runs in one process: start it without torchrun")
     _train_mode(model, freeze_norm)
     repeats = objective is cross_entropy and not augment and not mixup  # the same images at each epoch, asked once
     kept = frozen.keep(model, split, config) if repeats else None
@@ -85,10 +88,13 @@ def fit(
             x, y = inputs(batch), labels[batch.to(device)]
             if mixup:
                 x, y = v2.MixUp(alpha=mixup, num_classes=config.classes)(x, y)
+            piece, weight = parallel.share(len(batch))
+            x = [h[piece] for h in x] if kept else x[piece]
             with devices.autocast(device, config.precision):
-                loss = objective(network, x, y, batch)
+                loss = weight * objective(network, x, y[piece], batch[piece])
             optimizer.zero_grad()
             loss.backward()
+            parallel.average(p.grad for p in trained if p.grad is not None)
             if clip:
                 nn.utils.clip_grad_norm_(trained, clip)
             optimizer.step()
@@ -99,6 +105,7 @@ def fit(
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
             bar.update(len(batch))
         bar.close()
+        parallel.average([total])
         mean_loss = total.item() / len(labels)
         spent = devices.now(device) - started
         seconds += spent
@@ -209,7 +216,7 @@ def _progress(total, text, quiet):
 
 
 def _snapshot(model, optimizer, scheduler, config, epoch, seconds):
-    if config.snapshot:
+    if config.snapshot and parallel.leads():
         state = {
             "key": config.key,
             "epoch": epoch,
