@@ -17,7 +17,7 @@ import data
 import devices
 import training
 
-LR = cli.PerModel(paper=1e-4)
+LR = cli.PerModel(paper=1e-4, resnet20=1e-3)
 
 
 def unlearn(model, retain, forget, config):

@@ -15,7 +15,7 @@ import data
 import devices
 import training
 
-LR = cli.PerModel(paper=1e-3)
+LR = cli.PerModel(paper=1e-3, resnet20=3e-4)
 
 
 def unlearn(model, retain, forget, config):

@@ -97,6 +97,10 @@ GROUPS = {
         "moved": "moved",
         "zeros": "zeros %",
         "bytes": "bytes",
+        "parameters": "parameters",
+        "macs": "MACs an image",
+        "latency_ms": "ms a batch",
+        "onnx_ms": "ms a batch, onnxruntime",
     },
 }
 FOLDED = ("Distance from the Retrain of the same seed", "Cost")  # shown in Markdown on a click
@@ -104,7 +108,9 @@ DIGITS = {"seconds": 1, "relearn_steps": 1}  # digits after the point, two elsew
 DIGITS |= {"sample_epochs_ratio": 1, "seconds_ratio": 1, "loss": 3, "forget_loss": 3, "residual": 5}
 DIGITS |= {"of_bare_loop": 0, "published_seconds": 1, "here_seconds": 1, "published_mib": 0, "here_mib": 0}
 DIGITS |= {"undone": 0, "distance": 3, "cosine": 3, "js": 4}
-DIGITS |= dict.fromkeys(("sample_epochs", "flops", "memory_mib", "steps", "trainable", "moved", "bytes"), 0)
+DIGITS |= dict.fromkeys(
+    ("sample_epochs", "flops", "memory_mib", "steps", "trainable", "moved", "bytes", "parameters", "macs"), 0
+)
 DIGITS |= dict.fromkeys(("ToW", "activation_f", "activation_r", "js_f", "js_r", "forgetting", "neurips"), 3)
 
 

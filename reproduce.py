@@ -247,13 +247,24 @@ def name(config):
 
 def carry_out(runs):
     """Run what is missing and return the checkpoints' paths, in order."""
-    paths = []
-    for script, arguments in runs:
+    paths = {}
+    for place in thrifty(runs):
+        script, arguments = runs[place]
         config = script.parser().parse_args(arguments)
         config.command = shlex.join(["python", f"{script.__name__}.py", *arguments])
         config.reuse = True
-        paths.append(script.run(config))
-    return paths
+        paths[place] = script.run(config)
+    return [paths[place] for place in range(len(runs))]
+
+
+def thrifty(runs):
+    """The positions of `runs` in the order to run them: controls after the other methods of their network and seed, for what
+    head-only needs is made from what LoRA has kept, but not the other way round."""
+    groups = {}
+    for place, (_, arguments) in enumerate(runs):
+        key = tuple(arguments[arguments.index(flag) + 1] for flag in ("--model", "--seed") if flag in arguments)
+        groups.setdefault(key, []).append(place)
+    return [place for group in groups.values() for place in sorted(group, key=lambda place: runs[place][0] is control)]
 
 
 def add_published(rows, dataset):

@@ -1,5 +1,6 @@
 """reproduce.py from end to end on digits, and the paper's numbers beside ours only where they belong."""
 
+import itertools
 import json
 
 import numpy as np
@@ -72,6 +73,22 @@ def test_a_rows_command_makes_that_rows_checkpoint(tmp_path, monkeypatch):
     config.command, config.reuse = "", True
     path = reproduce.loraprune.run(config)  # reuse accepts nothing but the same settings
     assert path.parent.name == "prunelora-quick-digits"
+
+
+def test_head_only_runs_after_lora_and_stands_before_it(tmp_path, monkeypatch):
+    """Its input is made from what LoRA has kept, network by network; the table's order is another matter."""
+    config = complete("prunelora", "--seeds", "2")
+    runs = reproduce.prunelora(config)
+    order = reproduce.thrifty(runs)
+    assert sorted(order) == list(range(len(runs)))
+    groups = [(runs[place][1][1], runs[place][1][5]) for place in order]
+    assert len(dict.fromkeys(groups)) == sum(a != b for a, b in itertools.pairwise([None, *groups])) == 4
+    for group in dict.fromkeys(groups):
+        names = [runs[place][0].__name__ for place, other in zip(order, groups, strict=True) if other == group]
+        assert names[0] == "pretrain" and set(names[-3:]) == {"control"} and "control" not in names[:-3]
+    monkeypatch.setitem(reproduce.PRESETS, "quick", SMALL)
+    result = make(tmp_path, monkeypatch, "--methods", "head-only", "lora", "--seeds", "1")
+    assert [row["method"] for row in result["rows"]] == ["original", "retrain", "head-only", "lora"]
 
 
 def test_the_papers_numbers_stand_only_beside_its_data_and_networks(tmp_path):

@@ -1,0 +1,140 @@
+"""What --compact saves: the masked network against the same one without its silent channels. results/compact.{json,md}.
+
+Both come from the same run of pruneft.py at --amount 0.5, so they differ by nothing else. Milliseconds are for a batch of
+128 images, in turns; MACs count one image. Run it on a quiet machine:
+
+    python benchmarks/compact.py
+"""
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import onnxruntime
+import torch
+from compare import flags_of, run
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cli  # noqa: E402
+import devices  # noqa: E402
+import evaluate  # noqa: E402
+import export  # noqa: E402
+import metrics  # noqa: E402
+import models  # noqa: E402
+import pretrain  # noqa: E402
+import pruneft  # noqa: E402
+import report  # noqa: E402
+import training  # noqa: E402
+
+BATCH = 128
+WAYS = {"masked": [], "compact": ["--compact"]}
+
+
+def milliseconds(networks, x, rounds):
+    """Milliseconds of a forward pass over x, in turns: for each of `networks`, functions of x, a list with one a round."""
+    spent = {name: [] for name in networks}
+    for turn in range(rounds + 1):
+        for name, network in networks.items():
+            started = time.perf_counter()
+            network(x)
+            if turn:  # the first is a warm-up
+                spent[name].append(1000 * (time.perf_counter() - started))
+    return spent
+
+
+def in_torch(model):
+    """A function of images that runs `model` as predict does."""
+    layout = devices.memory_format(model)
+    model.to(memory_format=layout)
+
+    def forward(x):
+        with torch.inference_mode():
+            return model(x.contiguous(memory_format=layout))
+
+    return forward
+
+
+def in_onnx(model, x):
+    """A function of images that runs `model` in onnxruntime, with as many threads as torch has."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(export.export(model, x[:8]), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images.numpy()})
+
+
+def rows_of(name, config, folder):
+    """The masked and the compact row of one network."""
+    flags = flags_of(config, name, 0, folder)
+    settings, _ = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
+    dataset = cli.load_data(settings)
+    seen = dataset.test.take(dataset.test.labels != 3)
+    x = devices.to_float(dataset.test.images[:BATCH])
+    found, networks = {}, {}
+    for way, more in WAYS.items():
+        chosen, path = run(pruneft, [*flags, "--forget-class", "3", "--epochs", str(config.epochs), *more])
+        model = models.build(models.load_checkpoint(path))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(x[:1])
+        found[way] = {
+            "TA": metrics.accuracy(training.predict(model, seen, chosen), seen.labels),
+            "bytes": path.stat().st_size,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "macs": counter.get_total_flops() // 2,
+        }
+        networks[way] = model
+    runners = {
+        f"{way} onnx_ms": in_onnx(model.to(memory_format=torch.contiguous_format), x) for way, model in networks.items()
+    }
+    runners |= {f"{way} latency_ms": in_torch(model) for way, model in networks.items()}
+    for key, series in milliseconds(runners, x, config.rounds).items():
+        way, metric = key.split()
+        found[way][metric] = statistics.median(series)
+    return [
+        {
+            "dataset": dataset.tag,
+            "model": name,
+            "forget": "class3",
+            "method": f"pruneft{', compact' if way == 'compact' else ''}",
+            "epochs": config.epochs,
+            "n": 1,
+            "command": config.command,
+            "device": cli.device_name("cpu"),
+            "metrics": {key: evaluate.over_seeds([value]) for key, value in found[way].items()},
+        }
+        for way in WAYS
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=["resnet8", "resnet20", "resnet50"], help="networks")
+    parser.add_argument("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
+    parser.add_argument("--images", type=int, default=500, help="training images (default: 500)")
+    parser.add_argument("--test-images", type=int, default=500, help="test images (default: 500)")
+    parser.add_argument("--pretrain", type=int, default=2, help="epochs of the original (default: 2)")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of unlearning (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "compact", help="STEM of the files to write")
+    config = parser.parse_args()
+    config.command = " ".join(["python", "benchmarks/compact.py", *sys.argv[1:]])
+    folder = Path(tempfile.mkdtemp())
+    try:
+        rows = [row for name in config.model for row in rows_of(name, config, folder)]
+    finally:
+        shutil.rmtree(folder)
+    result = {"table": "compact", **cli.provenance(config.command, cli.device_name("cpu")), "rows": rows}
+    for name in ("json", "markdown"):
+        report.write(f"{config.output}{report.ENDINGS[name]}", report.FORMS[name](result))
+    print(report.terminal(result))
+
+
+if __name__ == "__main__":
+    main()
