@@ -91,7 +91,7 @@ def theirs(method, original, dataset, forget, epochs, config):
     return ended - started, unlearned - started, accuracies, devices.peak_memory_mib(torch.device("cpu"))
 
 
-def floor(method, original, dataset, config, steps=6):
+def floor(method, original, dataset, config, steps=4):
     """Seconds an image of forward, backward and step on one resident batch."""
     model = models.build(models.load_checkpoint(original))
     if "lora" in method:
