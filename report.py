@@ -59,8 +59,6 @@ GROUPS = {
         "here_RA": "RA %, here",
         "published_TA": "TA %, published",
         "here_TA": "TA %, here",
-        "published_mib": "MiB, published",
-        "here_mib": "MiB, here",
     },
     "Distance from Retrain, and how well the system was solved": {
         "distance": "distance",
@@ -106,7 +104,7 @@ GROUPS = {
 FOLDED = ("Distance from the Retrain of the same seed", "Cost")  # shown in Markdown on a click
 DIGITS = {"seconds": 1, "relearn_steps": 1}  # digits after the point, two elsewhere
 DIGITS |= {"sample_epochs_ratio": 1, "seconds_ratio": 1, "loss": 3, "forget_loss": 3, "residual": 5}
-DIGITS |= {"of_bare_loop": 0, "published_seconds": 1, "here_seconds": 1, "published_mib": 0, "here_mib": 0}
+DIGITS |= {"of_bare_loop": 0, "published_seconds": 1, "here_seconds": 1}
 DIGITS |= {"undone": 0, "distance": 3, "cosine": 3, "js": 4}
 DIGITS |= dict.fromkeys(
     ("sample_epochs", "flops", "memory_mib", "steps", "trainable", "moved", "bytes", "parameters", "macs"), 0

@@ -1,4 +1,4 @@
-"""The published way against this project's, side by side: seconds, memory and accuracy of unlearning with evaluation.
+"""The published way against this project's, side by side: seconds and accuracies of unlearning with evaluation.
 
 Both start from the same original and take turns, on the same images, for as many epochs, with the same settings. A round
 begins with nothing kept, so its first LoRA pays for the frozen part, and the next methods find it. The floor is a bare loop:
@@ -58,7 +58,7 @@ def run(script, arguments):
 
 
 def ours(method, flags, dataset, forget, epochs):
-    """Unlearn with the script and score its checkpoint: (seconds, of these unlearning, accuracies, MiB, configuration)."""
+    """Unlearn with the script and score its checkpoint: (seconds, of these unlearning, accuracies, configuration)."""
     started = devices.now("cpu")
     pruned = ["--regrow"] if "prune" in method else []  # as published
     config, path = run(SCRIPTS[method], [*flags, "--forget-class", "3", "--epochs", str(epochs), *pruned])
@@ -72,13 +72,12 @@ def ours(method, flags, dataset, forget, epochs):
         metrics.accuracy(test[seen], dataset.test.labels[seen]),
     ]
     ended = devices.now("cpu")
-    return ended - started, unlearned - started, accuracies, config.cost["memory_mib"], config
+    return ended - started, unlearned - started, accuracies, config
 
 
 def theirs(method, original, dataset, forget, epochs, config):
     """The same in the published way; config: that of our run, for its settings."""
     model = models.build(models.load_checkpoint(original))
-    devices.reset_peak_memory(torch.device("cpu"))
     started = devices.now("cpu")
     retain = dataset.train.take(data.retain_indices(len(dataset.train), forget))
     rank, alpha = getattr(config, "rank", 0), getattr(config, "alpha", 0)
@@ -88,7 +87,7 @@ def theirs(method, original, dataset, forget, epochs, config):
     test = dataset.test.take(dataset.test.labels != 3)
     accuracies = published_way.evaluate(model, dataset.train.take(forget), retain, test)
     ended = devices.now("cpu")
-    return ended - started, unlearned - started, accuracies, devices.peak_memory_mib(torch.device("cpu"))
+    return ended - started, unlearned - started, accuracies
 
 
 def floor(method, original, dataset, config, steps=4):
@@ -148,7 +147,7 @@ def row_of(name, method, turns, config, dataset):
         "of_bare_loop": [bare for *_, bare in turns],
     }
     for way, place in (("published", 1), ("here", 0)):
-        values |= {f"{way}_seconds": [turn[place][0] for turn in turns], f"{way}_mib": [turn[place][3] for turn in turns]}
+        values[f"{way}_seconds"] = [turn[place][0] for turn in turns]
         for i, key in enumerate(("UA", "RA", "TA")):
             accuracies = [turn[place][2][i] for turn in turns]
             values[f"{way}_{key}"] = [100 - a for a in accuracies] if key == "UA" else accuracies
