@@ -260,9 +260,11 @@ def carry_out(runs):
 def thrifty(runs):
     """The positions of `runs` in the order to run them: controls after the other methods of their network and seed, for what
     head-only needs is made from what LoRA has kept, but not the other way round."""
+    if not any(script is control for script, _ in runs):
+        return list(range(len(runs)))
     groups = {}
     for place, (_, arguments) in enumerate(runs):
-        key = tuple(arguments[arguments.index(flag) + 1] for flag in ("--model", "--seed") if flag in arguments)
+        key = tuple(arguments[arguments.index(flag) + 1] for flag in ("--model", "--seed"))
         groups.setdefault(key, []).append(place)
     return [place for group in groups.values() for place in sorted(group, key=lambda place: runs[place][0] is control)]
 

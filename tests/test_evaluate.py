@@ -173,7 +173,7 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
     again = json.loads((tmp_path / "t.json").read_text())
     assert report.markdown(again) == (tmp_path / "t.md").read_text() == text
     assert report.latex(again) == (tmp_path / "t.tex").read_text() == report.latex(table)
-    others = {"steps", "cost", "shares"}  # of several numbers of epochs, of deletions, of a language model
+    others = {"steps", "cost", "shares", "speed"}  # several numbers of epochs, deletions, a language model, seconds
     for name in set(pictures.PICTURES) - others:
         assert pictures.path(tmp_path / "t", name).read_bytes().startswith(b"\x89PNG"), name
 
