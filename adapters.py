@@ -8,9 +8,12 @@ on the original wouldn't give the logits of the merged network.
 import shutil
 from pathlib import Path
 
+import numpy as np
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import models
@@ -65,7 +68,27 @@ def attach(model, layers, rank, alpha, dropout=0.0):
     for module in peft_model.modules():
         if isinstance(module, nn.BatchNorm2d):  # saved for their statistics; their scale and offset stay frozen
             module.requires_grad_(False)
+        if dropout and isinstance(module, LoraLayer):
+            module.lora_dropout = nn.ModuleDict({name: Dropout(dropout) for name in module.lora_dropout})
     return peft_model
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, but on a CPU a mask takes 16 random bits an element, so that p counts in 65,536ths.
+
+    torch draws a number for each element, one after the other, which is a third of the time of a CNN with LoRA.
+    """
+
+    def forward(self, x):
+        """x: floats of any shape; the same, zero with probability p, else divided by 1 - p."""
+        dropped = round(self.p * 2**16)
+        if not self.training or x.device.type != "cpu" or not 0 < dropped < 2**16:
+            return super().forward(x)
+        generator = np.random.SFC64(torch.randint(2**62, ()).item())  # torch's own is a third as fast
+        draws = generator.random_raw(-(-x.numel() // 4)).view(np.int16)[: x.numel()]
+        kept = torch.from_numpy((draws >= dropped - 2**15).view(np.uint8)).to(x.dtype)
+        layout = torch.empty_like(x).stride()  # a mask in another one than x would be slow
+        return x * kept.mul_(2**16 / (2**16 - dropped)).as_strided(x.shape, layout)
 
 
 def merge(peft_model):
@@ -106,7 +129,8 @@ def load(original, folder):
     mask_file = Path(folder) / MASK_FILE
     if mask_file.exists():
         with safe_open(mask_file, "pt") as file:
-            masks, compact = {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get("compact")  # noqa: SIM118
+            compact = (file.metadata() or {}).get("compact")
+        masks = load_file(mask_file)
         pruning.silence(original, masks)
         if compact == "True":
             pruning.remove(original, masks)

@@ -29,7 +29,7 @@ def unlearn(model, retain, forget, config):
             module.reset_parameters()
     some = retain.take(torch.randperm(len(retain))[: round(config.retain_share * len(retain))])
     answers = [training.predict(*pair, config).softmax(1) for pair in ((model, some), (stupid, forget))]
-    both = data.Split(torch.cat([some.images, forget.images]), torch.cat(answers))
+    both = data.Split(data.together(some.images, forget.images), torch.cat(answers))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     return training.fit(model, both, optimizer, config, since=started)
 

@@ -20,8 +20,8 @@ import parallel
 from errors import RunFailed, UserError
 
 # Flags that say where and how loudly to compute; all others make a run what it is.
-_CIRCUMSTANCES = {"data_dir", "device", "quiet", "overwrite", "output", "weights", "original", "command", "reuse", "plot"}
-_CIRCUMSTANCES |= {"cache"}
+_CIRCUMSTANCES = {"data_dir", "device", "cache", "weights", "original", "output", "overwrite", "reuse", "plot"}
+_CIRCUMSTANCES |= {"command", "quiet", "jobs"}
 CACHE_MIB = 4096
 
 

@@ -2,32 +2,38 @@
 
 Files are looked for in `data_dir`, then fetched by torchvision with its checksums; Fashion-MNIST comes from Debian's
 package `dataset-fashion-mnist` where torchvision's mirror is out of reach. No worker process and no per-image Python
-after loading: a batch is one index into a tensor.
+after loading: a batch is one index into a tensor. Only a folder of more than 8 GiB is read while it is used.
 """
 
 import gzip
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 
 from errors import UserError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
 UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
+RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints
+PEEK = 5000  # images that speak for all where all would have to be read
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W) and labels int64 (N,), or float32 (N, classes) where probabilities are to be learned.
+    """Images uint8 (N, C, H, W), a tensor or Files, and labels int64 (N,), or float32 (N, classes) where probabilities are
+    to be learned.
 
     origin: the images that these were taken from, and their positions there, int64 (N,); None where these are all.
     """
@@ -42,12 +48,45 @@ class Split:
     def take(self, index):
         """The rows that `index` names: int64 positions or a boolean mask (N,)."""
         images, rows = self.source
-        return Split(self.images[index], self.labels[index], (images, rows[index]))
+        own = self.images.take(index) if isinstance(self.images, Files) else self.images[index]
+        return Split(own, self.labels[index], (images, rows[index]))
 
     @property
     def source(self):
         """As `origin`, never None."""
         return self.origin or (self.images, torch.arange(len(self)))
+
+
+class Files:
+    """Image files in the place of a tensor uint8 (N, 3, side, side): an index reads those images, several at a time."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, paths, side):
+        self.paths, self.shape = np.asarray(paths), (len(paths), 3, side, side)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        """The images at int64 positions, a slice or a boolean mask. Raises UserError for a file that holds no image."""
+        paths = self.take(index).paths
+        images = torch.empty(len(paths), *self.shape[1:], dtype=torch.uint8)
+
+        def read(row):
+            images[row] = _read_image(paths[row], self.shape[-1])
+
+        with ThreadPoolExecutor(os.cpu_count()) as readers:  # decoding leaves Python's lock to the others
+            list(readers.map(read, range(len(paths))))
+        return images
+
+    def take(self, index):
+        """Files of those at `index`, unread."""
+        return Files(self.paths[index.numpy() if isinstance(index, torch.Tensor) else index], self.shape[-1])
+
+    def to(self, device):
+        """Themselves: what is read goes there batch by batch."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -100,6 +139,37 @@ def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_s
     tag += f"-test{test_subset}" if test_subset else ""
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
     return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
+
+
+def batches(images, order):
+    """The images at each of the positions in `order`, a sequence of int64 (B,), one batch after the other; of Files the next
+    batch is read while the last is worked on."""
+    if not isinstance(images, Files):
+        yield from (images[rows.to(images.device)] for rows in order)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        ahead = None
+        for rows in order:
+            ready, ahead = ahead, reader.submit(images.__getitem__, rows)
+            if ready:
+                yield ready.result()
+        if ahead:
+            yield ahead.result()
+
+
+def together(images, others):
+    """All of two splits' images."""
+    if isinstance(images, Files):
+        return Files(np.concatenate([images.paths, others.paths]), images.shape[-1])
+    return torch.cat([images, others])
+
+
+def channel_statistics(images):
+    """Mean and standard deviation of each channel, in units of the range: two tuples of floats."""
+    if isinstance(images, Files):
+        images = images[:: max(1, len(images) // PEEK)]
+    std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def _thinned(split, count, classes, complaint):
@@ -223,9 +293,12 @@ def tag_of_ids(index):
 def _fingerprint(*splits):
     digest = hashlib.sha256()
     for split in splits:
-        for tensor in (split.images, split.labels):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+        for part in (split.images, split.labels):
+            digest.update(str(tuple(part.shape)).encode())
+            if isinstance(part, Files):  # their bytes would take as long as an epoch
+                digest.update("".join(f"{Path(path).name} {os.path.getsize(path)}\n" for path in part.paths).encode())
+            else:
+                digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -348,28 +421,34 @@ def _fashion_mnist_from_debian(root):
 
 def _folder(path, img_size):
     """Read `train|test/<class>/*` below `path`; classes are numbered alphabetically."""
-    from PIL import Image
-
-    parts = []
+    trees = []
     for part in ("train", "test"):
         try:
-            tree = torchvision.datasets.ImageFolder(path / part)
+            trees.append(torchvision.datasets.ImageFolder(path / part))
         except (FileNotFoundError, OSError) as error:
             raise UserError(f"folder:{path} needs {part}/<class>/ with images in each ({error})") from None
-        images = np.empty((len(tree.samples), img_size, img_size, 3), np.uint8)
-        for row, (file, _) in enumerate(tree.samples):
-            try:
-                with Image.open(file) as image:
-                    image = image.convert("RGB")
-                    images[row] = image if image.size == (img_size, img_size) else image.resize((img_size, img_size))
-            except OSError as error:
-                raise UserError(f"{file} is not a readable image ({error})") from None
-        images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        parts.append((Split(images, torch.tensor(tree.targets, dtype=torch.int64)), tree.classes))
-    (train, classes), (test, test_classes) = parts
-    if classes != test_classes:
+    train, test = trees
+    if train.classes != test.classes:
         raise UserError(f"folder:{path}: train and test don't hold the same classes")
-    return train, test, classes
+    files = [Files([file for file, _ in tree.samples], img_size) for tree in trees]
+    needed = sum(len(images) for images in files) * 3 * img_size**2
+    if needed > RESIDENT:
+        print(f"folder:{path}: {needed / 2**30:,.0f} GiB of images stay in their files", file=sys.stderr, flush=True)
+    else:
+        files = [images[:] for images in files]
+    splits = [Split(x, torch.tensor(tree.targets, dtype=torch.int64)) for x, tree in zip(files, trees, strict=True)]
+    return *splits, train.classes
+
+
+def _read_image(file, side):
+    """The image in `file`, resized unless it has this side: uint8 (3, side, side)."""
+    try:
+        with Image.open(file) as image:
+            image = image.convert("RGB")
+            pixels = np.array(image if image.size == (side, side) else image.resize((side, side)))
+    except OSError as error:
+        raise UserError(f"{file} is not a readable image ({error})") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 _TRAIN_TEST = ({"train": True}, {"train": False})

@@ -142,7 +142,7 @@ def _score_file(entry, retrained, states, config, beneath):
         model = models.build(content, entry["path"])
     size = {"zeros": pruning.zeros(model), "bytes": _bytes(entry["path"])}
     on_device = devices.placed(model, config)
-    frozen.share(model, states, dataset.train, on_device)
+    frozen.share(model, entry["tensors"], states, dataset.train, on_device)
     logits = [training.predict(model, split, on_device) for split in (dataset.train, dataset.test)]
     rows = []
     for forget, tag in entry["forgets"]:

@@ -37,8 +37,9 @@ _kept = []  # Outputs, the latest last
 def keep(model, split, config):
     """The tail of `model`, which is in training mode and on its device, and its inputs for the images of `split`.
 
-    Returns (network, inputs, seconds), or None where little is frozen or there is no room: network takes what
-    inputs(positions in split, int64 (B,)) gives; seconds: what computing all inputs has cost, now or in an earlier run.
+    Returns (network, inputs, seconds), or None where little is frozen or there is no room: inputs(order), order a sequence
+    of batches of positions in split, int64 (B,), yields what network takes for each; seconds: what computing all inputs has
+    cost, now or in an earlier run.
     Reads from config: cache (MiB of memory, what is larger goes to a file in `weights`; 0 for nothing), device, precision,
     quiet.
     """
@@ -69,19 +70,18 @@ def source(model, split, config):
         if cut and cut.below.code == known.below.code and (outputs := _outputs(known.below, images, known.config)):
             return _from_kept(cut.tail, outputs, rows)
     layout, device = devices.memory_format(model), torch.device(config.device)
-    return model, lambda batch: devices.to_float(split.images[batch].to(device), layout), 0.0
+    return model, lambda order: (devices.to_float(x.to(device), layout) for x in data.batches(split.images, order)), 0.0
 
 
-def share(model, others, split, config):
+def share(model, own, others, split, config):
     """See that the outputs of what `model`, about to be scored, has in common with some of `others` will be kept.
 
-    others: what `digests` says of the networks that are scored along. config: as for `keep`. Without this, `source` finds
-    only what training has kept.
+    own, others: what `digests` says of the model and of the networks that are scored along. config: as for `keep`. Without
+    this, `source` finds only what training has kept.
     """
     model = _plain(model)
     if not config.cache or any(outputs.belongs(model, config) for outputs in _kept):
         return
-    own = digests(model.state_dict())
     differences = {frozenset(n for n in own if own[n] != other[n]) for other in others if own.keys() == other.keys()}
     for names in sorted(differences, key=len, reverse=True):  # the lowest cut serves the most networks
         if 0 < len(names) <= (1 - WORTH) * len(own):
@@ -178,7 +178,7 @@ class Outputs:
         network, inputs, before = source(self.below, some, self.config)
         started = devices.now(self.config.device)
         with torch.no_grad(), devices.autocast(torch.device(self.config.device), self.config.precision):
-            results = network(inputs(torch.arange(len(rows))))
+            results = network(next(inputs([torch.arange(len(rows))])))
         return results, before + devices.now(self.config.device) - started
 
 
@@ -218,7 +218,8 @@ def _in_file(value, count, config):
 def _from_kept(tail, outputs, rows):
     """What `keep` returns, for images at the positions `rows` among those of `outputs`."""
     outputs.compute(rows)
-    return lambda x: tail(*x), lambda batch: outputs.rows(rows[batch]), outputs.spent / outputs.computed * len(rows)
+    seconds = outputs.spent / outputs.computed * len(rows)
+    return lambda x: tail(*x), lambda order: (outputs.rows(rows[batch]) for batch in order), seconds
 
 
 def _cut_worth_it(model, moving, split, config):

@@ -17,6 +17,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+import data
 import imagenet
 import prompting
 from errors import RunFailed, UserError
@@ -82,13 +83,13 @@ def create_for(name, dataset, pretrained=None, input_size=None):
         statistics = timm.get_pretrained_cfg(name)
         mean, std = ([sum(x) / len(x)] * channels if channels != len(x) else x for x in (statistics.mean, statistics.std))
     else:
-        std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
+        mean, std = data.channel_statistics(images)
     arguments = {
         "in_chans": channels,
         "num_classes": len(dataset.classes),
         "img_size": images.shape[-1],
-        "mean": [round(float(x), 4) for x in mean],
-        "std": [round(float(x), 4) for x in std],
+        "mean": [round(x, 4) for x in mean],
+        "std": [round(x, 4) for x in std],
     }
     arguments |= {"input_size": input_size} if input_size else {}
     return create(name, **arguments, pretrained=pretrained), arguments

@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import joblib
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from errors import UserError
 
 SYSTEM = "system.pth"
 AT_ONCE = 500  # images of a batch where features are computed
+STARTUP = 15  # seconds that processes must save to be started
 
 
 def train(method, split, config):
@@ -176,28 +178,53 @@ def _split(state, split, backbone, dataset, config):
 
 def _train_parts(folder, state, parts, generation, backbone, dataset, config):
     """Train the parts anew, write their files, name them in `state`; returns what it cost."""
-    cost = {"images": 0, "sample_epochs": 0, "steps": 0, "seconds": 0.0, "memory_mib": 0.0}
-    with tqdm(parts, desc="parts", unit=" parts", leave=False, disable=config.quiet or None) as bar:
-        for k in bar:
-            members = (state["part"] == k).nonzero().squeeze(1)
-            name = f"part_{k:04d}_{generation:04d}.pth"
-            state["files"][k] = name if len(members) else None
-            if not len(members):
-                continue
-            done = models.read(folder / name) if generation == 0 and (folder / name).exists() else None
-            if done is None or done["config"] != state["config"] or not torch.equal(done["members"], members):
-                done = _learn(backbone, dataset.train.take(members), dataset.flip, k, state, config) | {"members": members}
-                models.write_atomically(folder / name, done)
-            cost["images"] += len(members)
-            cost["sample_epochs"] += len(members) * config.epochs
-            cost["steps"] += done["steps"]
-            cost["seconds"] += done["seconds"]
-            cost["memory_mib"] = max(cost["memory_mib"], done["memory_mib"])
-    return cost | {"flops": cost["sample_epochs"] * state["flops"]}
+    members = {k: (state["part"] == k).nonzero().squeeze(1) for k in parts}
+    files = {k: f"part_{k:04d}_{generation:04d}.pth" for k in parts if len(members[k])}
+    for k in parts:
+        state["files"][k] = files.get(k)
+    done = {k: models.read(folder / name) for k, name in files.items() if generation == 0 and (folder / name).exists()}
+    done = {k: d for k, d in done.items() if d["config"] == state["config"] and torch.equal(d["members"], members[k])}
+    seconds = sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
+    started = devices.now(config.device)
+    missing = {k: dataset.train.take(members[k]) for k in files if k not in done}
+    with tqdm(total=len(missing), desc="parts", unit=" parts", leave=False, disable=config.quiet or None) as bar:
+        for learned in _learn_all(missing, backbone, dataset.flip, state, config):
+            k = learned["part"]
+            done[k] = learned | {"members": members[k]}
+            models.write_atomically(folder / files[k], done[k])
+            bar.update()
+    images = sum(map(len, members.values()))
+    return {
+        "images": images,
+        "sample_epochs": images * config.epochs,
+        "flops": images * config.epochs * state["flops"],
+        "steps": sum(d["steps"] for d in done.values()),
+        "seconds": seconds + devices.now(config.device) - started,
+        "memory_mib": max((d["memory_mib"] for d in done.values()), default=0.0),
+    }
+
+
+def _learn_all(missing, backbone, flip, state, config):
+    """What `_learn` makes of each part's images, one after the other, or once the first says that it pays in processes."""
+    state = {key: state[key] for key in ("shape", "classes", "config")}
+    tasks = [(backbone, data.Split(x.images, x.labels), flip, k, state, config) for k, x in missing.items()]
+    for task in tasks[:1]:
+        first = _learn(*task)
+        yield first
+        left = first["seconds"] * sum(len(images) for _, images, *_ in tasks[1:]) / len(task[1])
+        jobs = config.jobs or (joblib.cpu_count() if config.device == "cpu" else 1)
+        jobs = jobs if left * (1 - 1 / jobs) > STARTUP else 1
+        yield from joblib.Parallel(jobs, return_as="generator")(joblib.delayed(_learn)(*task) for task in tasks[1:])
 
 
 def _learn(backbone, images, flip, k, state, config):
-    """Train one learner on `images`, mirrored at random if `flip`: what its file holds."""
+    """Train one learner on `images`, mirrored at random if `flip`: what its file holds.
+
+    On a CPU one part of several has one thread, so that its bits are the same in a process of its own.
+    """
+    before = torch.get_num_threads()
+    if state["config"]["parts"] > 1 and config.device == "cpu":
+        torch.set_num_threads(1)
     torch.manual_seed(config.seed)  # one start for all parts
     learner = prompting.Learner(backbone, state["shape"], state["classes"]).to(config.device)
     groups = [
@@ -219,6 +246,7 @@ def _learn(backbone, images, flip, k, state, config):
     augment = data.crop_and_flip if flip else data.random_crop
     scheduler = training.warm_up_and_cosine(optimizer, steps, steps // 5)
     training.fit(learner, images, optimizer, circumstances, scheduler=scheduler, augment=augment, freeze_norm=True)
+    torch.set_num_threads(before)
     trained = {
         "prompt": learner.prompt.detach().cpu(),
         "weight": learner.head.weight.detach().cpu(),
@@ -316,7 +344,8 @@ def _mask(positions, count):
 def _features(backbone, images, config):
     """Features float32 (N, F) of images without a prompt, on the CPU."""
     with torch.no_grad():
-        return torch.cat([backbone(devices.to_float(x.to(config.device))).cpu() for x in images.split(AT_ONCE)])
+        some = data.batches(images, torch.arange(len(images)).split(AT_ONCE))
+        return torch.cat([backbone(devices.to_float(x.to(config.device))).cpu() for x in some])
 
 
 def _flops(backbone, state):
@@ -382,6 +411,11 @@ def parser(doc, *, parts, split_help):
     cli.add_device_flags(trainer)
     deleter.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
     for action in (trainer, deleter):
+        action.add_argument(
+            "--jobs",
+            type=cli.positive_int,
+            help="parts trained at a time, in processes of one thread, where that is faster (default: the CPUs; on a GPU 1)",
+        )
         action.add_argument("--quiet", action="store_true", help="no progress")
     shower = actions.add_parser("show", help="print a system's parts and its ledger")
     shower.add_argument("folder", type=Path, help="the system")

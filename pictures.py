@@ -321,19 +321,19 @@ def speed(rows):
 
 
 def growth(rows, file):
-    """Seconds, and MiB, over each quantity that benchmarks/growth.py varies, with the fitted exponent; drawn into `file`."""
+    """Seconds, and MiB, over each quantity that benchmarks/growth.py varies, exponents in the legends; into `file`."""
     pyplot.rcParams.update(LOOK)
     quantities = list(dict.fromkeys(row["varied"] for row in rows))
     labels = list(dict.fromkeys(row["what"] for row in rows))
     figure, axes = pyplot.subplots(
-        2, len(quantities), figsize=(2.4 * len(quantities), 5), sharex="col", sharey="row", layout="constrained"
+        2, len(quantities), figsize=(2.4 * len(quantities), 5.6), sharex="col", sharey="row", layout="constrained"
     )
     for axis_of, key, unit in zip(axes, ("seconds", "mib"), ("seconds", "MiB"), strict=True):
         for axis, name in zip(axis_of, quantities, strict=True):
             for row in (row for row in rows if row["varied"] == name):
                 place = labels.index(row["what"])
                 style = ("-", "--", ":")[place % 3] + MARKERS[place]
-                label = f"{row['what'].replace('fine-tuning', 'tuning')}: {row[f'exponent_{key}']:.2f}"
+                label = f"{row['what']}: {row[f'exponent_{key}']:.2f}"
                 axis.plot(
                     row["values"], row[key], style, color="black" if place % 2 == 0 else "0.5", markersize=4, label=label
                 )
@@ -341,7 +341,7 @@ def growth(rows, file):
             axis.set_yscale("log")
             axis.set_xticks(row["values"], map(str, row["values"]))
             axis.minorticks_off()
-            axis.legend(fontsize=5.5, title="exponent", title_fontsize=5.5)
+            axis.legend(fontsize=5.5, ncol=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=0.8)
             if key == "mib":
                 axis.set_xlabel(name)
         axis_of[0].set_ylabel(unit)

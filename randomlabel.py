@@ -22,7 +22,7 @@ def unlearn(model, retain, forget, config):
     """Minimise cross-entropy on D_r and on D_f with wrong labels, over all weights or the salient ones."""
     started = devices.now(config.device)
     wrong = (forget.labels + torch.randint(1, config.classes, forget.labels.shape)) % config.classes
-    both = data.Split(torch.cat([retain.images, forget.images]), torch.cat([retain.labels, wrong]))
+    both = data.Split(data.together(retain.images, forget.images), torch.cat([retain.labels, wrong]))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=config.lr)
     if config.saliency < 1:
@@ -35,7 +35,8 @@ def salient(model, parameters, forget, config):
     cover the share `config.saliency` of all numbers."""
     layout, device = devices.memory_format(model), torch.device(config.device)
     model.eval().zero_grad()
-    for images, labels in zip(forget.images.split(500), forget.labels.split(500), strict=True):
+    rows = torch.arange(len(forget)).split(500)
+    for images, labels in zip(data.batches(forget.images, rows), forget.labels.split(500), strict=True):
         x, y = devices.to_float(images.to(device), layout), labels.to(device)
         with devices.autocast(device, config.precision):
             loss = training.cross_entropy(model, x, y, None)

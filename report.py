@@ -1,7 +1,8 @@
 """Tables from result rows, and from nothing else: what is written once can be written again from its JSON.
 
-A result is {table, command, date, hardware, versions, rows}; a row is {dataset, model, forget, method, epochs, n, command,
-metrics}, `curves` where evaluate.py made it and, where a paper has the same data set and network, `published`; a metric is
+A result is {table, command, date, hardware, versions, rows}, and `earlier` where another run has made some networks' rows:
+{models, command, date, hardware, versions} of each. A row is {dataset, model, forget, method, epochs, n, command, metrics},
+`curves` where evaluate.py made it and, where a paper has the same data set and network, `published`; a metric is
 {mean, ci95, values} with one value for each seed, or {missing: reason} and, where "n/a" isn't the word for it, `cell`.
 """
 
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import metrics
 import pictures
+from errors import UserError
 
+PROVENANCE = ("command", "date", "hardware", "versions")
 # The tables of a data set, network and forget set: title, columns. A column that no row has is left out.
 GROUPS = {
     "Headline": {
@@ -55,6 +58,8 @@ GROUPS = {
         "of_bare_loop": "of the bare loop %",
         "published_seconds": "s, published",
         "here_seconds": "s, here",
+        "published_mib": "peak MiB, published",
+        "here_mib": "peak MiB, here",
         "published_RA": "RA %, published",
         "here_RA": "RA %, here",
         "published_TA": "TA %, published",
@@ -104,7 +109,7 @@ GROUPS = {
 FOLDED = ("Distance from the Retrain of the same seed", "Cost")  # shown in Markdown on a click
 DIGITS = {"seconds": 1, "relearn_steps": 1}  # digits after the point, two elsewhere
 DIGITS |= {"sample_epochs_ratio": 1, "seconds_ratio": 1, "loss": 3, "forget_loss": 3, "residual": 5}
-DIGITS |= {"of_bare_loop": 0, "published_seconds": 1, "here_seconds": 1}
+DIGITS |= {"of_bare_loop": 0, "published_seconds": 1, "here_seconds": 1, "published_mib": 0, "here_mib": 0}
 DIGITS |= {"undone": 0, "distance": 3, "cosine": 3, "js": 4}
 DIGITS |= dict.fromkeys(
     ("sample_epochs", "flops", "memory_mib", "steps", "trainable", "moved", "bytes", "parameters", "macs"), 0
@@ -194,6 +199,29 @@ def terminal(result):
     return "\n".join(lines)
 
 
+def read(path):
+    """The result in the JSON file `path`. Raises UserError if it holds none."""
+    try:
+        content = json.loads(Path(path).read_text())
+        content["rows"][0]["metrics"]
+        return content
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is not a result file ({error})") from None
+
+
+def joined(result, before):
+    """`result` with the rows that an earlier one of the same table, `before`, has of other networks, and what made those."""
+    own = {row["model"] for row in result["rows"]}
+    kept = [row for row in before["rows"] if row["model"] not in own]
+    left, earlier = list(dict.fromkeys(row["model"] for row in kept)), []
+    for run in [*before.get("earlier", []), before]:
+        of = [model for model in left if model in run.get("models", left)]
+        left = [model for model in left if model not in of]
+        if of:
+            earlier.append({"models": of} | {key: run[key] for key in PROVENANCE})
+    return result | {"rows": kept + result["rows"]} | ({"earlier": earlier} if earlier else {})
+
+
 def write(path, text):
     """Replace the text file `path` in one step."""
     path = Path(path)
@@ -229,7 +257,6 @@ def _inline(title):
 
 
 def _footnotes(result):
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     gaps = (
         " Gaps and distances are from the Retrain of the same seed; average gap: mean absolute difference in UA, RA, TA and "
         "MIA-Efficacy."
@@ -237,8 +264,14 @@ def _footnotes(result):
     return [
         "Mean ± 95 % confidence interval (Student's t) over n training seeds."
         + (gaps if any("RA" in row["metrics"] for row in result["rows"]) else ""),
-        f"`{result['command']}` on {result['hardware']}, {result['date']}; {versions}.",
+        *(f"{', '.join(run['models'])}: {_made_by(run)}" for run in result.get("earlier", [])),
+        _made_by(result),
     ]
+
+
+def _made_by(run):
+    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    return f"`{run['command']}` on {run['hardware']}, {run['date']}; {versions}."
 
 
 def _cell(row, key):

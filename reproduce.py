@@ -11,12 +11,12 @@
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
     python reproduce.py draw results/prunelora-quick.json             tables and pictures again, from the file alone
 
-A killed run continues where it stopped. Presets: quick (small networks on a subset of Fashion-MNIST), small (resnet20 and
-vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
+A killed run continues where it stopped; rows of networks that --model leaves out stay in the file. Presets: quick (small
+networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), gpu (the paper's networks, fewer epochs),
+paper (the paper's everything).
 """
 
 import argparse
-import json
 import shlex
 from collections import namedtuple
 from itertools import product
@@ -311,7 +311,7 @@ def _tuned(config, tag):
     `plan` wants it. None where the committed result of rfau-tune doesn't have the network or the method."""
     path = TUNED / f"{name(argparse.Namespace(**vars(config) | {'table': 'rfau-tune'}))}.json"
     gaps = {}
-    for row in _read_result(path)["rows"] if path.exists() else []:
+    for row in report.read(path)["rows"] if path.exists() else []:
         method, _, rate = row["method"].partition(" --lr ")
         if rate and row["forget"] == tag:
             gaps.setdefault((row["model"], method), {})[rate] = row["metrics"]["gap"]["mean"]
@@ -419,32 +419,24 @@ TABLES = {
 
 
 def refuse_to_lose(stem, config, runs):
-    """Raise UserError if results exist that hold more seeds or more rows than this run would write."""
+    """Raise UserError if results exist that hold more seeds or more rows of these networks than this run would write."""
     path = Path(f"{stem}.json")
     if config.overwrite or not path.exists():
         return
-    rows = _read_result(path)["rows"]
+    models = {Path(model).name for model in config.model or config.sizes["model"]}
+    rows = [row for row in report.read(path)["rows"] if row["model"].split(",")[0] in models]
     cells = len(getattr(config, "cells", []))  # each has a row more than runs: the base alone
     if (
         len(rows) > (len(runs) + cells) // config.seeds * TABLES[config.table].rows
-        or max(row["n"] for row in rows) > config.seeds
+        or max((row["n"] for row in rows), default=0) > config.seeds
     ):
         raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
-
-
-def _read_result(path):
-    try:
-        content = json.loads(path.read_text())
-        content["rows"][0]["metrics"]
-        return content
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is not a result file ({error})") from None
 
 
 def run(config):
     if config.table == "draw":
         for path in config.files:
-            report.write_all(_read_result(path), path.with_suffix(""))
+            report.write_all(report.read(path), path.with_suffix(""))
         return
     runs = prepare(config)
     stem = config.results / name(config)
@@ -456,6 +448,8 @@ def run(config):
     if config.table != "llmeraser":
         add_published(rows, cli.load_data(config))
     result = evaluate.result(name(config), config.command, rows, config)
+    if Path(f"{stem}.json").exists():
+        result = report.joined(result, report.read(f"{stem}.json"))
     report.write_all(result, stem)
     print(report.terminal(result) + f"written: {stem}.json, .md, .tex, .csv, .png")
 
@@ -500,7 +494,7 @@ def parser():
     )
     parser.add_argument("--seeds", type=cli.positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tunings 1)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a result file that holds more than the new one")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that hold more of these networks")
     evaluate.add_scoring_flags(parser)
     return parser
 

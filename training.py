@@ -65,7 +65,11 @@ def fit(
     devices.reset_peak_memory(device)
     if parallel.count() > 1 and objective is not cross_entropy:
         raise UserError("this method runs in one process: start it without torchrun")
-    _train_mode(model, freeze_norm)
+    model.train()
+    if freeze_norm:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     repeats = objective is cross_entropy and not augment and not mixup  # the same images at each epoch, asked once
     kept = frozen.keep(model, split, config) if repeats else None
     if kept:
@@ -74,18 +78,18 @@ def fit(
     else:
         network, images = model, split.images.to(device)
 
-        def inputs(batch):
-            x = images[batch.to(device)]
-            return devices.to_float(augment(x) if augment else x, layout)
+        def inputs(order):
+            for x in data.batches(images, order):
+                x = x.to(device)
+                yield devices.to_float(augment(x) if augment else x, layout)
 
     for epoch in range(first, config.epochs):
         torch.manual_seed(config.seed * 1_000_003 + epoch)
-        _train_mode(model, freeze_norm)
         started, total = devices.now(device), torch.zeros((), device=device)
-        order = torch.randperm(len(labels))
         bar = _progress(len(labels), f"epoch {epoch + 1}/{config.epochs}", config.quiet)
-        for step, batch in enumerate(order.split(config.batch_size)):
-            x, y = inputs(batch), labels[batch.to(device)]
+        batches = torch.randperm(len(labels)).split(config.batch_size)
+        for step, (batch, x) in enumerate(zip(batches, inputs(batches), strict=True)):
+            y = labels[batch.to(device)]
             if mixup:
                 x, y = v2.MixUp(alpha=mixup, num_classes=config.classes)(x, y)
             piece, weight = parallel.share(len(batch))
@@ -124,14 +128,6 @@ def fit(
     return model.eval()
 
 
-def _train_mode(model, freeze_norm):
-    model.train()
-    if freeze_norm:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-
-
 def recipe(model, count, config, flip):
     """How the paper trains an original (and Retrain) on `count` images: keyword arguments for `fit`.
 
@@ -167,9 +163,9 @@ def predict(model, split, config, batch_size=frozen.BLOCK):
     model.to(device, memory_format=layout).eval()  # not in inference mode: moved there, weights could never be trained again
     parts = []
     network, inputs, _ = frozen.source(model, split, config)
-    for rows in torch.arange(len(split)).split(batch_size):
+    for x in inputs(torch.arange(len(split)).split(batch_size)):
         with torch.inference_mode(), devices.autocast(device, config.precision):
-            parts.append(network(inputs(rows)).float())
+            parts.append(network(x).float())
     return torch.cat(parts).cpu()
 
 
@@ -195,7 +191,7 @@ def relearn(model, forget, test, config, steps, lr=1e-3, batch_size=32):
         for parameter in model.parameters():
             parameter.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    images, labels = forget.images.to(device), forget.labels.to(device)
+    images, labels = forget.images[:].to(device), forget.labels.to(device)
     generator = torch.Generator().manual_seed(0)
     reached = []
     for step in range(steps[-1] + 1):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from compare import flags_of, run
+from compare import flags_of, row, run
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
 import devices  # noqa: E402
-import evaluate  # noqa: E402
 import export  # noqa: E402
 import metrics  # noqa: E402
 import models  # noqa: E402
@@ -97,20 +96,9 @@ def rows_of(name, config, folder):
     for key, series in milliseconds(runners, x, config.rounds).items():
         way, metric = key.split()
         found[way][metric] = statistics.median(series)
-    return [
-        {
-            "dataset": dataset.tag,
-            "model": name,
-            "forget": "class3",
-            "method": f"pruneft{', compact' if way == 'compact' else ''}",
-            "epochs": config.epochs,
-            "n": 1,
-            "command": config.command,
-            "device": cli.device_name("cpu"),
-            "metrics": {key: evaluate.over_seeds([value]) for key, value in found[way].items()},
-        }
-        for way in WAYS
-    ]
+    methods = {"masked": "pruneft", "compact": "pruneft, compact"}
+    values = {way: {key: [value] for key, value in found[way].items()} for way in WAYS}
+    return [row(name, methods[way], dataset, config, values[way]) for way in WAYS]
 
 
 def main():

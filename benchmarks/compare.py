@@ -2,23 +2,25 @@
 
 Both start from the same original and take turns, on the same images, for as many epochs, with the same settings. A round
 begins with nothing kept, so its first LoRA pays for the frozen part, and the next methods find it. The floor is a bare loop:
-forward, backward and step of the same network on one batch that stays in place. Run it on a quiet machine; several
-networks go into one file, results/speed.json, one after the other:
+forward, backward and step of the same network on one batch that stays in place. Memory is the peak of an epoch with its
+scoring, above what the process held before, each in a process of its own. Run it on a quiet machine; several networks go
+into one file, results/speed.json, one after the other:
 
     python benchmarks/compare.py --model vit_micro --images 4000
     python benchmarks/compare.py --model vit_small --dataset folder:data/cifar10-jpeg --images 1000 --methods lora loraprune
 """
 
 import argparse
-import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import published_way
 import torch
-from torch import nn
+from throughput import bare_loop
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -41,6 +43,7 @@ import training  # noqa: E402
 
 SCRIPTS = {"finetune": finetune, "pruneft": pruneft, "lora": lora, "loraprune": loraprune}
 TOGETHER = "all of them"
+WAYS = {"published": 1, "here": 0}  # and their places in a turn
 
 
 def flags_of(config, model, seed, folder):
@@ -90,29 +93,37 @@ def theirs(method, original, dataset, forget, epochs, config):
     return ended - started, unlearned - started, accuracies
 
 
-def floor(method, original, dataset, config, steps=4):
+def floor(method, original, dataset, config):
     """Seconds an image of forward, backward and step on one resident batch."""
     model = models.build(models.load_checkpoint(original))
     if "lora" in method:
         model = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
-    layout = devices.memory_format(model if method in ("finetune", "pruneft") else model.get_base_model())
-    model.to(memory_format=layout).train()
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    x, y = devices.to_float(dataset.train.images[: published_way.BATCH], layout), dataset.train.labels[: published_way.BATCH]
-    for step in range(steps + 1):
-        if step == 1:  # the first is a warm-up
-            started = devices.now("cpu")
-        with devices.autocast(torch.device("cpu"), config.precision):
-            logits = model(x)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(logits.float(), y).backward()
-        optimizer.step()
-    return (devices.now("cpu") - started) / steps / len(x)
+    for steps in (1, 4):  # the first is a warm-up
+        rate = bare_loop(model, dataset.train, config.precision, torch.device("cpu"), steps)
+    return 1 / rate
+
+
+def memory(way, method, flags, original, config):
+    """Peak MiB of an epoch and its scoring above Python, its libraries and the images. Call it in a new process.
+
+    config: that of our run, for its settings. The published way's workers are not counted.
+    """
+    dataset = cli.load_data(config)
+    forget, _ = data.forget_indices(dataset.train, [3])
+    cpu = torch.device("cpu")
+    devices.reset_peak_memory(cpu)
+    before = devices.peak_memory_mib(cpu)
+    if way == "here":
+        ours(method, [*flags, "--overwrite"], dataset, forget, 1)
+    else:
+        theirs(method, original, dataset, forget, 1, config)
+    return devices.peak_memory_mib(cpu) - before
 
 
 def compare(name, config, folder):
     """The rows of one network."""
-    found = {method: [] for method in config.methods}
+    found, peaks = {method: [] for method in config.methods}, {}
+    fresh = multiprocessing.get_context("spawn")
     for seed in range(config.rounds):
         flags = flags_of(config, name, seed, folder)
         settings, original = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
@@ -125,12 +136,15 @@ def compare(name, config, folder):
             images = config.epochs * (len(dataset.train) - len(forget))
             bare = 100 * floor(method, original, dataset, mine[-1]) * images / mine[1]
             found[method].append((mine, other, bare))
+            for way in WAYS if not seed else ():
+                with ProcessPoolExecutor(1, fresh) as process:
+                    peaks[method, way] = process.submit(memory, way, method, flags, original, mine[-1]).result()
             print(
                 f"{name} {method} seed {seed}: published {other[0]:.1f} s, here {mine[0]:.1f} s,"
                 f" {other[0] / mine[0]:.2f} times; TA {other[2][2]:.1f} and {mine[2][2]:.1f}; {bare:.0f} % of the bare loop",
                 flush=True,
             )
-    rows = [row_of(name, method, turns, config, dataset) for method, turns in found.items()]
+    rows = [row_of(name, method, turns, peaks, config, dataset) for method, turns in found.items()]
     if len(rows) > 1:
         ratios = [
             sum(turns[seed][1][0] for turns in found.values()) / sum(turns[seed][0][0] for turns in found.values())
@@ -140,27 +154,33 @@ def compare(name, config, folder):
     return rows
 
 
-def row_of(name, method, turns, config, dataset):
-    """A method's row in the form of report.py."""
+def row_of(name, method, turns, peaks, config, dataset):
+    """The row of a method's turns, and of its peaks of memory."""
     values = {
         "ratio": [other[0] / mine[0] for mine, other, _ in turns],
         "of_bare_loop": [bare for *_, bare in turns],
     }
-    for way, place in (("published", 1), ("here", 0)):
+    for way, place in WAYS.items():
+        values[f"{way}_mib"] = [peaks[method, way]]
         values[f"{way}_seconds"] = [turn[place][0] for turn in turns]
         for i, key in enumerate(("UA", "RA", "TA")):
             accuracies = [turn[place][2][i] for turn in turns]
             values[f"{way}_{key}"] = [100 - a for a in accuracies] if key == "UA" else accuracies
+    return row(name, method, dataset, config, values, f", {turns[0][0][-1].precision}")
+
+
+def row(name, method, dataset, config, values, how=""):
+    """A row in the form of report.py. values: for each metric a list with one for each seed; how: more of the device."""
     return {
         "dataset": dataset.tag,
         "model": name,
         "forget": "class3",
         "method": method,
         "epochs": config.epochs,
-        "n": len(turns),
+        "n": len(next(iter(values.values()))),
         "command": config.command,
-        "device": f"{cli.device_name('cpu')}, {turns[0][0][-1].precision}",
-        "metrics": {key: evaluate.over_seeds(list(series)) for key, series in values.items()},
+        "device": cli.device_name("cpu") + how,
+        "metrics": {key: evaluate.over_seeds(series) for key, series in values.items()},
     }
 
 
@@ -182,11 +202,9 @@ def main():
         rows = compare(config.model, config, folder)
     finally:
         shutil.rmtree(folder)
-    before = Path(f"{config.output}.json")
-    key = {(row["dataset"], row["model"]) for row in rows}
-    others = json.loads(before.read_text())["rows"] if before.exists() else []
-    rows = [row for row in others if (row["dataset"], row["model"]) not in key] + rows
-    result = {"table": "speed", **cli.provenance("python benchmarks/compare.py", cli.device_name("cpu")), "rows": rows}
+    result = {"table": "speed", **cli.provenance(config.command, cli.device_name("cpu")), "rows": rows}
+    if Path(f"{config.output}.json").exists():
+        result = report.joined(result, report.read(f"{config.output}.json"))
     report.write_all(result, config.output)
     print(report.terminal(result))
 

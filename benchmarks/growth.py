@@ -1,4 +1,4 @@
-"""How seconds and memory grow: with images, epochs, seeds and the width of a network. results/growth.{json,md,png}.
+"""How seconds and memory grow: with images, epochs, seeds and the width of a network. results/growth.{json,png}.
 
 One thing is varied at a time, doubling, the others stay. Fine-tuning trains every weight of resnet8 or of a ViT; LoRA trains
 the tail above kept outputs; scoring is a pass over all images. A straight line through the logarithms gives the exponent: 1

@@ -25,14 +25,14 @@ import report  # noqa: E402
 import training  # noqa: E402
 
 
-def bare_loop(model, split, precision, device):
-    """Images a second of forward, backward and step on one resident batch of 128, for as many steps as fit takes."""
+def bare_loop(model, split, precision, device, steps=None):
+    """Images a second of forward, backward and step on one resident batch of 128, for `steps` or as many as fit takes."""
     layout = devices.memory_format(model)
     model.to(device, memory_format=layout).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     x = devices.to_float(split.images[:128].to(device), layout)
     y = split.labels[:128].to(device)
-    steps = len(split) // 128
+    steps = steps or len(split) // 128
     started = devices.now(device)
     for _ in range(steps):
         with devices.autocast(device, precision):
@@ -41,7 +41,7 @@ def bare_loop(model, split, precision, device):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return steps * 128 / (devices.now(device) - started)
+    return steps * len(x) / (devices.now(device) - started)
 
 
 def ours(model, split, precision, device):

@@ -33,6 +33,12 @@ def call(script, *arguments):
     return script.run(config)
 
 
+def forgetting_three(weights, epochs, model="resnet8"):
+    """Flags of a method that forgets class 3 of digits, starting from the original in `weights`."""
+    where = ("--dataset", "digits", "--model", model, "--weights", weights)
+    return (*where, "--forget-class", 3, "--epochs", epochs, "--quiet")
+
+
 def one_line(script, capsys, *arguments):
     """Run a script's main in this process and expect it to fail: (exit code, its one line)."""
     capsys.readouterr()

@@ -95,3 +95,32 @@ def test_the_adapter_is_small(weights):
     path = weights / "digits_vit_micro_class3_lora2_s0.pth"
     small = sum(file.stat().st_size for file in adapters.folder_for(path).iterdir())
     assert small < path.stat().st_size / 20
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropouts_cheap_masks(layout):
+    """They drop at the rate asked for, keep the mean, and the gradient passes where the value did."""
+    dropout = adapters.Dropout(0.1)
+    x = torch.ones(50, 8, 25, 33).contiguous(memory_format=layout).requires_grad_()
+    torch.manual_seed(0)
+    y = dropout(x)
+    zero = y == 0
+    assert abs(zero.double().mean().item() - 0.1) < 5 * (0.09 / x.numel()) ** 0.5
+    assert torch.allclose(y[~zero], torch.tensor(1 / 0.9), rtol=1e-4)
+    for axis in ((1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)):  # no image, channel, row or column is favoured
+        share = zero.double().mean(axis)
+        assert (share - 0.1).abs().max() < 5 * (0.09 / (x.numel() / len(share))) ** 0.5
+    assert (zero[:, :, :, :-1] & zero[:, :, :, 1:]).double().mean().item() == pytest.approx(0.01, abs=0.001)
+    assert y.is_contiguous(memory_format=layout)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_lora_drops_out_with_the_cheap_masks():
+    for name, count in (("resnet8", 6), ("vit_micro", 2)):
+        found = [module for module in attach(name, 4, 8).modules() if isinstance(module, torch.nn.Dropout) and module.p]
+        assert len(found) == count
+        assert all(isinstance(module, adapters.Dropout) and module.p == 0.1 for module in found)

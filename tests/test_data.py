@@ -10,11 +10,22 @@ import pytest
 import scipy.io
 import torch
 import torchvision
+from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import badteacher
+import cli
 import data
+import finetune
+import gradascent
+import lora
+import models
+import pretrain
+import randomlabel
+import retrain
+import rfau
 from errors import UserError
 
 LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
@@ -204,6 +215,70 @@ def test_folder_format_and_class_order(tmp_path):
     (tmp_path / "test" / "bee" / "0.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="not a readable image"):
         data.load(f"folder:{tmp_path}")
+
+
+STREAMED = {
+    "pretrain": (pretrain, ("--epochs", 2)),
+    "retrain": (retrain, ("--forget-class", 1, "--epochs", 1)),
+    "finetune": (finetune, ("--forget-random", 0.1, "--epochs", 1)),
+    "lora": (lora, ("--forget-class", 1, "--epochs", 1)),
+    "gradascent": (gradascent, ("--forget-class", 1, "--epochs", 1, "--retain-weight", 0.5)),
+    "randomlabel": (randomlabel, ("--forget-class", 1, "--epochs", 1, "--saliency", 0.5)),
+    "badteacher": (badteacher, ("--forget-class", 1, "--epochs", 1)),
+    "rfau": (rfau, ("--forget-class", 1, "--epochs", 1)),
+}
+
+
+def test_a_folder_too_large_for_memory_is_read_as_it_is_used(tmp_path, monkeypatch, capsys):
+    """Every method gives the same bits as with all images in memory."""
+    digits = data.load("digits", subset=90, test_subset=30)
+    for part, split in (("train", digits.train), ("test", digits.test)):
+        for row, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            folder = tmp_path / "tree" / part / str(label.item() % 3)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(folder / f"{row}.png")
+    found = {}
+    for way, limit in (("streamed", 0), ("resident", data.RESIDENT)):
+        monkeypatch.setattr(data, "RESIDENT", limit)
+        cli.load_data_by.cache_clear()
+        weights = tmp_path / way
+        common = (
+            "--dataset",
+            f"folder:{tmp_path / 'tree'}",
+            "--img-size",
+            8,
+            "--weights",
+            weights,
+            "--device",
+            "cpu",
+            "--quiet",
+        )
+        for method, (script, flags) in STREAMED.items():
+            model = ("--model", "resnet8") if script in (pretrain, retrain) else ("--original", found[way, "pretrain"][0])
+            path = call(script, *common, *model, *flags)
+            found[way, method] = path, models.load_checkpoint(path)["state_dict"]
+        assert ("stay in their files" in capsys.readouterr().err) == (limit == 0)
+    for method in STREAMED:
+        for name, tensor in found["resident", method][1].items():
+            assert torch.equal(tensor, found["streamed", method][1][name]), (method, name)
+
+
+def test_files_stand_for_a_tensor(tmp_path):
+    folder_of_images(tmp_path)
+    images = data.load(f"folder:{tmp_path}", img_size=16).train.images
+    files = data.Files(sorted(map(str, (tmp_path / "train").rglob("*.png"))), 16)
+    assert (len(files), files.shape) == (len(images), images.shape)
+    rows = torch.tensor([6, 0, 3])
+    for index in (rows, slice(None, None, 3), torch.arange(8) % 2 == 0):
+        assert torch.equal(files[index], images[index])
+        assert torch.equal(files.take(index)[:], images[index])
+    order = [rows, rows[:1], rows[1:]]
+    for some in (files, images):
+        assert all(torch.equal(x, images[r]) for x, r in zip(data.batches(some, order), order, strict=True))
+    assert torch.equal(data.together(files, files.take(rows))[:], torch.cat([images, images[rows]]))
+    (tmp_path / "train" / "bee" / "0.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match="not a readable image"):
+        list(data.batches(files, [torch.arange(8)]))
 
 
 def offline(*_, **__):

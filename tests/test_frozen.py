@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import call
+from conftest import call, forgetting_three
 from torch import nn
 
 import adapters
@@ -63,7 +63,7 @@ def adapted(name="vit_micro"):
 
 def unlearned(row, weights, tmp_path, *flags, model="vit_micro"):
     script, own = RUNS[row]
-    common = ("--dataset", "digits", "--model", model, "--weights", weights, "--forget-class", 3, "--epochs", 2, "--quiet")
+    common = forgetting_three(weights, 2, model)
     output = tmp_path / f"{row}{''.join(map(str, flags))}.pth"
     return models.load_checkpoint(call(script, *common, *own, *flags, "--output", output))
 

@@ -97,6 +97,18 @@ def test_training_twice_gives_the_same_bits_and_clusters_differ_only_by_their_im
     assert not same(learned(again), learned(train(lmeraser, backbone, tmp_path / "seed", "--seed", 1)))
 
 
+def test_several_processes_give_the_same_bits(backbone, systems, tmp_path, monkeypatch):
+    asked, parallel = [], parts.joblib.Parallel
+    monkeypatch.setattr(parts.joblib, "Parallel", lambda jobs, **how: asked.append(jobs) or parallel(jobs, **how))
+    one = train(lmeraser, backbone, tmp_path / "one", "--jobs", 2)
+    assert asked == [1]  # so little isn't worth starting them
+    monkeypatch.setattr(parts, "STARTUP", 0)
+    two = train(lmeraser, backbone, tmp_path / "two", "--jobs", 2)
+    assert asked == [1, 2]
+    assert same(learned(systems[lmeraser]), learned(two)) and same(learned(one), learned(two))
+    assert parts.read(two)["cost"]["sample_epochs"] == parts.read(one)["cost"]["sample_epochs"]
+
+
 @pytest.mark.parametrize("script", [lmeraser, sisa])
 def test_the_ledger_says_what_was_trained(copy, script):
     """Proof 3: the sum over hit parts of what is left in them, times epochs."""

@@ -5,7 +5,7 @@ import copy
 import onnxruntime
 import pytest
 import torch
-from conftest import call, one_line
+from conftest import call, forgetting_three, one_line
 from torch import nn
 
 import adapters
@@ -128,7 +128,7 @@ def test_without_its_silent_channels_a_network_answers_alike(name):
         count = sum(p.numel() for p in model.parameters())
         left = pruning.remove(model, masks)
         torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
-    assert sum(p.numel() for p in model.parameters()) < 0.6 * count
+    assert sum(p.numel() for p in model.parameters()) < 0.65 * count
     for layer, mask in left.items():  # what the masks of the smaller network silence is silent, and nothing else
         weight = model.get_submodule(layer).weight
         assert len(mask) == len(weight)
@@ -141,14 +141,14 @@ def test_a_channel_that_one_writer_still_uses_stays():
     model = network("resnet8").eval()
     masks = {name: torch.ones(len(model.get_submodule(name).weight), dtype=torch.bool) for name in ("net.conv1", "net.bn1")}
     for mask in masks.values():
-        mask[:4] = False
+        mask[:9] = False
     both = masks | {"net.layer1.0.conv2": masks["net.conv1"], "net.layer1.0.bn2": masks["net.bn1"]}
     pruning.silence(model, both)
     with pytest.raises(UserError, match="nothing to take out"):
         pruning.remove(copy.deepcopy(model), masks)
     left = pruning.remove(model, both)
-    assert model.net.conv1.out_channels == model.net.layer1[0].conv2.out_channels == 12
-    assert all(mask.all() and len(mask) == 12 for mask in left.values())
+    assert model.net.conv1.out_channels == model.net.layer1[0].conv2.out_channels == 8  # of 7 that speak
+    assert all(len(mask) == 8 and mask.sum() == 7 for mask in left.values())
 
 
 def test_what_still_speaks_is_not_taken_out():
@@ -167,19 +167,7 @@ def test_a_vision_transformer_has_nothing_to_take_out():
 @pytest.mark.parametrize("script", [pruneft, loraprune])
 @pytest.mark.parametrize("when", ["first", "after"])
 def test_a_compact_checkpoint_is_one_like_any_other(script, when, weights, tmp_path, capsys):
-    common = (
-        "--dataset",
-        "digits",
-        "--model",
-        "resnet8",
-        "--weights",
-        weights,
-        "--forget-class",
-        3,
-        "--epochs",
-        2,
-        "--quiet",
-    )
+    common = forgetting_three(weights, 2)
     masked = call(script, *common, "--output", tmp_path / "masked.pth")
     small = call(script, *common, "--compact", when, "--output", tmp_path / "small.pth")
     assert small.stat().st_size < 0.75 * masked.stat().st_size
@@ -207,19 +195,7 @@ def test_compact_and_regrow_contradict(weights, capsys):
 
 def test_an_exported_network_answers_alike(weights, tmp_path, capsys):
     """A compact one, from one image to many; the file is replaced only when asked to."""
-    common = (
-        "--dataset",
-        "digits",
-        "--model",
-        "resnet8",
-        "--weights",
-        weights,
-        "--forget-class",
-        3,
-        "--epochs",
-        1,
-        "--quiet",
-    )
+    common = forgetting_three(weights, 1)
     path = call(pruneft, *common, "--compact", "--output", tmp_path / "small.pth")
     file = tmp_path / "small.onnx"
     export.run(export.parser().parse_args([str(path), "--onnx", str(file)]))

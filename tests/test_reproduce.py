@@ -16,6 +16,7 @@ import instructions
 import metrics
 import parts
 import pictures
+import report
 import reproduce
 import scoring
 
@@ -62,6 +63,26 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     code, line = one_line(reproduce, capsys, "prunelora", *fewer)
     assert code == 2 and "more rows or seeds" in line
     assert (tmp_path / "results/prunelora-quick-digits.json").read_text() == before
+
+
+def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
+    """With what made them; a network's own rows are replaced, but not by fewer."""
+    monkeypatch.setitem(reproduce.PRESETS, "quick", SMALL)
+    first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
+    both = make(tmp_path, monkeypatch, "--model", "vit_micro", "--methods", "mask", "--seeds", "1")
+    assert [row["model"] for row in both["rows"]] == ["resnet8"] * 3 + ["vit_micro"] * 3
+    assert both["rows"][:3] == first["rows"]
+    assert both["earlier"] == [{"models": ["resnet8"]} | {key: first[key] for key in report.PROVENANCE}]
+    table = (tmp_path / "results/prunelora-quick-digits.md").read_text()
+    assert "resnet8: `python reproduce.py` on" in table
+    again = make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1")
+    assert [row["model"] for row in again["rows"]] == ["vit_micro"] * 3 + ["resnet8"] * 4
+    assert [run["models"] for run in again["earlier"]] == [["vit_micro"]]
+    capsys.readouterr()
+    code, line = one_line(
+        reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--seeds", "1"
+    )
+    assert code == 2 and "more rows or seeds" in line
 
 
 def test_a_rows_command_makes_that_rows_checkpoint(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from torchvision.transforms import ToTensor
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compact
 import compare
+import growth
 import published_way
 
 import data
@@ -86,6 +87,7 @@ def test_both_ways_are_measured_on_the_same(tmp_path):
         found = {key: metric["mean"] for key, metric in row["metrics"].items()}
         assert found["ratio"] == pytest.approx(found["published_seconds"] / found["here_seconds"])
         assert found["of_bare_loop"] > 0
+        assert 0 < found["here_mib"] < 2000 and 0 < found["published_mib"] < 2000
         for key in ("UA", "RA", "TA"):
             assert abs(found[f"published_{key}"] - found[f"here_{key}"]) < 25, key
     pictures.draw(rows, tmp_path / "speed")
@@ -112,3 +114,16 @@ def test_the_readmes_speeds_are_the_committed_ones(name):
     for row in rows:
         cells = [row["model"], row["method"], *(report._cell(row, key) for key in keys)]
         assert f"| {' | '.join(cells)} |\n" in readme, cells
+
+
+def test_the_readmes_exponents_are_the_committed_ones():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "growth.json").read_text())["rows"]
+    for what in {row["what"] for row in rows}:
+        found = {
+            row["varied"]: f"{row['exponent_seconds']:.2f} ({row['exponent_mib']:.2f})"
+            for row in rows
+            if row["what"] == what
+        }
+        assert f"| {what} | {' | '.join(found.get(name, '') for name in growth.VARIED)} |\n" in readme
+    assert all(row["exponent_seconds"] < 1.1 for row in rows if row["varied"] == "images")

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import call
+from conftest import call, forgetting_three
 
 import data
 import lora
@@ -62,19 +62,7 @@ def test_a_snapshot_continues_with_the_same_bits(tmp_path):
 
 
 def test_batch_norm_policy(weights, tmp_path):
-    common = (
-        "--dataset",
-        "digits",
-        "--model",
-        "resnet8",
-        "--weights",
-        weights,
-        "--forget-class",
-        3,
-        "--epochs",
-        1,
-        "--quiet",
-    )
+    common = forgetting_three(weights, 1)
     before = models.load_checkpoint(weights / "digits_resnet8_original_s0.pth")["state_dict"]
     for policy, moves in (("update", True), ("freeze", False)):
         after = models.load_checkpoint(call(lora, *common, "--epochs", 1, "--bn", policy, "--output", tmp_path / policy))[
