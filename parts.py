@@ -205,16 +205,17 @@ def _train_parts(folder, state, parts, generation, backbone, dataset, config):
 
 
 def _learn_all(missing, backbone, flip, state, config):
-    """What `_learn` makes of each part's images, one after the other, or once the first says that it pays in processes."""
+    """What `_learn` makes of each part: one after the other, or in processes where the first part says that it pays."""
     state = {key: state[key] for key in ("shape", "classes", "config")}
     tasks = [(backbone, data.Split(x.images, x.labels), flip, k, state, config) for k, x in missing.items()]
-    for task in tasks[:1]:
-        first = _learn(*task)
-        yield first
-        left = first["seconds"] * sum(len(images) for _, images, *_ in tasks[1:]) / len(task[1])
-        jobs = config.jobs or (joblib.cpu_count() if config.device == "cpu" else 1)
-        jobs = jobs if left * (1 - 1 / jobs) > STARTUP else 1
-        yield from joblib.Parallel(jobs, return_as="generator")(joblib.delayed(_learn)(*task) for task in tasks[1:])
+    if not tasks:
+        return
+    first = _learn(*tasks[0])
+    yield first
+    left = first["seconds"] * sum(map(len, missing.values())) / len(tasks[0][1]) - first["seconds"]
+    jobs = config.jobs or (joblib.cpu_count() if config.device == "cpu" else 1)
+    jobs = jobs if left * (1 - 1 / jobs) > STARTUP else 1
+    yield from joblib.Parallel(jobs, return_as="generator")(joblib.delayed(_learn)(*task) for task in tasks[1:])
 
 
 def _learn(backbone, images, flip, k, state, config):

@@ -9,11 +9,11 @@ A result is {table, command, date, hardware, versions, rows}, and `earlier` wher
 import csv
 import io
 import json
-import os
 import re
 from pathlib import Path
 
 import metrics
+import models
 import pictures
 from errors import UserError
 
@@ -224,11 +224,7 @@ def joined(result, before):
 
 def write(path, text):
     """Replace the text file `path` in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.tmp")
-    part.write_text(text)
-    os.replace(part, path)
+    models.write_bytes(path, text.encode())
 
 
 def write_all(result, stem):

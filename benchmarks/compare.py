@@ -123,7 +123,8 @@ def memory(way, method, flags, original, config):
 def compare(name, config, folder):
     """The rows of one network."""
     found, peaks = {method: [] for method in config.methods}, {}
-    fresh = multiprocessing.get_context("spawn")
+    fresh = multiprocessing.get_context("forkserver")  # processes that have imported, and nothing else
+    fresh.set_forkserver_preload(["torch_pruning", "timm", "peft", "onnxruntime", "sklearn.svm", "matplotlib.pyplot"])
     for seed in range(config.rounds):
         flags = flags_of(config, name, seed, folder)
         settings, original = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
