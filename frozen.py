@@ -25,7 +25,7 @@ from tqdm import tqdm
 import data
 import devices
 
-BLOCK = 1000  # images at once, always the same ones together: an output's last bits depend on the images beside it
+BLOCK = 250  # images at once, always the same ones together: an output's last bits depend on the images beside it
 WORTH = 0.1  # least share of a forward pass's arithmetic for which outputs are kept
 PARTS = 2  # frozen parts whose outputs are kept at a time: that of LoRA, and what the head alone is fitted to
 
@@ -304,7 +304,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module, name):
         layer = isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) or super().is_leaf_module(module, name)
-        return layer or self.moving.isdisjoint(module.modules())
+        return layer or not any(module.children()) or self.moving.isdisjoint(module.modules())
 
 
 class _Below(fx.Interpreter):

@@ -1,9 +1,10 @@
 """Tables from result rows, and from nothing else: what is written once can be written again from its JSON.
 
-A result is {table, command, date, hardware, versions, rows}, and `earlier` where another run has made some networks' rows:
-{models, command, date, hardware, versions} of each. A row is {dataset, model, forget, method, epochs, n, command, metrics},
-`curves` where evaluate.py made it and, where a paper has the same data set and network, `published`; a metric is
-{mean, ci95, values} with one value for each seed, or {missing: reason} and, where "n/a" isn't the word for it, `cell`.
+A result is {table, command, date, hardware, versions, rows}, and `earlier` where other runs have made some of these rows:
+{of, command, date, hardware, versions}, `of` naming networks and forget sets. A row is {dataset, model, forget, method,
+epochs, n, command, metrics}, `curves` where evaluate.py made it and, where a paper has the same data set and network,
+`published`; a metric is {mean, ci95, values} with one value for each seed, or {missing: reason} and, where "n/a" isn't the
+word for it, `cell`.
 """
 
 import csv
@@ -210,16 +211,20 @@ def read(path):
 
 
 def joined(result, before):
-    """`result` with the rows that an earlier one of the same table, `before`, has of other networks, and what made those."""
-    own = {row["model"] for row in result["rows"]}
-    kept = [row for row in before["rows"] if row["model"] not in own]
-    left, earlier = list(dict.fromkeys(row["model"] for row in kept)), []
+    """`result` with the rows that an earlier one, `before`, has of other networks and forget sets, and what made those."""
+    own = set(map(_subject, result["rows"]))
+    kept = [row for row in before["rows"] if _subject(row) not in own]
+    left, earlier = list(dict.fromkeys(map(_subject, kept))), []
     for run in [*before.get("earlier", []), before]:
-        of = [model for model in left if model in run.get("models", left)]
-        left = [model for model in left if model not in of]
+        of = [subject for subject in left if subject in run.get("of", left)]
+        left = [subject for subject in left if subject not in of]
         if of:
-            earlier.append({"models": of} | {key: run[key] for key in PROVENANCE})
+            earlier.append({"of": of} | {key: run[key] for key in PROVENANCE})
     return result | {"rows": kept + result["rows"]} | ({"earlier": earlier} if earlier else {})
+
+
+def _subject(row):
+    return f"{row['model']}, {row['forget']}"
 
 
 def write(path, text):
@@ -260,7 +265,7 @@ def _footnotes(result):
     return [
         "Mean ± 95 % confidence interval (Student's t) over n training seeds."
         + (gaps if any("RA" in row["metrics"] for row in result["rows"]) else ""),
-        *(f"{', '.join(run['models'])}: {_made_by(run)}" for run in result.get("earlier", [])),
+        *(f"{'; '.join(run['of'])}: {_made_by(run)}" for run in result.get("earlier", [])),
         _made_by(result),
     ]
 

@@ -11,7 +11,7 @@
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
     python reproduce.py draw results/prunelora-quick.json             tables and pictures again, from the file alone
 
-A killed run continues where it stopped; rows of networks that --model leaves out stay in the file. Presets: quick (small
+A killed run continues where it stopped; rows of networks and forget sets not asked for stay. Presets: quick (small
 networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), gpu (the paper's networks, fewer epochs),
 paper (the paper's everything).
 """
@@ -103,7 +103,7 @@ GRID = ("0.0003", "0.001", "0.003", "0.01")
 TUNED = Path(__file__).parent / "results"  # where the committed tunings lie, wherever --results are written
 RFAU_GRID = ("0.0001", *GRID)
 # Networks that start from weights of other data: their flags for pretrain and retrain.
-START = {imagenet.MODEL: ["--pretrained", "--input-size", "48"]}
+START = {imagenet.MODEL: ["--pretrained", "--input-size", "48", "--lr", "0.01"]}
 PRESETS = {
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
@@ -123,9 +123,10 @@ RFAU_PRESETS = {
         "model": ["resnet20", "vit_micro", imagenet.MODEL],
         "subset": 1000,
         "test": 2000,
-        "pretrain": [25, 35, 6],
+        "pretrain": [25, 35, 10],
         "epochs": [5],
-        "scratch": {"resnet20": ["--batch-size", "32"]},  # in batches of 128 these are too few steps
+        # In batches of 128 these are too few steps.
+        "scratch": {model: ["--batch-size", "32"] for model in ("resnet20", imagenet.MODEL)},
     },
     "small": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 10_000, "pretrain": [15, 25, 4], "epochs": [5]},
     "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
@@ -382,17 +383,25 @@ def _chosen(config, methods):
 
 
 def _both_ways(config, methods, rates=None):
-    """The runs of `methods` for class and for random forgetting; the originals serve both. rates: function of the forget
-    set's tag, giving what `plan` wants."""
+    """The runs of `methods` for class and for random forgetting, or what --only says of these; the originals serve both.
+    rates: function of the forget set's tag, giving what `plan` wants."""
     runs = []
-    for impossible, flags, tag in (
-        (ONLY_IMAGES, _class_flags(config), data.tag_of_classes(config.forget_class)),
-        (ONLY_CLASSES, ["--forget-random", str(config.share)], data.tag_of_share(config.share)),
+    for kind, impossible, flags in (
+        ("class", ONLY_IMAGES, _class_flags(config)),
+        ("images", ONLY_CLASSES, ["--forget-random", str(config.share)]),
     ):
+        tag = _tags(config)[kind]
+        if kind != (config.only or kind):
+            continue
         possible = [method for method in methods if method not in impossible]
         planned = plan(config, possible, flags, *([rates(tag)] if rates else []))
         runs += [run for run in planned if run not in runs]
     return runs
+
+
+def _tags(config):
+    """The names of the two kinds of forget sets."""
+    return {"class": data.tag_of_classes(config.forget_class), "images": data.tag_of_share(config.share)}
 
 
 def _class_flags(config):
@@ -419,15 +428,17 @@ TABLES = {
 
 
 def refuse_to_lose(stem, config, runs):
-    """Raise UserError if results exist that hold more seeds or more rows of these networks than this run would write."""
+    """Raise UserError if results exist that hold more seeds, or more rows of what is asked for, than this would write."""
     path = Path(f"{stem}.json")
     if config.overwrite or not path.exists():
         return
     models = {Path(model).name for model in config.model or config.sizes["model"]}
     rows = [row for row in report.read(path)["rows"] if row["model"].split(",")[0] in models]
+    rows = [row for row in rows if not config.only or row["forget"] == _tags(config)[config.only]]
     cells = len(getattr(config, "cells", []))  # each has a row more than runs: the base alone
+    originals = sum(row["method"] == "original" for row in rows)  # one run, a row for each forget set
     if (
-        len(rows) > (len(runs) + cells) // config.seeds * TABLES[config.table].rows
+        len(rows) - originals > (len(runs) + cells) // config.seeds * TABLES[config.table].rows
         or max((row["n"] for row in rows), default=0) > config.seeds
     ):
         raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
@@ -491,6 +502,9 @@ def parser():
     parser.add_argument("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
     parser.add_argument(
         "--share", type=cli.share, default=0.1, help="share of images to forget where images are (default: 0.1)"
+    )
+    parser.add_argument(
+        "--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)"
     )
     parser.add_argument("--seeds", type=cli.positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tunings 1)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")

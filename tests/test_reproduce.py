@@ -72,12 +72,12 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
     both = make(tmp_path, monkeypatch, "--model", "vit_micro", "--methods", "mask", "--seeds", "1")
     assert [row["model"] for row in both["rows"]] == ["resnet8"] * 3 + ["vit_micro"] * 3
     assert both["rows"][:3] == first["rows"]
-    assert both["earlier"] == [{"models": ["resnet8"]} | {key: first[key] for key in report.PROVENANCE}]
+    assert both["earlier"] == [{"of": ["resnet8, class3"]} | {key: first[key] for key in report.PROVENANCE}]
     table = (tmp_path / "results/prunelora-quick-digits.md").read_text()
-    assert "resnet8: `python reproduce.py` on" in table
+    assert "resnet8, class3: `python reproduce.py` on" in table
     again = make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1")
     assert [row["model"] for row in again["rows"]] == ["vit_micro"] * 3 + ["resnet8"] * 4
-    assert [run["models"] for run in again["earlier"]] == [["vit_micro"]]
+    assert [run["of"] for run in again["earlier"]] == [["vit_micro, class3"]]
     capsys.readouterr()
     code, line = one_line(
         reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--seeds", "1"
@@ -239,6 +239,11 @@ def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp
     assert {row["dataset"] for row in result["rows"]} == {"digits-300-test100"}
     assert [row["metrics"]["steps"]["mean"] for row in result["rows"][4:8]] == [4, 8, 20, 80]
     assert pictures.path(tmp_path / "results/rfau-quick-digits", "steps").stat().st_size > 10_000
+    again = make(
+        tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", "--only", "images", table="rfau"
+    )
+    assert sorted(again["rows"], key=str) == sorted(result["rows"], key=str)
+    assert [run["of"] for run in again["earlier"]] == [["resnet8, class3"]]
 
 
 def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
