@@ -141,7 +141,7 @@ class Outputs:
         self.tensors = below.state_dict().keys()
         self.done = torch.zeros(-(-len(images) // BLOCK), dtype=torch.bool)
         self.spent, self.computed = 0.0, 0
-        one, _ = self._run(torch.arange(2))
+        one, _ = next(self._run([torch.arange(2)]))
         self.mib = sum(value[0].nbytes for value in one) * len(images) / 2**20
         self.in_memory = self.mib + sum(other.mib for other in _kept if other.in_memory) <= config.cache
         if not config.quiet:
@@ -159,10 +159,11 @@ class Outputs:
     def compute(self, rows):
         """See that the outputs of the images at the positions `rows`, int64, are there."""
         blocks = [block for block in (rows // BLOCK).unique().tolist() if not self.done[block]]
-        quiet = self.config.quiet or None
-        for block in tqdm(blocks, desc="frozen part", unit=f" x {BLOCK} images", leave=False, disable=quiet):
-            piece = torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.images)))
-            results, seconds = self._run(piece)
+        if not blocks:
+            return
+        pieces = [torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.images))) for block in blocks]
+        bar = tqdm(blocks, desc="frozen part", unit=f" x {BLOCK} images", leave=False, disable=self.config.quiet or None)
+        for block, piece, (results, seconds) in zip(bar, pieces, self._run(pieces), strict=True):
             for value, result in zip(self.values, results, strict=True):
                 value[piece.to(value.device)] = result
             self.done[block] = True
@@ -172,14 +173,16 @@ class Outputs:
         """The outputs for the images at the positions `rows`, on the device: a list of tensors (len(rows), ...)."""
         return [value[rows.to(value.device)].to(self.config.device) for value in self.values]
 
-    def _run(self, rows):
-        """The part's outputs for the images at the positions `rows`, and what they cost in seconds."""
-        some = data.Split(self.images[rows], rows, (self.images, rows))
+    def _run(self, pieces):
+        """For each of `pieces`, positions of images, the part's outputs and what they cost in seconds."""
+        some = data.Split(self.images, torch.arange(len(self.images))).take(torch.cat(pieces))
         network, inputs, before = source(self.below, some, self.config)
-        started = devices.now(self.config.device)
-        with torch.no_grad(), devices.autocast(torch.device(self.config.device), self.config.precision):
-            results = network(next(inputs([torch.arange(len(rows))])))
-        return results, before + devices.now(self.config.device) - started
+        batches = inputs(torch.arange(len(some)).split([len(piece) for piece in pieces]))
+        for piece in pieces:
+            started = devices.now(self.config.device)
+            with torch.no_grad(), devices.autocast(torch.device(self.config.device), self.config.precision):
+                results = network(next(batches))
+            yield results, before * len(piece) / len(some) + devices.now(self.config.device) - started
 
 
 def _outputs(below, images, config):

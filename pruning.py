@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 import models
 from errors import UserError
 
-MULTIPLE = 8  # numbers in a register: onnxruntime takes twice as long for 15 channels as for 16
+MULTIPLE = 8  # numbers in a register: onnxruntime takes longer for 15 channels than for 16
 
 
 def prunable(model):

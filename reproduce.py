@@ -436,9 +436,10 @@ def refuse_to_lose(stem, config, runs):
     rows = [row for row in report.read(path)["rows"] if row["model"].split(",")[0] in models]
     rows = [row for row in rows if not config.only or row["forget"] == _tags(config)[config.only]]
     cells = len(getattr(config, "cells", []))  # each has a row more than runs: the base alone
-    originals = sum(row["method"] == "original" for row in rows)  # one run, a row for each forget set
+    rows = [row for row in rows if row["method"] != "original"]  # one run, but a row for each forget set
+    written = sum(script is not pretrain for script, _ in runs) + cells
     if (
-        len(rows) - originals > (len(runs) + cells) // config.seeds * TABLES[config.table].rows
+        len(rows) > written // config.seeds * TABLES[config.table].rows
         or max((row["n"] for row in rows), default=0) > config.seeds
     ):
         raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
