@@ -210,8 +210,12 @@ def read(path):
         raise UserError(f"{path} is not a result file ({error})") from None
 
 
-def joined(result, before):
-    """`result` with the rows that an earlier one, `before`, has of other networks and forget sets, and what made those."""
+def joined(result, path):
+    """`result` with the rows that the file `path`, if there is one, has of other networks and forget sets, and what made
+    those."""
+    if not Path(path).exists():
+        return result
+    before = read(path)
     own = set(map(_subject, result["rows"]))
     kept = [row for row in before["rows"] if _subject(row) not in own]
     left, earlier = list(dict.fromkeys(map(_subject, kept))), []

@@ -390,11 +390,10 @@ def _both_ways(config, methods, rates=None):
         ("class", ONLY_IMAGES, _class_flags(config)),
         ("images", ONLY_CLASSES, ["--forget-random", str(config.share)]),
     ):
-        tag = _tags(config)[kind]
-        if kind != (config.only or kind):
+        if config.only not in (None, kind):
             continue
         possible = [method for method in methods if method not in impossible]
-        planned = plan(config, possible, flags, *([rates(tag)] if rates else []))
+        planned = plan(config, possible, flags, *([rates(_tags(config)[kind])] if rates else []))
         runs += [run for run in planned if run not in runs]
     return runs
 
@@ -433,10 +432,14 @@ def refuse_to_lose(stem, config, runs):
     if config.overwrite or not path.exists():
         return
     models = {Path(model).name for model in config.model or config.sizes["model"]}
-    rows = [row for row in report.read(path)["rows"] if row["model"].split(",")[0] in models]
-    rows = [row for row in rows if not config.only or row["forget"] == _tags(config)[config.only]]
+    rows = [
+        row
+        for row in report.read(path)["rows"]
+        if row["model"].split(",")[0] in models
+        and (not config.only or row["forget"] == _tags(config)[config.only])
+        and row["method"] != "original"  # one run, but a row for each forget set
+    ]
     cells = len(getattr(config, "cells", []))  # each has a row more than runs: the base alone
-    rows = [row for row in rows if row["method"] != "original"]  # one run, but a row for each forget set
     written = sum(script is not pretrain for script, _ in runs) + cells
     if (
         len(rows) > written // config.seeds * TABLES[config.table].rows
@@ -459,9 +462,7 @@ def run(config):
     rows = TABLES[config.table].score(paths, config)
     if config.table != "llmeraser":
         add_published(rows, cli.load_data(config))
-    result = evaluate.result(name(config), config.command, rows, config)
-    if Path(f"{stem}.json").exists():
-        result = report.joined(result, report.read(f"{stem}.json"))
+    result = report.joined(evaluate.result(name(config), config.command, rows, config), f"{stem}.json")
     report.write_all(result, stem)
     print(report.terminal(result) + f"written: {stem}.json, .md, .tex, .csv, .png")
 

@@ -204,8 +204,7 @@ def main():
     finally:
         shutil.rmtree(folder)
     result = {"table": "speed", **cli.provenance(config.command, cli.device_name("cpu")), "rows": rows}
-    if Path(f"{config.output}.json").exists():
-        result = report.joined(result, report.read(f"{config.output}.json"))
+    result = report.joined(result, f"{config.output}.json")
     report.write_all(result, config.output)
     print(report.terminal(result))
 
