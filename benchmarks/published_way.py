@@ -41,6 +41,11 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.pixels[index].squeeze())), self.labels[index]
 
 
+def loader(split, shuffle=False):
+    """Batches of a data.Split out of two workers, forked as on any Linux, whatever process this is."""
+    return DataLoader(Pictures(split), BATCH, shuffle, num_workers=WORKERS, multiprocessing_context="fork")
+
+
 def unlearn(model, method, retain, epochs, lr, rank, alpha):
     """Train `model` on `retain` for `epochs` epochs of Adam; method: finetune, pruneft, lora or loraprune. The network, not
     merged."""
@@ -49,7 +54,7 @@ def unlearn(model, method, retain, epochs, lr, rank, alpha):
     if "lora" in method:
         model = adapters.attach(model, adapters.last_and_head(model), rank, alpha, 0.1)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
-    batches = DataLoader(Pictures(retain), BATCH, shuffle=True, num_workers=WORKERS)
+    batches = loader(retain, shuffle=True)
     for _ in range(epochs):
         model.train()
         for x, y in batches:
@@ -67,7 +72,7 @@ def evaluate(model, forget, retain, test):
     for split in (forget, retain, test, members, others, forget):
         model.eval()
         right = 0
-        for x, y in DataLoader(Pictures(split), BATCH, num_workers=WORKERS):
+        for x, y in loader(split):
             right += (model(x).argmax(1) == y).sum().item()
         accuracies.append(100 * right / len(split))
     return accuracies[:3]

@@ -67,7 +67,7 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
 
 def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
     """With what made them; a network's own rows are replaced, but not by fewer."""
-    monkeypatch.setitem(reproduce.PRESETS, "quick", SMALL)
+    monkeypatch.setitem(reproduce.PRESETS, "quick", SMALL | {"model": ["resnet8", "vit_micro"], "pretrain": [2, 2]})
     first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
     both = make(tmp_path, monkeypatch, "--model", "vit_micro", "--methods", "mask", "--seeds", "1")
     assert [row["model"] for row in both["rows"]] == ["resnet8"] * 3 + ["vit_micro"] * 3
