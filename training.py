@@ -118,7 +118,8 @@ def fit(
         if bar.disable and not config.quiet:
             line = f"epoch {epoch + 1}/{config.epochs}  loss {mean_loss:.4f}  {len(labels) / spent:,.0f} images/s"
             print(line, file=sys.stderr, flush=True)
-        _snapshot(model, optimizer, scheduler, config, epoch + 1, seconds)
+        if epoch + 1 < config.epochs:  # after the last one comes the checkpoint
+            _snapshot(model, optimizer, scheduler, config, epoch + 1, seconds)
     config.cost.update(
         seconds=seconds,
         memory_mib=devices.peak_memory_mib(device),
@@ -213,11 +214,12 @@ def _progress(total, text, quiet):
 
 def _snapshot(model, optimizer, scheduler, config, epoch, seconds):
     if config.snapshot and parallel.leads():
+        fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         state = {
             "key": config.key,
             "epoch": epoch,
             "seconds": seconds,
-            "model": model.state_dict(),
+            "model": {name: tensor for name, tensor in model.state_dict().items() if name not in fixed},
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.last_epoch if scheduler else 0,
         }
@@ -233,7 +235,7 @@ def _resume(model, optimizer, scheduler, config):
         if config.overwrite:
             return 0, 0.0
         raise UserError(f"{config.snapshot} is an unfinished run with other settings; delete it or give --overwrite")
-    model.load_state_dict(state["model"])
+    model.load_state_dict(model.state_dict() | state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if scheduler:
         scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})
