@@ -2,16 +2,19 @@
 
 import argparse
 import contextlib
+import functools
 import resource
 import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import models
 import parallel
 from errors import UserError
 
+UNITS = {"amx_bf16", "avx512_bf16"}  # flags of a CPU that multiplies in bf16
 WIDE = 192  # numbers a token; measured at 128, where fp32 trains 1.6 times as fast, and from 192 on, where bf16 wins
 
 
@@ -31,12 +34,23 @@ def autocast(device, precision):
 
 
 def best_precision(model, device):
-    """bf16 where benchmarks/throughput.py measures it faster: on GPUs; on CPUs with AMX for CNNs and wide transformers."""
+    """bf16 where benchmarks/throughput.py measures it faster: on GPUs; on CPUs that multiply in it, for wide transformers
+    and for CNNs, but those with depthwise convolutions, which take twice as long to train."""
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    cpu = Path("/proc/cpuinfo")
-    amx = cpu.exists() and "amx_bf16" in cpu.read_text()
-    return "bf16" if amx and (models.is_convolutional(model) or model.net.num_features >= WIDE) else "fp32"
+    if UNITS.isdisjoint(_cpu_flags()):
+        return "fp32"
+    if models.is_convolutional(model):
+        depthwise = any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
+        return "fp32" if depthwise else "bf16"
+    return "bf16" if model.net.num_features >= WIDE else "fp32"
+
+
+@functools.cache
+def _cpu_flags():
+    """What the CPU can do, by Linux's names; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return frozenset(path.read_text().split()) if path.exists() else frozenset()
 
 
 def placed(model, config):
@@ -57,6 +71,17 @@ def resolve_device(name):
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return name
+
+
+@contextlib.contextmanager
+def threads(count):
+    """Compute with `count` threads while the context lasts; None: as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def now(device):

@@ -57,9 +57,9 @@ def create(name, *, in_chans, num_classes, img_size, mean, std, input_size=None,
         net.conv1 = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False)  # CIFAR stem: 32 px are too few for stride 4
         net.maxpool = nn.Identity()
     elif name == "vit_small":
-        net = _simple_vit(in_chans, num_classes, img_size, patch=img_size // 8, width=384, depth=12, heads=6)
+        net = simple_vit(in_chans, num_classes, img_size, patch=img_size // 8, width=384, depth=12, heads=6)
     elif name == "vit_micro":
-        net = _simple_vit(in_chans, num_classes, img_size, patch=img_size // 4, width=128, depth=4, heads=4)
+        net = simple_vit(in_chans, num_classes, img_size, patch=img_size // 4, width=128, depth=4, heads=4)
     elif timm.is_model(name):
         # A transformer has its positions for one size and is told it; a CNN takes any.
         size = {"img_size": img_size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
@@ -139,7 +139,7 @@ def _cifar_resnet(blocks, in_chans, num_classes):
     return net
 
 
-def _simple_vit(in_chans, num_classes, img_size, patch, width, depth, heads):
+def simple_vit(in_chans, num_classes, img_size, patch, width, depth, heads):
     """The paper's SimpleViT: fixed sin-cos positions, no class token, final norm, mean over tokens."""
     net = VisionTransformer(
         img_size=img_size,

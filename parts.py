@@ -223,9 +223,6 @@ def _learn(backbone, images, flip, k, state, config):
 
     On a CPU one part of several has one thread, so that its bits are the same in a process of its own.
     """
-    before = torch.get_num_threads()
-    if state["config"]["parts"] > 1 and config.device == "cpu":
-        torch.set_num_threads(1)
     torch.manual_seed(config.seed)  # one start for all parts
     learner = prompting.Learner(backbone, state["shape"], state["classes"]).to(config.device)
     groups = [
@@ -246,8 +243,8 @@ def _learn(backbone, images, flip, k, state, config):
     )
     augment = data.crop_and_flip if flip else data.random_crop
     scheduler = training.warm_up_and_cosine(optimizer, steps, steps // 5)
-    training.fit(learner, images, optimizer, circumstances, scheduler=scheduler, augment=augment, freeze_norm=True)
-    torch.set_num_threads(before)
+    with devices.threads(1 if state["config"]["parts"] > 1 and config.device == "cpu" else None):
+        training.fit(learner, images, optimizer, circumstances, scheduler=scheduler, augment=augment, freeze_norm=True)
     trained = {
         "prompt": learner.prompt.detach().cpu(),
         "weight": learner.head.weight.detach().cpu(),

@@ -129,9 +129,9 @@ def dots(rows):
 def plane(rows):
     """UA gap over TA gap, a marker for each method; a row far off is named in a corner instead."""
     groups = by_forget_set(rows)
-    figure, axes = pyplot.subplots(1, len(groups), figsize=(4.2 * len(groups), 4.4), squeeze=False, layout="constrained")
+    figure, axes = _grid(len(groups), 4.2, 4.4)
     methods = list(dict.fromkeys(name for _, group in groups for name in _names(group)))
-    for axis, (title, group) in zip(axes[0], groups, strict=True):
+    for axis, (title, group) in zip(axes, groups, strict=True):
         inside = [row for row in group if row["method"] != "original"]
         reach = max((abs(row["metrics"]["dUA"]["mean"]) + (row["metrics"]["dUA"]["ci95"] or 0) for row in inside), default=1)
         reach = max(1.15 * reach, 0.5)
@@ -160,8 +160,8 @@ def plane(rows):
         axis.set_ylim(-reach, reach)
         axis.set_xlabel("TA minus Retrain's (points)")
         axis.set_ylabel("UA minus Retrain's (points)")
-        axis.set_title(title)
-    _legend(figure, axes[0])
+        axis.set_title(title.replace(", ", "\n", 1))
+    _legend(figure, axes)
     return figure
 
 
@@ -236,8 +236,8 @@ def steps(rows):
     groups = [(heading, group) for heading, group in by_forget_set(rows) if _several(group)]
     if not groups:
         return None
-    figure, axes = pyplot.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.4), squeeze=False, layout="constrained")
-    for axis, (heading, group) in zip(axes[0], groups, strict=True):
+    figure, axes = _grid(len(groups), 3.6, 3.4)
+    for axis, (heading, group) in zip(axes, groups, strict=True):
         for place, (name, same) in enumerate(_several(group).items()):
             x, y = ([row["metrics"][key]["mean"] for row in same] for key in ("steps", "gap"))
             half = [row["metrics"]["gap"]["ci95"] or 0 for row in same]
@@ -251,18 +251,16 @@ def steps(rows):
         axis.set_ylim(bottom=0)
         axis.set_xlabel("optimiser steps")
         axis.set_ylabel("average gap")
-        axis.set_title(heading)
-    _legend(figure, axes[0])
+        axis.set_title(heading.replace(", ", "\n", 1))
+    _legend(figure, axes)
     return figure
 
 
 def cost(rows):
     """Accuracy over the sample-epochs of a deletion, a panel for each request; a line joins numbers of clusters."""
     groups = by_forget_set(rows)
-    figure, axes = pyplot.subplots(
-        1, len(groups), figsize=(3.4 * len(groups), 3.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, (heading, group) in zip(axes[0], groups, strict=True):
+    figure, axes = _grid(len(groups), 3.4, 3.6, len(groups), sharex=True, sharey=True)
+    for axis, (heading, group) in zip(axes, groups, strict=True):
         kinds = {}
         for row in group:
             kinds.setdefault(re.sub(r" --parts \d+", "", row["method"]), []).append(row)
@@ -283,8 +281,8 @@ def cost(rows):
         axis.set_xscale("log")
         axis.set_xlabel("sample-epochs of the deletion")
         axis.set_title(heading.replace(", ", "\n"))
-    axes[0][0].set_ylabel("accuracy (%)")
-    _legend(figure, axes[0])
+    axes[0].set_ylabel("accuracy (%)")
+    _legend(figure, axes)
     return figure
 
 
@@ -354,15 +352,8 @@ def shares(rows):
     panels = {}
     for row in rows:
         panels.setdefault((row["dataset"], row["task"]), {}).setdefault(row["method"], []).append(row)
-    columns = len({task for _, task in panels})
-    figure, axes = pyplot.subplots(
-        -(-len(panels) // columns),
-        columns,
-        figsize=(3.4 * columns, 3.2 * -(-len(panels) // columns)),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, ((dataset, task), methods) in zip(axes.flat, panels.items(), strict=True):
+    figure, axes = _grid(len(panels), 3.4, 3.2, len({task for _, task in panels}))
+    for axis, ((dataset, task), methods) in zip(axes, panels.items(), strict=True):
         key = "forget_loss" if task == "remove" else "loss"
         inside = [m for name in ("corrupted", "retrain") for m in (row["metrics"][key]["mean"] for row in methods[name])]
         low, high = min(inside), max(inside)
@@ -388,7 +379,7 @@ def shares(rows):
         axis.set_title(f"{dataset}: {task}")
         axis.set_xlabel("share of rows (%)")
         axis.set_ylabel("loss on removed rows" if task == "remove" else "loss on clean test rows")
-    _legend(figure, axes.flat)
+    _legend(figure, axes)
     return figure
 
 
@@ -446,6 +437,17 @@ def _panels(rows, panel, xlabel, ylabel):
         block.supylabel(ylabel, fontsize=8)
     _legend(figure, figure.axes)
     return figure
+
+
+def _grid(count, width, height, columns=3, **shared):
+    """A figure of `count` axes, at most `columns` side by side, each so many inches wide and high: (figure, axes)."""
+    columns = min(columns, count)
+    lines = -(-count // columns)
+    size = (width * columns, height * lines)
+    figure, axes = pyplot.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **shared)
+    for spare in axes.flat[count:]:
+        spare.remove()
+    return figure, list(axes.flat[:count])
 
 
 def _several(rows):

@@ -111,6 +111,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=1, help="epochs of unlearning (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "compact", help="STEM of the files to write")
+    parser.set_defaults(device="cpu")
     config = parser.parse_args()
     config.command = " ".join(["python", "benchmarks/compact.py", *sys.argv[1:]])
     folder = Path(tempfile.mkdtemp())

@@ -38,7 +38,7 @@ def network(kind, width, dataset):
     model, arguments = models.create_for("resnet8" if kind == "resnet8" else "vit_micro", dataset)
     if kind != "resnet8":
         size = arguments["img_size"]
-        model.net = models._simple_vit(arguments["in_chans"], 10, size, size // 4, width, depth=4, heads=4)
+        model.net = models.simple_vit(arguments["in_chans"], 10, size, size // 4, width, depth=4, heads=4)
     return model
 
 

@@ -54,12 +54,12 @@ def unlearn(model, method, retain, epochs, lr, rank, alpha):
     if "lora" in method:
         model = adapters.attach(model, adapters.last_and_head(model), rank, alpha, 0.1)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
-    batches = loader(retain, shuffle=True)
+    batches, device = loader(retain, shuffle=True), next(model.parameters()).device
     for _ in range(epochs):
         model.train()
         for x, y in batches:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
+            nn.functional.cross_entropy(model(x.to(device)), y.to(device)).backward()
             optimizer.step()
     return model
 
@@ -68,11 +68,11 @@ def evaluate(model, forget, retain, test):
     """The accuracies in percent on `forget`, `retain` and `test`, after six passes: these three, then the attack's members,
     its non-members and what it is asked about."""
     members, others = retain.take(slice(round(MEMBERS * len(retain)))), test.take(slice(round(OTHERS * len(test))))
-    accuracies = []
+    accuracies, device = [], next(model.parameters()).device
     for split in (forget, retain, test, members, others, forget):
         model.eval()
         right = 0
         for x, y in loader(split):
-            right += (model(x).argmax(1) == y).sum().item()
+            right += (model(x.to(device)).argmax(1) == y.to(device)).sum().item()
         accuracies.append(100 * right / len(split))
     return accuracies[:3]

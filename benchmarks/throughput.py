@@ -7,6 +7,7 @@ Both take turns, so that a slower machine slows both. Run it on a quiet machine:
 """
 
 import argparse
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ import devices  # noqa: E402
 import models  # noqa: E402
 import report  # noqa: E402
 import training  # noqa: E402
+
+NETWORKS = ["resnet8", "resnet20", "resnet18", "resnet50", "tf_efficientnet_lite0", "vit_micro", "vit_small"]
 
 
 def bare_loop(model, split, precision, device, steps=None):
@@ -63,20 +66,23 @@ def ours(model, split, precision, device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=["resnet8", "resnet20", "vit_micro"], help="networks")
-    parser.add_argument("--images", type=int, default=6400, help="images an epoch, of Fashion-MNIST (default: 6400)")
+    parser.add_argument("--model", nargs="+", default=NETWORKS, help=f"networks (default: {' '.join(NETWORKS)})")
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="about as long lasts an epoch of Fashion-MNIST (default: 5)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "throughput.json", help="JSON file to write")
     config = parser.parse_args()
     device = torch.device(devices.resolve_device(config.device))
     dataset = data.load("fashion-mnist", ROOT / "data")
-    split = dataset.train.take(slice(config.images // 128 * 128))
     rows = []
     for name in config.model:
         model, _ = models.create_for(name, dataset)
         for precision in ("fp32", "bf16"):
-            bare_loop(model, split.take(slice(256)), precision, device)  # warm-up
+            for steps in (1, 2):  # the first is a warm-up
+                rate = bare_loop(model, dataset.train, precision, device, steps)
+            split = dataset.train.take(slice(128 * math.ceil(rate * config.seconds / 128)))
             turns = [
                 (bare_loop(model, split, precision, device), *ours(model, split, precision, device))
                 for _ in range(config.rounds)
@@ -93,14 +99,14 @@ def main():
             }
             rows.append(row)
             print(
-                f"{name:10} {precision}  bare {row['bare_images_per_s']:7,.0f}  fit {row['images_per_s']:7,.0f} images/s"
+                f"{name:21} {precision}  bare {row['bare_images_per_s']:7,.0f}  fit {row['images_per_s']:7,.0f} images/s"
                 f"  {row['of_bare_loop']['median']:5.1f} % ({min(ratios):.1f} to {max(ratios):.1f})"
                 f"  {row['memory_mib']:,.0f} MiB{'  default' if row['default'] else ''}",
                 flush=True,
             )
     result = {
         "table": "throughput",
-        **cli.provenance("python benchmarks/throughput.py", cli.device_name(device)),
+        **cli.provenance(" ".join(["python benchmarks/throughput.py", *sys.argv[1:]]), cli.device_name(device)),
         "rows": rows,
     }
     report.write(config.output, report.dump(result))

@@ -19,12 +19,27 @@ import growth
 import published_way
 
 import data
+import devices
 import models
 import pictures
 import pruning
 import report
 
 COMMAND = "python benchmarks/compare.py"
+
+
+def test_bf16_is_the_default_where_it_measures_faster(monkeypatch):
+    dataset = data.load("digits", subset=20)
+
+    def defaults():
+        networks = ("resnet8", "vit_small", "vit_micro", "tf_efficientnet_lite0")
+        return [devices.best_precision(models.create_for(name, dataset)[0], "cpu") for name in networks]
+
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"avx2", "avx512f"})
+    assert defaults() == ["fp32"] * 4
+    for unit in ("amx_bf16", "avx512_bf16"):
+        monkeypatch.setattr(devices, "_cpu_flags", lambda unit=unit: {"avx512f", unit})
+        assert defaults() == ["bf16", "bf16", "fp32", "fp32"]  # neither narrow transformers nor depthwise convolutions
 
 
 def test_the_yardsticks_pictures_are_the_images():
@@ -79,6 +94,7 @@ def test_both_ways_are_measured_on_the_same(tmp_path):
         pretrain=4,
         epochs=2,
         methods=["lora", "loraprune"],
+        device="cpu",
         command=COMMAND,
     )
     rows = compare.compare("vit_micro", config, tmp_path)
@@ -95,7 +111,8 @@ def test_both_ways_are_measured_on_the_same(tmp_path):
 
 
 def test_compact_rows_say_what_was_saved(tmp_path):
-    config = Namespace(dataset="digits", images=200, test_images=100, pretrain=1, epochs=1, rounds=1, command=COMMAND)
+    sizes = {"images": 200, "test_images": 100, "pretrain": 1, "epochs": 1, "rounds": 1}
+    config = Namespace(dataset="digits", device="cpu", command=COMMAND, **sizes)
     masked, small = (row["metrics"] for row in compact.rows_of("resnet8", config, tmp_path))
     assert small["TA"]["mean"] == masked["TA"]["mean"]
     for key in ("parameters", "macs", "bytes"):
