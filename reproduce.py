@@ -139,18 +139,39 @@ LMERASER_PRESETS = {
         "subset": 2000,
         "test": 1000,
         "pretrain": [None],
-        "flags": ["--anchors", "500"],
+        "flags": ["--anchors", "500", "--lr", "0.02", "--head-lr", "0.003"],
     },
-    "gpu": {"model": [imagenet.MODEL], "subset": None, "pretrain": [None], "flags": ["--epochs", "50"]},
+    "gpu": {
+        "model": [imagenet.MODEL],
+        "subset": None,
+        "pretrain": [None],
+        "flags": ["--lr", "0.02", "--head-lr", "0.003", "--epochs", "50"],
+    },
 }
-# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
+# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on; shares in percent. Where
+# attention is adapted, whole rows go through the tail, not their last token alone.
+ATTENTION = ["--targets", "q_proj", "v_proj", "--blocks"]
 LLMERASER_PRESETS = {
-    "quick": {"model": [llm.SMOLLM2], "tasks": ["genre", "preference"], "sizes": [1000, 300, 700], "flags": []},
+    "quick": {
+        "model": [llm.SMOLLM2],
+        "tasks": ["genre", "preference"],
+        "sizes": [1000, 300, 700],
+        "shares": [10, 20, 40],
+        "flags": [],
+    },
+    "small": {
+        "model": [llm.SMOLLM2],
+        "tasks": ["genre"],
+        "sizes": [150, 150, 300],
+        "shares": [20],
+        "flags": [*ATTENTION, "3"],
+    },
     "gpu": {
         "model": [llm.SMOLLM2],
         "tasks": ["genre", "preference"],
         "sizes": [1300, 200, 500],
-        "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj"],
+        "shares": [10, 20, 40],
+        "flags": [*ATTENTION, "30"],
     },
 }
 # Flags of this script that are handed on where they differ from the scripts' default.
@@ -353,7 +374,7 @@ def language(config):
     for base in config.model or config.sizes["model"]:
         for task in config.sizes["tasks"]:
             rows = instructions.load(task, config.data_dir, config.sizes["sizes"])
-            for seed, kind, share in product(range(config.seeds), corruptions.KINDS, corruptions.SHARES):
+            for seed, kind, share in product(range(config.seeds), corruptions.KINDS, config.sizes["shares"]):
                 folder = weights(config) / Path(base).name / Path(task).stem
                 wrong, right = corruptions.requests(kind, share, seed, rows, folder)
                 adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")

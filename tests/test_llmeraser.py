@@ -80,10 +80,12 @@ def answers(place, folder):
         return now.task.choices(now.tail, now.task.encode(now.data.train)).flatten()
 
 
+@pytest.mark.parametrize("packed", [256, 25, 1])  # all rows in one sequence, a few in each, each in its own
 @pytest.mark.parametrize(
     ("targets", "blocks"), [(["down_proj"], 1), (["gate_proj", "down_proj"], 1), (["q_proj", "v_proj"], 2), (["o_proj"], 3)]
 )
-def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, targets, blocks):
+def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, monkeypatch, packed, targets, blocks):
+    monkeypatch.setattr(llm, "PACKED", packed)
     model, tokenizer = llm.load(str(place / "base"), place)
     lora = llm.lora(model, 4, 8, targets, blocks)
     rows = [tuple(row.values()) for row in map(json.loads, (place / "task.jsonl").read_text().splitlines()[:9])]
@@ -93,6 +95,7 @@ def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, targets,
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
         encoded = task.encode(rows)
+        assert encoded.shared > 0 or task.start != llm.BLOCK
         found = task.logits(llm.Tail(peft_model), encoded)
         expected = []
         for query, answer in rows:
@@ -263,11 +266,11 @@ def test_other_adapters_other_bases_and_existing_folders_are_refused(place, tmp_
 
 def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corruptions, "SHARES", (20,))
     sizes = {
         "model": [str(place / "base")],
         "tasks": [str(place / "task.jsonl")],
         "sizes": SIZES,
+        "shares": [20],
         "flags": ["--decay", "0.05"],
     }
     monkeypatch.setitem(reproduce.LLMERASER_PRESETS, "quick", sizes)
