@@ -60,18 +60,19 @@ def undone(loss, corrupted, retrained):
 
 
 def table(config):
-    """The table of `llmeraser.py evaluate` as text."""
+    """The table of `llmeraser.py evaluate` as text. Each adapter is scored on what was asked of it last."""
     records = [instructions.read_record(folder) for folder in config.adapters]
     same = ("base", "base_sha256", "fingerprint", "rank", "targets", "blocks")
     other = [f for f, r in zip(config.adapters, records, strict=True) if any(r[k] != records[0][k] for k in same)]
     if other:
         raise UserError(f"{other[0]} has another base, task or shape than {config.adapters[0]}")
-    asked = next((record["ledger"][-1]["before"] for record in records if record["ledger"]), [])
-    before = [tuple(row) for row in asked]
-    retrained = score(config.retrain, instructions.read_record(config.retrain), before, config) if config.retrain else None
+    asked = [[tuple(row) for row in record["ledger"][-1]["before"]] if record["ledger"] else [] for record in records]
+    requests = [rows for i, rows in enumerate(asked) if rows and rows not in asked[:i]]
+    common = requests[0] if len(requests) == 1 else []  # for an adapter of which nothing was asked itself
+    retrained = score(config.retrain, instructions.read_record(config.retrain), [], config) if config.retrain else None
     rows = []
-    for folder, record in zip(config.adapters, records, strict=True):
-        scored = score(folder, record, before, config)
+    for folder, record, before in zip(config.adapters, records, asked, strict=True):
+        scored = score(folder, record, before or common, config)
         if retrained:
             scored[0]["js"] = metrics.js_divergence(scored[2], retrained[2])
         cost = record["ledger"][-1]["cost"] if record["ledger"] else record["cost"]

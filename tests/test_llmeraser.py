@@ -209,6 +209,20 @@ def test_baselines_do_what_their_name_says(place, tmp_path, method):
     assert (new["loss"] < old["loss"]) == (method == "finetune")
 
 
+def test_each_adapter_is_scored_on_its_own_request(place, tmp_path):
+    first = request(place, "remove", "--ids", 1, 2, "--output", tmp_path / "first")
+    second = request(place, "remove", "--ids", 30, 31, 32, "--output", tmp_path / "second")
+
+    def forget_losses(*folders):
+        config = SimpleNamespace(adapters=list(folders), retrain=None, device="cpu", data_dir=place, weights=place)
+        whole = [line for line in llmscore.table(config).splitlines() if line.startswith(("first ", "second "))]
+        return {line.split()[0]: line.split()[-2:] for line in reversed(whole)}  # of the first table: loss, membership
+
+    alone = forget_losses(first) | forget_losses(second)
+    assert alone["first"] != alone["second"]
+    assert forget_losses(first, second) == alone
+
+
 def test_the_adapter_loads_with_peft_and_the_base_is_never_written(place, tmp_path):
     base = {file.name: file.read_bytes() for file in (place / "base").iterdir()}
     folder = request(place, "remove", "--ids", 5, "--output", tmp_path / "x")
