@@ -262,12 +262,8 @@ class Task:
             if past:
                 past.batch_repeat_interleave(len(batch))
             with torch.no_grad():
-                out = lower(
-                    input_ids=ids[:, start:].to(device),
-                    attention_mask=mask.to(device),
-                    past_key_values=past,
-                    use_cache=past is not None,
-                )
+                # By position: releases of transformers differ in what they call the cache.
+                out = lower(ids[:, start:].to(device), mask.to(device), None, past, use_cache=past is not None)
             states = captured.pop() if self.start != BLOCK else out.last_hidden_state
             for (key, tokens), state in zip(batch, states, strict=True):
                 begin = len(tokens) - lengths[key] if self.start != BLOCK else 0
@@ -285,9 +281,10 @@ class Task:
     @staticmethod
     def _past(inner, tokens):
         """Keys and values of tokens that all sequences begin with."""
+        cache = transformers.DynamicCache()
         with torch.no_grad():
-            ids = torch.tensor([tokens], device=inner.embed_tokens.weight.device)
-            return inner(input_ids=ids, use_cache=True).past_key_values
+            inner(torch.tensor([tokens], device=inner.embed_tokens.weight.device), None, None, cache, use_cache=True)
+        return cache
 
     def logits(self, tail, rows):
         """Logits float32 (tokens, V) of every token to answer with, in the order of rows.targets[rows.targets >= 0]."""
