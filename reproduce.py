@@ -162,9 +162,9 @@ LLMERASER_PRESETS = {
     "small": {
         "model": [llm.SMOLLM2],
         "tasks": ["genre"],
-        "sizes": [150, 150, 300],
+        "sizes": [60, 60, 200],
         "shares": [20],
-        "flags": [*ATTENTION, "3"],
+        "flags": [*ATTENTION, "2"],
     },
     "gpu": {
         "model": [llm.SMOLLM2],
