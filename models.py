@@ -125,7 +125,7 @@ def stages(model):
 
 
 def is_convolutional(model):
-    """Whether spatial convolutions do the work, so that channels_last and bf16 pay on CPUs with AMX."""
+    """Whether spatial convolutions do the work, so that channels_last pays, and bf16 on CPUs that multiply in it."""
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 

@@ -148,8 +148,8 @@ LMERASER_PRESETS = {
         "flags": ["--lr", "0.02", "--head-lr", "0.003", "--epochs", "50"],
     },
 }
-# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on; shares in percent. Where
-# attention is adapted, whole rows go through the tail, not their last token alone.
+# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on; kinds of requests, if
+# not all, and shares in percent. Where attention is adapted, whole rows go through the tail, not their last token alone.
 ATTENTION = ["--targets", "q_proj", "v_proj", "--blocks"]
 LLMERASER_PRESETS = {
     "quick": {
@@ -163,8 +163,9 @@ LLMERASER_PRESETS = {
         "model": [llm.SMOLLM2],
         "tasks": ["genre"],
         "sizes": [60, 60, 200],
+        "kinds": ["remove"],
         "shares": [20],
-        "flags": [*ATTENTION, "2"],
+        "flags": [*ATTENTION, "2", "--decay", "0.1"],
     },
     "gpu": {
         "model": [llm.SMOLLM2],
@@ -374,7 +375,9 @@ def language(config):
     for base in config.model or config.sizes["model"]:
         for task in config.sizes["tasks"]:
             rows = instructions.load(task, config.data_dir, config.sizes["sizes"])
-            for seed, kind, share in product(range(config.seeds), corruptions.KINDS, config.sizes["shares"]):
+            for seed, kind, share in product(
+                range(config.seeds), config.sizes.get("kinds", corruptions.KINDS), config.sizes["shares"]
+            ):
                 folder = weights(config) / Path(base).name / Path(task).stem
                 wrong, right = corruptions.requests(kind, share, seed, rows, folder)
                 adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")
