@@ -15,6 +15,7 @@ import instructions
 import llmscore
 
 KINDS = tuple(instructions.KINDS)
+SHARES = (10, 20, 40)  # percent of the rows
 NONE = "no adapter"  # the control: the base alone
 
 

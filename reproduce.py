@@ -148,31 +148,14 @@ LMERASER_PRESETS = {
         "flags": ["--lr", "0.02", "--head-lr", "0.003", "--epochs", "50"],
     },
 }
-# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on; kinds of requests, if
-# not all, and shares in percent. Where attention is adapted, whole rows go through the tail, not their last token alone.
-ATTENTION = ["--targets", "q_proj", "v_proj", "--blocks"]
+# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
 LLMERASER_PRESETS = {
-    "quick": {
-        "model": [llm.SMOLLM2],
-        "tasks": ["genre", "preference"],
-        "sizes": [1000, 300, 700],
-        "shares": [10, 20, 40],
-        "flags": [],
-    },
-    "small": {
-        "model": [llm.SMOLLM2],
-        "tasks": ["genre"],
-        "sizes": [60, 60, 200],
-        "kinds": ["remove"],
-        "shares": [20],
-        "flags": [*ATTENTION, "2", "--decay", "0.1"],
-    },
+    "quick": {"model": [llm.SMOLLM2], "tasks": ["genre", "preference"], "sizes": [1000, 300, 700], "flags": []},
     "gpu": {
         "model": [llm.SMOLLM2],
         "tasks": ["genre", "preference"],
         "sizes": [1300, 200, 500],
-        "shares": [10, 20, 40],
-        "flags": [*ATTENTION, "30"],
+        "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj"],
     },
 }
 # Flags of this script that are handed on where they differ from the scripts' default.
@@ -375,9 +358,7 @@ def language(config):
     for base in config.model or config.sizes["model"]:
         for task in config.sizes["tasks"]:
             rows = instructions.load(task, config.data_dir, config.sizes["sizes"])
-            for seed, kind, share in product(
-                range(config.seeds), config.sizes.get("kinds", corruptions.KINDS), config.sizes["shares"]
-            ):
+            for seed, kind, share in product(range(config.seeds), corruptions.KINDS, corruptions.SHARES):
                 folder = weights(config) / Path(base).name / Path(task).stem
                 wrong, right = corruptions.requests(kind, share, seed, rows, folder)
                 adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")

@@ -61,7 +61,7 @@ def ours(model, split, precision, device):
         cache=0,
     )
     training.fit(model, split, torch.optim.Adam(model.parameters(), lr=1e-3), config)
-    return len(split) / config.cost["seconds"], config.cost["memory_mib"]
+    return len(split) / config.cost["seconds"]
 
 
 def main():
@@ -84,24 +84,23 @@ def main():
                 rate = bare_loop(model, dataset.train, precision, device, steps)
             split = dataset.train.take(slice(128 * math.ceil(rate * config.seconds / 128)))
             turns = [
-                (bare_loop(model, split, precision, device), *ours(model, split, precision, device))
+                (bare_loop(model, split, precision, device), ours(model, split, precision, device))
                 for _ in range(config.rounds)
             ]
-            ratios = [100 * fit / bare for bare, fit, _ in turns]
+            ratios = [100 * fit / bare for bare, fit in turns]
             row = {
                 "model": name,
                 "precision": precision,
                 "default": precision == devices.best_precision(model, device),
-                "bare_images_per_s": statistics.median(bare for bare, _, _ in turns),
-                "images_per_s": statistics.median(fit for _, fit, _ in turns),
+                "bare_images_per_s": statistics.median(bare for bare, _ in turns),
+                "images_per_s": statistics.median(fit for _, fit in turns),
                 "of_bare_loop": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-                "memory_mib": max(memory for _, _, memory in turns),
             }
             rows.append(row)
             print(
                 f"{name:21} {precision}  bare {row['bare_images_per_s']:7,.0f}  fit {row['images_per_s']:7,.0f} images/s"
                 f"  {row['of_bare_loop']['median']:5.1f} % ({min(ratios):.1f} to {max(ratios):.1f})"
-                f"  {row['memory_mib']:,.0f} MiB{'  default' if row['default'] else ''}",
+                f"{'  default' if row['default'] else ''}",
                 flush=True,
             )
     result = {

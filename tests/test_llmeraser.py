@@ -280,11 +280,11 @@ def test_other_adapters_other_bases_and_existing_folders_are_refused(place, tmp_
 
 def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corruptions, "SHARES", (20,))
     sizes = {
         "model": [str(place / "base")],
         "tasks": [str(place / "task.jsonl")],
         "sizes": SIZES,
-        "shares": [20],
         "flags": ["--decay", "0.05"],
     }
     monkeypatch.setitem(reproduce.LLMERASER_PRESETS, "quick", sizes)

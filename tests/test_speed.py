@@ -125,11 +125,23 @@ def test_the_readmes_speeds_are_the_committed_ones(name):
     readme = (ROOT / "README.md").read_text()
     rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]
     keys = {
-        "speed": ("ratio", "published_seconds", "here_seconds", "of_bare_loop", "published_TA", "here_TA"),
+        "speed": (
+            *("ratio", "published_seconds", "here_seconds", "of_bare_loop"),
+            *("published_mib", "here_mib", "published_TA", "here_TA"),
+        ),
         "compact": ("bytes", "parameters", "macs", "latency_ms", "onnx_ms", "TA"),
     }[name]
     for row in rows:
         cells = [row["model"], row["method"], *(report._cell(row, key) for key in keys)]
+        assert f"| {' | '.join(cells)} |\n" in readme, cells
+
+
+def test_the_readmes_throughputs_are_the_committed_ones():
+    readme = (ROOT / "README.md").read_text()
+    for row in json.loads((ROOT / "results" / "throughput.json").read_text())["rows"]:
+        loop, precision = row["of_bare_loop"], row["precision"] + " (default)" * row["default"]
+        cells = [row["model"], precision, f"{row['images_per_s']:,.0f}"]
+        cells += [f"{loop['median']:.1f} % ({loop['min']:.1f} to {loop['max']:.1f})"]
         assert f"| {' | '.join(cells)} |\n" in readme, cells
 
 
