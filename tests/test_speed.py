@@ -22,6 +22,7 @@ import data
 import devices
 import models
 import pictures
+import prompting
 import pruning
 import report
 
@@ -30,16 +31,21 @@ COMMAND = "python benchmarks/compare.py"
 
 def test_bf16_is_the_default_where_it_measures_faster(monkeypatch):
     dataset = data.load("digits", subset=20)
+    networks = [models.create_for(n, dataset)[0] for n in ("resnet8", "vit_small", "vit_micro", "tf_efficientnet_lite0")]
+    networks += [
+        prompting.Prompted(prompting.Backbone(models.create_for(name, dataset)[0]), (1, 8, 8), 10, learners=2, routed=True)
+        for name in ("vit_small", "vit_micro")
+    ]
 
     def defaults():
-        networks = ("resnet8", "vit_small", "vit_micro", "tf_efficientnet_lite0")
-        return [devices.best_precision(models.create_for(name, dataset)[0], "cpu") for name in networks]
+        return [devices.best_precision(network, "cpu") for network in networks]
 
     monkeypatch.setattr(devices, "_cpu_flags", lambda: {"avx2", "avx512f"})
-    assert defaults() == ["fp32"] * 4
+    assert defaults() == ["fp32"] * 6
     for unit in ("amx_bf16", "avx512_bf16"):
         monkeypatch.setattr(devices, "_cpu_flags", lambda unit=unit: {"avx512f", unit})
-        assert defaults() == ["bf16", "bf16", "fp32", "fp32"]  # neither narrow transformers nor depthwise convolutions
+        # Neither narrow transformers nor depthwise convolutions.
+        assert defaults() == ["bf16", "bf16", "fp32", "fp32", "bf16", "fp32"]
 
 
 def test_the_yardsticks_pictures_are_the_images():
