@@ -43,9 +43,8 @@ def best_precision(model, device):
     if models.is_convolutional(model):
         depthwise = any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
         return "fp32" if depthwise else "bf16"
-    width = next(
-        (m.num_features for m in model.modules() if hasattr(m, "num_features")), 0
-    )  # of timm's network, however deep
+    # The outermost that has a width is timm's network: `net`, or in a system of prompts further within.
+    width = next((m.num_features for m in model.modules() if hasattr(m, "num_features")), 0)
     return "bf16" if width >= WIDE else "fp32"
 
 

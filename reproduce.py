@@ -131,6 +131,8 @@ RFAU_PRESETS = {
     "small": {"model": ["resnet20", "vit_micro", imagenet.MODEL], "subset": 10_000, "pretrain": [15, 25, 4], "epochs": [5]},
     "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
 }
+# Rates on the ImageNet weights; the scripts' defaults are those of a vit_micro that knows the classes.
+RATES = ["--lr", "0.02", "--head-lr", "0.003"]
 # Private images: the share that a backbone trained from scratch doesn't see, or all where it has ImageNet weights.
 LMERASER_PRESETS = {
     "quick": {"model": ["vit_micro"], "subset": 8000, "test": 1000, "pretrain": [12], "private": 0.25, "flags": []},
@@ -139,14 +141,9 @@ LMERASER_PRESETS = {
         "subset": 2000,
         "test": 1000,
         "pretrain": [None],
-        "flags": ["--anchors", "500", "--lr", "0.02", "--head-lr", "0.003"],
+        "flags": ["--anchors", "500", *RATES],
     },
-    "gpu": {
-        "model": [imagenet.MODEL],
-        "subset": None,
-        "pretrain": [None],
-        "flags": ["--lr", "0.02", "--head-lr", "0.003", "--epochs", "50"],
-    },
+    "gpu": {"model": [imagenet.MODEL], "subset": None, "pretrain": [None], "flags": [*RATES, "--epochs", "50"]},
 }
 # Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
 LLMERASER_PRESETS = {
