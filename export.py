@@ -14,9 +14,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-import cli
 import models
-from errors import RunFailed, UserError
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import write_bytes
+from unlearning.core.flags import main
 
 TOLERANCE = 1e-4  # of the largest logit
 
@@ -57,9 +58,9 @@ def run(config):
     arguments = checkpoint["network"]["arguments"]
     side = arguments["img_size"]
     content = export(model, torch.rand(8, arguments["in_chans"], side, side))
-    models.write_bytes(config.onnx, content)
+    write_bytes(config.onnx, content)
     print(f"{config.onnx}  ({len(content) / 2**20:.2f} MiB; onnxruntime answers alike)")
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

@@ -8,25 +8,26 @@ cross-entropy on D_r, no augmentation, 5 or 10 epochs. D_f is never looked at.
 
 import torch
 
-import cli
-import training
+from unlearning.core.flags import PerModel, main
+from unlearning.vision.run import execute, method_parser
+from unlearning.vision.train import fit
 
-LR = cli.PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-3)
+LR = PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-3)
 
 
 def unlearn(model, retain, forget, config):
     """Minimise cross-entropy on `retain` over all weights, starting from the original."""
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    return training.fit(model, retain, optimizer, config)
+    return fit(model, retain, optimizer, config)
 
 
 def parser():
-    return cli.parser(__doc__, epochs=5, lr=LR)
+    return method_parser(__doc__, epochs=5, lr=LR)
 
 
 def run(config):
-    return cli.execute("finetune", unlearn, config)
+    return execute("finetune", unlearn, config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

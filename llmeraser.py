@@ -24,17 +24,21 @@ from pathlib import Path
 
 import torch
 
-import cli
-import devices
-import influence
-import instructions
-import llm
-import llmscore
-import tuning
-from errors import RunFailed, UserError
+from unlearning.core.device import clock, peak_memory_mib, reset_peak_memory, resolve_device
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.flags import main, positive_float, positive_int
+from unlearning.core.provenance import device_name, provenance
+from unlearning.language import influence, movielens, scores
+from unlearning.language.base import SMOLLM2
+from unlearning.language.rows import check_edits, edited, load_rows, read_edits, read_record, write_adapter
+from unlearning.language.session import batches, objective, session_of, train_adapter
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
+
+
 METHODS = ("influence", "gradascent", "finetune", "retrain")
+
+
 MINI = 100  # rows of a mini-batch of the stochastic solver
 
 
@@ -68,7 +72,7 @@ def unlearn(session, before, after, config):
 def _summed_gradient(session, rows):
     """The sum of G over rows, float32 (p,)."""
     total = torch.zeros_like(influence.flat(session.parameters))
-    for batch in tuning.batches(session, rows):
+    for batch in batches(session, rows):
         total += influence.gradient(session.task.losses(session.tail, batch).sum(), session.parameters)
     return total
 
@@ -80,7 +84,7 @@ def _solve(session, b, config):
 
     def product(batches, count):
         if config.curvature == "hessian":
-            return influence.hessian_product(tuning.objective(session, batches, count), batches, parameters)
+            return influence.hessian_product(objective(session, batches, count), batches, parameters)
 
         def logits_of(batch):
             return task.logits(session.tail, batch), task.weights(batch) / count
@@ -89,9 +93,9 @@ def _solve(session, b, config):
         return lambda v: flat(v) + session.decay * v
 
     if config.solver == "cg":
-        whole = product(tuning.batches(session, session.rows), n)
+        whole = product(batches(session, session.rows), n)
         return influence.conjugate_gradients(whole, b, dampings, config.tolerance)
-    rows = tuning.batches(session, session.rows, MINI)
+    rows = batches(session, session.rows, MINI)
     scale = n / sum(len(batch.targets) for batch in rows)  # rows may be gone, but n is what it was
     return {
         damping: influence.stochastic(
@@ -104,7 +108,7 @@ def _solve(session, b, config):
 def ascend(session, before, after, config, steps=10, lr=1e-3):
     """Gradient ascent on the rows to be forgotten: the baseline that needs neither Hessian nor retained rows."""
     optimizer = torch.optim.Adam(session.parameters, lr=lr, maximize=True)
-    rows = tuning.batches(session, before)
+    rows = batches(session, before)
     for _ in range(steps):
         optimizer.zero_grad()
         sum(session.task.losses(session.tail, batch).sum() for batch in rows).div(len(before)).backward()
@@ -114,13 +118,13 @@ def ascend(session, before, after, config, steps=10, lr=1e-3):
 
 def go_on(session, before, after, config, evaluations=20):
     """Fine-tuning further on the rows as they should have been."""
-    tuning.train(session, evaluations)
+    train_adapter(session, evaluations)
     return {}
 
 
 def start_again(session, before, after, config):
     """Retrain: the exact answer. The session's adapter is at the start that the first training had."""
-    tuning.train(session, config.evaluations)
+    train_adapter(session, config.evaluations)
     return {}
 
 
@@ -134,27 +138,27 @@ def finetune(config):
     name = Path(config.task).stem
     folder = config.output or config.weights / f"{name}_finetune_s{config.seed}"
     if config.edits:
-        data = instructions.load(config.task, config.data_dir, config.sizes)
-        record["edits"] = instructions.check(instructions.read_edits(config.edits), None, data.train, data.answers)
+        data = load_rows(config.task, config.data_dir, config.sizes)
+        record["edits"] = check_edits(read_edits(config.edits), None, data.train, data.answers)
     if _there(folder, record, config):
         return folder
-    with tuning.session_of(record, config) as session:
-        tuning.batches(session, session.rows)  # the frozen part's output is kept for everyone: not the training's time
-        cost, (loss, count) = _metered(lambda: tuning.train(session, config.evaluations), config)
+    with session_of(record, config) as session:
+        batches(session, session.rows)  # the frozen part's output is kept for everyone: not the training's time
+        cost, (loss, count) = _metered(lambda: train_adapter(session, config.evaluations), config)
         record |= {"cost": cost | {"evaluations": count}, "loss": loss, **_circumstances(config)}
-        instructions.write_adapter(session.peft_model, folder, record)
+        write_adapter(session.peft_model, folder, record)
     _say(f"{folder}  ({cost['seconds']:.1f} s, {count} evaluations, objective {loss:.4f})", config)
     return folder
 
 
 def answer(config):
     """Answer a request by one of STEPS and write the new adapter's folder; the old one stays as it is."""
-    record = instructions.read_record(config.adapter)
-    data = instructions.load(record["task"], config.data_dir, record["sizes"])
-    rows = instructions.edited(data.train, record["edits"])
-    asked = [{"id": i} for i in config.ids or []] + (instructions.read_edits(config.request) if config.request else [])
-    edits = instructions.check(asked, config.action, rows, data.answers)
-    changed = instructions.edited(rows, edits)
+    record = read_record(config.adapter)
+    data = load_rows(record["task"], config.data_dir, record["sizes"])
+    rows = edited(data.train, record["edits"])
+    asked = [{"id": i} for i in config.ids or []] + (read_edits(config.request) if config.request else [])
+    edits = check_edits(asked, config.action, rows, data.answers)
+    changed = edited(rows, edits)
     before, after = [rows[edit["id"]] for edit in edits], [changed[edit["id"]] for edit in edits if not edit.get("remove")]
     tag = hashlib.sha256(json.dumps(edits).encode()).hexdigest()[:8]
     folder = config.output or Path(f"{config.adapter}_{config.action}-{tag}_{config.method}")
@@ -164,13 +168,13 @@ def answer(config):
         return folder
     config.evaluations = record["evaluations"]
     source = None if config.method == "retrain" else config.adapter
-    with tuning.session_of(record, config, source) as session:
-        tuning.batches(session, before + after + session.data.validation)
+    with session_of(record, config, source) as session:
+        batches(session, before + after + session.data.validation)
         now = session if config.method == "influence" else session._replace(rows=changed)
         cost, found = _metered(lambda: STEPS[config.method](now, before, after, config), config)
         entry = request | found | {"cost": cost, **_circumstances(config)}
         new = record | {"edits": record["edits"] + edits, "ledger": [*record["ledger"], entry]}
-        instructions.write_adapter(session.peft_model, folder, new)
+        write_adapter(session.peft_model, folder, new)
     _say(f"{folder}  ({cost['seconds']:.1f} s" + "".join(f", {k} {v:.3g}" for k, v in found.items()) + ")", config)
     return folder
 
@@ -179,7 +183,7 @@ def _there(folder, record, config):
     """Whether the folder is there with the same data and edits and may be taken as it is; UserError if it is in the way."""
     if not folder.exists() or config.overwrite:
         return False
-    old = instructions.read_record(folder) if getattr(config, "reuse", False) else None
+    old = read_record(folder) if getattr(config, "reuse", False) else None
     keys = ("base", "task", "sizes", "rank", "alpha", "targets", "blocks", "decay", "seed", "edits")
     if old and all(old[key] == record[key] for key in keys):
         print(f"skipped, there already: {folder}", file=sys.stderr, flush=True)
@@ -189,16 +193,16 @@ def _there(folder, record, config):
 
 def _metered(work, config):
     """What work() costs and returns: ({"seconds", "memory_mib"}, result)."""
-    device = torch.device(devices.resolve_device(config.device))
-    devices.reset_peak_memory(device)
-    started = devices.now(device)
+    device = torch.device(resolve_device(config.device))
+    reset_peak_memory(device)
+    started = clock(device)
     result = work()
-    return {"seconds": devices.now(device) - started, "memory_mib": devices.peak_memory_mib(device)}, result
+    return {"seconds": clock(device) - started, "memory_mib": peak_memory_mib(device)}, result
 
 
 def _circumstances(config):
-    device = cli.device_name(devices.resolve_device(config.device))
-    return cli.provenance(config.command, device)
+    device = device_name(resolve_device(config.device))
+    return provenance(config.command, device)
 
 
 def _say(text, config):
@@ -210,26 +214,26 @@ def parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     trainer = actions.add_parser("finetune", help="train an adapter on a task")
-    tasks = ", ".join(instructions.movielens.TASKS)
+    tasks = ", ".join(movielens.TASKS)
     trainer.add_argument("--task", default="genre", help=f"{tasks} or a file of queries and responses (default: genre)")
-    trainer.add_argument("--base", default=llm.SMOLLM2, help=f"Hugging Face name or folder (default: {llm.SMOLLM2})")
+    trainer.add_argument("--base", default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
     trainer.add_argument(
         "--sizes",
-        type=cli.positive_int,
+        type=positive_int,
         nargs=3,
         default=[1000, 300, 700],
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="rows to train on, to choose by, to test on (default: 1000 300 700)",
     )
     trainer.add_argument("--edits", type=Path, metavar="FILE", help="train on rows edited so (one JSON object a line)")
-    trainer.add_argument("--rank", type=cli.positive_int, default=8, help="rank of LoRA (default: 8, the paper's)")
-    trainer.add_argument("--alpha", type=cli.positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
+    trainer.add_argument("--rank", type=positive_int, default=8, help="rank of LoRA (default: 8, the paper's)")
+    trainer.add_argument("--alpha", type=positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
     trainer.add_argument("--targets", nargs="+", default=["down_proj"], help="modules to adapt (default: down_proj)")
-    trainer.add_argument("--blocks", type=cli.positive_int, default=1, help="of how many of the last blocks (default: 1)")
-    trainer.add_argument("--decay", type=cli.positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
+    trainer.add_argument("--blocks", type=positive_int, default=1, help="of how many of the last blocks (default: 1)")
+    trainer.add_argument("--decay", type=positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
     trainer.add_argument(
         "--evaluations",
-        type=cli.positive_int,
+        type=positive_int,
         default=400,
         help="of the objective, at most (default: 400; it stops at rest)",
     )
@@ -248,7 +252,7 @@ def parser():
         action.add_argument("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
         action.add_argument("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")
         action.add_argument("--damping", type=float, help="added to H's diagonal (default: chosen on validation rows)")
-        action.add_argument("--tolerance", type=cli.positive_float, default=1e-4, help="relative residual (default: 1e-4)")
+        action.add_argument("--tolerance", type=positive_float, default=1e-4, help="relative residual (default: 1e-4)")
         action.set_defaults(ids=None)
     scorer = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
     scorer.add_argument("adapters", type=Path, nargs="+", help="folders of adapters")
@@ -267,10 +271,10 @@ def parser():
 def run(config):
     """Carry out the command line's action; of those that write an adapter the folder is returned."""
     if config.action == "evaluate":
-        print(llmscore.table(config))
+        print(scores.table(config))
         return None
     return finetune(config) if config.action == "finetune" else answer(config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

@@ -15,9 +15,9 @@ import torch
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import pairwise_distances_argmin
 
-import cli
-import parts
-from errors import UserError
+from unlearning.core.errors import UserError
+from unlearning.core.flags import main
+from unlearning.exact.command import run_system, system_parser
 
 
 def split(features, private, anchors, config):
@@ -34,7 +34,7 @@ def split(features, private, anchors, config):
 
 
 def parser():
-    parser, trainer = parts.parser(__doc__, parts=100, split_help="clusters, each with a prompt and a head")
+    parser, trainer = system_parser(__doc__, parts=100, split_help="clusters, each with a prompt and a head")
     trainer.add_argument(
         "--linkage",
         choices=("average", "ward", "complete"),
@@ -45,8 +45,8 @@ def parser():
 
 
 def run(config):
-    return parts.run("lmeraser", split, config)
+    return run_system("lmeraser", split, config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

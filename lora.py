@@ -10,13 +10,10 @@ output projection and the head. Adam 1e-3, dropout 0.1. Beside the merged checkp
 import torch
 from peft.helpers import disable_input_dtype_casting
 
-import adapters
-import cli
-import training
-
-LR = cli.PerModel(paper=1e-3, resnet8=3e-3, resnet20=3e-3, vit_micro=1e-2)
-RANK = cli.PerModel(paper=8, vit_small=16, vit_micro=16)
-ALPHA = cli.PerModel(paper=16, vit_small=32, vit_micro=32)
+from unlearning.core.flags import main
+from unlearning.vision import adapters
+from unlearning.vision.run import execute, method_parser
+from unlearning.vision.train import fit
 
 
 def unlearn(model, retain, forget, config):
@@ -24,29 +21,18 @@ def unlearn(model, retain, forget, config):
     adapted = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
     with disable_input_dtype_casting(adapted):  # else PEFT turns every bf16 input into fp32 and autocast turns it back
-        training.fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
+        fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
     adapters.save(adapted, adapters.folder_for(config.output))
     return adapters.merge(adapted)
 
 
-def add_lora_flags(parser):
-    """The flags that lora and loraprune share."""
-    parser.add_argument("--rank", type=cli.positive_int, default=RANK, help=f"rank of the update (default: {RANK})")
-    parser.add_argument("--alpha", type=cli.positive_float, default=ALPHA, help=f"its scale times r (default: {ALPHA})")
-    parser.add_argument("--dropout", type=float, default=0.1, help="dropout before the adapter, 0 to 1 (default: 0.1)")
-    parser.add_argument(
-        "--bn", choices=("update", "freeze"), default="update", help="batch-norm statistics (default: update, as published)"
-    )
-    return parser
-
-
 def parser():
-    return add_lora_flags(cli.parser(__doc__, epochs=5, lr=LR))
+    return adapters.add_lora_flags(method_parser(__doc__, epochs=5, lr=adapters.LR))
 
 
 def run(config):
-    return cli.execute("lora", unlearn, config)
+    return execute("lora", unlearn, config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

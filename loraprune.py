@@ -11,36 +11,34 @@ silent channels out; --regrow drops the masks after pruning, as the published sc
 import torch
 from peft.helpers import disable_input_dtype_casting
 
-import adapters
-import cli
-import lora
-import pruneft
-import pruning
-import training
+from unlearning.core.flags import main
+from unlearning.vision import adapters, compaction, pruning
+from unlearning.vision.run import execute, method_parser
+from unlearning.vision.train import fit
 
 
 def unlearn(model, retain, forget, config):
     """Silence the weakest filters, then minimise cross-entropy on `retain` over low-rank changes of the others."""
-    masks, silent = pruneft.prune(model, config)
+    masks, silent = pruning.prune(model, config)
     adapted = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
     pruning.keep(optimizer, adapted, silent)
     with disable_input_dtype_casting(adapted):  # as in lora.py
-        training.fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
+        fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
     adapters.save(adapted, adapters.folder_for(config.output), masks, compact=config.compact == "first")
     merged = adapters.merge(adapted)
     if config.compact == "after":
-        pruning.remove(merged, silent)
+        compaction.remove(merged, silent)
     return merged
 
 
 def parser():
-    return pruneft.add_pruning_flags(lora.add_lora_flags(cli.parser(__doc__, epochs=5, lr=lora.LR)))
+    return pruning.add_pruning_flags(adapters.add_lora_flags(method_parser(__doc__, epochs=5, lr=adapters.LR)))
 
 
 def run(config):
-    return cli.execute("loraprune", unlearn, config)
+    return execute("loraprune", unlearn, config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

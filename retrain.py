@@ -6,17 +6,18 @@ seed, so the two differ only in the data.
     python retrain.py --dataset cifar10 --model resnet50 --forget-class 3
 """
 
-import cli
-import pretrain
+from unlearning.core.flags import main
+from unlearning.vision import recipes
+from unlearning.vision.run import execute, method_parser
 
 
 def parser():
-    return cli.parser(__doc__, epochs=pretrain.EPOCHS, lr=pretrain.LR, original=False)
+    return method_parser(__doc__, epochs=recipes.EPOCHS, lr=recipes.LR, original=False)
 
 
 def run(config):
-    return cli.execute("retrain", pretrain.train, config)
+    return execute("retrain", recipes.train_original, config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

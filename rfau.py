@@ -19,24 +19,29 @@ from pathlib import Path
 
 import torch
 
-import adapters
-import cli
-import devices
 import models
-import pictures
-import training
-from errors import UserError
+from unlearning.core.device import autocast, clock, memory_format, to_float
+from unlearning.core.errors import UserError
+from unlearning.core.flags import PerModel, main, positive_float, positive_int
+from unlearning.reports import paper_figures
+from unlearning.vision import adapters
+from unlearning.vision.run import execute, method_parser
+from unlearning.vision.train import fit
 
-LR = cli.PerModel(paper=1e-3)
+LR = PerModel(paper=1e-3)
+
+
 REFERENCE = 256  # images of D_r that give each layer's mean and variance
+
+
 CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 
 
 def unlearn(model, retain, forget, config):
     """Align the residuals in few steps over `forget`, then merge the adapters."""
-    started = devices.now(config.device)
+    started = clock(config.device)
     draw = _same_class(retain.labels, forget.labels) if config.shift == "unseen" else _any(len(retain))
-    model.to(memory_format=devices.memory_format(model))  # before it is copied: another layout rounds otherwise
+    model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise
     original, layers = copy.deepcopy(model).eval(), models.stages(model)
     sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], config)
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
@@ -64,9 +69,9 @@ def unlearn(model, retain, forget, config):
         return to_retain.mean() + config.forget_weight * (to_forget[-1] if config.shift == "head" else to_forget.mean())
 
     optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
-    training.fit(adapted, forget, optimizer, config, objective=objective, freeze_norm=True, since=started)
+    fit(adapted, forget, optimizer, config, objective=objective, freeze_norm=True, since=started)
     if config.plot:
-        pictures.residuals(residuals, layers, config.plot)
+        paper_figures.residuals(residuals, layers, config.plot)
     adapters.save(adapted, adapters.folder_for(config.output))
     return adapters.merge(adapted)
 
@@ -92,7 +97,7 @@ def mse(features, targets, variances):
 
 
 def _floats(split, rows, model, device):
-    return devices.to_float(split.images[rows].to(device), devices.memory_format(model))
+    return to_float(split.images[rows].to(device), memory_format(model))
 
 
 def _halves(features):
@@ -103,7 +108,7 @@ def _halves(features):
 def _features(original, layers, retain, rows, config):
     """The original's features of the images of `retain` at the positions `rows`: a list of float32 (len(rows), ...)."""
     device = torch.device(config.device)
-    with torch.no_grad(), devices.autocast(device, config.precision):
+    with torch.no_grad(), autocast(device, config.precision):
         parts = [outputs(original, layers, _floats(retain, some, original, device)) for some in rows.split(REFERENCE)]
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
@@ -122,7 +127,7 @@ def _same_class(labels, wanted):
 
 
 def parser():
-    parser = cli.parser(__doc__, epochs=1, lr=LR, batch_size=8)
+    parser = method_parser(__doc__, epochs=1, lr=LR, batch_size=8)
     parser.add_argument(
         "--shift",
         choices=("random", "mean", "unseen", "head"),
@@ -131,15 +136,15 @@ def parser():
         "in D_r, or as random but in the last layer alone (default: random)",
     )
     parser.add_argument("--forget-weight", type=float, default=1.0, metavar="LAMBDA", help="lambda (default: 1)")
-    parser.add_argument("--rank", type=cli.positive_int, default=8, help="rank of the update (default: 8)")
-    parser.add_argument("--alpha", type=cli.positive_float, default=16, help="its scale times r (default: 16)")
+    parser.add_argument("--rank", type=positive_int, default=8, help="rank of the update (default: 8)")
+    parser.add_argument("--alpha", type=positive_float, default=16, help="its scale times r (default: 16)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the residuals on D_r and D_f, layer by layer")
     return parser
 
 
 def run(config):
-    return cli.execute("rfau", unlearn, config)
+    return execute("rfau", unlearn, config)
 
 
 if __name__ == "__main__":
-    cli.main(run, parser())
+    main(run, parser())

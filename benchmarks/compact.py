@@ -3,7 +3,7 @@
 Both come from the same run of pruneft.py at --amount 0.5, so they differ by nothing else. Milliseconds are for a batch of
 128 images, in turns; MACs count one image. Run it on a quiet machine:
 
-    python benchmarks/compact.py
+    python -m benchmarks.compact
 """
 
 import argparse
@@ -16,22 +16,22 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from compare import flags_of, row, run
 from torch.utils.flop_counter import FlopCounterMode
 
+import export
+import models
+import pretrain
+import pruneft
+from benchmarks.compare import flags_of, row, run
+from unlearning.core.device import memory_format, to_float
+from unlearning.core.files import write_text
+from unlearning.core.provenance import device_name, provenance
+from unlearning.metrics import predictions
+from unlearning.reports import tables
+from unlearning.vision.flags import load_data
+from unlearning.vision.predict import predict
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import cli  # noqa: E402
-import devices  # noqa: E402
-import export  # noqa: E402
-import metrics  # noqa: E402
-import models  # noqa: E402
-import pretrain  # noqa: E402
-import pruneft  # noqa: E402
-import report  # noqa: E402
-import training  # noqa: E402
-
 BATCH = 128
 WAYS = {"masked": [], "compact": ["--compact"]}
 
@@ -50,7 +50,7 @@ def milliseconds(networks, x, rounds):
 
 def in_torch(model):
     """A function of images that runs `model` as predict does."""
-    layout = devices.memory_format(model)
+    layout = memory_format(model)
     model.to(memory_format=layout)
 
     def forward(x):
@@ -73,9 +73,9 @@ def rows_of(name, config, folder):
     """The masked and the compact row of one network."""
     flags = flags_of(config, name, 0, folder)
     settings, _ = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
-    dataset = cli.load_data(settings)
+    dataset = load_data(settings)
     seen = dataset.test.take(dataset.test.labels != 3)
-    x = devices.to_float(dataset.test.images[:BATCH])
+    x = to_float(dataset.test.images[:BATCH])
     found, networks = {}, {}
     for way, more in WAYS.items():
         chosen, path = run(pruneft, [*flags, "--forget-class", "3", "--epochs", str(config.epochs), *more])
@@ -83,7 +83,7 @@ def rows_of(name, config, folder):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(x[:1])
         found[way] = {
-            "TA": metrics.accuracy(training.predict(model, seen, chosen), seen.labels),
+            "TA": predictions.accuracy(predict(model, seen, chosen), seen.labels),
             "bytes": path.stat().st_size,
             "parameters": sum(p.numel() for p in model.parameters()),
             "macs": counter.get_total_flops() // 2,
@@ -119,10 +119,10 @@ def main():
         rows = [row for name in config.model for row in rows_of(name, config, folder)]
     finally:
         shutil.rmtree(folder)
-    result = {"table": "compact", **cli.provenance(config.command, cli.device_name("cpu")), "rows": rows}
+    result = {"table": "compact", **provenance(config.command, device_name("cpu")), "rows": rows}
     for name in ("json", "markdown"):
-        report.write(f"{config.output}{report.ENDINGS[name]}", report.FORMS[name](result))
-    print(report.terminal(result))
+        write_text(f"{config.output}{tables.ENDINGS[name]}", tables.FORMS[name](result))
+    print(tables.terminal(result))
 
 
 if __name__ == "__main__":

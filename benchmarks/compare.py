@@ -6,8 +6,8 @@ forward, backward and step of the same network on one batch that stays in place.
 scoring, above what the process held before, each in a process of its own. Run it on a quiet machine; several networks go
 into one file, results/speed.json, one after the other:
 
-    python benchmarks/compare.py --model vit_micro --images 4000
-    python benchmarks/compare.py --model vit_small --dataset folder:data/cifar10-jpeg --images 1000 --methods lora loraprune
+    python -m benchmarks.compare --model vit_micro --images 4000
+    python -m benchmarks.compare --model vit_small --dataset folder:data/cifar10-jpeg --images 1000 --methods lora loraprune
 """
 
 import argparse
@@ -19,29 +19,26 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import published_way
 import torch
-from throughput import bare_loop
+
+import data
+import finetune
+import lora
+import loraprune
+import models
+import pretrain
+import pruneft
+from benchmarks import published_way
+from benchmarks.throughput import bare_loop
+from unlearning.core.device import peak_memory_mib, reset_peak_memory, resolve_device
+from unlearning.core.provenance import device_name, provenance
+from unlearning.metrics import predictions, statistics
+from unlearning.reports import results, tables
+from unlearning.vision import adapters, feature_cache
+from unlearning.vision.flags import load_data
+from unlearning.vision.predict import predict
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import adapters  # noqa: E402
-import cli  # noqa: E402
-import data  # noqa: E402
-import devices  # noqa: E402
-import evaluate  # noqa: E402
-import finetune  # noqa: E402
-import frozen  # noqa: E402
-import lora  # noqa: E402
-import loraprune  # noqa: E402
-import metrics  # noqa: E402
-import models  # noqa: E402
-import pretrain  # noqa: E402
-import pruneft  # noqa: E402
-import report  # noqa: E402
-import training  # noqa: E402
-
 SCRIPTS = {"finetune": finetune, "pruneft": pruneft, "lora": lora, "loraprune": loraprune}
 TOGETHER = "all of them"
 WAYS = {"published": 1, "here": 0}  # and their places in a turn
@@ -68,12 +65,12 @@ def ours(method, flags, dataset, forget, epochs):
     config, path = run(SCRIPTS[method], [*flags, "--forget-class", "3", "--epochs", str(epochs), *pruned])
     unlearned = time.perf_counter()  # a checkpoint is written, so a GPU has finished too
     model = models.build(models.load_checkpoint(path))
-    train, test = (training.predict(model, split, config) for split in (dataset.train, dataset.test))
+    train, test = (predict(model, split, config) for split in (dataset.train, dataset.test))
     kept, seen = data.retain_indices(len(train), forget), dataset.test.labels != 3
     accuracies = [
-        metrics.accuracy(train[forget], dataset.train.labels[forget]),
-        metrics.accuracy(train[kept], dataset.train.labels[kept]),
-        metrics.accuracy(test[seen], dataset.test.labels[seen]),
+        predictions.accuracy(train[forget], dataset.train.labels[forget]),
+        predictions.accuracy(train[kept], dataset.train.labels[kept]),
+        predictions.accuracy(test[seen], dataset.test.labels[seen]),
     ]
     ended = time.perf_counter()
     return ended - started, accuracies, unlearned - started, config
@@ -107,16 +104,16 @@ def memory(way, method, flags, original, config):
 
     config: that of our run, for its settings. The published way's workers are not counted.
     """
-    dataset = cli.load_data(config)
+    dataset = load_data(config)
     forget, _ = data.forget_indices(dataset.train, [3])
     device = torch.device(config.device)
-    devices.reset_peak_memory(device)
-    before = devices.peak_memory_mib(device)
+    reset_peak_memory(device)
+    before = peak_memory_mib(device)
     if way == "here":
         ours(method, [*flags, "--overwrite"], dataset, forget, 1)
     else:
         theirs(method, original, dataset, forget, 1, config)
-    return devices.peak_memory_mib(device) - before
+    return peak_memory_mib(device) - before
 
 
 def compare(name, config, folder):
@@ -130,9 +127,9 @@ def compare(name, config, folder):
     for seed in range(config.rounds):
         flags = flags_of(config, name, seed, folder)
         settings, original = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
-        dataset = cli.load_data(settings)
+        dataset = load_data(settings)
         forget, _ = data.forget_indices(dataset.train, [3])
-        frozen.clear()
+        feature_cache.clear()
         for method in config.methods:
             mine = ours(method, flags, dataset, forget, config.epochs)
             other = theirs(method, original, dataset, forget, config.epochs, mine[-1])
@@ -153,7 +150,7 @@ def compare(name, config, folder):
             sum(turns[seed][1][0] for turns in found.values()) / sum(turns[seed][0][0] for turns in found.values())
             for seed in range(config.rounds)
         ]
-        rows.append(rows[0] | {"method": TOGETHER, "metrics": {"ratio": evaluate.over_seeds(ratios)}})
+        rows.append(rows[0] | {"method": TOGETHER, "metrics": {"ratio": statistics.over_seeds(ratios)}})
     return rows
 
 
@@ -182,8 +179,8 @@ def row(name, method, dataset, config, values, how=""):
         "epochs": config.epochs,
         "n": len(next(iter(values.values()))),
         "command": config.command,
-        "device": cli.device_name(config.device) + how,
-        "metrics": {key: evaluate.over_seeds(series) for key, series in values.items()},
+        "device": device_name(config.device) + how,
+        "metrics": {key: statistics.over_seeds(series) for key, series in values.items()},
     }
 
 
@@ -200,17 +197,17 @@ def main():
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "speed", help="STEM of the files to write")
     config = parser.parse_args()
-    config.device = devices.resolve_device(config.device)
-    config.command = " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]])
+    config.device = resolve_device(config.device)
+    config.command = " ".join(["python", "-m", "benchmarks.compare", *sys.argv[1:]])
     folder = Path(tempfile.mkdtemp())
     try:
         rows = compare(config.model, config, folder)
     finally:
         shutil.rmtree(folder)
-    result = {"table": "speed", **cli.provenance(config.command, cli.device_name(config.device)), "rows": rows}
-    result = report.joined(result, f"{config.output}.json")
-    report.write_all(result, config.output)
-    print(report.terminal(result))
+    result = {"table": "speed", **provenance(config.command, device_name(config.device)), "rows": rows}
+    result = results.joined(result, f"{config.output}.json")
+    tables.write_all(result, config.output)
+    print(tables.terminal(result))
 
 
 if __name__ == "__main__":

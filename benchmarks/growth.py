@@ -4,30 +4,60 @@ One thing is varied at a time, doubling, the others stay. Fine-tuning trains eve
 the tail above kept outputs; scoring is a pass over all images. A straight line through the logarithms gives the exponent: 1
 is linear.
 
-    python benchmarks/growth.py
+    python -m benchmarks.growth
 """
 
 import argparse
 import multiprocessing
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import pyplot
+
+import data
+import models
+from unlearning.core.device import peak_memory_mib, reset_peak_memory
+from unlearning.core.files import write_text
+from unlearning.core.provenance import device_name, provenance
+from unlearning.reports import results
+from unlearning.reports.style import LOOK, MARKERS
+from unlearning.vision import adapters
+from unlearning.vision.predict import predict
+from unlearning.vision.train import fit
+
+
+def draw_growth(rows, file):
+    """Seconds, and MiB, over each quantity that benchmarks/growth.py varies, exponents in the legends; into `file`."""
+    pyplot.rcParams.update(LOOK)
+    quantities = list(dict.fromkeys(row["varied"] for row in rows))
+    labels = list(dict.fromkeys(row["what"] for row in rows))
+    figure, axes = pyplot.subplots(
+        2, len(quantities), figsize=(2.4 * len(quantities), 5.6), sharex="col", sharey="row", layout="constrained"
+    )
+    for axis_of, key, unit in zip(axes, ("seconds", "mib"), ("seconds", "MiB"), strict=True):
+        for axis, name in zip(axis_of, quantities, strict=True):
+            for row in (row for row in rows if row["varied"] == name):
+                place = labels.index(row["what"])
+                style = ("-", "--", ":")[place % 3] + MARKERS[place]
+                label = f"{row['what']}: {row[f'exponent_{key}']:.2f}"
+                axis.plot(
+                    row["values"], row[key], style, color="black" if place % 2 == 0 else "0.5", markersize=4, label=label
+                )
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_xticks(row["values"], map(str, row["values"]))
+            axis.minorticks_off()
+            axis.legend(fontsize=5.5, ncol=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=0.8)
+            if key == "mib":
+                axis.set_xlabel(name)
+        axis_of[0].set_ylabel(unit)
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
+
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import adapters  # noqa: E402
-import cli  # noqa: E402
-import data  # noqa: E402
-import devices  # noqa: E402
-import models  # noqa: E402
-import pictures  # noqa: E402
-import report  # noqa: E402
-import training  # noqa: E402
-
 BASE = {"images": 2000, "epochs": 2, "seeds": 1, "width": 64}
 VARIED = {"images": (1000, 2000, 4000, 8000), "epochs": (1, 2, 4, 8), "seeds": (1, 2, 4), "width": (32, 64, 128, 256)}
 
@@ -46,8 +76,8 @@ def cost(what, sizes):
     """(seconds, MiB above those of Python and its libraries) of one of WHAT at the given sizes."""
     kind, work = what
     cpu = torch.device("cpu")
-    devices.reset_peak_memory(cpu)
-    before = devices.peak_memory_mib(cpu)
+    reset_peak_memory(cpu)
+    before = peak_memory_mib(cpu)
     dataset = data.load("fashion-mnist", ROOT / "data", subset=sizes["images"])
     split = dataset.train
     config = argparse.Namespace(
@@ -58,12 +88,12 @@ def cost(what, sizes):
     for config.seed in range(sizes["seeds"]):
         model = network(kind, sizes["width"], dataset)
         if work == "scoring":
-            training.predict(model, split, config)
+            predict(model, split, config)
             continue
         if work == "LoRA":
             model = adapters.attach(model, adapters.last_and_head(model), 16, 32)
-        training.fit(model, split, torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3), config)
-    return time.perf_counter() - started, devices.peak_memory_mib(cpu) - before
+        fit(model, split, torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3), config)
+    return time.perf_counter() - started, peak_memory_mib(cpu) - before
 
 
 WHAT = {
@@ -106,10 +136,10 @@ def main():
                 }
             )
             print(f"{label:22} {name:7} seconds ~ {name}^{exponents[0]:.2f}, memory ~ {name}^{exponents[1]:.2f}", flush=True)
-    result = {"table": "growth", **cli.provenance("python benchmarks/growth.py", cli.device_name("cpu"))}
+    result = {"table": "growth", **provenance("python -m benchmarks.growth", device_name("cpu"))}
     result |= {"base": BASE, "rows": rows}
-    report.write(f"{config.output}.json", report.dump(result))
-    pictures.growth(rows, f"{config.output}.png")
+    write_text(f"{config.output}.json", results.dump(result))
+    draw_growth(rows, f"{config.output}.png")
 
 
 if __name__ == "__main__":

@@ -4,33 +4,32 @@ Takes an adapter of llmeraser.py finetune, leaves out groups of its rows, one af
 test loss after the one-step removal against the change after training further without the group, until it is at rest. Writes
 results/influence_groups.json with both changes, their Pearson and Spearman correlation and the slope.
 
-    python benchmarks/influence_groups.py model_weights/genre_finetune_s0
+    python -m benchmarks.influence_groups model_weights/genre_finetune_s0
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from scipy import stats
 
-import cli
-import influence
-import instructions
 import llmeraser
-import report
-import tuning
+from unlearning.core.files import write_text
+from unlearning.core.flags import main, positive_int
+from unlearning.core.provenance import device_name, provenance
+from unlearning.language import influence
+from unlearning.language.rows import read_record
+from unlearning.language.session import session_of, train_adapter
+from unlearning.reports import results
 
 
 def measure(config):
     """Predicted and actual changes of the mean test loss, a pair for each group."""
-    record = instructions.read_record(config.adapter)
+    record = read_record(config.adapter)
     pairs = []
-    with tuning.session_of(record, config, config.adapter) as session:
+    with session_of(record, config, config.adapter) as session:
         # At rest first: the training that comes after a removal would otherwise do what was left undone before it.
-        tuning.train(session, record["evaluations"])
+        train_adapter(session, record["evaluations"])
         trained = influence.flat(session.parameters).detach().clone()
         test = session.task.encode(session.data.test)
 
@@ -45,32 +44,32 @@ def measure(config):
             predicted = test_loss() - start
             influence.assign(session.parameters, trained)
             without = [None if i in group else row for i, row in enumerate(session.rows)]
-            tuning.train(session._replace(rows=without), record["evaluations"])
+            train_adapter(session._replace(rows=without), record["evaluations"])
             pairs.append({"predicted": predicted, "actual": test_loss() - start, "residual": found["residual"]})
             influence.assign(session.parameters, trained)
             print(pairs[-1], flush=True)
     return pairs
 
 
-def main(config):
+def measure_all(config):
     pairs = measure(config)
     predicted, actual = ([pair[key] for pair in pairs] for key in ("predicted", "actual"))
     result = {
-        **cli.provenance(config.command, cli.device_name("cpu")),
+        **provenance(config.command, device_name("cpu")),
         "pearson": stats.pearsonr(predicted, actual).statistic,
         "spearman": stats.spearmanr(predicted, actual).statistic,
         "slope": stats.linregress(predicted, actual).slope,
         "rows": pairs,
     }
     print({key: result[key] for key in ("pearson", "spearman", "slope")})
-    report.write("results/influence_groups.json", report.dump(result))
+    write_text("results/influence_groups.json", results.dump(result))
 
 
 def parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", type=Path, help="folder of an adapter")
-    parser.add_argument("--groups", type=cli.positive_int, default=16, help="groups (default: 16)")
-    parser.add_argument("--rows", type=cli.positive_int, default=8, help="rows of a group (default: 8)")
+    parser.add_argument("--groups", type=positive_int, default=16, help="groups (default: 16)")
+    parser.add_argument("--rows", type=positive_int, default=8, help="rows of a group (default: 8)")
     parser.add_argument("--damping", type=float, default=0.001, help="added to H's diagonal (default: 0.001)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
@@ -79,4 +78,4 @@ def parser():
 
 
 if __name__ == "__main__":
-    cli.main(main, parser())
+    main(measure_all, parser())

@@ -4,26 +4,24 @@ The audit needs hundreds of resnet8. All three ways train the same 16 networks f
 real images, plain SGD, fp32; what vmap and one-after-another end with is compared, so that the race is a fair one. Writes
 results/many_models.json: images x networks a second of each way, over --rounds rounds in turn, and the ratios.
 
-    python benchmarks/many_models.py
+    python -m benchmarks.many_models
 """
 
 import argparse
 import concurrent.futures
 import multiprocessing
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import cli
 import data
-import devices
 import models
-import report
+from unlearning.core.device import to_float
+from unlearning.core.files import write_text
+from unlearning.core.flags import main, positive_int
+from unlearning.core.provenance import device_name, provenance
+from unlearning.reports import results
 
 COUNT, STEPS, BATCH, LR = 16, 2, 128, 0.05
 
@@ -32,7 +30,7 @@ def batches():
     """The same STEPS batches for every network."""
     train = data.load("fashion-mnist", subset=1000).train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: STEPS * BATCH].split(BATCH)
-    return [(devices.to_float(train.images[index]), train.labels[index]) for index in order[:STEPS]]
+    return [(to_float(train.images[index]), train.labels[index]) for index in order[:STEPS]]
 
 
 def fresh(seed):
@@ -79,7 +77,7 @@ def together(seeds):
     return spent, [{name: value[i] for name, value in parameters.items()} for i in range(len(seeds))]
 
 
-def main(config):
+def measure_all(config):
     seeds, images = range(COUNT), COUNT * STEPS * BATCH
     found = {"one by one, 2 threads": [], "two processes, 1 thread each": [], "vmap": []}
     torch.set_num_threads(2)
@@ -98,21 +96,21 @@ def main(config):
     apart = max((a[name] - b[name]).abs().max().item() for a, b in zip(alone, stacked, strict=True) for name in b)
     base = found["one by one, 2 threads"]
     result = {
-        **cli.provenance(config.command, cli.device_name("cpu")),
+        **provenance(config.command, device_name("cpu")),
         "what": f"{COUNT} resnet8, {STEPS} steps of {BATCH} images of Fashion-MNIST, fp32",
         "images_per_second": found,
         "ratio": {way: [a / b for a, b in zip(rates, base, strict=True)] for way, rates in found.items()},
         "largest_difference_of_weights": apart,
     }
-    report.write("results/many_models.json", report.dump(result))
-    print(report.dump(result))
+    write_text("results/many_models.json", results.dump(result))
+    print(results.dump(result))
 
 
 def parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="rounds, the ways in turn (default: 3)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, the ways in turn (default: 3)")
     return parser
 
 
 if __name__ == "__main__":
-    cli.main(main, parser())
+    main(measure_all, parser())

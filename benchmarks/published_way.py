@@ -7,19 +7,13 @@ those scripts, without their mistakes: a ViT's attention projection gets its gra
 normalisation is a layer of the network, and the workers only make tensors.
 """
 
-import sys
-from pathlib import Path
-
 import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import adapters
-import pruning
+from unlearning.vision import adapters, pruning
 
 BATCH = 128
 WORKERS = 2

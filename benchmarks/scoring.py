@@ -4,51 +4,50 @@ Times one forward pass over training and test images and, apart, each thing that
 scores of its answers (attacks included), the distances from Retrain, probe and features, the relearning curve. The goal:
 all but the probe within 1.3 times the forward pass. Writes results/scoring.json.
 
-    python benchmarks/scoring.py model_weights/prunelora-quick/*_class3_finetune5_s0.pth
+    python -m benchmarks.scoring model_weights/prunelora-quick/*_class3_finetune5_s0.pth
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import cli
 import data
-import devices
-import metrics
 import models
-import report
-import scoring
-import training
+from unlearning.core.device import best_precision
+from unlearning.core.files import write_text
+from unlearning.core.flags import main, positive_int
+from unlearning.core.provenance import device_name, provenance
+from unlearning.evaluation import network
+from unlearning.metrics import predictions
+from unlearning.reports import results
+from unlearning.vision.predict import penultimate, predict, relearn
 
 
 def measure(path, subset, rounds):
     """Median seconds of each part, over the rounds, for the network in `path` on `subset` images (None: all)."""
     checkpoint = models.load_checkpoint(path)
     model = models.build(checkpoint, path)
-    config = argparse.Namespace(device="cpu", precision=devices.best_precision(model, "cpu"))
+    config = argparse.Namespace(device="cpu", precision=best_precision(model, "cpu"))
     dataset = data.load(checkpoint["data"]["dataset"], subset=subset)
     forget, _ = data.forget_indices(dataset.train, classes=[3])
-    sets, train = scoring.four_sets(dataset, forget), dataset.train
-    sample = data.stratified(train.labels, min(scoring.PROBE_LIMIT, len(train)))
+    sets, train = network.four_sets(dataset, forget), dataset.train
+    sample = data.stratified(train.labels, min(network.PROBE_LIMIT, len(train)))
     gone = dataset.test.take(sets.forget_test)
-    training.predict(model, train.take(slice(2000)), config)  # warm-up
+    predict(model, train.take(slice(2000)), config)  # warm-up
     parts = {name: [] for name in ("forward", "scores", "distances", "probe", "relearning")}
     for _ in range(rounds):
         clock = [time.perf_counter()]
-        logits = [training.predict(model, split, config) for split in (train, dataset.test)]
+        logits = [predict(model, split, config) for split in (train, dataset.test)]
         clock.append(time.perf_counter())
-        scoring.score(logits, dataset, forget, "svc")
+        network.score(logits, dataset, forget, "svc")
         clock.append(time.perf_counter())
-        scoring.distances(logits[0], logits[0].flip(1), forget)
+        network.distances(logits[0], logits[0].flip(1), forget)
         clock.append(time.perf_counter())
-        features = training.penultimate(model, train.take(sample), config)
-        metrics.linear_probe(features, train.labels[sample], training.penultimate(model, gone, config), gone.labels)
+        features = penultimate(model, train.take(sample), config)
+        predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, config), gone.labels)
         clock.append(time.perf_counter())
-        some = gone.take(slice(scoring.RELEARN_LIMIT))
-        training.relearn(model, train.take(forget), some, config, scoring.RELEARN_STEPS)
+        some = gone.take(slice(network.RELEARN_LIMIT))
+        relearn(model, train.take(forget), some, config, network.RELEARN_STEPS)
         clock.append(time.perf_counter())
         for name, start, end in zip(parts, clock, clock[1:], strict=False):
             parts[name].append(end - start)
@@ -63,23 +62,23 @@ def measure(path, subset, rounds):
     }
 
 
-def main(config):
+def measure_all(config):
     rows = [measure(path, subset, config.rounds) for path in config.checkpoints for subset in (10_000, None)]
     for row in rows:
         print(row, flush=True)
     result = {
-        **cli.provenance(config.command, cli.device_name("cpu")),
+        **provenance(config.command, device_name("cpu")),
         "rows": rows,
     }
-    report.write("results/scoring.json", report.dump(result))
+    write_text("results/scoring.json", results.dump(result))
 
 
 def parser():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project")
-    parser.add_argument("--rounds", type=cli.positive_int, default=3, help="rounds; the median counts (default: 3)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds; the median counts (default: 3)")
     return parser
 
 
 if __name__ == "__main__":
-    cli.main(main, parser())
+    main(measure_all, parser())

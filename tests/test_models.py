@@ -11,7 +11,9 @@ from torch import nn
 from torchvision.models.vision_transformer import EncoderBlock
 
 import models
-from errors import RunFailed, UserError
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import read_torch, write_torch
+from unlearning.vision.published import CIFAR10_MEAN, from_published
 
 SHAPE = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
 
@@ -56,15 +58,15 @@ def test_any_timm_name_and_no_other():
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "x.pth"
-    models.write_atomically(path, {"a": torch.ones(3)})
+    write_torch(path, {"a": torch.ones(3)})
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(models.os, "fsync", full)
     with pytest.raises(RunFailed, match="No space left"):
-        models.write_atomically(path, {"a": torch.zeros(3)})
-    assert torch.equal(models.read(path)["a"], torch.ones(3))
+        write_torch(path, {"a": torch.zeros(3)})
+    assert torch.equal(read_torch(path)["a"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
 
 
@@ -81,24 +83,21 @@ def test_no_stranger_runs_code(tmp_path):
         models.load_checkpoint(path)
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        models.read(path)
+        read_torch(path)
     assert not witness.exists()
 
 
 def test_unreadable_and_foreign_files(tmp_path):
     path = tmp_path / "x.pth"
     with pytest.raises(UserError, match="no file"):
-        models.read(path)
-    models.write_atomically(path, {"weights": torch.ones(1000)})
-    for load in (models.checked, models.from_published):
+        read_torch(path)
+    write_torch(path, {"weights": torch.ones(1000)})
+    for load in (models.checked, from_published):
         with pytest.raises(UserError, match=r"x\.pth"):
-            load(models.read(path), path)
+            load(read_torch(path), path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        models.read(path)
-
-
-# --- the published files: the same arithmetic from torchvision's parts, under the published key names -----------------
+        read_torch(path)
 
 
 def their_resnet():
@@ -155,9 +154,9 @@ def with_lora(net, targets, rank, alpha, saved):
 def check(tmp_path, net, state, std, wrap=lambda state: state):
     path = tmp_path / "published.pth"
     torch.save(wrap(state), path)
-    loaded, name = models.from_published(models.read(path), path)
+    loaded, name = from_published(read_torch(path), path)
     x = torch.rand(4, 3, 32, 32)
-    normalised = torchvision.transforms.functional.normalize(x, models.CIFAR10_MEAN, std)
+    normalised = torchvision.transforms.functional.normalize(x, CIFAR10_MEAN, std)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), net.eval()(normalised), atol=1e-4, rtol=1e-4)
     return name

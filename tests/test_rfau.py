@@ -5,19 +5,19 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import call, one_line
 from peft import PeftModel
 from torch import nn
 
-import badteacher
 import data
-import gradascent
-import metrics
 import models
-import randomlabel
 import rfau
-import training
-from errors import UserError
+from baselines import badteacher, gradascent, randomlabel
+from tests.helpers import call, one_line
+from unlearning.core.errors import UserError
+from unlearning.metrics import predictions
+from unlearning.vision import train
+from unlearning.vision.predict import predict
+from unlearning.vision.train import fit
 
 CONFIG = Namespace(device="cpu", precision="fp32")
 
@@ -36,8 +36,8 @@ def original(weights, model):
 def accuracies(checkpoint):
     """Accuracy in percent on class 3 of the training images and on the others."""
     train = data.load("digits").train
-    logits, three = training.predict(models.build(checkpoint), train, CONFIG), train.labels == 3
-    return [metrics.accuracy(logits[rows], train.labels[rows]) for rows in (three, ~three)]
+    logits, three = predict(models.build(checkpoint), train, CONFIG), train.labels == 3
+    return [predictions.accuracy(logits[rows], train.labels[rows]) for rows in (three, ~three)]
 
 
 @pytest.mark.parametrize("model", ["resnet8", "vit_micro"])
@@ -118,7 +118,7 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
         learned = {key: p.grad for key, p in adapted.named_parameters() if p.requires_grad}
         assert all(grad.isfinite().all() for grad in learned.values()) and len(learned) == 2
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(train, "fit", fit)
     monkeypatch.setattr(models, "is_vit", lambda _: False)
     config = Namespace(shift=shift, rank=1, alpha=1.0, forget_weight=2.0, epochs=1, plot=None, lr=0.1)
     config.device, config.precision, config.output = "cpu", "fp32", tmp_path / "x.pth"
@@ -170,8 +170,8 @@ def test_gradient_ascent_forgets_and_the_retain_weight_keeps(weights, tmp_path):
 
 
 def test_random_labels_are_wrong_ones_and_salun_moves_the_share_it_says(weights, tmp_path, monkeypatch):
-    seen, fit = [], training.fit
-    monkeypatch.setattr(training, "fit", lambda model, split, *a, **k: seen.append(split) or fit(model, split, *a, **k))
+    seen, fit = [], fit
+    monkeypatch.setattr(train, "fit", lambda model, split, *a, **k: seen.append(split) or fit(model, split, *a, **k))
     plain = unlearned(randomlabel, weights, tmp_path / "a", "vit_micro", "--epochs", 3)
     train = data.load("digits").train
     wrong = seen[0].labels[-int((train.labels == 3).sum()) :]

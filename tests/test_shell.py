@@ -4,26 +4,24 @@ import shutil
 
 import pytest
 import torch
-from conftest import call, one_line, shell
 
-import badteacher
-import cli
-import control
 import evaluate
 import finetune
-import gradascent
 import lmeraser
 import lora
 import loraprune
 import models
 import pretrain
 import pruneft
-import randomlabel
 import reproduce
 import retrain
 import rfau
-import sisa
-import training
+from baselines import badteacher, control, gradascent, randomlabel, sisa
+from tests.helpers import call, one_line, shell
+from unlearning.core.files import read_torch, write_torch
+from unlearning.core.flags import main
+from unlearning.vision import train
+from unlearning.vision.train import _snapshot
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
 SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
@@ -99,7 +97,7 @@ def continued(script, arguments, output, expected, capsys):
 @pytest.mark.parametrize(("script", "extra"), STOPPED, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_stopped_run_continues_and_ends_with_the_same_bits(weights, tmp_path, capsys, monkeypatch, script, extra):
     arguments, expected = prepared(weights, tmp_path, script, extra, 4)
-    snapshot, calls = training._snapshot, []
+    snapshot, calls = _snapshot, []
 
     def stop_after_two(*arguments):
         snapshot(*arguments)
@@ -107,7 +105,7 @@ def test_a_stopped_run_continues_and_ends_with_the_same_bits(weights, tmp_path, 
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_snapshot", stop_after_two)
+    monkeypatch.setattr(train, "_snapshot", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         call(script, *arguments, "--output", tmp_path / "out.pth", "--quiet")
     continued(script, arguments, tmp_path / "out.pth", expected, capsys)
@@ -119,7 +117,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, c
     output, partial = tmp_path / "out.pth", tmp_path / "out.pth.partial"
 
     def two_epochs_done():
-        return output.exists() or (partial.exists() and models.read(partial)["epoch"] >= 2)
+        return output.exists() or (partial.exists() and read_torch(partial)["epoch"] >= 2)
 
     killed = shell(f"{script.__name__}.py", *arguments, "--output", output, kill_when=two_epochs_done)
     assert killed.returncode == -9
@@ -129,7 +127,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, c
 
 def test_an_unfinished_run_with_other_settings_is_not_continued(weights, tmp_path, capsys):
     partial = tmp_path / "x.pth.partial"
-    models.write_atomically(partial, {"key": "another", "epoch": 1})
+    write_torch(partial, {"key": "another", "epoch": 1})
     arguments = ("--dataset", "digits", "--weights", weights, "--model", "resnet8", "--forget-class", 3, "--quiet")
     code, line = one_line(finetune, capsys, *arguments, "--output", tmp_path / "x.pth")
     assert code == 2 and "other settings" in line and partial.exists()
@@ -153,7 +151,7 @@ def test_an_interrupt_says_how_to_continue(monkeypatch, capsys):
             raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
-        cli.main(None, Parser())
+        main(None, Parser())
     assert stop.value.code == 130
     assert capsys.readouterr().err == "x.py: stopped; the same command continues\n"
 

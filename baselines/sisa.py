@@ -1,0 +1,32 @@
+"""SISA: split private images into random shards, train a learner on each, and let them vote.
+
+Bourtoule et al. 2021 ("Machine Unlearning", sharded and isolated, without slices). The baseline of LMEraser: the same frozen
+backbone, and for each shard the same kind of learner, a frame of pixels and a head, so that the two differ in how images
+are split and in who answers. To delete an image its shard starts again without it.
+
+    python -m baselines.sisa train --dataset fashion-mnist --parts 20
+    python -m baselines.sisa delete model_weights/fashion-mnist_tf_efficientnet_lite0_sisa20_s0 --ids 17 4032
+"""
+
+import torch
+
+from unlearning.core.flags import main
+from unlearning.exact.command import run_system, system_parser
+
+
+def split(features, private, anchors, config):
+    """The shard of each image, int64 (N,), by a draw that no deletion changes; no centres, since all shards vote."""
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(config.seed))
+    return order % config.parts, None
+
+
+def parser():
+    return system_parser(__doc__, parts=20, split_help="shards, each with a learner")[0]
+
+
+def run(config):
+    return run_system("sisa", split, config)
+
+
+if __name__ == "__main__":
+    main(run, parser())

@@ -1,0 +1,158 @@
+"""The yardstick does what it says, and the comparison measures both ways on the same thing."""
+
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import ToTensor
+
+import data
+import models
+from benchmarks import compact, compare, growth, published_way
+from tests.helpers import ROOT
+from unlearning.core import device
+from unlearning.core.device import best_precision
+from unlearning.exact import learners
+from unlearning.reports import figures, tables
+from unlearning.vision import pruning
+
+COMMAND = "python benchmarks/compare.py"
+
+
+def test_bf16_is_the_default_where_it_measures_faster(monkeypatch):
+    dataset = data.load("digits", subset=20)
+    networks = [models.create_for(n, dataset)[0] for n in ("resnet8", "vit_small", "vit_micro", "tf_efficientnet_lite0")]
+    networks += [
+        learners.Prompted(learners.Backbone(models.create_for(name, dataset)[0]), (1, 8, 8), 10, learners=2, routed=True)
+        for name in ("vit_small", "vit_micro")
+    ]
+
+    def defaults():
+        return [best_precision(network, "cpu") for network in networks]
+
+    monkeypatch.setattr(device, "_cpu_flags", lambda: {"avx2", "avx512f"})
+    assert defaults() == ["fp32"] * 6
+    for unit in ("amx_bf16", "avx512_bf16"):
+        monkeypatch.setattr(device, "_cpu_flags", lambda unit=unit: {"avx512f", unit})
+        # Neither narrow transformers nor depthwise convolutions.
+        assert defaults() == ["bf16", "bf16", "fp32", "fp32", "bf16", "fp32"]
+
+
+def test_the_yardsticks_pictures_are_the_images():
+    split = data.load("digits", subset=40).train
+    x, y = published_way.Pictures(split)[7]
+    assert y == split.labels[7]
+    torch.testing.assert_close(x, split.images[7].float() / 255)
+    colours = data.Split(torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8), torch.tensor([0, 1]))
+    picture = Image.fromarray(np.asarray(colours.images[1].permute(1, 2, 0)))
+    torch.testing.assert_close(published_way.Pictures(colours)[1][0], ToTensor()(picture))
+
+
+@pytest.mark.parametrize(("method", "model"), [("lora", "vit_micro"), ("loraprune", "resnet8"), ("finetune", "resnet8")])
+def test_the_yardstick_trains_what_the_method_trains(method, model):
+    dataset = data.load("digits", subset=60)
+    torch.manual_seed(0)
+    network, _ = models.create_for(model, dataset)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # fresh ones close each block's branch: nothing within it would learn
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    before = models.state(network)
+    trained = published_way.unlearn(network, method, dataset.train, 3, 1e-2, 4, 8)
+    moved = [
+        name for name, p in trained.named_parameters() if p.requires_grad and p.grad is not None and p.grad.abs().max() > 0
+    ]
+    if method == "lora":
+        assert any("attn.proj.lora_B" in name for name in moved) and any("head.lora_B" in name for name in moved)
+    elif method == "loraprune":
+        assert sum("lora_B" in name for name in moved) == 6
+        assert pruning.zeros(network) > 30  # under the adapters the pruned weights are zero, as published
+    else:
+        assert len(moved) == len(list(network.parameters()))
+        assert models.moved(before, models.state(trained)) > 0
+
+
+def test_the_yardsticks_accuracies():
+    dataset = data.load("digits", subset=100)
+    network, _ = models.create_for("resnet8", dataset)
+    three = dataset.train.labels == 3
+    found = published_way.evaluate(network, dataset.train.take(three), dataset.train.take(~three), dataset.test)
+    with torch.no_grad():
+        right = network(dataset.test.images.float() / 255).argmax(1) == dataset.test.labels
+    assert found[2] == pytest.approx(100 * right.double().mean().item())
+
+
+def test_both_ways_are_measured_on_the_same(tmp_path):
+    config = Namespace(
+        dataset="digits",
+        images=300,
+        test_images=100,
+        rounds=1,
+        pretrain=4,
+        epochs=2,
+        methods=["lora", "loraprune"],
+        device="cpu",
+        command=COMMAND,
+    )
+    rows = compare.compare("vit_micro", config, tmp_path)
+    assert [row["method"] for row in rows] == ["lora", "loraprune", compare.TOGETHER]
+    for row in rows[:-1]:
+        found = {key: metric["mean"] for key, metric in row["metrics"].items()}
+        assert found["ratio"] == pytest.approx(found["published_seconds"] / found["here_seconds"])
+        assert found["of_bare_loop"] > 0
+        assert 0 < found["here_mib"] < 2000 and 0 < found["published_mib"] < 2000
+        for key in ("UA", "RA", "TA"):
+            assert abs(found[f"published_{key}"] - found[f"here_{key}"]) < 25, key
+    figures.draw(rows, tmp_path / "speed")
+    assert (tmp_path / "speed-speed.png").exists()
+
+
+def test_compact_rows_say_what_was_saved(tmp_path):
+    sizes = {"images": 200, "test_images": 100, "pretrain": 1, "epochs": 1, "rounds": 1}
+    config = Namespace(dataset="digits", device="cpu", command=COMMAND, **sizes)
+    masked, small = (row["metrics"] for row in compact.rows_of("resnet8", config, tmp_path))
+    assert small["TA"]["mean"] == masked["TA"]["mean"]
+    for key in ("parameters", "macs", "bytes"):
+        assert small[key]["mean"] < 0.8 * masked[key]["mean"], key
+    assert small["latency_ms"]["mean"] > 0 and small["onnx_ms"]["mean"] > 0
+
+
+@pytest.mark.parametrize("name", ["speed", "compact"])
+def test_the_readmes_speeds_are_the_committed_ones(name):
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]
+    keys = {
+        "speed": (
+            *("ratio", "published_seconds", "here_seconds", "of_bare_loop"),
+            *("published_mib", "here_mib", "published_TA", "here_TA"),
+        ),
+        "compact": ("bytes", "parameters", "macs", "latency_ms", "onnx_ms", "TA"),
+    }[name]
+    for row in rows:
+        cells = [row["model"], row["method"], *(tables.cell(row, key) for key in keys)]
+        assert f"| {' | '.join(cells)} |\n" in readme, cells
+
+
+def test_the_readmes_throughputs_are_the_committed_ones():
+    readme = (ROOT / "README.md").read_text()
+    for row in json.loads((ROOT / "results" / "throughput.json").read_text())["rows"]:
+        loop, precision = row["of_bare_loop"], row["precision"] + " (default)" * row["default"]
+        cells = [row["model"], precision, f"{row['images_per_s']:,.0f}"]
+        cells += [f"{loop['median']:.1f} % ({loop['min']:.1f} to {loop['max']:.1f})"]
+        assert f"| {' | '.join(cells)} |\n" in readme, cells
+
+
+def test_the_readmes_exponents_are_the_committed_ones():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "growth.json").read_text())["rows"]
+    for what in {row["what"] for row in rows}:
+        found = {
+            row["varied"]: f"{row['exponent_seconds']:.2f} ({row['exponent_mib']:.2f})"
+            for row in rows
+            if row["what"] == what
+        }
+        assert f"| {what} | {' | '.join(found.get(name, '') for name in growth.VARIED)} |\n" in readme
+    assert all(row["exponent_seconds"] < 1.1 for row in rows if row["varied"] == "images")

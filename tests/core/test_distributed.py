@@ -1,0 +1,94 @@
+"""Several processes give the weights of one."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+import data
+import finetune
+import lora
+import loraprune
+import models
+import pretrain
+from tests.helpers import ROOT, call, shell
+from unlearning.core import distributed
+from unlearning.core.errors import UserError
+from unlearning.vision.train import fit
+
+RUNS = {  # name: script, network, flags
+    "original-cnn": (pretrain, "resnet8", ()),  # crops and batch statistics
+    "original-vit": (pretrain, "vit_micro", ()),  # mixup and a clipped gradient
+    "finetune-cnn": (finetune, "resnet8", ()),
+    "lora-cnn": (lora, "resnet8", ("--dropout", "0")),  # dropout draws for the images that a process has
+    "lora-vit": (lora, "vit_micro", ("--dropout", "0")),  # on kept outputs of the frozen part
+    "loraprune-vit": (loraprune, "vit_micro", ("--dropout", "0")),
+}
+DRIVER = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import test_parallel
+test_parallel.run_all({folder!r})
+"""
+
+
+def run_all(folder):
+    """Each of RUNS, its checkpoint named after it; the batches of 45 leave a last one of an odd size."""
+    for name, (script, model, flags) in RUNS.items():
+        kind = "cnn" if model == "resnet8" else "vit"
+        common = ("--dataset", "digits", "--subset", 331, "--model", model, "--batch-size", 45, "--epochs", 2, "--quiet")
+        common += ("--precision", "fp32")  # bf16, the default where it is fast, rounds a hundred times more coarsely
+        where = ("--output", f"{folder}/{name}.pth", "--weights", folder)
+        if script is not pretrain:
+            where += ("--original", f"{folder}/original-{kind}.pth", "--forget-class", 3)
+        call(script, *common, *flags, *where)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    driver = two / "driver.py"
+    driver.write_text(DRIVER.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(two)))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)]
+    result = shell(*torchrun)
+    assert result.returncode == 0, result.stderr
+    run_all(str(one))
+    return one, two
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_give_the_weights_of_one(name, both):
+    whole, shared = (models.load_checkpoint(folder / f"{name}.pth") for folder in both)
+    for key, value in whole["state_dict"].items():
+        torch.testing.assert_close(shared["state_dict"][key], value, atol=2e-4, rtol=2e-3, msg=key)
+    assert whole["key"] != "" and "x 2" in shared["device"] and "x 2" not in whole["device"]
+
+
+def test_one_process_writes(both):
+    assert not list(both[1].glob(".*"))
+    assert len(list(both[1].glob("*.pth"))) == len(RUNS)
+
+
+def test_shares_make_up_the_batch_and_weights_its_mean(monkeypatch):
+    losses = torch.rand(10)
+    for world in (2, 3, 4):
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        total, seen = 0, []
+        for rank in range(world):
+            monkeypatch.setenv("RANK", str(rank))
+            piece, weight = distributed.shard(10)
+            seen += losses[piece].tolist()
+            total += weight * losses[piece].mean() / world
+        assert seen == losses.tolist()
+        torch.testing.assert_close(total, losses.mean())
+    assert distributed.shard(3) == (slice(3), 1.0)
+
+
+def test_methods_with_an_objective_of_their_own_say_no(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    dataset = data.load("digits", subset=20)
+    model, _ = models.create_for("resnet8", dataset)
+    config = Namespace(epochs=1, device="cpu", snapshot=None, cost={})
+    with pytest.raises(UserError, match="torchrun"):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        fit(model, dataset.train, optimizer, config, objective=lambda *_: None)

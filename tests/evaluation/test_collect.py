@@ -1,0 +1,246 @@
+"""From checkpoints to tables: seeds, companions, forms, and what evaluate.py refuses."""
+
+import csv
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+import evaluate
+import finetune
+import models
+from tests.helpers import ROOT, built_once, call, one_line
+from unlearning.core.files import write_text, write_torch
+from unlearning.evaluation import collect, network
+from unlearning.metrics import membership, predictions
+from unlearning.reports import figures, tables
+
+
+def rows_of(weights, *arguments):
+    config = evaluate.parser().parse_args(
+        [*map(str, arguments), "--weights", str(weights), "--quiet", "--precision", "fp32"]
+    )
+    return collect.score_files(config.checkpoints, config)
+
+
+def by_method(rows):
+    return {row["method"]: {key: m.get("mean") for key, m in row["metrics"].items()} for row in rows}
+
+
+@pytest.fixture(scope="module")
+def rows(weights, tmp_path_factory):
+    def build(folder):
+        (folder / "rows.json").write_text(json.dumps(rows_of(weights, *sorted(weights.glob("*.pth")))))
+
+    return json.loads((built_once(tmp_path_factory, "rows", build) / "rows.json").read_text())
+
+
+def test_every_method_has_a_row_with_all_metrics(rows):
+    scores = by_method(row for row in rows if row["model"] == "resnet8")
+    assert list(scores)[:2] == ["original", "retrain"]
+    assert set(scores) == {
+        *("original", "retrain", "finetune", "pruneft", "lora", "loraprune"),
+        *("mask", "zero-row", "head-only"),
+    }
+    for method, values in scores.items():
+        missing = [key for key, value in values.items() if value is None]
+        assert set(missing) <= {"relearn_steps", "TPR1"}, method  # Retrain may need more steps, digits are few
+    assert scores["retrain"]["gap"] == 0
+    assert scores["retrain"]["UA"] == scores["mask"]["UA"] == scores["mask"]["UA_test"] == 100
+    assert scores["mask"]["moved"] == 1
+    assert scores["zero-row"]["moved"] == 65
+    assert scores["head-only"]["trainable"] == scores["head-only"]["moved"] == 650
+    assert scores["loraprune"]["zeros"] >= 49
+    assert scores["pruneft"]["zeros"] >= 49
+    assert scores["lora"]["zeros"] < 1
+    assert scores["lora"]["trainable"] < scores["finetune"]["trainable"] / 2
+    expected = sum(abs(scores["lora"][k] - scores["retrain"][k]) for k in ("UA", "RA", "TA", "MIA")) / 4
+    assert scores["lora"]["gap"] == pytest.approx(expected)
+    assert scores["lora"]["dTA"] == pytest.approx(scores["lora"]["TA"] - scores["retrain"]["TA"])
+    assert scores["retrain"]["ToW"] == 1
+    for key in ("activation_f", "activation_r", "js_f", "js_r", "dUA", "dRA", "dTA", "dMIA"):
+        assert scores["retrain"][key] == 0, key
+        assert key[0] == "d" or scores["lora"][key] > 0, key
+
+
+def test_what_lies_beneath_the_head_exposes_the_controls(rows):
+    """They tie with Retrain on UA; the probe finds all that the original knew, and relearning a mask takes no step."""
+    scores = by_method(row for row in rows if row["model"] == "resnet8")
+    for control in ("mask", "zero-row", "head-only"):
+        assert scores[control]["UA"] == scores["retrain"]["UA"] == 100
+        assert scores[control]["probe"] == pytest.approx(scores["original"]["probe"], abs=1e-9)
+    assert scores["original"]["relearn_steps"] == scores["mask"]["relearn_steps"] == 0
+    assert scores["finetune"]["relearn_steps"] > 0
+
+
+def test_original_and_retrain_come_along_or_are_missed_with_a_reason(weights, tmp_path):
+    path = weights / "digits_resnet8_class3_lora2_s0.pth"
+    rows = rows_of(weights, path)
+    assert [row["method"] for row in rows] == ["original", "retrain", "lora"]
+    assert rows[2]["metrics"]["gap"]["mean"] > 0
+    (row,) = rows_of(tmp_path, path)
+    for key in ("gap", "ToW", "js_f", "dUA"):
+        assert "no Retrain of seed 0" in row["metrics"][key]["missing"]
+    assert "no Original of seed 0" in row["metrics"]["relearn_steps"]["missing"]
+
+
+def test_seeds_are_put_together(weights, tmp_path):
+    common = ("--dataset", "digits", "--forget-class", 3, "--epochs", 1, "--quiet", "--lr", 1e-3)
+    original = weights / "digits_resnet8_original_s0.pth"
+    paths = [call(finetune, *common, "--original", original, "--weights", tmp_path, "--seed", seed) for seed in (1, 0)]
+    (row,) = rows_of(tmp_path, *paths)
+    assert (row["n"], row["method"]) == (2, "finetune")
+    assert len(row["curves"]["relearn"]) == 2
+    values = row["metrics"]["TA"]["values"]
+    assert row["metrics"]["TA"]["mean"] == pytest.approx(sum(values) / 2)
+    assert row["metrics"]["TA"]["ci95"] == pytest.approx(12.706204736 * abs(values[0] - values[1]) / 2)
+
+
+def test_rates_are_named_where_a_method_comes_with_several(weights, tmp_path):
+    common = ("--dataset", "digits", "--forget-class", 3, "--epochs", 1, "--quiet", "--weights", tmp_path)
+    original = weights / "digits_resnet8_original_s0.pth"
+    paths = [call(finetune, *common, "--original", original, "--lr", rate) for rate in (1e-3, 3e-3)]
+    assert [row["method"] for row in rows_of(tmp_path, *paths)] == ["finetune --lr 0.001", "finetune --lr 0.003"]
+
+
+def test_every_attack_is_a_flag(weights):
+    path = weights / "digits_resnet8_class3_finetune2_s0.pth"
+    row = rows_of(weights, path, "--every-attack")[-1]
+    for attacker in membership.ATTACKERS:
+        for feature in predictions.FEATURES:
+            for figure in ("MIA", "AUC"):
+                assert 0 <= row["metrics"][f"{figure} {attacker} {feature}"]["mean"] <= 100
+            assert "37 images" in row["metrics"][f"TPR1 {attacker} {feature}"]["missing"]  # digits are few
+    # The headline figures are two of them.
+    assert row["metrics"]["MIA"] == row["metrics"]["MIA svc confidence"]
+    assert row["metrics"]["MIA_AUC"] == row["metrics"]["AUC logistic loss"]
+
+
+def test_a_published_file_is_scored_on_the_data_that_the_flags_name(tmp_path, monkeypatch):
+    from tests.test_data import folder_of_images
+    from tests.test_models import resnet_keys, their_resnet
+
+    monkeypatch.setattr(network, "RELEARN_STEPS", (0, 1))  # a ResNet-50 learns slowly here
+    folder_of_images(tmp_path / "images", classes=[f"c{i}" for i in range(10)])
+    path = tmp_path / "resnet10_finetune5.pth"
+    torch.save(resnet_keys(their_resnet().state_dict()), path)
+    (row,) = rows_of(tmp_path, path, "--dataset", f"folder:{tmp_path / 'images'}", "--forget-class", 3)
+    assert row["method"] == "published resnet10_finetune5.pth"
+    assert row["metrics"]["UA"]["mean"] in (0, 25, 50, 75, 100)
+    assert "missing" in row["metrics"]["seconds"]
+
+
+def test_refusals(weights, tmp_path, capsys):
+    unlearned = weights / "digits_resnet8_class3_lora2_s0.pth"
+    original = weights / "digits_resnet8_original_s0.pth"
+    assert one_line(evaluate, capsys, unlearned, "--forget-class", 5) == (
+        2,
+        f"evaluate.py: {unlearned} has forgotten class3, not class5",
+    )
+    code, line = one_line(evaluate, capsys, original)
+    assert code == 2 and "give --forget-class" in line
+    code, line = one_line(evaluate, capsys, tmp_path / "none.pth")
+    assert code == 2 and "no file" in line
+    (tmp_path / "table.md").write_text("mine")
+    code, line = one_line(evaluate, capsys, unlearned, "--markdown", tmp_path / "table.md")
+    assert code == 2 and (tmp_path / "table.md").read_text() == "mine"
+    broken = models.load_checkpoint(unlearned)
+    broken["state_dict"].popitem()
+    write_torch(tmp_path / "broken.pth", broken)
+    code, line = one_line(evaluate, capsys, tmp_path / "broken.pth")
+    assert code == 2 and "don't fit" in line
+
+
+@pytest.fixture(scope="module")
+def table(rows):
+    return collect.result("test", "python evaluate.py 50%_$x", rows, evaluate.parser().parse_args(["x"]))
+
+
+def test_all_forms_show_the_same_rows(table, tmp_path):
+    rows = table["rows"]
+    assert len({row["model"] for row in rows}) == 2
+    text = tables.markdown(table)
+    assert text.count("`python ") == len(rows) + 1
+    pipes = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(pipes) == 4 * (len(rows) + 2 * 2)
+    assert tables.latex(table).count(r" \\") == 4 * (len(rows) + 2)
+    tables.write_all(table, tmp_path / "t")
+    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [line["method"] for line in lines] == [row["method"] for row in rows]
+    assert [float(line["TA"]) for line in lines] == [row["metrics"]["TA"]["mean"] for row in rows]
+    again = json.loads((tmp_path / "t.json").read_text())
+    assert tables.markdown(again) == (tmp_path / "t.md").read_text() == text
+    assert tables.latex(again) == (tmp_path / "t.tex").read_text() == tables.latex(table)
+    others = {"steps", "cost", "shares", "speed"}  # several numbers of epochs, deletions, a language model, seconds
+    for name in set(figures.PICTURES) - others:
+        assert figures.path(tmp_path / "t", name).read_bytes().startswith(b"\x89PNG"), name
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_the_latex_compiles(table, tmp_path):
+    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", r"\input{t}", r"\end{document}"]
+    (tmp_path / "main.tex").write_text("\n".join(lines))
+    write_text(tmp_path / "t.tex", tables.latex(table))
+    done = subprocess.run(["pdflatex", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_latex_is_balanced_and_escaped(table):
+    text = tables.latex(table)
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    assert text.count(r"\begin{") == text.count(r"\end{")
+    assert not [line for line in body for sign in "%#&" if sign in line.replace("\\" + sign, "").replace(" & ", "")]
+    columns = None
+    for line in body:
+        if line.startswith(r"\begin{tabular}"):
+            columns = len(line.removeprefix(r"\begin{tabular}{").removesuffix("}"))
+        elif line.endswith(r"\\"):
+            assert line.count(" & ") == columns - 1
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("prunelora-quick", 3), ("random-quick", 3), ("audit-quick", 16)])
+def test_the_readmes_tables_are_the_committed_results(name, seeds):
+    readme = (ROOT / "README.md").read_text()
+    result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    assert tables.markdown(result) == (ROOT / "results" / f"{name}.md").read_text()
+    assert tables.latex(result) == (ROOT / "results" / f"{name}.tex").read_text()
+    assert tables.markdown(result) in readme
+    assert f"results/{name}.png" in readme
+    assert {row["n"] for row in result["rows"]} == {seeds}
+
+
+def test_the_readmes_table_of_rfau_is_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "rfau-quick.json").read_text())["rows"]
+    shown = 0
+    for row in rows:
+        forget = "class 3" if row["forget"] == "class3" else "a tenth"
+        keys = ("UA", "RA", "TA", "MIA", "gap", "MIA_AUC", "seconds")
+        cells = [forget, row["method"], str(row["epochs"] or "–"), *(tables.cell(row, key) for key in keys)]
+        shown += f"| {' | '.join(cells)} |\n" in readme
+    assert shown == len([row for row in rows if row["method"] not in ("rfau --shift mean", "rfau --shift head")]) == 93
+    assert {row["model"] for row in rows} == {"resnet20", "vit_micro", "tf_efficientnet_lite0"}
+
+
+@pytest.mark.parametrize(("name", "systems"), [("lmeraser-quick", 10), ("lmeraser-small", 5)])
+def test_the_readmes_tables_of_deletions_are_the_committed_results(name, systems):
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]
+    methods = {row["method"]: {r["forget"]: r for r in rows if r["method"] == row["method"]} for row in rows}
+    for method, found in methods.items():
+        requests = [found[f"delete{n}"] for n in (1, 10, 100)] + [found["class3"]]
+        ratios = [tables.cell(row, key) for key in ("sample_epochs_ratio", "seconds_ratio") for row in requests]
+        assert f"| {' | '.join([method, tables.cell(requests[0], 'accuracy'), *ratios])} |\n" in readme
+    assert {row["n"] for row in rows} == {3} and len(methods) == systems
+
+
+def test_the_readmes_tables_of_llmeraser_are_the_committed_result():
+    readme = (ROOT / "README.md").read_text()
+    rows = json.loads((ROOT / "results" / "llmeraser-quick.json").read_text())["rows"]
+    keys = ("accuracy", "auc", "loss", "undone", "forget_loss", "membership", "js", "seconds", "seconds_ratio")
+    shown = [row for row in rows if row["share"] == 20]
+    for row in shown:
+        assert f"| {' | '.join([row['task'], row['method'], *(tables.cell(row, key) for key in keys)])} |\n" in readme
+    assert {row["n"] for row in rows} == {3} and len(shown) == 2 * 3 * 8

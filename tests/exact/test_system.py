@@ -1,0 +1,371 @@
+"""LMEraser and SISA: deletion is exact, atomic, and costs what the ledger says. A tiny random network is the backbone."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from parts import joblib
+
+import data
+import evaluate
+import lmeraser
+import models
+from baselines import sisa
+from tests.helpers import call, one_line, shell
+from unlearning.core.files import read_torch, write_torch
+from unlearning.evaluation import collect
+from unlearning.exact import learners, learning
+from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
+from unlearning.exact.system import SYSTEM, assemble, read_system
+from unlearning.metrics import membership, predictions
+from unlearning.vision import train
+from unlearning.vision.train import fit
+
+DIGITS = ("--dataset", "digits", "--subset", 300)
+SMALL = ("--parts", 6, "--anchors", 60, "--epochs", 3, "--batch-size", 16, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A random resnet8 as the backbone: frozen, public, and quick."""
+    path = tmp_path_factory.mktemp("backbone") / "backbone.pth"
+    torch.manual_seed(0)
+    model, arguments = models.create_for("resnet8", data.load("digits", subset=300))
+    write_backbone(path, model, {"name": "resnet8", "arguments": arguments})
+    return path
+
+
+def train(script, backbone, folder, *flags):
+    call(script, "train", *DIGITS, "--backbone", backbone, *SMALL, *flags, "--output", folder)
+    return folder
+
+
+def delete(script, folder, *flags):
+    call(script, "delete", folder, "--quiet", *flags)
+    return read_system(folder)["ledger"][-1]
+
+
+@pytest.fixture(scope="module")
+def systems(backbone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("systems")
+    return {script: train(script, backbone, folder / script.__name__) for script in (lmeraser, sisa)}
+
+
+@pytest.fixture
+def copy(systems, tmp_path):
+    """A function of a script: a copy of its system to delete from."""
+    return lambda script, name="copy": shutil.copytree(systems[script], tmp_path / f"{script.__name__}-{name}")
+
+
+def learned(folder):
+    """What each part's learner holds: {part: (prompt, weight, bias, members)}."""
+    state = read_system(folder)
+    files = {k: read_torch(folder / name) for k, name in enumerate(state["files"]) if name}
+    return {k: [file[key] for key in ("prompt", "weight", "bias", "members")] for k, file in files.items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(x, y) for k in a for x, y in zip(a[k], b[k], strict=True))
+
+
+def private(folder, count=None):
+    return read_system(folder)["private"][:count].tolist()
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+def test_deleting_equals_never_having_had(backbone, copy, tmp_path, script):
+    """Proofs 1 and 2: bit for bit, in parts that are hit and parts that aren't, in one request or in two of either order."""
+    folder = copy(script)
+    ids = private(folder)[5:200:37]
+    before = learned(folder)
+    entry = delete(script, folder, "--ids", *ids)
+    assert len(entry["parts"]) > 1 and entry["ids"] == ids
+    without = train(script, backbone, tmp_path / "without", "--ids", *ids)
+    assert same(learned(folder), learned(without))
+    for k, learner in before.items():
+        hit = k in entry["parts"]
+        assert all(torch.equal(x, y) for x, y in zip(learner, learned(folder)[k], strict=True)) != hit
+    first, second = copy(script, "a"), copy(script, "b")
+    for one, two in ((ids[:2], ids[2:]), (ids[2:], ids[:2])):
+        target = first if one == ids[:2] else second
+        delete(script, target, "--ids", *one)
+        delete(script, target, "--ids", *two)
+    assert same(learned(first), learned(folder)) and same(learned(second), learned(folder))
+
+
+def test_training_twice_gives_the_same_bits_and_clusters_differ_only_by_their_images(backbone, systems, tmp_path):
+    again = train(lmeraser, backbone, tmp_path / "again")
+    assert same(learned(systems[lmeraser]), learned(again))
+    assert not same(learned(again), learned(train(lmeraser, backbone, tmp_path / "seed", "--seed", 1)))
+
+
+def test_several_processes_give_the_same_bits(backbone, systems, tmp_path, monkeypatch):
+    asked, parallel = [], joblib.Parallel
+    monkeypatch.setattr(joblib, "Parallel", lambda jobs, **how: asked.append(jobs) or parallel(jobs, **how))
+    one = train(lmeraser, backbone, tmp_path / "one", "--jobs", 2)
+    assert asked == [1]  # so little isn't worth starting them
+    monkeypatch.setattr(learning, "STARTUP", 0)
+    two = train(lmeraser, backbone, tmp_path / "two", "--jobs", 2)
+    assert asked == [1, 2]
+    assert same(learned(systems[lmeraser]), learned(two)) and same(learned(one), learned(two))
+    assert read_system(two)["cost"]["sample_epochs"] == read_system(one)["cost"]["sample_epochs"]
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+def test_the_ledger_says_what_was_trained(copy, script):
+    """Proof 3: the sum over hit parts of what is left in them, times epochs."""
+    folder = copy(script)
+    state = read_system(folder)
+    ids = state["private"][[0, 50, 100]]
+    hit = state["part"][ids].unique().tolist()
+    left = sum(int((state["part"] == k).sum()) for k in hit) - 3
+    entry = delete(script, folder, "--ids", *ids.tolist())
+    assert entry["parts"] == hit
+    assert (entry["images"], entry["sample_epochs"]) == (left, 3 * left)
+    assert entry["full_sample_epochs"] == 3 * (len(state["private"]) - 3)
+    assert entry["flops"] == 3 * left * state["flops"] > 0 and entry["seconds"] > 0
+
+
+def test_flops_of_an_image_are_those_of_its_layers(backbone):
+    """Forward, and backward to the input alone, of every convolution and the head: twice the multiplications of each."""
+    content = models.load_checkpoint(backbone)
+    state = {"shape": [1, 8, 8], "classes": 10}
+    network, seen = load_backbone(content, backbone, "cpu"), []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, i, o: seen.append(2 * o[0].numel() * m.weight[0].numel()))
+    forward_and_back = learner_flops(network, state)
+    assert 2 * sum(seen) <= forward_and_back <= 2 * sum(seen) + 6 * 64 * 10
+
+
+def test_an_emptied_cluster_is_dropped_and_a_request_may_hit_all(copy):
+    """Proof 4: routing goes on among those that are left."""
+    folder = copy(lmeraser)
+    state = read_system(folder)
+    sizes = state["part"][state["part"] >= 0].bincount(minlength=6)
+    smallest = int(torch.where(sizes > 0, sizes, 1000).argmin())
+    delete(lmeraser, folder, "--ids", *(state["part"] == smallest).nonzero().squeeze(1).tolist())
+    assert smallest not in learned(folder)
+    model = models.build(assemble(folder))
+    assert len(model.centres) == len(learned(folder))
+    assert model(torch.rand(5, 1, 8, 8)).isfinite().all()
+    state = read_system(folder)
+    every = [int((state["part"] == k).nonzero()[0]) for k in learned(folder)]
+    assert delete(lmeraser, folder, "--ids", *every)["parts"] == list(learned(folder))
+
+
+def test_a_class_is_deleted_and_only_once(copy, capsys):
+    folder = copy(lmeraser)
+    labels = data.load("digits", subset=300).train.labels
+    gone = private(folder)[0]
+    delete(lmeraser, folder, "--ids", gone)
+    entry = delete(lmeraser, folder, "--class", int(labels[gone]))
+    assert set(labels[entry["ids"]].tolist()) == {int(labels[gone])} and gone not in entry["ids"]
+    assert not (labels[torch.cat([learner[3] for learner in learned(folder).values()])] == labels[gone]).any()
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--class", int(labels[gone]))
+    assert code == 2 and "no private image" in line
+
+
+def test_public_anchors_cannot_be_deleted_and_private_ones_cost_everything(backbone, copy, tmp_path, capsys):
+    folder = copy(lmeraser)
+    anchor = read_system(folder)["anchors"][0].item()
+    assert not set(read_system(folder)["anchors"].tolist()) & set(private(folder))
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", anchor)
+    assert code == 2 and "is public" in line
+    own = train(lmeraser, backbone, tmp_path / "own", "--anchors-from", "private")
+    anchor = read_system(own)["anchors"][7].item()
+    entry = delete(lmeraser, own, "--ids", anchor)
+    assert entry["sample_epochs"] == entry["full_sample_epochs"] == 3 * 299
+    without = train(lmeraser, backbone, tmp_path / "without", "--anchors-from", "private", "--ids", anchor)
+    assert same(learned(own), learned(without))
+    assert torch.equal(read_system(own)["centres"], read_system(without)["centres"])
+
+
+def files(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+MISTAKES = [
+    (("--ids", "300"), "image numbers run from 0 to 299"),
+    (("--ids", "-1"), "image numbers run from 0 to 299"),
+    (("--ids", "{id}", "{id}"), "is named twice"),
+    (("--ids", "{gone}"), "is deleted already"),
+    (("--ids-file", "/nowhere"), "not a list of image numbers"),
+    ((), "nothing to delete"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), MISTAKES, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
+    folder = copy(lmeraser)
+    gone, known = private(folder, 2)
+    delete(lmeraser, folder, "--ids", gone)
+    before = files(folder)
+    code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(id=known, gone=gone) for flag in flags))
+    assert code == 2 and message in line
+    assert files(folder) == before
+
+
+def test_another_backbone_is_refused(systems, copy, tmp_path, capsys):
+    folder = copy(lmeraser)
+    state = read_system(folder)
+    other = tmp_path / "other.pth"
+    shutil.copy(state["backbone"]["file"], other)
+    with open(other, "ab") as file:
+        file.write(b"x")
+    state["backbone"]["file"] = str(other)
+    write_torch(folder / SYSTEM, state)
+    before = files(folder)
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", private(folder)[0])
+    assert code == 2 and "not the file" in line and files(folder) == before
+
+
+def stop_at(monkeypatch, nth):
+    """Have the `nth` learner's training interrupted, once; the list grows by one with every training."""
+    calls, fit = [], fit
+
+    def stopping(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return fit(*arguments, **keywords)
+
+    monkeypatch.setattr(train, "fit", stopping)
+    return calls
+
+
+def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(copy, monkeypatch):
+    """Proof 6, within the process: the second of several parts fails."""
+    folder = copy(lmeraser)
+    ids, before = private(folder)[::40], learned(folder)
+    stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        delete(lmeraser, folder, "--ids", *ids)
+    assert same(learned(folder), before) and read_system(folder)["ledger"] == []
+    assert models.build(assemble(folder))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+    entry = delete(lmeraser, folder, "--ids", *ids)
+    assert len(entry["parts"]) > 1
+    state = read_system(folder)
+    assert {file.name for file in folder.glob("part_*")} == {name for name in state["files"] if name}
+
+
+def test_a_killed_deletion_leaves_the_old_state_or_the_new(backbone, tmp_path):
+    """Proof 6, by SIGKILL once the first new part has been written."""
+    folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 40)
+    ids, before = private(folder)[::20], learned(folder)
+    arguments = ("lmeraser.py", "delete", folder, "--quiet", "--ids", *ids)
+    killed = shell(*arguments, kill_when=lambda: any(folder.glob("part_*_0001.pth")))
+    assert killed.returncode == -signal.SIGKILL
+    assert same(learned(folder), before) and read_system(folder)["ledger"] == []
+    call(lmeraser, "delete", folder, "--quiet", "--ids", *ids)
+    assert read_system(folder)["ledger"][0]["ids"] == ids
+
+
+def test_a_killed_training_continues(backbone, systems, tmp_path, monkeypatch):
+    calls = stop_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(lmeraser, backbone, tmp_path / "system")
+    assert not (tmp_path / "system").exists()
+    train(lmeraser, backbone, tmp_path / "system")
+    assert len(calls) == 3 + len(learned(systems[lmeraser])) - 2
+    assert same(learned(tmp_path / "system"), learned(systems[lmeraser]))
+
+
+def test_the_papers_frame():
+    """Proof 5: 30 wide on 224 x 224 x 3 is 69,840 numbers around a zero centre."""
+    frame = learners.Frame((3, 224, 224))
+    assert frame.numbers == 69_840
+    prompts = torch.arange(1.0, 2 * 69_840 + 1).view(2, -1)
+    images = frame(prompts)
+    assert (images[:, :, 30:-30, 30:-30] == 0).all() and (images != 0).sum() == 2 * 69_840
+    assert torch.equal(images[1][frame.border], prompts[1])
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+def test_the_assembled_network_is_its_learners(systems, backbone, script):
+    """Routed: each image gets the answer of its centre's learner alone. Voting: the class with most votes."""
+    folder = systems[script]
+    model, state = models.build(assemble(folder)), read_system(folder)
+    x = data.load("digits", subset=300).test.images[:40].float() / 255
+    network = load_backbone(models.load_checkpoint(backbone), backbone, "cpu")
+    answers = {}
+    with torch.no_grad():
+        for k, (prompt, weight, bias, _) in learned(folder).items():
+            learner = learners.Learner(network, state["shape"], 10)
+            learner.prompt.data, learner.head.weight.data, learner.head.bias.data = prompt, weight, bias
+            answers[k] = learner.eval()(x)
+        if script is lmeraser:
+            there = list(answers)
+            nearest = torch.cdist(network(x), state["centres"][there]).argmin(1)
+            expected = torch.stack([answers[there[k]][i] for i, k in enumerate(nearest)])
+            assert len(set(nearest.tolist())) > 1
+            torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+        else:
+            votes = torch.stack([answer.argmax(1) for answer in answers.values()])
+            most = votes.mode(0).values
+            counts = torch.stack([(votes == label).sum(0) for label in range(10)], 1)
+            clear = counts.sort(1).values[:, -1] > counts.sort(1).values[:, -2]
+            assert clear.any() and torch.equal(model(x).argmax(1)[clear], most[clear])
+
+
+def test_evaluate_scores_a_system_like_any_checkpoint(copy, capsys):
+    folder = copy(lmeraser)
+    three = private(folder)[:3]
+    delete(lmeraser, folder, "--ids", *three)
+    config = evaluate.parser().parse_args([str(folder), "--weights", str(folder.parent), "--quiet"])
+    (row,) = collect.score_files(config.checkpoints, config)
+    assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser --parts 6", 1)
+    model, dataset = models.build(assemble(folder)), data.load("digits", subset=300)
+    with torch.no_grad():
+        hits = model(dataset.train.images[three].float() / 255).argmax(1) == dataset.train.labels[three]
+    assert row["metrics"]["UA"]["mean"] == pytest.approx(100 * (1 - hits.double().mean().item()))
+
+
+def test_deleted_images_look_like_strangers(backbone, tmp_path, monkeypatch):
+    """Proof 7: an attack on the loss tells deleted images from test images no better than a coin, kept ones much better."""
+    monkeypatch.setattr(data, "random_crop", lambda images: images)  # so that a hundred images are learned by heart
+    flags = ("--parts", 1, "--anchors", 200, "--epochs", 100, "--lr", 0.1, "--head-lr", 2)
+    folder = train(lmeraser, backbone, tmp_path / "system", *flags)
+    dataset = data.load("digits", subset=300)
+    ids, kept = private(folder)[1::2], private(folder)[::2]
+    delete(lmeraser, folder, "--ids", *ids)
+    model = models.build(assemble(folder))
+    with torch.no_grad():
+        train_loss = predictions.loss(model(dataset.train.images.float() / 255), dataset.train.labels)
+        test_loss = predictions.loss(model(dataset.test.images.float() / 255), dataset.test.labels)
+    areas = [membership.tell_apart(train_loss[rows], test_loss)[0] for rows in (ids, kept)]
+    half = 1.96 * 100 * np.sqrt((1 / len(ids) + 1 / len(test_loss)) / 12)  # the interval of an AUC of 50
+    assert abs(areas[0] - 50) < 1.5 * half and areas[1] > 50 + 2 * half
+
+
+def test_a_backbone_that_has_seen_everything_is_refused(weights, tmp_path, capsys):
+    original = weights / "digits_resnet8_original_s0.pth"
+    code, line = one_line(
+        lmeraser, capsys, "train", "--dataset", "digits", "--backbone", original, "--output", tmp_path / "x"
+    )
+    assert code == 2 and "none is private" in line and not (tmp_path / "x").exists()
+
+
+def test_a_backbone_of_the_public_half_makes_the_other_half_private(weights, tmp_path):
+    import retrain
+
+    common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
+    half = call(retrain, *common, "--forget-random", 0.5)
+    folder = tmp_path / "system"
+    flags = ("--dataset", "digits", "--backbone", half, "--parts", 3, "--anchors", 50, "--epochs", 1, "--quiet")
+    call(lmeraser, "train", *flags, "--output", folder)
+    state = read_system(folder)
+    assert torch.equal(state["private"], models.load_checkpoint(half)["forget"])
+    assert not set(state["anchors"].tolist()) & set(state["private"].tolist())
+
+
+def test_show_prints_the_ledger(copy, capsys):
+    folder = copy(sisa)
+    delete(sisa, folder, "--ids", *private(folder, 1))
+    call(sisa, "show", folder)
+    text = capsys.readouterr().out
+    assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
+    assert str(Path(read_system(folder)["backbone"]["file"])) in text

@@ -1,0 +1,307 @@
+"""LLMEraser from end to end on a tiny random Llama: what is frozen, what a request changes, and what it refuses."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+import llmeraser
+import reproduce
+from tests.helpers import call, one_line
+from unlearning.experiments import llmeraser
+from unlearning.language import base, influence, scores
+from unlearning.language.base import BLOCK, Tail, Task, adapted, load_base, lora_config
+from unlearning.language.rows import RECORD, load_rows, read_record, write_edits
+from unlearning.language.session import batches, objective, session_of
+
+COLOURS = ("red", "green", "dark blue")  # the last has two tokens
+SIZES = (60, 20, 20)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a tiny random Llama in base/, another in other/, and a task in task.jsonl that words decide."""
+    folder = tmp_path_factory.mktemp("llm")
+    words = [f"w{i}" for i in range(12)]
+    vocabulary = {word: i for i, word in enumerate(["<unk>", *words, "film", "red", "green", "dark", "blue"])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    for seed, name in enumerate(("base", "other")):
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+        config = transformers.LlamaConfig(
+            vocab_size=len(vocabulary), num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, **sizes
+        )
+        transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
+        fast.save_pretrained(folder / name)
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(110):
+        chosen = [int(i) for i in rng.integers(12, size=rng.integers(2, 6))]
+        query = "film " + " ".join(words[i] for i in chosen)
+        lines.append({"query": query, "response": COLOURS[chosen[-1] % 3]})
+    write_edits(folder / "task.jsonl", lines)
+    finetune(folder, "adapter")
+    return folder
+
+
+def finetune(folder, name, *flags):
+    common = ("--task", folder / "task.jsonl", "--base", folder / "base", "--sizes", *SIZES, "--weights", folder, "--quiet")
+    return call(llmeraser, "finetune", *common, "--decay", 0.05, "--output", folder / name, *flags)
+
+
+def request(place, kind, *flags, adapter="adapter"):
+    return call(llmeraser, kind, place / adapter, "--weights", place, "--quiet", *flags)
+
+
+def session(place, folder, **changes):
+    record = read_record(folder) | changes
+    return session_of(record, SimpleNamespace(device="cpu", data_dir=place, weights=place), folder)
+
+
+def parameters(place, folder):
+    with session(place, folder) as now:
+        return influence.flat(now.parameters).detach().clone()
+
+
+def answers(place, folder):
+    """The logits on all training rows as one vector."""
+    with session(place, folder) as now, torch.no_grad():
+        return now.task.choices(now.tail, now.task.encode(now.data.train)).flatten()
+
+
+@pytest.mark.parametrize("packed", [256, 25, 1])  # all rows in one sequence, a few in each, each in its own
+@pytest.mark.parametrize(
+    ("targets", "blocks"), [(["down_proj"], 1), (["gate_proj", "down_proj"], 1), (["q_proj", "v_proj"], 2), (["o_proj"], 3)]
+)
+def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, monkeypatch, packed, targets, blocks):
+    monkeypatch.setattr(base, "PACKED", packed)
+    model, tokenizer = load_base(str(place / "base"), place)
+    lora = lora_config(model, 4, 8, targets, blocks)
+    rows = [tuple(row.values()) for row in map(json.loads, (place / "task.jsonl").read_text().splitlines()[:9])]
+    task = Task(model, tokenizer, list(COLOURS), lora, None)
+    with adapted(model, lora) as peft_model:
+        for parameter in peft_model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        encoded = task.encode(rows)
+        assert encoded.shared > 0 or task.start != BLOCK
+        found = task.logits(Tail(peft_model), encoded)
+        expected = []
+        for query, answer in rows:
+            prompt, reply = tokenizer.encode(query + "\n"), tokenizer.encode(answer, add_special_tokens=False)
+            with torch.no_grad():
+                logits = peft_model(input_ids=torch.tensor([prompt + reply])).logits[0]
+            expected.append(logits[len(prompt) - 1 : -1, task.vocabulary])
+            at = [task.vocabulary.index(token) for token in reply]
+            place_of = len(expected) - 1
+            loss = torch.nn.functional.cross_entropy(expected[-1], torch.tensor(at)).item()
+            assert task.losses(Tail(peft_model), encoded)[place_of].item() == pytest.approx(loss, rel=1e-4)
+        assert torch.allclose(found, torch.cat(expected), atol=1e-4)
+    assert not any("lora" in name for name, _ in model.named_modules())  # the base is what it was
+
+
+def test_training_comes_to_rest_learns_and_is_the_same_again(place):
+    record = read_record(place / "adapter")
+    with session(place, place / "adapter") as now:
+        batches = batches(now, now.rows)
+        at_rest = influence.gradient(sum(map(objective(now, batches, len(now.rows)), batches)), now.parameters)
+        assert at_rest.norm() < 1e-2 * influence.flat(now.parameters).norm()
+        labels = torch.tensor([now.data.answers.index(answer) for _, answer in now.data.train])
+        with torch.no_grad():
+            right = (now.task.choices(now.tail, batches[0]).argmax(1) == labels).double().mean()
+        assert right > 0.6  # a third would be chance
+    again = finetune(place, "again")
+    assert torch.equal(parameters(place, place / "adapter"), parameters(place, again))
+    assert record["cost"]["seconds"] > 0 and record["loss"] == read_record(again)["loss"]
+
+
+def test_no_request_changes_no_bit(place):
+    before = parameters(place, place / "adapter")
+    with session(place, place / "adapter") as now:
+        config = llmeraser.parser().parse_args(["remove", "x"])
+        for rows in ([], now.data.train[:5]):  # nothing, and rows that stay what they are
+            llmeraser.unlearn(now, rows, rows, config)
+            assert torch.equal(influence.flat(now.parameters), before)
+
+
+@pytest.mark.parametrize("flags", [(), ("--curvature", "gauss-newton")])
+def test_removal_goes_where_retraining_goes(place, tmp_path, flags):
+    request(place, "remove", "--ids", 1, 2, "--output", tmp_path / "a", "--damping", 0.001, *flags)
+    request(place, "remove", "--ids", 1, 2, "--output", tmp_path / "b", "--method", "retrain")
+    # By their answers: many pairs of A and B make the same adapter, so parameters may differ more.
+    start, step, true = (answers(place, folder) for folder in (place / "adapter", tmp_path / "a", tmp_path / "b"))
+    assert torch.cosine_similarity(step - start, true - start, 0) > 0.9
+    assert 0.2 < (step - start).norm() / (true - start).norm() < 1.5  # the length falls short of large changes
+    record = read_record(tmp_path / "a")
+    assert 0 < record["ledger"][-1]["residual"] <= 1e-4 and record["edits"][0] == {"id": 1, "remove": True}
+
+
+def corrupted(place, name="corrupted"):
+    """An adapter that was trained on wrong answers in twelve rows, and the files of wrong and right ones."""
+    config = load_rows(str(place / "task.jsonl"), place, SIZES)
+    wrong, right = llmeraser.requests("correct", 20, 0, config, place)
+    if not (place / name).exists():
+        finetune(place, name, "--edits", wrong)
+    return wrong, right
+
+
+def test_correction_undoes_damage_and_its_inverse_returns(place, tmp_path):
+    wrong, right = corrupted(place)
+    corrected = request(place, "correct", "--request", right, "--output", tmp_path / "right", adapter="corrupted")
+    retrained = request(
+        place, "correct", "--request", right, "--output", tmp_path / "again", "--method", "retrain", adapter="corrupted"
+    )
+    config = SimpleNamespace(device="cpu", data_dir=place, weights=place)
+    record = read_record(corrected)
+    before = [tuple(row) for row in record["ledger"][-1]["before"]]
+    scored = [scores.score(f, record, before, config) for f in (place / "corrupted", corrected, retrained)]
+    losses = [found["loss"] for found, _, _ in scored]
+    assert scores.undone(losses[1], losses[0], losses[2]) > 50
+    scores.compare(scored[2], scored[0], scored[2])
+    assert scored[2][0]["distance"] == 0 and scored[2][0]["cosine"] == pytest.approx(1)
+    assert scored[1][0]["forget_loss"] > scored[0][0]["forget_loss"]  # what it was taught wrongly
+    # There and back by small steps: what is left is of second order, far below the step.
+    few = [json.loads(line) for line in right.read_text().splitlines()[:2]]
+    back = [json.loads(line) for line in wrong.read_text().splitlines()[:2]]
+    for name, edits in (("few", few), ("back", back)):
+        write_edits(tmp_path / f"{name}.jsonl", edits)
+    fixed = ("--damping", 3)
+    there = request(
+        place, "correct", "--request", tmp_path / "few.jsonl", "--output", tmp_path / "c", *fixed, adapter="corrupted"
+    )
+    shutil.copytree(there, place / "there", dirs_exist_ok=True)
+    returned = request(
+        place, "correct", "--request", tmp_path / "back.jsonl", "--output", tmp_path / "d", *fixed, adapter="there"
+    )
+    at = [parameters(place, folder) for folder in (place / "corrupted", there, returned)]
+    assert (at[2] - at[0]).norm() < 0.2 * (at[1] - at[0]).norm()
+
+
+def test_retrain_is_the_training_that_had_never_seen_the_wrong_rows(place, tmp_path):
+    _, right = corrupted(place)
+    flags = ("--request", right, "--output", tmp_path / "x", "--method", "retrain")
+    folder = request(place, "correct", *flags, adapter="corrupted")
+    assert torch.equal(parameters(place, folder), parameters(place, place / "adapter"))
+
+
+@pytest.mark.parametrize("method", ["gradascent", "finetune"])
+def test_baselines_do_what_their_name_says(place, tmp_path, method):
+    _, right = corrupted(place)
+    folder = request(
+        place, "correct", "--request", right, "--output", tmp_path / "x", "--method", method, adapter="corrupted"
+    )
+    config = SimpleNamespace(device="cpu", data_dir=place, weights=place)
+    record = read_record(folder)
+    before = [tuple(row) for row in record["ledger"][-1]["before"]]
+    old, new = (scores.score(f, record, before, config)[0] for f in (place / "corrupted", folder))
+    assert new["forget_loss"] > old["forget_loss"]
+    assert (new["loss"] < old["loss"]) == (method == "finetune")
+
+
+def test_each_adapter_is_scored_on_its_own_request(place, tmp_path):
+    first = request(place, "remove", "--ids", 1, 2, "--output", tmp_path / "first")
+    second = request(place, "remove", "--ids", 30, 31, 32, "--output", tmp_path / "second")
+
+    def forget_losses(*folders):
+        config = SimpleNamespace(adapters=list(folders), retrain=None, device="cpu", data_dir=place, weights=place)
+        whole = [line for line in scores.table(config).splitlines() if line.startswith(("first ", "second "))]
+        return {line.split()[0]: line.split()[-2:] for line in reversed(whole)}  # of the first table: loss, membership
+
+    alone = forget_losses(first) | forget_losses(second)
+    assert alone["first"] != alone["second"]
+    assert forget_losses(first, second) == alone
+
+
+def test_the_adapter_loads_with_peft_and_the_base_is_never_written(place, tmp_path):
+    base = {file.name: file.read_bytes() for file in (place / "base").iterdir()}
+    folder = request(place, "remove", "--ids", 5, "--output", tmp_path / "x")
+    model = transformers.AutoModelForCausalLM.from_pretrained(place / "base")
+    with session(place, folder) as now:
+        rows = now.data.test
+        expected = now.task.choices(now.tail, now.task.encode(rows)).detach()
+        tokenizer, first = now.task.tokenizer, [now.task.vocabulary[i] for i in now.task.first]
+    loaded = PeftModel.from_pretrained(model, folder).eval()
+    with torch.no_grad():
+        found = [loaded(input_ids=torch.tensor([tokenizer.encode(q + "\n")])).logits[0, -1, first] for q, _ in rows]
+    assert torch.allclose(torch.stack(found), expected, atol=1e-4)
+    assert {file.name: file.read_bytes() for file in (place / "base").iterdir()} == base
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "complaint"),
+    [
+        ("remove", [{"id": 60}], "rows run from 0 to 59"),
+        ("remove", [{"id": 3}, {"id": 3}], "named twice"),
+        ("remove", [], "nothing is asked"),
+        ("correct", [{"id": 3, "response": " "}], "is empty"),
+        ("correct", [{"id": 3, "response": "purple"}], "none of the answers"),
+        ("correct", [{"id": 3}], "needs its response"),
+        ("modify", [{"id": 3, "response": "red"}], "needs its query"),
+        ("modify", [{"id": "3", "query": "film w1"}], "an id and one of"),
+    ],
+)
+def test_a_request_that_cant_be_met_is_one_line_and_writes_nothing(place, tmp_path, capsys, kind, lines, complaint):
+    file = tmp_path / "request.jsonl"
+    write_edits(file, lines)
+    there = sorted(place.rglob("*"))
+    code, line = one_line(llmeraser, capsys, kind, place / "adapter", "--request", file, "--weights", place, "--quiet")
+    assert code == 2 and complaint in line
+    assert sorted(place.rglob("*")) == there
+
+
+def test_other_adapters_other_bases_and_existing_folders_are_refused(place, tmp_path, capsys):
+    alien = shutil.copytree(place / "adapter", tmp_path / "alien")
+    record = json.loads((alien / RECORD).read_text())
+    (alien / RECORD).write_text(json.dumps(record | {"base": str(place / "other")}))
+    ask = ("--ids", 1, "--weights", place, "--quiet")
+    code, line = one_line(llmeraser, capsys, "remove", alien, *ask)
+    assert code == 2 and "another base" in line and not list(tmp_path.glob("alien_*"))
+    code, line = one_line(llmeraser, capsys, "remove", place / "base", *ask)
+    assert code == 2 and "not an adapter" in line
+    code, line = one_line(llmeraser, capsys, "remove", place / "adapter", *ask, "--output", place / "base")
+    assert code == 2 and "exists" in line
+    gone = request(place, "remove", "--ids", 1, "--output", tmp_path / "gone")
+    code, line = one_line(llmeraser, capsys, "remove", gone, *ask)
+    assert code == 2 and "removed already" in line
+    code, line = one_line(llmeraser, capsys, "remove", place / "adapter", *ask, "--damping", "-50")
+    assert code == 1 and "larger --damping" in line
+
+
+def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(llmeraser, "SHARES", (20,))
+    sizes = {
+        "model": [str(place / "base")],
+        "tasks": [str(place / "task.jsonl")],
+        "sizes": SIZES,
+        "flags": ["--decay", "0.05"],
+    }
+    monkeypatch.setitem(llmeraser.LLMERASER_PRESETS, "quick", sizes)
+
+    def make():
+        config = reproduce.parser().parse_args(["llmeraser", "--seeds", "2", "--data-dir", str(place), "--quiet"])
+        config.command = "python reproduce.py llmeraser"
+        reproduce.run(config)
+        return json.loads((tmp_path / "results/llmeraser-quick.json").read_text())
+
+    result = make()
+    assert [row["method"] for row in result["rows"]] == 3 * [*llmeraser.LLMERASER, llmeraser.NONE]
+    rows = {(row["task"], row["method"]): row for row in result["rows"]}
+    assert all(row["n"] == 2 and row["share"] == 20 for row in rows.values())
+    assert rows["correct", "retrain"]["metrics"]["undone"]["mean"] == pytest.approx(100)
+    assert rows["correct", "llmeraser"]["metrics"]["residual"]["mean"] <= 1e-4
+    assert rows["remove", "corrupted"]["metrics"]["membership"]["mean"] > 45
+    assert (tmp_path / "results/llmeraser-quick-shares.png").exists()
+    capsys.readouterr()
+    assert make()["rows"] == result["rows"]
+    assert capsys.readouterr().err.count("skipped, there already") == 2 * 3 * len(llmeraser.LLMERASER)

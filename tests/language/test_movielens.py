@@ -1,0 +1,107 @@
+"""MovieLens as instruction data: both sources give the same lines, and queries say what the ratings say."""
+
+import io
+import zipfile
+import zlib
+
+import numpy as np
+import pandas
+import pytest
+import rdata
+from movielens import urllib
+
+from unlearning.core import fetch
+from unlearning.core.errors import UserError
+from unlearning.language import movielens
+
+FILMS = {1: ("Heat", 1995, "Action|Crime"), 2: ("Brazil", 1985, "Comedy"), 3: ("Nameless", None, "Drama")}
+RATINGS = [(user, film, 5.0 if (user + film) % 2 else 2.5, 100 * user + film) for user in range(12) for film in FILMS]
+
+
+def grouplens(folder):
+    """GroupLens' archive with these films and ratings."""
+    titles = {film: f"{title} ({year})" if year else title for film, (title, year, _) in FILMS.items()}
+    films = "movieId,title,genres\n" + "".join(f"{film},{titles[film]},{FILMS[film][2]}\n" for film in FILMS)
+    ratings = "userId,movieId,rating,timestamp\n" + "".join(",".join(map(str, row)) + "\n" for row in RATINGS)
+    with zipfile.ZipFile(folder / "ml-latest-small.zip", "w") as archive:
+        archive.writestr("ml-latest-small/movies.csv", films)
+        archive.writestr("ml-latest-small/ratings.csv", ratings)
+
+
+def dslabs(folder):
+    """Debian's package with the same, in R's lazy-load format: a length and a zlib stream."""
+    base = folder / "debian/files/usr/lib/R/site-library/dslabs/data/Rdata"
+    base.parent.mkdir(parents=True)
+    columns = {
+        "movieId": [film for _, film, _, _ in RATINGS],
+        "title": [FILMS[film][0] for _, film, _, _ in RATINGS],
+        "year": pandas.array([FILMS[film][1] for _, film, _, _ in RATINGS], dtype="Int32"),
+        "genres": pandas.Categorical([FILMS[film][2] for _, film, _, _ in RATINGS]),
+        "userId": [user for user, _, _, _ in RATINGS],
+        "rating": [stars for _, _, stars, _ in RATINGS],
+        "timestamp": [time for _, _, _, time in RATINGS],
+    }
+    plain = folder / "frame.rds"
+    rdata.write_rds(plain, pandas.DataFrame(columns), compression=None)
+    packed = zlib.compress(plain.read_bytes())
+    base.with_suffix(".rdb").write_bytes(b"xxx" + len(plain.read_bytes()).to_bytes(4, "big") + packed)
+    rdata.write_rds(base.with_suffix(".rdx"), {"variables": {"movielens": np.array([3, 4 + len(packed)], dtype=np.int32)}})
+    return folder / "debian/files"
+
+
+def no_network(*_, **__):
+    raise OSError("no network")
+
+
+def test_grouplens_and_debian_give_the_same_ratings(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    grouplens(tmp_path / "one")
+    monkeypatch.setattr(fetch, "debian_package", lambda name, root: dslabs(root))
+    first, second = movielens.ratings(tmp_path / "one"), movielens.ratings(tmp_path / "two")
+    assert first == second and len(first) == len(RATINGS)
+    assert first[0] == movielens.Rating("0", "1", "Heat", "1995", "Action|Crime", 5.0, 1)
+    assert first[2].title == "Nameless" and first[2].year == ""
+    assert not (tmp_path / "two/debian").exists()
+    (tmp_path / "one/ml-latest-small.zip").unlink()
+    assert movielens.ratings(tmp_path / "one") == first  # kept
+
+
+def test_without_a_source_one_line_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(fetch, "debian_package", lambda name, root: None)
+    with pytest.raises(UserError, match=r"no MovieLens and no download \(no network\); put https://.*zip into"):
+        movielens.ratings(tmp_path)
+    (tmp_path / "ml-latest-small.zip").write_bytes(io.BytesIO(b"half a file").getvalue())
+    with pytest.raises(UserError, match="no MovieLens"):
+        movielens.ratings(tmp_path)
+    assert not (tmp_path / movielens.FILE).exists()
+
+
+def test_genre_asks_about_films_that_enough_have_rated(tmp_path):
+    grouplens(tmp_path)
+    rows = movielens.genre(tmp_path)
+    assert [answer for _, answer in rows] == ["Action", "Comedy"]  # the third has no year
+    assert rows[0][0].endswith("Title: Heat (1995)") and "Action, Comedy?" in rows[0][0]
+
+
+def test_preference_tells_the_films_before_and_not_the_one_asked_about(tmp_path, monkeypatch):
+    grouplens(tmp_path)
+    monkeypatch.setattr(movielens, "HISTORY", 2)
+    rows = movielens.preference(tmp_path)
+    assert len(rows) == 12  # each viewer has one film with two before it
+    query, answer = rows[0]
+    assert query == "Liked films: Heat\nDisliked films: Brazil\nWill this viewer like Nameless? Yes or No?"
+    assert answer == "Yes"
+    assert {answer for _, answer in rows} == {"Yes", "No"}
+
+
+def test_a_split_has_each_row_once_and_is_the_same_again():
+    rows = [(f"film {i}", "Yes") for i in range(50)]
+    parts = movielens.split(rows, 30, 10, 5)
+    assert [len(part) for part in parts] == [30, 10, 5]
+    assert len({row for part in parts for row in part}) == 45
+    assert movielens.split(rows, 30, 10, 5) == parts
+    with pytest.raises(UserError, match="there are 50"):
+        movielens.split(rows, 30, 10, 11)

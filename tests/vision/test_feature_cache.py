@@ -1,0 +1,232 @@
+"""The frozen part: found from the parameters, run once, shared, and without a trace in any result."""
+
+import json
+from argparse import Namespace
+
+import pytest
+import torch
+from frozen import os
+from torch import nn
+
+import data
+import evaluate
+import lora
+import loraprune
+import models
+import pretrain
+from baselines import control
+from tests.helpers import call, forgetting_three
+from unlearning.evaluation import collect
+from unlearning.vision import adapters, feature_cache, graph_cut
+from unlearning.vision.predict import predict
+
+SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
+CONFIG = Namespace(device="cpu", precision="fp32", cache=4096, quiet=True)
+RUNS = {
+    "lora": (lora, ()),
+    "loraprune": (loraprune, ()),
+    "head-only": (control, ("--kind", "head-only")),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    feature_cache.clear()
+    yield
+    feature_cache.clear()
+
+
+@pytest.fixture
+def asked():
+    """How many images each kind of module has seen: {class name: count}."""
+    counts = {}
+
+    def count(module, inputs, output):
+        if isinstance(inputs[0], torch.Tensor):  # torch.fx passes through as well
+            name = type(module).__name__
+            counts[name] = counts.get(name, 0) + len(inputs[0])
+
+    hook = nn.modules.module.register_module_forward_hook(count)
+    yield counts
+    hook.remove()
+
+
+def cut(model):
+    model.train()
+    return graph_cut.cut_at(model, graph_cut.moving_in_training(model), torch.rand(3, 1, 8, 8))
+
+
+def adapted(name="vit_micro"):
+    torch.manual_seed(0)
+    model = models.create(name, **SHAPE)
+    return adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1).get_base_model()
+
+
+def unlearned(row, weights, tmp_path, *flags, model="vit_micro"):
+    script, own = RUNS[row]
+    common = forgetting_three(weights, 2, model)
+    output = tmp_path / f"{row}{''.join(map(str, flags))}.pth"
+    return models.load_checkpoint(call(script, *common, *own, *flags, "--output", output))
+
+
+def test_the_cut_lies_within_the_last_block():
+    model = adapted()
+    below, tail = cut(model)
+    x = torch.rand(5, 1, 8, 8)
+    kept = below(x)
+    assert [tuple(h.shape) for h in kept] == [(5, 16, 128), (5, 16, 128)]
+    block = model.net.blocks[3].eval()
+    residual = model.net.blocks[:3](model.net.patch_embed(model.normalize(x)) + model.net.pos_embed)
+    torch.testing.assert_close(kept[0], residual)
+    inputs = []
+    block.attn.proj.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    expected = model.eval()(x)
+    torch.testing.assert_close(kept[1], inputs[0])
+    torch.testing.assert_close(tail(*kept), expected)
+    assert not any(key.startswith("net.blocks.3.attn.proj") for key in below.state_dict())
+
+
+def test_gradients_of_the_tail_are_the_networks():
+    """To fp32 rounding; the backward pass through the kept tensors ends there."""
+    model = adapted()
+    below, tail = cut(model)
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    grads = []
+    for logits in (lambda: model(x), lambda: tail(*(h.detach() for h in below(x)))):
+        torch.manual_seed(1)
+        grads.append(torch.autograd.grad(nn.functional.cross_entropy(logits(), y), trained))
+    for whole, part in zip(*grads, strict=True):
+        torch.testing.assert_close(whole, part)
+    assert any(g.abs().max() > 0 for g in grads[0])
+
+
+@pytest.mark.parametrize(("row", "model"), [*((row, "vit_micro") for row in RUNS), ("head-only", "resnet8")])
+def test_weights_are_the_same_with_and_without(row, model, weights, tmp_path, asked):
+    once = unlearned(row, weights, tmp_path, model=model)
+    seen = dict(asked)
+    whole = unlearned(row, weights, tmp_path, "--cache", 0, model=model)
+    first = "PatchEmbed" if model == "vit_micro" else "Normalize"
+    count = len(data.load("digits").train)
+    assert seen[first] < count + 20 < 2 * (count - len(once["forget"])) <= asked[first] - seen[first]
+    for key, value in whole["state_dict"].items():
+        torch.testing.assert_close(once["state_dict"][key], value, atol=2e-5, rtol=1e-4, msg=key)
+    assert models.moved(once["state_dict"], models.load_checkpoint(next(weights.glob(f"*{model}_original*")))["state_dict"])
+
+
+def test_methods_ranks_and_rates_share_the_frozen_part(weights, tmp_path, asked):
+    unlearned("lora", weights, tmp_path)
+    seen = asked["PatchEmbed"]
+    for row, *flags in (("lora", "--rank", 2, "--lr", 0.001), ("loraprune",), ("head-only",), ("lora", "--seed", 0)):
+        cost = unlearned(row, weights, tmp_path, *flags)["cost"]
+        assert cost["seconds"] >= feature_cache._kept[0].spent * 0.8  # what the first run has paid for counts for each
+    assert asked["PatchEmbed"] - seen < 100  # some examples, to find the cut
+    assert len(feature_cache._kept) == 2  # the head's input was made from what LoRA had kept
+
+
+def test_another_original_shares_nothing(weights, tmp_path, asked):
+    common = ("--dataset", "digits", "--model", "vit_micro", "--quiet")
+    call(pretrain, *common, "--epochs", 1, "--seed", 1, "--weights", tmp_path)
+    unlearned("lora", weights, tmp_path)
+    seen = asked["PatchEmbed"]
+    unlearned("lora", tmp_path, tmp_path, "--seed", 1)
+    assert asked["PatchEmbed"] - seen >= len(data.load("digits").train)
+
+
+def test_scores_are_the_same_bits_and_cheaper(weights, asked, tmp_path):
+    """Original, mask, head-only, LoRA and PruneLoRA have nearly everything in common."""
+    flags = ["--quiet", "--weights", str(weights)]
+    files = [
+        str(next(weights.glob(f"*vit_micro*_{m}*.pth"))) for m in ("original", "mask", "lora2", "loraprune2", "finetune")
+    ]
+    tables = []
+    for more in (["--cache", "0"], []):
+        before = asked.get("PatchEmbed", 0)
+        config = evaluate.parser().parse_args([*files, *flags, *more])
+        tables.append((collect.score_files(config.checkpoints, config, beneath=False), asked["PatchEmbed"] - before))
+    (whole, all_images), (shared, fewer) = tables
+    assert json.dumps(whole) == json.dumps(shared)
+    assert all_images - fewer > 2 * len(data.load("digits").train)
+
+
+def test_what_moves_is_not_kept(weights):
+    """Nothing frozen; a batch norm in training at the very start; a dropout at the very start."""
+    split = data.load("digits").train
+    assert feature_cache.keep(models.create("vit_micro", **SHAPE).train(), split, CONFIG) is None
+    assert feature_cache.keep(adapted("resnet8").train(), split, CONFIG) is None
+    model = adapted()
+    model.net.pos_drop.p = 0.5
+    below, _ = cut(model)
+    assert [key for key in below.state_dict() if "blocks" in key] == []
+    assert feature_cache.keep(model.train(), split, CONFIG) is None
+
+
+def test_a_network_that_cannot_be_followed_is_run_as_it_is():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.below, self.head = nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = self.below(x.flatten(1)[:, :4])
+            return self.head(h if h.sum() > 0 else -h)
+
+    class Noisy(Branches):
+        def forward(self, x):
+            return self.head(self.below(x.flatten(1)[:, :4]) + torch.rand(len(x), 4))
+
+    for network in (Branches(), Noisy()):
+        assert graph_cut.cut_at(network, {network.head}, torch.rand(3, 1, 8, 8)) is None
+
+
+def test_sizes_are_asked_again_in_the_tail():
+    """A batch's size is no image's feature: the tail finds it out for the batch that it gets."""
+
+    class Reshapes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.below, self.head = nn.Linear(8, 6).requires_grad_(False), nn.Linear(12, 2)
+
+        def forward(self, x):
+            h = self.below(x)
+            batch, _, height, _ = h.shape
+            return self.head(h.view(batch * 4, 12)).view(batch, height // 2, 2).sum(1)
+
+    network = Reshapes()
+    below, tail = graph_cut.cut_at(network, {network.head}, torch.rand(3, 1, 8, 8))
+    x = torch.rand(7, 1, 8, 8)
+    torch.testing.assert_close(tail(*below(x)), network(x))
+
+
+def test_changed_weights_are_never_taken_for_the_kept_ones(weights, tmp_path):
+    unlearned("lora", weights, tmp_path)
+    dataset = data.load("digits")
+    model = models.build(models.load_checkpoint(next(weights.glob("*vit_micro_original*"))))
+    before = predict(model, dataset.train, CONFIG)
+    with torch.no_grad():
+        model.net.blocks[0].mlp.fc1.weight[0, 0] += 1
+    after, some = predict(model, dataset.train, CONFIG), slice(0, 1000)
+    assert not torch.equal(before, after)
+    with torch.no_grad():
+        torch.testing.assert_close(after[some], model(dataset.train.images[some].float() / 255))
+
+
+def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path):
+    in_memory = unlearned("lora", weights, tmp_path)
+    assert feature_cache._kept[0].in_memory
+    feature_cache.clear()
+    in_file = unlearned("lora", weights, tmp_path, "--cache", 1)
+    assert not feature_cache._kept[0].in_memory
+    assert not list(weights.glob(".frozen*"))
+    assert all(torch.equal(in_file["state_dict"][key], value) for key, value in in_memory["state_dict"].items())
+
+
+def test_without_room_it_says_so_and_runs_all(weights, tmp_path, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    found = unlearned("lora", weights, tmp_path, "--cache", 1)
+    assert "not kept" in (said := capsys.readouterr().err) and "No space left" in said
+    assert found["cost"]["moved"] > 0
+    assert not list(weights.glob(".frozen*"))

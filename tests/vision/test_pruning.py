@@ -1,0 +1,209 @@
+"""Which filters go, that they are silent, and that they stay silent."""
+
+import copy
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import evaluate
+import export
+import loraprune
+import models
+import pruneft
+from tests.helpers import call, forgetting_three, one_line
+from unlearning.core.errors import UserError
+from unlearning.evaluation import collect
+from unlearning.vision import adapters, compaction, pruning
+
+SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
+
+
+def network(name):
+    torch.manual_seed(0)
+    model = models.create(name, **SHAPE)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -1, 1)
+    return model
+
+
+def test_the_paper_prunes_every_convolution_or_the_last_projection():
+    assert len(pruning.prunable(models.create("resnet50", **(SHAPE | {"img_size": 32})))) == 53
+    assert pruning.prunable(network("vit_micro")) == ["net.blocks.3.attn.proj"]
+
+
+@pytest.mark.parametrize("amount", [0.25, 0.5])
+def test_the_rows_of_smallest_norm_go(amount):
+    model = network("resnet8")
+    name = "net.layer2.0.conv1"
+    norms = model.get_submodule(name).weight.detach().flatten(1).norm(dim=1)
+    masks = pruning.l2_masks(model, amount, [name])
+    dead = (~masks[name]).nonzero().squeeze(1).tolist()
+    assert dead == sorted(norms.argsort()[: round(amount * len(norms))].tolist())
+
+
+def test_a_pruned_filter_is_silent_behind_its_batch_norm():
+    model = network("resnet8").train()
+    masks = pruning.prune_filters(copy.deepcopy(model), 0.5)
+    pruning.l2_masks(model, 0.5, pruning.prunable(model))
+    heard = {}
+    for name in ("net.bn1", "net.layer1.0.bn2", "net.layer3.0.downsample.1"):
+        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: heard.__setitem__(name, o.clone()))
+    model(torch.rand(5, 1, 8, 8))
+    assert all((heard[name][:, ~masks[name]] != 0).any() for name in heard)  # weights alone don't silence
+    pruning.silence(model, masks)
+    for _ in range(2):
+        model(torch.rand(5, 1, 8, 8))
+        for name, output in heard.items():
+            assert (output[:, ~masks[name]] == 0).all()
+            assert (output[:, masks[name]] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_mask_is_kept_in_training_and_after_merging(name, lora):
+    model = network(name)
+    masks = pruning.prune_filters(model, 0.5)
+    before = pruning.zeros(model)
+    trained = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1) if lora else model
+    optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=1e-2)
+    pruning.keep(optimizer, trained, masks)
+    take_steps(trained, optimizer)
+    result = adapters.merge(trained) if lora else trained
+    assert pruning.zeros(result) >= before
+    for layer, mask in masks.items():
+        for parameter in result.get_submodule(layer).parameters():
+            assert (parameter[~mask] == 0).all()
+            assert (parameter[mask] != 0).any() or parameter.ndim == 1  # a fresh bias is zero anyway
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_without_keeping_the_filters_grow_back(name, lora):
+    """The published behaviour: a few Adam steps and the zeros are gone (LoRA leaves the stem and the shortcuts alone)."""
+    model = network(name)
+    masks = pruning.prune_filters(model, 0.5, whole=False)
+    before = pruning.zeros(model)
+    trained = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1) if lora else model
+    take_steps(trained, torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=1e-2))
+    result = adapters.merge(trained) if lora else trained
+    assert pruning.zeros(result) < before / 2
+    assert all(key.endswith(".weight") for key in masks)
+
+
+def test_zeros_counts_weights():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))
+    model[0].weight.data[:2] = 0
+    assert pruning.zeros(model) == pytest.approx(100 * 8 / 30)
+
+
+def test_zeroed_head_rows_are_half_of_the_classes():
+    model = network("vit_micro")
+    mask = pruning.zero_head_rows(model, 0.5)["net.head.weight"]
+    assert mask.sum() == 5
+    assert (model.net.head.weight[~mask] == 0).all()
+    assert (model.net.head.weight[mask] != 0).all()
+
+
+def take_steps(model, optimizer, steps=3):
+    model.train()
+    for step in range(steps):
+        torch.manual_seed(step)
+        loss = nn.functional.cross_entropy(model(torch.rand(16, 1, 8, 8)), torch.randint(0, 10, (16,)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "tf_efficientnet_lite0"])
+def test_without_its_silent_channels_a_network_answers_alike(name):
+    model = network(name).eval()
+    masks = pruning.prune_filters(model, 0.5)
+    images = torch.rand(4, 1, 16, 16)
+    with torch.no_grad():
+        expected = model(images)
+        count = sum(p.numel() for p in model.parameters())
+        left = compaction.remove(model, masks)
+        torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
+    assert sum(p.numel() for p in model.parameters()) < 0.65 * count
+    for layer, mask in left.items():  # what the masks of the smaller network silence is silent, and nothing else
+        weight = model.get_submodule(layer).weight
+        assert len(mask) == len(weight)
+        assert (weight[~mask] == 0).all() and (weight[mask] != 0).any()
+    assert model.net.get_submodule(models.head_name(model).removeprefix("net.")).out_features == 10
+
+
+def test_a_channel_that_one_writer_still_uses_stays():
+    """Of the stream that bn1, both blocks' last norms and the shortcut write, only what all silence may go."""
+    model = network("resnet8").eval()
+    masks = {name: torch.ones(len(model.get_submodule(name).weight), dtype=torch.bool) for name in ("net.conv1", "net.bn1")}
+    for mask in masks.values():
+        mask[:9] = False
+    both = masks | {"net.layer1.0.conv2": masks["net.conv1"], "net.layer1.0.bn2": masks["net.bn1"]}
+    pruning.silence(model, both)
+    with pytest.raises(UserError, match="nothing to take out"):
+        compaction.remove(copy.deepcopy(model), masks)
+    left = compaction.remove(model, both)
+    assert model.net.conv1.out_channels == model.net.layer1[0].conv2.out_channels == 8  # of 7 that speak
+    assert all(len(mask) == 8 and mask.sum() == 7 for mask in left.values())
+
+
+def test_what_still_speaks_is_not_taken_out():
+    model = network("resnet8").eval()
+    masks = pruning.l2_masks(model, 0.5, ["net.layer1.0.conv1"])  # the batch norm behind it still speaks
+    with pytest.raises(UserError, match="answers differently"):
+        compaction.remove(model, masks)
+
+
+def test_a_vision_transformer_has_nothing_to_take_out():
+    model = network("vit_micro")
+    with pytest.raises(UserError, match="nothing to take out"):
+        compaction.remove(model, pruning.prune_filters(model, 0.5))
+
+
+@pytest.mark.parametrize("script", [pruneft, loraprune])
+@pytest.mark.parametrize("when", ["first", "after"])
+def test_a_compact_checkpoint_is_one_like_any_other(script, when, weights, tmp_path, capsys):
+    common = forgetting_three(weights, 2)
+    masked = call(script, *common, "--output", tmp_path / "masked.pth")
+    small = call(script, *common, "--compact", when, "--output", tmp_path / "small.pth")
+    assert small.stat().st_size < 0.75 * masked.stat().st_size
+    config = evaluate.parser().parse_args([str(masked), str(small), "--weights", str(weights), "--quiet"])
+    rows = collect.score_files(config.checkpoints, config, beneath=False)
+    one, other = rows[-2:]
+    assert other["method"] == f"{script.__name__} --compact {when}"
+    for metric in ("UA", "RA", "TA"):
+        values = [row["metrics"][metric]["mean"] for row in (one, other)]
+        assert values[0] == pytest.approx(values[1], abs=1e-9 if when == "after" else 12), metric
+    if script is loraprune:
+        original = models.build(models.load_checkpoint(next(weights.glob("digits_resnet8_original*"))))
+        alone = adapters.load(original, adapters.folder_for(small if when == "first" else masked))
+        images = torch.rand(5, 1, 8, 8)
+        with torch.no_grad():
+            expected = models.build(models.load_checkpoint(small))(images)
+            torch.testing.assert_close(alone(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_compact_and_regrow_contradict(weights, capsys):
+    common = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", 3, "--quiet")
+    code, line = one_line(pruneft, capsys, *common, "--regrow", "--compact")
+    assert code == 2 and "--regrow" in line
+
+
+def test_an_exported_network_answers_alike(weights, tmp_path, capsys):
+    """A compact one, from one image to many; the file is replaced only when asked to."""
+    common = forgetting_three(weights, 1)
+    path = call(pruneft, *common, "--compact", "--output", tmp_path / "small.pth")
+    file = tmp_path / "small.onnx"
+    export.run(export.parser().parse_args([str(path), "--onnx", str(file)]))
+    session = onnxruntime.InferenceSession(file)
+    images = torch.rand(3, 1, 8, 8)
+    (answers,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        expected = models.build(models.load_checkpoint(path))(images)
+    torch.testing.assert_close(torch.from_numpy(answers), expected, atol=1e-4, rtol=1e-4)
+    code, line = one_line(export, capsys, path, "--onnx", file)
+    assert code == 2 and "--overwrite" in line

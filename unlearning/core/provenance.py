@@ -1,0 +1,34 @@
+"""TODO unlearning.core.provenance."""
+
+import datetime
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def provenance(command, hardware):
+    """What every result file says of where its numbers come from."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware,
+        "versions": versions(),
+    }
+
+
+def versions():
+    """Versions of Python and of the libraries that make the numbers."""
+    names = ("torch", "torchvision", "timm", "peft", "scikit-learn", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def device_name(device):
+    """The device in words: the GPU's name, or the CPU's with the number of threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"

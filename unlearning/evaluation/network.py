@@ -1,0 +1,151 @@
+"""One network's scores: what its answers give away, and what is left beneath its head.
+
+D_f, D_r, T_f, T_r and every metric are those of metrics.py; here they get the images that they are about. `curves` is what
+the pictures need beside the numbers.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+
+import data
+from unlearning.metrics import membership, predictions
+from unlearning.vision.predict import penultimate, relearn
+
+# Membership attacks by name: the feature, the attack, and whether the whole test set (not T_r alone) are its non-members.
+ATTACKS = {
+    "svc": (predictions.confidence, membership.mia_efficacy, False),
+    "lora-unlearn": (predictions.loss, membership.mia_lora_unlearn, False),
+    "unlearn-sparse": (predictions.confidence, membership.mia_unlearn_sparse, True),
+}
+PROBE_LIMIT = 2000  # training images for the probe and the picture of the features
+RELEARN_STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # where a relearning curve is read off
+RELEARN_LIMIT = 250  # images of T_f at each point of a relearning curve
+NO_CLASS = "no class is forgotten as a whole"
+Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, T_f, T_r as positions, int64
+
+
+def four_sets(dataset, forget):
+    """D_f, D_r, T_f and T_r as int64 positions. For sample forgetting T_f is empty and T_r the whole test set."""
+    classes = data.forgotten_classes(dataset.train.labels, forget)
+    gone = torch.isin(dataset.test.labels, torch.tensor(classes, dtype=torch.int64))
+    kept = data.retain_indices(len(dataset.train), forget)
+    return Sets(forget, kept, gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1))
+
+
+def score(logits, dataset, forget, attack, every_attack=False):
+    """(metrics, curves) of one network by its answers alone.
+
+    logits: float32 (N, C) of the training and of the test images. forget: int64 positions in the training images.
+    attack: a key of ATTACKS. every_attack: also each of metrics.FEATURES with each of metrics.ATTACKERS. curves: the ROC
+    of D_f against T_f at metrics.FPR_GRID, and the share of each set's losses in each of metrics.LOSS_BINS.
+    """
+    (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
+    sets = four_sets(dataset, forget)
+    unseen = sets.forget_test if len(sets.forget_test) else sets.retain_test
+    feature, efficacy, whole = ATTACKS[attack]
+    seen, never = feature(train, train_y), feature(test, test_y)
+    found = {
+        "UA": 100 - predictions.accuracy(train[sets.forget], train_y[sets.forget]),
+        "UA_test": 100 - predictions.accuracy(test[sets.forget_test], test_y[sets.forget_test])
+        if len(sets.forget_test)
+        else {"missing": f"UA-test: {NO_CLASS}"},
+        "RA": predictions.accuracy(train[sets.retain], train_y[sets.retain]),
+        "TA": predictions.accuracy(test[sets.retain_test], test_y[sets.retain_test]),
+        "MIA": efficacy(seen[sets.retain], never if whole else never[sets.retain_test], seen[sets.forget]),
+    }
+    train_loss, test_loss = predictions.loss(train, train_y), predictions.loss(test, test_y)
+    try:
+        found["MIA_AUC"], roc = membership.tell_apart(train_loss[sets.forget], test_loss[unseen])
+        found["TPR1"] = _tpr_at_1_percent(roc, len(unseen))
+    except ValueError as error:
+        found["MIA_AUC"] = found["TPR1"] = {"missing": f"MIA-AUC: {error}"}
+        roc = None
+    if every_attack:
+        for name, feature in predictions.FEATURES.items():
+            seen, never = feature(train, train_y), feature(test, test_y)
+            for attacker in membership.ATTACKERS:
+                area, curve = membership.tell_apart(seen[sets.forget], never[unseen], attacker)
+                called = membership.mia_efficacy(seen[sets.retain], never[sets.retain_test], seen[sets.forget], attacker)
+                found[f"MIA {attacker} {name}"], found[f"AUC {attacker} {name}"] = called, area
+                found[f"TPR1 {attacker} {name}"] = _tpr_at_1_percent(curve, len(unseen))
+    losses = {
+        "D_f": train_loss[sets.forget],
+        "D_r": train_loss[sets.retain],
+        "T_f": test_loss[sets.forget_test],
+        "T_r": test_loss[sets.retain_test],
+    }
+    return found, {"roc": roc, "losses": {name: _histogram(values) for name, values in losses.items() if len(values)}}
+
+
+def beneath(model, dataset, forget, config):
+    """(metrics, curves) of what a network still holds beneath its head: probe, relearning curve, features in the plane.
+
+    config: device and precision, as for training.predict. Both curves are None where they have no meaning.
+    """
+    sets, train = four_sets(dataset, forget), dataset.train
+    sample = data.stratified(train.labels, min(PROBE_LIMIT, len(train)))
+    features = penultimate(model, train.take(sample), config)
+    plane = _in_the_plane(features, torch.isin(sample, forget))
+    if not len(sets.forget_test):
+        return {"probe": {"missing": f"probe: {NO_CLASS}"}}, {"features": plane, "relearn": None}
+    gone = dataset.test.take(sets.forget_test)
+    found = predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, config), gone.labels)
+    some = gone.take(slice(RELEARN_LIMIT))
+    curve = relearn(model, train.take(forget), some, config, RELEARN_STEPS)
+    return {"probe": found}, {"features": plane, "relearn": curve}
+
+
+def distances(logits, retrain, forget):
+    """How far the answers on training images are from Retrain's: logits float32 (N, C) of both, forget as in `score`."""
+    kept = data.retain_indices(len(logits), forget)
+    pairs = {"f": (logits[forget], retrain[forget]), "r": (logits[kept], retrain[kept])}
+    measures = {"activation": predictions.activation_distance, "js": predictions.js_divergence}
+    return {f"{name}_{side}": measure(*pair) for name, measure in measures.items() for side, pair in pairs.items()}
+
+
+def compare(row, original, retrain):
+    """Add what is measured from the Original and the Retrain of the same seed, rows as evaluate.py makes them, or None."""
+    found = row["metrics"]
+    if retrain:
+        found |= {f"d{key}": found[key] - retrain["metrics"][key] for key in predictions.GAP_METRICS}
+        found["gap"] = predictions.average_gap(found, retrain["metrics"])
+        found["ToW"] = predictions.tug_of_war(found, retrain["metrics"])
+    else:
+        missing = {"missing": f"distances: no Retrain of seed {row['seed']} for {row['forget']} on {row['model']}"}
+        found |= dict.fromkeys((*(f"d{key}" for key in predictions.GAP_METRICS), "gap", "ToW"), missing)
+        found |= dict.fromkeys(("activation_f", "activation_r", "js_f", "js_r"), missing)
+    if "relearn" not in row["curves"]:  # nobody has looked beneath the head
+        return
+    curve = row["curves"]["relearn"]
+    if curve is None:
+        found["relearn_steps"] = {"missing": f"relearn steps: {NO_CLASS}"}
+    elif original is None:
+        found["relearn_steps"] = {"missing": f"relearn steps: no Original of seed {row['seed']} on {row['model']}"}
+    else:
+        half = original["curves"]["relearn"][0] / 2
+        steps = predictions.relearn_steps(RELEARN_STEPS, curve, half)
+        most = RELEARN_STEPS[-1]
+        found["relearn_steps"] = {"missing": f"not in {most} steps", "cell": f"> {most}"} if steps is None else steps
+
+
+def _tpr_at_1_percent(roc, unseen):
+    """The true-positive rate in percent at a false-positive rate of 1 %, which takes 100 unseen images in each of five
+    folds: with fewer the rate at 0 % would stand in for it."""
+    if unseen < 500:
+        return {"missing": f"TPR@1%FPR: {unseen} images that were never seen are too few"}
+    return 100 * float(np.interp(0.01, membership.FPR_GRID, roc))
+
+
+def _histogram(values):
+    counts, _ = np.histogram(values.clamp(predictions.LOSS_BINS[0], predictions.LOSS_BINS[-1]), predictions.LOSS_BINS)
+    return counts / len(values)
+
+
+def _in_the_plane(features, forgotten, most=120):
+    """The first two principal components, in standard deviations of the first: up to `most` images of each set."""
+    plane = PCA(2, random_state=0).fit_transform(features.double().numpy())
+    plane = (plane / plane[:, 0].std()).round(2)
+    return {"D_f": plane[forgotten][:most].tolist(), "D_r": plane[~forgotten][:most].tolist()}

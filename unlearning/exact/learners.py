@@ -1,0 +1,124 @@
+"""Prompted networks: a frozen backbone, and learners of a frame of pixels and a linear head each.
+
+The learners of LMEraser (Xu, Wu, Wang, Jia, arXiv 2404.11056): the frame is added to the border of the normalised image, the
+head reads the backbone's features of the result.
+"""
+
+import torch
+from torch import nn
+
+import models
+
+PROMPTED = "prompted"  # several learners on one backbone: what parts.assemble makes
+
+
+def label(network):
+    """What a table calls a network: its name, or for learners on a backbone the backbone's."""
+    return f"{network['arguments']['backbone']['name']}, prompted" if network["name"] == PROMPTED else network["name"]
+
+
+FRAME = 30 / 224  # width of the frame over the side of the image, as in the paper
+
+
+class Backbone(nn.Module):
+    """A frozen network without its head: images float32 (B, C, H, W) in [0, 1] to features float32 (B, F).
+
+    network: normalize, perhaps resize, and net, as models.create makes them; its weights are frozen, its head removed.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.features = network.net.get_classifier().in_features
+        network.net.reset_classifier(0)
+        self.network = network.requires_grad_(False)
+
+    def prepare(self, x):
+        """Normalised images at the network's own size: what a frame is added to."""
+        return nn.Sequential(*(part for name, part in self.network.named_children() if name != "net"))(x)
+
+    def forward(self, x, frame=0.0):
+        return self.network.net(self.prepare(x) + frame)
+
+
+class Frame(nn.Module):
+    """Prompts float32 (B, numbers) to images float32 (B, C, H, W) that are zero but for a border `width` pixels wide."""
+
+    def __init__(self, shape, width=None):
+        super().__init__()
+        width = width or max(1, round(FRAME * shape[-1]))
+        border = torch.ones(shape, dtype=torch.bool)
+        border[:, width:-width, width:-width] = False
+        self.register_buffer("border", border, persistent=False)
+        self.numbers = int(border.sum())
+
+    def forward(self, prompts):
+        return prompts.new_zeros(len(prompts), *self.border.shape).masked_scatter(self.border, prompts)
+
+
+class Learner(nn.Module):
+    """One prompt and one head on a frozen backbone, to be trained on a part of the data."""
+
+    def __init__(self, backbone, shape, classes):
+        """shape: (C, H, W) of images in the data. The start depends on torch's seed alone."""
+        super().__init__()
+        self.backbone = backbone
+        with torch.no_grad():
+            self.frame = Frame(backbone.prepare(torch.zeros(1, *shape)).shape[1:])
+        self.prompt = nn.Parameter(torch.randn(self.frame.numbers))
+        self.head = nn.Linear(backbone.features, classes)
+
+    def forward(self, x):
+        return self.head(self.backbone(x, self.frame(self.prompt[None])))
+
+
+class Heads(nn.Module):
+    """A linear head for each learner: features float32 (B, F) and learners int64 (B,) to logits float32 (B, classes)."""
+
+    def __init__(self, learners, features, classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(learners, classes, features))
+        self.bias = nn.Parameter(torch.zeros(learners, classes))
+
+    def forward(self, features, learner):
+        return torch.einsum("bcf,bf->bc", self.weight[learner], features) + self.bias[learner]
+
+
+class Prompted(nn.Module):
+    """Several trained learners on one backbone.
+
+    Routed: an image goes to the learner whose centre is nearest to the features of the image without a prompt. Else all
+    vote, as SISA's shards do: the logit of a class is its number of votes, ties broken by the mean probability.
+    """
+
+    def __init__(self, backbone, shape, classes, learners, routed):
+        super().__init__()
+        self.backbone = backbone
+        with torch.no_grad():
+            self.frame = Frame(backbone.prepare(torch.zeros(1, *shape)).shape[1:])
+        self.prompts = nn.Parameter(torch.zeros(learners, self.frame.numbers))
+        self.heads = Heads(learners, backbone.features, classes)
+        self.register_buffer("centres", torch.zeros(learners, backbone.features) if routed else None)
+
+    def get_classifier(self):
+        """The module whose first input are the penultimate features, as in timm's networks."""
+        return self.heads
+
+    def forward(self, x):
+        if self.centres is not None:
+            return self.answer(x, torch.cdist(self.backbone(x).float(), self.centres).argmin(1))
+        each = [self.answer(x, torch.full((len(x),), k, device=x.device)).softmax(1) for k in range(len(self.prompts))]
+        probabilities = torch.stack(each)  # (learners, B, classes)
+        votes = nn.functional.one_hot(probabilities.argmax(2), probabilities.shape[2]).sum(0)
+        return votes + 0.5 * probabilities.mean(0)
+
+    def answer(self, x, learner):
+        """Logits float32 (B, classes) of the learners int64 (B,)."""
+        return self.heads(self.backbone(x, self.frame(self.prompts[learner])), learner)
+
+
+def build(checkpoint, path="the system"):
+    """The network of an assembled system (`system.assemble`) with its weights, on the CPU, in evaluation mode."""
+    arguments = dict(checkpoint["network"]["arguments"])
+    backbone = arguments.pop("backbone")
+    network = models.create(backbone["name"], **backbone["arguments"])
+    return models.load_weights(Prompted(Backbone(network), **arguments), checkpoint, path)

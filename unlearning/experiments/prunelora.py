@@ -1,0 +1,45 @@
+"""TODO unlearning.experiments.prunelora."""
+
+from unlearning.experiments import plan
+
+PRUNELORA = (*plan.PLAIN[:2], "mask", "zero-row", *plan.PLAIN[2:], "loraprune --regrow", "loraprune --prune-head")
+PRESETS = {
+    "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
+    "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
+    "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10]},
+    "paper": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]},
+}
+# Figure 1 of arXiv 2411.11907: CIFAR-10, class 3, one run; (network, method, epochs): UA, RA, TA, MIA-Efficacy.
+PUBLISHED = {
+    ("resnet50", "retrain", None): (100, 98.02, 96.70, 100),
+    ("resnet50", "finetune", 5): (100, 92.52, 88.29, 100),
+    ("resnet50", "finetune", 10): (100, 96.27, 91.44, 100),
+    ("resnet50", "pruneft", 5): (100, 94.92, 90.79, 100),
+    ("resnet50", "pruneft", 10): (100, 95.68, 90.72, 100),
+    ("resnet50", "lora", 5): (97.22, 96.90, 95.03, 100),
+    ("resnet50", "lora", 10): (100, 97.19, 93.49, 100),
+    ("resnet50", "loraprune", 5): (99.78, 97.96, 95.18, 97.68),
+    ("resnet50", "loraprune", 10): (99.98, 98.00, 95.41, 97.89),
+    ("vit_small", "retrain", None): (100, 96.90, 84.92, 100),
+    ("vit_small", "finetune", 5): (100, 87.64, 79.79, 100),
+    ("vit_small", "finetune", 10): (100, 86.80, 79.94, 100),
+    ("vit_small", "pruneft", 5): (100, 84.76, 78.81, 100),
+    ("vit_small", "pruneft", 10): (100, 86.14, 79.53, 100),
+    ("vit_small", "lora", 5): (87.66, 97.72, 85.33, 98.14),
+    ("vit_small", "lora", 10): (95.58, 97.81, 85.16, 99.58),
+    ("vit_small", "loraprune", 5): (100, 97.39, 85.53, 100),
+    ("vit_small", "loraprune", 10): (100, 97.63, 85.34, 100),
+}
+
+
+def add_published(rows, dataset):
+    """Put the paper's numbers beside rows of the same data set, network and forgotten class."""
+    for row in rows:
+        key = (row["model"], row["method"], None if row["method"] == "retrain" else row["epochs"])
+        if dataset.is_cifar10 and row["forget"] == "class3" and key in PUBLISHED:
+            row["published"] = dict(zip(("UA", "RA", "TA", "MIA"), PUBLISHED[key], strict=True))
+
+
+def prunelora(config):
+    """PruneLoRA's table with controls: class forgetting."""
+    return plan.plan(config, plan.chosen(config, PRUNELORA), plan.class_flags(config))

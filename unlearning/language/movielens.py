@@ -1,0 +1,137 @@
+"""MovieLens as instruction data: queries in English about films and viewers, with one-word answers.
+
+GroupLens' ml-latest-small (Harper and Konstan, "The MovieLens Datasets", 2015) is looked for in `data_dir`, then fetched
+from GroupLens, else, on Debian or Ubuntu, read out of the package `r-cran-dslabs`, which carries an earlier edition of it
+(100,004 ratings by 671 viewers of 9,066 films) in R's lazy-load format. R itself isn't needed.
+"""
+
+import csv
+import io
+import shutil
+import urllib.request
+import warnings
+import zipfile
+import zlib
+from collections import Counter, defaultdict, namedtuple
+
+import numpy as np
+
+from unlearning.core.errors import UserError
+from unlearning.core.fetch import debian_package
+
+URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
+FILE = "movielens.csv"  # one line a rating: viewer, film, title, year, genres, rating, time
+GENRES = 5  # the task `genre` is about the films of the most frequent main genres
+RATED = 10  # ... that at least so many viewers have rated
+HISTORY = 10  # films that the task `preference` tells of a viewer
+LIKED = 4.0  # stars from which a viewer likes a film
+PER_VIEWER = 3  # films that each viewer is asked about
+Rating = namedtuple("Rating", "viewer film title year genres stars time")
+
+
+def genre(data_dir):
+    """(query, answer) pairs: a film's title and year, and its main genre, which is the first that MovieLens lists."""
+    films = {}
+    often = Counter()
+    for rating in ratings(data_dir):
+        films[rating.film] = rating
+        often[rating.film] += 1
+    rows = [
+        (f"Title: {film.title} ({film.year})", film.genres.split("|")[0])
+        for key, film in sorted(films.items())
+        if often[key] >= RATED and film.year
+    ]
+    kept = {name for name, _ in Counter(answer for _, answer in rows).most_common(GENRES)}
+    ask = f"Which is the main genre of this film: {', '.join(sorted(kept))}?"
+    return [(f"{ask}\n{query}", answer) for query, answer in rows if answer in kept]
+
+
+def preference(data_dir):
+    """(query, answer) pairs as in TALLRec (Bao et al. 2023): what a viewer liked and disliked last, and whether the viewer
+    then liked another film, Yes or No. Each viewer's PER_VIEWER last films that have a whole history before them."""
+    viewers = defaultdict(list)
+    for rating in ratings(data_dir):
+        viewers[rating.viewer].append(rating)
+    rows = []
+    for _, seen in sorted(viewers.items()):
+        seen.sort(key=lambda rating: (rating.time, rating.film))
+        for place in range(max(HISTORY, len(seen) - PER_VIEWER), len(seen)):
+            past = seen[place - HISTORY : place]
+            liked = "; ".join(r.title for r in past if r.stars >= LIKED) or "none"
+            disliked = "; ".join(r.title for r in past if r.stars < LIKED) or "none"
+            ask = f"Liked films: {liked}\nDisliked films: {disliked}\nWill this viewer like {seen[place].title}? Yes or No?"
+            rows.append((ask, "Yes" if seen[place].stars >= LIKED else "No"))
+    return rows
+
+
+TASKS = {"genre": genre, "preference": preference}
+
+
+def ratings(data_dir):
+    """All ratings, a list of Rating. Raises UserError when the data are out of reach."""
+    file = data_dir / FILE
+    if not file.exists():
+        try:
+            lines = _from_grouplens(data_dir)
+        except (OSError, urllib.error.URLError, zipfile.BadZipFile) as error:
+            lines = _from_debian(data_dir)
+            if lines is None:
+                raise UserError(f"no MovieLens and no download ({error}); put {URL} into {data_dir}") from None
+        part = file.with_suffix(".part")
+        with open(part, "w", newline="") as target:
+            csv.writer(target).writerows(lines)
+        part.rename(file)
+    with open(file, newline="") as source:
+        return [Rating(*row[:5], float(row[5]), int(row[6])) for row in csv.reader(source)]
+
+
+def _from_grouplens(data_dir):
+    """Lines for FILE out of GroupLens' archive, in `data_dir` or downloaded."""
+    there = data_dir / URL.rsplit("/", 1)[1]
+    if there.exists():
+        content = there.read_bytes()
+    else:
+        with urllib.request.urlopen(URL, timeout=20) as answer:
+            content = answer.read()
+    archive = zipfile.ZipFile(io.BytesIO(content))
+
+    def table(name):
+        return csv.DictReader(io.TextIOWrapper(archive.open(f"ml-latest-small/{name}.csv"), "utf-8"))
+
+    films = {row["movieId"]: (*_title_and_year(row["title"]), row["genres"]) for row in table("movies")}
+    return [
+        (row["userId"], row["movieId"], *films[row["movieId"]], row["rating"], row["timestamp"]) for row in table("ratings")
+    ]
+
+
+def _title_and_year(text):
+    """ "Heat (1995)" to ("Heat", "1995"); without a year to ("Heat", "")."""
+    title, bracket, rest = text.strip().rpartition(" (")
+    return (title, rest[:4]) if bracket and rest[:4].isdigit() else (text.strip(), "")
+
+
+def _from_debian(data_dir):
+    """Lines for FILE out of Debian's package, or None. R keeps each data set as a 4-byte length and a zlib stream."""
+    import rdata
+
+    files = debian_package("r-cran-dslabs", data_dir)
+    if files is None:
+        return None
+    base = files / "usr/lib/R/site-library/dslabs/data/Rdata"
+    with warnings.catch_warnings():  # about R classes that data frames of numbers don't use
+        warnings.simplefilter("ignore")
+        first, length = (int(n) for n in rdata.read_rds(base.with_suffix(".rdx"))["variables"]["movielens"])
+        packed = base.with_suffix(".rdb").read_bytes()[first : first + length]
+        frame = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(packed[4:])))
+    shutil.rmtree(data_dir / "debian")
+    names = ["userId", "movieId", "title", "year", "genres", "rating", "timestamp"]
+    return frame[names].astype("string").fillna("").values.tolist()
+
+
+def split(rows, train, validation, test):
+    """Three lists of so many rows, drawn with a fixed seed. Raises UserError when there are fewer."""
+    if train + validation + test > len(rows):
+        raise UserError(f"{train} + {validation} + {test} rows wanted: there are {len(rows)}")
+    order = np.random.default_rng(0).permutation(len(rows))
+    parts = np.split(order, np.cumsum([train, validation, test]))[:3]
+    return [[rows[i] for i in part] for part in parts]

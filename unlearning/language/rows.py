@@ -1,0 +1,125 @@
+"""Instruction data, requests about its rows, and adapter folders that know what they were trained on.
+
+A row is (query, answer). An edit names a row by its position and says what becomes of it: {"id": 17, "remove": true},
+{"id": 17, "query": "..."} or {"id": 17, "response": "..."}; a file of edits has one in each line, as JSON. Data are spoilt
+by edits too, so Corrupted, Retrain and every method are told in one language.
+"""
+
+import functools
+import hashlib
+import json
+from collections import namedtuple
+from pathlib import Path
+
+from unlearning.core.errors import UserError
+from unlearning.language import movielens
+from unlearning.vision import adapters
+
+RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
+FORMAT = 1
+KINDS = {"remove": "remove", "modify": "query", "correct": "response"}  # request: the field of its edits
+# Rows to train on, to choose by and to test on: lists of (query, answer); all answers; a SHA-256 of everything.
+Data = namedtuple("Data", "train validation test answers fingerprint")
+
+
+def load_rows(task, data_dir, sizes):
+    """The Data of a task: a key of movielens.TASKS or a file with {"query": ..., "response": ...} in each line.
+
+    sizes: how many rows to train on, to choose by, to test on. Raises UserError when there are fewer, or none. The last
+    data are kept, so that several runs in one process read them once.
+    """
+    return _load(task, data_dir, tuple(sizes))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(task, data_dir, sizes):
+    if task in movielens.TASKS:
+        rows = movielens.TASKS[task](data_dir)
+    else:
+        rows = [(line.get("query"), line.get("response")) for line in _lines(task, "--task")]
+        if wrong := [i for i, row in enumerate(rows) if not all(isinstance(text, str) and text.strip() for text in row)]:
+            raise UserError(f"--task {task}: line {wrong[0] + 1} has no query or no response")
+    parts = movielens.split(rows, *sizes)
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return Data(*parts, sorted({answer for part in parts for _, answer in part}), digest)
+
+
+def task_label(task):
+    """What tables call the data of a task."""
+    return f"movielens {task}" if task in movielens.TASKS else Path(task).stem
+
+
+def read_edits(file):
+    """The edits of a file: a list of dict. Raises UserError for anything but lines with an id and one field of KINDS."""
+    edits = _lines(file, "edits")
+    for place, edit in enumerate(edits, 1):
+        fields = set(edit) - {"id"}
+        if not isinstance(edit.get("id"), int) or len(fields) > 1 or not fields <= set(KINDS.values()):
+            raise UserError(f"{file}, line {place}: an edit has an id and one of {', '.join(KINDS.values())}")
+    return edits
+
+
+def check_edits(edits, kind, rows, answers):
+    """The edits of a request of one kind (a key of KINDS; None: any) on rows, complete; UserError if one can't be met."""
+    edits = [edit | ({"remove": True} if kind == "remove" else {}) for edit in edits]
+    if not edits:
+        raise UserError("nothing is asked: give --ids or a --request file with lines")
+    ids = [edit["id"] for edit in edits]
+    for edit in edits:
+        if not 0 <= edit["id"] < len(rows):
+            raise UserError(f"row {edit['id']}: rows run from 0 to {len(rows) - 1}")
+        if ids.count(edit["id"]) > 1:
+            raise UserError(f"row {edit['id']} is named twice")
+        if rows[edit["id"]] is None:
+            raise UserError(f"row {edit['id']} has been removed already")
+        field = next(iter(set(edit) - {"id"}), None)
+        if field is None or (kind and field != KINDS[kind]):
+            raise UserError(f"row {edit['id']}: a request to {kind} needs its {KINDS.get(kind)}")
+        if field != "remove" and not (isinstance(edit[field], str) and edit[field].strip()):
+            raise UserError(f"row {edit['id']}: its new {field} is empty")
+        if field == "response" and edit[field] not in answers:
+            raise UserError(f"row {edit['id']}: {edit[field]!r} is none of the answers {', '.join(answers)}")
+    return edits
+
+
+def edited(rows, edits):
+    """The rows after the edits; a removed one is None, so that all keep their numbers."""
+    rows = list(rows)
+    for edit in edits:
+        query, answer = rows[edit["id"]]
+        rows[edit["id"]] = None if edit.get("remove") else (edit.get("query", query), edit.get("response", answer))
+    return rows
+
+
+def write_edits(file, edits):
+    """Write a file of edits."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(edit) + "\n" for edit in edits))
+
+
+def read_record(folder):
+    """What an adapter's folder says of itself. Raises UserError for any other folder."""
+    try:
+        record = json.loads((Path(folder) / RECORD).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not an adapter of this project ({error})") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{folder} is not an adapter of this project's format {FORMAT}")
+    return record
+
+
+def write_adapter(peft_model, folder, record):
+    """Write an adapter in PEFT's format with its record, the folder as a whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    adapters.save(peft_model, folder, notes={RECORD: json.dumps(record | {"format": FORMAT}, indent=1)})
+
+
+def _lines(file, flag):
+    """The JSON objects in the lines of a file."""
+    try:
+        lines = [json.loads(line) for line in Path(file).read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {file}: not a file with JSON in each line ({error})") from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise UserError(f"{flag} {file}: not a JSON object in each line")
+    return lines

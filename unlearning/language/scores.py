@@ -1,0 +1,96 @@
+"""Scores of adapters: how right they answer test rows, what they still know of what was asked about, how far from Retrain.
+
+accuracy, AUC (one answer against the others, mean) in percent and loss in nats on clean test rows; forget_loss: mean loss on
+the rows as they were trained on before the request; membership: AUC in percent of telling these rows from test rows by their
+loss, 50 being none. Distances are from Retrain: of parameters, over Corrupted's own distance; of predictions, the
+Jensen-Shannon divergence on test rows; cosine: between the steps that both take from Corrupted.
+"""
+
+import torch
+from sklearn.metrics import roc_auc_score
+
+from unlearning.core.errors import UserError
+from unlearning.language import influence
+from unlearning.language.rows import read_record, task_label
+from unlearning.language.session import session_of
+from unlearning.metrics import predictions, statistics
+from unlearning.reports import tables
+
+
+def score(folder, record, before, config):
+    """(metrics, vector of parameters, test logits) of the adapter in `folder`; folder None: the base without one.
+
+    record: of an adapter of the same base and task. before: the rows (query, answer) that were asked about, as trained on.
+    """
+    with session_of(record, config, folder) as session, torch.no_grad():
+        task = session.task
+        if folder is None:
+            influence.assign(session.parameters, torch.zeros_like(influence.flat(session.parameters)))
+        test = task.encode(session.data.test)
+        labels = torch.tensor([session.data.answers.index(answer) for _, answer in session.data.test])
+        logits = task.choices(session.tail, test).cpu()
+        test_loss = task.losses(session.tail, test).cpu()
+        found = {
+            "accuracy": predictions.accuracy(logits, labels),
+            "auc": 100 * _auc(logits, labels),
+            "loss": test_loss.mean().item(),
+        }
+        if before:
+            asked = task.losses(session.tail, task.encode(before)).cpu()
+            known = torch.cat([-asked, -test_loss])
+            member = torch.arange(len(known)) < len(asked)
+            found |= {"forget_loss": asked.mean().item(), "membership": 100 * roc_auc_score(member, known)}
+        return found, influence.flat(session.parameters).cpu().clone(), logits
+
+
+def compare(scored, corrupted, retrained):
+    """Add to a `score` its distances from Retrain's."""
+    found, at, logits = scored
+    found["js"] = predictions.js_divergence(logits, retrained[2])
+    whole = retrained[1] - corrupted[1]
+    found["distance"] = ((at - retrained[1]).norm() / whole.norm()).item()
+    step = at - corrupted[1]
+    found["cosine"] = torch.cosine_similarity(step, whole, 0).item() if step.any() else {"missing": "no step", "cell": "–"}
+
+
+def undone(loss, corrupted, retrained):
+    """How much of the damage is undone, in percent, by losses on clean test rows: Corrupted's is 0, Retrain's 100."""
+    return 100 * (corrupted - loss) / (corrupted - retrained)
+
+
+def table(config):
+    """The table of `llmeraser.py evaluate` as text. Each adapter is scored on what was asked of it last."""
+    records = [read_record(folder) for folder in config.adapters]
+    same = ("base", "base_sha256", "fingerprint", "rank", "targets", "blocks")
+    other = [f for f, r in zip(config.adapters, records, strict=True) if any(r[k] != records[0][k] for k in same)]
+    if other:
+        raise UserError(f"{other[0]} has another base, task or shape than {config.adapters[0]}")
+    asked = [[tuple(row) for row in record["ledger"][-1]["before"]] if record["ledger"] else [] for record in records]
+    requests = [rows for i, rows in enumerate(asked) if rows and rows not in asked[:i]]
+    common = requests[0] if len(requests) == 1 else []  # for an adapter of which nothing was asked itself
+    retrained = score(config.retrain, read_record(config.retrain), [], config) if config.retrain else None
+    rows = []
+    for folder, record, before in zip(config.adapters, records, asked, strict=True):
+        scored = score(folder, record, before or common, config)
+        if retrained:
+            scored[0]["js"] = predictions.js_divergence(scored[2], retrained[2])
+        cost = record["ledger"][-1]["cost"] if record["ledger"] else record["cost"]
+        rows.append(
+            {
+                "dataset": task_label(record["task"]),
+                "model": record["base"],
+                "forget": record["ledger"][-1]["action"] if record["ledger"] else "nothing",
+                "method": folder.name,
+                "epochs": None,
+                "n": 1,
+                "metrics": statistics.metrics_over_seeds([{"metrics": scored[0] | cost}]),
+            }
+        )
+    return tables.terminal({"rows": rows})
+
+
+def _auc(logits, labels):
+    """Mean over answers of the AUC of one against the others; an answer that no row has is left out."""
+    p = logits.softmax(1)
+    there = labels.unique().tolist()
+    return sum(roc_auc_score(labels == k, p[:, k]) for k in there) / len(there)

@@ -1,0 +1,96 @@
+"""TODO unlearning.metrics.membership."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+ATTACK_LIMIT = 10_000  # most samples that an attacker is fitted on; on 4,000 the SVC's answers still depend on the draw
+FPR_GRID = np.logspace(-3, 0, 31)  # false-positive rates at which a ROC curve is read off; the eleventh is 1 %
+PUBLISHED_SVC = {"C": 3, "gamma": "auto", "kernel": "rbf"}  # of Unlearn-Sparse (Jia et al. 2023) and SalUn (Fan et al. 2024)
+ATTACKERS = {  # the weights balance two sets of unequal size, as where few forgotten images meet a whole test set
+    "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)),
+    "svc": lambda: SVC(**PUBLISHED_SVC, class_weight="balanced"),
+}
+
+
+def mia_efficacy(members, nonmembers, forgotten, attacker="svc", seed=0, limit=ATTACK_LIMIT):
+    """Share of D_f, in percent, that an attack on the unlearned model calls non-member.
+
+    members, nonmembers, forgotten: one of FEATURES, (N,) or (N, C), of D_r, T_r and D_f. attacker: a key of ATTACKERS,
+    fitted on equally many of each, drawn with `seed`, at most `limit` together.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = min(len(members), len(nonmembers), limit // 2)
+    members = _draw(members, count, generator)
+    nonmembers = _draw(nonmembers, count, generator)
+    return _called_nonmember(ATTACKERS[attacker](), members, nonmembers, forgotten)
+
+
+def mia_unlearn_sparse(members, nonmembers, forgotten, seed=0):
+    """The published Unlearn-Sparse and SalUn protocol, in percent, for comparison with their numbers.
+
+    members, nonmembers, forgotten: confidences (N,) of D_r in its order, of the *whole* test set and of D_f. As many of the
+    first images of D_r as there are test images are the members, nothing is shuffled; forgotten classes stay among the
+    non-members. Above ATTACK_LIMIT samples both are thinned alike, with `seed`.
+    """
+    members = members[: len(nonmembers)]
+    generator = torch.Generator().manual_seed(seed)
+    share = min(1.0, ATTACK_LIMIT / (len(members) + len(nonmembers)))
+    members, nonmembers = (_draw(x, math.ceil(share * len(x)), generator) for x in (members, nonmembers))
+    return _called_nonmember(SVC(**PUBLISHED_SVC), members, nonmembers, forgotten)
+
+
+def mia_lora_unlearn(members, nonmembers, forgotten, seed=0):
+    """The published LoRA-Unlearn protocol, in percent, for comparison with old numbers only.
+
+    members, nonmembers, forgotten: losses (N,) of D_r, T_r and D_f. Logistic regression on the loss, 9,000 members
+    against 5,000 non-members (nine to five where the sets are smaller), which by itself pulls the answer to "member".
+    """
+    generator = torch.Generator().manual_seed(seed)
+    share = min(1.0, len(members) / 9000, len(nonmembers) / 5000)
+    members = _draw(members, int(9000 * share), generator)
+    nonmembers = _draw(nonmembers, int(5000 * share), generator)
+    return _called_nonmember(LogisticRegression(), members, nonmembers, forgotten)
+
+
+def tell_apart(seen, unseen, attacker="logistic", seed=0, folds=5):
+    """How well an attacker tells D_f (`seen`) from T_f (`unseen`): (AUC in percent, ROC).
+
+    seen, unseen: one of FEATURES, (N,) or (N, C); at most ATTACK_LIMIT / 2 of each, drawn with `seed`. ROC:
+    true-positive rate, float64, at each false-positive rate of FPR_GRID. Both are means over the folds of a stratified
+    cross-validation, each scored by the attacker that the other folds fitted: pooling the folds' scores instead would pull
+    the AUC of features without signal below 50. Raises ValueError for fewer than `folds` samples on a side.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    seen, unseen = (_draw(x, ATTACK_LIMIT // 2, generator) for x in (seen, unseen))
+    values, truth = _table(seen, unseen), np.repeat([1, 0], [len(seen), len(unseen)])
+    if min(len(seen), len(unseen)) < folds:
+        raise ValueError(f"{len(seen)} and {len(unseen)} images are too few for {folds} folds")
+    areas, curves = [], []
+    for fit, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(values, truth):
+        model = ATTACKERS[attacker]().fit(values[fit], truth[fit])
+        answer = model.decision_function(values[held_out])
+        areas.append(roc_auc_score(truth[held_out], answer))
+        curves.append(np.interp(FPR_GRID, *roc_curve(truth[held_out], answer)[:2]))
+    return 100 * float(np.mean(areas)), np.mean(curves, axis=0)
+
+
+def _draw(values, count, generator):
+    return values[torch.randperm(len(values), generator=generator)[:count]]
+
+
+def _table(*parts):
+    values = torch.cat(parts).numpy()
+    return values.reshape(len(values), -1)
+
+
+def _called_nonmember(attacker, members, nonmembers, forgotten):
+    attacker.fit(_table(members, nonmembers), np.repeat([1, 0], [len(members), len(nonmembers)]))
+    return 100 * float(np.mean(attacker.predict(_table(forgotten)) == 0))

@@ -1,0 +1,91 @@
+"""TODO unlearning.metrics.populations."""
+
+import math
+
+import numpy as np
+from scipy import stats
+from scipy.special import rel_entr
+
+
+def ulira(unlearned, retrained):
+    """U-LiRA (Hayes et al. 2024): accuracy in percent of one attacker for each image, a value for each of N model pairs.
+
+    unlearned, retrained: margins float64 (N, E) of the images of D_f. For each pair and image the attacker fits a Gaussian
+    to the other N - 1 unlearned networks' margins and one to the retrained ones', and names the likelier; 50 is a coin.
+    The pair under attack is in neither fit, so that equal distributions score 50 whatever N is.
+    """
+    accuracies = []
+    for i in range(len(unlearned)):
+        fits = [
+            (rest.mean(0), np.maximum(rest.std(0, ddof=1), 1e-3))
+            for rest in (np.delete(x, i, 0) for x in (unlearned, retrained))
+        ]
+        ratio = [stats.norm.logpdf(x[i], *fits[0]) - stats.norm.logpdf(x[i], *fits[1]) for x in (unlearned, retrained)]
+        right = [ratio[0] > 0, ratio[1] < 0]
+        tied = [ratio[0] == 0, ratio[1] == 0]
+        accuracies.append(100 * float(np.mean(right) + np.mean(tied) / 2))
+    return accuracies
+
+
+def klom(unlearned, retrained, bins=20, smoothing=1e-5):
+    """KL divergence of margins (Georgiev et al. 2024), KL(Retrain || unlearned) in nats: float64 (E,), one for each image.
+
+    unlearned, retrained: margins float64 (N, E). Both histograms share `bins` bins over the joint range; `smoothing` is
+    added to each bin's share, as the authors do. The value of two samples of one distribution isn't 0 but depends on
+    N: read it beside Retrain against Retrain.
+    """
+    low = np.minimum(unlearned.min(0), retrained.min(0))
+    width = np.maximum(unlearned.max(0), retrained.max(0)) - low
+    shares = []
+    for values in (retrained, unlearned):
+        place = np.minimum((bins * (values - low) / np.where(width > 0, width, 1)).astype(int), bins - 1)
+        counts = (place[..., None] == np.arange(bins)).sum(0)
+        shares.append((counts / len(values) + smoothing) / (1 + bins * smoothing))
+    return rel_entr(*shares).sum(1)
+
+
+def forgetting_epsilon(unlearned, retrained, delta=1e-5, cap=50.0):
+    """The epsilon at which an attacker tells N unlearned from N retrained networks: float64 (E,), one for each image.
+
+    unlearned, retrained: margins float64 (N, E). From the NeurIPS 2023 unlearning challenge (Triantafillou et al. 2024):
+    over all single thresholds (above it lies the set with the larger median) and all intervals (within it lies the set
+    with the smaller range) the largest of log((1 - delta - FPR) / FNR) and log((1 - delta - FNR) / FPR). A rule without
+    any error scores `cap`; one where only one of FPR and FNR is 0 is left out, as too few samples to say. Thresholds are
+    all midpoints between values here, a grid there. A range below 1 % of the other's scores `cap`, as there.
+    """
+    count, images = retrained.shape
+    pooled = np.concatenate([unlearned, retrained])
+    order = pooled.argsort(0, kind="stable")
+    ranked = np.take_along_axis(pooled, order, 0)
+    start = np.zeros((1, images))
+    below_u = np.concatenate([start, np.cumsum(order < count, 0)])  # unlearned networks below each cut
+    below_r = np.concatenate([start, np.cumsum(order >= count, 0)])
+    edge = np.ones((1, images), bool)
+    real_cut = np.concatenate([edge, ranked[1:] > ranked[:-1], edge])  # a cut between equal values is none
+
+    lower, upper = np.triu_indices(2 * count + 1, 1)
+    inside_u, inside_r = (x[upper] - x[lower] for x in (below_u, below_r))
+    possible = real_cut[lower] & real_cut[upper]
+    single = (upper == 2 * count)[:, None]
+    larger_u = np.median(unlearned, 0) > np.median(retrained, 0)
+    peaked_u = np.ptp(unlearned, 0) < np.ptp(retrained, 0)
+    best = np.zeros(images)
+    for positive_u, family in ((larger_u, possible & single), (peaked_u, possible)):
+        fpr = np.where(positive_u, inside_r, inside_u) / count
+        fnr = 1 - np.where(positive_u, inside_u, inside_r) / count
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = np.log(np.fmax(np.fmax((1 - delta - fpr) / fnr, (1 - delta - fnr) / fpr), 1.0))
+        found = np.where(fpr + fnr == 0, cap, np.where(fpr * fnr == 0, 0.0, found))
+        best = np.maximum(best, np.where(family, found, 0.0).max(0))
+    ranges = np.sort([np.ptp(unlearned, 0), np.ptp(retrained, 0)], 0)
+    return np.clip(np.where(ranges[0] < 0.01 * ranges[1], cap, best), 0, cap)
+
+
+def forgetting_score(epsilons, count):
+    """The challenge's forgetting quality, 0 to 1: the mean over images of 2 ** -(epsilon's bin of width 0.5).
+
+    epsilons float64 (E,) from `count` networks; from the largest epsilon on that so many can show, ceil(log(count - 1)), an
+    image scores 0.
+    """
+    points = np.where(epsilons < math.ceil(math.log(count - 1)), 0.5 ** np.floor(epsilons / 0.5), 0.0)
+    return float(points.mean())

@@ -1,0 +1,117 @@
+"""TODO unlearning.vision.graph_cut."""
+
+import sys
+from collections import namedtuple
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Two fx.GraphModules: below maps images to a tuple of tensors, tail takes these and gives what the network gives.
+Cut = namedtuple("Cut", "below tail")
+
+
+def cut_at(model, moving, x):
+    """Cut `model` below all that depends on the modules in `moving`: a Cut, or None where that is nothing, everything, or
+    torch.fx can't follow the forward pass. x: a few images, float32 (B, C, H, W), B > 1, on the model's device."""
+    try:
+        graph = _Tracer(moving).trace(model)
+    except Exception as error:  # a forward pass that branches on values fails in whatever way it happens to
+        print(f"outputs of the frozen part are not kept: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        return None
+    moved = set()
+    for node in graph.nodes:
+        if moved & set(node.all_input_nodes) or not moving.isdisjoint(_modules(model, node)):
+            moved.add(node)
+    output = list(graph.nodes)[-1]
+    if output not in moved:
+        return None
+    # Only tensors with a row for each image can be kept; the tail makes others (sizes, a position code) again.
+    first, again, fewer = (_Frozen(model, graph=graph).values(some, moved) for some in (x, x, x[1:]))
+    batched = first.keys() & fewer.keys()
+    if any(not torch.equal(first[node], again[node]) for node in batched):
+        return None  # random, though no module says so
+    above = _upstream(output.all_input_nodes, batched)
+    edge = [node for node in graph.nodes if node in above and node in batched]
+    answer = output.args[0]
+    return Cut(_part(model, graph, [], _upstream(edge, ()), tuple(edge)), _part(model, graph, edge, above, answer))
+
+
+def moving_in_training(model):
+    """The modules that train parameters of their own, and those that in training mode depend on the batch or on chance."""
+    return {
+        module
+        for module in model.modules()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+        or (
+            module.training
+            and (isinstance(module, _BatchNorm) or getattr(module, "p", 0) or getattr(module, "drop_prob", 0))
+        )
+    }
+
+
+def modules_owning(model, names):
+    """The modules whose own tensors are named, as in a state dict."""
+    return {model.get_submodule(name.rpartition(".")[0]) for name in names}
+
+
+def _modules(model, node):
+    """The modules that a node of a graph uses."""
+    if node.op == "call_module":
+        return model.get_submodule(node.target).modules()
+    return [model.get_submodule(node.target.rpartition(".")[0])] if node.op == "get_attr" else []
+
+
+def _upstream(nodes, edge):
+    """`nodes` and all that they are made from, up to those in `edge` and with these: a set."""
+    found, ahead = set(), list(nodes)
+    while ahead:
+        node = ahead.pop()
+        if node not in found:
+            found.add(node)
+            ahead += [] if node in edge else node.all_input_nodes
+    return found
+
+
+def _part(model, graph, given, nodes, answer):
+    """`nodes` of a graph as a module that takes `given` and returns `answer`; its submodules are those of `model`."""
+    part = fx.Graph()
+    copies = {node: part.placeholder(node.name) for node in given}
+    for node in graph.nodes:
+        if node in nodes and node not in copies:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(fx.node.map_arg(answer, copies.__getitem__))
+    return fx.GraphModule(model, part)
+
+
+class _Tracer(fx.Tracer):
+    """Goes into a module only if it moves in part."""
+
+    def __init__(self, moving):
+        super().__init__()
+        self.moving = moving
+
+    def is_leaf_module(self, module, name):
+        layer = isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) or super().is_leaf_module(module, name)
+        return layer or not any(module.children()) or self.moving.isdisjoint(module.modules())
+
+
+class _Frozen(fx.Interpreter):
+    """Runs a graph but for what has moved."""
+
+    @torch.no_grad()
+    def values(self, x, moved):
+        """{node: tensor} of those that have a row for each of the images x."""
+        self.count, self.moved, self.found = len(x), moved, {}
+        self.run(x)
+        return self.found
+
+    def run_node(self, node):
+        if node in self.moved:
+            return None
+        value = super().run_node(node)
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) == self.count:
+            self.found[node] = value
+        return value
