@@ -10,13 +10,14 @@ import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 
 from unlearning.core.errors import UserError
@@ -31,27 +32,28 @@ PEEK = 5000  # images that speak for all where all would have to be read
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W), a tensor or Files, and labels int64 (N,), or float32 (N, classes) where probabilities are
-    to be learned.
+    """Images uint8 (N, C, H, W), a tensor or ImageFiles, and labels int64 (N,).
+
+    Labels are float32 (N, classes) where probabilities are to be learned.
 
     origin: the images that these were taken from, and their positions there, int64 (N,); None where these are all.
     """
 
-    images: torch.Tensor
+    images: "torch.Tensor | ImageFiles"
     labels: torch.Tensor
-    origin: tuple | None = None
+    origin: "tuple[torch.Tensor | ImageFiles, torch.Tensor] | None" = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index):
+    def take(self, index: "torch.Tensor | slice") -> "Split":
         """The rows that `index` names: int64 positions or a boolean mask (N,)."""
         images, rows = self.source
         own = self.images.take(index) if isinstance(self.images, ImageFiles) else self.images[index]
         return Split(own, self.labels[index], (images, rows[index]))
 
     @property
-    def source(self):
+    def source(self) -> "tuple[torch.Tensor | ImageFiles, torch.Tensor]":
         """As `origin`, never None."""
         return self.origin or (self.images, torch.arange(len(self)))
 
@@ -61,13 +63,13 @@ class ImageFiles:
 
     device = torch.device("cpu")
 
-    def __init__(self, paths, side):
+    def __init__(self, paths: Sequence[str | Path] | np.ndarray, side: int) -> None:
         self.paths, self.shape = np.asarray(paths), (len(paths), 3, side, side)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: "torch.Tensor | slice") -> torch.Tensor:
         """The images at int64 positions, a slice or a boolean mask. Raises UserError for a file that holds no image."""
         paths = self.take(index).paths
         images = torch.empty(len(paths), *self.shape[1:], dtype=torch.uint8)
@@ -79,12 +81,12 @@ class ImageFiles:
             list(readers.map(read, range(len(paths))))
         return images
 
-    def take(self, index):
-        """Files of those at `index`, unread."""
+    def take(self, index: "torch.Tensor | slice") -> "ImageFiles":
+        """ImageFiles of those at `index`, unread."""
         return ImageFiles(self.paths[index.numpy() if isinstance(index, torch.Tensor) else index], self.shape[-1])
 
-    def to(self, device):
-        """Themselves: what is read goes there batch by batch."""
+    def to(self, device: object) -> "ImageFiles":
+        """No-op: batches are moved to the device when they are read."""
         return self
 
 
@@ -100,12 +102,59 @@ class Dataset:
     fingerprint: str
 
     @property
-    def is_cifar10(self):
+    def is_cifar10(self) -> bool:
         """Whether these are CIFAR-10's ten classes (the official files or an image tree of them)."""
         return tuple(self.classes) == CIFAR10_CLASSES
 
 
-def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_subset=None):
+@dataclass(frozen=True)
+class Source:
+    """What the data flags name: the arguments of `load`."""
+
+    dataset: str
+    data_dir: Path
+    subset: int | None = None
+    validation: float = 0.0
+    img_size: int = 32
+    test_subset: int | None = None
+
+    def load(self) -> Dataset:
+        """Read the data set."""
+        return load(self.dataset, self.data_dir, self.subset, self.validation, self.img_size, self.test_subset)
+
+    def described(self, dataset: Dataset) -> dict[str, Any]:
+        """What a file says of the data that it was made with."""
+        own = {name: value for name, value in asdict(self).items() if name != "data_dir"}
+        return own | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
+
+    @classmethod
+    def of(cls, spec: dict[str, Any], data_dir: Path) -> "Source":
+        """The source that `described` has written; files of earlier versions don't know --test-subset."""
+        own = ("dataset", "subset", "validation", "img_size", "test_subset")
+        return cls(data_dir=data_dir, **{name: spec[name] for name in own if name in spec})
+
+
+@dataclass(frozen=True)
+class ForgetRequest:
+    """One of the three ways to name a forget set, as `forget_indices` takes them."""
+
+    classes: tuple[int, ...] = ()
+    share: float | None = None
+    file: Path | None = None
+
+    def positions(self, train: Split) -> tuple[torch.Tensor, str]:
+        """The forget set as sorted int64 positions in `train`, and its tag for file names."""
+        return forget_indices(train, self.classes, self.share, self.file)
+
+
+def load(
+    name: str,
+    data_dir: str | Path = "data",
+    subset: int | None = None,
+    validation: float = 0.0,
+    img_size: int = 32,
+    test_subset: int | None = None,
+) -> Dataset:
     """Load a data set by name (one of NAMES).
 
     subset: keep this many training images, the same share of every class, drawn with a fixed seed.
@@ -124,7 +173,7 @@ def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_s
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
-    tag = Path(name).name if name.startswith("folder:") else name
+    tag = Path(name).name + (f"-{img_size}px" if img_size != 32 else "") if name.startswith("folder:") else name
     if validation:
         held_out = stratified(train.labels, round(validation * len(train)))
         kept = torch.ones(len(train), dtype=torch.bool)
@@ -140,9 +189,9 @@ def load(name, data_dir="data", subset=None, validation=0.0, img_size=32, test_s
     return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
 
 
-def batches(images, order):
-    """The images at each of the positions in `order`, a sequence of int64 (B,), one batch after the other; of Files the next
-    batch is read while the last is worked on."""
+def batches(images: "torch.Tensor | ImageFiles", order: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The images at each of the positions in `order`, a sequence of int64 (B,), one batch after the other; of ImageFiles the
+    next batch is read while the last is worked on."""
     if not isinstance(images, ImageFiles):
         yield from (images[rows.to(images.device)] for rows in order)
         return
@@ -156,14 +205,14 @@ def batches(images, order):
             yield ahead.result()
 
 
-def concatenate(images, others):
-    """All of two splits' images."""
+def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":
+    """All of two splits' images; both are tensors, or both are ImageFiles."""
     if isinstance(images, ImageFiles):
         return ImageFiles(np.concatenate([images.paths, others.paths]), images.shape[-1])
     return torch.cat([images, others])
 
 
-def channel_statistics(images):
+def channel_statistics(images: "torch.Tensor | ImageFiles") -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, in units of the range: two tuples of floats."""
     if isinstance(images, ImageFiles):
         images = images[:: max(1, len(images) // PEEK)]
@@ -178,7 +227,7 @@ def _thinned(split, count, classes, complaint):
     return split.take(stratified(split.labels, count))
 
 
-def stratified(labels, count):
+def stratified(labels: torch.Tensor, count: int) -> torch.Tensor:
     """Sorted int64 positions of `count` images, spread over the classes as evenly as their sizes allow.
 
     The draw has a fixed seed of its own, so that every training seed sees the same images.
@@ -192,7 +241,9 @@ def stratified(labels, count):
     return rank.argsort(stable=True)[:count].sort().values
 
 
-def forget_indices(train, classes=None, share=None, file=None):
+def forget_indices(
+    train: Split, classes: Sequence[int] | None = None, share: float | None = None, file: str | Path | None = None
+) -> tuple[torch.Tensor, str]:
     """The forget set as sorted int64 positions in the training split, and its tag for file names.
 
     Exactly one of: classes (list of class numbers), share (0..1 of all images, drawn with a fixed seed so that every
@@ -220,7 +271,7 @@ def forget_indices(train, classes=None, share=None, file=None):
     return index.sort().values, tag
 
 
-def forgotten_classes(labels, forget):
+def forgotten_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
     """The classes (list of int) that lie wholly in the forget set; empty for sample forgetting.
 
     Only when the forget set is made of whole classes is it class forgetting.
@@ -231,14 +282,14 @@ def forgotten_classes(labels, forget):
     return whole if torch.isin(labels[forget], torch.tensor(whole, dtype=torch.int64)).all() else []
 
 
-def retain_indices(count, forget):
+def retain_indices(count: int, forget: torch.Tensor) -> torch.Tensor:
     """Sorted positions (int64) of the training images that are not in `forget`."""
     kept = torch.ones(count, dtype=torch.bool)
     kept[forget] = False
     return kept.nonzero().squeeze(1)
 
 
-def random_crop(images):
+def random_crop(images: torch.Tensor) -> torch.Tensor:
     """Shift each image by its own offset of up to an eighth of its side (4 of 32 pixels, as usual for CIFAR), zeros moving
     in: uint8 (B, C, H, W) to the same."""
     count, channels, height, width = images.shape
@@ -252,13 +303,13 @@ def random_crop(images):
     return padded[batch, torch.arange(channels, device=device)[None, :, None, None], rows, columns]
 
 
-def random_flip(images):
+def random_flip(images: torch.Tensor) -> torch.Tensor:
     """Mirror each image with probability one half: (B, C, H, W) to the same."""
     coin = torch.rand(len(images)).to(images.device) < 0.5
     return torch.where(coin[:, None, None, None], images.flip(-1), images)
 
 
-def crop_and_flip(images):
+def crop_and_flip(images: torch.Tensor) -> torch.Tensor:
     """`random_crop`, then `random_flip`."""
     return random_flip(random_crop(images))
 
@@ -274,17 +325,17 @@ def _read_ids(path, count):
     return index, tag_of_ids(index)
 
 
-def tag_of_classes(classes):
+def tag_of_classes(classes: Iterable[int]) -> str:
     """A forget set's name in files and tables, for class numbers."""
     return "class" + "-".join(str(c) for c in sorted(set(classes)))
 
 
-def tag_of_share(share):
+def tag_of_share(share: float) -> str:
     """A forget set's name for a share of all images, between 0 and 1."""
     return f"random{share:g}"
 
 
-def tag_of_ids(index):
+def tag_of_ids(index: torch.Tensor) -> str:
     """A name for a set of positions, ascending int64."""
     return "file" + hashlib.sha256(index.numpy().tobytes()).hexdigest()[:8]
 
@@ -314,17 +365,19 @@ def _digits(root):
     return both.take(~test), both.take(test), [str(c) for c in range(10)]
 
 
-def _torchvision(dataset, folder, splits):
-    """A reader for torchvision's data set class: root to (train, test, class names)."""
+def _torchvision(name: str, folder: str, splits: tuple[dict, dict]) -> Callable[[Path], tuple]:
+    """A reader for torchvision's data set class of this name: root to (train, test, class names)."""
 
     def read(root):
-        where = root / folder if folder else root
+        from torchvision import datasets
+
+        kind, where = getattr(datasets, name), root / folder if folder else root
         try:
-            parts = [_quiet_download(dataset, where, **split) for split in splits]
+            parts = [_quiet_download(kind, where, **split) for split in splits]
         except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
-            if dataset is not torchvision.datasets.FashionMNIST or not _fashion_mnist_from_debian(root):
-                raise UserError(_what_to_put_where(dataset, where, error)) from None
-            parts = [dataset(where, **split) for split in splits]
+            if name != "FashionMNIST" or not _fashion_mnist_from_debian(root):
+                raise UserError(_what_to_put_where(kind, where, error)) from None
+            parts = [kind(where, **split) for split in splits]
         labels = [part.labels if hasattr(part, "labels") else part.targets for part in parts]
         images = [torch.as_tensor(part.data) for part in parts]
         if images[0].ndim == 3:  # MNIST's format has no channel axis
@@ -363,9 +416,11 @@ def _fashion_mnist_from_debian(root):
     files = debian_package("dataset-fashion-mnist", root)
     if files is None:
         return False
+    from torchvision.datasets import FashionMNIST
+
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    for name, _ in torchvision.datasets.FashionMNIST.resources:
+    for name, _ in FashionMNIST.resources:
         packed = files / "usr/share/datasets/fashion-mnist" / name
         whole = raw / Path(name).stem
         with gzip.open(packed) as source, open(whole.with_suffix(".part"), "wb") as target:
@@ -377,10 +432,12 @@ def _fashion_mnist_from_debian(root):
 
 def _folder(path, img_size):
     """Read `train|test/<class>/*` below `path`; classes are numbered alphabetically."""
+    from torchvision.datasets import ImageFolder
+
     trees = []
     for part in ("train", "test"):
         try:
-            trees.append(torchvision.datasets.ImageFolder(path / part))
+            trees.append(ImageFolder(path / part))
         except (FileNotFoundError, OSError) as error:
             raise UserError(f"folder:{path} needs {part}/<class>/ with images in each ({error})") from None
     train, test = trees
@@ -410,9 +467,9 @@ def _read_image(file, side):
 _TRAIN_TEST = ({"train": True}, {"train": False})
 READERS = {
     "digits": _digits,
-    "fashion-mnist": _torchvision(torchvision.datasets.FashionMNIST, "", _TRAIN_TEST),
-    "mnist": _torchvision(torchvision.datasets.MNIST, "", _TRAIN_TEST),
-    "cifar10": _torchvision(torchvision.datasets.CIFAR10, "", _TRAIN_TEST),
-    "cifar100": _torchvision(torchvision.datasets.CIFAR100, "", _TRAIN_TEST),
-    "svhn": _torchvision(torchvision.datasets.SVHN, "svhn", ({"split": "train"}, {"split": "test"})),
+    "fashion-mnist": _torchvision("FashionMNIST", "", _TRAIN_TEST),
+    "mnist": _torchvision("MNIST", "", _TRAIN_TEST),
+    "cifar10": _torchvision("CIFAR10", "", _TRAIN_TEST),
+    "cifar100": _torchvision("CIFAR100", "", _TRAIN_TEST),
+    "svhn": _torchvision("SVHN", "svhn", ({"split": "train"}, {"split": "test"})),
 }

@@ -1,8 +1,9 @@
-"""Score checkpoints: how much is forgotten, how much is kept, and whether anyone can tell.
+"""Score checkpoints: forgetting, retained accuracy and membership attacks.
 
 Each network sees the training and the test images once, without gradients; a linear probe and a relearning curve then ask
-what is left beneath the head. README.md and metrics.py define every column. Seeds of one method are put together: mean
-and 95 % confidence interval. Original and Retrain of the same network, forget set and seed are scored along when they lie in
+what is left beneath the head. README.md and unlearning/metrics define every column. Seeds of one identity (method,
+settings, data, forget set, origin) are put together: mean and 95 % confidence interval; other settings are other rows. The
+Original that a file comes from and the Retrain of its network, forget set and seed are scored along when they lie in
 --weights: gaps and distances are from that Retrain.
 Files of the published LoRA-Unlearn are scored too; they don't say what they forgot, so give --dataset and --forget-class.
 
@@ -14,15 +15,16 @@ from pathlib import Path
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
-from unlearning.core.flags import main
-from unlearning.evaluation import collect
-from unlearning.evaluation.flags import add_scoring_flags
-from unlearning.reports import figures, tables
+from unlearning.core.flags import Parser, main
+from unlearning.evaluation.flags import Scoring, add_scoring_flags
+from unlearning.reports import tables
 from unlearning.vision.flags import add_data_flags, add_forget_flags
+from unlearning.vision.shared import Shared
 
 
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project or of LoRA-Unlearn")
     parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder to look for Retrain in")
     add_data_flags(parser)
@@ -35,18 +37,23 @@ def parser():
     return parser
 
 
-def run(config):
-    texts = {path: form for name, form in tables.FORMS.items() if (path := getattr(config, name))}
-    plots = {figures.path(config.plots, name) for name in figures.PICTURES} if config.plots else set()
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> None:
+    """Carry out the command line."""
+    from unlearning.evaluation import collect
+    from unlearning.reports import figures
+
+    texts = {path: form for name, form in tables.FORMS.items() if (path := getattr(args, name))}
+    plots = {figures.path(args.plots, name) for name in figures.PICTURES} if args.plots else set()
     for path in (*texts, *plots):
-        if path.exists() and not config.overwrite:
+        if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")
-    table = collect.result("evaluate", config.command, collect.score_files(config.checkpoints, config), config)
+    rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache))
+    table = collect.result("evaluate", command, rows, args.mia)
     print(tables.terminal(table), end="")
     for path, form in texts.items():
         write_text(path, form(table))
-    if config.plots:
-        figures.draw(table["rows"], config.plots)
+    if args.plots:
+        figures.draw(table["rows"], args.plots)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,26 @@ import io
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
+from torch import nn
 
 import models
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_bytes
-from unlearning.core.flags import main
+from unlearning.core.flags import Parser, main
 
 TOLERANCE = 1e-4  # of the largest logit
 
 
-def export(model, images):
+def export(model: nn.Module, images: torch.Tensor) -> bytes:
     """`model`, on the CPU and in evaluation mode, as the bytes of an ONNX file.
 
     images: float32 (B, C, H, W) with B > 1, to check the file by. Raises RunFailed where onnxruntime answers differently.
     """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise UserError("export.py needs onnx, onnxscript and onnxruntime: pip install -r requirements-dev.txt") from None
     file = io.BytesIO()
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(model, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
@@ -42,24 +46,27 @@ def export(model, images):
     return file.getvalue()
 
 
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="checkpoint of this project")
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     return parser
 
 
-def run(config):
-    if config.onnx.exists() and not config.overwrite:
-        raise UserError(f"{config.onnx} exists; --overwrite replaces it")
-    checkpoint = models.load_checkpoint(config.checkpoint)
-    model = models.build(checkpoint, config.checkpoint)
+def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
+    """Carry out the command line: the file's path."""
+    if args.onnx.exists() and not args.overwrite:
+        raise UserError(f"{args.onnx} exists; --overwrite replaces it")
+    checkpoint = models.load_checkpoint(args.checkpoint)
+    model = models.build(checkpoint, args.checkpoint)
     arguments = checkpoint["network"]["arguments"]
     side = arguments["img_size"]
     content = export(model, torch.rand(8, arguments["in_chans"], side, side))
-    write_bytes(config.onnx, content)
-    print(f"{config.onnx}  ({len(content) / 2**20:.2f} MiB; onnxruntime answers alike)")
+    write_bytes(args.onnx, content)
+    print(f"{args.onnx}  ({len(content) / 2**20:.2f} MiB; onnxruntime answers alike)")
+    return args.onnx
 
 
 if __name__ == "__main__":

@@ -6,27 +6,35 @@ cross-entropy on D_r, no augmentation, 5 or 10 epochs. D_f is never looked at.
     python finetune.py --dataset cifar10 --model resnet50 --forget-class 3 --epochs 5
 """
 
-import torch
+import argparse
+from pathlib import Path
 
-from unlearning.core.flags import PerModel, main
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import fit
+import torch
+from torch import nn
+
+from data import Split
+from unlearning.core.flags import Parser, PerModel, main
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-3)
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise cross-entropy on `retain` over all weights, starting from the original."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    return fit(model, retain, optimizer, config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
+    return run.fit(model, retain, optimizer)
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     return method_parser(__doc__, epochs=5, lr=LR)
 
 
-def run(config):
-    return execute("finetune", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("finetune", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

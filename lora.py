@@ -7,31 +7,39 @@ output projection and the head. Adam 1e-3, dropout 0.1. Beside the merged checkp
     python lora.py --dataset cifar10 --model vit_small --forget-class 3 --epochs 5
 """
 
+import argparse
+from pathlib import Path
+
 import torch
-from peft.helpers import disable_input_dtype_casting
+from torch import nn
 
-from unlearning.core.flags import main
-from unlearning.vision import adapters
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import fit
+from data import Split
+from unlearning.core.flags import Parser, main
+from unlearning.vision import adapter_files, adapters
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise cross-entropy on `retain` over the adapters (and a CNN's head), then merge them into the network."""
-    adapted = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
-    optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
-    with disable_input_dtype_casting(adapted):  # else PEFT turns every bf16 input into fp32 and autocast turns it back
-        fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
-    adapters.save(adapted, adapters.folder_for(config.output))
+    rank, alpha, dropout = run.settings.rank, run.settings.alpha, run.settings.dropout
+    adapted = adapters.attach(model, adapters.last_and_head(model), rank, alpha, dropout)
+    optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=run.settings.lr)
+    with adapters.inputs_as_they_are(adapted):
+        run.fit(adapted, retain, optimizer, freeze_norm=run.settings.bn == "freeze")
+    adapter_files.save(adapted, adapter_files.folder_for(run.output))
     return adapters.merge(adapted)
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     return adapters.add_lora_flags(method_parser(__doc__, epochs=5, lr=adapters.LR))
 
 
-def run(config):
-    return execute("lora", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("lora", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

@@ -8,36 +8,44 @@ silent channels out; --regrow drops the masks after pruning, as the published sc
     python loraprune.py --dataset cifar10 --model vit_small --forget-class 3 --epochs 5
 """
 
+import argparse
+from pathlib import Path
+
 import torch
-from peft.helpers import disable_input_dtype_casting
+from torch import nn
 
-from unlearning.core.flags import main
-from unlearning.vision import adapters, compaction, pruning
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import fit
+from data import Split
+from unlearning.core.flags import Parser, main
+from unlearning.vision import adapter_files, adapters, compaction, pruning
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Silence the weakest filters, then minimise cross-entropy on `retain` over low-rank changes of the others."""
-    masks, silent = pruning.prune(model, config)
-    adapted = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
-    optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
+    settings = run.settings
+    masks, silent = pruning.prune(model, settings, run.compute.quiet)
+    adapted = adapters.attach(model, adapters.last_and_head(model), settings.rank, settings.alpha, settings.dropout)
+    optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=settings.lr)
     pruning.keep(optimizer, adapted, silent)
-    with disable_input_dtype_casting(adapted):  # as in lora.py
-        fit(adapted, retain, optimizer, config, freeze_norm=config.bn == "freeze")
-    adapters.save(adapted, adapters.folder_for(config.output), masks, compact=config.compact == "first")
+    with adapters.inputs_as_they_are(adapted):
+        run.fit(adapted, retain, optimizer, freeze_norm=settings.bn == "freeze")
+    adapter_files.save(adapted, adapter_files.folder_for(run.output), masks, compact=settings.compact == "first")
     merged = adapters.merge(adapted)
-    if config.compact == "after":
+    if settings.compact == "after":
         compaction.remove(merged, silent)
     return merged
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     return pruning.add_pruning_flags(adapters.add_lora_flags(method_parser(__doc__, epochs=5, lr=adapters.LR)))
 
 
-def run(config):
-    return execute("loraprune", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("loraprune", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

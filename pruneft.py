@@ -7,33 +7,41 @@ projection). They stay silent, and --compact takes a CNN's out; --regrow lets th
     python pruneft.py --dataset cifar10 --model resnet50 --forget-class 3 --epochs 5
 """
 
-import torch
+import argparse
+from pathlib import Path
 
-from unlearning.core.flags import PerModel, main
+import torch
+from torch import nn
+
+from data import Split
+from unlearning.core.flags import Parser, PerModel, main
 from unlearning.vision import compaction, pruning
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import fit
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-3, resnet8=1e-3, resnet20=1e-3, vit_micro=1e-3)
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Silence the weakest filters of the original, then minimise cross-entropy on `retain` over the others."""
-    _, silent = pruning.prune(model, config)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    _, silent = pruning.prune(model, run.settings, run.compute.quiet)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
     pruning.keep(optimizer, model, silent)
-    fit(model, retain, optimizer, config)
-    if config.compact == "after":
+    run.fit(model, retain, optimizer)
+    if run.settings.compact == "after":
         compaction.remove(model, silent)
     return model
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     return pruning.add_pruning_flags(method_parser(__doc__, epochs=5, lr=LR))
 
 
-def run(config):
-    return execute("pruneft", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("pruneft", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

@@ -17,93 +17,82 @@ paper (the paper's everything).
 """
 
 import argparse
+import importlib
 from pathlib import Path
+from typing import Any
 
-from unlearning.core.errors import UserError
-from unlearning.core.flags import fraction, main, positive_int
-from unlearning.evaluation import collect
+from unlearning.core.flags import Parser, fraction, main, positive_int
 from unlearning.evaluation.flags import add_scoring_flags
-from unlearning.experiments import audit, llmeraser, lmeraser, plan, prunelora, random_share, rfau, tune
-from unlearning.reports import results, tables
-from unlearning.vision.flags import load_data
+from unlearning.experiments.methods import METHODS
+from unlearning.experiments.plan import check_nothing_is_lost, run_all
+from unlearning.experiments.request import Request, Table
+from unlearning.reports import results
 
+# Where each table is: module and name. They are imported when they are made, for they bring slow libraries with them.
 TABLES = {
-    "prunelora": plan.Table(prunelora.prunelora, prunelora.PRESETS, 3, collect.score_files),
-    "random": plan.Table(random_share.random, random_share.RANDOM_PRESETS, 3, collect.score_files),
-    "audit": plan.Table(audit.plan_audit, audit.AUDIT_PRESETS, 16, audit.score),
-    "rfau": plan.Table(rfau.plan_rfau, rfau.RFAU_PRESETS, 3, collect.score_files),
-    "lmeraser": plan.Table(lmeraser.plan_lmeraser, lmeraser.LMERASER_PRESETS, 3, lmeraser.score, 1 + len(lmeraser.REQUESTS)),
-    "llmeraser": plan.Table(llmeraser.plan_llmeraser, llmeraser.LLMERASER_PRESETS, 3, llmeraser.score),
-    "tune": plan.Table(tune.tune, prunelora.PRESETS, 1, tune.score_without_probe),
-    "rfau-tune": plan.Table(tune.tune_rfau, rfau.RFAU_PRESETS, 1, tune.score_without_probe),
+    "prunelora": ("prunelora", "TABLE"),
+    "random": ("random_share", "TABLE"),
+    "audit": ("audit", "TABLE"),
+    "rfau": ("rfau", "TABLE"),
+    "lmeraser": ("lmeraser", "TABLE"),
+    "llmeraser": ("llmeraser", "TABLE"),
+    "tune": ("tune", "TUNE"),
+    "rfau-tune": ("tune", "RFAU_TUNE"),
 }
+PRESETS = ("quick", "small", "gpu", "paper")
 
 
-def run(config):
-    if config.table == "draw":
-        for path in config.files:
+def table_of(name: str) -> Table:
+    """The table of this name."""
+    module, attribute = TABLES[name]
+    return getattr(importlib.import_module(f"unlearning.experiments.{module}"), attribute)
+
+
+def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | None:
+    """Make the table that the flags ask for, or draw result files again: the path of the result."""
+    from unlearning.evaluation import collect
+    from unlearning.reports import tables
+
+    if args.table == "draw":
+        for path in args.files:
             tables.write_all(results.read(path), path.with_suffix(""))
-        return
-    runs = prepare(config)
-    stem = config.results / plan.name(config)
-    plan.check_nothing_is_lost(stem, config, runs, TABLES[config.table].rows)
-    paths = plan.run_all(runs)
-    config.weights = plan.weights(config)
-    config.forget_class = None  # the checkpoints say themselves what they have forgotten
-    rows = TABLES[config.table].score(paths, config)
-    if config.table != "llmeraser":
-        prunelora.add_published(rows, load_data(config))
-    result = results.joined(collect.result(plan.name(config), config.command, rows, config), f"{stem}.json")
+        return None
+    table = table_of(args.table)
+    request = Request.from_flags(args, table)
+    shared = shared or table.shared(request)
+    request = request.fitted(shared)
+    plan = table.plan(request)
+    stem = request.results / request.name
+    path = Path(f"{stem}.json")  # a share in the name has a point
+    check_nothing_is_lost(path, request, plan, table.rows)
+    rows = table.score(run_all(plan.runs, shared), request, plan, shared)
+    if table.published:
+        table.published(rows, shared.load(request.source))
+    result = results.joined(collect.result(request.name, command, rows, request.attack), path)
     tables.write_all(result, stem)
     print(tables.terminal(result) + f"written: {stem}.json, .md, .tex, .csv, .png")
+    return path
 
 
-def prepare(config):
-    """Complete `config` from the table's preset and return the table's runs."""
-    table = TABLES[config.table]
-    if config.preset not in table.presets:
-        raise UserError(f"{config.table} has no preset {config.preset}; there are {', '.join(table.presets)}")
-    config.sizes = table.presets[config.preset]
-    config.seeds = config.seeds or table.seeds
-    config.subset, config.test_subset, config.validation = None, None, 0.0
-    if config.table == "llmeraser":  # its data are texts
-        return llmeraser.plan_llmeraser(config)
-    dataset = load_data(config)
-    if len(dataset.train) > (config.sizes["subset"] or float("inf")):
-        config.subset = config.sizes["subset"]
-    if len(dataset.test) > config.sizes.get("test", float("inf")):
-        config.test_subset = config.sizes["test"]
-    return table.runs(config)
-
-
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=(*TABLES, "draw"), help="the table to make; draw: from result files")
-    parser.add_argument("files", nargs="*", type=Path, help="with draw: the JSON files")
-    parser.add_argument(
-        "--preset", choices=tuple(prunelora.PRESETS), default="quick", help="size of the experiment (default: quick)"
-    )
-    parser.add_argument("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    parser.add_argument("--img-size", type=positive_int, default=32, help="side of folder: images (default: 32)")
-    parser.add_argument("--model", nargs="+", help="networks (default: the preset's)")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=tuple(plan.METHODS | llmeraser.LLMERASER),
-        metavar="ROW",
-        help=f"of: {', '.join(plan.METHODS | llmeraser.LLMERASER)}",
-    )
-    parser.add_argument("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
-    parser.add_argument(
-        "--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)"
-    )
-    parser.add_argument(
-        "--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)"
-    )
-    parser.add_argument("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tunings 1)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that hold more of these networks")
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    flag = parser.add_argument
+    flag("table", choices=(*TABLES, "draw"), help="the table to make; draw: from result files")
+    flag("files", nargs="*", type=Path, help="with draw: the JSON files")
+    flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
+    flag("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
+    flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
+    flag("--img-size", type=positive_int, default=32, help="side of folder: images (default: 32)")
+    flag("--model", nargs="+", help="networks (default: the preset's)")
+    rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
+    flag("--methods", nargs="+", metavar="ROW", help=rows)
+    flag("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
+    flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
+    flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
+    flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tunings 1)")
+    flag("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
+    flag("--overwrite", action="store_true", help="replace results that hold more of these networks")
     add_scoring_flags(parser)
     return parser
 

@@ -14,69 +14,78 @@ Head, norms and batch-norm statistics stay the original's: without its adapter t
     python rfau.py --dataset fashion-mnist --model vit_micro --forget-class 3
 """
 
+import argparse
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import models
-from unlearning.core.device import autocast, clock, memory_format, to_float
+from data import Split
+from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
-from unlearning.core.flags import PerModel, main, positive_float, positive_int
-from unlearning.reports import paper_figures
-from unlearning.vision import adapters
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import fit
+from unlearning.core.flags import Parser, PerModel, main, positive_float, positive_int
+from unlearning.vision import adapter_files, adapters
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-3)
-
-
 REFERENCE = 256  # images of D_r that give each layer's mean and variance
-
-
 CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Align the residuals in few steps over `forget`, then merge the adapters."""
-    started = clock(config.device)
-    draw = _same_class(retain.labels, forget.labels) if config.shift == "unseen" else _any(len(retain))
+    settings, started = run.settings, clock(run.compute.device)
+    draw = _same_class(retain.labels, forget.labels) if settings.shift == "unseen" else _any(len(retain))
     model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise
     original, layers = copy.deepcopy(model).eval(), models.stages(model)
-    sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], config)
+    sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], run.compute)
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
-    # Where the steps draw more images than D_r has, one pass over D_r is cheaper. With lambda 0 every bit counts, and the
-    # last bits of a feature depend on the images beside it.
-    cheaper = config.forget_weight and config.epochs * len(forget) > len(retain)
-    fits = sum(h[0].nbytes for h in sample) * len(retain) <= CACHE_MIB * 2**20
-    cache = _features(original, layers, retain, torch.arange(len(retain)), config) if cheaper and fits else None
-    adapted = adapters.attach(model, adapters.every_block(model), config.rank, config.alpha)
+    cache = None
+    if _all_of_it_pays(sample, retain, forget, settings):
+        cache = _features(original, layers, retain, torch.arange(len(retain)), run.compute)
+    adapted = adapters.attach(model, every_block(model), settings.rank, settings.alpha)
     student, residuals = adapted.get_base_model(), []
 
     def objective(_, x, y, rows):
         kept = draw(y.cpu())
         images = torch.cat([_floats(retain, kept, model, x.device), x])
         after_r, after_f = _halves(outputs(student, layers, images))
-        if cache is None or config.plot:
+        if cache is None or settings.plot:
             with torch.no_grad():
                 before_r, before_f = _halves(outputs(original, layers, images))
         if cache is not None:
             before_r = [h[kept.to(h.device)] for h in cache]
         to_retain = mse(after_r, before_r, variances)
-        to_forget = mse(after_f, means if config.shift == "mean" else before_r, variances)
-        if config.plot:
+        to_forget = mse(after_f, means if settings.shift == "mean" else before_r, variances)
+        if settings.plot:
             residuals.append([to_retain.tolist(), mse(after_f, before_f, variances).tolist()])
-        return to_retain.mean() + config.forget_weight * (to_forget[-1] if config.shift == "head" else to_forget.mean())
+        return to_retain.mean() + settings.forget_weight * (to_forget[-1] if settings.shift == "head" else to_forget.mean())
 
-    optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=config.lr)
-    fit(adapted, forget, optimizer, config, objective=objective, freeze_norm=True, since=started)
-    if config.plot:
-        paper_figures.residuals(residuals, layers, config.plot)
-    adapters.save(adapted, adapters.folder_for(config.output))
+    optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=settings.lr)
+    run.fit(adapted, forget, optimizer, objective=objective, freeze_norm=True, since=started)
+    if settings.plot:
+        from unlearning.reports import paper_figures
+
+        paper_figures.residuals(residuals, layers, settings.plot)
+    adapter_files.save(adapted, adapter_files.folder_for(run.output))
     return adapters.merge(adapted)
 
 
-def outputs(model, layers, x):
+def every_block(model: nn.Module) -> adapters.Layers:
+    """The layers that get LoRA, by name: a ViT's qkv and attention output projections, or the convolutions of a CNN's
+    blocks; head and norms stay as they are."""
+    if models.is_vit(model):
+        blocks = range(len(model.net.blocks))
+        return [f"net.blocks.{block}.attn.{layer}" for block in blocks for layer in ("qkv", "proj")], []
+    return adapters.block_convolutions(model), []
+
+
+def outputs(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[torch.Tensor]:
     """Outputs float32 of the modules named in `layers` for images x float32 (B, C, H, W): a list of (B, ...)."""
     found = []
     hooks = [
@@ -91,12 +100,21 @@ def outputs(model, layers, x):
     return found
 
 
-def mse(features, targets, variances):
+def mse(features: list[torch.Tensor], targets: list[torch.Tensor], variances: list[torch.Tensor]) -> torch.Tensor:
     """Mean squared distance of each layer's features to its target over its variance: float32 (layers,)."""
     return torch.stack([(h - t).square().mean() / v for h, t, v in zip(features, targets, variances, strict=True)])
 
 
-def _floats(split, rows, model, device):
+def _all_of_it_pays(sample, retain, forget, settings):
+    """True if one pass over D_r costs less than the images that the steps draw from it, and its features fit into memory.
+
+    With lambda 0 every bit counts, and the last bits of a feature depend on the images beside it.
+    """
+    cheaper = settings.forget_weight and settings.epochs * len(forget) > len(retain)
+    return cheaper and sum(h[0].nbytes for h in sample) * len(retain) <= CACHE_MIB * 2**20
+
+
+def _floats(split: Split, rows: torch.Tensor, model: nn.Module, device: str | torch.device) -> torch.Tensor:
     return to_float(split.images[rows].to(device), memory_format(model))
 
 
@@ -105,19 +123,21 @@ def _halves(features):
     return zip(*(h.chunk(2) for h in features), strict=True)
 
 
-def _features(original, layers, retain, rows, config):
+def _features(
+    original: nn.Module, layers: list[str], retain: Split, rows: torch.Tensor, compute: Compute
+) -> list[torch.Tensor]:
     """The original's features of the images of `retain` at the positions `rows`: a list of float32 (len(rows), ...)."""
-    device = torch.device(config.device)
-    with torch.no_grad(), autocast(device, config.precision):
+    device = compute.device
+    with torch.no_grad(), autocast(device, compute.precision):
         parts = [outputs(original, layers, _floats(retain, some, original, device)) for some in rows.split(REFERENCE)]
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
-def _any(count):
+def _any(count: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda y: torch.randint(count, (len(y),))
 
 
-def _same_class(labels, wanted):
+def _same_class(labels: torch.Tensor, wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function of labels, int64 (B,): for each a random position in `labels` of the same class."""
     if missing := set(wanted.tolist()) - set(labels.tolist()):
         raise UserError(f"--shift unseen: D_r has no image of class {min(missing)}; random, mean and head need none")
@@ -126,7 +146,8 @@ def _same_class(labels, wanted):
     return lambda y: order[first[y] + (torch.rand(len(y), dtype=torch.float64) * counts[y]).long()]
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     parser = method_parser(__doc__, epochs=1, lr=LR, batch_size=8)
     parser.add_argument(
         "--shift",
@@ -138,12 +159,15 @@ def parser():
     parser.add_argument("--forget-weight", type=float, default=1.0, metavar="LAMBDA", help="lambda (default: 1)")
     parser.add_argument("--rank", type=positive_int, default=8, help="rank of the update (default: 8)")
     parser.add_argument("--alpha", type=positive_float, default=16, help="its scale times r (default: 16)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the residuals on D_r and D_f, layer by layer")
+    parser.add_argument(
+        "--plot", type=Path, identity=False, metavar="FILE", help="draw the residuals on D_r and D_f, layer by layer"
+    )
     return parser
 
 
-def run(config):
-    return execute("rfau", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("rfau", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

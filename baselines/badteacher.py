@@ -8,42 +8,50 @@ computed once; the KL divergence to a fixed answer has the gradient of the cross
     python -m baselines.badteacher --dataset fashion-mnist --model resnet20 --forget-class 3
 """
 
+import argparse
 import copy
+from pathlib import Path
 
 import torch
+from torch import nn
 
 import data
+from data import Split
 from unlearning.core.device import clock
-from unlearning.core.flags import PerModel, fraction, main
+from unlearning.core.flags import Parser, PerModel, fraction, main
+from unlearning.vision.flags import method_parser
 from unlearning.vision.predict import predict
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import fit
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-4, resnet20=1e-3)
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise the divergence from the two teachers' answers over all weights, starting from the original."""
-    started = clock(config.device)
-    stupid = copy.deepcopy(model)
-    for module in stupid.modules():
+    started = clock(run.compute.device)
+    random_teacher = copy.deepcopy(model)
+    for module in random_teacher.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    some = retain.take(torch.randperm(len(retain))[: round(config.retain_share * len(retain))])
-    answers = [predict(*pair, config).softmax(1) for pair in ((model, some), (stupid, forget))]
+    some = retain.take(torch.randperm(len(retain))[: round(run.settings.retain_share * len(retain))])
+    pairs = ((model, some), (random_teacher, forget))
+    answers = [predict(*pair, run.compute, run.features).softmax(1) for pair in pairs]
     both = data.Split(data.concatenate(some.images, forget.images), torch.cat(answers))
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    return fit(model, both, optimizer, config, since=started)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
+    return run.fit(model, both, optimizer, since=started)
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     parser = method_parser(__doc__, epochs=5, lr=LR)
     parser.add_argument("--retain-share", type=fraction, default=0.3, help="share of D_r that takes part (default: 0.3)")
     return parser
 
 
-def run(config):
-    return execute("badteacher", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("badteacher", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

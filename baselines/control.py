@@ -8,49 +8,57 @@ A metric on which these tie with a method says nothing about what the network be
     python -m baselines.control --kind mask --dataset cifar10 --model resnet50 --forget-class 3
 """
 
+import argparse
 import time
+from pathlib import Path
 
 import torch
+from torch import nn
 
 import models
+from data import Split
 from unlearning.core.device import peak_memory_mib
 from unlearning.core.errors import UserError
-from unlearning.core.flags import PerModel, main
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import fit
+from unlearning.core.flags import Parser, PerModel, main
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-2)
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Edit or fit the original's head; nothing below it moves."""
-    head = model.get_submodule(models.head_name(model))
+    head, kind = model.get_submodule(models.head_name(model)), run.settings.kind
     model.requires_grad_(False)
-    if config.kind == "head-only":
+    if kind == "head-only":
         head.requires_grad_(True)
-        optimizer = torch.optim.Adam(head.parameters(), lr=config.lr)
-        return fit(model, retain, optimizer, config, freeze_norm=True)
+        optimizer = torch.optim.Adam(head.parameters(), lr=run.settings.lr)
+        return run.fit(model, retain, optimizer, freeze_norm=True)
     started = time.perf_counter()
     classes = sorted(set(forget.labels.tolist()) - set(retain.labels.tolist()))
     if not classes:
-        raise UserError(f"--kind {config.kind} needs --forget-class: no class is forgotten as a whole")
-    if config.kind == "mask":
+        raise UserError(f"--kind {kind} needs --forget-class: no class is forgotten as a whole")
+    if kind == "mask":
         head.bias[classes] = float("-inf")
     else:
         head.weight[classes], head.bias[classes] = 0, 0
     seconds = time.perf_counter() - started
-    config.cost.update(seconds=seconds, memory_mib=peak_memory_mib(head.weight.device), trainable=0, steps=0)
+    run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(run.compute.device), trainable=0, steps=0)
     return model
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     parser = method_parser(__doc__, epochs=5, lr=LR)
-    parser.add_argument("--kind", choices=("mask", "zero-row", "head-only"), required=True, help="which control")
+    text = "which control"  # identified as the method that the checkpoint is of
+    parser.add_argument("--kind", choices=("mask", "zero-row", "head-only"), required=True, identity="method", help=text)
     return parser
 
 
-def run(config):
-    return execute(config.kind, unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute(args.kind, unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

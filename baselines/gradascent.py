@@ -9,19 +9,26 @@ network will see.
     python -m baselines.gradascent --dataset fashion-mnist --model resnet20 --forget-class 3 --retain-weight 0.9
 """
 
-import torch
+import argparse
+from pathlib import Path
 
+import torch
+from torch import nn
+
+from data import Split
 from unlearning.core.device import memory_format, to_float
-from unlearning.core.flags import PerModel, fraction, main
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import cross_entropy, fit
+from unlearning.core.flags import Parser, PerModel, fraction, main
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
+from unlearning.vision.train import cross_entropy
 
 LR = PerModel(paper=1e-4)
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise w CE(D_r) - (1 - w) CE(D_f) over all weights, starting from the original."""
-    weight, layout = config.retain_weight, memory_format(model)
+    weight, layout = run.settings.retain_weight, memory_format(model)
 
     def objective(model, x, y, rows):
         loss = -(1 - weight) * cross_entropy(model, x, y, rows)
@@ -31,11 +38,12 @@ def unlearn(model, retain, forget, config):
             loss = loss + weight * cross_entropy(model, images, retain.labels[kept].to(x.device), kept)
         return loss
 
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    return fit(model, forget, optimizer, config, objective=objective, freeze_norm=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
+    return run.fit(model, forget, optimizer, objective=objective, freeze_norm=True)
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     parser = method_parser(__doc__, epochs=1, lr=LR, batch_size=8)
     parser.add_argument(
         "--retain-weight", type=fraction, default=0.0, metavar="W", help="w, between 0 and 1, for NegGrad+ (default: 0)"
@@ -43,8 +51,9 @@ def parser():
     return parser
 
 
-def run(config):
-    return execute("gradascent", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("gradascent", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

@@ -8,48 +8,58 @@ the largest half in magnitude are trained (their equation 3, the threshold being
     python -m baselines.randomlabel --dataset fashion-mnist --model resnet20 --forget-class 3 --saliency 0.5
 """
 
+import argparse
+from pathlib import Path
+
 import torch
+from torch import nn
 
 import data
-from unlearning.core.device import autocast, clock, memory_format, to_float
-from unlearning.core.flags import PerModel, fraction, main
-from unlearning.vision.run import execute, method_parser
-from unlearning.vision.train import cross_entropy, fit
+from data import Split
+from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
+from unlearning.core.flags import Parser, PerModel, fraction, main
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import Run, execute
+from unlearning.vision.shared import Shared
+from unlearning.vision.train import cross_entropy
 
 LR = PerModel(paper=1e-3, resnet20=3e-4)
 
 
-def unlearn(model, retain, forget, config):
+def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise cross-entropy on D_r and on D_f with wrong labels, over all weights or the salient ones."""
-    started = clock(config.device)
-    wrong = (forget.labels + torch.randint(1, config.classes, forget.labels.shape)) % config.classes
+    started = clock(run.compute.device)
+    classes = len(run.dataset.classes)
+    wrong = (forget.labels + torch.randint(1, classes, forget.labels.shape)) % classes
     both = data.Split(data.concatenate(retain.images, forget.images), torch.cat([retain.labels, wrong]))
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=config.lr)
-    if config.saliency < 1:
-        train_alone(optimizer, trained, salient(model, trained, forget, config))
-    return fit(model, both, optimizer, config, since=started)
+    optimizer = torch.optim.Adam(trained, lr=run.settings.lr)
+    if run.settings.saliency < 1:
+        train_alone(optimizer, trained, salient(model, trained, forget, run.settings.saliency, run.compute))
+    return run.fit(model, both, optimizer, since=started)
 
 
-def salient(model, parameters, forget, config):
+def salient(
+    model: nn.Module, parameters: list[nn.Parameter], forget: Split, share: float, compute: Compute
+) -> list[torch.Tensor]:
     """Where the loss on D_f has its largest gradients: for each of `parameters` a bool mask of its shape, which together
-    cover the share `config.saliency` of all numbers."""
-    layout, device = memory_format(model), torch.device(config.device)
+    cover the share `share` of all numbers."""
+    layout = memory_format(model)
     model.eval().zero_grad()
     rows = torch.arange(len(forget)).split(500)
     for images, labels in zip(data.batches(forget.images, rows), forget.labels.split(500), strict=True):
-        x, y = to_float(images.to(device), layout), labels.to(device)
-        with autocast(device, config.precision):
+        x, y = to_float(images.to(compute.device), layout), labels.to(compute.device)
+        with autocast(compute.device, compute.precision):
             loss = cross_entropy(model, x, y, None)
         (loss * len(y) / len(forget)).backward()
     sizes = [parameter.grad.abs() for parameter in parameters]
     model.zero_grad()
     every = torch.cat([size.flatten() for size in sizes])
-    threshold = every.kthvalue(max(1, round((1 - config.saliency) * len(every)))).values
+    threshold = every.kthvalue(max(1, round((1 - share) * len(every)))).values
     return [size > threshold for size in sizes]
 
 
-def train_alone(optimizer, parameters, masks):
+def train_alone(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], masks: list[torch.Tensor]) -> None:
     """Drop the gradient outside of `masks` before each step of `optimizer`, which must have no weight decay."""
 
     def drop(*_):
@@ -59,7 +69,8 @@ def train_alone(optimizer, parameters, masks):
     optimizer.register_step_pre_hook(drop)
 
 
-def parser():
+def parser() -> Parser:
+    """The command line."""
     parser = method_parser(__doc__, epochs=5, lr=LR)
     parser.add_argument(
         "--saliency", type=fraction, default=1.0, metavar="SHARE", help="train this share of the weights (default: all)"
@@ -67,8 +78,9 @@ def parser():
     return parser
 
 
-def run(config):
-    return execute("randomlabel", unlearn, config)
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the checkpoint's path."""
+    return execute("randomlabel", unlearn, parser(), args, command, shared)
 
 
 if __name__ == "__main__":

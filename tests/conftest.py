@@ -25,7 +25,7 @@ def weights(tmp_path_factory):
     def build(folder):
         for model in ("resnet8", "vit_micro"):
             common = ("--dataset", "digits", "--model", model, "--weights", folder, "--quiet")
-            call(pretrain, *common, "--epochs", 8)
+            call(pretrain, *common, "--epochs", 8, "--output", folder / f"digits_{model}_original_s0.pth")
             forget = (*common, "--forget-class", 3)
             call(retrain, *forget, "--epochs", 8)
             for script in (finetune, pruneft, lora, loraprune):

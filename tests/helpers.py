@@ -10,24 +10,33 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import evaluate
+from unlearning.core.device import Compute
 from unlearning.core.flags import main
+from unlearning.evaluation.flags import Scoring
+from unlearning.vision.shared import Shared
 
 ROOT = Path(__file__).parent.parent
-# The networks of the tests are too small for two threads: a worker for each core is faster. Processes that tests start
-# inherit it, and so compute the same bits.
+FP32 = Compute("cpu", "fp32", Path("model_weights"), quiet=True)
 
 
-def call(script, *arguments):
+def call(script, *arguments, shared=None):
     """Run a script's own `run` on an argument list, in this process: the checkpoint's path."""
-    config = script.parser().parse_args([str(a) for a in arguments])
-    config.command = f"python {script.__name__}.py"
-    return script.run(config)
+    return script.run(script.parser().parse_args([str(a) for a in arguments]), f"python {script.__name__}.py", shared)
 
 
 def forgetting_three(weights, epochs, model="resnet8"):
     """Flags of a method that forgets class 3 of digits, starting from the original in `weights`."""
     where = ("--dataset", "digits", "--model", model, "--weights", weights)
     return (*where, "--forget-class", 3, "--epochs", epochs, "--quiet")
+
+
+def rows_of(*arguments, beneath=True):
+    """The rows of `evaluate.py <arguments>`."""
+    from unlearning.evaluation import collect  # takes seconds
+
+    args = evaluate.parser().parse_args([*map(str, arguments), "--quiet"])
+    return collect.score_files(args.checkpoints, Scoring.from_flags(args), Shared(args.cache), beneath)
 
 
 def one_line(script, capsys, *arguments):

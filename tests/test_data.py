@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import pickle
+import shutil
 import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -24,7 +26,6 @@ import rfau
 from baselines import badteacher, gradascent, randomlabel
 from tests.helpers import call
 from unlearning.core.errors import UserError
-from unlearning.vision.flags import load_data_by
 
 LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
 
@@ -238,7 +239,6 @@ def test_a_folder_too_large_for_memory_is_read_as_it_is_used(tmp_path, monkeypat
     found = {}
     for way, limit in (("streamed", 0), ("resident", data.RESIDENT)):
         monkeypatch.setattr(data, "RESIDENT", limit)
-        load_data_by.cache_clear()
         weights = tmp_path / way
         common = (
             "--dataset",
@@ -305,7 +305,7 @@ def test_a_truncated_file_is_an_error_and_not_a_short_data_set(tmp_path):
 def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, monkeypatch):
     """apt is replaced by a function that lays out the package's files; the unpacking and the reading are real."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", offline)
-    monkeypatch.setattr(data.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
 
     def archive(command, cwd=None, **_):
         files = tmp_path.resolve() / "debian/files/usr/share/datasets/fashion-mnist"
@@ -316,9 +316,9 @@ def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, m
             for part, count in (("train", 20), ("t10k", 10)):
                 for kind, array in (("images-idx3", np.ones((count, 28, 28))), ("labels-idx1", np.arange(count) % 10)):
                     (files / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
-        return data.subprocess.CompletedProcess(command, 0)
+        return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(data.subprocess, "run", archive)
+    monkeypatch.setattr(subprocess, "run", archive)
     loaded = data.load("fashion-mnist", tmp_path)
     assert (len(loaded.train), len(loaded.test)) == (20, 10)
     assert not (tmp_path / "debian").exists()

@@ -1,5 +1,6 @@
 """Networks, checkpoints, and the published LoRA-Unlearn files."""
 
+import os
 import pickle
 from collections import OrderedDict
 
@@ -63,7 +64,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(models.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunFailed, match="No space left"):
         write_torch(path, {"a": torch.zeros(3)})
     assert torch.equal(read_torch(path)["a"], torch.ones(3))

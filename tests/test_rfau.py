@@ -1,6 +1,5 @@
 """RFAU and its baselines: what the loss is, what moves, what doesn't, and that unlearning can be undone."""
 
-from argparse import Namespace
 from collections import OrderedDict
 
 import pytest
@@ -12,14 +11,14 @@ import data
 import models
 import rfau
 from baselines import badteacher, gradascent, randomlabel
-from tests.helpers import call, one_line
+from tests.helpers import FP32, call, one_line
 from unlearning.core.errors import UserError
 from unlearning.metrics import predictions
-from unlearning.vision import train
+from unlearning.reports import paper_figures
+from unlearning.vision import run as run_module
 from unlearning.vision.predict import predict
-from unlearning.vision.train import fit
-
-CONFIG = Namespace(device="cpu", precision="fp32")
+from unlearning.vision.run import Run
+from unlearning.vision.settings import Settings
 
 
 def unlearned(script, weights, path, model, *flags):
@@ -36,7 +35,7 @@ def original(weights, model):
 def accuracies(checkpoint):
     """Accuracy in percent on class 3 of the training images and on the others."""
     train = data.load("digits").train
-    logits, three = predict(models.build(checkpoint), train, CONFIG), train.labels == 3
+    logits, three = predict(models.build(checkpoint), train, FP32), train.labels == 3
     return [predictions.accuracy(logits[rows], train.labels[rows]) for rows in (three, ~three)]
 
 
@@ -68,7 +67,7 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
 
 def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(rfau.pictures, "residuals", lambda found, layers, file: drawn.extend((torch.tensor(found), layers)))
+    monkeypatch.setattr(paper_figures, "residuals", lambda found, layers, file: drawn.extend((torch.tensor(found), layers)))
     flags = ("--epochs", 8, "--lr", 0.003, "--plot", tmp_path / "r.png")
     unlearned(rfau, weights, tmp_path / "x.pth", "vit_micro", *flags)
     found, layers = drawn
@@ -111,18 +110,21 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
     forget = data.Split(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.tensor([2]))
     losses = []
 
-    def fit(adapted, split, optimizer, config, objective, **_):
+    def fit(adapted, split, optimizer, objective, **_):
         for _ in range(400):
             losses.append(objective(adapted, torch.zeros(1, 1, 1, 1), torch.tensor([2]), torch.tensor([0])))
         losses[-1].backward()
         learned = {key: p.grad for key, p in adapted.named_parameters() if p.requires_grad}
         assert all(grad.isfinite().all() for grad in learned.values()) and len(learned) == 2
 
-    monkeypatch.setattr(train, "fit", fit)
+        return {}
+
+    monkeypatch.setattr(run_module, "fit", fit)
     monkeypatch.setattr(models, "is_vit", lambda _: False)
-    config = Namespace(shift=shift, rank=1, alpha=1.0, forget_weight=2.0, epochs=1, plot=None, lr=0.1)
-    config.device, config.precision, config.output = "cpu", "fp32", tmp_path / "x.pth"
-    rfau.unlearn(model, retain, forget, config)
+    flags = {"shift": shift, "rank": 1, "alpha": 1.0, "forget_weight": 2.0, "epochs": 1, "plot": None, "lr": 0.1}
+    settings = Settings(flags | {"batch_size": 1, "seed": 0})
+    dataset = data.Dataset("toy", retain, retain, ("a", "b"), False, "toy")
+    rfau.unlearn(model, retain, forget, Run("rfau", settings, FP32, dataset, tmp_path / "x.pth"))
     seen = sorted({round(loss.item(), 5) for loss in losses})
     assert seen == ([1.0] if shift == "mean" else [0.0, 4.0])
     assert sum(loss.item() for loss in losses) / 400 == pytest.approx(expected, abs=0.25)
@@ -170,8 +172,8 @@ def test_gradient_ascent_forgets_and_the_retain_weight_keeps(weights, tmp_path):
 
 
 def test_random_labels_are_wrong_ones_and_salun_moves_the_share_it_says(weights, tmp_path, monkeypatch):
-    seen, fit = [], fit
-    monkeypatch.setattr(train, "fit", lambda model, split, *a, **k: seen.append(split) or fit(model, split, *a, **k))
+    seen, fit = [], run_module.fit
+    monkeypatch.setattr(run_module, "fit", lambda model, split, *a, **k: seen.append(split) or fit(model, split, *a, **k))
     plain = unlearned(randomlabel, weights, tmp_path / "a", "vit_micro", "--epochs", 3)
     train = data.load("digits").train
     wrong = seen[0].labels[-int((train.labels == 3).sum()) :]
@@ -180,7 +182,7 @@ def test_random_labels_are_wrong_ones_and_salun_moves_the_share_it_says(weights,
     salun = unlearned(randomlabel, weights, tmp_path / "b", "vit_micro", "--epochs", 1, "--saliency", 0.5)
     share = salun["cost"]["moved"] / salun["cost"]["trainable"]
     assert 0.45 < share <= 0.5
-    assert randomlabel.cli.variant(salun["config"]) == ["--saliency 0.5"]
+    assert salun["flags"] == {"--saliency": "0.5"}
 
 
 def test_a_bad_teacher_makes_the_class_a_guess(weights, tmp_path):

@@ -20,8 +20,7 @@ from baselines import badteacher, control, gradascent, randomlabel, sisa
 from tests.helpers import call, one_line, shell
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.flags import main
-from unlearning.vision import train
-from unlearning.vision.train import _snapshot
+from unlearning.vision.snapshots import Snapshot
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
 SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
@@ -42,11 +41,11 @@ def test_a_session_at_the_shell(tmp_path):
     forget = ("--forget-class", "3", "--epochs", "2")
     steps = [("pretrain.py", *common, "--epochs", "3")]
     steps += [(f"{name}.py", *common, *forget) for name in ("retrain", "finetune", "loraprune")]
-    steps += [("control.py", *common, *forget, "--kind", "mask")]
+    steps += [("-m", "baselines.control", *common, *forget, "--kind", "mask")]
     for step in steps:
         done = shell(*step)
         assert done.returncode == 0, done.stderr
-        assert "epoch 2/" in done.stderr or step[0] == "control.py"
+        assert "epoch 2/" in done.stderr or "baselines.control" in step
         if "prune" in step[0]:
             assert "zeros among the weights: 0.0 % before, 49.6 % after" in done.stdout
     table = shell("evaluate.py", *sorted(tmp_path.glob("*.pth")), "--weights", tmp_path, "--json", tmp_path / "t.json")
@@ -56,8 +55,11 @@ def test_a_session_at_the_shell(tmp_path):
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "t.md").exists() and (tmp_path / "t.png").exists()
     again = shell(*steps[2])
-    assert again.returncode == 2
-    assert again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
+    assert again.returncode == 0
+    assert again.stderr.count("\n") == 1 and "there already" in again.stderr
+    other = shell(*steps[2], "--lr", "0.5", "--output", next(tmp_path.glob("*_finetune2*.pth")))
+    assert other.returncode == 2
+    assert other.stderr.count("\n") == 1 and "--overwrite" in other.stderr
 
 
 STOPPED = [
@@ -97,15 +99,15 @@ def continued(script, arguments, output, expected, capsys):
 @pytest.mark.parametrize(("script", "extra"), STOPPED, ids=lambda x: getattr(x, "__name__", ""))
 def test_a_stopped_run_continues_and_ends_with_the_same_bits(weights, tmp_path, capsys, monkeypatch, script, extra):
     arguments, expected = prepared(weights, tmp_path, script, extra, 4)
-    snapshot, calls = _snapshot, []
+    write, calls = Snapshot.write, []
 
     def stop_after_two(*arguments):
-        snapshot(*arguments)
+        write(*arguments)
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_snapshot", stop_after_two)
+    monkeypatch.setattr(Snapshot, "write", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         call(script, *arguments, "--output", tmp_path / "out.pth", "--quiet")
     continued(script, arguments, tmp_path / "out.pth", expected, capsys)

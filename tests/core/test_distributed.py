@@ -1,7 +1,5 @@
 """Several processes give the weights of one."""
 
-from argparse import Namespace
-
 import pytest
 import torch
 
@@ -11,7 +9,7 @@ import lora
 import loraprune
 import models
 import pretrain
-from tests.helpers import ROOT, call, shell
+from tests.helpers import FP32, ROOT, call, shell
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
 from unlearning.vision.train import fit
@@ -26,9 +24,9 @@ RUNS = {  # name: script, network, flags
 }
 DRIVER = """
 import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-import test_parallel
-test_parallel.run_all({folder!r})
+sys.path.insert(0, {root!r})
+from tests.core.test_distributed import run_all
+run_all({folder!r})
 """
 
 
@@ -48,7 +46,7 @@ def run_all(folder):
 def both(tmp_path_factory):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     driver = two / "driver.py"
-    driver.write_text(DRIVER.format(root=str(ROOT), tests=str(ROOT / "tests"), folder=str(two)))
+    driver.write_text(DRIVER.format(root=str(ROOT), folder=str(two)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)]
     result = shell(*torchrun)
     assert result.returncode == 0, result.stderr
@@ -88,7 +86,6 @@ def test_methods_with_an_objective_of_their_own_say_no(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     dataset = data.load("digits", subset=20)
     model, _ = models.create_for("resnet8", dataset)
-    config = Namespace(epochs=1, device="cpu", snapshot=None, cost={})
     with pytest.raises(UserError, match="torchrun"):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        fit(model, dataset.train, optimizer, config, objective=lambda *_: None)
+        fit(model, dataset.train, optimizer, epochs=1, batch_size=8, seed=0, compute=FP32, objective=lambda *_: None)

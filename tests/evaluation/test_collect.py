@@ -11,6 +11,7 @@ import torch
 import evaluate
 import finetune
 import models
+from tests import helpers
 from tests.helpers import ROOT, built_once, call, one_line
 from unlearning.core.files import write_text, write_torch
 from unlearning.evaluation import collect, network
@@ -19,10 +20,7 @@ from unlearning.reports import figures, tables
 
 
 def rows_of(weights, *arguments):
-    config = evaluate.parser().parse_args(
-        [*map(str, arguments), "--weights", str(weights), "--quiet", "--precision", "fp32"]
-    )
-    return collect.score_files(config.checkpoints, config)
+    return helpers.rows_of(*arguments, "--weights", weights, "--precision", "fp32")
 
 
 def by_method(rows):
@@ -155,7 +153,7 @@ def test_refusals(weights, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def table(rows):
-    return collect.result("test", "python evaluate.py 50%_$x", rows, evaluate.parser().parse_args(["x"]))
+    return collect.result("test", "python evaluate.py 50%_$x", rows, "svc")
 
 
 def test_all_forms_show_the_same_rows(table, tmp_path):

@@ -1,18 +1,15 @@
 """Scores against counted answers, and what is asked of a network beneath its head."""
 
-import argparse
-
 import pytest
 import torch
 
 import data
 import models
+from tests.helpers import FP32
 from unlearning.core.device import to_float
 from unlearning.evaluation import network
 from unlearning.metrics import membership, predictions
 from unlearning.vision.predict import penultimate, predict, relearn
-
-FP32 = argparse.Namespace(device="cpu", precision="fp32")
 
 
 def test_scores_are_the_counted_ones():

@@ -11,7 +11,8 @@ import lora
 import loraprune
 import models
 from tests.helpers import call
-from unlearning.vision import adapters, pruning
+from unlearning.vision import adapter_files, adapters, pruning
+from unlearning.vision.dropout import Dropout
 
 SHAPE = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
 COUNT = {"resnet8": 6, "resnet20": 18, "resnet50": 48, "vit_micro": 2, "vit_small": 2}
@@ -76,9 +77,9 @@ def test_the_saved_adapter_on_the_original_gives_the_merged_logits(weights, tmp_
     original = weights / f"digits_{name}_original_s0.pth"
     path = call(script, *common, "--original", original, "--output", tmp_path / "x.pth", *flags)
     merged = models.build(models.load_checkpoint(path))
-    folder = adapters.folder_for(path)
+    folder = adapter_files.folder_for(path)
     base = models.build(models.load_checkpoint(original))
-    mask = folder / adapters.MASK_FILE
+    mask = folder / adapter_files.MASK_FILE
     assert mask.exists() == (script is loraprune)
     if mask.exists():
         pruning.silence(base, load_file(mask))
@@ -87,19 +88,19 @@ def test_the_saved_adapter_on_the_original_gives_the_merged_logits(weights, tmp_
         logits = PeftModel.from_pretrained(base, folder).eval()(x)
         torch.testing.assert_close(logits, merged(x), atol=1e-4, rtol=1e-4)
         untouched = models.build(models.load_checkpoint(original))
-        torch.testing.assert_close(adapters.load(untouched, folder)(x), logits)
+        torch.testing.assert_close(adapter_files.load(untouched, folder)(x), logits)
 
 
 def test_the_adapter_is_small(weights):
     path = weights / "digits_vit_micro_class3_lora2_s0.pth"
-    small = sum(file.stat().st_size for file in adapters.folder_for(path).iterdir())
+    small = sum(file.stat().st_size for file in adapter_files.folder_for(path).iterdir())
     assert small < path.stat().st_size / 20
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_dropouts_cheap_masks(layout):
     """They drop at the rate asked for, keep the mean, and the gradient passes where the value did."""
-    dropout = adapters.Dropout(0.1)
+    dropout = Dropout(0.1)
     x = torch.ones(50, 8, 25, 33).contiguous(memory_format=layout).requires_grad_()
     torch.manual_seed(0)
     y = dropout(x)
@@ -122,4 +123,4 @@ def test_lora_drops_out_with_the_cheap_masks():
     for name, count in (("resnet8", 6), ("vit_micro", 2)):
         found = [module for module in attach(name, 4, 8).modules() if isinstance(module, torch.nn.Dropout) and module.p]
         assert len(found) == count
-        assert all(isinstance(module, adapters.Dropout) and module.p == 0.1 for module in found)
+        assert all(isinstance(module, Dropout) and module.p == 0.1 for module in found)

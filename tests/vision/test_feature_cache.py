@@ -1,27 +1,25 @@
 """The frozen part: found from the parameters, run once, shared, and without a trace in any result."""
 
 import json
-from argparse import Namespace
+import os
 
 import pytest
 import torch
-from frozen import os
 from torch import nn
 
 import data
-import evaluate
 import lora
 import loraprune
 import models
 import pretrain
 from baselines import control
-from tests.helpers import call, forgetting_three
-from unlearning.evaluation import collect
-from unlearning.vision import adapters, feature_cache, graph_cut
+from tests.helpers import FP32, call, forgetting_three, rows_of
+from unlearning.vision import adapters, graph_cut
+from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
+from unlearning.vision.shared import Shared
 
 SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
-CONFIG = Namespace(device="cpu", precision="fp32", cache=4096, quiet=True)
 RUNS = {
     "lora": (lora, ()),
     "loraprune": (loraprune, ()),
@@ -29,11 +27,9 @@ RUNS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    feature_cache.clear()
-    yield
-    feature_cache.clear()
+@pytest.fixture
+def shared():
+    return Shared()
 
 
 @pytest.fixture
@@ -62,11 +58,11 @@ def adapted(name="vit_micro"):
     return adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1).get_base_model()
 
 
-def unlearned(row, weights, tmp_path, *flags, model="vit_micro"):
+def unlearned(row, weights, tmp_path, *flags, model="vit_micro", shared=None):
     script, own = RUNS[row]
     common = forgetting_three(weights, 2, model)
     output = tmp_path / f"{row}{''.join(map(str, flags))}.pth"
-    return models.load_checkpoint(call(script, *common, *own, *flags, "--output", output))
+    return models.load_checkpoint(call(script, *common, *own, *flags, "--output", output, shared=shared))
 
 
 def test_the_cut_lies_within_the_last_block():
@@ -114,36 +110,34 @@ def test_weights_are_the_same_with_and_without(row, model, weights, tmp_path, as
     assert models.moved(once["state_dict"], models.load_checkpoint(next(weights.glob(f"*{model}_original*")))["state_dict"])
 
 
-def test_methods_ranks_and_rates_share_the_frozen_part(weights, tmp_path, asked):
-    unlearned("lora", weights, tmp_path)
+def test_methods_ranks_and_rates_share_the_frozen_part(weights, tmp_path, shared, asked):
+    unlearned("lora", weights, tmp_path, shared=shared)
     seen = asked["PatchEmbed"]
     for row, *flags in (("lora", "--rank", 2, "--lr", 0.001), ("loraprune",), ("head-only",), ("lora", "--seed", 0)):
-        cost = unlearned(row, weights, tmp_path, *flags)["cost"]
-        assert cost["seconds"] >= feature_cache._kept[0].spent * 0.8  # what the first run has paid for counts for each
+        cost = unlearned(row, weights, tmp_path, *flags, shared=shared)["cost"]
+        assert cost["seconds"] >= shared.features.kept[0].spent * 0.8  # what the first run has paid for counts for each
     assert asked["PatchEmbed"] - seen < 100  # some examples, to find the cut
-    assert len(feature_cache._kept) == 2  # the head's input was made from what LoRA had kept
+    assert len(shared.features.kept) == 2  # the head's input was made from what LoRA had kept
 
 
-def test_another_original_shares_nothing(weights, tmp_path, asked):
+def test_another_original_shares_nothing(weights, tmp_path, shared, asked):
     common = ("--dataset", "digits", "--model", "vit_micro", "--quiet")
     call(pretrain, *common, "--epochs", 1, "--seed", 1, "--weights", tmp_path)
-    unlearned("lora", weights, tmp_path)
+    unlearned("lora", weights, tmp_path, shared=shared)
     seen = asked["PatchEmbed"]
-    unlearned("lora", tmp_path, tmp_path, "--seed", 1)
+    unlearned("lora", tmp_path, tmp_path, "--seed", 1, shared=shared)
     assert asked["PatchEmbed"] - seen >= len(data.load("digits").train)
 
 
 def test_scores_are_the_same_bits_and_cheaper(weights, asked, tmp_path):
     """Original, mask, head-only, LoRA and PruneLoRA have nearly everything in common."""
-    flags = ["--quiet", "--weights", str(weights)]
-    files = [
-        str(next(weights.glob(f"*vit_micro*_{m}*.pth"))) for m in ("original", "mask", "lora2", "loraprune2", "finetune")
-    ]
+    methods = ("original", "mask", "lora2", "loraprune2", "finetune")
+    files = [next(weights.glob(f"*vit_micro*_{method}*.pth")) for method in methods]
     tables = []
     for more in (["--cache", "0"], []):
         before = asked.get("PatchEmbed", 0)
-        config = evaluate.parser().parse_args([*files, *flags, *more])
-        tables.append((collect.score_files(config.checkpoints, config, beneath=False), asked["PatchEmbed"] - before))
+        rows = rows_of(*files, "--weights", weights, *more, beneath=False)
+        tables.append((rows, asked["PatchEmbed"] - before))
     (whole, all_images), (shared, fewer) = tables
     assert json.dumps(whole) == json.dumps(shared)
     assert all_images - fewer > 2 * len(data.load("digits").train)
@@ -152,13 +146,13 @@ def test_scores_are_the_same_bits_and_cheaper(weights, asked, tmp_path):
 def test_what_moves_is_not_kept(weights):
     """Nothing frozen; a batch norm in training at the very start; a dropout at the very start."""
     split = data.load("digits").train
-    assert feature_cache.keep(models.create("vit_micro", **SHAPE).train(), split, CONFIG) is None
-    assert feature_cache.keep(adapted("resnet8").train(), split, CONFIG) is None
+    assert FeatureCache(4096).keep(models.create("vit_micro", **SHAPE).train(), split, FP32) is None
+    assert FeatureCache(4096).keep(adapted("resnet8").train(), split, FP32) is None
     model = adapted()
     model.net.pos_drop.p = 0.5
     below, _ = cut(model)
     assert [key for key in below.state_dict() if "blocks" in key] == []
-    assert feature_cache.keep(model.train(), split, CONFIG) is None
+    assert FeatureCache(4096).keep(model.train(), split, FP32) is None
 
 
 def test_a_network_that_cannot_be_followed_is_run_as_it_is():
@@ -198,25 +192,25 @@ def test_sizes_are_asked_again_in_the_tail():
     torch.testing.assert_close(tail(*below(x)), network(x))
 
 
-def test_changed_weights_are_never_taken_for_the_kept_ones(weights, tmp_path):
-    unlearned("lora", weights, tmp_path)
+def test_changed_weights_are_never_taken_for_the_kept_ones(weights, tmp_path, shared):
+    unlearned("lora", weights, tmp_path, shared=shared)
     dataset = data.load("digits")
     model = models.build(models.load_checkpoint(next(weights.glob("*vit_micro_original*"))))
-    before = predict(model, dataset.train, CONFIG)
+    before = predict(model, dataset.train, FP32, shared.features)
     with torch.no_grad():
         model.net.blocks[0].mlp.fc1.weight[0, 0] += 1
-    after, some = predict(model, dataset.train, CONFIG), slice(0, 1000)
+    after, some = predict(model, dataset.train, FP32, shared.features), slice(0, 1000)
     assert not torch.equal(before, after)
     with torch.no_grad():
         torch.testing.assert_close(after[some], model(dataset.train.images[some].float() / 255))
 
 
-def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path):
-    in_memory = unlearned("lora", weights, tmp_path)
-    assert feature_cache._kept[0].in_memory
-    feature_cache.clear()
-    in_file = unlearned("lora", weights, tmp_path, "--cache", 1)
-    assert not feature_cache._kept[0].in_memory
+def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path, shared):
+    in_memory = unlearned("lora", weights, tmp_path, shared=shared)
+    assert shared.features.kept[0].in_memory
+    small = Shared(1)
+    in_file = unlearned("lora", weights, tmp_path, "--precision", "fp32", shared=small)
+    assert not small.features.kept[0].in_memory
     assert not list(weights.glob(".frozen*"))
     assert all(torch.equal(in_file["state_dict"][key], value) for key, value in in_memory["state_dict"].items())
 

@@ -7,15 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-import evaluate
 import export
 import loraprune
 import models
 import pruneft
-from tests.helpers import call, forgetting_three, one_line
+from tests.helpers import call, forgetting_three, one_line, rows_of
 from unlearning.core.errors import UserError
-from unlearning.evaluation import collect
-from unlearning.vision import adapters, compaction, pruning
+from unlearning.vision import adapter_files, adapters, compaction, pruning
 
 SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
 
@@ -67,13 +65,13 @@ def test_a_pruned_filter_is_silent_behind_its_batch_norm():
 def test_the_mask_is_kept_in_training_and_after_merging(name, lora):
     model = network(name)
     masks = pruning.prune_filters(model, 0.5)
-    before = pruning.zeros(model)
+    before = models.zeros(model)
     trained = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1) if lora else model
     optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=1e-2)
     pruning.keep(optimizer, trained, masks)
     take_steps(trained, optimizer)
     result = adapters.merge(trained) if lora else trained
-    assert pruning.zeros(result) >= before
+    assert models.zeros(result) >= before
     for layer, mask in masks.items():
         for parameter in result.get_submodule(layer).parameters():
             assert (parameter[~mask] == 0).all()
@@ -86,18 +84,18 @@ def test_without_keeping_the_filters_grow_back(name, lora):
     """The published behaviour: a few Adam steps and the zeros are gone (LoRA leaves the stem and the shortcuts alone)."""
     model = network(name)
     masks = pruning.prune_filters(model, 0.5, whole=False)
-    before = pruning.zeros(model)
+    before = models.zeros(model)
     trained = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1) if lora else model
     take_steps(trained, torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=1e-2))
     result = adapters.merge(trained) if lora else trained
-    assert pruning.zeros(result) < before / 2
+    assert models.zeros(result) < before / 2
     assert all(key.endswith(".weight") for key in masks)
 
 
 def test_zeros_counts_weights():
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))
     model[0].weight.data[:2] = 0
-    assert pruning.zeros(model) == pytest.approx(100 * 8 / 30)
+    assert models.zeros(model) == pytest.approx(100 * 8 / 30)
 
 
 def test_zeroed_head_rows_are_half_of_the_classes():
@@ -171,8 +169,7 @@ def test_a_compact_checkpoint_is_one_like_any_other(script, when, weights, tmp_p
     masked = call(script, *common, "--output", tmp_path / "masked.pth")
     small = call(script, *common, "--compact", when, "--output", tmp_path / "small.pth")
     assert small.stat().st_size < 0.75 * masked.stat().st_size
-    config = evaluate.parser().parse_args([str(masked), str(small), "--weights", str(weights), "--quiet"])
-    rows = collect.score_files(config.checkpoints, config, beneath=False)
+    rows = rows_of(masked, small, "--weights", weights, beneath=False)
     one, other = rows[-2:]
     assert other["method"] == f"{script.__name__} --compact {when}"
     for metric in ("UA", "RA", "TA"):
@@ -180,7 +177,7 @@ def test_a_compact_checkpoint_is_one_like_any_other(script, when, weights, tmp_p
         assert values[0] == pytest.approx(values[1], abs=1e-9 if when == "after" else 12), metric
     if script is loraprune:
         original = models.build(models.load_checkpoint(next(weights.glob("digits_resnet8_original*"))))
-        alone = adapters.load(original, adapters.folder_for(small if when == "first" else masked))
+        alone = adapter_files.load(original, adapter_files.folder_for(small if when == "first" else masked))
         images = torch.rand(5, 1, 8, 8)
         with torch.no_grad():
             expected = models.build(models.load_checkpoint(small))(images)
@@ -198,7 +195,7 @@ def test_an_exported_network_answers_alike(weights, tmp_path, capsys):
     common = forgetting_three(weights, 1)
     path = call(pruneft, *common, "--compact", "--output", tmp_path / "small.pth")
     file = tmp_path / "small.onnx"
-    export.run(export.parser().parse_args([str(path), "--onnx", str(file)]))
+    call(export, path, "--onnx", file)
     session = onnxruntime.InferenceSession(file)
     images = torch.rand(3, 1, 8, 8)
     (answers,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})

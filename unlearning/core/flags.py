@@ -1,35 +1,122 @@
-"""TODO unlearning.core.flags."""
+"""Command lines: flags that say whether they make the result, types, and errors in one line."""
 
 import argparse
+import hashlib
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from unlearning.core import distributed
 from unlearning.core.errors import RunFailed, UserError
 
 CACHE_MIB = 4096
+UNSET = object()  # a flag that has been there from the start has no `off` value
+Arguments = argparse.Namespace | Mapping[str, Any]
+LONGEST_SUFFIX = 60  # characters of a file's name that flags may take; what is longer becomes a digest
 
 
 class PerModel(dict):
     """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         rest = ", ".join(f"{value:g} for {name}" for name, value in self.items() if name != "paper")
         return f"{self['paper']:g}" + (f"; {rest}" if rest else "")
 
+    def of(self, network: str) -> float:
+        """The default for a network of this name."""
+        return self.get(network, self["paper"])
 
-def add_device_flags(parser):
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose flags say whether they make the result, and whose errors are one line.
+
+    add_argument takes two keywords more. identity: True (the default) for a flag whose value makes another row of a table;
+    False for circumstances such as the device, which are recorded nowhere; a word for what is recorded but identified in
+    another way ("data", "forget", "seed", "parent"). off: for a flag added later, the value that means what was done before
+    it existed; with it the flag is left out of keys and names, so that older files stay valid.
+    """
+
+    def __init__(self, doc: str | None = None, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=doc, **options)
+
+    def add_argument(self, *names: str, identity: bool | str = True, off: object = UNSET, **options: Any) -> argparse.Action:
+        """As argparse's own, with `identity` and `off`."""
+        return mark(super().add_argument(*names, **options), identity, off)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line to stderr and exit with code 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def settings(self, args: Arguments) -> dict[str, Any]:
+        """The recorded flags as plain JSON values. args: a namespace, or a mapping of flags where defaults are resolved."""
+        values = as_mapping(args)
+        return {a.dest: plain(values[a.dest]) for a in self._recorded() if not _is_off(a, values)}
+
+    def own_settings(self, args: Arguments) -> dict[str, Any]:
+        """Of `settings` those that make another row of a table."""
+        own = {action.dest for action in self._recorded() if _identity(action) is True}
+        return {name: value for name, value in self.settings(args).items() if name in own}
+
+    def non_default(self, args: Arguments) -> dict[str, str]:
+        """The flags that make another row and differ from their defaults: {"--rank": "2", "--regrow": ""}, as declared.
+
+        Without --epochs and --model, which tables and files name in any case.
+        """
+        values, found = as_mapping(args), {}
+        for action in self._recorded():
+            value, default = values[action.dest], action.default
+            if isinstance(default, PerModel):
+                default = default.of(values["model"])
+            own = _identity(action) is True and action.dest not in ("epochs", "model")
+            if own and value != default and not isinstance(value, PerModel) and not _is_off(action, values):
+                found[action.option_strings[-1]] = "" if value is True else written(value)
+        return found
+
+    def _recorded(self) -> list[argparse.Action]:
+        return [action for action in self._actions if _identity(action) and action.dest != "help"]
+
+
+def mark(action: argparse.Action, identity: bool | str, off: object = UNSET) -> argparse.Action:
+    """Say of a flag what `Parser` describes; for flags in a group, which argparse adds itself."""
+    action.identity, action.off = identity, off  # type: ignore[attr-defined]
+    return action
+
+
+def written(value: object) -> str:
+    """A flag's value as a user would type it."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(written, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_words(flags: dict[str, str]) -> list[str]:
+    """{"--rank": "2", "--regrow": ""} to ["--rank 2", "--regrow"]."""
+    return [f"{name} {value}".strip() for name, value in flags.items()]
+
+
+def name_suffix(flags: dict[str, str]) -> str:
+    """{"--rank": "2", "--regrow": ""} to "-rank-2-regrow", for file names; what is too long becomes 8 hexadecimal digits."""
+    text = "".join(f"-{word.removeprefix('--').replace(' ', '-').replace('/', '-')}" for word in as_words(flags))
+    return text if len(text) <= LONGEST_SUFFIX else "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """--device and --precision."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    mark(
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)"),
+        identity=False,
+    )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), help="arithmetic (default: the faster of the two for network and device)"
     )
 
 
-def add_cache_flag(parser):
+def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """--cache."""
-    parser.add_argument(
+    flag = parser.add_argument(
         "--cache",
         type=not_negative,
         default=CACHE_MIB,
@@ -37,49 +124,41 @@ def add_cache_flag(parser):
         help="memory for the outputs of what is frozen, so that it runs once; more goes to a file in --weights; 0: run it "
         f"each time (default: {CACHE_MIB})",
     )
+    mark(flag, identity=False)
 
 
-def positive_int(text):
+def positive_int(text: str) -> int:
     """argparse type: an integer above 0."""
     if (value := int(text)) <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 
-def not_negative(text):
+def not_negative(text: str) -> int:
     """argparse type: an integer from 0 on."""
     if (value := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 
-def positive_float(text):
+def positive_float(text: str) -> float:
     """argparse type: a finite number above 0."""
     if not 0 < (value := float(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
 
-def fraction(text):
+def fraction(text: str) -> float:
     """argparse type: a number above 0 and below 1."""
     if not 0 < (value := float(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
-def _command():
-    """What the user has typed: `python lora.py ...`, or `python -m baselines.control ...`."""
-    spec = sys.modules["__main__"].__spec__  # None for a file, the module's for -m
-    script = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
-    return shlex.join(["python", *script, *sys.argv[1:]])
-
-
-def main(run, parser):
-    """Parse the command line, call run(config) and turn its errors into one line and an exit code."""
+def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line, call run(args, command) and turn its errors into one line and an exit code."""
     try:
-        config = parser.parse_args()
-        config.command = _command()
-        run(config)
+        run(parser.parse_args(), _command())
     except (UserError, RunFailed) as error:
         if distributed.is_main():
             print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -87,3 +166,29 @@ def main(run, parser):
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def _command() -> str:
+    """What the user has typed: `python lora.py ...`, or `python -m baselines.control ...`."""
+    spec = sys.modules["__main__"].__spec__  # None for a file, the module's for -m
+    script = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
+    return shlex.join(["python", *script, *sys.argv[1:]])
+
+
+def plain(value: object) -> object:
+    """A flag's value as JSON can hold it."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def as_mapping(args: Arguments) -> Mapping[str, Any]:
+    """The flags by name."""
+    return vars(args) if isinstance(args, argparse.Namespace) else args
+
+
+def _identity(action: argparse.Action) -> bool | str:
+    return getattr(action, "identity", False)
+
+
+def _is_off(action: argparse.Action, values: Mapping[str, Any]) -> bool:
+    off = getattr(action, "off", UNSET)
+    return off is not UNSET and values[action.dest] == off

@@ -1,4 +1,4 @@
-"""TODO unlearning.core.provenance."""
+"""Where a number comes from: date, versions, hardware."""
 
 import datetime
 import platform
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 
-def provenance(command, hardware):
+def provenance(command: str, hardware: str) -> dict[str, object]:
     """What every result file says of where its numbers come from."""
     return {
         "command": command,
@@ -18,13 +18,13 @@ def provenance(command, hardware):
     }
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that make the numbers."""
     names = ("torch", "torchvision", "timm", "peft", "scikit-learn", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def device_name(device):
+def device_name(device: str | torch.device) -> str:
     """The device in words: the GPU's name, or the CPU's with the number of threads."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)

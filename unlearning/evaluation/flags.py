@@ -1,12 +1,43 @@
-"""TODO unlearning.evaluation.flags."""
+"""The flags that say how checkpoints are scored."""
 
-from unlearning.core.flags import add_cache_flag, add_device_flags
-from unlearning.evaluation import network
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import data
+from unlearning.core.device import Compute
+from unlearning.core.flags import Parser, add_cache_flag, add_device_flags
+from unlearning.vision.flags import forget_request, source_of
+
+ATTACKS = ("svc", "lora-unlearn", "unlearn-sparse")  # of network.ATTACKS, which takes seconds to import
 
 
-def add_scoring_flags(parser):
+@dataclass(frozen=True)
+class Scoring:
+    """How checkpoints are scored.
+
+    weights: folder in which Original and Retrain are looked for. attack: one of ATTACKS. every_attack: also each attack
+    feature with each attacker. source, forget: for files that don't say on which data, and to forget what.
+    """
+
+    compute: Compute
+    weights: Path
+    data_dir: Path
+    attack: str = "svc"
+    every_attack: bool = False
+    source: data.Source | None = None
+    forget: data.ForgetRequest | None = None
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace) -> "Scoring":
+        """What the flags of evaluate.py ask for."""
+        compute = Compute.from_flags(args)
+        return cls(compute, args.weights, args.data_dir, args.mia, args.every_attack, source_of(args), forget_request(args))
+
+
+def add_scoring_flags(parser: Parser) -> None:
     """The flags that evaluate and reproduce share."""
-    parser.add_argument("--mia", choices=tuple(network.ATTACKS), default="svc", help="membership attack (default: svc)")
+    parser.add_argument("--mia", choices=ATTACKS, default="svc", help="membership attack (default: svc)")
     parser.add_argument(
         "--every-attack", action="store_true", help="also every attack feature with both attackers (minutes a file)"
     )

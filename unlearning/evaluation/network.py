@@ -1,21 +1,25 @@
 """One network's scores: what its answers give away, and what is left beneath its head.
 
-D_f, D_r, T_f, T_r and every metric are those of metrics.py; here they get the images that they are about. `curves` is what
-the pictures need beside the numbers.
+D_f, D_r, T_f, T_r and every metric are those of unlearning/metrics; here they get the images that they are about. `curves`
+is what the pictures need beside the numbers.
 """
 
 from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
+from torch import nn
 
 import data
+from unlearning.core.device import Compute
 from unlearning.metrics import membership, predictions
+from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import penultimate, relearn
 
 # Membership attacks by name: the feature, the attack, and whether the whole test set (not T_r alone) are its non-members.
-ATTACKS = {
+ATTACKS: dict[str, tuple[Callable, Callable, bool]] = {
     "svc": (predictions.confidence, membership.mia_efficacy, False),
     "lora-unlearn": (predictions.loss, membership.mia_lora_unlearn, False),
     "unlearn-sparse": (predictions.confidence, membership.mia_unlearn_sparse, True),
@@ -27,7 +31,7 @@ NO_CLASS = "no class is forgotten as a whole"
 Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, T_f, T_r as positions, int64
 
 
-def four_sets(dataset, forget):
+def four_sets(dataset: data.Dataset, forget: torch.Tensor) -> Sets:
     """D_f, D_r, T_f and T_r as int64 positions. For sample forgetting T_f is empty and T_r the whole test set."""
     classes = data.forgotten_classes(dataset.train.labels, forget)
     gone = torch.isin(dataset.test.labels, torch.tensor(classes, dtype=torch.int64))
@@ -35,12 +39,17 @@ def four_sets(dataset, forget):
     return Sets(forget, kept, gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1))
 
 
-def score(logits, dataset, forget, attack, every_attack=False):
+Scores = dict[str, Any]  # a number, or {"missing": reason}, for each metric
+
+
+def score(
+    logits: list[torch.Tensor], dataset: data.Dataset, forget: torch.Tensor, attack: str, every_attack: bool = False
+) -> tuple[Scores, dict[str, Any]]:
     """(metrics, curves) of one network by its answers alone.
 
     logits: float32 (N, C) of the training and of the test images. forget: int64 positions in the training images.
-    attack: a key of ATTACKS. every_attack: also each of metrics.FEATURES with each of metrics.ATTACKERS. curves: the ROC
-    of D_f against T_f at metrics.FPR_GRID, and the share of each set's losses in each of metrics.LOSS_BINS.
+    attack: a key of ATTACKS. every_attack: also each of predictions.FEATURES with each of membership.ATTACKERS. curves: the
+    ROC of D_f against T_f at membership.FPR_GRID, and the share of each set's losses in each of predictions.LOSS_BINS.
     """
     (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
     sets = four_sets(dataset, forget)
@@ -80,25 +89,27 @@ def score(logits, dataset, forget, attack, every_attack=False):
     return found, {"roc": roc, "losses": {name: _histogram(values) for name, values in losses.items() if len(values)}}
 
 
-def beneath(model, dataset, forget, config):
+def beneath(
+    model: nn.Module, dataset: data.Dataset, forget: torch.Tensor, compute: Compute, cached: FeatureCache | None = None
+) -> tuple[Scores, dict[str, Any]]:
     """(metrics, curves) of what a network still holds beneath its head: probe, relearning curve, features in the plane.
 
-    config: device and precision, as for training.predict. Both curves are None where they have no meaning.
+    cached: outputs of frozen layers, as for `predict`. Both curves are None where they have no meaning.
     """
     sets, train = four_sets(dataset, forget), dataset.train
     sample = data.stratified(train.labels, min(PROBE_LIMIT, len(train)))
-    features = penultimate(model, train.take(sample), config)
+    features = penultimate(model, train.take(sample), compute, cached)
     plane = _in_the_plane(features, torch.isin(sample, forget))
     if not len(sets.forget_test):
         return {"probe": {"missing": f"probe: {NO_CLASS}"}}, {"features": plane, "relearn": None}
     gone = dataset.test.take(sets.forget_test)
-    found = predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, config), gone.labels)
+    found = predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, compute, cached), gone.labels)
     some = gone.take(slice(RELEARN_LIMIT))
-    curve = relearn(model, train.take(forget), some, config, RELEARN_STEPS)
+    curve = relearn(model, train.take(forget), some, compute, RELEARN_STEPS)
     return {"probe": found}, {"features": plane, "relearn": curve}
 
 
-def distances(logits, retrain, forget):
+def distances(logits: torch.Tensor, retrain: torch.Tensor, forget: torch.Tensor) -> Scores:
     """How far the answers on training images are from Retrain's: logits float32 (N, C) of both, forget as in `score`."""
     kept = data.retain_indices(len(logits), forget)
     pairs = {"f": (logits[forget], retrain[forget]), "r": (logits[kept], retrain[kept])}
@@ -106,8 +117,8 @@ def distances(logits, retrain, forget):
     return {f"{name}_{side}": measure(*pair) for name, measure in measures.items() for side, pair in pairs.items()}
 
 
-def compare(row, original, retrain):
-    """Add what is measured from the Original and the Retrain of the same seed, rows as evaluate.py makes them, or None."""
+def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[str, Any] | None) -> None:
+    """Add what is measured from the Original and the Retrain of the same seed, rows as collect.py makes them, or None."""
     found = row["metrics"]
     if retrain:
         found |= {f"d{key}": found[key] - retrain["metrics"][key] for key in predictions.GAP_METRICS}
@@ -146,6 +157,8 @@ def _histogram(values):
 
 def _in_the_plane(features, forgotten, most=120):
     """The first two principal components, in standard deviations of the first: up to `most` images of each set."""
+    from sklearn.decomposition import PCA
+
     plane = PCA(2, random_state=0).fit_transform(features.double().numpy())
     plane = (plane / plane[:, 0].std()).round(2)
     return {"D_f": plane[forgotten][:most].tolist(), "D_r": plane[~forgotten][:most].tolist()}

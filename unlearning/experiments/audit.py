@@ -2,64 +2,83 @@
 
 One network can look forgetful by chance. N networks of a method (seeds 0 to N - 1) are set against N retrained ones with
 seeds of their own (N to 2N - 1), by the margin log(p_y / (1 - p_y)) of each image: U-LiRA (Hayes et al. 2024), KLOM
-(Georgiev et al. 2024) and the forgetting score of the NeurIPS 2023 challenge; see metrics.py. Retrain is a row like any
-other, which shows the floor: what two samples of one distribution score at this N.
-reproduce.py audit trains the networks and calls `audit`.
+(Georgiev et al. 2024) and the forgetting score of the NeurIPS 2023 challenge; see metrics/populations.py. Retrain is a row
+like any other, which shows the floor: what two samples of one distribution score at this N.
 """
 
-import argparse
-import dataclasses
-import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import data
-import models
-from unlearning.core.device import placed
 from unlearning.core.errors import UserError
-from unlearning.evaluation import collect, network
-from unlearning.experiments import plan
+from unlearning.evaluation import network
+from unlearning.evaluation.collect import network_of, report_scored
+from unlearning.evaluation.entries import Entry, dataset_of, describe, forget_sets, labels
+from unlearning.experiments import prunelora
+from unlearning.experiments.plan import both_ways, chosen
+from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.metrics import populations, predictions, statistics
 from unlearning.vision.predict import predict
+from unlearning.vision.shared import Shared
 
 LIMIT = 2000  # images of D_r and of the test set that are looked at
+PRESETS = {
+    "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},
+    "small": {"model": ["resnet20"], "subset": 10_000, "pretrain": [30], "epochs": [5]},
+}
+Answers = dict[str, Any]  # of one network: UA, RA, TA in percent, and margins float64 on D_f, D_r and test images: f, r, t
 
 
-def score(paths, config):
-    """Rows as report.py describes them, for the checkpoints `paths` of reproduce.py's table; config.seeds is N.
+def plan_audit(request: Request) -> Plan:
+    """Every method with many seeds, for class and for random forgetting, and as many further Retrains to compare with."""
+    further = replace(request, seeds=2 * request.seeds)
+    runs = both_ways(request, chosen(request)) + both_ways(further, ["retrain"])
+    return Plan([run for place, run in enumerate(runs) if run not in runs[:place]])
+
+
+def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
+    """The rows; request.seeds is N.
 
     Raises UserError when a method has fewer than N networks or there are fewer than 2N retrained ones.
     """
-    entries = [collect.describe(path, config) for path in paths]
-    for entry in entries:
-        entry["forgets"] = collect.forget_sets(entry, entries, argparse.Namespace())
-        entry["answers"] = _answers(entry, config)
-        entry["dataset"] = collect.dataset_of(entry, config).tag
+    described = [describe(path, request.scoring, shared) for path in paths]
+    entries = [replace(entry, forgets=forget_sets(entry, described, request.scoring, shared)) for entry in described]
+    names = labels(entries)
+    asked = [(entry, _answers(entry, request, shared)) for entry in entries]
     rows = []
-    for model, tag in dict.fromkeys((e["model"], tag) for e in entries for _, tag in e["forgets"]):
-        here = [e for e in entries if e["model"] == model and tag in e["answers"]]
-        reference = [e["answers"][tag] for e in here if e["method"] == "retrain" and e["seed"] >= config.seeds]
-        groups = {}  # in the order in which the methods came
-        for entry in here:
-            if entry["seed"] < config.seeds:
-                groups.setdefault((entry["method"], entry["epochs"]), []).append(entry)
+    for model, tag in dict.fromkeys((entry.model, tag) for entry in entries for _, tag in entry.forgets):
+        here = [(entry, found[tag]) for entry, found in asked if entry.model == model and tag in found]
+        reference = [found for entry, found in here if entry.method == "retrain" and entry.seed >= request.seeds]
+        groups: dict[str, list[tuple[Entry, Answers]]] = {}  # in the order in which the methods came
+        for entry, found in here:
+            if entry.seed < request.seeds:
+                groups.setdefault(entry.key, []).append((entry, found))
         for group in groups.values():
-            answers = [e["answers"][tag] for e in group]
-            if not len(answers) == len(reference) == config.seeds:
-                raise UserError(f"{group[0]['method']}: {len(answers)} networks against {len(reference)} retrained ones")
-            rows.append(
-                {
-                    **{key: group[0][key] for key in ("dataset", "model", "method", "epochs", "command", "device")},
-                    "forget": tag,
-                    "n": len(group),
-                    "metrics": compare(answers, reference),
-                }
-            )
+            first = group[0][0]
+            title = {
+                "dataset": dataset_of(first, request.scoring, shared).tag,
+                "forget": tag,
+                "method": names[first.key, tag],
+            }
+            rows.append(_row(title, group, reference, request.seeds))
     return rows
 
 
-def compare(answers, reference):
-    """The metrics of one row: answers and reference are lists of N dictionaries as `_answers` makes them."""
+def _row(title: Row, group: list[tuple[Entry, Answers]], reference: list[Answers], count: int) -> Row:
+    """One method's networks set against `reference`, `count` of each."""
+    first, answers = group[0][0], [found for _, found in group]
+    if not len(answers) == len(reference) == count:
+        raise UserError(f"{title['method']}: {len(answers)} networks against {len(reference)} retrained ones")
+    same = {key: getattr(first, key) for key in ("model", "epochs", "command", "device")}
+    return title | same | {"n": count, "metrics": compare(answers, reference)}
+
+
+def compare(answers: Sequence[Answers], reference: Sequence[Answers]) -> dict[str, Any]:
+    """The metrics of one row, of N networks set against N retrained ones."""
     found = {key: statistics.over_seeds([a[key] for a in answers]) for key in ("UA", "RA", "TA")}
     pairs = {side: [np.stack([a[side] for a in rows]) for rows in (answers, reference)] for side in ("f", "r", "t")}
     found["ulira"] = statistics.over_seeds(populations.ulira(*pairs["f"]))
@@ -67,7 +86,7 @@ def compare(answers, reference):
         found[f"klom_{side}"] = _jackknifed(lambda u, r: populations.klom(u, r).mean(), *pair)
     found["epsilon"] = _jackknifed(lambda u, r: populations.forgetting_epsilon(u, r).mean(), *pairs["f"])
 
-    def forgetting(u, r):
+    def forgetting(u: np.ndarray, r: np.ndarray) -> float:
         return populations.forgetting_score(populations.forgetting_epsilon(u, r), len(u))
 
     found["forgetting"] = _jackknifed(forgetting, *pairs["f"])
@@ -76,21 +95,20 @@ def compare(answers, reference):
     return found
 
 
-def _answers(entry, config):
-    """For each forget set UA, RA and TA of one network, and its margins on D_f, D_r and test images as float64 arrays."""
-    dataset, model = collect.dataset_of(entry, config), models.build(models.load_checkpoint(entry["path"]), entry["path"])
-    on_device = placed(model, config)
+def _answers(entry: Entry, request: Request, shared: Shared) -> dict[str, Answers]:
+    """What one network answers, for each of its forget sets by tag."""
+    dataset, model = dataset_of(entry, request.scoring, shared), network_of(entry)
+    compute = request.scoring.compute.placed(model)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
-    train_logits, test_logits = (predict(model, x, on_device) for x in (dataset.train, test))
-    if not config.quiet:
-        print(f"scored {entry['path']}", file=sys.stderr, flush=True)
-    labels, answers = dataset.train.labels, {}
-    train_margins, test_margins = predictions.margin(train_logits, labels), predictions.margin(test_logits, test.labels)
-    for forget, tag in entry["forgets"]:
-        sets = network.four_sets(dataclasses.replace(dataset, test=test), forget)
+    train_logits, test_logits = (predict(model, split, compute) for split in (dataset.train, test))
+    report_scored(entry.path, compute)
+    truth, answers = dataset.train.labels, {}
+    train_margins, test_margins = predictions.margin(train_logits, truth), predictions.margin(test_logits, test.labels)
+    for forget, tag in entry.forgets:
+        sets = network.four_sets(replace(dataset, test=test), forget)
         answers[tag] = {
-            "UA": 100 - predictions.accuracy(train_logits[forget], labels[forget]),
-            "RA": predictions.accuracy(train_logits[sets.retain], labels[sets.retain]),
+            "UA": 100 - predictions.accuracy(train_logits[forget], truth[forget]),
+            "RA": predictions.accuracy(train_logits[sets.retain], truth[sets.retain]),
             "TA": predictions.accuracy(test_logits[sets.retain_test], test.labels[sets.retain_test]),
             "f": train_margins[forget].numpy(),
             "r": train_margins[sets.retain[:LIMIT]].numpy(),
@@ -99,20 +117,9 @@ def _answers(entry, config):
     return answers
 
 
-def _jackknifed(statistic, *pair):
+def _jackknifed(statistic: Callable[..., float], *pair: np.ndarray) -> dict[str, Any]:
     value, half = statistics.jackknife(statistic, *pair)
     return {"mean": value, "ci95": half, "values": [value]}
 
 
-AUDIT = (*plan.PLAIN[:2], "mask", *plan.PLAIN[2:])
-AUDIT_PRESETS = {
-    "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},
-    "small": {"model": ["resnet20"], "subset": 10_000, "pretrain": [30], "epochs": [5]},
-}
-
-
-def plan_audit(config):
-    """Every method with many seeds, for class and for random forgetting, and as many further Retrains to compare with."""
-    further = argparse.Namespace(**vars(config) | {"seeds": 2 * config.seeds})
-    runs = plan.both_ways(config, plan.chosen(config, AUDIT)) + plan.both_ways(further, ["retrain"])
-    return [run for place, run in enumerate(runs) if run not in runs[:place]]
+TABLE = Table(plan_audit, PRESETS, 16, score, published=prunelora.add_published)

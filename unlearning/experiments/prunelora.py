@@ -1,8 +1,13 @@
-"""TODO unlearning.experiments.prunelora."""
+"""PruneLoRA's table (arXiv 2411.11907): a class is forgotten, with controls that edit its row of the head."""
 
-from unlearning.experiments import plan
+from pathlib import Path
 
-PRUNELORA = (*plan.PLAIN[:2], "mask", "zero-row", *plan.PLAIN[2:], "loraprune --regrow", "loraprune --prune-head")
+import data
+from unlearning.evaluation.collect import score_files
+from unlearning.experiments.plan import chosen, plan
+from unlearning.experiments.request import Plan, Request, Row, Table
+from unlearning.vision.shared import Shared
+
 PRESETS = {
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
@@ -32,7 +37,7 @@ PUBLISHED = {
 }
 
 
-def add_published(rows, dataset):
+def add_published(rows: list[Row], dataset: data.Dataset) -> None:
     """Put the paper's numbers beside rows of the same data set, network and forgotten class."""
     for row in rows:
         key = (row["model"], row["method"], None if row["method"] == "retrain" else row["epochs"])
@@ -40,6 +45,14 @@ def add_published(rows, dataset):
             row["published"] = dict(zip(("UA", "RA", "TA", "MIA"), PUBLISHED[key], strict=True))
 
 
-def prunelora(config):
+def plan_prunelora(request: Request) -> Plan:
     """PruneLoRA's table with controls: class forgetting."""
-    return plan.plan(config, plan.chosen(config, PRUNELORA), plan.class_flags(config))
+    return Plan(plan(request, chosen(request), request.forget_flags["class"]))
+
+
+def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
+    """The rows, with what is left beneath the head."""
+    return score_files(paths, request.scoring, shared)
+
+
+TABLE = Table(plan_prunelora, PRESETS, 3, score, published=add_published)

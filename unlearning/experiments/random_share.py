@@ -1,13 +1,18 @@
-"""TODO unlearning.experiments.random_share."""
+"""PruneLoRA's methods on a random share of the training images."""
 
-from unlearning.experiments import plan, prunelora
+from unlearning.experiments import prunelora
+from unlearning.experiments.plan import chosen, plan
+from unlearning.experiments.request import Plan, Request, Table
 
 # Sample forgetting shows only in networks that remember samples: fewer images, more epochs.
-RANDOM_PRESETS = prunelora.PRESETS | {
+PRESETS = prunelora.PRESETS | {
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 1000, "pretrain": [25, 35], "epochs": [5]}
 }
 
 
-def random(config):
+def plan_random(request: Request) -> Plan:
     """The same methods on a random share of the training images, where accuracy alone doesn't saturate."""
-    return plan.plan(config, plan.chosen(config, plan.PLAIN), ["--forget-random", str(config.share)])
+    return Plan(plan(request, chosen(request), request.forget_flags["images"]))
+
+
+TABLE = Table(plan_random, PRESETS, 3, prunelora.score)

@@ -1,16 +1,16 @@
-"""TODO unlearning.experiments.rfau."""
+"""RFAU and its baselines: a class is forgotten, then a share of all images."""
 
-import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import models
-from unlearning.experiments import plan
+from unlearning.experiments import prunelora
+from unlearning.experiments.plan import Rates, both_ways, chosen
+from unlearning.experiments.request import Plan, Request, Table
 from unlearning.reports import results
 
-RFAU = (*plan.PLAIN[:2], "mask", "head-only", "finetune", "loraprune", "gradascent", "gradascent --retain-weight 0.9")
-RFAU += tuple(m for m in plan.METHODS if m.startswith(("randomlabel", "badteacher", "rfau")))
 TUNED = Path(__file__).parents[2] / "results"  # where the committed tunings lie, wherever --results are written
-RFAU_PRESETS = {
+PRESETS = {
     "quick": {
         "model": ["resnet20", "vit_micro", models.EFFICIENTNET],
         "subset": 1000,
@@ -30,23 +30,26 @@ RFAU_PRESETS = {
 }
 
 
-def plan_rfau(config):
+def plan_rfau(request: Request) -> Plan:
     """RFAU and its baselines, forgetting a class and a share of the images, each with its rate in the tuning's result."""
-    return plan.both_ways(config, plan.chosen(config, RFAU), lambda tag: _tuned(config, tag))
+    return Plan(both_ways(request, chosen(request), lambda tag: _tuned(request, tag)))
 
 
-def _tuned(config, tag):
+def _tuned(request: Request, tag: str) -> Rates:
     """The rate of a network and method that came closest to Retrain on validation images, forgetting `tag`: a function as
     `plan` wants it. None where the committed result of rfau-tune doesn't have the network or the method."""
-    path = TUNED / f"{plan.name(argparse.Namespace(**vars(config) | {'table': 'rfau-tune'}))}.json"
-    gaps = {}
+    path = TUNED / f"{replace(request, table='rfau-tune').name}.json"
+    gaps: dict[tuple, dict[str, float]] = {}
     for row in results.read(path)["rows"] if path.exists() else []:
         method, _, rate = row["method"].partition(" --lr ")
         if rate and row["forget"] == tag:
             gaps.setdefault((row["model"], method), {})[rate] = row["metrics"]["gap"]["mean"]
 
-    def rates(network, method):
+    def rates(network: str, method: str) -> tuple[str | None]:
         found = gaps.get((network, method.partition(" --shift ")[0]))  # a target's ablation has RFAU's rate
-        return (min(found, key=found.get) if found else None,)
+        return (min(found, key=found.__getitem__) if found else None,)
 
     return rates
+
+
+TABLE = Table(plan_rfau, PRESETS, 3, prunelora.score, published=prunelora.add_published)

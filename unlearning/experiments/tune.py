@@ -1,25 +1,38 @@
-"""TODO unlearning.experiments.tune."""
+"""Tunings: the methods of PruneLoRA's and of RFAU's table at several learning rates, on validation images."""
 
-from unlearning.evaluation import collect
-from unlearning.experiments import plan, rfau
+from dataclasses import replace
+from pathlib import Path
+
+from unlearning.evaluation.collect import score_files
+from unlearning.experiments import prunelora, rfau
+from unlearning.experiments.plan import both_ways, chosen, plan
+from unlearning.experiments.request import Plan, Request, Row, Table
+from unlearning.vision.shared import Shared
 
 GRID = ("0.0003", "0.001", "0.003", "0.01")
 RFAU_GRID = ("0.0001", *GRID)
 
 
-def tune_rfau(config):
-    """The trained methods of RFAU's table at each learning rate of RFAU_GRID, scored on a tenth of the training images."""
-    config.validation = 0.1
-    methods = plan.chosen(config, [row for row in rfau.RFAU if "--shift" not in row and row != "mask"])
-    return plan.both_ways(config, methods, lambda tag: lambda network, method: RFAU_GRID)
-
-
-def tune(config):
+def plan_tune(request: Request) -> Plan:
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
-    config.validation = 0.1
-    return plan.plan(config, plan.chosen(config, plan.PLAIN), plan.class_flags(config), lambda network, method: GRID)
+    request = _on_validation_images(request)
+    return Plan(plan(request, chosen(request), request.forget_flags["class"], lambda network, method: GRID))
 
 
-def score_without_probe(paths, config):
+def plan_rfau_tune(request: Request) -> Plan:
+    """The trained methods of RFAU's table at each learning rate of RFAU_GRID, scored on a tenth of the training images."""
+    request = _on_validation_images(request)
+    return Plan(both_ways(request, chosen(request), lambda tag: lambda network, method: RFAU_GRID))
+
+
+def score_without_probe(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
     """Rows for choosing a learning rate, without what is beneath the head."""
-    return collect.score_files(paths, config, beneath=False)
+    return score_files(paths, request.scoring, shared, beneath=False)
+
+
+def _on_validation_images(request: Request) -> Request:
+    return replace(request, source=replace(request.source, validation=0.1))
+
+
+TUNE = Table(plan_tune, prunelora.PRESETS, 1, score_without_probe, published=prunelora.add_published)
+RFAU_TUNE = Table(plan_rfau_tune, rfau.PRESETS, 1, score_without_probe, published=prunelora.add_published)

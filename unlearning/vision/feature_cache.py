@@ -1,181 +1,199 @@
-"""The frozen part of a network runs once: its outputs are kept, and only the tail above it is trained or asked again.
+"""Caches the outputs of frozen layers, so that each epoch runs only the layers being trained.
 
-What is frozen is read off the network itself. torch.fx follows its forward pass into every module that moves in part, and
-what depends on no trained parameter, no batch norm in training and no dropout gives the same at each epoch. The cut may lie
-within a block: where a ViT's last attention projection is adapted, that projection's input and the residual that passes it
-by are kept. Outputs belong to the frozen weights and the images, not to a run: networks that have both in common - other
-ranks, rates, methods, the original itself - share them, in training as in scoring.
+What is frozen is read off the network itself: what depends on no trained parameter, no batch norm in training and no
+dropout gives the same at each epoch (graph_cut.py). Outputs belong to the frozen weights and the images, not to a run:
+networks that have both in common - other ranks, rates, methods, the original itself - share them, in training as in scoring.
 """
 
 import copy
 import hashlib
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import data
-from unlearning.core.device import autocast, clock, memory_format, to_float
-from unlearning.vision import graph_cut
+from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
+from unlearning.vision.graph_cut import Cut, cut_at, modules_owning, moving_in_training, unwrap_peft
 
 BLOCK = 250  # images at once, always the same ones together: an output's last bits depend on the images beside it
-WORTH = 0.1  # least share of a forward pass's arithmetic for which outputs are kept
-PARTS = 2  # frozen parts whose outputs are kept at a time: that of LoRA, and what the head alone is fitted to
-_kept = []  # Outputs, the latest last
+WORTH = 0.1  # least share of a forward pass's arithmetic for which outputs are cached
+PARTS = 2  # frozen parts whose outputs are cached at a time: that of LoRA, and what the head alone is fitted to
+
+# What runs instead of a network, what it takes for batches of positions, and the seconds that computing all of that took.
+Inputs = tuple[Callable, Callable[[Iterable[torch.Tensor]], Iterator], float]
 
 
-def keep(model, split, config):
-    """The tail of `model`, which is in training mode and on its device, and its inputs for the images of `split`.
+class FeatureCache:
+    """Outputs of frozen layers, for as many networks and images as share them.
 
-    Returns (network, inputs, seconds), or None where little is frozen or there is no room: inputs(order), order a sequence
-    of batches of positions in split, int64 (B,), yields what network takes for each; seconds: what computing all inputs has
-    cost, now or in an earlier run.
-    Reads from config: cache (MiB of memory, what is larger goes to a file in `weights`; 0 for nothing), device, precision,
-    quiet.
+    limit_mib: memory for them; what is larger goes to a file in the scratch folder; 0 caches nothing.
     """
-    model = unwrap_peft(model)
-    if not config.cache or all(p.requires_grad for p in model.parameters()):
-        return None
-    cut = _cut_worth_it(model, graph_cut.moving_in_training(model), split, config)
-    if cut is None:
-        return None
-    images, rows = split.source
-    known = (o.below for o in _kept if o.below.code == cut.below.code and o.belongs(model, config))
-    outputs = _outputs(next(known, None) or copy.deepcopy(cut.below).eval(), images, config)
-    if outputs is None:
-        return None
-    return _from_kept(cut.tail, outputs, rows)
 
+    def __init__(self, limit_mib: int) -> None:
+        self.limit_mib = limit_mib
+        self.kept: list[Outputs] = []  # the latest last
 
-def inputs_for(model, split, config):
-    """What gives the outputs of `model`, in evaluation mode and on its device, for `split`: as `keep`.
+    def keep(self, model: nn.Module, split: data.Split, compute: Compute) -> Inputs | None:
+        """The tail of `model`, which is in training mode and on its device, and its inputs for the images of `split`.
 
-    The tail, where outputs are kept of a part that `model` has with the same weights; else the network and its images.
-    """
-    model, (images, rows) = unwrap_peft(model), split.source
-    for known in reversed(_kept):
-        if known.below is model or not known.belongs(model, config):
-            continue
-        cut = graph_cut.cut_at(
-            model, graph_cut.modules_owning(model, model.state_dict().keys() - known.tensors), _example(model, split, config)
-        )
-        if cut and cut.below.code == known.below.code and (outputs := _outputs(known.below, images, known.config)):
-            return _from_kept(cut.tail, outputs, rows)
-    layout, device = memory_format(model), torch.device(config.device)
-    return model, lambda order: (to_float(x.to(device), layout) for x in data.batches(split.images, order)), 0.0
+        Returns (network, inputs, seconds), or None where little is frozen or there is no room: inputs(order), order a
+        sequence of batches of positions in split, int64 (B,), yields what network takes for each; seconds: what computing
+        all inputs has cost, now or in an earlier run.
+        """
+        model = unwrap_peft(model)
+        if not self.limit_mib or all(p.requires_grad for p in model.parameters()):
+            return None
+        cut = _cut_worth_it(model, moving_in_training(model), split, compute)
+        if cut is None:
+            return None
+        images, rows = split.source
+        known = (o.below for o in self.kept if o.below.code == cut.below.code and o.matches(model, compute))
+        outputs = self._outputs(next(known, None) or copy.deepcopy(cut.below).eval(), images, compute)
+        return _from_kept(cut.tail, outputs, rows) if outputs else None
 
+    def inputs_for(self, model: nn.Module, split: data.Split, compute: Compute) -> Inputs:
+        """What computes `model`, in evaluation mode and on its device, for `split`: as `keep` returns it.
 
-def share_between(model, own, others, split, config):
-    """See that the outputs of what `model`, about to be scored, has in common with some of `others` will be kept.
+        The tail, where outputs are cached of a part that `model` has with the same weights; else the network and its images.
+        """
+        model, (images, rows) = unwrap_peft(model), split.source
+        for known in reversed(self.kept):
+            if known.below is model or not known.matches(model, compute):
+                continue
+            moved = modules_owning(model, model.state_dict().keys() - known.tensors)
+            cut = cut_at(model, moved, _example(model, split, compute))
+            if cut and cut.below.code == known.below.code and (outputs := self._outputs(known.below, images, known.compute)):
+                return _from_kept(cut.tail, outputs, rows)
+        return images_for(model, split, compute)
 
-    own, others: what `digests` says of the model and of the networks that are scored along. config: as for `keep`. Without
-    this, `source` finds only what training has kept.
-    """
-    model = unwrap_peft(model)
-    if not config.cache or any(outputs.belongs(model, config) for outputs in _kept):
-        return
-    differences = {frozenset(n for n in own if own[n] != other[n]) for other in others if own.keys() == other.keys()}
-    for names in sorted(differences, key=len, reverse=True):  # the lowest cut serves the most networks
-        if 0 < len(names) <= (1 - WORTH) * len(own):
-            cut = _cut_worth_it(model, graph_cut.modules_owning(model, names), split, config)
-            if cut and _outputs(copy.deepcopy(cut.below), split.source[0], config):
-                return
+    def share_between(
+        self,
+        model: nn.Module,
+        own: dict[str, bytes],
+        others: Iterable[dict[str, bytes]],
+        split: data.Split,
+        compute: Compute,
+    ) -> None:
+        """Enable caching of the layers that `model`, about to be scored, shares with `others`.
 
+        own, others: what `digests` says of the model and of the networks that are scored along. Without this, `inputs_for`
+        finds only what training has cached.
+        """
+        model = unwrap_peft(model)
+        if not self.limit_mib or any(outputs.matches(model, compute) for outputs in self.kept):
+            return
+        differences = {frozenset(n for n in own if own[n] != other[n]) for other in others if own.keys() == other.keys()}
+        for names in sorted(differences, key=len, reverse=True):  # the lowest cut serves the most networks
+            if 0 < len(names) <= (1 - WORTH) * len(own):
+                cut = _cut_worth_it(model, modules_owning(model, names), split, compute)
+                if cut and self._outputs(copy.deepcopy(cut.below), split.source[0], compute):
+                    return
 
-def digests(state):
-    """{name of a tensor: its SHA-256} of a state dict."""
-    return {
-        name: hashlib.sha256(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy()).digest()
-        for name, tensor in state.items()
-    }
-
-
-def clear():
-    """Drop all that is kept."""
-    _kept.clear()
+    def _outputs(
+        self, below: fx.GraphModule, images: "torch.Tensor | data.ImageFiles", compute: Compute
+    ) -> "Outputs | None":
+        """The Outputs of `below` for `images`, new or known; None, with a line that says so, where there is no room."""
+        for known in self.kept:
+            if known.below is below and known.images is images:
+                return known
+        parts = list(dict.fromkeys(id(known.below) for known in self.kept if known.below is not below))
+        self.kept = [known for known in self.kept if id(known.below) not in parts[: len(parts) + 1 - PARTS]]
+        try:
+            self.kept.append(Outputs(below, images, compute, self))
+        except OSError as error:
+            print(f"outputs of the frozen part are not kept: {error}", file=sys.stderr, flush=True)
+            return None
+        return self.kept[-1]
 
 
 class Outputs:
     """What a frozen part makes of images, computed where first asked for.
 
-    below: the part, an fx.GraphModule. images: uint8 (N, C, H, W). config: as for `keep`. Raises OSError where neither
+    below: the part. images: uint8 (N, C, H, W). cache: the FeatureCache that they are for. Raises OSError where neither
     memory nor the disk has room.
     """
 
-    def __init__(self, below, images, config):
-        self.below, self.images, self.config = below, images, config
+    def __init__(
+        self, below: fx.GraphModule, images: "torch.Tensor | data.ImageFiles", compute: Compute, cache: FeatureCache
+    ) -> None:
+        self.below, self.images, self.compute, self.cache = below, images, compute, cache
         self.tensors = below.state_dict().keys()
         self.done = torch.zeros(-(-len(images) // BLOCK), dtype=torch.bool)
         self.spent, self.computed = 0.0, 0
         one, _ = next(self._run([torch.arange(2)]))
-        self.mib = sum(value[0].nbytes for value in one) * len(images) / 2**20
-        self.in_memory = self.mib + sum(other.mib for other in _kept if other.in_memory) <= config.cache
-        if not config.quiet:
-            place = "in memory" if self.in_memory else f"in a file in {config.weights}"
+        self.mib: float = sum(value[0].nbytes for value in one) * len(images) / 2**20
+        self.in_memory: bool = self.mib + sum(other.mib for other in cache.kept if other.in_memory) <= cache.limit_mib
+        if not compute.quiet and self.mib >= 1:
+            place = "in memory" if self.in_memory else f"in a file in {compute.scratch}"
             print(f"outputs of the frozen part: {self.mib:,.0f} MiB {place}", file=sys.stderr, flush=True)
-        self.values = [(_in_memory if self.in_memory else _in_file)(value, len(images), config) for value in one]
+        make = _in_memory if self.in_memory else _in_file
+        self.values = [make(value, len(images), compute.scratch) for value in one]
 
-    def belongs(self, model, config):
-        """Whether `model` has this part with the same weights and computes in the same way."""
-        if (config.device, config.precision) != (self.config.device, self.config.precision):
+    def matches(self, model: nn.Module, compute: Compute) -> bool:
+        """True if `model` has this part with the same weights and computes in the same way."""
+        if (compute.device, compute.precision) != (self.compute.device, self.compute.precision):
             return False
         theirs = model.state_dict()
         return all(name in theirs and torch.equal(theirs[name], own) for name, own in self.below.state_dict().items())
 
-    def compute(self, rows):
-        """See that the outputs of the images at the positions `rows`, int64, are there."""
+    def ensure(self, rows: torch.Tensor) -> None:
+        """Compute the outputs of the images at the positions `rows`, int64, that aren't there yet."""
         blocks = [block for block in (rows // BLOCK).unique().tolist() if not self.done[block]]
         if not blocks:
             return
         pieces = [torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.images))) for block in blocks]
-        bar = tqdm(blocks, desc="frozen part", unit=f" x {BLOCK} images", leave=False, disable=self.config.quiet or None)
+        quiet = self.compute.quiet or None
+        bar = tqdm(blocks, desc="frozen part", unit=f" x {BLOCK} images", leave=False, disable=quiet)
         for block, piece, (results, seconds) in zip(bar, pieces, self._run(pieces), strict=True):
             for value, result in zip(self.values, results, strict=True):
                 value[piece.to(value.device)] = result
             self.done[block] = True
             self.spent, self.computed = self.spent + seconds, self.computed + len(piece)
 
-    def rows(self, rows):
+    def rows(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """The outputs for the images at the positions `rows`, on the device: a list of tensors (len(rows), ...)."""
-        return [value[rows.to(value.device)].to(self.config.device) for value in self.values]
+        return [value[rows.to(value.device)].to(self.compute.device) for value in self.values]
 
-    def _run(self, pieces):
+    def _run(self, pieces: list[torch.Tensor]) -> Iterator[tuple[tuple[torch.Tensor, ...], float]]:
         """For each of `pieces`, positions of images, the part's outputs and what they cost in seconds."""
+        device = self.compute.device
         some = data.Split(self.images, torch.arange(len(self.images))).take(torch.cat(pieces))
-        network, inputs, before = inputs_for(self.below, some, self.config)
+        network, inputs, before = self.cache.inputs_for(self.below, some, self.compute)
         batches = inputs(torch.arange(len(some)).split([len(piece) for piece in pieces]))
         for piece in pieces:
-            started = clock(self.config.device)
-            with torch.no_grad(), autocast(torch.device(self.config.device), self.config.precision):
+            started = clock(device)
+            with torch.no_grad(), autocast(device, self.compute.precision):
                 results = network(next(batches))
-            yield results, before * len(piece) / len(some) + clock(self.config.device) - started
+            yield results, before * len(piece) / len(some) + clock(device) - started
 
 
-def _outputs(below, images, config):
-    """The Outputs of the part `below` for `images`, new or known; None, with a line that says so, where there is no room."""
-    for known in _kept:
-        if known.below is below and known.images is images:
-            return known
-    parts = list(dict.fromkeys(id(known.below) for known in _kept if known.below is not below))
-    _kept[:] = [known for known in _kept if id(known.below) not in parts[: len(parts) + 1 - PARTS]]
-    try:
-        _kept.append(Outputs(below, images, config))
-    except OSError as error:
-        print(f"outputs of the frozen part are not kept: {error}", file=sys.stderr, flush=True)
-        return None
-    return _kept[-1]
+def images_for(model: nn.Module, split: data.Split, compute: Compute) -> Inputs:
+    """As `FeatureCache.inputs_for` where nothing is cached: the network itself, and images float32 (B, C, H, W)."""
+    layout, device = memory_format(model), torch.device(compute.device)
+    return model, lambda order: (to_float(x.to(device), layout) for x in data.batches(split.images, order)), 0.0
 
 
-def _in_memory(value, count, config):
+def digests(state: dict[str, torch.Tensor]) -> dict[str, bytes]:
+    """{name of a tensor: its SHA-256} of a state dict."""
+    return {
+        name: hashlib.sha256(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data).digest()
+        for name, tensor in state.items()
+    }
+
+
+def _in_memory(value: torch.Tensor, count: int, folder: Path) -> torch.Tensor:
     return torch.empty(count, *value.shape[1:], dtype=value.dtype, device=value.device)
 
 
-def _in_file(value, count, config):
+def _in_file(value: torch.Tensor, count: int, folder: Path) -> torch.Tensor:
     """As `_in_memory`, in a file without a name, which vanishes with this process, even a killed one."""
-    path = Path(config.weights) / f".frozen.{os.getpid()}.tmp"
+    path = Path(folder) / f".frozen.{os.getpid()}.tmp"
     path.parent.mkdir(parents=True, exist_ok=True)
     size = count * value[0].numel()
     try:
@@ -187,34 +205,30 @@ def _in_file(value, count, config):
     return mapped.view(count, *value.shape[1:])
 
 
-def _from_kept(tail, outputs, rows):
-    """What `keep` returns, for images at the positions `rows` among those of `outputs`."""
-    outputs.compute(rows)
+def _from_kept(tail: Callable, outputs: Outputs, rows: torch.Tensor) -> Inputs:
+    """What `FeatureCache.keep` returns, for images at the positions `rows` among those of `outputs`."""
+    outputs.ensure(rows)
     seconds = outputs.spent / outputs.computed * len(rows)
     return lambda x: tail(*x), lambda order: (outputs.rows(rows[batch]) for batch in order), seconds
 
 
-def _cut_worth_it(model, moving, split, config):
+def _cut_worth_it(model: nn.Module, moving: set[nn.Module], split: data.Split, compute: Compute) -> Cut | None:
     """`cut_at`, but None where less than WORTH of a forward pass lies below."""
     if len(split) < 3:
         return None
-    x = _example(model, split, config)
-    cut = graph_cut.cut_at(model, moving, x)
+    x = _example(model, split, compute)
+    cut = cut_at(model, moving, x)
     if cut is None:
         return None
     whole = copy.deepcopy(model).eval()  # a forward pass in training mode would move batch statistics
     return cut if _flops(cut.below, x) >= WORTH * _flops(whole, x) else None
 
 
-def _example(model, split, config):
-    return to_float(split.images[:3].to(config.device), memory_format(model))
+def _example(model: nn.Module, split: data.Split, compute: Compute) -> torch.Tensor:
+    return to_float(split.images[:3].to(compute.device), memory_format(model))
 
 
-def _flops(network, x):
+def _flops(network: nn.Module, x: torch.Tensor) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(x)
     return counter.get_total_flops()
-
-
-def unwrap_peft(model):
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,65 +1,110 @@
-"""TODO unlearning.vision.flags."""
+"""The flags of every method: data, forget set, original, epochs and rates, device and files."""
 
-import functools
+import argparse
 from pathlib import Path
 
 import data
-from unlearning.core.flags import positive_int
+import models
+from unlearning.core.flags import (
+    Parser,
+    PerModel,
+    add_cache_flag,
+    add_device_flags,
+    mark,
+    positive_float,
+    positive_int,
+)
 
-# Flags that say where and how loudly to compute; all others make a run what it is.
-_CIRCUMSTANCES = {"data_dir", "device", "cache", "weights", "original", "output", "overwrite", "reuse", "plot"}
-_CIRCUMSTANCES |= {"command", "quiet", "jobs"}
+
+def method_parser(
+    doc: str | None,
+    *,
+    epochs: int | PerModel,
+    lr: float | PerModel,
+    batch_size: int = 128,
+    forget: bool = True,
+    original: bool = True,
+) -> Parser:
+    """A Parser with the flags that all methods share.
+
+    doc: the script's docstring. forget: whether there is anything to forget. original: whether the method starts from one,
+    or else from scratch.
+    """
+    parser = Parser(doc)
+    flag = parser.add_argument
+    add_data_flags(parser)
+    flag("--model", help=f"{', '.join(models.NAMES)} or a timm name (default: resnet20, or what --original holds)")
+    if original:
+        text = "checkpoint to start from (default: by name in --weights)"
+        flag("--original", type=Path, identity=False, help=text)
+    else:
+        flag("--pretrained", action="store_true", help="start from ImageNet weights (a timm name)")
+        flag("--input-size", type=positive_int, help="the network resizes images to this side in pixels")
+    if forget:
+        add_forget_flags(parser)
+    flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
+    flag("--batch-size", type=positive_int, default=batch_size, help=f"images a step (default: {batch_size})")
+    flag("--lr", type=positive_float, default=lr, help=f"learning rate (default: {lr})")
+    flag("--seed", type=int, default=0, identity="seed", help="seed of weights, batches and dropout (default: 0)")
+    add_device_flags(parser)
+    add_cache_flag(parser)
+    add_output_flags(parser)
+    return parser
 
 
-def add_data_flags(parser):
+def add_output_flags(parser: Parser) -> None:
+    """--weights, --output, --overwrite and --quiet."""
+    flag, default = parser.add_argument, Path("model_weights")
+    flag("--weights", type=Path, default=default, identity=False, help="folder of checkpoints (default: model_weights)")
+    flag("--output", type=Path, identity=False, help="checkpoint to write (default: a telling name in --weights)")
+    flag("--overwrite", action="store_true", identity=False, help="compute again what exists")
+    flag("--quiet", action="store_true", identity=False, help="no progress")
+
+
+def add_data_flags(parser: Parser) -> None:
     """--dataset and what selects images from it."""
-    parser.add_argument("--dataset", default="fashion-mnist", help=f"{', '.join(data.NAMES)} (default: fashion-mnist)")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    parser.add_argument("--subset", type=positive_int, help="keep this many training images, all classes alike")
-    parser.add_argument("--test-subset", type=positive_int, help="keep this many test images, all classes alike")
-    parser.add_argument(
-        "--validation", type=float, default=0.0, help="share of the training images to score on in the test set's place"
+    flag = parser.add_argument
+    names = ", ".join(data.NAMES)
+    flag("--dataset", default="fashion-mnist", identity="data", help=f"{names} (default: fashion-mnist)")
+    flag("--data-dir", type=Path, default=Path("data"), identity=False, help="folder of data files (default: data)")
+    flag("--subset", type=positive_int, identity="data", help="keep this many training images, all classes alike")
+    flag("--test-subset", type=positive_int, identity="data", help="keep this many test images, all classes alike")
+    flag(
+        "--validation",
+        type=float,
+        default=0.0,
+        identity="data",
+        help="share of the training images to score on in the test set's place",
     )
-    parser.add_argument("--img-size", type=positive_int, default=32, help="side of folder: images in pixels (default: 32)")
+    flag(
+        "--img-size",
+        type=positive_int,
+        default=32,
+        identity="data",
+        help="side of folder: images in pixels (default: 32)",
+    )
 
 
-def add_forget_flags(parser):
+def add_forget_flags(parser: Parser) -> None:
     """The three ways to name a forget set."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--forget-class", type=int, nargs="+", metavar="CLASS", help="forget these classes, by number")
-    group.add_argument("--forget-random", type=float, metavar="SHARE", help="forget this share (0 to 1) of the images")
-    group.add_argument("--forget-file", type=Path, metavar="FILE", help="forget the images numbered in FILE, one a line")
+    for flag in (
+        group.add_argument("--forget-class", type=int, nargs="+", metavar="CLASS", help="forget these classes, by number"),
+        group.add_argument("--forget-random", type=float, metavar="SHARE", help="forget this share (0 to 1) of the images"),
+        group.add_argument(
+            "--forget-file", type=Path, metavar="FILE", help="forget the images numbered in FILE, one a line"
+        ),
+    ):
+        mark(flag, identity="forget")
 
 
-@functools.lru_cache(maxsize=1)
-def load_data_by(*arguments):
-    """`data.load`, the last set kept, so that several runs in one process read it once."""
-    return data.load(*arguments)
-
-
-def load_data(config):
+def source_of(args: argparse.Namespace) -> data.Source:
     """The data set that the flags name."""
-    return load_data_by(
-        config.dataset, config.data_dir, config.subset, config.validation, config.img_size, config.test_subset
-    )
+    return data.Source(args.dataset, args.data_dir, args.subset, args.validation, args.img_size, args.test_subset)
 
 
-def settings_of(config):
-    """The flags that make a run what it is, as plain values."""
-    return {key: _plain(value) for key, value in vars(config).items() if key not in _CIRCUMSTANCES}
-
-
-def data_of(config, dataset):
-    """What a file says of the data that it was made with."""
-    flags = ("dataset", "subset", "validation", "img_size", "test_subset")
-    return {flag: getattr(config, flag) for flag in flags} | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
-
-
-def data_arguments(spec, data_dir):
-    """The arguments of `load_data_by` for what `data_of` has written."""
-    flags = ("subset", "validation", "img_size", "test_subset")  # the last is unknown to files of earlier versions
-    return spec["dataset"], data_dir, *(spec.get(flag) for flag in flags)
-
-
-def _plain(value):
-    return str(value) if isinstance(value, Path) else value
+def forget_request(args: argparse.Namespace) -> data.ForgetRequest | None:
+    """The forget set that the flags name; None where they name none."""
+    if args.forget_class is None and args.forget_random is None and args.forget_file is None:
+        return None
+    return data.ForgetRequest(tuple(args.forget_class or ()), args.forget_random, args.forget_file)

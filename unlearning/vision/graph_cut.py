@@ -1,19 +1,23 @@
-"""TODO unlearning.vision.graph_cut."""
+"""Cuts a network below all that moves: a part with frozen outputs, and the tail above it.
+
+torch.fx follows the forward pass into every module that moves in part. The cut may lie within a block: where a ViT's last
+attention projection is adapted, that projection's input and the residual that passes it by are the cut's edge.
+"""
 
 import sys
 from collections import namedtuple
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
-from torch import fx
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # Two fx.GraphModules: below maps images to a tuple of tensors, tail takes these and gives what the network gives.
 Cut = namedtuple("Cut", "below tail")
 
 
-def cut_at(model, moving, x):
+def cut_at(model: nn.Module, moving: set[nn.Module], x: torch.Tensor) -> Cut | None:
     """Cut `model` below all that depends on the modules in `moving`: a Cut, or None where that is nothing, everything, or
     torch.fx can't follow the forward pass. x: a few images, float32 (B, C, H, W), B > 1, on the model's device."""
     try:
@@ -21,7 +25,7 @@ def cut_at(model, moving, x):
     except Exception as error:  # a forward pass that branches on values fails in whatever way it happens to
         print(f"outputs of the frozen part are not kept: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         return None
-    moved = set()
+    moved: set[fx.Node] = set()
     for node in graph.nodes:
         if moved & set(node.all_input_nodes) or not moving.isdisjoint(_modules(model, node)):
             moved.add(node)
@@ -39,7 +43,7 @@ def cut_at(model, moving, x):
     return Cut(_part(model, graph, [], _upstream(edge, ()), tuple(edge)), _part(model, graph, edge, above, answer))
 
 
-def moving_in_training(model):
+def moving_in_training(model: nn.Module) -> set[nn.Module]:
     """The modules that train parameters of their own, and those that in training mode depend on the batch or on chance."""
     return {
         module
@@ -47,13 +51,13 @@ def moving_in_training(model):
         if any(p.requires_grad for p in module.parameters(recurse=False))
         or (
             module.training
-            and (isinstance(module, _BatchNorm) or getattr(module, "p", 0) or getattr(module, "drop_prob", 0))
+            and (isinstance(module, _BatchNorm) or getattr(module, "p", None) or getattr(module, "drop_prob", None))
         )
     }
 
 
-def modules_owning(model, names):
-    """The modules whose own tensors are named, as in a state dict."""
+def modules_owning(model: nn.Module, names: Iterable[str]) -> set[nn.Module]:
+    """Modules of which a parameter or buffer is named, as in a state dict."""
     return {model.get_submodule(name.rpartition(".")[0]) for name in names}
 
 
@@ -91,15 +95,18 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, moving):
         super().__init__()
-        self.moving = moving
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils import ModulesToSaveWrapper
+
+        self.moving, self.wrappers = moving, (BaseTunerLayer, ModulesToSaveWrapper)
 
     def is_leaf_module(self, module, name):
-        layer = isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) or super().is_leaf_module(module, name)
+        layer = isinstance(module, self.wrappers) or super().is_leaf_module(module, name)
         return layer or not any(module.children()) or self.moving.isdisjoint(module.modules())
 
 
 class _Frozen(fx.Interpreter):
-    """Runs a graph but for what has moved."""
+    """Runs a graph, skipping nodes that depend on trained modules."""
 
     @torch.no_grad()
     def values(self, x, moved):
@@ -115,3 +122,8 @@ class _Frozen(fx.Interpreter):
         if isinstance(value, torch.Tensor) and value.ndim and len(value) == self.count:
             self.found[node] = value
         return value
+
+
+def unwrap_peft(model: Any) -> nn.Module:
+    """The network within a PeftModel; any other network as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

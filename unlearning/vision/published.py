@@ -1,6 +1,10 @@
-"""TODO unlearning.vision.published."""
+"""Networks out of the published LoRA-Unlearn files."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 import models
 from unlearning.core.errors import UserError
@@ -9,7 +13,7 @@ from unlearning.core.files import first_line
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 
 
-def from_published(state, path):
+def from_published(state: Any, path: str | Path) -> tuple[nn.Module, str]:
     """A network out of one of LoRA-Unlearn's own files: (module in evaluation mode, "resnet50" or "vit_small").
 
     state: what `read` returned for `path`.
@@ -33,7 +37,7 @@ def from_published(state, path):
     # Their ResNet was pre-trained with other deviations than it was unlearned and evaluated with.
     std = (0.2023, 0.1994, 0.2010) if from_scratch else (0.2471, 0.2435, 0.2616)
     classes = len(state["heads.head.weight" if name == "vit_small" else "linear.weight"])
-    model = models.create(name, in_chans=3, num_classes=classes, img_size=32, mean=CIFAR10_MEAN, std=std)
+    model: Any = models.create(name, in_chans=3, num_classes=classes, img_size=32, mean=CIFAR10_MEAN, std=std)
     if "pos_embedding" in state:
         state["pos_embedding"] = state["pos_embedding"].reshape(model.net.pos_embed.shape)
     try:

@@ -1,47 +1,50 @@
-"""TODO unlearning.vision.recipes."""
+"""How originals are trained, and Retrain with them."""
 
 import math
+from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
+from torch import nn
 
 import data
 import models
 from unlearning.core.flags import PerModel
-from unlearning.vision.train import fit
+from unlearning.vision.run import Run
 
 EPOCHS = PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15)
 LR = PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
 
 
-def train_original(model, retain, forget, config):
+def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run: Run) -> nn.Module:
     """Train `model` from its start on `retain`, by cross-entropy; `forget` is never looked at."""
-    return fit(model, retain, config=config, **paper_recipe(model, len(retain), config, config.flip))
+    steps = run.settings.epochs * math.ceil(len(retain) / run.settings.batch_size)
+    return run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, run.dataset.flip, len(run.dataset.classes)))
 
 
-def paper_recipe(model, count, config, flip):
-    """How the paper trains an original (and Retrain) on `count` images: keyword arguments for `fit`.
+def paper_recipe(model: nn.Module, steps: int, lr: float, flip: bool, classes: int) -> dict[str, Any]:
+    """How PruneLoRA's paper trains an original in `steps` optimiser steps: keyword arguments for `Run.fit`.
 
     CNN: SGD with momentum 0.9 and weight decay 5e-4, cosine to 0, random crop and flip. ViT: AdamW with weight decay 0.1
     on matrices only, linear warm-up of 10,000 steps (at most a quarter of the run), cosine to 0, flip, mixup 0.2,
-    gradient norm at most 1. `flip` False leaves mirroring out (digits).
+    gradient norm at most 1. flip: False leaves mirroring out (digits). classes: number of classes, for mixup.
     """
-    steps = config.epochs * math.ceil(count / config.batch_size)
     if models.is_vit(model):
+        from timm.optim import param_groups_weight_decay
+        from torchvision.transforms.v2 import MixUp
+
         warm = min(10_000, steps // 4)
-        optimizer = torch.optim.AdamW(param_groups_weight_decay(model, 0.1), lr=config.lr)
-        extra = {"augment": data.random_flip if flip else None, "mixup": 0.2, "clip": 1.0}
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(param_groups_weight_decay(model, 0.1), lr=lr)
+        mixup = MixUp(alpha=0.2, num_classes=classes)
+        extra = {"augment": data.random_flip if flip else None, "mixup": mixup, "clip": 1.0}
     else:
         warm = 0
-        optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
         extra = {"augment": data.crop_and_flip if flip else data.random_crop}
     return {"optimizer": optimizer, "scheduler": warm_up_and_cosine(optimizer, steps, warm), **extra}
 
 
-def warm_up_and_cosine(optimizer, steps, warm):
+def warm_up_and_cosine(optimizer: torch.optim.Optimizer, steps: int, warm: int) -> torch.optim.lr_scheduler.LambdaLR:
     """A scheduler for `steps` optimiser steps: linear from 0 over the first `warm` of them, then cosine to 0."""
+    from transformers.optimization import get_cosine_schedule_with_warmup
 
-    def factor(step):
-        return step / warm if step < warm else (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return get_cosine_schedule_with_warmup(optimizer, warm, steps)

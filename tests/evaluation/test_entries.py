@@ -1,0 +1,193 @@
+"""Which files make one row: seeds of one identity, and nothing else."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+import finetune
+import lora
+import models
+import pretrain
+import pruneft
+import retrain
+from tests.helpers import call, one_line, rows_of
+from tests.test_data import folder_of_images
+from unlearning.core.files import write_torch
+from unlearning.core.flags import Parser
+from unlearning.vision.identity import key, of_checkpoint
+
+COMMON = ("--dataset", "digits", "--subset", 200, "--model", "resnet8", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the originals of seeds 0 and 1."""
+    folder = tmp_path_factory.mktemp("place")
+    for seed in (0, 1):
+        call(pretrain, *COMMON, "--weights", folder, "--seed", seed)
+    return folder
+
+
+def unlearned(script, place, *flags):
+    forget = () if any("--forget" in str(flag) for flag in flags) else ("--forget-class", 3)
+    epochs = () if "--epochs" in flags else ("--epochs", 1)
+    return call(script, *COMMON, "--weights", place, *forget, *epochs, *flags)
+
+
+def methods(*paths):
+    """(method, seeds) of each row but those of Original and Retrain; nothing comes along from elsewhere."""
+    rows = rows_of(*paths, "--weights", paths[0].parent / "nowhere", "--precision", "fp32", beneath=False)
+    return [(row["method"], row["n"]) for row in rows if row["method"] not in ("original", "retrain")]
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "values"),
+    [
+        (lora, "--rank", (2, 16)),
+        (pruneft, "--amount", (0.1, 0.9)),
+        (finetune, "--batch-size", (32, 64)),
+        (lora, "--alpha", (4, 8)),
+    ],
+)
+def test_runs_of_different_settings_are_rows_of_their_own(place, script, flag, values):
+    """Both seed 0, without --output: two files, and two rows that say what differs."""
+    name = script.__name__
+    paths = [unlearned(script, place, flag, value) for value in values]
+    assert len(set(paths)) == 2
+    assert methods(*paths) == [(f"{name} {flag} {value}", 1) for value in values]
+
+
+def test_seeds_of_one_setting_are_one_row_and_the_default_is_not_named(place):
+    two = [unlearned(lora, place, "--dropout", 0.2, "--seed", seed) for seed in (0, 1)]
+    assert methods(*two) == [("lora", 2)]
+    assert methods(*two, unlearned(lora, place)) == [("lora --dropout 0.2", 2), ("lora", 1)]
+
+
+def test_circumstances_are_no_part_of_the_identity(place, tmp_path):
+    one = unlearned(lora, place)
+    other = unlearned(lora, place, "--seed", 1, "--cache", 0, "--output", tmp_path / "elsewhere.pth", "--device", "cpu")
+    first, second = (models.load_checkpoint(path)["identity"] for path in (one, other))
+    assert first == second and "seed" not in first["settings"] and "cache" not in first["settings"]
+
+
+def test_runs_from_different_originals_are_rows_of_their_own(place, tmp_path):
+    short = call(pretrain, *COMMON, "--weights", tmp_path, "--epochs", 2)
+    usual = place / "digits-200_resnet8_original_s0.pth"
+    paths = [unlearned(finetune, tmp_path, "--original", original, "--output", tmp_path / f"{i}.pth")
+             for i, original in enumerate((short, usual))]  # fmt: skip
+    assert methods(*paths) == [("finetune from original --epochs 2", 1), ("finetune from original --epochs 15", 1)]
+    # The original that each is measured from is its own, though both have seed 0.
+    rows = rows_of(*paths, short, usual, "--weights", tmp_path, "--precision", "fp32")
+    half = {row["epochs"]: row["curves"]["relearn"][0][0] / 2 for row in rows if row["method"] == "original"}
+    assert set(half) == {2, 15}
+    for row in rows[2:]:
+        target, steps = half[int(row["method"].rpartition(" ")[2])], row["metrics"]["relearn_steps"]
+        reached = dict(zip(row["curves"]["relearn_steps"], row["curves"]["relearn"][0], strict=True))
+        assert "missing" in steps or reached[steps["mean"]] >= target
+
+
+def test_lists_of_images_count_by_what_they_hold(place, tmp_path):
+    for name, ids in (("a", range(20)), ("b", range(19, -1, -1)), ("c", range(30))):
+        (tmp_path / f"{name}.txt").write_text("\n".join(map(str, ids)))
+    a, b, c = (unlearned(finetune, place, "--forget-file", tmp_path / f"{name}.txt", "--seed", seed, "--output",
+                         tmp_path / f"{name}.pth") for name, seed in (("a", 0), ("b", 1), ("c", 1)))  # fmt: skip
+    assert methods(a, b) == [("finetune", 2)]
+    assert methods(a, c) == [("finetune", 1), ("finetune", 1)]  # in tables of their own
+
+
+def test_a_draw_is_known_by_its_share(place):
+    found = models.load_checkpoint(unlearned(finetune, place, "--forget-random", 0.2))["identity"]["forget"]
+    assert found == {"random": 0.2, "seed": 0}
+
+
+def test_data_of_one_name_are_told_apart(tmp_path):
+    paths = []
+    noise = np.random.default_rng(0)
+    for side in ("a", "b"):
+        folder_of_images(tmp_path / side / "images", classes=("ant", "bee", "cat"))
+        for file in (tmp_path / side).rglob("*.png"):
+            Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    for side in ("a", "b"):
+        common = ("--dataset", f"folder:{tmp_path / side / 'images'}", "--img-size", 8, "--model", "resnet8", "--epochs", 1)
+        paths.append(call(retrain, *common, "--forget-class", 1, "--quiet", "--output", tmp_path / f"{side}.pth"))
+    rows = rows_of(*paths, "--weights", tmp_path / "nowhere", beneath=False)
+    assert [row["n"] for row in rows] == [1, 1]
+    assert len({row["dataset"] for row in rows}) == 2 and all(row["dataset"].startswith("images-8px (") for row in rows)
+
+
+def test_the_same_run_twice_is_an_error_and_not_two_seeds(place, tmp_path, capsys):
+    path = unlearned(finetune, place)
+    copy = shutil.copy(path, tmp_path / "copy.pth")
+    code, line = one_line(evaluate, capsys, path, copy, "--weights", tmp_path)
+    assert code == 2 and str(path) in line and str(copy) in line and "same seed" in line
+    assert methods(path, path) == [("finetune", 1)]  # one file, named twice
+
+
+def test_two_retrains_are_refused_by_name(place, tmp_path, capsys):
+    path = unlearned(finetune, place)
+    two = [call(retrain, *COMMON, "--weights", tmp_path, "--forget-class", 3, "--epochs", epochs) for epochs in (1, 2)]
+    code, line = one_line(evaluate, capsys, path, "--weights", tmp_path)
+    assert code == 2 and "two Retrains" in line and all(str(retrained) in line for retrained in two)
+    rows = rows_of(path, two[0], "--weights", tmp_path, beneath=False)  # named: that one it is
+    assert {row["method"]: row["epochs"] for row in rows} == {"original": 15, "retrain": 1, "finetune": 1} or len(rows) == 2
+
+
+def test_several_originals_are_not_guessed_among(tmp_path, capsys):
+    for epochs in (1, 2):
+        call(pretrain, *COMMON, "--weights", tmp_path, "--epochs", epochs)
+    code, line = one_line(finetune, capsys, *COMMON, "--weights", tmp_path, "--forget-class", 3)
+    assert code == 2 and "several originals" in line and "--original" in line
+    (tmp_path / "digits-200_resnet8_original-epochs-1_s0.pth").unlink()
+    path = unlearned(finetune, tmp_path)
+    assert models.load_checkpoint(path)["identity"]["parent"]["settings"]["epochs"] == 2
+
+
+def test_other_settings_under_one_name_are_refused(place, tmp_path, capsys):
+    path = unlearned(finetune, place, "--output", tmp_path / "x.pth")
+    before = path.read_bytes()
+    for other in (("--lr", 0.5), ("--forget-class", 4), ("--original", place / "digits-200_resnet8_original_s1.pth")):
+        forget = () if "--forget-class" in other else ("--forget-class", 3)
+        arguments = (*COMMON, "--weights", place, *forget, "--epochs", 1, "--output", path, *other)
+        code, line = one_line(finetune, capsys, *arguments)
+        assert code == 2 and "other settings" in line and path.read_bytes() == before
+    code, line = one_line(finetune, capsys, "--dataset", "digits", "--subset", 210, *COMMON[4:], "--original",
+                          place / "digits-200_resnet8_original_s0.pth", "--forget-class", 3, "--output", path)  # fmt: skip
+    assert code == 2 and "not on this" in line
+
+
+def test_a_flag_added_later_leaves_older_files_valid():
+    """With its `off` value it is in no key and in no name; with another it is in both."""
+    before, after = Parser("x"), Parser("x")
+    for parser in (before, after):
+        parser.add_argument("--lr", type=float, default=0.1)
+        parser.add_argument("--device", default="cpu", identity=False)
+    after.add_argument("--bound", type=float, default=1.0, off=0.0)
+    old, new, used = before.parse_args([]), after.parse_args(["--bound", "0"]), after.parse_args([])
+    assert key("m", before.settings(old)) == key("m", after.settings(new)) != key("m", after.settings(used))
+    assert after.non_default(new) == {} and after.own_settings(new) == {"lr": 0.1}
+    assert after.non_default(after.parse_args(["--bound", "2"])) == {"--bound": "2"}
+
+
+def test_files_of_earlier_versions_are_still_told_apart(place, tmp_path):
+    """They store no identity: it is made from their settings."""
+    paths = []
+    for rank in (2, 16):
+        content = models.load_checkpoint(unlearned(lora, place, "--rank", rank))
+        for name in ("identity", "flags", "origin"):
+            del content[name]
+        content["config"] |= {"lr_given": False}
+        paths.append(tmp_path / f"{rank}.pth")
+        write_torch(paths[-1], content)
+        assert of_checkpoint(content)["settings"]["rank"] == rank
+    assert methods(*paths) == [("lora --rank 2", 1), ("lora --rank 16", 1)]
+
+
+def test_names_stay_short(place, tmp_path):
+    many = ("--rank", 3, "--alpha", 7, "--dropout", 0.25, "--bn", "freeze", "--lr", 0.0123, "--batch-size", 77)
+    path = unlearned(lora, place, *many)
+    assert len(path.name) <= 120 and path != unlearned(lora, place, *many[:-1], 78)
+    assert torch.equal(models.load_checkpoint(path)["forget"], models.load_checkpoint(unlearned(lora, place))["forget"])

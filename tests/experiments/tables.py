@@ -1,0 +1,30 @@
+"""Tables made end to end on digits, and requests as reproduce.py makes them."""
+
+import dataclasses
+import json
+
+import reproduce
+from unlearning.experiments.request import Request
+
+SMALL = {"model": ["resnet8"], "subset": None, "pretrain": [2], "epochs": [1]}
+
+
+def make(tmp_path, monkeypatch, *arguments, table="prunelora"):
+    """The result file of a table of resnet8 on digits, made in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    args = reproduce.parser().parse_args([table, "--dataset", "digits", "--model", "resnet8", *arguments, "--quiet"])
+    return json.loads(reproduce.run(args, "python reproduce.py").read_text())
+
+
+def request_of(*arguments):
+    """What these flags ask for, with as many images as the preset wants, though no data set is read."""
+    args = reproduce.parser().parse_args(arguments)
+    request = Request.from_flags(args, reproduce.table_of(args.table))
+    sizes = request.sizes.get("subset"), request.sizes.get("test")
+    return dataclasses.replace(request, source=dataclasses.replace(request.source, subset=sizes[0], test_subset=sizes[1]))
+
+
+def planned(*arguments):
+    """The runs of the table that these flags ask for."""
+    request = request_of(*arguments)
+    return reproduce.table_of(request.table).plan(request).runs

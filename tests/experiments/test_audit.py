@@ -1,0 +1,40 @@
+"""Audits: from end to end on digits, and the floor."""
+
+import numpy as np
+
+from tests.experiments.tables import SMALL, make
+from unlearning.experiments import audit
+
+
+def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
+    monkeypatch.setitem(audit.PRESETS, "quick", SMALL | {"subset": 300})
+    result = make(tmp_path, monkeypatch, "--methods", "mask", "lora", "--seeds", "3", table="audit")
+    rows = {(row["forget"], row["method"]): row for row in result["rows"]}
+    assert set(rows) == {
+        *(("class3", method) for method in ("original", "retrain", "mask", "lora")),
+        *(("random0.1", method) for method in ("original", "retrain", "lora")),
+    }
+    assert {row["n"] for row in result["rows"]} == {3}
+    assert len(list((tmp_path / "model_weights/audit-quick-digits").glob("*retrain*.pth"))) == 12
+    mask = rows["class3", "mask"]["metrics"]
+    assert mask["UA"]["mean"] == mask["ulira"]["mean"] == 100  # a constant answer is told from a Retrain at once
+    assert mask["forgetting"]["mean"] == 0
+    for row in rows.values():
+        assert len(row["metrics"]["ulira"]["values"]) == 3
+        assert 0 <= row["metrics"]["forgetting"]["mean"] <= 1
+        assert row["metrics"]["klom_f"]["mean"] > 0
+
+
+def test_the_audits_floor_is_a_coin():
+    """Two samples of one kind of network: U-LiRA scores 50 within its interval, and the mean ratio in `neurips` is 1."""
+    generator = np.random.default_rng(0)
+    first, second = (
+        [{"UA": 10.0, "RA": 90.0, "TA": 80.0, **{side: generator.normal(size=300) for side in "frt"}} for _ in range(16)]
+        for _ in range(2)
+    )
+    found = audit.compare(first, second)
+    assert abs(found["ulira"]["mean"] - 50) < 1.5 * found["ulira"]["ci95"]
+    assert found["neurips"]["mean"] == found["forgetting"]["mean"] > 0.05
+    apart = audit.compare([one | {"f": one["f"] + 9} for one in first], second)
+    assert apart["ulira"]["mean"] > 99
+    assert apart["forgetting"]["mean"] < 0.01 < apart["klom_f"]["mean"] - found["klom_f"]["mean"]

@@ -1,0 +1,44 @@
+"""LMEraser's table from end to end on digits."""
+
+import pytest
+
+import reproduce
+from tests.experiments.tables import make
+from tests.helpers import one_line
+from unlearning.exact.system import read_system
+from unlearning.experiments import lmeraser
+from unlearning.reports import figures
+
+
+def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):
+    sizes = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
+    flags = ["--epochs", "2", "--anchors", "200"]
+    monkeypatch.setitem(lmeraser.PRESETS, "quick", sizes | {"flags": flags})
+    monkeypatch.setattr(lmeraser, "REQUESTS", {1: 3, 10: 1})
+    methods = ("--methods", "lmeraser --parts 50", "sisa --parts 5")
+    result = make(tmp_path, monkeypatch, *methods, "--seeds", "2", table="lmeraser")
+    rows = {(row["forget"], row["method"]): row for row in result["rows"]}
+    kinds = (lmeraser.ONE, "lmeraser --parts 50", "sisa --parts 5")
+    assert list(rows) == [(request, kind) for request in ("delete1", "delete10", "class3") for kind in kinds]
+    assert all(row["n"] == 2 for row in rows.values())
+    for request in ("delete1", "delete10", "class3"):
+        whole = rows[request, lmeraser.ONE]["metrics"]
+        assert whole["sample_epochs_ratio"]["values"] == whole["seconds_ratio"]["values"] == [1, 1]
+    # One image of 358 private ones: all others for one prompt, a fifth of them in SISA, fewer in clusters.
+    assert rows["delete1", lmeraser.ONE]["metrics"]["sample_epochs"]["values"] == [2 * 357, 2 * 357]
+    fifth = rows["delete1", "sisa --parts 5"]["metrics"]["sample_epochs_ratio"]["mean"]
+    assert 4 < fifth < 6 < rows["delete1", "lmeraser --parts 50"]["metrics"]["sample_epochs_ratio"]["mean"]
+    weights = tmp_path / "model_weights/lmeraser-quick-digits"
+    copies = [read_system(path) for path in sorted(weights.glob("*_lmeraser50_s0_deleted-1-*"))]
+    spent = [state["ledger"][0]["sample_epochs"] for state in copies]
+    assert len(spent) == 3
+    assert rows["delete1", "lmeraser --parts 50"]["metrics"]["sample_epochs"]["values"][0] == pytest.approx(sum(spent) / 3)
+    assert len({tuple(state["deleted"].tolist()) for state in copies}) == 3  # three images, the same for every system
+    others = [read_system(path) for path in sorted(weights.glob("*_sisa5_s0_deleted-1-*"))]
+    assert [s["deleted"].tolist() for s in others] == [s["deleted"].tolist() for s in copies]
+    assert figures.path(tmp_path / "results/lmeraser-quick-digits", "cost").stat().st_size > 10_000
+    capsys.readouterr()
+    again = make(tmp_path, monkeypatch, *methods, "--seeds", "2", table="lmeraser")
+    assert again["rows"] == result["rows"] and capsys.readouterr().err.count("there already: ") == 2 * 4
+    code, line = one_line(reproduce, capsys, "lmeraser", "--dataset", "digits", "--forget-class", "3", "5")
+    assert code == 2 and "one class" in line

@@ -1,0 +1,101 @@
+"""The rows of the tables, and the runs that they take."""
+
+import importlib
+
+import pytest
+
+import reproduce
+from tests.experiments.tables import SMALL, make, planned
+from unlearning.experiments import llmeraser, prunelora
+from unlearning.experiments.methods import FORGETS, METHODS, Method, rows_of
+from unlearning.language.rows import Data
+
+METHOD = """
+import torch
+
+from unlearning.core.flags import main, positive_float
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import execute
+
+
+def unlearn(model, retain, forget, run):
+    optimizer = torch.optim.SGD(model.parameters(), lr=run.settings.lr * run.settings.strength)
+    return run.fit(model, retain, optimizer)
+
+
+def parser():
+    parser = method_parser(__doc__, epochs=1, lr=0.01)
+    parser.add_argument("--strength", type=positive_float, default=0.5, help="how strong")
+    return parser
+
+
+def run(args, command, shared=None):
+    return execute("mine", unlearn, parser(), args, command, shared)
+"""
+
+
+def test_a_new_method_is_one_file_and_one_line(tmp_path, monkeypatch):
+    """With a flag of its own; two lines with other values of it are two rows that say so, from two files."""
+    (tmp_path / "mine.py").write_text(METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    for strength in ("0.1", "0.9"):
+        monkeypatch.setitem(METHODS, f"mine --strength {strength}", Method("mine", ("--strength", strength)))
+    names = ["mine --strength 0.1", "mine --strength 0.9"]
+    for table in FORGETS:
+        assert rows_of(table)[-2:] == names
+    assert "mine --strength 0.1" not in rows_of("lmeraser")
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    result = make(tmp_path, monkeypatch, "--seeds", "2", "--methods", "finetune", *names)
+    assert [row["method"] for row in result["rows"]] == ["original", "retrain", "finetune", *names]
+    assert {row["n"] for row in result["rows"]} == {2}
+    assert result["rows"][-1]["command"].startswith("python mine.py --model resnet8")
+    files = sorted(path.name for path in tmp_path.glob("model_weights/prunelora-quick-digits/*mine*.pth"))
+    assert len(files) == 4 and all(sum(f"strength-{s}_s" in file for file in files) == 2 for s in ("0.1", "0.9"))
+    weak, strong = (row["metrics"]["activation_r"]["values"] for row in result["rows"][-2:])
+    assert weak != strong
+
+
+def test_a_method_is_a_row_where_it_fits():
+    """Of every table in which it can forget, unless its line names some."""
+
+    def tables(**line):
+        return [table for table in FORGETS if Method("x", **line).fits(table)]
+
+    assert tables() == list(FORGETS)
+    assert tables(forgets="images") == ["random", "audit", "rfau", "rfau-tune"]
+    assert tables(forgets="class") == ["prunelora", "audit", "rfau", "tune", "rfau-tune"]
+    assert tables(tables=("tune", "random"), forgets="class") == ["tune"]
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        ("prunelora", "original retrain mask zero-row head-only finetune pruneft lora loraprune loraprune_--regrow "
+         "loraprune_--prune-head"),
+        ("random", "original retrain head-only finetune pruneft lora loraprune"),
+        ("tune", "original retrain head-only finetune pruneft lora loraprune"),
+        ("audit", "original retrain mask head-only finetune pruneft lora loraprune"),
+        ("rfau", "original retrain mask head-only finetune loraprune gradascent gradascent_--retain-weight_0.9 randomlabel "
+         "randomlabel_--saliency_0.5 badteacher rfau rfau_--shift_unseen rfau_--shift_mean rfau_--shift_head"),
+        ("rfau-tune", "original retrain head-only finetune loraprune gradascent gradascent_--retain-weight_0.9 randomlabel "
+         "randomlabel_--saliency_0.5 badteacher rfau"),
+        ("lmeraser", "one-prompt lmeraser_--parts_10 lmeraser_--parts_50 lmeraser_--parts_100 lmeraser_--parts_200 "
+         "lmeraser_--parts_100_--linkage_ward lmeraser_--parts_200_--linkage_ward sisa_--parts_5 sisa_--parts_20 "
+         "sisa_--parts_100"),
+    ],
+)  # fmt: skip
+def test_the_rows_of_each_table(table, rows):
+    assert rows_of(table) == [name.replace("_", " ") for name in rows.split()]
+
+
+def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeypatch):
+    rows = [(f"film {i}", answer) for i, answer in enumerate(["Yes", "No"] * 20)]
+    texts = Data(rows, rows, rows, ["No", "Yes"], "x")
+    monkeypatch.setattr(llmeraser, "load_rows", lambda *_: texts)  # MovieLens isn't there without a network
+    monkeypatch.chdir(tmp_path)
+    for table in reproduce.TABLES:
+        for preset in reproduce.table_of(table).presets:
+            runs = planned(table, "--preset", preset)
+            assert len(runs) > 10
+            for script, arguments in runs:
+                importlib.import_module(script).parser().parse_args(arguments)

@@ -1,0 +1,237 @@
+"""What checkpoints say of themselves, and what a table calls them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+import models
+from unlearning.core.errors import UserError
+from unlearning.core.files import read_torch, sha256
+from unlearning.core.flags import as_words, written
+from unlearning.evaluation.flags import Scoring
+from unlearning.exact import learners
+from unlearning.vision import feature_cache
+from unlearning.vision.identity import identity, of_checkpoint
+from unlearning.vision.shared import Shared
+
+Network = tuple[str, str]  # the data's fingerprint, the network's name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file says of itself, without its weights.
+
+    source: the data that it was made with; None for LoRA-Unlearn's files. private: positions of the training images that a
+    system is about. tensors: a digest of each. flags: those that differ from their defaults. origin: the SHA-256 of the
+    original that it comes from. forgets: the forget sets (positions int64, tag) that it is scored on.
+    """
+
+    path: Path
+    source: data.Source | None
+    fingerprint: str
+    private: torch.Tensor | None
+    tensors: dict[str, bytes]
+    model: str
+    method: str
+    identity: dict[str, Any]
+    flags: dict[str, str]
+    epochs: int | None
+    seed: int
+    forget: torch.Tensor
+    forget_tag: str | None
+    command: str
+    cost: dict[str, Any]
+    device: str
+    sha256: str | None
+    origin: str | None
+    forgets: tuple[tuple[torch.Tensor, str], ...] = ()
+
+    @property
+    def network(self) -> Network:
+        """What two entries must share to be compared."""
+        return self.fingerprint, self.model
+
+    @property
+    def key(self) -> str:
+        """The identity as text."""
+        return json.dumps(self.identity, sort_keys=True)
+
+
+def read(path: Path) -> Any:
+    """What a checkpoint's file holds, or a system's folder."""
+    if path.is_dir():
+        from unlearning.exact import system
+
+        return system.assemble(path)
+    return read_torch(path)
+
+
+def describe(path: Path, scoring: Scoring, shared: Shared) -> Entry:
+    """The Entry of a file. Raises UserError for one that is none of this project's or LoRA-Unlearn's."""
+    content = read(path)
+    if not models.is_checkpoint(content):
+        return _describe_published(path, content, scoring, shared)
+    checkpoint = models.checked(content, path)
+    try:
+        return _describe_own(path, checkpoint, scoring)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {error})") from None
+
+
+def _describe_published(path: Path, content: Any, scoring: Scoring, shared: Shared) -> Entry:
+    from unlearning.vision.published import from_published
+
+    if scoring.source is None:
+        raise UserError(f"{path} doesn't say what it was trained on: give --dataset")
+    _, name = from_published(content, path)
+    fingerprint, digest = shared.load(scoring.source).fingerprint, sha256(path)
+    unknown = {"missing": "cost: LoRA-Unlearn's files don't say"}
+    return Entry(
+        path=path,
+        source=None,
+        fingerprint=fingerprint,
+        private=None,
+        tensors={},
+        model=name,
+        method=f"published {path.name}",
+        identity=identity(f"published {digest}", {}, fingerprint, None, None),
+        flags={},
+        epochs=None,
+        seed=0,
+        forget=torch.empty(0, dtype=torch.int64),
+        forget_tag=None,
+        command=f"LoRA-Unlearn's {path.name}",
+        cost=dict.fromkeys(("seconds", "memory_mib", "trainable", "steps", "moved"), unknown),
+        device="unknown hardware",
+        sha256=digest,
+        origin=None,
+    )
+
+
+def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> Entry:
+    spec, parent = checkpoint["data"], checkpoint.get("parent")
+    return Entry(
+        path=path,
+        source=data.Source.of(spec, scoring.data_dir),
+        fingerprint=spec["fingerprint"],
+        private=checkpoint.get("private"),
+        tensors=feature_cache.digests(checkpoint["state_dict"]),
+        model=learners.label(checkpoint["network"]),
+        method=checkpoint["method"],
+        identity=of_checkpoint(checkpoint),
+        flags=checkpoint.get("flags", {}),
+        epochs=checkpoint["config"]["epochs"] if checkpoint["cost"]["trainable"] else None,
+        seed=checkpoint["seed"],
+        forget=checkpoint["forget"],
+        forget_tag=checkpoint["forget_tag"],
+        command=checkpoint["command"],
+        cost=checkpoint["cost"],
+        device=checkpoint["device"],
+        sha256=None if path.is_dir() else sha256(path),
+        origin=checkpoint.get("origin", parent),
+    )
+
+
+def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
+    """The data that a file was made with; of a system those that are private. Raises UserError when they have changed."""
+    dataset = shared.load(entry.source or scoring.source)  # type: ignore[arg-type]  # one of them is there
+    if dataset.fingerprint != entry.fingerprint:
+        raise UserError(f"{entry.path} was made with other data than this {dataset.tag}: their fingerprints differ")
+    if entry.private is not None:
+        dataset = replace(dataset, train=dataset.train.take(entry.private))
+    return dataset
+
+
+def forget_sets(
+    entry: Entry, entries: Iterable[Entry], scoring: Scoring, shared: Shared
+) -> tuple[tuple[torch.Tensor, str], ...]:
+    """The forget sets (positions, tag) that a file is scored on: its own, else those of the other files of its network."""
+    own = [(entry.forget, entry.forget_tag)] if len(entry.forget) else []
+    if scoring.forget:
+        wanted = scoring.forget.positions(dataset_of(entry, scoring, shared).train)
+        if own and not torch.equal(own[0][0], wanted[0]):
+            raise UserError(f"{entry.path} has forgotten {entry.forget_tag}, not {wanted[1]}")
+        own = [wanted]
+    alike = [other for other in entries if len(other.forget) and other.network == entry.network]
+    found = own or list({other.forget_tag: (other.forget, other.forget_tag) for other in alike}.values())
+    if not found:
+        raise UserError(f"{entry.path} doesn't say what to forget: give --forget-class, or unlearned files as well")
+    return tuple(found)  # type: ignore[arg-type]  # with a forget set comes its tag
+
+
+def check_identities(entries: Sequence[Entry]) -> None:
+    """Raise UserError for two files of one identity and one seed, and for two Retrains of one network and forget set."""
+    seen: dict[tuple, Entry] = {}
+    for entry in entries:
+        twin = seen.setdefault((entry.key, entry.seed), entry)
+        if twin is not entry:
+            raise UserError(f"{twin.path} and {entry.path} are the same run with the same seed: give one of them")
+    retrained: dict[tuple, Entry] = {}
+    for entry in entries:
+        for tag in [tag for _, tag in entry.forgets if entry.method == "retrain"]:
+            other = retrained.setdefault((*entry.network, tag), entry)
+            if other.key != entry.key:
+                raise UserError(
+                    f"{other.path} and {entry.path} are two Retrains of {entry.model} for {tag}, by different settings: "
+                    "name the one to measure from, and move the other out of --weights"
+                )
+
+
+def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
+    """What a table calls each row: the method's name plus the flags in which rows of that method differ.
+
+    Keys: an entry's `key` and the tag of a forget set. Rates are named only where rows are otherwise called alike, for each
+    row has a rate of its own.
+    """
+    tables: dict[tuple, dict[str, Entry]] = {}
+    for entry in entries:
+        for _, tag in entry.forgets:
+            tables.setdefault((*entry.network, tag, entry.method), {})[entry.key] = entry
+    found: dict[tuple[str, str], str] = {}
+    for (*_, tag, method), rows in tables.items():
+        flags = {key: {**entry.flags, "--lr": ""} for key, entry in rows.items()}
+        shown = {key: _differing(flags[key], flags.values()) for key in rows}
+        names = {key: " ".join([method, *as_words(words)]) for key, words in shown.items()}
+        alike: dict[tuple, list[str]] = {}
+        for key, entry in rows.items():
+            alike.setdefault((names[key], entry.epochs), []).append(key)
+        for keys in alike.values():
+            extra = _told_apart([rows[key].identity for key in keys])
+            found |= {(key, tag): f"{names[key]} {words}".strip() for key, words in zip(keys, extra, strict=True)}
+    return found
+
+
+def _told_apart(identities: list[dict[str, Any]]) -> list[str]:
+    """The words that tell each of several identities from the others: settings, else those of its origin, else a number."""
+    if len(identities) == 1:
+        return [""]
+    every = [_as_flags(identity["settings"], ("epochs",)) for identity in identities]  # epochs have a column of their own
+    words = [" ".join(as_words(_differing(flags, every))) for flags in every]
+    if len(set(words)) < len(words):
+        parents = [identity["parent"] or {"method": "scratch", "settings": {}} for identity in identities]
+        origins = [_as_flags(parent["settings"]) for parent in parents]
+        for place, (parent, flags) in enumerate(zip(parents, origins, strict=True)):
+            words[place] = " ".join([words[place], "from", parent["method"], *as_words(_differing(flags, origins))])
+    if len(set(words)) < len(words):
+        words = [f"{text} ({place})" for place, text in enumerate(words, 1)]
+    return [text.strip() for text in words]
+
+
+def _as_flags(settings: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, str]:
+    """Settings as flags that a user would type."""
+    return {
+        f"--{name.replace('_', '-')}": "" if value is True else written(value)
+        for name, value in settings.items()
+        if name not in without and value is not None and value is not False
+    }
+
+
+def _differing(flags: dict[str, str], others: Iterable[dict[str, str]]) -> dict[str, str]:
+    """Of `flags` those that don't have one value in all `others`."""
+    others = list(others)
+    return {name: value for name, value in flags.items() if any(other.get(name) != value for other in others)}

@@ -1,0 +1,75 @@
+"""METHODS, the rows of reproduce.py's tables of images. A new method is one new file and one line here."""
+
+from dataclasses import dataclass
+
+# The tables that forget images, and what each forgets: a class, a random share of the images, or one after the other.
+FORGETS = {
+    "prunelora": ("class",),
+    "random": ("images",),
+    "audit": ("class", "images"),
+    "rfau": ("class", "images"),
+    "tune": ("class",),
+    "rfau-tune": ("class", "images"),
+}
+# Tables that a line names where it isn't in all of these.
+OF_PRUNELORA = ("prunelora", "random", "audit", "tune")
+OF_RFAU = ("rfau", "rfau-tune")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a row's checkpoints are made.
+
+    script: the module's name: "lora", "baselines.control". flags: those of its own. epochs: its numbers of epochs where they
+    aren't the preset's; None among them: the script's own. tuned: at how many its rate is chosen (None: the first of them).
+    tables: those that it is a row of; None: all in FORGETS. forgets: "class" or "images" where it can't do the other.
+    """
+
+    script: str
+    flags: tuple[str, ...] = ()
+    epochs: tuple[int | None, ...] | None = None
+    tuned: int | None = None
+    tables: tuple[str, ...] | None = None
+    forgets: str | None = None
+
+    def fits(self, table: str) -> bool:
+        """True if it is a row of this table."""
+        return table in (self.tables or FORGETS) and self.forgets in (None, *FORGETS.get(table, ()))
+
+
+ONE = "one-prompt"  # the system of one part: no clusters
+_SYSTEMS = ("lmeraser",)
+METHODS = {
+    "original": Method("pretrain"),
+    "retrain": Method("retrain"),
+    "mask": Method("baselines.control", ("--kind", "mask"), (None,), tables=("prunelora", "audit", "rfau"), forgets="class"),
+    "zero-row": Method("baselines.control", ("--kind", "zero-row"), (None,), tables=("prunelora",), forgets="class"),
+    "head-only": Method("baselines.control", ("--kind", "head-only")),
+    "finetune": Method("finetune"),
+    "pruneft": Method("pruneft", tables=OF_PRUNELORA),
+    "lora": Method("lora", tables=OF_PRUNELORA),
+    "loraprune": Method("loraprune"),
+    "loraprune --regrow": Method("loraprune", ("--regrow",), tables=("prunelora",)),
+    "loraprune --prune-head": Method("loraprune", ("--prune-head",), tables=("prunelora",)),
+    "gradascent": Method("baselines.gradascent", (), (1,), tables=OF_RFAU),
+    "gradascent --retain-weight 0.9": Method("baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_RFAU),
+    "randomlabel": Method("baselines.randomlabel", tables=OF_RFAU),
+    "randomlabel --saliency 0.5": Method("baselines.randomlabel", ("--saliency", "0.5"), tables=OF_RFAU),
+    "badteacher": Method("baselines.badteacher", tables=OF_RFAU),
+    "rfau": Method("rfau", (), (1, 2, 5, 20), 5, tables=OF_RFAU),
+    "rfau --shift unseen": Method("rfau", ("--shift", "unseen"), (1, 20), tables=("rfau",), forgets="images"),
+    "rfau --shift mean": Method("rfau", ("--shift", "mean"), (1,), tables=("rfau",)),
+    "rfau --shift head": Method("rfau", ("--shift", "head"), (1,), tables=("rfau",)),
+    ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
+    **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},
+    **{
+        f"lmeraser --parts {k} --linkage ward": Method("lmeraser", ("--parts", str(k), "--linkage", "ward"), tables=_SYSTEMS)
+        for k in (100, 200)
+    },
+    **{f"sisa --parts {k}": Method("baselines.sisa", ("--parts", str(k)), tables=_SYSTEMS) for k in (5, 20, 100)},
+}
+
+
+def rows_of(table: str) -> list[str]:
+    """The keys of METHODS that are rows of a table, in its order."""
+    return [name for name, method in METHODS.items() if method.fits(table)]

@@ -1,0 +1,147 @@
+"""What the user asks of reproduce.py, and what a table is made of."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import data
+from unlearning.core.device import Compute, resolve_device
+from unlearning.core.errors import UserError
+from unlearning.evaluation.flags import Scoring
+from unlearning.vision.shared import Shared
+
+Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
+Row = dict[str, Any]  # as reports/tables.py describes it
+
+
+@dataclass(frozen=True)
+class Request:
+    """What reproduce.py's flags ask for.
+
+    sizes: the preset's entry of the table. source: the data, thinned to the preset's size by `fitted`. models, methods: as
+    given, None for the preset's and for all rows. share: of the images that are forgotten where images are. only: "class" or
+    "images", of a table that forgets both. cache: MiB for outputs of frozen layers.
+    """
+
+    table: str
+    preset: str
+    sizes: Mapping[str, Any]
+    source: data.Source
+    models: tuple[str, ...] | None
+    methods: tuple[str, ...] | None
+    forget_classes: tuple[int, ...]
+    share: float
+    only: str | None
+    seeds: int
+    device: str
+    precision: str | None
+    cache: int
+    quiet: bool
+    attack: str
+    every_attack: bool
+    results: Path
+    overwrite: bool
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
+        """What the flags ask for. Raises UserError for a preset that the table lacks."""
+        if args.preset not in table.presets:
+            raise UserError(f"{args.table} has no preset {args.preset}; there are {', '.join(table.presets)}")
+        return cls(
+            table=args.table,
+            preset=args.preset,
+            sizes=table.presets[args.preset],
+            source=data.Source(args.dataset, args.data_dir, img_size=args.img_size),
+            models=args.model and tuple(args.model),
+            methods=args.methods and tuple(args.methods),
+            forget_classes=tuple(args.forget_class),
+            share=args.share,
+            only=args.only,
+            seeds=args.seeds or table.seeds,
+            device=args.device,
+            precision=args.precision,
+            cache=args.cache,
+            quiet=args.quiet,
+            attack=args.mia,
+            every_attack=args.every_attack,
+            results=args.results,
+            overwrite=args.overwrite,
+        )
+
+    @property
+    def networks(self) -> Sequence[str]:
+        """The networks of the table."""
+        return self.models or self.sizes["model"]
+
+    @property
+    def name(self) -> str:
+        """The table's name, which is its files' name: prunelora-quick, prunelora-small-cifar10 ..."""
+        share = f"-share{self.share:g}" if self.share != 0.1 else ""
+        dataset = "" if self.source.dataset == "fashion-mnist" else "-" + Path(self.source.dataset).name
+        return f"{self.table}-{self.preset}{share}{dataset}"
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the table's checkpoints, apart from those that other presets make of the same names."""
+        return Path("model_weights") / self.name
+
+    @property
+    def forget_flags(self) -> dict[str, list[str]]:
+        """The flags that name the two kinds of forget sets to a script."""
+        return {
+            "class": ["--forget-class", *map(str, self.forget_classes)],
+            "images": ["--forget-random", str(self.share)],
+        }
+
+    @property
+    def forget_tags(self) -> dict[str, str]:
+        """The names of the two kinds of forget sets."""
+        return {"class": data.tag_of_classes(self.forget_classes), "images": data.tag_of_share(self.share)}
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the checkpoints are scored; they say themselves what they have forgotten."""
+        compute = Compute(resolve_device(self.device), self.precision, self.weights, self.quiet)
+        return Scoring(compute, self.weights, self.source.data_dir, self.attack, self.every_attack)
+
+    def fitted(self, shared: Shared) -> "Request":
+        """The same with as many images as the preset wants, where the data set has more."""
+        wanted = {"train": self.sizes.get("subset"), "test": self.sizes.get("test")}
+        if not any(wanted.values()):
+            return self
+        dataset = shared.load(self.source)
+        subset, test = (n if n and n < len(getattr(dataset, split)) else None for split, n in wanted.items())
+        return replace(self, source=replace(self.source, subset=subset, test_subset=test))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a table, originals first. cells: of LLMEraser's table, which runs belong together."""
+
+    runs: list[Run]
+    cells: Sequence[Any] = ()
+
+
+def shared_by_images(request: Request) -> Shared:
+    """What the runs of a table of images hand on to each other."""
+    return Shared(request.cache)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A paper's table.
+
+    plan: function of a request, giving its runs. presets: its sizes by name. seeds: how many by default. score: function of
+    the checkpoints' paths, the request, the plan and what the runs have shared, giving the rows. rows: how many from each
+    run. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs share.
+    """
+
+    plan: Callable[[Request], Plan]
+    presets: Mapping[str, Mapping[str, Any]]
+    seeds: int
+    score: Callable[[list[Path], Request, Plan, Any], list[Row]]
+    rows: int = 1
+    published: Callable[[list[Row], data.Dataset], None] | None = None
+    shared: Callable[[Request], Any] = shared_by_images

@@ -1,0 +1,23 @@
+"""Dropout with cheap masks."""
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, but on a CPU a mask takes 16 random bits an element, so that p counts in 65,536ths.
+
+    torch draws a number for each element, one after the other, which is a third of the time of a CNN with LoRA.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: floats of any shape; the same, zero with probability p, else divided by 1 - p."""
+        dropped = round(self.p * 2**16)
+        if not self.training or x.device.type != "cpu" or not 0 < dropped < 2**16:
+            return super().forward(x)
+        generator = np.random.SFC64(int(torch.randint(2**62, ())))  # torch's own is a third as fast
+        draws = generator.random_raw(-(-x.numel() // 4)).view(np.int16)[: x.numel()]
+        kept = torch.from_numpy((draws >= dropped - 2**15).view(np.uint8)).to(x.dtype)
+        layout = torch.empty_like(x).stride()  # a mask in another one than x would be slow
+        return x * kept.mul_(2**16 / (2**16 - dropped)).as_strided(x.shape, layout)

@@ -1,0 +1,177 @@
+"""How a run begins: its data, its forget set, its network, the name and the key of its checkpoint."""
+
+import argparse
+import datetime
+import glob
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import data
+import models
+from unlearning.core import distributed
+from unlearning.core.device import Compute
+from unlearning.core.errors import UserError
+from unlearning.core.files import sha256
+from unlearning.core.flags import Parser, PerModel, name_suffix
+from unlearning.core.provenance import device_name, versions
+from unlearning.vision.flags import forget_request, source_of
+from unlearning.vision.identity import forget_identity, identity, key, of_checkpoint
+from unlearning.vision.shared import Shared
+from unlearning.vision.snapshots import Snapshot
+
+LONGEST_NAME = 120  # characters of a file's name; most file systems end at 255 bytes
+
+
+@dataclass(frozen=True)
+class Start:
+    """All that is known before a method runs.
+
+    values: every flag, defaults resolved. forget: int64 positions. network: its name and the arguments of models.create.
+    shapes: those of the network's tensors, by name. facts: what the checkpoint says of the method, its settings and where
+    it started. finished: True if the output is there already.
+    """
+
+    values: Mapping[str, Any]
+    dataset: data.Dataset
+    forget: torch.Tensor
+    model: nn.Module
+    network: dict[str, Any]
+    shapes: dict[str, torch.Size]
+    compute: Compute
+    output: Path
+    snapshot: Snapshot
+    facts: dict[str, Any]
+    finished: bool
+
+    def checkpoint(self, model: nn.Module, cost: dict[str, float], command: str) -> dict[str, Any]:
+        """The dictionary that is written for the trained `model`."""
+        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        smaller = any(value.shape != self.shapes[name] for name, value in state.items())
+        several = f" x {distributed.count()}" if distributed.count() > 1 else ""
+        return {
+            "format": models.FORMAT,
+            "network": self.network | ({"compact": True} if smaller else {}),
+            "state_dict": state,
+            "command": command,
+            "forget": self.forget,
+            "seed": self.values["seed"],
+            "cost": cost,
+            "device": device_name(self.compute.device) + several,
+            "versions": versions(),
+            "date": datetime.date.today().isoformat(),
+            **self.facts,
+        }
+
+
+def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared) -> Start:
+    """Read what the flags name and check that it fits together; see `run.execute` for what is refused."""
+    source, forgets = source_of(args), hasattr(args, "forget_class")
+    dataset = shared.load(source)
+    request = forget_request(args) if forgets else None
+    forget, forget_tag = torch.empty(0, dtype=torch.int64), None
+    if forgets:
+        forget, forget_tag = (request or data.ForgetRequest()).positions(dataset.train)
+    parent = read_original(args, dataset, forget) if hasattr(args, "original") else None
+    torch.manual_seed(args.seed)
+    model, network = _network(args, dataset, parent)
+    compute = Compute.from_flags(args)
+    model.to(compute.device)
+    compute = compute.placed(model)
+    values = _resolved(args, network["name"], compute.precision)
+    default = Compute(compute.device, None, compute.scratch).placed(model).precision
+    flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
+    output = args.output or args.weights / _file_name(method, values, parser, flags, dataset.tag, forget_tag)
+    settings, sha = parser.settings(values), parent and parent["sha256"]
+    parts = dataset.fingerprint, forget.tolist(), sha
+    own = parser.own_settings(values)
+    drawn, lineage = forget_identity(forget, request), parent and of_checkpoint(parent)
+    facts: dict[str, Any] = {
+        "method": method,
+        "config": settings,
+        "flags": flags,
+        "identity": identity(method, own, dataset.fingerprint, drawn, lineage),
+        "key": key(method, settings, *parts),
+        "forget_tag": forget_tag,
+        "data": source.described(dataset),
+        "parent": sha,
+        "origin": parent and (parent.get("origin") or sha),
+    }
+    finished = not args.overwrite and _is_finished(output, method, settings, parts)
+    snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
+
+
+def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch.Tensor) -> dict[str, Any]:
+    """The checkpoint to start from, with its SHA-256 and its file, if it belongs to these data and this request."""
+    path = args.original or _find_original(args, dataset.tag)
+    checkpoint = models.load_checkpoint(path)
+    if checkpoint["data"]["fingerprint"] != dataset.fingerprint:
+        raise UserError(f"{path} was trained on {checkpoint['data']['tag']}, not on this {dataset.tag}")
+    if args.model and args.model != checkpoint["network"]["name"]:
+        raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {args.model}")
+    if len(checkpoint["forget"]) and not torch.equal(checkpoint["forget"], forget):
+        raise UserError(f"{path} has forgotten {checkpoint['forget_tag']} already; start from an original")
+    return checkpoint | {"sha256": sha256(path), "file": path}
+
+
+def _find_original(args: argparse.Namespace, tag: str) -> Path:
+    """The original by name: the one that pretrain.py makes by default, else the only one of this network, data and seed."""
+    network = (args.model or "resnet20").replace("/", "-")
+    usual = args.weights / f"{tag}_{network}_original_s{args.seed}.pth"
+    others = sorted(args.weights.glob(f"{glob.escape(f'{tag}_{network}_original')}-*_s{args.seed}.pth"))
+    if usual.exists() or len(others) == 1:
+        return usual if usual.exists() else others[0]
+    if others:
+        raise UserError(f"several originals, {' and '.join(map(str, others))}: name one with --original")
+    raise UserError(f"no original {usual}; train it with pretrain.py or name one with --original")
+
+
+def _network(args: argparse.Namespace, dataset: data.Dataset, parent: dict | None) -> tuple[nn.Module, dict[str, Any]]:
+    """The original's network, or a fresh one, with its name and the arguments of models.create."""
+    if parent:
+        return models.build(parent, parent["file"]), parent["network"]
+    name = args.model or "resnet20"
+    model, arguments = models.create_for(name, dataset, args.data_dir if args.pretrained else None, args.input_size)
+    return model, {"name": name, "arguments": arguments}
+
+
+def _resolved(args: argparse.Namespace, network: str, precision: str | None) -> dict[str, Any]:
+    """Every flag, with what its default is for this network."""
+    given = vars(args) | {"model": network, "precision": precision}
+    return {name: value.of(network) if isinstance(value, PerModel) else value for name, value in given.items()}
+
+
+def _file_name(
+    method: str, values: Mapping[str, Any], parser: Parser, flags: dict[str, str], tag: str, forget_tag: str | None
+) -> str:
+    """A name that says data, network, forget set, method, epochs and the flags that differ from their defaults."""
+    network, epochs = values["model"].replace("/", "-"), values["epochs"]
+    if forget_tag is None:  # an original: its usual length isn't named, so that others find it
+        usual = parser.get_default("epochs")
+        usual = usual.of(values["model"]) if isinstance(usual, PerModel) else usual
+        stem = f"{tag}_{network}_{method}" + (f"-epochs-{epochs}" if epochs != usual else "")
+    else:
+        stem = f"{tag}_{network}_{forget_tag}_{method}{epochs}"
+    stem, end = stem + name_suffix(flags), f"_s{values['seed']}.pth"
+    if len(stem + end) > LONGEST_NAME:
+        digest = "-" + hashlib.sha256(stem.encode()).hexdigest()[:8]
+        stem = stem[: LONGEST_NAME - len(digest + end)] + digest
+    return stem + end
+
+
+def _is_finished(output: Path, method: str, settings: dict[str, Any], parts: tuple) -> bool:
+    """True if the output is there, made with these settings. Raises UserError if it was made with others."""
+    if not output.exists():
+        return False
+    found = models.load_checkpoint(output)["key"]
+    # Earlier versions also hashed whether --lr was given.
+    if found not in [key(method, settings | was, *parts) for was in ({}, {"lr_given": True}, {"lr_given": False})]:
+        raise UserError(f"{output} was made with other settings; --overwrite computes it again")
+    return True
