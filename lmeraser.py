@@ -10,30 +10,39 @@ of pixels and a linear head on its own images. To delete an image its cluster st
     python lmeraser.py show model_weights/fashion-mnist_tf_efficientnet_lite0_lmeraser100_s0
 """
 
+import argparse
+from pathlib import Path
+
 import numpy as np
 import torch
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import pairwise_distances_argmin
 
 from unlearning.core.errors import UserError
-from unlearning.core.flags import main
+from unlearning.core.flags import Parser, main
 from unlearning.exact.command import run_system, system_parser
+from unlearning.vision.settings import Settings
+from unlearning.vision.shared import Shared
 
 
-def split(features, private, anchors, config):
+def split(
+    features: torch.Tensor, private: torch.Tensor, anchors: torch.Tensor, settings: Settings
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The cluster of each image, int64 (N,), and the centres float32 (K, F): the mean features of a cluster's anchors."""
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.metrics import pairwise_distances_argmin
+
     known = features[anchors].numpy()
-    if config.parts > len(known):
-        raise UserError(f"--parts {config.parts}: there are {len(known)} anchors")
-    if config.parts == 1:
+    if settings.parts > len(known):
+        raise UserError(f"--parts {settings.parts}: there are {len(known)} anchors")
+    if settings.parts == 1:
         cluster = np.zeros(len(known), dtype=np.int64)
     else:
-        cluster = AgglomerativeClustering(config.parts, linkage=config.linkage).fit_predict(known)
-    centres = np.stack([known[cluster == k].mean(0) for k in range(config.parts)])
+        cluster = AgglomerativeClustering(settings.parts, linkage=settings.linkage).fit_predict(known)
+    centres = np.stack([known[cluster == k].mean(0) for k in range(settings.parts)])
     return torch.from_numpy(pairwise_distances_argmin(features.numpy(), centres)), torch.from_numpy(centres)
 
 
-def parser():
+def commands() -> tuple[Parser, Parser]:
+    """The command line, and the part of it that trains."""
     parser, trainer = system_parser(__doc__, parts=100, split_help="clusters, each with a prompt and a head")
     trainer.add_argument(
         "--linkage",
@@ -41,11 +50,17 @@ def parser():
         default="average",
         help="how anchors are clustered; ward: clusters more alike in size (default: average, the paper's)",
     )
-    return parser
+    return parser, trainer
 
 
-def run(config):
-    return run_system("lmeraser", split, config)
+def parser() -> Parser:
+    """The command line."""
+    return commands()[0]
+
+
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the system's folder."""
+    return run_system("lmeraser", split, commands()[1], args, command, shared)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,38 @@ are split and in who answers. To delete an image its shard starts again without 
     python -m baselines.sisa delete model_weights/fashion-mnist_tf_efficientnet_lite0_sisa20_s0 --ids 17 4032
 """
 
+import argparse
+from pathlib import Path
+
 import torch
 
-from unlearning.core.flags import main
+from unlearning.core.flags import Parser, main
 from unlearning.exact.command import run_system, system_parser
+from unlearning.vision.settings import Settings
+from unlearning.vision.shared import Shared
 
 
-def split(features, private, anchors, config):
+def split(
+    features: torch.Tensor, private: torch.Tensor, anchors: torch.Tensor, settings: Settings
+) -> tuple[torch.Tensor, None]:
     """The shard of each image, int64 (N,), by a draw that no deletion changes; no centres, since all shards vote."""
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(config.seed))
-    return order % config.parts, None
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(settings.seed))
+    return order % settings.parts, None
 
 
-def parser():
-    return system_parser(__doc__, parts=20, split_help="shards, each with a learner")[0]
+def commands() -> tuple[Parser, Parser]:
+    """The command line, and the part of it that trains."""
+    return system_parser(__doc__, parts=20, split_help="shards, each with a learner")
 
 
-def run(config):
-    return run_system("sisa", split, config)
+def parser() -> Parser:
+    """The command line."""
+    return commands()[0]
+
+
+def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
+    """Carry out the command line: the system's folder."""
+    return run_system("sisa", split, commands()[1], args, command, shared)
 
 
 if __name__ == "__main__":

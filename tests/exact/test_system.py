@@ -4,25 +4,22 @@ import shutil
 import signal
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
-from parts import joblib
 
 import data
-import evaluate
 import lmeraser
 import models
 from baselines import sisa
-from tests.helpers import call, one_line, shell
+from tests.helpers import call, one_line, rows_of, shell
+from unlearning.core.errors import RunFailed
 from unlearning.core.files import read_torch, write_torch
-from unlearning.evaluation import collect
-from unlearning.exact import learners, learning
+from unlearning.exact import learners, learning, system
 from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.metrics import membership, predictions
-from unlearning.vision import train
-from unlearning.vision.train import fit
 
 DIGITS = ("--dataset", "digits", "--subset", 300)
 SMALL = ("--parts", 6, "--anchors", 60, "--epochs", 3, "--batch-size", 16, "--quiet")
@@ -137,7 +134,7 @@ def test_flops_of_an_image_are_those_of_its_layers(backbone):
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda m, i, o: seen.append(2 * o[0].numel() * m.weight[0].numel()))
-    forward_and_back = learner_flops(network, state)
+    forward_and_back = learner_flops(network, state["shape"], state["classes"])
     assert 2 * sum(seen) <= forward_and_back <= 2 * sum(seen) + 6 * 64 * 10
 
 
@@ -149,7 +146,7 @@ def test_an_emptied_cluster_is_dropped_and_a_request_may_hit_all(copy):
     smallest = int(torch.where(sizes > 0, sizes, 1000).argmin())
     delete(lmeraser, folder, "--ids", *(state["part"] == smallest).nonzero().squeeze(1).tolist())
     assert smallest not in learned(folder)
-    model = models.build(assemble(folder))
+    model = learners.build(assemble(folder))
     assert len(model.centres) == len(learned(folder))
     assert model(torch.rand(5, 1, 8, 8)).isfinite().all()
     state = read_system(folder)
@@ -225,7 +222,7 @@ def test_another_backbone_is_refused(systems, copy, tmp_path, capsys):
 
 def stop_at(monkeypatch, nth):
     """Have the `nth` learner's training interrupted, once; the list grows by one with every training."""
-    calls, fit = [], fit
+    calls, fit = [], learning.fit
 
     def stopping(*arguments, **keywords):
         calls.append(1)
@@ -233,7 +230,7 @@ def stop_at(monkeypatch, nth):
             raise KeyboardInterrupt
         return fit(*arguments, **keywords)
 
-    monkeypatch.setattr(train, "fit", stopping)
+    monkeypatch.setattr(learning, "fit", stopping)
     return calls
 
 
@@ -245,7 +242,7 @@ def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(c
     with pytest.raises(KeyboardInterrupt):
         delete(lmeraser, folder, "--ids", *ids)
     assert same(learned(folder), before) and read_system(folder)["ledger"] == []
-    assert models.build(assemble(folder))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+    assert learners.build(assemble(folder))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
     entry = delete(lmeraser, folder, "--ids", *ids)
     assert len(entry["parts"]) > 1
     state = read_system(folder)
@@ -288,7 +285,7 @@ def test_the_papers_frame():
 def test_the_assembled_network_is_its_learners(systems, backbone, script):
     """Routed: each image gets the answer of its centre's learner alone. Voting: the class with most votes."""
     folder = systems[script]
-    model, state = models.build(assemble(folder)), read_system(folder)
+    model, state = learners.build(assemble(folder)), read_system(folder)
     x = data.load("digits", subset=300).test.images[:40].float() / 255
     network = load_backbone(models.load_checkpoint(backbone), backbone, "cpu")
     answers = {}
@@ -315,10 +312,9 @@ def test_evaluate_scores_a_system_like_any_checkpoint(copy, capsys):
     folder = copy(lmeraser)
     three = private(folder)[:3]
     delete(lmeraser, folder, "--ids", *three)
-    config = evaluate.parser().parse_args([str(folder), "--weights", str(folder.parent), "--quiet"])
-    (row,) = collect.score_files(config.checkpoints, config)
-    assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser --parts 6", 1)
-    model, dataset = models.build(assemble(folder)), data.load("digits", subset=300)
+    (row,) = rows_of(folder, "--weights", folder.parent)
+    assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser", 1)
+    model, dataset = learners.build(assemble(folder)), data.load("digits", subset=300)
     with torch.no_grad():
         hits = model(dataset.train.images[three].float() / 255).argmax(1) == dataset.train.labels[three]
     assert row["metrics"]["UA"]["mean"] == pytest.approx(100 * (1 - hits.double().mean().item()))
@@ -332,7 +328,7 @@ def test_deleted_images_look_like_strangers(backbone, tmp_path, monkeypatch):
     dataset = data.load("digits", subset=300)
     ids, kept = private(folder)[1::2], private(folder)[::2]
     delete(lmeraser, folder, "--ids", *ids)
-    model = models.build(assemble(folder))
+    model = learners.build(assemble(folder))
     with torch.no_grad():
         train_loss = predictions.loss(model(dataset.train.images.float() / 255), dataset.train.labels)
         test_loss = predictions.loss(model(dataset.test.images.float() / 255), dataset.test.labels)
@@ -369,3 +365,68 @@ def test_show_prints_the_ledger(copy, capsys):
     text = capsys.readouterr().out
     assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
     assert str(Path(read_system(folder)["backbone"]["file"])) in text
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+def test_a_failure_to_write_the_state_leaves_the_old_system_with_all_its_files(copy, monkeypatch, script):
+    """What belongs to the old state is swept only after the new one is written."""
+    folder = copy(script)
+    before, answer = files(folder), learned(folder)
+
+    def full(path, payload):
+        if path.name == SYSTEM:
+            raise RunFailed("cannot write: No space left on device")
+        write_torch(path, payload)
+
+    monkeypatch.setattr(system, "write_torch", full)
+    with pytest.raises(RunFailed):
+        delete(script, folder, "--ids", *private(folder)[::50])
+    assert same(learned(folder), answer)
+    assert all(files(folder)[name] == content for name, content in before.items())
+    assert models_answer(folder).shape == (3, 10)
+
+
+def models_answer(folder):
+    return learners.build(assemble(folder))(torch.rand(3, 1, 8, 8))
+
+
+def test_images_are_not_deleted_by_number_from_other_data(copy, capsys):
+    folder = copy(lmeraser)
+    state = read_system(folder)
+    state["data"]["fingerprint"] = "0" * 64
+    write_torch(folder / SYSTEM, state)
+    before = files(folder)
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", private(folder)[0])
+    assert code == 2 and "other data" in line and files(folder) == before
+
+
+def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):
+    """Linkage, backbone and what is deleted make another one, a seed doesn't."""
+
+    def known(folder):
+        return assemble(folder)["identity"]
+
+    usual = known(systems[lmeraser])
+    assert known(train(lmeraser, backbone, tmp_path / "seed", "--seed", 1)) == usual
+    ward = train(lmeraser, backbone, tmp_path / "ward", "--linkage", "ward")
+    assert known(ward) != usual and assemble(ward)["flags"]["--linkage"] == "ward"
+    folder = copy(lmeraser)
+    gone = private(folder, 2)
+    delete(lmeraser, folder, "--ids", *gone)
+    assert known(folder) != usual
+    assert known(folder) == known(train(lmeraser, backbone, tmp_path / "without", "--ids", *gone))
+    other = tmp_path / "other.pth"
+    content = models.load_checkpoint(backbone) | {"method": "retrain"}
+    write_torch(other, content)
+    assert known(train(lmeraser, other, tmp_path / "other"))["parent"] != usual["parent"]
+
+
+def test_a_finished_system_is_there_already_and_another_is_refused(backbone, copy, capsys):
+    folder = copy(lmeraser)
+    before = files(folder)
+    capsys.readouterr()
+    train(lmeraser, backbone, folder)
+    assert f"there already: {folder}" in capsys.readouterr().err and files(folder) == before
+    arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", folder)
+    code, line = one_line(lmeraser, capsys, *arguments, "--lr", 0.1)
+    assert code == 2 and "other settings" in line and files(folder) == before

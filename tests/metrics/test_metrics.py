@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from metrics import LogisticRegression
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 
 from unlearning.metrics import membership, populations, predictions, statistics
 
@@ -185,6 +185,14 @@ def test_distances_are_symmetric_bounded_and_0_for_equals(a, b):
         assert distance(a, a) == 0
         assert -1e-12 <= distance(a, b) <= most + 1e-9
         assert distance(a, b) == pytest.approx(distance(b, a))
+
+
+def test_js_divergence_of_nearly_equal_answers_is_no_nan():
+    """Rounding can take a row's sum below 0, of which a root would be NaN."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(2000, 10, generator=generator, dtype=torch.float64)
+    found = predictions.js_divergence(a, a + 1e-9 * torch.randn(2000, 10, generator=generator, dtype=torch.float64))
+    assert math.isfinite(found) and abs(found) < 1e-12
 
 
 def test_tug_of_war_multiplies_three_closenesses():

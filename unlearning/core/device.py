@@ -33,10 +33,10 @@ class Compute:
     quiet: bool = False
 
     @classmethod
-    def from_flags(cls, args: argparse.Namespace) -> "Compute":
-        """What the flags ask for. Raises UserError for a device that isn't there."""
+    def from_flags(cls, args: argparse.Namespace, scratch: Path | None = None) -> "Compute":
+        """What the flags ask for; scratch: --weights unless given. Raises UserError for a device that isn't there."""
         quiet = args.quiet or not distributed.is_main()
-        return cls(resolve_device(args.device), getattr(args, "precision", None), args.weights, quiet)
+        return cls(resolve_device(args.device), getattr(args, "precision", None), scratch or args.weights, quiet)
 
     def placed(self, model: nn.Module) -> "Compute":
         """The same with the precision that `model` computes with."""

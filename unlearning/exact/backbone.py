@@ -1,8 +1,10 @@
-"""TODO unlearning.exact.backbone."""
+"""The frozen network that all learners share."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import data
@@ -15,42 +17,43 @@ from unlearning.exact import learners
 AT_ONCE = 500  # images of a batch where features are computed
 
 
-def backbone_file(dataset, config):
-    """The backbone's checkpoint. ImageNet weights under a network's name are written as one first."""
-    path = Path(config.backbone)
+def backbone_file(name: str, dataset: data.Dataset, weights: Path, data_dir: Path, input_size: int) -> Path:
+    """The backbone's checkpoint: `name` itself, or a network's ImageNet weights, which are written as one first."""
+    path = Path(name)
     if path.suffix == ".pth":
         if not path.exists():
             raise UserError(f"no backbone {path}")
         return path
-    path = config.weights / f"{dataset.tag}_{config.backbone.replace('/', '-')}-{config.input_size}_imagenet.pth"
+    path = weights / f"{dataset.tag}_{name.replace('/', '-')}-{input_size}_imagenet.pth"
     if not path.exists():
-        model, arguments = models.create_for(config.backbone, dataset, config.data_dir, config.input_size)
-        write_backbone(path, model, {"name": config.backbone, "arguments": arguments})
+        model, arguments = models.create_for(name, dataset, data_dir, input_size)
+        write_backbone(path, model, {"name": name, "arguments": arguments})
     return path
 
 
-def write_backbone(path, model, network):
+def write_backbone(path: Path, model: nn.Module, network: dict[str, Any]) -> None:
     """A checkpoint of a network that has seen none of the data; network: its name and the arguments of models.create."""
     nothing = {"config": {}, "forget": torch.empty(0, dtype=torch.int64), "forget_tag": None, "seed": 0, "cost": {}}
     content = {"format": models.FORMAT, "method": "imagenet", "network": network, "state_dict": model.state_dict()}
     write_torch(path, content | nothing | {"data": {"fingerprint": None}, "key": "imagenet"})
 
 
-def load_backbone(content, source, device):
+def load_backbone(content: dict[str, Any], source: str | Path, device: str) -> learners.Backbone:
+    """The network of the checkpoint `content`, read from `source`, without its head."""
     return learners.Backbone(models.build(content, source)).to(device).eval()
 
 
-def features_of(backbone, images, config):
+def features_of(backbone: learners.Backbone, images: Any, device: str) -> torch.Tensor:
     """Features float32 (N, F) of images without a prompt, on the CPU."""
     with torch.no_grad():
         some = data.batches(images, torch.arange(len(images)).split(AT_ONCE))
-        return torch.cat([backbone(to_float(x.to(config.device))).cpu() for x in some])
+        return torch.cat([backbone(to_float(x.to(device))).cpu() for x in some])
 
 
-def learner_flops(backbone, state):
+def learner_flops(backbone: learners.Backbone, shape: list[int], classes: int) -> int:
     """FLOPs of one image forward and backward through backbone, prompt and head, as PyTorch counts them."""
-    learner = learners.Learner(backbone, state["shape"], state["classes"])
+    learner = learners.Learner(backbone, shape, classes)
     device = next(backbone.parameters()).device
     with FlopCounterMode(display=False) as counter:
-        learner.to(device)(torch.zeros(1, *state["shape"], device=device)).sum().backward()
+        learner.to(device)(torch.zeros(1, *shape, device=device)).sum().backward()
     return counter.get_total_flops()

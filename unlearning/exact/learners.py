@@ -4,19 +4,15 @@ The learners of LMEraser (Xu, Wu, Wang, Jia, arXiv 2404.11056): the frame is add
 head reads the backbone's features of the result.
 """
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 
 import models
 
-PROMPTED = "prompted"  # several learners on one backbone: what parts.assemble makes
-
-
-def label(network):
-    """What a table calls a network: its name, or for learners on a backbone the backbone's."""
-    return f"{network['arguments']['backbone']['name']}, prompted" if network["name"] == PROMPTED else network["name"]
-
-
+PROMPTED = "prompted"  # several learners on one backbone: what system.assemble makes
 FRAME = 30 / 224  # width of the frame over the side of the image, as in the paper
 
 
@@ -26,24 +22,27 @@ class Backbone(nn.Module):
     network: normalize, perhaps resize, and net, as models.create makes them; its weights are frozen, its head removed.
     """
 
-    def __init__(self, network):
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.features = network.net.get_classifier().in_features
         network.net.reset_classifier(0)
         self.network = network.requires_grad_(False)
 
-    def prepare(self, x):
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised images at the network's own size: what a frame is added to."""
         return nn.Sequential(*(part for name, part in self.network.named_children() if name != "net"))(x)
 
-    def forward(self, x, frame=0.0):
+    def forward(self, x: torch.Tensor, frame: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """Features of images, with a frame added to each."""
         return self.network.net(self.prepare(x) + frame)
 
 
 class Frame(nn.Module):
     """Prompts float32 (B, numbers) to images float32 (B, C, H, W) that are zero but for a border `width` pixels wide."""
 
-    def __init__(self, shape, width=None):
+    border: torch.Tensor
+
+    def __init__(self, shape: Any, width: int | None = None) -> None:
         super().__init__()
         width = width or max(1, round(FRAME * shape[-1]))
         border = torch.ones(shape, dtype=torch.bool)
@@ -51,14 +50,15 @@ class Frame(nn.Module):
         self.register_buffer("border", border, persistent=False)
         self.numbers = int(border.sum())
 
-    def forward(self, prompts):
+    def forward(self, prompts: torch.Tensor) -> torch.Tensor:
+        """Frames of prompts."""
         return prompts.new_zeros(len(prompts), *self.border.shape).masked_scatter(self.border, prompts)
 
 
 class Learner(nn.Module):
     """One prompt and one head on a frozen backbone, to be trained on a part of the data."""
 
-    def __init__(self, backbone, shape, classes):
+    def __init__(self, backbone: Backbone, shape: Any, classes: int) -> None:
         """shape: (C, H, W) of images in the data. The start depends on torch's seed alone."""
         super().__init__()
         self.backbone = backbone
@@ -67,19 +67,21 @@ class Learner(nn.Module):
         self.prompt = nn.Parameter(torch.randn(self.frame.numbers))
         self.head = nn.Linear(backbone.features, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits float32 (B, classes)."""
         return self.head(self.backbone(x, self.frame(self.prompt[None])))
 
 
 class Heads(nn.Module):
     """A linear head for each learner: features float32 (B, F) and learners int64 (B,) to logits float32 (B, classes)."""
 
-    def __init__(self, learners, features, classes):
+    def __init__(self, learners: int, features: int, classes: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(learners, classes, features))
         self.bias = nn.Parameter(torch.zeros(learners, classes))
 
-    def forward(self, features, learner):
+    def forward(self, features: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
+        """Logits float32 (B, classes)."""
         return torch.einsum("bcf,bf->bc", self.weight[learner], features) + self.bias[learner]
 
 
@@ -90,7 +92,9 @@ class Prompted(nn.Module):
     vote, as SISA's shards do: the logit of a class is its number of votes, ties broken by the mean probability.
     """
 
-    def __init__(self, backbone, shape, classes, learners, routed):
+    centres: torch.Tensor | None
+
+    def __init__(self, backbone: Backbone, shape: Any, classes: int, learners: int, routed: bool) -> None:
         super().__init__()
         self.backbone = backbone
         with torch.no_grad():
@@ -99,11 +103,12 @@ class Prompted(nn.Module):
         self.heads = Heads(learners, backbone.features, classes)
         self.register_buffer("centres", torch.zeros(learners, backbone.features) if routed else None)
 
-    def get_classifier(self):
+    def get_classifier(self) -> nn.Module:
         """The module whose first input are the penultimate features, as in timm's networks."""
         return self.heads
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits float32 (B, classes), or votes."""
         if self.centres is not None:
             return self.answer(x, torch.cdist(self.backbone(x).float(), self.centres).argmin(1))
         each = [self.answer(x, torch.full((len(x),), k, device=x.device)).softmax(1) for k in range(len(self.prompts))]
@@ -111,14 +116,19 @@ class Prompted(nn.Module):
         votes = nn.functional.one_hot(probabilities.argmax(2), probabilities.shape[2]).sum(0)
         return votes + 0.5 * probabilities.mean(0)
 
-    def answer(self, x, learner):
+    def answer(self, x: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
         """Logits float32 (B, classes) of the learners int64 (B,)."""
         return self.heads(self.backbone(x, self.frame(self.prompts[learner])), learner)
 
 
-def build(checkpoint, path="the system"):
+def build(checkpoint: dict[str, Any], path: str | Path = "the system") -> nn.Module:
     """The network of an assembled system (`system.assemble`) with its weights, on the CPU, in evaluation mode."""
     arguments = dict(checkpoint["network"]["arguments"])
     backbone = arguments.pop("backbone")
     network = models.create(backbone["name"], **backbone["arguments"])
     return models.load_weights(Prompted(Backbone(network), **arguments), checkpoint, path)
+
+
+def label(network: dict[str, Any]) -> str:
+    """What a table calls a network: its name, or for learners on a backbone the backbone's."""
+    return f"{network['arguments']['backbone']['name']}, prompted" if network["name"] == PROMPTED else network["name"]

@@ -7,76 +7,90 @@ system; it is replaced in one step after all new files are written, so a kill le
 lmeraser.py and sisa.py differ in how they split and in who answers.
 """
 
-import argparse
 import datetime
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import data
 import models
-from unlearning.core.device import resolve_device
+from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, sha256, write_torch
+from unlearning.core.flags import name_suffix
 from unlearning.core.provenance import device_name, versions
-from unlearning.exact import learners, learning
+from unlearning.exact import learners
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
-from unlearning.exact.selection import as_mask, private_and_anchors, requested_ids
-from unlearning.vision.flags import data_arguments, data_of, load_data, load_data_by, settings_of
-from unlearning.vision.run import variant
+from unlearning.exact.learning import Work, train_parts
+from unlearning.exact.selection import ImageRequest, as_mask, private_and_anchors
+from unlearning.vision.identity import forget_identity, identity, of_checkpoint
+from unlearning.vision.settings import Settings
+from unlearning.vision.shared import Shared
 
 SYSTEM = "system.pth"
+NOTHING = torch.empty(0, dtype=torch.int64)
+# Of features float32 (N, F), a bool mask (N,) of private images, the anchors' int64 positions and the settings: the part of
+# each image, int64 (N,), and the parts' centres float32 (K, F), or None where all parts vote.
+Split = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Settings], tuple[torch.Tensor, torch.Tensor | None]]
 
 
-def train_system(method, split, config):
-    """Train a system into a new folder and return its path.
+@dataclass(frozen=True)
+class Plan:
+    """A system to train.
 
-    split: function of features float32 (N, F), a bool mask (N,) of private images, the anchors' positions int64 and config;
-    returns the part of each image, int64 (N,), and the parts' centres float32 (K, F), or None where all parts vote.
-    A killed training continues with the parts that are missing. Raises UserError when the folder exists.
+    settings: all recorded flags; own: those that make another row of a table; flags: those that differ from their defaults.
+    request: images to leave out, as if they had never been there.
     """
-    dataset = load_data(config)
-    config.device = resolve_device(config.device)
-    source = backbone_file(dataset, config)
-    content = models.load_checkpoint(source)
-    private, anchors = private_and_anchors(dataset, content, config)
-    without = requested_ids(config, dataset.train.labels, private, torch.empty(0, dtype=torch.int64))
-    flags = variant(vars(config) | {"lr_given": False, "parts": None})
-    suffix = "".join(flag.replace("--", "-").replace(" ", "-") for flag in flags)
-    name = f"{dataset.tag}_{content['network']['name']}_{method}{config.parts}{suffix}_s{config.seed}"
-    folder = config.output or config.weights / name.replace("/", "-")
-    if folder.exists() and not config.overwrite:
-        if getattr(config, "reuse", False) and read_system(folder)["config"] == settings_of(config):
-            print(f"skipped, there already: {folder}", file=sys.stderr, flush=True)
-            return folder
-        raise UserError(f"{folder} exists; --overwrite computes it again")
-    backbone = load_backbone(content, source, config.device)
-    state = {
-        "format": models.FORMAT,
-        "method": method,
-        "backbone": {"file": str(source), "sha256": sha256(source), "network": content["network"]},
-        "config": settings_of(config),
-        "data": data_of(config, dataset),
-        "shape": list(dataset.train.images.shape[1:]),
-        "classes": len(dataset.classes),
+
+    method: str
+    source: data.Source
+    settings: dict[str, Any]
+    own: dict[str, Any]
+    flags: dict[str, str]
+    request: ImageRequest
+    work: Work
+    weights: Path
+    output: Path | None
+    overwrite: bool
+    command: str
+
+
+def train_system(plan: Plan, split: Split, shared: Shared) -> Path:
+    """Train a system into a new folder and return its path; one that is there with the same settings is returned as it is.
+
+    A killed training continues with the parts that are missing. Raises UserError when the folder has other settings.
+    """
+    dataset, settings = shared.load(plan.source), plan.work.settings
+    file = backbone_file(settings.backbone, dataset, plan.weights, plan.source.data_dir, settings.input_size)
+    content = models.load_checkpoint(file)
+    from_private = settings.anchors_from == "private"
+    private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
+    without = plan.request.positions(dataset.train.labels, private, NOTHING)
+    folder = plan.output or plan.weights / _name(plan, dataset.tag, content["network"]["name"])
+    if folder.exists() and not plan.overwrite:
+        known = {name: value for name, value in read_system(folder)["config"].items() if name != "action"}
+        if known != plan.settings:
+            raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
+        print(f"there already: {folder}", file=sys.stderr, flush=True)
+        return folder
+    backbone = load_backbone(content, file, plan.work.compute.device)
+    state = _described(plan, dataset, content, file) | {
         "private": private.nonzero().squeeze(1),
         "anchors": anchors,
         "deleted": without,
         "files": [],
         "ledger": [],
-        "seed": config.seed,
-        "device": device_name(config.device),
-        "versions": versions(),
-        "date": datetime.date.today().isoformat(),
-        "command": config.command,
     }
     part = folder.with_name(f".{folder.name}.partial")
     part.mkdir(parents=True, exist_ok=True)
-    _split(state, split, backbone, dataset, config)
-    state["flops"] = learner_flops(backbone, state)
-    state["cost"] = learning.train_parts(part, state, range(len(state["files"])), 0, backbone, dataset, config)
+    _put_into_parts(state, split, backbone, dataset, plan.work)
+    state["flops"] = learner_flops(backbone, state["shape"], state["classes"])
+    state["cost"] = train_parts(part, state, range(len(state["files"])), 0, backbone, dataset, plan.work)
     write_torch(part / SYSTEM, state)
     _sweep(part, state)
     if folder.exists():
@@ -85,51 +99,52 @@ def train_system(method, split, config):
     return folder
 
 
-def delete_images(folder, split, config):
-    """Delete the images that the flags name from the system in `folder`: train their parts again, write, add to the ledger.
+def delete_images(
+    folder: Path,
+    split: Split,
+    request: ImageRequest,
+    compute: Compute,
+    data_dir: Path,
+    command: str,
+    shared: Shared,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Delete images from the system in `folder`: train their parts again, write, and add to the ledger: the new entry.
 
     Raises UserError, with nothing changed, for images that are unknown, named twice, gone already or public.
     """
     state = read_system(folder)
-    config = argparse.Namespace(**state["config"] | vars(config))
-    config.device = resolve_device(config.device)
-    dataset = load_data_by(*data_arguments(state["data"], config.data_dir))
+    settings = Settings(state["config"])
+    work = Work(settings, replace(compute, precision=settings.precision), jobs)
+    dataset = shared.load(data.Source.of(state["data"], data_dir))
     if dataset.fingerprint != state["data"]["fingerprint"]:
         raise UserError(f"{folder} was trained on other data than this {dataset.tag}: their fingerprints differ")
     private = as_mask(state["private"], len(dataset.train))
-    ids = requested_ids(config, dataset.train.labels, private, state["deleted"])
+    ids = request.positions(dataset.train.labels, private, state["deleted"])
     if not len(ids):
         raise UserError("nothing to delete: give --ids, --ids-file or --class")
     source = Path(state["backbone"]["file"])
     if not source.exists() or sha256(source) != state["backbone"]["sha256"]:
         raise UserError(f"the backbone {source} is missing or not the file that {folder} was trained on")
-    backbone = load_backbone(models.load_checkpoint(source), source, config.device)
+    backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
     state["deleted"] = torch.cat([state["deleted"], ids]).sort().values
     if torch.isin(ids, state["anchors"]).any():  # private ones have shaped the parts, so all begin again
-        _split(state, split, backbone, dataset, config)
+        _put_into_parts(state, split, backbone, dataset, work)
         hit = list(range(len(state["files"])))
     else:
         hit = state["part"][ids].unique().tolist()
         state["part"][ids] = -1
     # Files of a new generation, so that none of those that system.pth names is touched.
-    cost = learning.train_parts(Path(folder), state, hit, len(state["ledger"]) + 1, backbone, dataset, config)
+    cost = train_parts(folder, state, hit, len(state["ledger"]) + 1, backbone, dataset, work)
     left = int((state["part"] >= 0).sum())
-    state["ledger"].append(
-        {
-            "date": datetime.date.today().isoformat(),
-            "command": config.command,
-            "ids": ids.tolist(),
-            "parts": hit,
-            "full_sample_epochs": left * config.epochs,
-            **cost,
-        }
-    )
-    write_torch(Path(folder) / SYSTEM, state)  # until here the old state holds
+    entry = {"date": datetime.date.today().isoformat(), "command": command, "ids": ids.tolist(), "parts": hit}
+    state["ledger"].append(entry | {"full_sample_epochs": left * settings.epochs, **cost})
+    write_torch(folder / SYSTEM, state)  # until here the old state holds
     _sweep(folder, state)
     return state["ledger"][-1]
 
 
-def read_system(folder):
+def read_system(folder: str | Path) -> dict[str, Any]:
     """The state of a system. Raises UserError for any other folder."""
     state = read_torch(Path(folder) / SYSTEM)
     if not isinstance(state, dict) or state.get("format") != models.FORMAT or "ledger" not in state:
@@ -137,7 +152,7 @@ def read_system(folder):
     return state
 
 
-def assemble(folder):
+def assemble(folder: str | Path) -> dict[str, Any]:
     """A system as one checkpoint dictionary, as evaluate.py wants it; `private` says which training images it is about."""
     state = read_system(folder)
     there = [k for k, name in enumerate(state["files"]) if name]
@@ -161,21 +176,64 @@ def assemble(folder):
         "forget_tag": data.tag_of_ids(state["deleted"]) if len(inside) else None,
         "cost": {key: cost[key] for key in ("seconds", "memory_mib", "steps")} | {"trainable": numbers, "moved": numbers},
         "key": str(state["ledger"]),
+        **_identified(state),
     }
 
 
-def _split(state, split, backbone, dataset, config):
+def _identified(state: dict[str, Any]) -> dict[str, Any]:
+    """Identity and flags, by what is deleted now; systems of earlier versions have none."""
+    if "own" not in state:
+        return {}
+    gone = forget_identity(state["deleted"])
+    known = identity(state["method"], state["own"], state["data"]["fingerprint"], gone, state["backbone"]["identity"])
+    return {"identity": known, "flags": state["flags"], "origin": None}
+
+
+def _described(plan: Plan, dataset: data.Dataset, content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What a new system says of its making; content: the backbone's checkpoint in `file`."""
+    return {
+        "format": models.FORMAT,
+        "method": plan.method,
+        "backbone": {
+            "file": str(file),
+            "sha256": sha256(file),
+            "network": content["network"],
+            "identity": of_checkpoint(content),
+        },
+        "config": plan.settings,
+        "own": plan.own,
+        "flags": plan.flags,
+        "data": plan.source.described(dataset),
+        "shape": list(dataset.train.images.shape[1:]),
+        "classes": len(dataset.classes),
+        "seed": plan.work.settings.seed,
+        "device": device_name(plan.work.compute.device),
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
+        "command": plan.command,
+    }
+
+
+def _name(plan: Plan, tag: str, network: str) -> str:
+    settings, flags = plan.work.settings, {k: v for k, v in plan.flags.items() if k != "--parts"}
+    name = f"{tag}_{network}_{plan.method}{settings.parts}{name_suffix(flags)}_s{settings.seed}"
+    return name.replace("/", "-")
+
+
+def _put_into_parts(
+    state: dict[str, Any], split: Split, backbone: learners.Backbone, dataset: data.Dataset, work: Work
+) -> None:
     """Put images into parts, by what isn't deleted: fills state's part (-1: in none) and centres."""
     private, gone = (as_mask(state[key], len(dataset.train)) for key in ("private", "deleted"))
     anchors = state["anchors"][~gone[state["anchors"]]]
-    features = features_of(backbone, dataset.train.images, config)
-    part, state["centres"] = split(features, private, anchors, config)
+    features = features_of(backbone, dataset.train.images, work.compute.device)
+    part, state["centres"] = split(features, private, anchors, work.settings)
     state["part"] = torch.where(private & ~gone, part, -1)
     state["files"] = [None] * (int(part.max()) + 1)
 
 
-def _sweep(folder, state):
+def _sweep(folder: Path, state: dict[str, Any]) -> None:
     """Remove files that don't belong to the state any more, or never came to."""
-    for file in Path(folder).glob("part_*.pth"):
+    for file in folder.glob("part_*.pth"):
         if file.name not in state["files"]:
             file.unlink()

@@ -7,6 +7,7 @@ sample-epochs and FLOPs count exactly, seconds are those of training alone.
 
 import importlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import replacing
 from unlearning.evaluation.collect import report_scored
 from unlearning.exact import learners
+from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import assemble, delete_images, read_system
 from unlearning.experiments.methods import METHODS, ONE
-from unlearning.experiments.plan import START, chosen, from_scratch, handed_on
+from unlearning.experiments.plan import START, chosen, command, from_scratch, handed_on
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.metrics import predictions, statistics
 from unlearning.vision.predict import predict
@@ -116,6 +118,31 @@ def _rows_of(folder: Path, request: Request, shared: Shared) -> list[Row]:
         )
     report_scored(folder, request.scoring.compute)
     return rows
+
+
+def _deleted_from(
+    folder: Path, state: dict[str, Any], asked: int | str, draw: int, request: Request, shared: Shared
+) -> Path:
+    """A copy of the system with the images deleted that are asked for: its folder. One of an earlier run is taken as it is.
+
+    asked: a number of images, or "class". draw: which of the draws of so many images.
+    """
+    copy = folder.with_name(f"{folder.name}_deleted-{asked}-{draw}")
+    if copy.exists():
+        return copy
+    if asked == "class":
+        images = ImageRequest(label=request.forget_classes[0])
+    else:
+        generator = torch.Generator().manual_seed(1000 * state["seed"] + draw)  # the same images for every system
+        some = state["private"][torch.randperm(len(state["private"]), generator=generator)[:asked]]
+        images = ImageRequest(tuple(some.tolist()))
+    name = SCRIPTS[state["method"]]
+    split = importlib.import_module(name).split
+    compute = replace(request.scoring.compute, quiet=True)
+    with replacing(copy) as part:
+        shutil.copytree(folder, part)
+        delete_images(part, split, images, compute, request.source.data_dir, command(name, ["delete"]), shared)
+    return copy
 
 
 def _accuracy(folder: Path, request: Request, shared: Shared) -> float:

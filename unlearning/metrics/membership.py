@@ -1,26 +1,47 @@
-"""TODO unlearning.metrics.membership."""
+"""Membership attacks on the answers of one network.
+
+D_f is the forget set, D_r the retain set; T_f and T_r are the test images of the forgotten and the kept classes.
+"""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 ATTACK_LIMIT = 10_000  # most samples that an attacker is fitted on; on 4,000 the SVC's answers still depend on the draw
 FPR_GRID = np.logspace(-3, 0, 31)  # false-positive rates at which a ROC curve is read off; the eleventh is 1 %
 PUBLISHED_SVC = {"C": 3, "gamma": "auto", "kernel": "rbf"}  # of Unlearn-Sparse (Jia et al. 2023) and SalUn (Fan et al. 2024)
-ATTACKERS = {  # the weights balance two sets of unequal size, as where few forgotten images meet a whole test set
-    "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)),
-    "svc": lambda: SVC(**PUBLISHED_SVC, class_weight="balanced"),
-}
 
 
-def mia_efficacy(members, nonmembers, forgotten, attacker="svc", seed=0, limit=ATTACK_LIMIT):
+def logistic() -> Any:
+    """Logistic regression on standardised features; the weights balance two sets of unequal size, as where few forgotten
+    images meet a whole test set."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+
+
+def svc(class_weight: str | None = "balanced") -> Any:
+    """The published support vector machine, balanced as `logistic` is unless told otherwise."""
+    from sklearn.svm import SVC
+
+    return SVC(**PUBLISHED_SVC, class_weight=class_weight)
+
+
+ATTACKERS = {"logistic": logistic, "svc": svc}
+
+
+def mia_efficacy(
+    members: torch.Tensor,
+    nonmembers: torch.Tensor,
+    forgotten: torch.Tensor,
+    attacker: str = "svc",
+    seed: int = 0,
+    limit: int = ATTACK_LIMIT,
+) -> float:
     """Share of D_f, in percent, that an attack on the unlearned model calls non-member.
 
     members, nonmembers, forgotten: one of FEATURES, (N,) or (N, C), of D_r, T_r and D_f. attacker: a key of ATTACKERS,
@@ -33,7 +54,7 @@ def mia_efficacy(members, nonmembers, forgotten, attacker="svc", seed=0, limit=A
     return _called_nonmember(ATTACKERS[attacker](), members, nonmembers, forgotten)
 
 
-def mia_unlearn_sparse(members, nonmembers, forgotten, seed=0):
+def mia_unlearn_sparse(members: torch.Tensor, nonmembers: torch.Tensor, forgotten: torch.Tensor, seed: int = 0) -> float:
     """The published Unlearn-Sparse and SalUn protocol, in percent, for comparison with their numbers.
 
     members, nonmembers, forgotten: confidences (N,) of D_r in its order, of the *whole* test set and of D_f. As many of the
@@ -44,15 +65,17 @@ def mia_unlearn_sparse(members, nonmembers, forgotten, seed=0):
     generator = torch.Generator().manual_seed(seed)
     share = min(1.0, ATTACK_LIMIT / (len(members) + len(nonmembers)))
     members, nonmembers = (_draw(x, math.ceil(share * len(x)), generator) for x in (members, nonmembers))
-    return _called_nonmember(SVC(**PUBLISHED_SVC), members, nonmembers, forgotten)
+    return _called_nonmember(svc(class_weight=None), members, nonmembers, forgotten)
 
 
-def mia_lora_unlearn(members, nonmembers, forgotten, seed=0):
+def mia_lora_unlearn(members: torch.Tensor, nonmembers: torch.Tensor, forgotten: torch.Tensor, seed: int = 0) -> float:
     """The published LoRA-Unlearn protocol, in percent, for comparison with old numbers only.
 
     members, nonmembers, forgotten: losses (N,) of D_r, T_r and D_f. Logistic regression on the loss, 9,000 members
     against 5,000 non-members (nine to five where the sets are smaller), which by itself pulls the answer to "member".
     """
+    from sklearn.linear_model import LogisticRegression
+
     generator = torch.Generator().manual_seed(seed)
     share = min(1.0, len(members) / 9000, len(nonmembers) / 5000)
     members = _draw(members, int(9000 * share), generator)
@@ -60,7 +83,9 @@ def mia_lora_unlearn(members, nonmembers, forgotten, seed=0):
     return _called_nonmember(LogisticRegression(), members, nonmembers, forgotten)
 
 
-def tell_apart(seen, unseen, attacker="logistic", seed=0, folds=5):
+def tell_apart(
+    seen: torch.Tensor, unseen: torch.Tensor, attacker: str = "logistic", seed: int = 0, folds: int = 5
+) -> tuple[float, np.ndarray]:
     """How well an attacker tells D_f (`seen`) from T_f (`unseen`): (AUC in percent, ROC).
 
     seen, unseen: one of FEATURES, (N,) or (N, C); at most ATTACK_LIMIT / 2 of each, drawn with `seed`. ROC:
@@ -68,6 +93,9 @@ def tell_apart(seen, unseen, attacker="logistic", seed=0, folds=5):
     cross-validation, each scored by the attacker that the other folds fitted: pooling the folds' scores instead would pull
     the AUC of features without signal below 50. Raises ValueError for fewer than `folds` samples on a side.
     """
+    from sklearn.metrics import roc_auc_score, roc_curve
+    from sklearn.model_selection import StratifiedKFold
+
     generator = torch.Generator().manual_seed(seed)
     seen, unseen = (_draw(x, ATTACK_LIMIT // 2, generator) for x in (seen, unseen))
     values, truth = _table(seen, unseen), np.repeat([1, 0], [len(seen), len(unseen)])

@@ -1,19 +1,19 @@
-"""TODO unlearning.metrics.populations."""
+"""Distances between many unlearned and many retrained networks, image by image."""
 
 import math
 
 import numpy as np
-from scipy import stats
-from scipy.special import rel_entr
 
 
-def ulira(unlearned, retrained):
+def ulira(unlearned: np.ndarray, retrained: np.ndarray) -> list[float]:
     """U-LiRA (Hayes et al. 2024): accuracy in percent of one attacker for each image, a value for each of N model pairs.
 
     unlearned, retrained: margins float64 (N, E) of the images of D_f. For each pair and image the attacker fits a Gaussian
     to the other N - 1 unlearned networks' margins and one to the retrained ones', and names the likelier; 50 is a coin.
     The pair under attack is in neither fit, so that equal distributions score 50 whatever N is.
     """
+    from scipy import stats
+
     accuracies = []
     for i in range(len(unlearned)):
         fits = [
@@ -27,13 +27,15 @@ def ulira(unlearned, retrained):
     return accuracies
 
 
-def klom(unlearned, retrained, bins=20, smoothing=1e-5):
+def klom(unlearned: np.ndarray, retrained: np.ndarray, bins: int = 20, smoothing: float = 1e-5) -> np.ndarray:
     """KL divergence of margins (Georgiev et al. 2024), KL(Retrain || unlearned) in nats: float64 (E,), one for each image.
 
     unlearned, retrained: margins float64 (N, E). Both histograms share `bins` bins over the joint range; `smoothing` is
     added to each bin's share, as the authors do. The value of two samples of one distribution isn't 0 but depends on
     N: read it beside Retrain against Retrain.
     """
+    from scipy.special import rel_entr
+
     low = np.minimum(unlearned.min(0), retrained.min(0))
     width = np.maximum(unlearned.max(0), retrained.max(0)) - low
     shares = []
@@ -44,7 +46,7 @@ def klom(unlearned, retrained, bins=20, smoothing=1e-5):
     return rel_entr(*shares).sum(1)
 
 
-def forgetting_epsilon(unlearned, retrained, delta=1e-5, cap=50.0):
+def forgetting_epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: float = 1e-5, cap: float = 50.0) -> np.ndarray:
     """The epsilon at which an attacker tells N unlearned from N retrained networks: float64 (E,), one for each image.
 
     unlearned, retrained: margins float64 (N, E). From the NeurIPS 2023 unlearning challenge (Triantafillou et al. 2024):
@@ -81,7 +83,7 @@ def forgetting_epsilon(unlearned, retrained, delta=1e-5, cap=50.0):
     return np.clip(np.where(ranges[0] < 0.01 * ranges[1], cap, best), 0, cap)
 
 
-def forgetting_score(epsilons, count):
+def forgetting_score(epsilons: np.ndarray, count: int) -> float:
     """The challenge's forgetting quality, 0 to 1: the mean over images of 2 ** -(epsilon's bin of width 0.5).
 
     epsilons float64 (E,) from `count` networks; from the largest epsilon on that so many can show, ceil(log(count - 1)), an

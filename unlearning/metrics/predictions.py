@@ -1,49 +1,46 @@
-"""Metrics as pure functions of logits, labels and features: no files, no models, no state.
+"""Accuracy, attack features and distances from Retrain: pure functions of logits, labels and features.
 
 D_f is the forget set and D_r the retain set (both training images); T_f and T_r are the test images of the forgotten and
 the kept classes; for sample forgetting T_r is the whole test set. Percentages run from 0 to 100.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.special import rel_entr
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 GAP_METRICS = ("UA", "RA", "TA", "MIA")
 LOSS_BINS = np.logspace(-4, 3, 29)  # edges of a histogram of losses, in nats
 LARGEST_LOSS = 745.0  # -ln of the smallest positive double: what the loss of a class masked with minus infinity is capped at
 
 
-def accuracy(logits, labels):
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
     """Top-1 accuracy in percent; logits (N, C), labels int64 (N,); None when N is 0."""
     return 100 * (logits.argmax(1) == labels).double().mean().item() if len(labels) else None
 
 
-def probabilities(logits, labels=None):
+def probabilities(logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
     """Softmax: float64 (N, C)."""
     return logits.double().softmax(1)
 
 
-def confidence(logits, labels):
+def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Softmax probability of the true class: float64 (N,)."""
     return probabilities(logits).gather(1, labels[:, None]).squeeze(1)
 
 
-def loss(logits, labels):
+def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in nats, float64 (N,), at most LARGEST_LOSS, so that an attacker can be fitted on it."""
     return torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none").clamp(max=LARGEST_LOSS)
 
 
-def entropy(logits, labels=None):
+def entropy(logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
     """Shannon entropy of the softmax in nats: float64 (N,)."""
     return torch.special.entr(probabilities(logits)).sum(1)
 
 
-def modified_entropy(logits, labels):
+def modified_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """-(1 - p_y) log p_y - sum over i != y of p_i log(1 - p_i), float64 (N,) (Song and Mittal 2021, equation 6).
 
     Unlike the entropy it knows the true class: a confident error scores high, a confident hit low.
@@ -55,12 +52,12 @@ def modified_entropy(logits, labels):
     return -torch.where(true, on_true, on_others).sum(1)
 
 
-def correctness(logits, labels):
+def correctness(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """1.0 where the answer is right, else 0.0: float64 (N,)."""
     return (logits.argmax(1) == labels).double()
 
 
-def margin(logits, labels):
+def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Logit of the true class minus log-sum-exp of the others, which is log(p_y / (1 - p_y)): float64 (N,) in ±100."""
     logits = logits.double()
     true = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
@@ -78,38 +75,48 @@ FEATURES = {
 }
 
 
-def average_gap(row, retrain):
+def average_gap(row: dict[str, float], retrain: dict[str, float]) -> float:
     """Mean absolute difference from Retrain in UA, RA, TA and MIA-Efficacy; dictionaries of percentages."""
     return float(np.mean([abs(row[key] - retrain[key]) for key in GAP_METRICS]))
 
 
-def tug_of_war(row, retrain):
+def tug_of_war(row: dict[str, float], retrain: dict[str, float]) -> float:
     """ToW (Zhao et al. 2024): (1 - |dUA|) (1 - |dRA|) (1 - |dTA|), differences from Retrain as fractions; 1 is Retrain."""
     return math.prod(1 - abs(row[key] - retrain[key]) / 100 for key in ("UA", "RA", "TA"))
 
 
-def activation_distance(logits, retrain):
+def activation_distance(logits: torch.Tensor, retrain: torch.Tensor) -> float:
     """Mean L2 distance between the softmax outputs of two networks, 0 to sqrt 2; logits (N, C) of the same images."""
     return (probabilities(logits) - probabilities(retrain)).norm(dim=1).mean().item()
 
 
-def js_divergence(logits, retrain):
+def js_divergence(logits: torch.Tensor, retrain: torch.Tensor) -> float:
     """Mean Jensen-Shannon divergence of the softmax outputs of two networks in nats, 0 to ln 2; logits (N, C)."""
+    from scipy.special import (
+        rel_entr,  # scipy's jensenshannon takes a root, which is NaN where nearly equal rows round below 0
+    )
+
     p, q = probabilities(logits).numpy(), probabilities(retrain).numpy()
     middle = (p + q) / 2
     return float((rel_entr(p, middle) + rel_entr(q, middle)).sum(1).mean() / 2)
 
 
-def linear_probe(features, labels, test_features, test_labels):
+def linear_probe(
+    features: torch.Tensor, labels: torch.Tensor, test_features: torch.Tensor, test_labels: torch.Tensor
+) -> float:
     """Accuracy in percent on T_f of a logistic regression fitted on penultimate features of D_r and D_f.
 
     features (N, F), labels int64 (N,): training images of all classes, the forgotten ones included; test_*: T_f.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(features.numpy(), labels.numpy())
     return 100 * probe.score(test_features.numpy(), test_labels.numpy())
 
 
-def relearn_steps(steps, accuracies, target):
+def relearn_steps(steps: Sequence[int], accuracies: Sequence[float], target: float) -> int | None:
     """The first of `steps` (ascending) at which Acc(T_f) reaches `target` percent; None if it never does."""
     return next((step for step, reached in zip(steps, accuracies, strict=True) if reached >= target), None)

@@ -1,101 +1,94 @@
-"""TODO unlearning.reports.columns."""
+"""The columns of all tables: one line for each metric, by its key in result files."""
+
+from typing import NamedTuple
 
 from unlearning.metrics import membership, predictions
 
-# The tables of a data set, network and forget set: title, columns. A column that no row has is left out.
-GROUPS = {
-    "Headline": {
-        "UA": "UA %",
-        "UA_test": "UA-test %",
-        "RA": "RA %",
-        "TA": "TA %",
-        "MIA": "MIA-Efficacy %",
-        "gap": "average gap",
-    },
-    "What an attacker, a probe and relearning still find": {
-        "MIA_AUC": "MIA-AUC %",
-        "TPR1": "TPR@1%FPR %",
-        "probe": "probe %",
-        "relearn_steps": "relearn steps",
-    },
-    "Many models": {
-        "ulira": "U-LiRA %",
-        "klom_f": "KLOM D_f",
-        "klom_r": "KLOM D_r",
-        "klom_t": "KLOM test",
-        "epsilon": "epsilon",
-        "forgetting": "forgetting score",
-        "neurips": "times RA and TA ratio",
-    },
-    "Accuracy, and how many times less it costs than training again": {
-        "accuracy": "accuracy %",
-        "auc": "AUC %",
-        "loss": "loss",
-        "undone": "damage undone %",
-        "forget_loss": "loss on the rows asked about",
-        "membership": "membership AUC %",
-        "sample_epochs_ratio": "sample-epochs, times less",
-        "seconds_ratio": "seconds, times less",
-    },
-    "Unlearning and scoring in the published way and here": {
-        "ratio": "times faster",
-        "of_bare_loop": "of the bare loop %",
-        "published_seconds": "s, published",
-        "here_seconds": "s, here",
-        "published_mib": "peak MiB, published",
-        "here_mib": "peak MiB, here",
-        "published_RA": "RA %, published",
-        "here_RA": "RA %, here",
-        "published_TA": "TA %, published",
-        "here_TA": "TA %, here",
-    },
-    "Distance from Retrain, and how well the system was solved": {
-        "distance": "distance",
-        "cosine": "cosine",
-        "js": "JS",
-        "residual": "residual",
-    },
-    "Distance from the Retrain of the same seed": {
-        "dUA": "ΔUA",
-        "dRA": "ΔRA",
-        "dTA": "ΔTA",
-        "dMIA": "ΔMIA",
-        "ToW": "ToW",
-        "activation_f": "activation D_f",
-        "activation_r": "activation D_r",
-        "js_f": "JS D_f",
-        "js_r": "JS D_r",
-    },
+
+class Column(NamedTuple):
+    """A metric in a table: the table's title, the column's, and digits after the point."""
+
+    group: str
+    title: str
+    digits: int = 2
+
+
+HEADLINE = "Headline"
+FOUND = "What an attacker, a probe and relearning still find"
+MANY = "Many models"
+DELETIONS = "Accuracy, and how many times less it costs than training again"
+SPEED = "Unlearning and scoring in the published way and here"
+SOLVED = "Distance from Retrain, and how well the system was solved"
+DISTANCES = "Distance from the Retrain of the same seed"
+COST = "Cost"
+FOLDED = (DISTANCES, COST)  # shown in Markdown on a click
+# In the order in which tables show them; a column that no row has is left out.
+COLUMNS = {
+    "UA": Column(HEADLINE, "UA %"),
+    "UA_test": Column(HEADLINE, "UA-test %"),
+    "RA": Column(HEADLINE, "RA %"),
+    "TA": Column(HEADLINE, "TA %"),
+    "MIA": Column(HEADLINE, "MIA-Efficacy %"),
+    "gap": Column(HEADLINE, "average gap"),
+    "MIA_AUC": Column(FOUND, "MIA-AUC %"),
+    "TPR1": Column(FOUND, "TPR@1%FPR %"),
+    "probe": Column(FOUND, "probe %"),
+    "relearn_steps": Column(FOUND, "relearn steps", 1),
+    "ulira": Column(MANY, "U-LiRA %"),
+    "klom_f": Column(MANY, "KLOM D_f"),
+    "klom_r": Column(MANY, "KLOM D_r"),
+    "klom_t": Column(MANY, "KLOM test"),
+    "epsilon": Column(MANY, "epsilon"),
+    "forgetting": Column(MANY, "forgetting score", 3),
+    "neurips": Column(MANY, "times RA and TA ratio", 3),
+    "accuracy": Column(DELETIONS, "accuracy %"),
+    "auc": Column(DELETIONS, "AUC %"),
+    "loss": Column(DELETIONS, "loss", 3),
+    "undone": Column(DELETIONS, "damage undone %", 0),
+    "forget_loss": Column(DELETIONS, "loss on the rows asked about", 3),
+    "membership": Column(DELETIONS, "membership AUC %"),
+    "sample_epochs_ratio": Column(DELETIONS, "sample-epochs, times less", 1),
+    "seconds_ratio": Column(DELETIONS, "seconds, times less", 1),
+    "ratio": Column(SPEED, "times faster"),
+    "of_bare_loop": Column(SPEED, "of the bare loop %", 0),
+    "published_seconds": Column(SPEED, "s, published", 1),
+    "here_seconds": Column(SPEED, "s, here", 1),
+    "published_mib": Column(SPEED, "peak MiB, published", 0),
+    "here_mib": Column(SPEED, "peak MiB, here", 0),
+    "published_RA": Column(SPEED, "RA %, published"),
+    "here_RA": Column(SPEED, "RA %, here"),
+    "published_TA": Column(SPEED, "TA %, published"),
+    "here_TA": Column(SPEED, "TA %, here"),
+    "distance": Column(SOLVED, "distance", 3),
+    "cosine": Column(SOLVED, "cosine", 3),
+    "js": Column(SOLVED, "JS", 4),
+    "residual": Column(SOLVED, "residual", 5),
+    "dUA": Column(DISTANCES, "ΔUA"),
+    "dRA": Column(DISTANCES, "ΔRA"),
+    "dTA": Column(DISTANCES, "ΔTA"),
+    "dMIA": Column(DISTANCES, "ΔMIA"),
+    "ToW": Column(DISTANCES, "ToW", 3),
+    "activation_f": Column(DISTANCES, "activation D_f", 3),
+    "activation_r": Column(DISTANCES, "activation D_r", 3),
+    "js_f": Column(DISTANCES, "JS D_f", 3),
+    "js_r": Column(DISTANCES, "JS D_r", 3),
     **{
-        f"Every attack: {title}": {
-            f"{key} {attacker} {feature}": f"{attacker}, {feature}"
-            for attacker in membership.ATTACKERS
-            for feature in predictions.FEATURES
-        }
+        f"{key} {attacker} {feature}": Column(f"Every attack: {title}", f"{attacker}, {feature}")
         for key, title in {"MIA": "MIA-Efficacy %", "AUC": "MIA-AUC %", "TPR1": "TPR@1%FPR %"}.items()
+        for attacker in membership.ATTACKERS
+        for feature in predictions.FEATURES
     },
-    "Cost": {
-        "sample_epochs": "sample-epochs",
-        "flops": "FLOPs",
-        "seconds": "seconds",
-        "memory_mib": "memory MiB",
-        "steps": "steps",
-        "trainable": "trainable",
-        "moved": "moved",
-        "zeros": "zeros %",
-        "bytes": "bytes",
-        "parameters": "parameters",
-        "macs": "MACs an image",
-        "latency_ms": "ms a batch",
-        "onnx_ms": "ms a batch, onnxruntime",
-    },
+    "sample_epochs": Column(COST, "sample-epochs", 0),
+    "flops": Column(COST, "FLOPs", 0),
+    "seconds": Column(COST, "seconds", 1),
+    "memory_mib": Column(COST, "memory MiB", 0),
+    "steps": Column(COST, "steps", 0),
+    "trainable": Column(COST, "trainable", 0),
+    "moved": Column(COST, "moved", 0),
+    "zeros": Column(COST, "zeros %"),
+    "bytes": Column(COST, "bytes", 0),
+    "parameters": Column(COST, "parameters", 0),
+    "macs": Column(COST, "MACs an image", 0),
+    "latency_ms": Column(COST, "ms a batch"),
+    "onnx_ms": Column(COST, "ms a batch, onnxruntime"),
 }
-FOLDED = ("Distance from the Retrain of the same seed", "Cost")  # shown in Markdown on a click
-DIGITS = {"seconds": 1, "relearn_steps": 1}  # digits after the point, two elsewhere
-DIGITS |= {"sample_epochs_ratio": 1, "seconds_ratio": 1, "loss": 3, "forget_loss": 3, "residual": 5}
-DIGITS |= {"of_bare_loop": 0, "published_seconds": 1, "here_seconds": 1, "published_mib": 0, "here_mib": 0}
-DIGITS |= {"undone": 0, "distance": 3, "cosine": 3, "js": 4}
-DIGITS |= dict.fromkeys(
-    ("sample_epochs", "flops", "memory_mib", "steps", "trainable", "moved", "bytes", "parameters", "macs"), 0
-)
-DIGITS |= dict.fromkeys(("ToW", "activation_f", "activation_r", "js_f", "js_r", "forgetting", "neurips"), 3)

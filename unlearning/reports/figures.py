@@ -1,4 +1,4 @@
-"""Pictures of result rows (see report.py), readable without colour; drawn from the rows alone.
+"""Pictures of result rows (see results.py), readable without colour; drawn from the rows alone.
 
 STEM.png          every row's metrics with their intervals, a line at Retrain
 STEM-plane.png    the trade-off plane: gap in UA over gap in TA, Retrain at the origin
@@ -11,18 +11,19 @@ STEM-shares.png   loss over the share of rows asked about, for LLMEraser's three
 STEM-features.png penultimate features of D_f and D_r on their first two principal components
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from unlearning.metrics import membership, predictions, statistics
 from unlearning.reports import paper_figures, results
-from unlearning.reports.style import LINES, LOOK, MARKERS, axis_range, grid, legend, panels, row_names
-
-matplotlib.use("Agg")
-
+from unlearning.reports.style import LINES, LOOK, MARKERS, axis_range, grid, legend, panels, row_names, save
 
 DOTS = {
     "UA": "UA (%)",
@@ -39,80 +40,71 @@ DOTS = {
 }
 
 
-def path(stem, name):
+def path(stem: str | Path, name: str) -> Path:
     """The file of the picture `name`, a key of PICTURES."""
     return Path(f"{stem}.png" if name == "dots" else f"{stem}-{name}.png")
 
 
-def draw(rows, stem):
+def draw(rows: list[Any], stem: str | Path) -> None:
     """Write every picture that the rows have something for."""
-    Path(stem).parent.mkdir(parents=True, exist_ok=True)
-    pyplot.rcParams.update(LOOK)
     for name, (has, picture) in PICTURES.items():
-        if (kept := [row for row in rows if has(row)]) and (figure := picture(kept)):
-            figure.savefig(path(stem, name), dpi=150)
-            pyplot.close(figure)
+        with matplotlib.rc_context(LOOK):
+            figure = picture(kept) if (kept := [row for row in rows if has(row)]) else None
+        if figure:
+            save(figure, path(stem, name))
 
 
-def dots(rows):
+def dots(rows: list[Any]) -> Figure:
     """A dot and an interval for each row and metric."""
     columns = [key for key in DOTS if any("mean" in row["metrics"].get(key, {}) for row in rows)]
     groups = results.by_forget_set(rows)
     heights = [len(group) + 1.5 for _, group in groups]
-    figure, axes = pyplot.subplots(
-        len(groups),
-        len(columns),
-        figsize=(1.7 + 1.2 * len(columns), 0.5 + 0.19 * sum(heights)),
-        gridspec_kw={"height_ratios": heights},
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(1.7 + 1.2 * len(columns), 0.5 + 0.19 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(groups), len(columns), gridspec_kw={"height_ratios": heights}, squeeze=False)
     for line, (title, group) in zip(axes, groups, strict=True):
         for axis, key in zip(line, columns, strict=True):
             low, high = axis_range(group, key)
             axis.set_xlim(low, high)
             for place, row in enumerate(group):
-                metric = row["metrics"].get(key, {"missing": ""})
-                if "missing" in metric:
-                    axis.text(
-                        0.5,
-                        place,
-                        metric.get("cell", "n/a"),
-                        ha="center",
-                        va="center",
-                        transform=axis.get_yaxis_transform(),
-                        color="0.5",
-                    )
-                elif not low <= metric["mean"] <= high:  # the original, far from all that unlearned: an arrow and a number
-                    left = metric["mean"] < low
-                    text = f" ← {metric['mean']:.0f}" if left else f"{metric['mean']:.0f} → "
-                    axis.text(low if left else high, place, text, ha="left" if left else "right", va="center")
-                else:
-                    anchor = row["method"] in ("original", "retrain")
-                    axis.errorbar(
-                        metric["mean"],
-                        place,
-                        xerr=metric["ci95"] or 0,
-                        fmt="s" if anchor else "o",
-                        markersize=5,
-                        color="black",
-                        markerfacecolor="white" if anchor else "black",
-                        capsize=2.5,
-                        linewidth=1,
-                    )
-                    if row["method"] == "retrain":
-                        axis.axvline(metric["mean"], color="0.5", linestyle="--", linewidth=1, zorder=0)
+                _dot(axis, place, row, row["metrics"].get(key, {"missing": ""}), low, high)
             axis.set_yticks(range(len(group)), row_names(group) if axis is line[0] else [])
             axis.set_ylim(len(group) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
-            axis.xaxis.set_major_locator(pyplot.MaxNLocator(3))
+            axis.xaxis.set_major_locator(MaxNLocator(3))
             axis.set_title(f"\n{DOTS[key]}")
         heading = line[0].set_title(f"{title}\n", loc="left", weight="bold")
         heading.set_in_layout(False)  # else the first column would be as wide as its heading
     return figure
 
 
-def plane(rows):
+def _dot(axis: Axes, place: int, row: Any, metric: Any, low: float, high: float) -> None:
+    """One row's metric; "n/a" where it is missing, an arrow and a number where it lies off the axis."""
+    if "missing" in metric:
+        centred: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.5"}
+        axis.text(0.5, place, metric.get("cell", "n/a"), transform=axis.get_yaxis_transform(), **centred)
+        return
+    if not low <= metric["mean"] <= high:  # the original, far from all that unlearned
+        left = metric["mean"] < low
+        text = f" ← {metric['mean']:.0f}" if left else f"{metric['mean']:.0f} → "
+        axis.text(low if left else high, place, text, ha="left" if left else "right", va="center")
+        return
+    anchor = row["method"] in ("original", "retrain")
+    axis.errorbar(
+        metric["mean"],
+        place,
+        xerr=metric["ci95"] or 0,
+        fmt="s" if anchor else "o",
+        markersize=5,
+        color="black",
+        markerfacecolor="white" if anchor else "black",
+        capsize=2.5,
+        linewidth=1,
+    )
+    if row["method"] == "retrain":
+        axis.axvline(metric["mean"], color="0.5", linestyle="--", linewidth=1, zorder=0)
+
+
+def plane(rows: list[Any]) -> Figure:
     """UA gap over TA gap, a marker for each method; a row far off is named in a corner instead."""
     groups = results.by_forget_set(rows)
     figure, axes = grid(len(groups), 4.2, 4.4)
@@ -151,7 +143,7 @@ def plane(rows):
     return figure
 
 
-def losses(rows):
+def losses(rows: list[Any]) -> Figure:
     """Histograms of the loss on the four sets, a panel for each method."""
     styles = {
         "D_f": {"color": "black", "linestyle": "-"},
@@ -170,7 +162,7 @@ def losses(rows):
     return panels(rows, panel, "loss (nats)", "share")
 
 
-def roc(rows):
+def roc(rows: list[Any]) -> Figure:
     """ROC of D_f against T_f on log axes, Original and Retrain in every panel."""
 
     def panel(axis, row, anchors):
@@ -185,7 +177,7 @@ def roc(rows):
     return panels(rows, panel, "false-positive rate", "true-positive rate")
 
 
-def relearn(rows):
+def relearn(rows: list[Any]) -> Figure:
     """Relearning curves with intervals, Original and Retrain in every panel."""
 
     def panel(axis, row, anchors):
@@ -204,7 +196,7 @@ def relearn(rows):
     return panels(rows, panel, "steps on D_f", "accuracy on T_f (%)")
 
 
-def features(rows):
+def features(rows: list[Any]) -> Figure:
     """Features of D_f and D_r on the network's own first two principal components."""
 
     def panel(axis, row, anchors):
@@ -217,7 +209,7 @@ def features(rows):
     return panels(rows, panel, "first component", "second")
 
 
-def steps(rows):
+def steps(rows: list[Any]) -> Figure | None:
     """Average gap over optimiser steps, for each method that was run with several numbers of epochs; None without any."""
     groups = [(heading, group) for heading, group in results.by_forget_set(rows) if _several(group)]
     if not groups:
@@ -242,7 +234,9 @@ def steps(rows):
     return figure
 
 
-PICTURES = {  # name: (whether a row has something for it, the picture)
+PICTURES: dict[
+    str, tuple[Callable[[Any], Any], Callable[[list[Any]], Figure | None]]
+] = {  # name: (whether a row has something for it, the picture)
     "dots": (lambda row: "request" not in row and "task" not in row and "ratio" not in row["metrics"], dots),
     "speed": (lambda row: "ratio" in row["metrics"], paper_figures.speed),
     "shares": (lambda row: "task" in row, paper_figures.shares),
@@ -256,13 +250,13 @@ PICTURES = {  # name: (whether a row has something for it, the picture)
 }
 
 
-def _several(rows):
+def _several(rows: list[Any]) -> dict[str, list[Any]]:
     """The methods that come with more than one number of epochs: name to rows."""
     methods = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
     return {name: same for name, same in methods.items() if len(same) > 1}
 
 
-def _beside_anchors(row, anchors, name):
+def _beside_anchors(row: Any, anchors: dict[str, Any], name: str) -> list[tuple[str, Any]]:
     """(label, curve) of Original, of Retrain and of the row itself, of those that have the curve `name`."""
     others = [] if row["method"] in anchors else anchors.items()
     found = [(label, curves[name]) for label, curves in (*others, ("this method", row["curves"]))]

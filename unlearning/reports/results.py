@@ -1,29 +1,63 @@
-"""TODO unlearning.reports.results."""
+"""Result files: what is written once can be drawn again from its JSON.
+
+A result is {table, command, date, hardware, versions, rows}, and `earlier` where other runs have made some of these rows:
+{of, command, date, hardware, versions}, `of` naming networks and forget sets.
+"""
 
 import json
 import re
 from itertools import groupby
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 from unlearning.core.errors import UserError
 
+PROVENANCE = ("command", "date", "hardware", "versions")
 
-def by_forget_set(rows):
+
+class Metric(TypedDict, total=False):
+    """A metric over seeds, a value for each; or why it is missing and, where "n/a" isn't the word for it, its cell."""
+
+    mean: float
+    ci95: float | None
+    values: list[float]
+    missing: str
+    cell: str
+
+
+class Row(TypedDict):
+    """A row of a table: all seeds of one identity.
+
+    curves: what pictures need, where evaluate.py made the row. published: a paper's numbers, where it has the same data set
+    and network.
+    """
+
+    dataset: str
+    model: str
+    forget: str
+    method: str
+    epochs: int | None
+    n: int
+    command: str
+    device: NotRequired[str]
+    metrics: dict[str, Metric]
+    curves: NotRequired[dict[str, Any]]
+    published: NotRequired[dict[str, float]]
+
+
+def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
     """(heading, rows) of each data set, network and forget set."""
     groups = groupby(rows, key=lambda row: (row["dataset"], row["model"], row["forget"]))
     return [(", ".join(key), list(group)) for key, group in groups]
 
 
-PROVENANCE = ("command", "date", "hardware", "versions")
-
-
-def dump(result):
+def dump(result: dict[str, Any]) -> str:
     """The result as JSON, lists of numbers on one line."""
     text = json.dumps(result, indent=1)
     return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text) + "\n"
 
 
-def read(path):
+def read(path: str | Path) -> dict[str, Any]:
     """The result in the JSON file `path`. Raises UserError if it holds none."""
     try:
         content = json.loads(Path(path).read_text())
@@ -33,7 +67,7 @@ def read(path):
         raise UserError(f"{path} is not a result file ({error})") from None
 
 
-def joined(result, path):
+def joined(result: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """`result` with the rows that the file `path`, if there is one, has of other networks and forget sets, and what made
     those."""
     if not Path(path).exists():
@@ -41,7 +75,8 @@ def joined(result, path):
     before = read(path)
     own = set(map(_subject, result["rows"]))
     kept = [row for row in before["rows"] if _subject(row) not in own]
-    left, earlier = list(dict.fromkeys(map(_subject, kept))), []
+    left: list[str] = list(dict.fromkeys(map(_subject, kept)))
+    earlier: list[dict[str, Any]] = []
     for run in [*before.get("earlier", []), before]:
         of = [subject for subject in left if subject in run.get("of", left)]
         left = [subject for subject in left if subject not in of]
@@ -50,5 +85,5 @@ def joined(result, path):
     return result | {"rows": kept + result["rows"]} | ({"earlier": earlier} if earlier else {})
 
 
-def _subject(row):
+def _subject(row: dict[str, Any]) -> str:
     return f"{row['model']}, {row['forget']}"

@@ -1,37 +1,33 @@
-"""Tables from result rows, and from nothing else: what is written once can be written again from its JSON.
-
-A result is {table, command, date, hardware, versions, rows}, and `earlier` where other runs have made some of these rows:
-{of, command, date, hardware, versions}, `of` naming networks and forget sets. A row is {dataset, model, forget, method,
-epochs, n, command, metrics}, `curves` where evaluate.py made it and, where a paper has the same data set and network,
-`published`; a metric is {mean, ci95, values} with one value for each seed, or {missing: reason} and, where "n/a" isn't the
-word for it, `cell`.
-"""
+"""Tables from result rows, and from nothing else: Markdown, LaTeX, CSV and plain text."""
 
 import csv
 import io
-import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from unlearning.core.files import write_text
-from unlearning.reports import figures, results
-from unlearning.reports.columns import DIGITS, FOLDED, GROUPS
+from unlearning.reports import results
+from unlearning.reports.columns import COLUMNS, FOLDED, HEADLINE
+
+Table = tuple[str, list[str], list[list[str]]]  # title, header, body
+SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
 
 
-def markdown(result):
-    """The result as Markdown: for each data set, network and forget set the tables of GROUPS and the rows' commands."""
+def markdown(result: dict[str, Any]) -> str:
+    """The result as Markdown: for each data set, network and forget set its tables and the rows' commands."""
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in _tables(rows):
-            published = title == "Headline" and any("published" in row for row in rows)
-            header = ["#", *header] + (["paper: UA / RA / TA / MIA"] if published else [])
-            body = [[str(i), *cells] for i, cells in enumerate(body, 1)]
-            if published:
-                for cells, row in zip(body, rows, strict=True):
-                    paper = row.get("published")
-                    cells.append(" / ".join(f"{paper[k]:g}" for k in ("UA", "RA", "TA", "MIA")) if paper else "")
+            header, body = ["#", *header], [[str(i), *cells] for i, cells in enumerate(body, 1)]
+            if title == HEADLINE and any("published" in row for row in rows):
+                header.append("paper: UA / RA / TA / MIA")
+                body = [[*cells, _published(row)] for cells, row in zip(body, rows, strict=True)]
+            text = _drawn(header, body, "pipe", ["right", "left", *["right"] * (len(header) - 2)])
             if title in FOLDED:
-                lines += [f"<details><summary>{title}</summary>", "", *_pipes(header, body), "", "</details>", ""]
+                lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
             else:
-                lines += [f"**{heading}: {_inline(title)}**", "", *_pipes(header, body), ""]
+                lines += [f"**{heading}: {_inline(title)}**", "", text, ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. `{row['command']}`" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
         reasons = {m["missing"] for row in rows for m in row["metrics"].values() if "missing" in m and "cell" not in m}
@@ -39,29 +35,18 @@ def markdown(result):
     return "\n".join([*lines, *_footnotes(result)]) + "\n"
 
 
-def latex(result):
+def latex(result: dict[str, Any]) -> str:
     """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`."""
     lines = ["% \\usepackage{booktabs}", *(f"% {line}" for line in _footnotes(result))]
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in _tables(rows):
-            lines += [
-                "",
-                r"\begin{table}",
-                r"\centering\footnotesize",
-                rf"\caption{{{_tex(f'{heading}: {_inline(title)}')}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-                r"\toprule",
-                " & ".join(map(_tex, header)) + r" \\",
-                r"\midrule",
-                *(" & ".join(map(_tex, cells)) + r" \\" for cells in body),
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-            ]
+            caption = _with_signs(_escaped(f"{heading}: {_inline(title)}"))
+            text = _with_signs(_drawn(header, body, "latex_booktabs"))
+            lines += ["", r"\begin{table}", r"\centering\footnotesize", rf"\caption{{{caption}}}", text, r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def comma_separated(result):
+def comma_separated(result: dict[str, Any]) -> str:
     """The result as CSV: a line for each row; for each metric its mean, and its interval's half-width as `<metric>_ci95`."""
     keys = list(dict.fromkeys(key for row in result["rows"] for key in row["metrics"]))
     names = ("dataset", "model", "forget", "method", "epochs", "n", "command")
@@ -74,50 +59,88 @@ def comma_separated(result):
     return text.getvalue()
 
 
-FORMS = {"json": results.dump, "markdown": markdown, "latex": latex, "csv": comma_separated}
-ENDINGS = {"json": ".json", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
-
-
-def terminal(result):
-    """The same tables as plain text, columns aligned, without the commands."""
+def terminal(result: dict[str, Any]) -> str:
+    """The same tables as plain text, without the commands."""
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in _tables(rows):
-            widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-            lines.append(f"{heading}: {_inline(title)}")
-            for cells in (header, *body):
-                texts = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-                lines.append("  ".join(texts).rstrip())
-            lines.append("")
+            lines += [f"{heading}: {_inline(title)}", _drawn(header, body, "plain"), ""]
     return "\n".join(lines)
 
 
-def write_all(result, stem):
+FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "json": results.dump,
+    "markdown": markdown,
+    "latex": latex,
+    "csv": comma_separated,
+}
+ENDINGS = {"json": ".json", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
+
+
+def write_all(result: dict[str, Any], stem: str | Path) -> None:
     """Write stem.json, stem.md, stem.tex, stem.csv and the pictures."""
+    from unlearning.reports import figures  # takes a second
+
     for name, form in FORMS.items():
         write_text(f"{stem}{ENDINGS[name]}", form(result))
     figures.draw(result["rows"], stem)
 
 
-def _tables(rows):
-    """(title, header, body) for each of GROUPS that the rows have anything of."""
+def cell(row: Any, key: str) -> str:
+    """The text of a row's metric: its mean and interval, or what stands in the place of a missing one."""
+    metric = row["metrics"].get(key, {"missing": ""})
+    if "missing" in metric:
+        return metric.get("cell", "n/a")
+    digits = COLUMNS[key].digits
+    text = f"{metric['mean']:,.{digits}f}"
+    return text + (f" ± {metric['ci95']:,.{digits}f}" if metric["ci95"] else "")
+
+
+def _tables(rows: list[Any]) -> list[Table]:
+    """Title, header and body of each table that the rows have anything of."""
     tables = []
-    for title, columns in GROUPS.items():
-        keys = [key for key in columns if any(key in row["metrics"] for row in rows)]
+    for title in dict.fromkeys(column.group for column in COLUMNS.values()):
+        keys = [k for k, column in COLUMNS.items() if column.group == title and any(k in row["metrics"] for row in rows)]
         if keys:
-            header = ["method", "epochs", "n", *(columns[key] for key in keys)]
-            body = [
-                [row["method"], str(row["epochs"] or "–"), str(row["n"]), *(cell(row, key) for key in keys)] for row in rows
-            ]
+            header = ["method", "epochs", "n", *(COLUMNS[key].title for key in keys)]
+            named = [[row["method"], str(row["epochs"] or "–"), str(row["n"])] for row in rows]
+            body = [[*names, *(cell(row, key) for key in keys)] for names, row in zip(named, rows, strict=True)]
             tables.append((title, header, body))
     return tables
 
 
-def _inline(title):
+def _drawn(header: list[str], body: list[list[str]], form: str, align: list[str] | None = None) -> str:
+    """A table as text, in one of tabulate's formats; the first column to the left, the others to the right."""
+    from tabulate import tabulate
+
+    align = align or ["left", *["right"] * (len(header) - 1)]
+    return tabulate(body, header, form, disable_numparse=True, colalign=align)
+
+
+def _escaped(text: str) -> str:
+    """Text with LaTeX's special characters escaped, as tabulate escapes cells."""
+    from tabulate import LATEX_ESCAPE_RULES
+
+    return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in text)
+
+
+def _with_signs(text: str) -> str:
+    """LaTeX for the signs that tabulate's escaping leaves as they are."""
+    for sign, command in SIGNS.items():
+        text = text.replace(sign, command)
+    return text
+
+
+def _published(row: Any) -> str:
+    paper = row.get("published")
+    return " / ".join(f"{paper[key]:g}" for key in ("UA", "RA", "TA", "MIA")) if paper else ""
+
+
+def _inline(title: str) -> str:
     return title[0].lower() + title[1:]
 
 
-def _footnotes(result):
+def _footnotes(result: dict[str, Any]) -> list[str]:
     gaps = (
         " Gaps and distances are from the Retrain of the same seed; average gap: mean absolute difference in UA, RA, TA and "
         "MIA-Efficacy."
@@ -130,27 +153,6 @@ def _footnotes(result):
     ]
 
 
-def _made_by(run):
+def _made_by(run: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     return f"`{run['command']}` on {run['hardware']}, {run['date']}; {versions}."
-
-
-def cell(row, key):
-    metric = row["metrics"].get(key, {"missing": ""})
-    if "missing" in metric:
-        return metric.get("cell", "n/a")
-    digits = DIGITS.get(key, 2)
-    text = f"{metric['mean']:,.{digits}f}"
-    return text + (f" ± {metric['ci95']:,.{digits}f}" if metric["ci95"] else "")
-
-
-def _pipes(header, body):
-    align = ["---" if name == "method" else "---:" for name in header]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, align, *body)]
-
-
-def _tex(text):
-    text = re.sub(r"([%_&#$])", r"\\\1", text)
-    for sign, command in (("--", "-{}-"), ("–", "--"), ("±", r"$\pm$"), ("Δ", r"$\Delta$"), (">", "$>$")):
-        text = text.replace(sign, command)
-    return text

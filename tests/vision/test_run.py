@@ -1,0 +1,87 @@
+"""The run that a method sees."""
+
+import sys
+
+import pytest
+
+import data
+import models
+from tests.helpers import FP32, call, shell
+from unlearning.vision.run import Run
+from unlearning.vision.settings import Settings
+
+OWN_METHOD = '''
+"""A method of one's own."""
+import torch
+from unlearning.core.flags import main
+from unlearning.vision.flags import method_parser
+from unlearning.vision.run import execute
+
+def unlearn(model, retain, forget, run):
+    run.settings.lr = 5
+    return model
+
+def parser():
+    return method_parser(__doc__, epochs=1, lr=0.1)
+
+def run(args, command, shared=None):
+    return execute("mine", unlearn, parser(), args, command, shared)
+'''
+
+
+def test_settings_are_read_and_never_written():
+    given = {"lr": 0.1, "rank": 4}
+    settings = Settings(given)
+    given["lr"] = 5
+    assert settings.lr == settings["lr"] == 0.1 and dict(settings) == {"lr": 0.1, "rank": 4}
+    with pytest.raises(AttributeError, match="don't change"):
+        settings.lr = 1
+    with pytest.raises(TypeError):
+        settings["lr"] = 1
+    with pytest.raises(AttributeError, match="alpha"):
+        _ = settings.alpha
+
+
+def test_a_run_trains_with_its_own_epochs_seed_and_device_and_adds_to_its_cost(tmp_path):
+    import torch
+
+    dataset = data.load("digits", subset=64)
+    model, _ = models.create_for("resnet8", dataset)
+    settings = Settings({"epochs": 3, "batch_size": 16, "seed": 0})
+    run = Run("x", settings, FP32, dataset, tmp_path / "x.pth", cost={"moved": 1})
+    assert run.fit(model, dataset.train, torch.optim.SGD(model.parameters(), lr=0.1)) is model and not model.training
+    assert run.cost["steps"] == 12 and run.cost["moved"] == 1 and run.cost["seconds"] > 0
+
+
+def test_a_method_that_writes_to_its_settings_fails(weights, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN_METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    import mine
+
+    common = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", 3, "--quiet")
+    with pytest.raises(AttributeError, match="don't change"):
+        call(mine, *common, "--output", tmp_path / "x.pth")
+    sys.modules.pop("mine")
+
+
+def test_a_finished_output_given_again_is_there_already(weights, tmp_path):
+    arguments = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", "3", "--epochs", "1")
+    output = tmp_path / "x.pth"
+    assert shell("finetune.py", *arguments, "--output", output).returncode == 0
+    before = output.read_bytes()
+    again = shell("finetune.py", *arguments, "--output", output)
+    assert (again.returncode, again.stderr) == (0, f"there already: {output}\n")
+    assert shell("finetune.py", *arguments, "--output", output, "--cache", "0").returncode == 0  # a circumstance
+    other = shell("finetune.py", *arguments, "--output", output, "--batch-size", "64")
+    assert other.returncode == 2 and other.stderr.count("\n") == 1 and "--overwrite" in other.stderr
+    assert output.read_bytes() == before
+
+
+def test_argparses_own_errors_are_one_line():
+    for arguments, word in (
+        (("finetune.py", "--modl", "x"), "--modl"),
+        (("-m", "baselines.control", "--dataset", "digits"), "--kind"),
+        (("finetune.py", "--forget-class", "Dress"), "Dress"),
+    ):
+        done = shell(*arguments)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and word in done.stderr
