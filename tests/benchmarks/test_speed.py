@@ -1,6 +1,5 @@
 """The yardstick does what it says, and the comparison measures both ways on the same thing."""
 
-import json
 from argparse import Namespace
 
 import numpy as np
@@ -12,12 +11,11 @@ from torchvision.transforms import ToTensor
 
 import data
 import models
-from benchmarks import compact, compare, growth, published_way
-from tests.helpers import ROOT
+from benchmarks import compact, compare, published_way
 from unlearning.core import device
 from unlearning.core.device import best_precision
 from unlearning.exact import learners
-from unlearning.reports import figures, tables
+from unlearning.reports import figures
 from unlearning.vision import pruning
 
 COMMAND = "python benchmarks/compare.py"
@@ -118,41 +116,3 @@ def test_compact_rows_say_what_was_saved(tmp_path):
     for key in ("parameters", "macs", "bytes"):
         assert small[key]["mean"] < 0.8 * masked[key]["mean"], key
     assert small["latency_ms"]["mean"] > 0 and small["onnx_ms"]["mean"] > 0
-
-
-@pytest.mark.parametrize("name", ["speed", "compact"])
-def test_the_readmes_speeds_are_the_committed_ones(name):
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]
-    keys = {
-        "speed": (
-            *("ratio", "published_seconds", "here_seconds", "of_bare_loop"),
-            *("published_mib", "here_mib", "published_TA", "here_TA"),
-        ),
-        "compact": ("bytes", "parameters", "macs", "latency_ms", "onnx_ms", "TA"),
-    }[name]
-    for row in rows:
-        cells = [row["model"], row["method"], *(tables.cell(row, key) for key in keys)]
-        assert f"| {' | '.join(cells)} |\n" in readme, cells
-
-
-def test_the_readmes_throughputs_are_the_committed_ones():
-    readme = (ROOT / "README.md").read_text()
-    for row in json.loads((ROOT / "results" / "throughput.json").read_text())["rows"]:
-        loop, precision = row["of_bare_loop"], row["precision"] + " (default)" * row["default"]
-        cells = [row["model"], precision, f"{row['images_per_s']:,.0f}"]
-        cells += [f"{loop['median']:.1f} % ({loop['min']:.1f} to {loop['max']:.1f})"]
-        assert f"| {' | '.join(cells)} |\n" in readme, cells
-
-
-def test_the_readmes_exponents_are_the_committed_ones():
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / "growth.json").read_text())["rows"]
-    for what in {row["what"] for row in rows}:
-        found = {
-            row["varied"]: f"{row['exponent_seconds']:.2f} ({row['exponent_mib']:.2f})"
-            for row in rows
-            if row["what"] == what
-        }
-        assert f"| {what} | {' | '.join(found.get(name, '') for name in growth.VARIED)} |\n" in readme
-    assert all(row["exponent_seconds"] < 1.1 for row in rows if row["varied"] == "images")

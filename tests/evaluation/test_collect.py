@@ -1,9 +1,6 @@
 """From checkpoints to tables: seeds, companions, forms, and what evaluate.py refuses."""
 
-import csv
 import json
-import shutil
-import subprocess
 
 import pytest
 import torch
@@ -12,11 +9,10 @@ import evaluate
 import finetune
 import models
 from tests import helpers
-from tests.helpers import ROOT, built_once, call, one_line
-from unlearning.core.files import write_text, write_torch
-from unlearning.evaluation import collect, network
+from tests.helpers import built_once, call, one_line
+from unlearning.core.files import write_torch
+from unlearning.evaluation import network
 from unlearning.metrics import membership, predictions
-from unlearning.reports import figures, tables
 
 
 def rows_of(weights, *arguments):
@@ -149,96 +145,3 @@ def test_refusals(weights, tmp_path, capsys):
     write_torch(tmp_path / "broken.pth", broken)
     code, line = one_line(evaluate, capsys, tmp_path / "broken.pth")
     assert code == 2 and "don't fit" in line
-
-
-@pytest.fixture(scope="module")
-def table(rows):
-    return collect.result("test", "python evaluate.py 50%_$x", rows, "svc")
-
-
-def test_all_forms_show_the_same_rows(table, tmp_path):
-    rows = table["rows"]
-    assert len({row["model"] for row in rows}) == 2
-    text = tables.markdown(table)
-    assert text.count("`python ") == len(rows) + 1
-    pipes = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(pipes) == 4 * (len(rows) + 2 * 2)
-    assert tables.latex(table).count(r" \\") == 4 * (len(rows) + 2)
-    tables.write_all(table, tmp_path / "t")
-    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
-    assert [line["method"] for line in lines] == [row["method"] for row in rows]
-    assert [float(line["TA"]) for line in lines] == [row["metrics"]["TA"]["mean"] for row in rows]
-    again = json.loads((tmp_path / "t.json").read_text())
-    assert tables.markdown(again) == (tmp_path / "t.md").read_text() == text
-    assert tables.latex(again) == (tmp_path / "t.tex").read_text() == tables.latex(table)
-    others = {"steps", "cost", "shares", "speed"}  # several numbers of epochs, deletions, a language model, seconds
-    for name in set(figures.PICTURES) - others:
-        assert figures.path(tmp_path / "t", name).read_bytes().startswith(b"\x89PNG"), name
-
-
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
-def test_the_latex_compiles(table, tmp_path):
-    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", r"\input{t}", r"\end{document}"]
-    (tmp_path / "main.tex").write_text("\n".join(lines))
-    write_text(tmp_path / "t.tex", tables.latex(table))
-    done = subprocess.run(["pdflatex", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
-
-
-def test_latex_is_balanced_and_escaped(table):
-    text = tables.latex(table)
-    body = [line for line in text.splitlines() if not line.startswith("%")]
-    assert text.count(r"\begin{") == text.count(r"\end{")
-    assert not [line for line in body for sign in "%#&" if sign in line.replace("\\" + sign, "").replace(" & ", "")]
-    columns = None
-    for line in body:
-        if line.startswith(r"\begin{tabular}"):
-            columns = len(line.removeprefix(r"\begin{tabular}{").removesuffix("}"))
-        elif line.endswith(r"\\"):
-            assert line.count(" & ") == columns - 1
-
-
-@pytest.mark.parametrize(("name", "seeds"), [("prunelora-quick", 3), ("random-quick", 3), ("audit-quick", 16)])
-def test_the_readmes_tables_are_the_committed_results(name, seeds):
-    readme = (ROOT / "README.md").read_text()
-    result = json.loads((ROOT / "results" / f"{name}.json").read_text())
-    assert tables.markdown(result) == (ROOT / "results" / f"{name}.md").read_text()
-    assert tables.latex(result) == (ROOT / "results" / f"{name}.tex").read_text()
-    assert tables.markdown(result) in readme
-    assert f"results/{name}.png" in readme
-    assert {row["n"] for row in result["rows"]} == {seeds}
-
-
-def test_the_readmes_table_of_rfau_is_the_committed_result():
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / "rfau-quick.json").read_text())["rows"]
-    shown = 0
-    for row in rows:
-        forget = "class 3" if row["forget"] == "class3" else "a tenth"
-        keys = ("UA", "RA", "TA", "MIA", "gap", "MIA_AUC", "seconds")
-        cells = [forget, row["method"], str(row["epochs"] or "–"), *(tables.cell(row, key) for key in keys)]
-        shown += f"| {' | '.join(cells)} |\n" in readme
-    assert shown == len([row for row in rows if row["method"] not in ("rfau --shift mean", "rfau --shift head")]) == 93
-    assert {row["model"] for row in rows} == {"resnet20", "vit_micro", "tf_efficientnet_lite0"}
-
-
-@pytest.mark.parametrize(("name", "systems"), [("lmeraser-quick", 10), ("lmeraser-small", 5)])
-def test_the_readmes_tables_of_deletions_are_the_committed_results(name, systems):
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]
-    methods = {row["method"]: {r["forget"]: r for r in rows if r["method"] == row["method"]} for row in rows}
-    for method, found in methods.items():
-        requests = [found[f"delete{n}"] for n in (1, 10, 100)] + [found["class3"]]
-        ratios = [tables.cell(row, key) for key in ("sample_epochs_ratio", "seconds_ratio") for row in requests]
-        assert f"| {' | '.join([method, tables.cell(requests[0], 'accuracy'), *ratios])} |\n" in readme
-    assert {row["n"] for row in rows} == {3} and len(methods) == systems
-
-
-def test_the_readmes_tables_of_llmeraser_are_the_committed_result():
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / "llmeraser-quick.json").read_text())["rows"]
-    keys = ("accuracy", "auc", "loss", "undone", "forget_loss", "membership", "js", "seconds", "seconds_ratio")
-    shown = [row for row in rows if row["share"] == 20]
-    for row in shown:
-        assert f"| {' | '.join([row['task'], row['method'], *(tables.cell(row, key) for key in keys)])} |\n" in readme
-    assert {row["n"] for row in rows} == {3} and len(shown) == 2 * 3 * 8
