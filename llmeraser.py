@@ -8,7 +8,7 @@ gradient of a row's loss at the trained adapter, H the Hessian of the mean loss 
 
 H^-1 b comes from Hessian-vector products alone: by conjugate gradients, or, as in the paper, by stochastic steps on the
 quadratic that it minimises. This project's own: the training objective has (decay / 2) |Theta|^2, and so has H; damping is
-chosen on validation rows; answers are chosen among the task's (llm.py).
+chosen on validation rows; answers are chosen among the task's (language/base.py).
 
     python llmeraser.py finetune --task genre
     python llmeraser.py remove model_weights/genre_finetune_s0 --ids 3 17
@@ -20,29 +20,43 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from unlearning.core.device import clock, peak_memory_mib, reset_peak_memory, resolve_device
+from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.flags import main, positive_float, positive_int
+from unlearning.core.flags import Parser, main, name_suffix, positive_float, positive_int, written
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import check_edits, edited, load_rows, read_edits, read_record, write_adapter
-from unlearning.language.session import batches, objective, session_of, train_adapter
+from unlearning.language.rows import Rows, check_edits, edited, read_edits, read_record, write_adapter
+from unlearning.language.session import Place, Session, Workspace, batches, objective, session_of, train_adapter
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
-
-
 METHODS = ("influence", "gradascent", "finetune", "retrain")
-
-
 MINI = 100  # rows of a mini-batch of the stochastic solver
 
 
-def unlearn(session, before, after, config):
+@dataclass(frozen=True)
+class How:
+    """How a request is answered. damping: None for one chosen on validation rows. tolerance: of the relative residual.
+
+    evaluations: of the objective, at most, where the adapter is trained again.
+    """
+
+    method: str = "influence"
+    solver: str = "cg"
+    curvature: str = "hessian"
+    damping: float | None = None
+    tolerance: float = 1e-4
+    evaluations: int = 400
+
+
+def unlearn(session: Session, before: Rows, after: Rows, how: How) -> dict[str, Any]:
     """The paper's step, from the rows `before`, which have been trained on, to `after`, which should have been: a dictionary
     of damping, residual and products. Of the dampings whose system was solved one is chosen by validation rows: the one with
     the least loss on them, or, for removal, with a loss on what is removed that is closest to theirs."""
@@ -50,10 +64,10 @@ def unlearn(session, before, after, config):
     b = (_summed_gradient(session, before) - _summed_gradient(session, after)) / n
     if not b.any():
         return {"damping": 0.0, "residual": 0.0, "products": 0}
-    solutions = _solve(session, b, config)
+    solutions = _solve(session, b, how)
     if not solutions:
         raise RunFailed(
-            f"not solved to {config.tolerance:g}: try a larger --damping, or --curvature gauss-newton, whose curvature is "
+            f"not solved to {how.tolerance:g}: try a larger --damping, or --curvature gauss-newton, whose curvature is "
             "never negative"
         )
     trained, gaps = influence.flat(parameters).detach().clone(), {}
@@ -69,7 +83,7 @@ def unlearn(session, before, after, config):
     return {"damping": best, "residual": solutions[best].residual, "products": max(s.products for s in solutions.values())}
 
 
-def _summed_gradient(session, rows):
+def _summed_gradient(session: Session, rows: Rows) -> torch.Tensor:
     """The sum of G over rows, float32 (p,)."""
     total = torch.zeros_like(influence.flat(session.parameters))
     for batch in batches(session, rows):
@@ -77,13 +91,13 @@ def _summed_gradient(session, rows):
     return total
 
 
-def _solve(session, b, config):
+def _solve(session, b, how):
     """Damping to influence.Solution for the session's H, of those dampings that can be solved."""
     n, task, parameters = len(session.rows), session.task, session.parameters
-    dampings = DAMPINGS if config.damping is None else (config.damping,)
+    dampings = DAMPINGS if how.damping is None else (how.damping,)
 
     def product(batches, count):
-        if config.curvature == "hessian":
+        if how.curvature == "hessian":
             return influence.hessian_product(objective(session, batches, count), batches, parameters)
 
         def logits_of(batch):
@@ -92,132 +106,167 @@ def _solve(session, b, config):
         flat = influence.gauss_newton_product(logits_of, batches, parameters)
         return lambda v: flat(v) + session.decay * v
 
-    if config.solver == "cg":
+    if how.solver == "cg":
         whole = product(batches(session, session.rows), n)
-        return influence.conjugate_gradients(whole, b, dampings, config.tolerance)
+        return influence.conjugate_gradients(whole, b, dampings, how.tolerance)
     rows = batches(session, session.rows, MINI)
     scale = n / sum(len(batch.targets) for batch in rows)  # rows may be gone, but n is what it was
     return {
         damping: influence.stochastic(
-            lambda batch: product([batch], len(batch.targets) * scale), rows, b, damping, tolerance=config.tolerance
+            lambda batch: product([batch], len(batch.targets) * scale), rows, b, damping, tolerance=how.tolerance
         )
         for damping in dampings
     }
 
 
-def ascend(session, before, after, config, steps=10, lr=1e-3):
-    """Gradient ascent on the rows to be forgotten: the baseline that needs neither Hessian nor retained rows."""
+def gradient_ascent(
+    session: Session, before: Rows, after: Rows, how: How, steps: int = 10, lr: float = 1e-3
+) -> dict[str, Any]:
+    """Climb the loss on the rows to be forgotten: the baseline that needs neither Hessian nor retained rows."""
     optimizer = torch.optim.Adam(session.parameters, lr=lr, maximize=True)
     rows = batches(session, before)
     for _ in range(steps):
         optimizer.zero_grad()
-        sum(session.task.losses(session.tail, batch).sum() for batch in rows).div(len(before)).backward()
+        losses: Any = sum(session.task.losses(session.tail, batch).sum() for batch in rows)
+        losses.div(len(before)).backward()
         optimizer.step()
     return {}
 
 
-def go_on(session, before, after, config, evaluations=20):
-    """Fine-tuning further on the rows as they should have been."""
+def train_further(session: Session, before: Rows, after: Rows, how: How, evaluations: int = 20) -> dict[str, Any]:
+    """Fine-tuning on the rows as they should have been, from where the adapter is."""
     train_adapter(session, evaluations)
     return {}
 
 
-def start_again(session, before, after, config):
-    """Retrain: the exact answer. The session's adapter is at the start that the first training had."""
-    train_adapter(session, config.evaluations)
+def retrain(session: Session, before: Rows, after: Rows, how: How) -> dict[str, Any]:
+    """The exact answer. The session's adapter is at the start that the first training had."""
+    train_adapter(session, how.evaluations)
     return {}
 
 
-STEPS = dict(zip(METHODS, (unlearn, ascend, go_on, start_again), strict=True))
+STEPS: dict[str, Callable[[Session, Rows, Rows, How], dict[str, Any]]] = {
+    "influence": unlearn,
+    "gradascent": gradient_ascent,
+    "finetune": train_further,
+    "retrain": retrain,
+}
 
 
-def finetune(config):
+def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     """Train a new adapter on a task's rows, edited if --edits says so, and write its folder."""
-    record = {key: getattr(config, key) for key in ("base", "task", "rank", "alpha", "targets", "blocks", "decay", "seed")}
-    record |= {"sizes": config.sizes, "evaluations": config.evaluations, "edits": [], "ledger": []}
-    name = Path(config.task).stem
-    folder = config.output or config.weights / f"{name}_finetune_s{config.seed}"
-    if config.edits:
-        data = load_rows(config.task, config.data_dir, config.sizes)
-        record["edits"] = check_edits(read_edits(config.edits), None, data.train, data.answers)
-    if _there(folder, record, config):
+    record = {key: getattr(args, key) for key in ("base", "task", "rank", "alpha", "targets", "blocks", "decay", "seed")}
+    record |= {"sizes": args.sizes, "evaluations": args.evaluations, "edits": [], "ledger": []}
+    trainer = Parser()
+    _add_training_flags(trainer)
+    own = trainer.non_default(args)
+    if args.edits:
+        data = place.rows(args.task, args.sizes)
+        record["edits"] = check_edits(read_edits(args.edits), None, data.train, data.answers)
+        own["--edits"] = _digest(record["edits"])
+    folder = args.output or args.weights / f"{Path(args.task).stem}_finetune{name_suffix(own)}_s{args.seed}"
+    if _is_finished(folder, record, args.overwrite):
         return folder
-    with session_of(record, config) as session:
+    with session_of(record, place) as session:
         batches(session, session.rows)  # the frozen part's output is kept for everyone: not the training's time
-        cost, (loss, count) = _metered(lambda: train_adapter(session, config.evaluations), config)
-        record |= {"cost": cost | {"evaluations": count}, "loss": loss, **_circumstances(config)}
-        write_adapter(session.peft_model, folder, record)
-    _say(f"{folder}  ({cost['seconds']:.1f} s, {count} evaluations, objective {loss:.4f})", config)
+        cost, (loss, count) = _metered(lambda: train_adapter(session, args.evaluations), place.compute)
+        found = {"cost": cost | {"evaluations": count}, "loss": loss, **_provenance(command, place.compute)}
+        write_adapter(session.peft_model, folder, session.record | found)
+    if not place.compute.quiet:
+        print(f"{folder}  ({cost['seconds']:.1f} s, {count} evaluations, objective {loss:.4f})")
     return folder
 
 
-def answer(config):
+def answer(args: argparse.Namespace, command: str, place: Place) -> Path:
     """Answer a request by one of STEPS and write the new adapter's folder; the old one stays as it is."""
-    record = read_record(config.adapter)
-    data = load_rows(record["task"], config.data_dir, record["sizes"])
+    record = read_record(args.adapter)
+    data = place.rows(record["task"], record["sizes"])
     rows = edited(data.train, record["edits"])
-    asked = [{"id": i} for i in config.ids or []] + (read_edits(config.request) if config.request else [])
-    edits = check_edits(asked, config.action, rows, data.answers)
+    asked = [{"id": i} for i in args.ids or []] + (read_edits(args.request) if args.request else [])
+    edits = check_edits(asked, args.action, rows, data.answers)
     changed = edited(rows, edits)
     before, after = [rows[edit["id"]] for edit in edits], [changed[edit["id"]] for edit in edits if not edit.get("remove")]
-    tag = hashlib.sha256(json.dumps(edits).encode()).hexdigest()[:8]
-    folder = config.output or Path(f"{config.adapter}_{config.action}-{tag}_{config.method}")
-    how = {key: getattr(config, key) for key in ("method", "solver", "curvature", "damping", "tolerance")}
-    request = {"action": config.action, "edits": edits, "before": before, "after": after} | how
-    if _there(folder, record | {"edits": record["edits"] + edits}, config):
+    flags = {key: getattr(args, key) for key in ("method", "solver", "curvature", "damping", "tolerance")}
+    how = How(**flags, evaluations=record["evaluations"])
+    own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
+    folder = args.output or Path(f"{args.adapter}_{args.action}-{_digest(edits)}_{args.method}{name_suffix(own)}")
+    if _is_finished(folder, record | {"edits": record["edits"] + edits}, args.overwrite, flags):
         return folder
-    config.evaluations = record["evaluations"]
-    source = None if config.method == "retrain" else config.adapter
-    with session_of(record, config, source) as session:
+    with session_of(record, place, None if how.method == "retrain" else args.adapter) as session:
         batches(session, before + after + session.data.validation)
-        now = session if config.method == "influence" else session._replace(rows=changed)
-        cost, found = _metered(lambda: STEPS[config.method](now, before, after, config), config)
-        entry = request | found | {"cost": cost, **_circumstances(config)}
-        new = record | {"edits": record["edits"] + edits, "ledger": [*record["ledger"], entry]}
+        now = session if how.method == "influence" else replace(session, rows=changed)
+        cost, found = _metered(lambda: STEPS[how.method](now, before, after, how), place.compute)
+        request = {"action": args.action, "edits": edits, "before": before, "after": after} | flags
+        entry = request | found | {"asked": flags, "cost": cost, **_provenance(command, place.compute)}
+        new = session.record | {"edits": record["edits"] + edits, "ledger": [*record["ledger"], entry]}
         write_adapter(session.peft_model, folder, new)
-    _say(f"{folder}  ({cost['seconds']:.1f} s" + "".join(f", {k} {v:.3g}" for k, v in found.items()) + ")", config)
+    if not place.compute.quiet:
+        print(f"{folder}  ({cost['seconds']:.1f} s" + "".join(f", {k} {v:.3g}" for k, v in found.items()) + ")")
     return folder
 
 
-def _there(folder, record, config):
-    """Whether the folder is there with the same data and edits and may be taken as it is; UserError if it is in the way."""
-    if not folder.exists() or config.overwrite:
+def _digest(edits: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(edits).encode()).hexdigest()[:8]
+
+
+def _is_finished(folder: Path, record: dict[str, Any], overwrite: bool, asked: dict[str, Any] | None = None) -> bool:
+    """True if the folder is there with the same data, edits and flags of the request; UserError for other ones."""
+    if not folder.exists() or overwrite:
         return False
-    old = read_record(folder) if getattr(config, "reuse", False) else None
-    keys = ("base", "task", "sizes", "rank", "alpha", "targets", "blocks", "decay", "seed", "edits")
-    if old and all(old[key] == record[key] for key in keys):
-        print(f"skipped, there already: {folder}", file=sys.stderr, flush=True)
-        return True
-    raise UserError(f"{folder} exists; --overwrite computes it again")
+    old = read_record(folder)
+    keys = ("base", "task", "sizes", "rank", "alpha", "targets", "blocks", "decay", "seed", "evaluations", "edits")
+    before = old["ledger"][-1].get("asked", asked) if old["ledger"] else None  # earlier versions didn't store it
+    if any(old[key] != record[key] for key in keys) or before != asked:
+        raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
+    print(f"there already: {folder}", file=sys.stderr, flush=True)
+    return True
 
 
-def _metered(work, config):
+def _metered(work: Callable[[], Any], compute: Compute) -> tuple[dict[str, float], Any]:
     """What work() costs and returns: ({"seconds", "memory_mib"}, result)."""
-    device = torch.device(resolve_device(config.device))
-    reset_peak_memory(device)
-    started = clock(device)
+    reset_peak_memory(compute.device)
+    started = clock(compute.device)
     result = work()
-    return {"seconds": clock(device) - started, "memory_mib": peak_memory_mib(device)}, result
+    return {"seconds": clock(compute.device) - started, "memory_mib": peak_memory_mib(compute.device)}, result
 
 
-def _circumstances(config):
-    device = device_name(resolve_device(config.device))
-    return provenance(config.command, device)
+def _provenance(command: str, compute: Compute) -> dict[str, Any]:
+    return provenance(command, device_name(compute.device))
 
 
-def _say(text, config):
-    if not config.quiet:
-        print(text)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    actions = parser.add_subparsers(dest="action", required=True, help="train an adapter, answer a request, score")
+    trainer: Parser = actions.add_parser("finetune", help="train an adapter on a task")
+    _add_training_flags(trainer)
+    writers = [trainer]
+    for kind, what in (
+        ("remove", "unlearn rows"),
+        ("modify", "unlearn rows' queries for others"),
+        ("correct", "unlearn rows' responses for others"),
+    ):
+        writers.append(actions.add_parser(kind, help=what))
+        _add_request_flags(writers[-1], kind)
+    for action in writers:
+        action.add_argument("--output", type=Path, help="folder to write (default: a telling name)")
+        action.add_argument("--overwrite", action="store_true", help="compute again what exists")
+    scorer: Parser = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
+    scorer.add_argument("adapters", type=Path, nargs="+", help="folders of adapters")
+    scorer.add_argument("--retrain", type=Path, help="the adapter to measure distances from")
+    for action in (*writers, scorer):
+        action.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
+        action.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
+        action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
+        action.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
 
 
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(dest="action", required=True)
-    trainer = actions.add_parser("finetune", help="train an adapter on a task")
-    tasks = ", ".join(movielens.TASKS)
-    trainer.add_argument("--task", default="genre", help=f"{tasks} or a file of queries and responses (default: genre)")
-    trainer.add_argument("--base", default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
-    trainer.add_argument(
+def _add_training_flags(trainer: Parser) -> None:
+    flag, tasks = trainer.add_argument, ", ".join(movielens.TASKS)
+    flag("--task", default="genre", identity="name", help=f"{tasks} or a file of queries and responses (default: genre)")
+    flag("--base", default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
+    flag(
         "--sizes",
         type=positive_int,
         nargs=3,
@@ -225,55 +274,38 @@ def parser():
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="rows to train on, to choose by, to test on (default: 1000 300 700)",
     )
-    trainer.add_argument("--edits", type=Path, metavar="FILE", help="train on rows edited so (one JSON object a line)")
-    trainer.add_argument("--rank", type=positive_int, default=8, help="rank of LoRA (default: 8, the paper's)")
-    trainer.add_argument("--alpha", type=positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
-    trainer.add_argument("--targets", nargs="+", default=["down_proj"], help="modules to adapt (default: down_proj)")
-    trainer.add_argument("--blocks", type=positive_int, default=1, help="of how many of the last blocks (default: 1)")
-    trainer.add_argument("--decay", type=positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
-    trainer.add_argument(
-        "--evaluations",
-        type=positive_int,
-        default=400,
-        help="of the objective, at most (default: 400; it stops at rest)",
-    )
-    trainer.add_argument("--seed", type=int, default=0, help="seed of the adapter's start (default: 0)")
-    for kind, what in (
-        ("remove", "unlearn rows"),
-        ("modify", "unlearn rows' queries for others"),
-        ("correct", "unlearn rows' responses for others"),
-    ):
-        action = actions.add_parser(kind, help=what)
-        action.add_argument("adapter", type=Path, help="folder of an adapter of finetune, or of an earlier request")
-        if kind == "remove":
-            action.add_argument("--ids", type=int, nargs="+", metavar="ID", help="rows by number, from 0")
-        action.add_argument("--request", type=Path, metavar="FILE", help="edits, one JSON object a line")
-        action.add_argument("--method", choices=METHODS, default="influence", help="default: influence; others compare")
-        action.add_argument("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
-        action.add_argument("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")
-        action.add_argument("--damping", type=float, help="added to H's diagonal (default: chosen on validation rows)")
-        action.add_argument("--tolerance", type=positive_float, default=1e-4, help="relative residual (default: 1e-4)")
-        action.set_defaults(ids=None)
-    scorer = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
-    scorer.add_argument("adapters", type=Path, nargs="+", help="folders of adapters")
-    scorer.add_argument("--retrain", type=Path, help="the adapter to measure distances from")
-    for action in actions.choices.values():
-        action.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-        action.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
-        action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
-        action.add_argument("--quiet", action="store_true", help="no progress")
-    for action in list(actions.choices.values())[:-1]:
-        action.add_argument("--output", type=Path, help="folder to write (default: a telling name)")
-        action.add_argument("--overwrite", action="store_true", help="compute again what exists")
-    return parser
+    flag("--edits", type=Path, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)")
+    flag("--rank", type=positive_int, default=8, help="rank of LoRA (default: 8, the paper's)")
+    flag("--alpha", type=positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
+    flag("--targets", nargs="+", default=["down_proj"], help="modules to adapt (default: down_proj)")
+    flag("--blocks", type=positive_int, default=1, help="of how many of the last blocks (default: 1)")
+    flag("--decay", type=positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
+    text = "of the objective, at most (default: 400; it stops at rest)"
+    flag("--evaluations", type=positive_int, default=400, help=text)
+    flag("--seed", type=int, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
 
 
-def run(config):
+def _add_request_flags(action: Parser, kind: str) -> None:
+    flag = action.add_argument
+    flag("adapter", type=Path, help="folder of an adapter of finetune, or of an earlier request")
+    if kind == "remove":
+        flag("--ids", type=int, nargs="+", metavar="ID", help="rows by number, from 0")
+    flag("--request", type=Path, metavar="FILE", help="edits, one JSON object a line")
+    flag("--method", choices=METHODS, default="influence", help="default: influence; others compare")
+    flag("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
+    flag("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")
+    flag("--damping", type=float, help="added to H's diagonal (default: chosen on validation rows)")
+    flag("--tolerance", type=positive_float, default=1e-4, help="relative residual (default: 1e-4)")
+    action.set_defaults(ids=None)
+
+
+def run(args: argparse.Namespace, command: str, shared: Workspace | None = None) -> Path | None:
     """Carry out the command line's action; of those that write an adapter the folder is returned."""
-    if config.action == "evaluate":
-        print(scores.table(config))
+    place = Place(args.data_dir, args.weights, Compute.from_flags(args), shared or Workspace())
+    if args.action == "evaluate":
+        print(scores.table(args.adapters, args.retrain, place))
         return None
-    return finetune(config) if config.action == "finetune" else answer(config)
+    return (finetune if args.action == "finetune" else answer)(args, command, place)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import pytest
 
 import reproduce
 from tests.experiments.tables import SMALL, make, planned
-from unlearning.experiments import llmeraser, prunelora
+from unlearning.experiments import prunelora
 from unlearning.experiments.methods import FORGETS, METHODS, Method, rows_of
-from unlearning.language.rows import Data
+from unlearning.language import rows as language_rows
 
 METHOD = """
 import torch
@@ -90,8 +90,8 @@ def test_the_rows_of_each_table(table, rows):
 
 def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeypatch):
     rows = [(f"film {i}", answer) for i, answer in enumerate(["Yes", "No"] * 20)]
-    texts = Data(rows, rows, rows, ["No", "Yes"], "x")
-    monkeypatch.setattr(llmeraser, "load_rows", lambda *_: texts)  # MovieLens isn't there without a network
+    texts = language_rows.Data(rows, rows, rows, ["No", "Yes"], "x")
+    monkeypatch.setattr(language_rows, "load_rows", lambda *_: texts)  # MovieLens isn't there without a network
     monkeypatch.chdir(tmp_path)
     for table in reproduce.TABLES:
         for preset in reproduce.table_of(table).presets:

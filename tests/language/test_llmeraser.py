@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +14,14 @@ from tokenizers.pre_tokenizers import Whitespace
 
 import llmeraser
 import reproduce
-from tests.helpers import call, one_line
-from unlearning.experiments import llmeraser
+from tests.helpers import call, one_line, shell
+from unlearning.core.device import Compute
+from unlearning.core.errors import RunFailed
+from unlearning.experiments import llmeraser as experiment
 from unlearning.language import base, influence, scores
 from unlearning.language.base import BLOCK, Tail, Task, adapted, load_base, lora_config
-from unlearning.language.rows import RECORD, load_rows, read_record, write_edits
-from unlearning.language.session import batches, objective, session_of
+from unlearning.language.rows import RECORD, load_rows, read_record, write_adapter, write_edits
+from unlearning.language.session import Place, Workspace, batches, objective, session_of
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
 SIZES = (60, 20, 20)
@@ -65,7 +66,11 @@ def request(place, kind, *flags, adapter="adapter"):
 
 def session(place, folder, **changes):
     record = read_record(folder) | changes
-    return session_of(record, SimpleNamespace(device="cpu", data_dir=place, weights=place), folder)
+    return session_of(record, where(place), folder)
+
+
+def where(folder):
+    return Place(folder, folder, Compute("cpu", None, folder, quiet=True), Workspace())
 
 
 def parameters(place, folder):
@@ -113,12 +118,12 @@ def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, monkeypa
 def test_training_comes_to_rest_learns_and_is_the_same_again(place):
     record = read_record(place / "adapter")
     with session(place, place / "adapter") as now:
-        batches = batches(now, now.rows)
-        at_rest = influence.gradient(sum(map(objective(now, batches, len(now.rows)), batches)), now.parameters)
+        encoded = batches(now, now.rows)
+        at_rest = influence.gradient(sum(map(objective(now, encoded, len(now.rows)), encoded)), now.parameters)
         assert at_rest.norm() < 1e-2 * influence.flat(now.parameters).norm()
         labels = torch.tensor([now.data.answers.index(answer) for _, answer in now.data.train])
         with torch.no_grad():
-            right = (now.task.choices(now.tail, batches[0]).argmax(1) == labels).double().mean()
+            right = (now.task.choices(now.tail, encoded[0]).argmax(1) == labels).double().mean()
         assert right > 0.6  # a third would be chance
     again = finetune(place, "again")
     assert torch.equal(parameters(place, place / "adapter"), parameters(place, again))
@@ -128,9 +133,8 @@ def test_training_comes_to_rest_learns_and_is_the_same_again(place):
 def test_no_request_changes_no_bit(place):
     before = parameters(place, place / "adapter")
     with session(place, place / "adapter") as now:
-        config = llmeraser.parser().parse_args(["remove", "x"])
         for rows in ([], now.data.train[:5]):  # nothing, and rows that stay what they are
-            llmeraser.unlearn(now, rows, rows, config)
+            llmeraser.unlearn(now, rows, rows, llmeraser.How())
             assert torch.equal(influence.flat(now.parameters), before)
 
 
@@ -148,8 +152,8 @@ def test_removal_goes_where_retraining_goes(place, tmp_path, flags):
 
 def corrupted(place, name="corrupted"):
     """An adapter that was trained on wrong answers in twelve rows, and the files of wrong and right ones."""
-    config = load_rows(str(place / "task.jsonl"), place, SIZES)
-    wrong, right = llmeraser.requests("correct", 20, 0, config, place)
+    rows = load_rows(str(place / "task.jsonl"), place, SIZES)
+    wrong, right = experiment.requests("correct", 20, 0, rows, place)
     if not (place / name).exists():
         finetune(place, name, "--edits", wrong)
     return wrong, right
@@ -161,10 +165,9 @@ def test_correction_undoes_damage_and_its_inverse_returns(place, tmp_path):
     retrained = request(
         place, "correct", "--request", right, "--output", tmp_path / "again", "--method", "retrain", adapter="corrupted"
     )
-    config = SimpleNamespace(device="cpu", data_dir=place, weights=place)
     record = read_record(corrected)
     before = [tuple(row) for row in record["ledger"][-1]["before"]]
-    scored = [scores.score(f, record, before, config) for f in (place / "corrupted", corrected, retrained)]
+    scored = [scores.score(f, record, before, where(place)) for f in (place / "corrupted", corrected, retrained)]
     losses = [found["loss"] for found, _, _ in scored]
     assert scores.undone(losses[1], losses[0], losses[2]) > 50
     scores.compare(scored[2], scored[0], scored[2])
@@ -200,10 +203,9 @@ def test_baselines_do_what_their_name_says(place, tmp_path, method):
     folder = request(
         place, "correct", "--request", right, "--output", tmp_path / "x", "--method", method, adapter="corrupted"
     )
-    config = SimpleNamespace(device="cpu", data_dir=place, weights=place)
     record = read_record(folder)
     before = [tuple(row) for row in record["ledger"][-1]["before"]]
-    old, new = (scores.score(f, record, before, config)[0] for f in (place / "corrupted", folder))
+    old, new = (scores.score(f, record, before, where(place))[0] for f in (place / "corrupted", folder))
     assert new["forget_loss"] > old["forget_loss"]
     assert (new["loss"] < old["loss"]) == (method == "finetune")
 
@@ -213,8 +215,11 @@ def test_each_adapter_is_scored_on_its_own_request(place, tmp_path):
     second = request(place, "remove", "--ids", 30, 31, 32, "--output", tmp_path / "second")
 
     def forget_losses(*folders):
-        config = SimpleNamespace(adapters=list(folders), retrain=None, device="cpu", data_dir=place, weights=place)
-        whole = [line for line in scores.table(config).splitlines() if line.startswith(("first ", "second "))]
+        whole = [
+            line
+            for line in scores.table(list(folders), None, where(place)).splitlines()
+            if line.startswith(("first ", "second "))
+        ]
         return {line.split()[0]: line.split()[-2:] for line in reversed(whole)}  # of the first table: loss, membership
 
     alone = forget_losses(first) | forget_losses(second)
@@ -269,7 +274,7 @@ def test_other_adapters_other_bases_and_existing_folders_are_refused(place, tmp_
     code, line = one_line(llmeraser, capsys, "remove", place / "base", *ask)
     assert code == 2 and "not an adapter" in line
     code, line = one_line(llmeraser, capsys, "remove", place / "adapter", *ask, "--output", place / "base")
-    assert code == 2 and "exists" in line
+    assert code == 2 and "not an adapter" in line
     gone = request(place, "remove", "--ids", 1, "--output", tmp_path / "gone")
     code, line = one_line(llmeraser, capsys, "remove", gone, *ask)
     assert code == 2 and "removed already" in line
@@ -279,23 +284,21 @@ def test_other_adapters_other_bases_and_existing_folders_are_refused(place, tmp_
 
 def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(llmeraser, "SHARES", (20,))
+    monkeypatch.setattr(experiment, "SHARES", (20,))
     sizes = {
         "model": [str(place / "base")],
         "tasks": [str(place / "task.jsonl")],
         "sizes": SIZES,
         "flags": ["--decay", "0.05"],
     }
-    monkeypatch.setitem(llmeraser.LLMERASER_PRESETS, "quick", sizes)
+    monkeypatch.setitem(experiment.PRESETS, "quick", sizes)
 
     def make():
-        config = reproduce.parser().parse_args(["llmeraser", "--seeds", "2", "--data-dir", str(place), "--quiet"])
-        config.command = "python reproduce.py llmeraser"
-        reproduce.run(config)
+        call(reproduce, "llmeraser", "--seeds", "2", "--data-dir", place, "--quiet")
         return json.loads((tmp_path / "results/llmeraser-quick.json").read_text())
 
     result = make()
-    assert [row["method"] for row in result["rows"]] == 3 * [*llmeraser.LLMERASER, llmeraser.NONE]
+    assert [row["method"] for row in result["rows"]] == 3 * [*experiment.ROWS, experiment.NONE]
     rows = {(row["task"], row["method"]): row for row in result["rows"]}
     assert all(row["n"] == 2 and row["share"] == 20 for row in rows.values())
     assert rows["correct", "retrain"]["metrics"]["undone"]["mean"] == pytest.approx(100)
@@ -304,4 +307,53 @@ def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, ca
     assert (tmp_path / "results/llmeraser-quick-shares.png").exists()
     capsys.readouterr()
     assert make()["rows"] == result["rows"]
-    assert capsys.readouterr().err.count("skipped, there already") == 2 * 3 * len(llmeraser.LLMERASER)
+    assert capsys.readouterr().err.count("there already") == 2 * 3 * len(experiment.ROWS)
+
+
+def test_nothing_of_the_vision_side_is_loaded():
+    code = "import sys, llmeraser; llmeraser.parser(); print(*sys.modules)"
+    loaded = set(shell("-c", code).stdout.split())
+    assert "unlearning.language.session" in loaded
+    slow = {"torchvision", "timm", "peft", "transformers", "sklearn", "scipy", "matplotlib"}
+    assert not [name for name in loaded if name.startswith("unlearning.vision") or name in slow]
+
+
+def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch):
+    folder = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    record = read_record(folder)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with session(place, folder) as now:
+        monkeypatch.setattr(type(now.peft_model), "save_pretrained", full)
+        with pytest.raises(RunFailed, match="No space left"):
+            write_adapter(now.peft_model, folder, record)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_workspace_keeps_the_last_of_each_kind():
+    made, workspace = [], Workspace()
+    for key in ("a", "a", "b", "a"):
+        assert workspace.last("rows", key, lambda key=key: made.append(key) or key) == key
+    assert made == ["a", "b", "a"]
+
+
+def test_requests_of_other_settings_have_folders_of_their_own(place, tmp_path, capsys):
+    adapter = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    ask = (adapter, "--ids", 1, 2, "--weights", place, "--quiet")
+    usual = call(llmeraser, "remove", *ask)
+    other = call(llmeraser, "remove", *ask, "--curvature", "gauss-newton")
+    assert usual != other and read_record(other)["ledger"][-1]["curvature"] == "gauss-newton"
+    capsys.readouterr()
+    assert call(llmeraser, "remove", *ask) == usual and "there already" in capsys.readouterr().err
+    code, line = one_line(llmeraser, capsys, "remove", *ask, "--damping", 0.5, "--output", usual)
+    assert code == 2 and "other settings" in line
+
+
+def test_adapters_of_other_settings_have_folders_of_their_own(place, tmp_path):
+    common = ("finetune", "--task", place / "task.jsonl", "--base", place / "base", "--sizes", *SIZES, "--weights", tmp_path)
+    folders = [call(llmeraser, *common, "--quiet", "--evaluations", 5, "--rank", rank) for rank in (2, 4)]
+    assert [read_record(folder)["rank"] for folder in folders] == [2, 4]

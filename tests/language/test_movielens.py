@@ -1,6 +1,7 @@
 """MovieLens as instruction data: both sources give the same lines, and queries say what the ratings say."""
 
 import io
+import urllib.request
 import zipfile
 import zlib
 
@@ -8,9 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import rdata
-from movielens import urllib
 
-from unlearning.core import fetch
 from unlearning.core.errors import UserError
 from unlearning.language import movielens
 
@@ -58,7 +57,7 @@ def test_grouplens_and_debian_give_the_same_ratings(tmp_path, monkeypatch):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     grouplens(tmp_path / "one")
-    monkeypatch.setattr(fetch, "debian_package", lambda name, root: dslabs(root))
+    monkeypatch.setattr(movielens, "debian_package", lambda name, root: dslabs(root))
     first, second = movielens.ratings(tmp_path / "one"), movielens.ratings(tmp_path / "two")
     assert first == second and len(first) == len(RATINGS)
     assert first[0] == movielens.Rating("0", "1", "Heat", "1995", "Action|Crime", 5.0, 1)
@@ -70,7 +69,7 @@ def test_grouplens_and_debian_give_the_same_ratings(tmp_path, monkeypatch):
 
 def test_without_a_source_one_line_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    monkeypatch.setattr(fetch, "debian_package", lambda name, root: None)
+    monkeypatch.setattr(movielens, "debian_package", lambda name, root: None)
     with pytest.raises(UserError, match=r"no MovieLens and no download \(no network\); put https://.*zip into"):
         movielens.ratings(tmp_path)
     (tmp_path / "ml-latest-small.zip").write_bytes(io.BytesIO(b"half a file").getvalue())

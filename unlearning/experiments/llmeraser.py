@@ -7,25 +7,63 @@ without what was spoilt.
 """
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unlearning.experiments import plan
+from unlearning.experiments.plan import chosen
+from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.language import rows as language_rows
 from unlearning.language import scores
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import load_rows, read_record, task_label, write_edits
+from unlearning.language.rows import Data, read_record, task_label, write_edits
+from unlearning.language.session import Place, Workspace
 from unlearning.metrics import statistics
 
 KINDS = tuple(language_rows.KINDS)
 SHARES = (10, 20, 40)  # percent of the rows
 NONE = "no adapter"  # the control: the base alone
+# The rows of LLMEraser's table, each the flags of a request; the first asks for nothing.
+ROWS: dict[str, tuple[str, ...] | None] = {
+    "corrupted": None,
+    "retrain": ("--method", "retrain"),
+    "llmeraser": (),
+    "llmeraser --curvature gauss-newton": ("--curvature", "gauss-newton"),
+    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03"),
+    "gradascent": ("--method", "gradascent"),
+    "finetune": ("--method", "finetune"),
+}
+# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
+PRESETS = {
+    "quick": {"model": [SMOLLM2], "tasks": ["genre", "preference"], "sizes": [1000, 300, 700], "flags": []},
+    "gpu": {
+        "model": [SMOLLM2],
+        "tasks": ["genre", "preference"],
+        "sizes": [1300, 200, 500],
+        "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj"],
+    },
+}
 
 
-def requests(kind, share, seed, data, folder):
+@dataclass(frozen=True)
+class Cell:
+    """Runs that are measured against each other: of one seed, task, kind of request and share of rows."""
+
+    seed: int
+    task: str
+    kind: str
+    share: int
+    methods: tuple[str, ...]
+
+
+def requests(kind: str, share: int, seed: int, data: Data, folder: Path) -> list[Path | None]:
     """Write the edits that spoil the data and those that are asked for; their files, the first None for remove."""
+    wrong: list[dict[str, Any]]
+    right: list[dict[str, Any]]
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(data.train))  # the same for every kind and share
     chosen = [int(i) for i in order[: len(order) * share // 100]]
@@ -38,55 +76,100 @@ def requests(kind, share, seed, data, folder):
         others = [[answer for answer in data.answers if answer != data.train[i][1]] for i in chosen]
         wrong = [{"id": i, "response": str(rng.choice(rest))} for i, rest in zip(chosen, others, strict=True)]
         right = [{"id": i, "response": data.train[i][1]} for i in chosen]
-    files = []
+    files: list[Path | None] = []
     for name, edits in (("wrong", wrong), ("right", right)):
-        files.append(folder / f"{kind}{share}_s{seed}_{name}.jsonl" if edits else None)
+        file = folder / f"{kind}{share}_s{seed}_{name}.jsonl"
+        files.append(file if edits else None)
         if edits:
-            write_edits(files[-1], edits)
+            write_edits(file, edits)
     return files
 
 
-def score(paths, config):
-    """Rows as report.py describes them, with `task` and `share`. paths: of config.cells, one after another, the adapters of
-    a cell: Corrupted, Retrain, the others; a cell is (seed, data's name, kind, share, methods)."""
-    paths, groups = iter(paths), {}
-    for seed, name, kind, share, methods in config.cells:
-        folders = dict(zip(methods, paths, strict=False))
-        records = {method: read_record(folder) for method, folder in folders.items()}
-        before = [tuple(row) for row in records["retrain"]["ledger"][-1]["before"]]
-        scored = {method: scores.score(folder, records[method], before, config) for method, folder in folders.items()} | {
-            NONE: scores.score(None, records["corrupted"], before, config)
-        }
-        full = records["retrain"]["ledger"][-1]["cost"]["seconds"]
-        for method, result in scored.items():
-            scores.compare(result, scored["corrupted"], scored["retrain"])
-            found = result[0] | {"seconds": 0.0, "memory_mib": 0.0}
-            record = records.get(method, records["corrupted"])
-            last = record["ledger"][-1] if record["ledger"] else record
-            if method not in ("corrupted", NONE):
-                found |= last["cost"] | {"seconds_ratio": full / last["cost"]["seconds"]}
-                found |= {key: last[key] for key in ("residual", "products", "damping") if last.get(key) is not None}
-            row = {
-                "dataset": task_label(name),
+def place_of(request: Request, shared: Workspace) -> Place:
+    """Where the table's data and adapters lie."""
+    return Place(request.source.data_dir, request.weights, request.scoring.compute, shared)
+
+
+def plan_llmeraser(request: Request) -> Plan:
+    """LLMEraser's three requests at each share, on each of the preset's tasks."""
+    runs: list[Run] = []
+    cells: list[Cell] = []
+    methods = tuple(chosen(request, list(ROWS)))
+    sizes = request.sizes["sizes"]
+    for base, task in product(request.networks, request.sizes["tasks"]):
+        data = language_rows.load_rows(task, request.source.data_dir, sizes)
+        for seed, kind, share in product(range(request.seeds), KINDS, SHARES):
+            runs += _runs_of_a_cell(request, base, task, seed, kind, share, methods, data)
+            cells.append(Cell(seed, task, kind, share, methods))
+    return Plan(runs, cells)
+
+
+def _runs_of_a_cell(
+    request: Request, base: str, task: str, seed: int, kind: str, share: int, methods: Sequence[str], data: Data
+) -> list[Run]:
+    where = ["--weights", str(request.weights), "--data-dir", str(request.source.data_dir), "--device", request.device]
+    where += ["--quiet"] if request.quiet else []
+    folder = request.weights / Path(base).name / Path(task).stem
+    wrong, right = requests(kind, share, seed, data, folder)
+    adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")
+    sizes = ["--sizes", *map(str, request.sizes["sizes"])]
+    tuned = ["finetune", "--base", base, "--task", task, "--seed", str(seed), *sizes, *request.sizes["flags"]]
+    tuned += (["--edits", str(wrong)] if wrong else []) + ["--output", str(adapter)]
+    runs = []
+    for method in methods:
+        asked = [kind, str(adapter), "--request", str(right), *(ROWS[method] or ())]
+        asked += ["--output", f"{adapter}_{kind}{share}_{method.replace(' ', '')}"]
+        runs.append(("llmeraser", (tuned if method == "corrupted" else asked) + where))
+    return runs
+
+
+def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) -> list[Row]:
+    """The table's rows, with `task` and `share` beside what all rows have. paths: cell by cell the adapters of its methods."""
+    left, rows = iter(paths), []
+    for cell in plan.cells:
+        rows += _score_cell(cell, dict(zip(cell.methods, left, strict=False)), place_of(request, shared))
+        if not request.quiet:
+            print(f"scored {cell.task} {cell.kind}{cell.share} s{cell.seed}", file=sys.stderr, flush=True)
+    same = ("model", "dataset", "task", "share", "method")
+    groups = statistics.grouped(rows, lambda row: tuple(row[key] for key in same))
+    found = [group[0] | {"n": len(group), "metrics": statistics.metrics_over_seeds(group)} for group in groups.values()]
+    add_undone(found)
+    return found
+
+
+def _score_cell(cell: Cell, folders: dict[str, Path], place: Place) -> list[Row]:
+    """A row for each adapter of a cell, and for the base alone."""
+    records = {method: read_record(folder) for method, folder in folders.items()}
+    before = [tuple(row) for row in records["retrain"]["ledger"][-1]["before"]]
+    scored = {method: scores.score(folder, records[method], before, place) for method, folder in folders.items()}
+    scored[NONE] = scores.score(None, records["corrupted"], before, place)
+    full, rows = records["retrain"]["ledger"][-1]["cost"]["seconds"], []
+    for method, result in scored.items():
+        scores.compare(result, scored["corrupted"], scored["retrain"])
+        found = result[0] | {"seconds": 0.0, "memory_mib": 0.0}
+        record = records.get(method, records["corrupted"])
+        last = record["ledger"][-1] if record["ledger"] else record
+        if method not in ("corrupted", NONE):
+            found |= last["cost"] | {"seconds_ratio": full / last["cost"]["seconds"]}
+            found |= {key: last[key] for key in ("residual", "products", "damping") if last.get(key) is not None}
+        rows.append(
+            {
+                "dataset": task_label(cell.task),
                 "model": record["base"],
-                "forget": f"{kind}{share}",
+                "forget": f"{cell.kind}{cell.share}",
                 "method": method,
                 "epochs": None,
                 "command": last["command"],
                 "device": last["hardware"],
-                "task": kind,
-                "share": share,
+                "task": cell.kind,
+                "share": cell.share,
                 "metrics": found,
             }
-            groups.setdefault((record["base"], name, kind, share, method), []).append(row)
-        if not config.quiet:
-            print(f"scored {name} {kind}{share} s{seed}", file=sys.stderr, flush=True)
-    rows = [group[0] | {"n": len(group), "metrics": statistics.metrics_over_seeds(group)} for group in groups.values()]
-    add_undone(rows)
+        )
     return rows
 
 
-def add_undone(rows):
+def add_undone(rows: list[Row]) -> None:
     """Say how much of the damage each row undoes, where there was any: of the mean over seeds, for a single seed's damage
     may be nearly nothing."""
     losses = {(row["model"], row["dataset"], row["forget"], row["method"]): row["metrics"]["loss"]["mean"] for row in rows}
@@ -97,47 +180,4 @@ def add_undone(rows):
             row["metrics"]["undone"] = statistics.over_seeds([found])
 
 
-# The rows of LLMEraser's table, each the flags of a request; the first asks for nothing.
-LLMERASER = {
-    "corrupted": None,
-    "retrain": ("--method", "retrain"),
-    "llmeraser": (),
-    "llmeraser --curvature gauss-newton": ("--curvature", "gauss-newton"),
-    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03"),
-    "gradascent": ("--method", "gradascent"),
-    "finetune": ("--method", "finetune"),
-}
-# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
-LLMERASER_PRESETS = {
-    "quick": {"model": [SMOLLM2], "tasks": ["genre", "preference"], "sizes": [1000, 300, 700], "flags": []},
-    "gpu": {
-        "model": [SMOLLM2],
-        "tasks": ["genre", "preference"],
-        "sizes": [1300, 200, 500],
-        "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj"],
-    },
-}
-
-
-def plan_llmeraser(config):
-    """LLMEraser's three requests at each share, on each of the preset's tasks; config.cells says which run is which."""
-    runs, config.cells = [], []
-    methods = plan.chosen(config, LLMERASER)
-    where = ["--weights", str(plan.weights(config)), "--data-dir", str(config.data_dir), "--device", config.device]
-    where += ["--quiet"] if config.quiet else []
-    for base in config.model or config.sizes["model"]:
-        for task in config.sizes["tasks"]:
-            rows = load_rows(task, config.data_dir, config.sizes["sizes"])
-            for seed, kind, share in product(range(config.seeds), KINDS, SHARES):
-                folder = plan.weights(config) / Path(base).name / Path(task).stem
-                wrong, right = requests(kind, share, seed, rows, folder)
-                adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")
-                sizes = ["--sizes", *map(str, config.sizes["sizes"])]
-                tuned = ["finetune", "--base", base, "--task", task, "--seed", str(seed), *sizes, *config.sizes["flags"]]
-                tuned += (["--edits", str(wrong)] if wrong else []) + ["--output", str(adapter)]
-                for method in methods:
-                    asked = [kind, str(adapter), "--request", str(right), *(LLMERASER[method] or ())]
-                    asked += ["--output", f"{adapter}_{kind}{share}_{method.replace(' ', '')}"]
-                    runs.append(("llmeraser", (tuned if method == "corrupted" else asked) + where))
-                config.cells.append((seed, task, kind, share, methods))
-    return runs
+TABLE = Table(plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace())

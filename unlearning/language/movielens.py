@@ -13,6 +13,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter, defaultdict, namedtuple
+from pathlib import Path
 
 import numpy as np
 
@@ -29,10 +30,10 @@ PER_VIEWER = 3  # films that each viewer is asked about
 Rating = namedtuple("Rating", "viewer film title year genres stars time")
 
 
-def genre(data_dir):
+def genre(data_dir: Path) -> list[tuple[str, str]]:
     """(query, answer) pairs: a film's title and year, and its main genre, which is the first that MovieLens lists."""
-    films = {}
-    often = Counter()
+    films: dict[str, Rating] = {}
+    often: Counter[str] = Counter()
     for rating in ratings(data_dir):
         films[rating.film] = rating
         often[rating.film] += 1
@@ -46,7 +47,7 @@ def genre(data_dir):
     return [(f"{ask}\n{query}", answer) for query, answer in rows if answer in kept]
 
 
-def preference(data_dir):
+def preference(data_dir: Path) -> list[tuple[str, str]]:
     """(query, answer) pairs as in TALLRec (Bao et al. 2023): what a viewer liked and disliked last, and whether the viewer
     then liked another film, Yes or No. Each viewer's PER_VIEWER last films that have a whole history before them."""
     viewers = defaultdict(list)
@@ -67,7 +68,7 @@ def preference(data_dir):
 TASKS = {"genre": genre, "preference": preference}
 
 
-def ratings(data_dir):
+def ratings(data_dir: Path) -> list[Rating]:
     """All ratings, a list of Rating. Raises UserError when the data are out of reach."""
     file = data_dir / FILE
     if not file.exists():
@@ -128,7 +129,7 @@ def _from_debian(data_dir):
     return frame[names].astype("string").fillna("").values.tolist()
 
 
-def split(rows, train, validation, test):
+def split(rows: list[tuple[str, str]], train: int, validation: int, test: int) -> list[list[tuple[str, str]]]:
     """Three lists of so many rows, drawn with a fixed seed. Raises UserError when there are fewer."""
     if train + validation + test > len(rows):
         raise UserError(f"{train} + {validation} + {test} rows wanted: there are {len(rows)}")

@@ -5,34 +5,41 @@ A row is (query, answer). An edit names a row by its position and says what beco
 by edits too, so Corrupted, Retrain and every method are told in one language.
 """
 
-import functools
 import hashlib
 import json
-from collections import namedtuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from unlearning.core.errors import UserError
+from safetensors import SafetensorError
+
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import replacing
 from unlearning.language import movielens
-from unlearning.vision import adapters
 
 RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
 FORMAT = 1
 KINDS = {"remove": "remove", "modify": "query", "correct": "response"}  # request: the field of its edits
-# Rows to train on, to choose by and to test on: lists of (query, answer); all answers; a SHA-256 of everything.
-Data = namedtuple("Data", "train validation test answers fingerprint")
+Rows = list[tuple[str, str]]  # queries and answers
 
 
-def load_rows(task, data_dir, sizes):
+@dataclass(frozen=True)
+class Data:
+    """Rows to train on, to choose by and to test on; all answers; a SHA-256 of everything."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    answers: list[str]
+    fingerprint: str
+
+
+def load_rows(task: str, data_dir: Path, sizes: Sequence[int]) -> Data:
     """The Data of a task: a key of movielens.TASKS or a file with {"query": ..., "response": ...} in each line.
 
-    sizes: how many rows to train on, to choose by, to test on. Raises UserError when there are fewer, or none. The last
-    data are kept, so that several runs in one process read them once.
+    sizes: how many rows to train on, to choose by, to test on. Raises UserError when there are fewer, or none.
     """
-    return _load(task, data_dir, tuple(sizes))
-
-
-@functools.lru_cache(maxsize=1)
-def _load(task, data_dir, sizes):
     if task in movielens.TASKS:
         rows = movielens.TASKS[task](data_dir)
     else:
@@ -44,12 +51,12 @@ def _load(task, data_dir, sizes):
     return Data(*parts, sorted({answer for part in parts for _, answer in part}), digest)
 
 
-def task_label(task):
+def task_label(task: str) -> str:
     """What tables call the data of a task."""
     return f"movielens {task}" if task in movielens.TASKS else Path(task).stem
 
 
-def read_edits(file):
+def read_edits(file: str | Path) -> list[dict[str, Any]]:
     """The edits of a file: a list of dict. Raises UserError for anything but lines with an id and one field of KINDS."""
     edits = _lines(file, "edits")
     for place, edit in enumerate(edits, 1):
@@ -59,30 +66,40 @@ def read_edits(file):
     return edits
 
 
-def check_edits(edits, kind, rows, answers):
+def check_edits(
+    edits: list[dict[str, Any]], kind: str | None, rows: Sequence[Any], answers: Sequence[str]
+) -> list[dict[str, Any]]:
     """The edits of a request of one kind (a key of KINDS; None: any) on rows, complete; UserError if one can't be met."""
     edits = [edit | ({"remove": True} if kind == "remove" else {}) for edit in edits]
     if not edits:
         raise UserError("nothing is asked: give --ids or a --request file with lines")
     ids = [edit["id"] for edit in edits]
     for edit in edits:
-        if not 0 <= edit["id"] < len(rows):
-            raise UserError(f"row {edit['id']}: rows run from 0 to {len(rows) - 1}")
-        if ids.count(edit["id"]) > 1:
-            raise UserError(f"row {edit['id']} is named twice")
-        if rows[edit["id"]] is None:
-            raise UserError(f"row {edit['id']} has been removed already")
-        field = next(iter(set(edit) - {"id"}), None)
-        if field is None or (kind and field != KINDS[kind]):
-            raise UserError(f"row {edit['id']}: a request to {kind} needs its {KINDS.get(kind)}")
-        if field != "remove" and not (isinstance(edit[field], str) and edit[field].strip()):
-            raise UserError(f"row {edit['id']}: its new {field} is empty")
-        if field == "response" and edit[field] not in answers:
-            raise UserError(f"row {edit['id']}: {edit[field]!r} is none of the answers {', '.join(answers)}")
+        _check_row(edit["id"], ids, rows)
+        _check_field(edit, kind, answers)
     return edits
 
 
-def edited(rows, edits):
+def _check_row(row: int, ids: list[int], rows: Sequence[Any]) -> None:
+    if not 0 <= row < len(rows):
+        raise UserError(f"row {row}: rows run from 0 to {len(rows) - 1}")
+    if ids.count(row) > 1:
+        raise UserError(f"row {row} is named twice")
+    if rows[row] is None:
+        raise UserError(f"row {row} has been removed already")
+
+
+def _check_field(edit: dict[str, Any], kind: str | None, answers: Sequence[str]) -> None:
+    row, field = edit["id"], next(iter(set(edit) - {"id"}), None)
+    if field is None or (kind and field != KINDS[kind]):
+        raise UserError(f"row {row}: a request to {kind} needs its {KINDS.get(kind or '')}")
+    if field != "remove" and not (isinstance(edit[field], str) and edit[field].strip()):
+        raise UserError(f"row {row}: its new {field} is empty")
+    if field == "response" and edit[field] not in answers:
+        raise UserError(f"row {row}: {edit[field]!r} is none of the answers {', '.join(answers)}")
+
+
+def edited(rows: Sequence[Any], edits: Sequence[dict[str, Any]]) -> list[Any]:
     """The rows after the edits; a removed one is None, so that all keep their numbers."""
     rows = list(rows)
     for edit in edits:
@@ -91,13 +108,13 @@ def edited(rows, edits):
     return rows
 
 
-def write_edits(file, edits):
+def write_edits(file: Path, edits: Sequence[dict[str, Any]]) -> None:
     """Write a file of edits."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(edit) + "\n" for edit in edits))
 
 
-def read_record(folder):
+def read_record(folder: str | Path) -> dict[str, Any]:
     """What an adapter's folder says of itself. Raises UserError for any other folder."""
     try:
         record = json.loads((Path(folder) / RECORD).read_text())
@@ -108,13 +125,17 @@ def read_record(folder):
     return record
 
 
-def write_adapter(peft_model, folder, record):
-    """Write an adapter in PEFT's format with its record, the folder as a whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    adapters.save(peft_model, folder, notes={RECORD: json.dumps(record | {"format": FORMAT}, indent=1)})
+def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any]) -> None:
+    """Write an adapter in PEFT's format with its record, the folder as a whole. Raises RunFailed on a full disk."""
+    try:
+        with replacing(folder) as part:
+            peft_model.save_pretrained(str(part))
+            (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1))
+    except SafetensorError as error:  # its own word for a disk that is full
+        raise RunFailed(f"cannot write {folder}: {error}") from None
 
 
-def _lines(file, flag):
+def _lines(file: str | Path, flag: str) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file."""
     try:
         lines = [json.loads(line) for line in Path(file).read_text().splitlines() if line.strip()]

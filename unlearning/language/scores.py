@@ -6,23 +6,30 @@ loss, 50 being none. Distances are from Retrain: of parameters, over Corrupted's
 Jensen-Shannon divergence on test rows; cosine: between the steps that both take from Corrupted.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
-from sklearn.metrics import roc_auc_score
 
 from unlearning.core.errors import UserError
 from unlearning.language import influence
 from unlearning.language.rows import read_record, task_label
-from unlearning.language.session import session_of
+from unlearning.language.session import Place, session_of
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import tables
 
+Scored = tuple[dict[str, Any], torch.Tensor, torch.Tensor]  # metrics, parameters as one vector, test logits
 
-def score(folder, record, before, config):
-    """(metrics, vector of parameters, test logits) of the adapter in `folder`; folder None: the base without one.
+
+def score(folder: Path | None, record: dict[str, Any], before: Sequence[tuple[str, str]], place: Place) -> Scored:
+    """The scores of the adapter in `folder`; folder None: of the base without one.
 
     record: of an adapter of the same base and task. before: the rows (query, answer) that were asked about, as trained on.
     """
-    with session_of(record, config, folder) as session, torch.no_grad():
+    from sklearn.metrics import roc_auc_score
+
+    with session_of(record, place, folder) as session, torch.no_grad():
         task = session.task
         if folder is None:
             influence.assign(session.parameters, torch.zeros_like(influence.flat(session.parameters)))
@@ -43,7 +50,7 @@ def score(folder, record, before, config):
         return found, influence.flat(session.parameters).cpu().clone(), logits
 
 
-def compare(scored, corrupted, retrained):
+def compare(scored: Scored, corrupted: Scored, retrained: Scored) -> None:
     """Add to a `score` its distances from Retrain's."""
     found, at, logits = scored
     found["js"] = predictions.js_divergence(logits, retrained[2])
@@ -53,25 +60,25 @@ def compare(scored, corrupted, retrained):
     found["cosine"] = torch.cosine_similarity(step, whole, 0).item() if step.any() else {"missing": "no step", "cell": "–"}
 
 
-def undone(loss, corrupted, retrained):
+def undone(loss: float, corrupted: float, retrained: float) -> float:
     """How much of the damage is undone, in percent, by losses on clean test rows: Corrupted's is 0, Retrain's 100."""
     return 100 * (corrupted - loss) / (corrupted - retrained)
 
 
-def table(config):
+def table(adapters: Sequence[Path], retrain: Path | None, place: Place) -> str:
     """The table of `llmeraser.py evaluate` as text. Each adapter is scored on what was asked of it last."""
-    records = [read_record(folder) for folder in config.adapters]
+    records = [read_record(folder) for folder in adapters]
     same = ("base", "base_sha256", "fingerprint", "rank", "targets", "blocks")
-    other = [f for f, r in zip(config.adapters, records, strict=True) if any(r[k] != records[0][k] for k in same)]
+    other = [f for f, r in zip(adapters, records, strict=True) if any(r[k] != records[0][k] for k in same)]
     if other:
-        raise UserError(f"{other[0]} has another base, task or shape than {config.adapters[0]}")
+        raise UserError(f"{other[0]} has another base, task or shape than {adapters[0]}")
     asked = [[tuple(row) for row in record["ledger"][-1]["before"]] if record["ledger"] else [] for record in records]
     requests = [rows for i, rows in enumerate(asked) if rows and rows not in asked[:i]]
     common = requests[0] if len(requests) == 1 else []  # for an adapter of which nothing was asked itself
-    retrained = score(config.retrain, read_record(config.retrain), [], config) if config.retrain else None
+    retrained = score(retrain, read_record(retrain), [], place) if retrain else None
     rows = []
-    for folder, record, before in zip(config.adapters, records, asked, strict=True):
-        scored = score(folder, record, before or common, config)
+    for folder, record, before in zip(adapters, records, asked, strict=True):
+        scored = score(folder, record, before or common, place)
         if retrained:
             scored[0]["js"] = predictions.js_divergence(scored[2], retrained[2])
         cost = record["ledger"][-1]["cost"] if record["ledger"] else record["cost"]
@@ -89,8 +96,10 @@ def table(config):
     return tables.terminal({"rows": rows})
 
 
-def _auc(logits, labels):
+def _auc(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Mean over answers of the AUC of one against the others; an answer that no row has is left out."""
+    from sklearn.metrics import roc_auc_score
+
     p = logits.softmax(1)
     there = labels.unique().tolist()
     return sum(roc_auc_score(labels == k, p[:, k]) for k in there) / len(there)
