@@ -1,20 +1,29 @@
-# make table: install, fetch Fashion-MNIST, train, unlearn, evaluate, draw.   make test: the tests.
+# make table: install, fetch Fashion-MNIST, train, unlearn, evaluate, draw.   make test: the tests.   make test-all: the slow
+# ones too.   make lint: ruff and mypy.
 PYTHON ?= python3
 VENV ?= .venv
 
 table: $(VENV)/installed
 	$(VENV)/bin/python reproduce.py prunelora --preset quick --seeds 3
 
-test: $(VENV)/installed
+test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest
 
-lint: $(VENV)/installed
+test-all: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -m ""
+
+lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
 	touch $@
 
-.PHONY: table test lint
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $@
+
+.PHONY: table test test-all lint

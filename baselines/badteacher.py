@@ -8,6 +8,13 @@ computed once; the KL divergence to a fixed answer has the gradient of the cross
     python -m baselines.badteacher --dataset fashion-mnist --model resnet20 --forget-class 3
 """
 
+import sys
+
+if not __package__:
+    print("run it from the project's folder: python -m baselines.badteacher", file=sys.stderr)
+    sys.exit(2)
+
+
 import argparse
 import copy
 from pathlib import Path

@@ -8,6 +8,13 @@ A metric on which these tie with a method says nothing about what the network be
     python -m baselines.control --kind mask --dataset cifar10 --model resnet50 --forget-class 3
 """
 
+import sys
+
+if not __package__:
+    print("run it from the project's folder: python -m baselines.control", file=sys.stderr)
+    sys.exit(2)
+
+
 import argparse
 import time
 from pathlib import Path

@@ -9,6 +9,13 @@ network will see.
     python -m baselines.gradascent --dataset fashion-mnist --model resnet20 --forget-class 3 --retain-weight 0.9
 """
 
+import sys
+
+if not __package__:
+    print("run it from the project's folder: python -m baselines.gradascent", file=sys.stderr)
+    sys.exit(2)
+
+
 import argparse
 from pathlib import Path
 

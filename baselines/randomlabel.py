@@ -8,6 +8,13 @@ the largest half in magnitude are trained (their equation 3, the threshold being
     python -m baselines.randomlabel --dataset fashion-mnist --model resnet20 --forget-class 3 --saliency 0.5
 """
 
+import sys
+
+if not __package__:
+    print("run it from the project's folder: python -m baselines.randomlabel", file=sys.stderr)
+    sys.exit(2)
+
+
 import argparse
 from pathlib import Path
 

@@ -8,6 +8,13 @@ are split and in who answers. To delete an image its shard starts again without 
     python -m baselines.sisa delete model_weights/fashion-mnist_tf_efficientnet_lite0_sisa20_s0 --ids 17 4032
 """
 
+import sys
+
+if not __package__:
+    print("run it from the project's folder: python -m baselines.sisa", file=sys.stderr)
+    sys.exit(2)
+
+
 import argparse
 from pathlib import Path
 

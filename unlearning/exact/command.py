@@ -8,7 +8,7 @@ from unlearning.core.device import Compute
 from unlearning.core.flags import Parser, add_device_flags, mark, positive_float, positive_int
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
-from unlearning.exact.system import Plan, Split, delete_images, read_system, train_system
+from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
 from unlearning.vision.flags import add_data_flags, add_output_flags, source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -100,7 +100,7 @@ def run_system(
         work = Work(Settings(trainer.settings(args)), Compute.from_flags(args), args.jobs)
         made = (trainer.settings(args), trainer.own_settings(args), trainer.non_default(args))
         where = (args.weights, args.output, args.overwrite)
-        folder = train_system(Plan(method, source_of(args), *made, request, work, *where, command), split, shared)
+        folder = train_system(NewSystem(method, source_of(args), *made, request, work, *where, command), split, shared)
     if not args.quiet:
         show(folder)
         print(folder)

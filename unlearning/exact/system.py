@@ -40,7 +40,7 @@ Split = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Settings], tuple[tor
 
 
 @dataclass(frozen=True)
-class Plan:
+class NewSystem:
     """A system to train.
 
     settings: all recorded flags; own: those that make another row of a table; flags: those that differ from their defaults.
@@ -60,26 +60,26 @@ class Plan:
     command: str
 
 
-def train_system(plan: Plan, split: Split, shared: Shared) -> Path:
+def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     """Train a system into a new folder and return its path; one that is there with the same settings is returned as it is.
 
     A killed training continues with the parts that are missing. Raises UserError when the folder has other settings.
     """
-    dataset, settings = shared.load(plan.source), plan.work.settings
-    file = backbone_file(settings.backbone, dataset, plan.weights, plan.source.data_dir, settings.input_size)
+    dataset, settings = shared.load(new.source), new.work.settings
+    file = backbone_file(settings.backbone, dataset, new.weights, new.source.data_dir, settings.input_size)
     content = models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
-    without = plan.request.positions(dataset.train.labels, private, NOTHING)
-    folder = plan.output or plan.weights / _name(plan, dataset.tag, content["network"]["name"])
-    if folder.exists() and not plan.overwrite:
+    without = new.request.positions(dataset.train.labels, private, NOTHING)
+    folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"])
+    if folder.exists() and not new.overwrite:
         known = {name: value for name, value in read_system(folder)["config"].items() if name != "action"}
-        if known != plan.settings:
+        if known != new.settings:
             raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
         print(f"there already: {folder}", file=sys.stderr, flush=True)
         return folder
-    backbone = load_backbone(content, file, plan.work.compute.device)
-    state = _described(plan, dataset, content, file) | {
+    backbone = load_backbone(content, file, new.work.compute.device)
+    state = _described(new, dataset, content, file) | {
         "private": private.nonzero().squeeze(1),
         "anchors": anchors,
         "deleted": without,
@@ -88,9 +88,9 @@ def train_system(plan: Plan, split: Split, shared: Shared) -> Path:
     }
     part = folder.with_name(f".{folder.name}.partial")
     part.mkdir(parents=True, exist_ok=True)
-    _put_into_parts(state, split, backbone, dataset, plan.work)
+    _put_into_parts(state, split, backbone, dataset, new.work)
     state["flops"] = learner_flops(backbone, state["shape"], state["classes"])
-    state["cost"] = train_parts(part, state, range(len(state["files"])), 0, backbone, dataset, plan.work)
+    state["cost"] = train_parts(part, state, range(len(state["files"])), 0, backbone, dataset, new.work)
     write_torch(part / SYSTEM, state)
     _sweep(part, state)
     if folder.exists():
@@ -189,34 +189,34 @@ def _identified(state: dict[str, Any]) -> dict[str, Any]:
     return {"identity": known, "flags": state["flags"], "origin": None}
 
 
-def _described(plan: Plan, dataset: data.Dataset, content: dict[str, Any], file: Path) -> dict[str, Any]:
+def _described(new: NewSystem, dataset: data.Dataset, content: dict[str, Any], file: Path) -> dict[str, Any]:
     """What a new system says of its making; content: the backbone's checkpoint in `file`."""
     return {
         "format": models.FORMAT,
-        "method": plan.method,
+        "method": new.method,
         "backbone": {
             "file": str(file),
             "sha256": sha256(file),
             "network": content["network"],
             "identity": of_checkpoint(content),
         },
-        "config": plan.settings,
-        "own": plan.own,
-        "flags": plan.flags,
-        "data": plan.source.described(dataset),
+        "config": new.settings,
+        "own": new.own,
+        "flags": new.flags,
+        "data": new.source.described(dataset),
         "shape": list(dataset.train.images.shape[1:]),
         "classes": len(dataset.classes),
-        "seed": plan.work.settings.seed,
-        "device": device_name(plan.work.compute.device),
+        "seed": new.work.settings.seed,
+        "device": device_name(new.work.compute.device),
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
-        "command": plan.command,
+        "command": new.command,
     }
 
 
-def _name(plan: Plan, tag: str, network: str) -> str:
-    settings, flags = plan.work.settings, {k: v for k, v in plan.flags.items() if k != "--parts"}
-    name = f"{tag}_{network}_{plan.method}{settings.parts}{name_suffix(flags)}_s{settings.seed}"
+def _name(new: NewSystem, tag: str, network: str) -> str:
+    settings, flags = new.work.settings, {k: v for k, v in new.flags.items() if k != "--parts"}
+    name = f"{tag}_{network}_{new.method}{settings.parts}{name_suffix(flags)}_s{settings.seed}"
     return name.replace("/", "-")
 
 

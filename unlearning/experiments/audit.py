@@ -26,7 +26,7 @@ from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
 LIMIT = 2000  # images of D_r and of the test set that are looked at
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},
     "small": {"model": ["resnet20"], "subset": 10_000, "pretrain": [30], "epochs": [5]},
 }

@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, ...] | None] = {
     "finetune": ("--method", "finetune"),
 }
 # Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"model": [SMOLLM2], "tasks": ["genre", "preference"], "sizes": [1000, 300, 700], "flags": []},
     "gpu": {
         "model": [SMOLLM2],
@@ -124,7 +124,7 @@ def _runs_of_a_cell(
 
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) -> list[Row]:
-    """The table's rows, with `task` and `share` beside what all rows have. paths: cell by cell the adapters of its methods."""
+    """The table's rows, with `task` and `share` beside what all have. paths: cell by cell the adapters of its methods."""
     left, rows = iter(paths), []
     for cell in plan.cells:
         rows += _score_cell(cell, dict(zip(cell.methods, left, strict=False)), place_of(request, shared))

@@ -33,7 +33,7 @@ REQUESTS = {1: 5, 10: 2, 100: 1}  # images at random: how many draws are average
 # Rates on the ImageNet weights; the scripts' defaults are those of a vit_micro that knows the classes.
 RATES = ["--lr", "0.02", "--head-lr", "0.003"]
 # Private images: the share that a backbone trained from scratch doesn't see, or all where it has ImageNet weights.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"model": ["vit_micro"], "subset": 8000, "test": 1000, "pretrain": [12], "private": 0.25, "flags": []},
     "small": {
         "model": [models.EFFICIENTNET],
@@ -94,7 +94,8 @@ def _rows_of(folder: Path, request: Request, shared: Shared) -> list[Row]:
     """A row for each request to the system in `folder`."""
     state = read_system(folder)
     rows = []
-    for asked in (*REQUESTS, "class"):
+    every: list[Any] = [*REQUESTS, "class"]
+    for asked in every:
         draws = 1 if len(state["files"]) == 1 else REQUESTS.get(asked, 1)  # without clusters all draws cost alike
         copies = [_deleted_from(folder, state, asked, draw, request, shared) for draw in range(draws)]
         costs = [read_system(copy)["ledger"][-1] for copy in copies]

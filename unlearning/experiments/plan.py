@@ -48,9 +48,9 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], rates: Rat
 def _trainings(name: str, common: list[str], lengths: Sequence[int], rates: Sequence[str | None]) -> list[Run]:
     """The runs of one row on one network with one seed: at each number of epochs, or at each of several rates."""
     method = METHODS[name]
-    lengths = method.epochs or lengths
+    run: Sequence[int | None] = method.epochs or lengths
     if len(rates) > 1:
-        lengths = [method.tuned or lengths[0]]
+        run = [method.tuned or run[0]]
     return [
         (
             method.script,
@@ -61,7 +61,7 @@ def _trainings(name: str, common: list[str], lengths: Sequence[int], rates: Sequ
                 *method.flags,
             ],
         )
-        for epochs in lengths
+        for epochs in run
         for rate in rates
     ]
 

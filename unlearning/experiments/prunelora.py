@@ -1,6 +1,7 @@
 """PruneLoRA's table (arXiv 2411.11907): a class is forgotten, with controls that edit its row of the head."""
 
 from pathlib import Path
+from typing import Any
 
 import data
 from unlearning.evaluation.collect import score_files
@@ -8,7 +9,7 @@ from unlearning.experiments.plan import chosen, plan
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
     "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10]},

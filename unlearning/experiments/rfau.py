@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import models
 from unlearning.experiments import prunelora
@@ -10,7 +11,7 @@ from unlearning.experiments.request import Plan, Request, Table
 from unlearning.reports import results
 
 TUNED = Path(__file__).parents[2] / "results"  # where the committed tunings lie, wherever --results are written
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "model": ["resnet20", "vit_micro", models.EFFICIENTNET],
         "subset": 1000,

@@ -62,7 +62,9 @@ def load_base(name: str, data_dir: Path, device: str = "cpu") -> tuple[Any, Any]
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"no language model {name} ({first_line(error)})") from None
@@ -116,7 +118,7 @@ def adapted(model: Any, source: "LoraConfig | str | Path") -> "Iterator[PeftMode
         with warnings.catch_warnings():  # peft asks transformers for it by an old name
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
             if isinstance(source, LoraConfig):
-                peft_model = get_peft_model(model, source)
+                peft_model: Any = get_peft_model(model, source)
             else:
                 peft_model = PeftModel.from_pretrained(model, source, is_trainable=True)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
@@ -251,7 +253,8 @@ class Task:
             hidden[i, :end], mask[i, :end] = states, True
             targets[i, end - count : end] = torch.tensor([self.vocabulary.index(token) for token in self.tokens[answer]])
         shared = _shared(sequences, lengths) if self.start == BLOCK else 0
-        return Encoded(*(tensor.to(self.head.device) for tensor in (hidden, mask, targets)), shared)
+        device = self.head.device
+        return Encoded(hidden.to(device), mask.to(device), targets.to(device), shared)
 
     def _tokens(self, query: str) -> list[int]:
         if self.tokenizer.chat_template:
@@ -267,7 +270,8 @@ class Task:
         """
         if not missing:
             return
-        lengths, sequences = ({key: pair[i] for key, pair in missing.items()} for i in (0, 1))
+        lengths = {key: length for key, (length, _) in missing.items()}
+        sequences = {key: tokens for key, (_, tokens) in missing.items()}
         pending = sorted(sequences.items(), key=lambda item: -len(item[1]))
         start = 0 if self.start == BLOCK else _shared(sequences.values(), lengths.values())
         with self._frozen_part(pending[0][1][:start]) as states_of:

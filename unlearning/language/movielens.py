@@ -12,8 +12,9 @@ import urllib.request
 import warnings
 import zipfile
 import zlib
-from collections import Counter, defaultdict, namedtuple
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +28,18 @@ RATED = 10  # ... that at least so many viewers have rated
 HISTORY = 10  # films that the task `preference` tells of a viewer
 LIKED = 4.0  # stars from which a viewer likes a film
 PER_VIEWER = 3  # films that each viewer is asked about
-Rating = namedtuple("Rating", "viewer film title year genres stars time")
+
+
+class Rating(NamedTuple):
+    """What a viewer gave a film: stars from 0.5 to 5, at a time in seconds."""
+
+    viewer: str
+    film: str
+    title: str
+    year: str
+    genres: str
+    stars: float
+    time: int
 
 
 def genre(data_dir: Path) -> list[tuple[str, str]]:
@@ -83,7 +95,7 @@ def ratings(data_dir: Path) -> list[Rating]:
             csv.writer(target).writerows(lines)
         part.rename(file)
     with open(file, newline="") as source:
-        return [Rating(*row[:5], float(row[5]), int(row[6])) for row in csv.reader(source)]
+        return [Rating(row[0], row[1], row[2], row[3], row[4], float(row[5]), int(row[6])) for row in csv.reader(source)]
 
 
 def _from_grouplens(data_dir):

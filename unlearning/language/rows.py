@@ -43,12 +43,13 @@ def load_rows(task: str, data_dir: Path, sizes: Sequence[int]) -> Data:
     if task in movielens.TASKS:
         rows = movielens.TASKS[task](data_dir)
     else:
-        rows = [(line.get("query"), line.get("response")) for line in _lines(task, "--task")]
-        if wrong := [i for i, row in enumerate(rows) if not all(isinstance(text, str) and text.strip() for text in row)]:
+        pairs: list[Any] = [(line.get("query"), line.get("response")) for line in _lines(task, "--task")]
+        if wrong := [i for i, row in enumerate(pairs) if not all(isinstance(text, str) and text.strip() for text in row)]:
             raise UserError(f"--task {task}: line {wrong[0] + 1} has no query or no response")
-    parts = movielens.split(rows, *sizes)
+        rows = pairs
+    train, validation, test = parts = movielens.split(rows, *sizes)
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return Data(*parts, sorted({answer for part in parts for _, answer in part}), digest)
+    return Data(train, validation, test, sorted({answer for part in parts for _, answer in part}), digest)
 
 
 def task_label(task: str) -> str:

@@ -15,9 +15,11 @@ LOSS_BINS = np.logspace(-4, 3, 29)  # edges of a histogram of losses, in nats
 LARGEST_LOSS = 745.0  # -ln of the smallest positive double: what the loss of a class masked with minus infinity is capped at
 
 
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
-    """Top-1 accuracy in percent; logits (N, C), labels int64 (N,); None when N is 0."""
-    return 100 * (logits.argmax(1) == labels).double().mean().item() if len(labels) else None
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Top-1 accuracy in percent; logits (N, C), labels int64 (N,). Raises ValueError when N is 0."""
+    if not len(labels):
+        raise ValueError("the accuracy on no image is no number")
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 def probabilities(logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:

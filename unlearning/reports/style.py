@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from unlearning.reports import results
 
-LOOK = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.color": "0.9"}
+LOOK: Any = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.color": "0.9"}
 MARKERS = "osv^D<P>Xpd*h8"
 COLUMNS = 5  # panels side by side
 LINES = {  # how Original and Retrain look in every panel, and the panel's own method

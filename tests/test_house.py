@@ -1,0 +1,160 @@
+"""The house holds: who may import whom, sizes, annotations, no hidden state, quick start-up. Read from the source."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, shell
+
+ORDER = ("core", "metrics", "reports", "data", "models", "vision", "language", "exact", "evaluation", "experiments")
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models"))
+BASELINES = sorted(path.stem for path in (ROOT / "baselines").glob("*.py"))
+LIBRARY = [*sorted((ROOT / "unlearning").rglob("*.py")), ROOT / "models.py", ROOT / "data.py"]
+COMMANDS = [*(ROOT / f"{name}.py" for name in SCRIPTS), *(ROOT / "baselines" / f"{name}.py" for name in BASELINES)]
+SLOW = {
+    "torchvision",
+    "timm",
+    "peft",
+    "transformers",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "torch_pruning",
+    "onnx",
+    "onnxruntime",
+}
+READ_IN_ONE_SITTING = ("loraprune", *(f"unlearning/vision/{name}" for name in ("adapters", "pruning", "train", "run")))
+
+
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+def imported(path):
+    """The modules that a file imports, anywhere in it, by their dotted names."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(name):
+    """The place of a module in ORDER; None for what lies above all rooms or outside of the project."""
+    parts = name.split(".")
+    here = parts[1] if parts[0] == "unlearning" and len(parts) > 1 else parts[0]
+    return ORDER.index(here) if parts[0] in ("unlearning", "data", "models") and here in ORDER else None
+
+
+def named(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def functions(path):
+    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)]
+
+
+def test_imports_point_downwards():
+    seen = 0
+    for path in LIBRARY:
+        here = room(named(path))
+        for name in imported(path):
+            there = room(name)
+            if there is not None:
+                seen += 1
+                assert there <= here, f"{path} imports {name}"
+                assert {ORDER[here], ORDER[there]} != {"vision", "language"}, f"{path} imports {name}"
+            assert name.split(".")[0] not in (*SCRIPTS, "baselines", "benchmarks"), f"{path} imports {name}"
+    assert seen > 100
+
+
+def test_no_command_imports_another():
+    for path in COMMANDS:
+        for name in imported(path):
+            assert name.split(".")[0] not in (*SCRIPTS, "baselines", "benchmarks"), f"{path} imports {name}"
+
+
+def test_the_root_holds_commands_and_two_helpers():
+    assert len(list(ROOT.glob("*.py"))) <= 16
+    for path in COMMANDS:
+        body = tree(path).body
+        assert {"parser", "run"} <= {node.name for node in body if isinstance(node, ast.FunctionDef)}, path
+        assert ast.unparse(body[-1]) == "if __name__ == '__main__':\n    main(run, parser())", path
+
+
+def test_functions_are_short_and_public_ones_annotated():
+    for path in [*LIBRARY, *COMMANDS]:
+        for node in functions(path):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 60, f"{path}: {node.name} has {length} lines"
+        public = [node for node in tree(path).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        classes = [node for node in public if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        public += [child for node in classes for child in node.body]
+        for node in public:
+            if isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+                arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls", "context")]
+                assert not bare and node.returns is not None, f"{path}: {node.name} lacks annotations {bare}"
+                assert node.name == "__init__" or ast.get_docstring(node), f"{path}: {node.name} has no docstring"
+
+
+def test_modules_have_no_state_and_do_nothing_when_imported():
+    harmless = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.If)
+    for path in [*LIBRARY, *COMMANDS]:
+        for place, node in enumerate(tree(path).body):
+            assert place == 0 or isinstance(node, harmless), f"{path}:{node.lineno} does something"
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for name in (t.id for t in targets if isinstance(t, ast.Name)):
+                constant = name.strip("_")[:1].isupper() or name.startswith("__")
+                assert constant, f"{path}:{node.lineno}: {name} is state"
+        for node in ast.walk(tree(path)):
+            assert not isinstance(node, ast.Global), f"{path}: global"
+            for decorator in getattr(node, "decorator_list", []):
+                assert "cache" not in ast.unparse(decorator), f"{path}: {ast.unparse(decorator)}"
+        assert not any(name.startswith("unittest") for name in imported(path)), path
+
+
+def test_loraprune_is_read_in_one_sitting():
+    lines = {name: len((ROOT / f"{name}.py").read_text().splitlines()) for name in READ_IN_ONE_SITTING}
+    assert sum(lines.values()) < 500, lines
+
+
+def test_no_slow_library_before_arguments_are_parsed():
+    names = [*SCRIPTS, *(f"baselines.{name}" for name in BASELINES)]
+    code = f"import sys, importlib\nfor name in {names}:\n    importlib.import_module(name).parser().format_help()\n"
+    done = shell("-c", code + "    print(name, *sys.modules)")
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        name, *loaded = line.split()
+        assert not SLOW & set(loaded), name
+    assert len(done.stdout.splitlines()) == len(names)
+
+
+def cpu_seconds(*arguments):
+    """CPU time of a process, the least of three runs."""
+    times = []
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        times.append(usage.ru_utime + usage.ru_stime)
+    return min(times)
+
+
+@pytest.mark.slow
+def test_help_takes_half_a_second_more_than_torch():
+    torch = cpu_seconds("-c", "import torch")
+    for command in [*([f"{name}.py"] for name in SCRIPTS), *(["-m", f"baselines.{name}"] for name in BASELINES)]:
+        taken = cpu_seconds(*command, "--help")
+        assert taken < torch + 0.5, (command, taken, torch)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_says_how_it_is_run(name):
+    done = shell(Path("baselines") / f"{name}.py", "--help")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"python -m baselines.{name}" in done.stderr
