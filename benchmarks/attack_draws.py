@@ -10,47 +10,54 @@ import argparse
 from pathlib import Path
 
 import models
+from unlearning.core.device import Compute
 from unlearning.core.files import write_text
-from unlearning.core.flags import main, positive_int
+from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
-from unlearning.evaluation import collect, network
+from unlearning.evaluation import network
+from unlearning.evaluation.entries import dataset_of, describe
+from unlearning.evaluation.flags import Scoring
 from unlearning.metrics import membership, predictions
 from unlearning.reports import results
 from unlearning.vision.predict import predict
+from unlearning.vision.shared import Shared
 
 
-def draws(path, config):
+def draws(path: Path, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """MIA-Efficacy of one checkpoint: {attacker: {samples: a value for each draw}}."""
     checkpoint = models.load_checkpoint(path)
-    dataset, forget = collect.dataset_of(collect.describe(path, config), config), checkpoint["forget"]
+    compute, shared = Compute("cpu", "fp32", path.parent, quiet=True), Shared()
+    scoring = Scoring(compute, path.parent, args.data_dir)
+    dataset, forget = dataset_of(describe(path, scoring, shared), scoring, shared), checkpoint["forget"]
     sets = network.four_sets(dataset, forget)
     model = models.build(checkpoint, path)
     train, test = (
-        predictions.confidence(predict(model, split, config), split.labels) for split in (dataset.train, dataset.test)
+        predictions.confidence(predict(model, split, compute), split.labels) for split in (dataset.train, dataset.test)
     )
     groups = train[sets.retain], test[sets.retain_test], train[forget]
     return {
         attacker: {
-            str(size): [membership.mia_efficacy(*groups, attacker, seed, size) for seed in range(config.draws)]
-            for size in config.sizes
+            str(size): [membership.mia_efficacy(*groups, attacker, seed, size) for seed in range(args.draws)]
+            for size in args.sizes
         }
         for attacker in membership.ATTACKERS
     }
 
 
-def measure_all(config):
-    config.device, config.precision = "cpu", "fp32"
-    found = {path.name: draws(path, config) for path in config.checkpoints}
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Measure everything and write the file."""
+    found = {path.name: draws(path, args) for path in args.checkpoints}
     result = {
-        **provenance(config.command, device_name("cpu")),
+        **provenance(command, device_name("cpu")),
         "efficacy": found,
     }
     write_text("results/attack_draws.json", results.dump(result))
     print(results.dump(found))
 
 
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--sizes", nargs="+", type=positive_int, default=[1000, 4000, 10_000], help="samples to fit on")

@@ -9,15 +9,17 @@ Both come from the same run of pruneft.py at --amount 0.5, so they differ by not
 import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import data
 import export
 import models
 import pretrain
@@ -25,20 +27,21 @@ import pruneft
 from benchmarks.compare import flags_of, row, run
 from unlearning.core.device import memory_format, to_float
 from unlearning.core.files import write_text
+from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics import predictions
 from unlearning.reports import tables
-from unlearning.vision.flags import load_data
 from unlearning.vision.predict import predict
+from unlearning.vision.shared import Shared
 
 ROOT = Path(__file__).parent.parent
 BATCH = 128
 WAYS = {"masked": [], "compact": ["--compact"]}
 
 
-def milliseconds(networks, x, rounds):
+def milliseconds(networks: dict[str, Callable], x: torch.Tensor, rounds: int) -> dict[str, list[float]]:
     """Milliseconds of a forward pass over x, in turns: for each of `networks`, functions of x, a list with one a round."""
-    spent = {name: [] for name in networks}
+    spent: dict[str, list[float]] = {name: [] for name in networks}
     for turn in range(rounds + 1):
         for name, network in networks.items():
             started = time.perf_counter()
@@ -48,7 +51,7 @@ def milliseconds(networks, x, rounds):
     return spent
 
 
-def in_torch(model):
+def in_torch(model: torch.nn.Module) -> Callable:
     """A function of images that runs `model` as predict does."""
     layout = memory_format(model)
     model.to(memory_format=layout)
@@ -60,7 +63,7 @@ def in_torch(model):
     return forward
 
 
-def in_onnx(model, x):
+def in_onnx(model: torch.nn.Module, x: torch.Tensor) -> Callable:
     """A function of images that runs `model` in onnxruntime, with as many threads as torch has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -69,21 +72,23 @@ def in_onnx(model, x):
     return lambda images: session.run(None, {name: images.numpy()})
 
 
-def rows_of(name, config, folder):
+def rows_of(name: str, args: argparse.Namespace, command: str, folder: Path) -> list[dict[str, Any]]:
     """The masked and the compact row of one network."""
-    flags = flags_of(config, name, 0, folder)
-    settings, _ = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
-    dataset = load_data(settings)
+    flags, shared = flags_of(args, name, 0, folder), Shared()
+    original, *_ = run(pretrain, [*flags, "--epochs", str(args.pretrain), "--output", str(folder / "original.pth")], shared)
+    dataset = shared.load(data.Source(args.dataset, ROOT / "data", args.images, test_subset=args.test_images))
     seen = dataset.test.take(dataset.test.labels != 3)
     x = to_float(dataset.test.images[:BATCH])
-    found, networks = {}, {}
+    found: dict[str, dict[str, Any]] = {}
+    networks: dict[str, torch.nn.Module] = {}
     for way, more in WAYS.items():
-        chosen, path = run(pruneft, [*flags, "--forget-class", "3", "--epochs", str(config.epochs), *more])
+        asked = [*flags, "--original", str(original), "--forget-class", "3", "--epochs", str(args.epochs), *more]
+        path, _, compute = run(pruneft, asked, shared)
         model = models.build(models.load_checkpoint(path))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(x[:1])
         found[way] = {
-            "TA": predictions.accuracy(predict(model, seen, chosen), seen.labels),
+            "TA": predictions.accuracy(predict(model, seen, compute), seen.labels),
             "bytes": path.stat().st_size,
             "parameters": sum(p.numel() for p in model.parameters()),
             "macs": counter.get_total_flops() // 2,
@@ -93,37 +98,42 @@ def rows_of(name, config, folder):
         f"{way} onnx_ms": in_onnx(model.to(memory_format=torch.contiguous_format), x) for way, model in networks.items()
     }
     runners |= {f"{way} latency_ms": in_torch(model) for way, model in networks.items()}
-    for key, series in milliseconds(runners, x, config.rounds).items():
+    for key, series in milliseconds(runners, x, args.rounds).items():
         way, metric = key.split()
         found[way][metric] = statistics.median(series)
     methods = {"masked": "pruneft", "compact": "pruneft, compact"}
     values = {way: {key: [value] for key, value in found[way].items()} for way in WAYS}
-    return [row(name, methods[way], dataset, config, values[way]) for way in WAYS]
+    return [row(name, methods[way], dataset, args, command, values[way]) for way in WAYS]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=["resnet8", "resnet20", "resnet50"], help="networks")
-    parser.add_argument("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
-    parser.add_argument("--images", type=int, default=500, help="training images (default: 500)")
-    parser.add_argument("--test-images", type=int, default=500, help="test images (default: 500)")
-    parser.add_argument("--pretrain", type=int, default=2, help="epochs of the original (default: 2)")
-    parser.add_argument("--epochs", type=int, default=1, help="epochs of unlearning (default: 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "compact", help="STEM of the files to write")
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    flag = parser.add_argument
+    flag("--model", nargs="+", default=["resnet8", "resnet20", "resnet50"], help="networks")
+    flag("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
+    flag("--images", type=positive_int, default=500, help="training images (default: 500)")
+    flag("--test-images", type=positive_int, default=500, help="test images (default: 500)")
+    flag("--pretrain", type=positive_int, default=2, help="epochs of the original (default: 2)")
+    flag("--epochs", type=positive_int, default=1, help="epochs of unlearning (default: 1)")
+    flag("--rounds", type=positive_int, default=5, help="turns of each (default: 5)")
+    flag("--output", type=Path, default=ROOT / "results" / "compact", help="STEM of the files to write")
     parser.set_defaults(device="cpu")
-    config = parser.parse_args()
-    config.command = " ".join(["python", "benchmarks/compact.py", *sys.argv[1:]])
+    return parser
+
+
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Measure all networks and write the files."""
     folder = Path(tempfile.mkdtemp())
     try:
-        rows = [row for name in config.model for row in rows_of(name, config, folder)]
+        rows = [row for name in args.model for row in rows_of(name, args, command, folder)]
     finally:
         shutil.rmtree(folder)
-    result = {"table": "compact", **provenance(config.command, device_name("cpu")), "rows": rows}
+    result = {"table": "compact", **provenance(command, device_name("cpu")), "rows": rows}
     for name in ("json", "markdown"):
-        write_text(f"{config.output}{tables.ENDINGS[name]}", tables.FORMS[name](result))
+        write_text(f"{args.output}{tables.ENDINGS[name]}", tables.FORMS[name](result))
     print(tables.terminal(result))
 
 
 if __name__ == "__main__":
-    main()
+    main(measure_all, parser())

@@ -13,11 +13,12 @@ into one file, results/speed.json, one after the other:
 import argparse
 import multiprocessing
 import shutil
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,13 +31,15 @@ import pretrain
 import pruneft
 from benchmarks import published_way
 from benchmarks.throughput import bare_loop
-from unlearning.core.device import peak_memory_mib, reset_peak_memory, resolve_device
+from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, resolve_device
+from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import results, tables
-from unlearning.vision import adapters, feature_cache
-from unlearning.vision.flags import load_data
+from unlearning.vision import adapters
 from unlearning.vision.predict import predict
+from unlearning.vision.settings import Settings
+from unlearning.vision.shared import Shared
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"finetune": finetune, "pruneft": pruneft, "lora": lora, "loraprune": loraprune}
@@ -44,119 +47,144 @@ TOGETHER = "all of them"
 WAYS = {"published": 1, "here": 0}  # and their places in a turn
 
 
-def flags_of(config, model, seed, folder):
+def flags_of(args: argparse.Namespace, model: str, seed: int, folder: Path) -> list[str]:
     """The flags that say on what all scripts work."""
-    sizes = ["--subset", str(config.images), "--test-subset", str(config.test_images)]
-    place = ["--data-dir", str(ROOT / "data"), "--weights", str(folder), "--device", config.device, "--quiet"]
-    return ["--dataset", config.dataset, "--model", model, "--seed", str(seed), *sizes, *place]
+    sizes = ["--subset", str(args.images), "--test-subset", str(args.test_images)]
+    place = ["--data-dir", str(ROOT / "data"), "--weights", str(folder), "--device", args.device, "--quiet"]
+    return ["--dataset", args.dataset, "--model", model, "--seed", str(seed), *sizes, *place]
 
 
-def run(script, arguments):
-    """A script's own run: its configuration, complete, and the checkpoint's path."""
-    config = script.parser().parse_args(arguments)
-    config.command = f"python {script.__name__}.py"
-    return config, script.run(config)
+def run(script: Any, arguments: list[str], shared: Shared) -> tuple[Path, Settings, Compute]:
+    """A script's own run: its checkpoint, the settings in it, and where it computed."""
+    args = script.parser().parse_args(arguments)
+    path = script.run(args, f"python {script.__name__}.py", shared)
+    settings = Settings(models.load_checkpoint(path)["config"])
+    return path, settings, replace(Compute.from_flags(args), precision=settings.precision)
 
 
-def ours(method, flags, dataset, forget, epochs):
-    """Unlearn with the script and score its checkpoint: (seconds, accuracies, seconds of unlearning, configuration)."""
+def ours(
+    method: str, flags: list[str], dataset: data.Dataset, forget: torch.Tensor, epochs: int, shared: Shared
+) -> tuple[float, list[float], float, Settings, Compute]:
+    """Unlearn with the script and score its checkpoint: (seconds, accuracies, seconds of unlearning, settings, compute)."""
     started = time.perf_counter()
     pruned = ["--regrow"] if "prune" in method else []  # as published
-    config, path = run(SCRIPTS[method], [*flags, "--forget-class", "3", "--epochs", str(epochs), *pruned])
+    asked = [*flags, "--forget-class", "3", "--epochs", str(epochs), *pruned]
+    path, settings, compute = run(SCRIPTS[method], asked, shared)
     unlearned = time.perf_counter()  # a checkpoint is written, so a GPU has finished too
     model = models.build(models.load_checkpoint(path))
-    train, test = (predict(model, split, config) for split in (dataset.train, dataset.test))
+    train, test = (predict(model, split, compute, shared.features) for split in (dataset.train, dataset.test))
     kept, seen = data.retain_indices(len(train), forget), dataset.test.labels != 3
     accuracies = [
         predictions.accuracy(train[forget], dataset.train.labels[forget]),
         predictions.accuracy(train[kept], dataset.train.labels[kept]),
         predictions.accuracy(test[seen], dataset.test.labels[seen]),
     ]
-    ended = time.perf_counter()
-    return ended - started, accuracies, unlearned - started, config
+    return time.perf_counter() - started, accuracies, unlearned - started, settings, compute
 
 
-def theirs(method, original, dataset, forget, epochs, config):
-    """The same in the published way: (seconds, accuracies). config: that of our run, for its settings."""
-    model = models.build(models.load_checkpoint(original)).to(config.device)
+def theirs(
+    method: str, original: Path, dataset: data.Dataset, forget: torch.Tensor, epochs: int, settings: Settings, device: str
+) -> tuple[float, list[float]]:
+    """The same in the published way: (seconds, accuracies). settings: those of our run."""
+    model = models.build(models.load_checkpoint(original)).to(device)
     started = time.perf_counter()
     retain = dataset.train.take(data.retain_indices(len(dataset.train), forget))
-    rank, alpha = getattr(config, "rank", 0), getattr(config, "alpha", 0)
-    torch.manual_seed(config.seed)
-    model = published_way.unlearn(model, method, retain, epochs, config.lr, rank, alpha)
+    torch.manual_seed(settings.seed)
+    lora = settings.get("rank", 0), settings.get("alpha", 0)
+    model = published_way.unlearn(model, method, retain, epochs, settings.lr, *lora)
     test = dataset.test.take(dataset.test.labels != 3)
     accuracies = published_way.evaluate(model, dataset.train.take(forget), retain, test)
     return time.perf_counter() - started, accuracies
 
 
-def floor(method, original, dataset, config):
+def floor(method: str, original: Path, dataset: data.Dataset, settings: Settings, device: str) -> float:
     """Seconds an image of forward, backward and step on one resident batch."""
     model = models.build(models.load_checkpoint(original))
     if "lora" in method:
-        model = adapters.attach(model, adapters.last_and_head(model), config.rank, config.alpha, config.dropout)
+        model = adapters.attach(model, adapters.last_and_head(model), settings.rank, settings.alpha, settings.dropout)
     for steps in (1, 4):  # the first is a warm-up
-        rate = bare_loop(model, dataset.train, config.precision, torch.device(config.device), steps)
+        rate = bare_loop(model, dataset.train, settings.precision, torch.device(device), steps)
     return 1 / rate
 
 
-def memory(way, method, flags, original, config):
+def memory(
+    way: str, method: str, flags: list[str], original: Path, source: data.Source, settings: Settings, device: str
+) -> float:
     """Peak MiB of an epoch and its scoring above Python, its libraries and the images. Call it in a new process.
 
-    config: that of our run, for its settings. The published way's workers are not counted.
+    settings: those of our run. The published way's workers are not counted.
     """
-    dataset = load_data(config)
+    shared = Shared()
+    dataset = shared.load(source)
     forget, _ = data.forget_indices(dataset.train, [3])
-    device = torch.device(config.device)
     reset_peak_memory(device)
     before = peak_memory_mib(device)
     if way == "here":
-        ours(method, [*flags, "--overwrite"], dataset, forget, 1)
+        ours(method, [*flags, "--overwrite"], dataset, forget, 1, shared)
     else:
-        theirs(method, original, dataset, forget, 1, config)
+        theirs(method, original, dataset, forget, 1, settings, device)
     return peak_memory_mib(device) - before
 
 
-def compare(name, config, folder):
+def compare(name: str, args: argparse.Namespace, command: str, folder: Path) -> list[dict[str, Any]]:
     """The rows of one network."""
-    found, peaks = {method: [] for method in config.methods}, {}
-    if torch.device(config.device).type == "cpu":
-        fresh = multiprocessing.get_context("forkserver")  # processes that have imported, and nothing else
-        fresh.set_forkserver_preload(["torch_pruning", "timm", "peft", "onnxruntime", "sklearn.svm", "matplotlib.pyplot"])
-    else:
-        fresh = multiprocessing.get_context("spawn")  # what has touched a GPU can't be forked
-    for seed in range(config.rounds):
-        flags = flags_of(config, name, seed, folder)
-        settings, original = run(pretrain, [*flags, "--epochs", str(config.pretrain)])
-        dataset = load_data(settings)
+    found: dict[str, list[Any]] = {method: [] for method in args.methods}
+    peaks: dict[tuple[str, str], float] = {}
+    source = data.Source(args.dataset, ROOT / "data", args.images, test_subset=args.test_images)
+    for seed in range(args.rounds):
+        shared = Shared()  # a round begins with nothing kept
+        flags = flags_of(args, name, seed, folder)
+        original, *_ = run(
+            pretrain, [*flags, "--epochs", str(args.pretrain), "--output", str(folder / f"{seed}.pth")], shared
+        )
+        flags += ["--original", str(original)]
+        dataset = shared.load(source)
         forget, _ = data.forget_indices(dataset.train, [3])
-        feature_cache.clear()
-        for method in config.methods:
-            mine = ours(method, flags, dataset, forget, config.epochs)
-            other = theirs(method, original, dataset, forget, config.epochs, mine[-1])
-            images = config.epochs * (len(dataset.train) - len(forget))
-            bare = 100 * floor(method, original, dataset, mine[-1]) * images / mine[2]
+        for method in args.methods:
+            mine = ours(method, flags, dataset, forget, args.epochs, shared)
+            other = theirs(method, original, dataset, forget, args.epochs, mine[3], args.device)
+            images = args.epochs * (len(dataset.train) - len(forget))
+            bare = 100 * floor(method, original, dataset, mine[3], args.device) * images / mine[2]
             found[method].append((mine, other, bare))
             for way in WAYS if not seed else ():
-                with ProcessPoolExecutor(1, fresh) as process:
-                    peaks[method, way] = process.submit(memory, way, method, flags, original, mine[-1]).result()
+                with ProcessPoolExecutor(1, fresh_processes(args.device)) as process:
+                    asked = (way, method, flags, original, source, mine[3], args.device)
+                    peaks[method, way] = process.submit(memory, *asked).result()
             print(
                 f"{name} {method} seed {seed}: published {other[0]:.1f} s, here {mine[0]:.1f} s,"
                 f" {other[0] / mine[0]:.2f} times; TA {other[1][2]:.1f} and {mine[1][2]:.1f}; {bare:.0f} % of the bare loop",
                 flush=True,
             )
-    rows = [row_of(name, method, turns, peaks, config, dataset) for method, turns in found.items()]
+    rows = [row_of(name, method, turns, peaks, args, command, dataset) for method, turns in found.items()]
     if len(rows) > 1:
         ratios = [
             sum(turns[seed][1][0] for turns in found.values()) / sum(turns[seed][0][0] for turns in found.values())
-            for seed in range(config.rounds)
+            for seed in range(args.rounds)
         ]
         rows.append(rows[0] | {"method": TOGETHER, "metrics": {"ratio": statistics.over_seeds(ratios)}})
     return rows
 
 
-def row_of(name, method, turns, peaks, config, dataset):
+def fresh_processes(device: str) -> Any:
+    """A way to start processes that have imported the libraries, and nothing else."""
+    if torch.device(device).type != "cpu":
+        return multiprocessing.get_context("spawn")  # what has touched a GPU can't be forked
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(["torch_pruning", "timm", "peft", "onnxruntime", "sklearn.svm", "matplotlib.figure"])
+    return fresh
+
+
+def row_of(
+    name: str,
+    method: str,
+    turns: list[Any],
+    peaks: dict[tuple[str, str], float],
+    args: argparse.Namespace,
+    command: str,
+    dataset: data.Dataset,
+) -> dict[str, Any]:
     """The row of a method's turns, and of its peaks of memory."""
-    values = {
+    values: dict[str, list[float]] = {
         "ratio": [other[0] / mine[0] for mine, other, _ in turns],
         "of_bare_loop": [bare for *_, bare in turns],
     }
@@ -166,49 +194,61 @@ def row_of(name, method, turns, peaks, config, dataset):
         for i, key in enumerate(("UA", "RA", "TA")):
             accuracies = [turn[place][1][i] for turn in turns]
             values[f"{way}_{key}"] = [100 - a for a in accuracies] if key == "UA" else accuracies
-    return row(name, method, dataset, config, values, f", {turns[0][0][-1].precision}")
+    return row(name, method, dataset, args, command, values, f", {turns[0][0][3].precision}")
 
 
-def row(name, method, dataset, config, values, how=""):
-    """A row in the form of report.py. values: for each metric a list with one for each seed; how: more of the device."""
+def row(
+    name: str,
+    method: str,
+    dataset: data.Dataset,
+    args: argparse.Namespace,
+    command: str,
+    values: dict[str, list[float]],
+    how: str = "",
+) -> dict[str, Any]:
+    """A row of a table. values: for each metric a list with one for each seed; how: more of the device."""
     return {
         "dataset": dataset.tag,
         "model": name,
         "forget": "class3",
         "method": method,
-        "epochs": config.epochs,
+        "epochs": args.epochs,
         "n": len(next(iter(values.values()))),
-        "command": config.command,
-        "device": device_name(config.device) + how,
+        "command": command,
+        "device": device_name(args.device) + how,
         "metrics": {key: statistics.over_seeds(series) for key, series in values.items()},
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vit_micro", help="network (default: vit_micro)")
-    parser.add_argument("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
-    parser.add_argument("--methods", nargs="+", choices=tuple(SCRIPTS), default=list(SCRIPTS), help="(default: all)")
-    parser.add_argument("--images", type=int, default=2000, help="training images (default: 2000)")
-    parser.add_argument("--test-images", type=int, default=400, help="test images (default: 400)")
-    parser.add_argument("--pretrain", type=int, default=2, help="epochs of the original (default: 2)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of unlearning (default: 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="seeds, a round each (default: 3)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "speed", help="STEM of the files to write")
-    config = parser.parse_args()
-    config.device = resolve_device(config.device)
-    config.command = " ".join(["python", "-m", "benchmarks.compare", *sys.argv[1:]])
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    flag = parser.add_argument
+    flag("--model", default="vit_micro", help="network (default: vit_micro)")
+    flag("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
+    flag("--methods", nargs="+", choices=tuple(SCRIPTS), default=list(SCRIPTS), help="(default: all)")
+    flag("--images", type=positive_int, default=2000, help="training images (default: 2000)")
+    flag("--test-images", type=positive_int, default=400, help="test images (default: 400)")
+    flag("--pretrain", type=positive_int, default=2, help="epochs of the original (default: 2)")
+    flag("--epochs", type=positive_int, default=5, help="epochs of unlearning (default: 5)")
+    flag("--rounds", type=positive_int, default=3, help="seeds, a round each (default: 3)")
+    flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
+    flag("--output", type=Path, default=ROOT / "results" / "speed", help="STEM of the files to write")
+    return parser
+
+
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Measure one network, and put its rows beside those of others."""
     folder = Path(tempfile.mkdtemp())
     try:
-        rows = compare(config.model, config, folder)
+        rows = compare(args.model, args, command, folder)
     finally:
         shutil.rmtree(folder)
-    result = {"table": "speed", **provenance(config.command, device_name(config.device)), "rows": rows}
-    result = results.joined(result, f"{config.output}.json")
-    tables.write_all(result, config.output)
+    result = {"table": "speed", **provenance(command, device_name(args.device)), "rows": rows}
+    result = results.joined(result, f"{args.output}.json")
+    tables.write_all(result, args.output)
     print(tables.terminal(result))
 
 
 if __name__ == "__main__":
-    main()
+    main(measure_all, parser())

@@ -11,58 +11,32 @@ import argparse
 import multiprocessing
 import time
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import data
 import models
-from unlearning.core.device import peak_memory_mib, reset_peak_memory
+from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory
 from unlearning.core.files import write_text
+from unlearning.core.flags import CACHE_MIB, Parser, main
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
-from unlearning.reports.style import LOOK, MARKERS
+from unlearning.reports.style import LOOK, MARKERS, save
 from unlearning.vision import adapters
+from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
 from unlearning.vision.train import fit
-
-
-def draw_growth(rows, file):
-    """Seconds, and MiB, over each quantity that benchmarks/growth.py varies, exponents in the legends; into `file`."""
-    pyplot.rcParams.update(LOOK)
-    quantities = list(dict.fromkeys(row["varied"] for row in rows))
-    labels = list(dict.fromkeys(row["what"] for row in rows))
-    figure, axes = pyplot.subplots(
-        2, len(quantities), figsize=(2.4 * len(quantities), 5.6), sharex="col", sharey="row", layout="constrained"
-    )
-    for axis_of, key, unit in zip(axes, ("seconds", "mib"), ("seconds", "MiB"), strict=True):
-        for axis, name in zip(axis_of, quantities, strict=True):
-            for row in (row for row in rows if row["varied"] == name):
-                place = labels.index(row["what"])
-                style = ("-", "--", ":")[place % 3] + MARKERS[place]
-                label = f"{row['what']}: {row[f'exponent_{key}']:.2f}"
-                axis.plot(
-                    row["values"], row[key], style, color="black" if place % 2 == 0 else "0.5", markersize=4, label=label
-                )
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            axis.set_xticks(row["values"], map(str, row["values"]))
-            axis.minorticks_off()
-            axis.legend(fontsize=5.5, ncol=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), columnspacing=0.8)
-            if key == "mib":
-                axis.set_xlabel(name)
-        axis_of[0].set_ylabel(unit)
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)
-
 
 ROOT = Path(__file__).parent.parent
 BASE = {"images": 2000, "epochs": 2, "seeds": 1, "width": 64}
 VARIED = {"images": (1000, 2000, 4000, 8000), "epochs": (1, 2, 4, 8), "seeds": (1, 2, 4), "width": (32, 64, 128, 256)}
 
 
-def network(kind, width, dataset):
+def network(kind: str, width: int, dataset: data.Dataset) -> torch.nn.Module:
     """A fresh network on the CPU: resnet8, or a ViT of four blocks of the given width."""
     torch.manual_seed(0)
     model, arguments = models.create_for("resnet8" if kind == "resnet8" else "vit_micro", dataset)
@@ -72,28 +46,26 @@ def network(kind, width, dataset):
     return model
 
 
-def cost(what, sizes):
+def cost(what: tuple[str, str], sizes: dict[str, int]) -> tuple[float, float]:
     """(seconds, MiB above those of Python and its libraries) of one of WHAT at the given sizes."""
     kind, work = what
-    cpu = torch.device("cpu")
-    reset_peak_memory(cpu)
-    before = peak_memory_mib(cpu)
+    compute, features = Compute("cpu", "fp32", ROOT / "model_weights", quiet=True), FeatureCache(CACHE_MIB)
+    reset_peak_memory("cpu")
+    before = peak_memory_mib("cpu")
     dataset = data.load("fashion-mnist", ROOT / "data", subset=sizes["images"])
     split = dataset.train
-    config = argparse.Namespace(
-        epochs=sizes["epochs"], batch_size=128, device="cpu", precision="fp32", quiet=True, snapshot=None, cost={}
-    )
-    config.cache, config.weights = 4096, ROOT / "model_weights"
     started = time.perf_counter()
-    for config.seed in range(sizes["seeds"]):
+    for seed in range(sizes["seeds"]):
         model = network(kind, sizes["width"], dataset)
         if work == "scoring":
-            predict(model, split, config)
+            predict(model, split, compute, features)
             continue
         if work == "LoRA":
             model = adapters.attach(model, adapters.last_and_head(model), 16, 32)
-        fit(model, split, torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3), config)
-    return time.perf_counter() - started, peak_memory_mib(cpu) - before
+        optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+        how = {"epochs": sizes["epochs"], "batch_size": 128, "seed": seed, "features": features}
+        fit(model, split, optimizer, compute=compute, **how)
+    return time.perf_counter() - started, peak_memory_mib("cpu") - before
 
 
 WHAT = {
@@ -105,15 +77,46 @@ WHAT = {
 }
 
 
-def possible(name, what):
-    """Whether a quantity means anything to a kind of work."""
+def possible(name: str, what: tuple[str, str]) -> bool:
+    """True if a quantity means anything to a kind of work."""
     return not (name == "width" and what[0] == "resnet8") and not (name in ("epochs", "seeds") and what[1] == "scoring")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def draw_growth(rows: list[dict[str, Any]], file: str) -> None:
+    """Seconds, and MiB, over each quantity that is varied, exponents in the legends; into `file`."""
+    quantities = list(dict.fromkeys(row["varied"] for row in rows))
+    labels = list(dict.fromkeys(row["what"] for row in rows))
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(2.4 * len(quantities), 5.6), layout="constrained")
+        axes = figure.subplots(2, len(quantities), sharex="col", sharey="row")
+        for axis_of, key, unit in zip(axes, ("seconds", "mib"), ("seconds", "MiB"), strict=True):
+            for axis, name in zip(axis_of, quantities, strict=True):
+                for row in (row for row in rows if row["varied"] == name):
+                    place = labels.index(row["what"])
+                    style = ("-", "--", ":")[place % 3] + MARKERS[place]
+                    label, color = f"{row['what']}: {row[f'exponent_{key}']:.2f}", "black" if place % 2 == 0 else "0.5"
+                    axis.plot(row["values"], row[key], style, color=color, markersize=4, label=label)
+                axis.set_xscale("log", base=2)
+                axis.set_yscale("log")
+                axis.set_xticks(row["values"], map(str, row["values"]))
+                axis.minorticks_off()
+                above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "columnspacing": 0.8}
+                axis.legend(fontsize=5.5, ncol=2, frameon=False, **above)
+                if key == "mib":
+                    axis.set_xlabel(name)
+            axis_of[0].set_ylabel(unit)
+    save(figure, file)
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "growth", help="STEM of the files to write")
-    config = parser.parse_args()
+    return parser
+
+
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Measure everything and write the files."""
     fresh = multiprocessing.get_context("spawn")  # a process for each measurement, for memory that one has had stays with it
     rows = []
     for label, what in WHAT.items():
@@ -136,11 +139,11 @@ def main():
                 }
             )
             print(f"{label:22} {name:7} seconds ~ {name}^{exponents[0]:.2f}, memory ~ {name}^{exponents[1]:.2f}", flush=True)
-    result = {"table": "growth", **provenance("python -m benchmarks.growth", device_name("cpu"))}
+    result = {"table": "growth", **provenance(command, device_name("cpu"))}
     result |= {"base": BASE, "rows": rows}
-    write_text(f"{config.output}.json", results.dump(result))
-    draw_growth(rows, f"{config.output}.png")
+    write_text(f"{args.output}.json", results.dump(result))
+    draw_growth(rows, f"{args.output}.png")
 
 
 if __name__ == "__main__":
-    main()
+    main(measure_all, parser())

@@ -8,26 +8,29 @@ results/influence_groups.json with both changes, their Pearson and Spearman corr
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from scipy import stats
 
 import llmeraser
+from unlearning.core.device import Compute
 from unlearning.core.files import write_text
-from unlearning.core.flags import main, positive_int
+from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence
 from unlearning.language.rows import read_record
-from unlearning.language.session import session_of, train_adapter
+from unlearning.language.session import Place, Workspace, session_of, train_adapter
 from unlearning.reports import results
 
 
-def measure(config):
+def measure(args: argparse.Namespace) -> list[dict[str, float]]:
     """Predicted and actual changes of the mean test loss, a pair for each group."""
-    record = read_record(config.adapter)
+    record, how = read_record(args.adapter), llmeraser.How(damping=args.damping)
+    place = Place(args.data_dir, args.weights, Compute("cpu", None, args.weights), Workspace())
     pairs = []
-    with session_of(record, config, config.adapter) as session:
+    with session_of(record, place, args.adapter) as session:
         # At rest first: the training that comes after a removal would otherwise do what was left undone before it.
         train_adapter(session, record["evaluations"])
         trained = influence.flat(session.parameters).detach().clone()
@@ -39,23 +42,24 @@ def measure(config):
 
         start = test_loss()
         order = torch.randperm(len(session.rows), generator=torch.Generator().manual_seed(0))
-        for group in order[: config.groups * config.rows].view(config.groups, config.rows).tolist():
-            found = llmeraser.unlearn(session, [session.rows[i] for i in group], [], config)
+        for group in order[: args.groups * args.rows].view(args.groups, args.rows).tolist():
+            found = llmeraser.unlearn(session, [session.rows[i] for i in group], [], how)
             predicted = test_loss() - start
             influence.assign(session.parameters, trained)
             without = [None if i in group else row for i, row in enumerate(session.rows)]
-            train_adapter(session._replace(rows=without), record["evaluations"])
+            train_adapter(replace(session, rows=without), record["evaluations"])
             pairs.append({"predicted": predicted, "actual": test_loss() - start, "residual": found["residual"]})
             influence.assign(session.parameters, trained)
             print(pairs[-1], flush=True)
     return pairs
 
 
-def measure_all(config):
-    pairs = measure(config)
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Measure everything and write the file."""
+    pairs = measure(args)
     predicted, actual = ([pair[key] for pair in pairs] for key in ("predicted", "actual"))
     result = {
-        **provenance(config.command, device_name("cpu")),
+        **provenance(command, device_name("cpu")),
         "pearson": stats.pearsonr(predicted, actual).statistic,
         "spearman": stats.spearmanr(predicted, actual).statistic,
         "slope": stats.linregress(predicted, actual).slope,
@@ -65,15 +69,15 @@ def measure_all(config):
     write_text("results/influence_groups.json", results.dump(result))
 
 
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     parser.add_argument("adapter", type=Path, help="folder of an adapter")
     parser.add_argument("--groups", type=positive_int, default=16, help="groups (default: 16)")
     parser.add_argument("--rows", type=positive_int, default=8, help="rows of a group (default: 8)")
     parser.add_argument("--damping", type=float, default=0.001, help="added to H's diagonal (default: 0.001)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
-    parser.set_defaults(solver="cg", curvature="hessian", tolerance=1e-4, device="cpu")
     return parser
 
 

@@ -11,6 +11,7 @@ import argparse
 import concurrent.futures
 import multiprocessing
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -19,26 +20,27 @@ import data
 import models
 from unlearning.core.device import to_float
 from unlearning.core.files import write_text
-from unlearning.core.flags import main, positive_int
+from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 
 COUNT, STEPS, BATCH, LR = 16, 2, 128, 0.05
 
 
-def batches():
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The same STEPS batches for every network."""
     train = data.load("fashion-mnist", subset=1000).train
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: STEPS * BATCH].split(BATCH)
     return [(to_float(train.images[index]), train.labels[index]) for index in order[:STEPS]]
 
 
-def fresh(seed):
+def fresh(seed: int) -> nn.Module:
+    """A fresh resnet8 in training mode."""
     torch.manual_seed(seed)
     return models.create_for("resnet8", data.load("fashion-mnist", subset=1000))[0].train()
 
 
-def one_by_one(seeds):
+def one_by_one(seeds: Sequence[int]) -> tuple[float, list[dict[str, torch.Tensor]]]:
     """Seconds, and the trained states."""
     networks, seen = [fresh(seed).to(memory_format=torch.channels_last) for seed in seeds], batches()
     started = time.perf_counter()
@@ -52,13 +54,13 @@ def one_by_one(seeds):
     return time.perf_counter() - started, [network.state_dict() for network in networks]
 
 
-def in_one_thread(seeds):
+def in_one_thread(seeds: Sequence[int]) -> float:
     """Seconds of `one_by_one` as half of a pair of processes."""
     torch.set_num_threads(1)
     return one_by_one(seeds)[0]
 
 
-def together(seeds):
+def together(seeds: Sequence[int]) -> tuple[float, list[dict[str, torch.Tensor]]]:
     """Seconds, and the trained states, as one stacked network under vmap."""
     networks, seen = [fresh(seed) for seed in seeds], batches()
     parameters, buffers = torch.func.stack_module_state(networks)
@@ -77,7 +79,8 @@ def together(seeds):
     return spent, [{name: value[i] for name, value in parameters.items()} for i in range(len(seeds))]
 
 
-def measure_all(config):
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Measure everything and write the file."""
     seeds, images = range(COUNT), COUNT * STEPS * BATCH
     found = {"one by one, 2 threads": [], "two processes, 1 thread each": [], "vmap": []}
     torch.set_num_threads(2)
@@ -87,7 +90,7 @@ def measure_all(config):
         list(pool.map(in_one_thread, halves))  # imports and warm-up
         one_by_one([0])
         together([0, 1])
-        for _ in range(config.rounds):
+        for _ in range(args.rounds):
             spent, alone = one_by_one(seeds)
             found["one by one, 2 threads"].append(images / spent)
             found["two processes, 1 thread each"].append(images / max(pool.map(in_one_thread, halves)))
@@ -96,7 +99,7 @@ def measure_all(config):
     apart = max((a[name] - b[name]).abs().max().item() for a, b in zip(alone, stacked, strict=True) for name in b)
     base = found["one by one, 2 threads"]
     result = {
-        **provenance(config.command, device_name("cpu")),
+        **provenance(command, device_name("cpu")),
         "what": f"{COUNT} resnet8, {STEPS} steps of {BATCH} images of Fashion-MNIST, fp32",
         "images_per_second": found,
         "ratio": {way: [a / b for a, b in zip(rates, base, strict=True)] for way, rates in found.items()},
@@ -106,8 +109,9 @@ def measure_all(config):
     print(results.dump(result))
 
 
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, the ways in turn (default: 3)")
     return parser
 

@@ -1,4 +1,4 @@
-"""How the published scripts of LoRA-Unlearn (arXiv 2411.11907) unlearn and evaluate: the yardstick of benchmarks/compare.py.
+"""How the published scripts of LoRA-Unlearn (arXiv 2411.11907) unlearn and evaluate: the yardstick of benchmarks.compare.
 
 Images are PIL pictures behind a DataLoader with two workers; everything computes in fp32 and in the contiguous layout; the
 whole network runs at each epoch, frozen or not; LoRA is PEFT's; pruning sets rows to zero and forgets which; evaluation
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
+import data
 from unlearning.vision import adapters, pruning
 
 BATCH = 128
@@ -23,24 +24,24 @@ MEMBERS, OTHERS = 0.2, 0.5  # of D_r and of the test images in the attack's pass
 class Pictures(Dataset):
     """A data.Split as torchvision's data sets hold one: an array, and a PIL image made of it when asked for."""
 
-    def __init__(self, split):
+    def __init__(self, split: data.Split) -> None:
         self.pixels = split.images.permute(0, 2, 3, 1).numpy()
         self.labels = split.labels.tolist()
         self.transform = ToTensor()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return self.transform(Image.fromarray(self.pixels[index].squeeze())), self.labels[index]
 
 
-def loader(split, shuffle=False):
+def loader(split: data.Split, shuffle: bool = False) -> DataLoader:
     """Batches of a data.Split out of two workers, forked as on any Linux, whatever process this is."""
     return DataLoader(Pictures(split), BATCH, shuffle, num_workers=WORKERS, multiprocessing_context="fork")
 
 
-def unlearn(model, method, retain, epochs, lr, rank, alpha):
+def unlearn(model: nn.Module, method: str, retain: data.Split, epochs: int, lr: float, rank: int, alpha: float) -> nn.Module:
     """Train `model` on `retain` for `epochs` epochs of Adam; method: finetune, pruneft, lora or loraprune. The network, not
     merged."""
     if "prune" in method:
@@ -58,7 +59,7 @@ def unlearn(model, method, retain, epochs, lr, rank, alpha):
     return model
 
 
-def evaluate(model, forget, retain, test):
+def evaluate(model: nn.Module, forget: data.Split, retain: data.Split, test: data.Split) -> list[float]:
     """The accuracies in percent on `forget`, `retain` and `test`, after six passes: these three, then the attack's members,
     its non-members and what it is asked about."""
     members, others = retain.take(slice(round(MEMBERS * len(retain)))), test.take(slice(round(OTHERS * len(test))))

@@ -10,12 +10,13 @@ all but the probe within 1.3 times the forward pass. Writes results/scoring.json
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import data
 import models
-from unlearning.core.device import best_precision
+from unlearning.core.device import Compute
 from unlearning.core.files import write_text
-from unlearning.core.flags import main, positive_int
+from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.evaluation import network
 from unlearning.metrics import predictions
@@ -23,31 +24,31 @@ from unlearning.reports import results
 from unlearning.vision.predict import penultimate, predict, relearn
 
 
-def measure(path, subset, rounds):
+def measure(path: Path, subset: int | None, rounds: int) -> dict[str, Any]:
     """Median seconds of each part, over the rounds, for the network in `path` on `subset` images (None: all)."""
     checkpoint = models.load_checkpoint(path)
     model = models.build(checkpoint, path)
-    config = argparse.Namespace(device="cpu", precision=best_precision(model, "cpu"))
+    compute = Compute("cpu", None, path.parent, quiet=True).placed(model)
     dataset = data.load(checkpoint["data"]["dataset"], subset=subset)
     forget, _ = data.forget_indices(dataset.train, classes=[3])
     sets, train = network.four_sets(dataset, forget), dataset.train
     sample = data.stratified(train.labels, min(network.PROBE_LIMIT, len(train)))
     gone = dataset.test.take(sets.forget_test)
-    predict(model, train.take(slice(2000)), config)  # warm-up
+    predict(model, train.take(slice(2000)), compute)  # warm-up
     parts = {name: [] for name in ("forward", "scores", "distances", "probe", "relearning")}
     for _ in range(rounds):
         clock = [time.perf_counter()]
-        logits = [predict(model, split, config) for split in (train, dataset.test)]
+        logits = [predict(model, split, compute) for split in (train, dataset.test)]
         clock.append(time.perf_counter())
         network.score(logits, dataset, forget, "svc")
         clock.append(time.perf_counter())
         network.distances(logits[0], logits[0].flip(1), forget)
         clock.append(time.perf_counter())
-        features = penultimate(model, train.take(sample), config)
-        predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, config), gone.labels)
+        features = penultimate(model, train.take(sample), compute)
+        predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, compute), gone.labels)
         clock.append(time.perf_counter())
         some = gone.take(slice(network.RELEARN_LIMIT))
-        relearn(model, train.take(forget), some, config, network.RELEARN_STEPS)
+        relearn(model, train.take(forget), some, compute, network.RELEARN_STEPS)
         clock.append(time.perf_counter())
         for name, start, end in zip(parts, clock, clock[1:], strict=False):
             parts[name].append(end - start)
@@ -62,19 +63,21 @@ def measure(path, subset, rounds):
     }
 
 
-def measure_all(config):
-    rows = [measure(path, subset, config.rounds) for path in config.checkpoints for subset in (10_000, None)]
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Measure everything and write the file."""
+    rows = [measure(path, subset, args.rounds) for path in args.checkpoints for subset in (10_000, None)]
     for row in rows:
         print(row, flush=True)
     result = {
-        **provenance(config.command, device_name("cpu")),
+        **provenance(command, device_name("cpu")),
         "rows": rows,
     }
     write_text("results/scoring.json", results.dump(result))
 
 
-def parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project")
     parser.add_argument("--rounds", type=positive_int, default=3, help="rounds; the median counts (default: 3)")
     return parser

@@ -1,0 +1,71 @@
+"""Every command that README, docs and docstrings name parses."""
+
+import ast
+import importlib
+import re
+import shlex
+
+import pytest
+
+from tests.helpers import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("baselines/*.py"), *ROOT.glob("benchmarks/*.py")]
+SPAN = re.compile(r"(?:^ +|`)((?:python|torchrun|accelerate launch) [^`\n]+)", re.MULTILINE)
+OWN = "shrink"  # the example of a method of one's own, which another test runs
+
+
+def commands(text):
+    """The commands in a text, on lines of their own or in backticks, without comments or the words in a next column."""
+    for found in SPAN.findall(text):
+        yield re.split(r"\s{5,}", found.partition(" # ")[0])[0].strip()
+
+
+def split(command):
+    """A module's name and its arguments; None for what is no command of this project."""
+    words = shlex.split(command)
+    words = words[1:] if words[0] in ("python", "torchrun") else words[2:]
+    while words and words[0].startswith("--"):  # of torchrun
+        words = words[2:]
+    if words[:1] == ["-m"]:
+        name, arguments = words[1], words[2:]
+    else:
+        name, arguments = words[0].removesuffix(".py"), words[1:]
+    mine = (ROOT / (name.replace(".", "/") + ".py")).exists()
+    return (name, arguments) if mine else None
+
+
+def every():
+    for page in PAGES:
+        yield from ((page.name, command) for command in commands(page.read_text()))
+    for source in SOURCES:
+        doc = ast.get_docstring(ast.parse(source.read_text())) or ""
+        yield from ((source.name, command) for command in commands(doc))
+
+
+def test_all_commands_parse(capsys):
+    seen, scripts = 0, set()
+    for place, command in every():
+        found = split(command)
+        if found is None:
+            assert OWN in command, f"{place}: {command} names no script"
+            continue
+        name, arguments = found
+        parser = importlib.import_module(name).parser()
+        try:
+            parser.parse_args(arguments or ["--help"])  # prose names some without arguments
+        except SystemExit as stop:
+            assert stop.code == 0, f"{place}: {command}: {capsys.readouterr().err}"
+        seen += 1
+        scripts.add(name)
+    assert seen > 60, seen
+    assert len(scripts) > 20, scripts
+
+
+def test_a_wrong_command_is_noticed():
+    parser = importlib.import_module("finetune").parser()
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--modl", "x"])
+    assert stop.value.code == 2
+    assert split("torchrun --nproc-per-node 2 finetune.py --seed 1") == ("finetune", ["--seed", "1"])
+    assert split("python -m baselines.control --kind mask") == ("baselines.control", ["--kind", "mask"])
