@@ -103,7 +103,7 @@ class Dataset:
 
     @property
     def is_cifar10(self) -> bool:
-        """Whether these are CIFAR-10's ten classes (the official files or an image tree of them)."""
+        """True for CIFAR-10's ten classes (the official files or an image tree of them)."""
         return tuple(self.classes) == CIFAR10_CLASSES
 
 

@@ -6,8 +6,7 @@ cross-entropy on D_r, no augmentation, 5 or 10 epochs. D_f is never looked at.
     python finetune.py --dataset cifar10 --model resnet50 --forget-class 3 --epochs 5
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
@@ -16,7 +15,6 @@ from data import Split
 from unlearning.core.flags import Parser, PerModel, main
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
-from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-3)
 
@@ -32,9 +30,7 @@ def parser() -> Parser:
     return method_parser(__doc__, epochs=5, lr=LR)
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("finetune", unlearn, parser(), args, command, shared)
+run = partial(execute, "finetune", unlearn, parser)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ output projection and the head. Adam 1e-3, dropout 0.1. Beside the merged checkp
     python lora.py --dataset cifar10 --model vit_small --forget-class 3 --epochs 5
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
@@ -18,7 +17,6 @@ from unlearning.core.flags import Parser, main
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
-from unlearning.vision.shared import Shared
 
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
@@ -37,9 +35,7 @@ def parser() -> Parser:
     return adapters.add_lora_flags(method_parser(__doc__, epochs=5, lr=adapters.LR))
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("lora", unlearn, parser(), args, command, shared)
+run = partial(execute, "lora", unlearn, parser)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ silent channels out; --regrow drops the masks after pruning, as the published sc
     python loraprune.py --dataset cifar10 --model vit_small --forget-class 3 --epochs 5
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,7 +18,6 @@ from unlearning.core.flags import Parser, main
 from unlearning.vision import adapter_files, adapters, compaction, pruning
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
-from unlearning.vision.shared import Shared
 
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
@@ -43,9 +41,7 @@ def parser() -> Parser:
     return pruning.add_pruning_flags(adapters.add_lora_flags(method_parser(__doc__, epochs=5, lr=adapters.LR)))
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("loraprune", unlearn, parser(), args, command, shared)
+run = partial(execute, "loraprune", unlearn, parser)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ projection). They stay silent, and --compact takes a CNN's out; --regrow lets th
     python pruneft.py --dataset cifar10 --model resnet50 --forget-class 3 --epochs 5
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
@@ -18,7 +17,6 @@ from unlearning.core.flags import Parser, PerModel, main
 from unlearning.vision import compaction, pruning
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
-from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-3, resnet8=1e-3, resnet20=1e-3, vit_micro=1e-3)
 
@@ -39,9 +37,7 @@ def parser() -> Parser:
     return pruning.add_pruning_flags(method_parser(__doc__, epochs=5, lr=LR))
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("pruneft", unlearn, parser(), args, command, shared)
+run = partial(execute, "pruneft", unlearn, parser)
 
 
 if __name__ == "__main__":

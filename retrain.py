@@ -6,14 +6,12 @@ seed, so the two differ only in the data.
     python retrain.py --dataset cifar10 --model resnet50 --forget-class 3
 """
 
-import argparse
-from pathlib import Path
+from functools import partial
 
 from unlearning.core.flags import Parser, main
 from unlearning.vision import recipes
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import execute
-from unlearning.vision.shared import Shared
 
 
 def parser() -> Parser:
@@ -21,9 +19,7 @@ def parser() -> Parser:
     return method_parser(__doc__, epochs=recipes.EPOCHS, lr=recipes.LR, original=False)
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("retrain", recipes.train_original, parser(), args, command, shared)
+run = partial(execute, "retrain", recipes.train_original, parser)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ Head, norms and batch-norm statistics stay the original's: without its adapter t
     python rfau.py --dataset fashion-mnist --model vit_micro --forget-class 3
 """
 
-import argparse
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +30,6 @@ from unlearning.core.flags import Parser, PerModel, main, positive_float, positi
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
-from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-3)
 REFERENCE = 256  # images of D_r that give each layer's mean and variance
@@ -165,9 +164,7 @@ def parser() -> Parser:
     return parser
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("rfau", unlearn, parser(), args, command, shared)
+run = partial(execute, "rfau", unlearn, parser)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ if not __package__:
     print("run it from the project's folder: python -m baselines.badteacher", file=sys.stderr)
     sys.exit(2)
 
-
-import argparse
 import copy
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
@@ -29,7 +27,6 @@ from unlearning.core.flags import Parser, PerModel, fraction, main
 from unlearning.vision.flags import method_parser
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run, execute
-from unlearning.vision.shared import Shared
 
 LR = PerModel(paper=1e-4, resnet20=1e-3)
 
@@ -56,9 +53,7 @@ def parser() -> Parser:
     return parser
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("badteacher", unlearn, parser(), args, command, shared)
+run = partial(execute, "badteacher", unlearn, parser)
 
 
 if __name__ == "__main__":

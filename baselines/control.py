@@ -65,7 +65,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
     """Carry out the command line: the checkpoint's path."""
-    return execute(args.kind, unlearn, parser(), args, command, shared)
+    return execute(args.kind, unlearn, parser, args, command, shared)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ if not __package__:
     print("run it from the project's folder: python -m baselines.randomlabel", file=sys.stderr)
     sys.exit(2)
 
-
-import argparse
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,7 +25,6 @@ from unlearning.core.device import Compute, autocast, clock, memory_format, to_f
 from unlearning.core.flags import Parser, PerModel, fraction, main
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
-from unlearning.vision.shared import Shared
 from unlearning.vision.train import cross_entropy
 
 LR = PerModel(paper=1e-3, resnet20=3e-4)
@@ -85,9 +82,7 @@ def parser() -> Parser:
     return parser
 
 
-def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
-    """Carry out the command line: the checkpoint's path."""
-    return execute("randomlabel", unlearn, parser(), args, command, shared)
+run = partial(execute, "randomlabel", unlearn, parser)
 
 
 if __name__ == "__main__":

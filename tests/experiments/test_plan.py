@@ -11,6 +11,8 @@ from unlearning.experiments.methods import FORGETS, METHODS, Method, rows_of
 from unlearning.language import rows as language_rows
 
 METHOD = """
+from functools import partial
+
 import torch
 
 from unlearning.core.flags import main, positive_float
@@ -29,8 +31,7 @@ def parser():
     return parser
 
 
-def run(args, command, shared=None):
-    return execute("mine", unlearn, parser(), args, command, shared)
+run = partial(execute, "mine", unlearn, parser)
 """
 
 

@@ -12,8 +12,7 @@ from unlearning.vision.settings import Settings
 
 OWN_METHOD = '''
 """A method of one's own."""
-import torch
-from unlearning.core.flags import main
+from functools import partial
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import execute
 
@@ -24,8 +23,7 @@ def unlearn(model, retain, forget, run):
 def parser():
     return method_parser(__doc__, epochs=1, lr=0.1)
 
-def run(args, command, shared=None):
-    return execute("mine", unlearn, parser(), args, command, shared)
+run = partial(execute, "mine", unlearn, parser)
 '''
 
 

@@ -52,7 +52,12 @@ Method = Callable[[nn.Module, data.Split, data.Split, Run], nn.Module]
 
 
 def execute(
-    method: str, unlearn: Method, parser: Parser, args: argparse.Namespace, command: str, shared: Shared | None = None
+    method: str,
+    unlearn: Method,
+    parser: Callable[[], Parser],
+    args: argparse.Namespace,
+    command: str,
+    shared: Shared | None = None,
 ) -> Path:
     """Run unlearn(model, retain, forget, run) on what the flags name and write its checkpoint: the path.
 
@@ -60,7 +65,7 @@ def execute(
     output was made with other settings, or when the original is missing or doesn't fit data, network or forget set.
     """
     shared = shared or Shared(args.cache)
-    begun = start(method, parser, args, shared)
+    begun = start(method, parser(), args, shared)
     if begun.finished:
         print(f"there already: {begun.output}", file=sys.stderr, flush=True)
         return begun.output
