@@ -37,4 +37,7 @@ def test_the_papers_numbers_stand_only_beside_its_data_and_networks(tmp_path):
         assert ("published" in row) == expected
     row = {"model": "vit_small", "method": "lora", "epochs": 10, "forget": "class3"}
     prunelora.add_published([row], cifar)
+    other = {"model": "vit_small", "method": "lora", "epochs": 10, "forget": "class3", "flags": ["--rank 2"]}
+    prunelora.add_published([other], cifar)
+    assert "published" not in other  # the paper's are of its own settings
     assert row["published"] == {"UA": 95.58, "RA": 97.81, "TA": 85.16, "MIA": 99.58}

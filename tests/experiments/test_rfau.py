@@ -16,6 +16,8 @@ def test_rfaus_table_takes_the_rates_of_the_committed_tuning(tmp_path, monkeypat
         *(row("random0.1", f"rfau --lr {rate}", gap) for rate, gap in (("0.001", 1), ("0.003", 3))),
         *(row("class3", f"randomlabel --saliency 0.5 --lr {rate}", gap) for rate, gap in (("0.0001", 1), ("0.003", 3))),
         row("class3", "retrain", 0),
+        # Where SalUn alone was tuned its label doesn't name the share: its flags do.
+        row("random0.1", "randomlabel --lr 0.01", 1) | {"flags": ["--lr 0.01", "--saliency 0.5"]},
     ]
     (tmp_path / "rfau-tune-quick.json").write_text(json.dumps({"rows": rows}))
     monkeypatch.setattr(rfau, "TUNED", tmp_path)
@@ -31,6 +33,7 @@ def test_rfaus_table_takes_the_rates_of_the_committed_tuning(tmp_path, monkeypat
     assert rate_of("rfau", "vit_micro", "--forget-class") == "0.003"
     assert rate_of("rfau", "vit_micro", "--forget-random") == "0.001"
     assert rate_of("baselines.randomlabel", "vit_micro", "--saliency", "--forget-class") == "0.0001"
+    assert rate_of("baselines.randomlabel", "vit_micro", "--saliency", "--forget-random") == "0.01"
     assert rate_of("rfau", "resnet20", "--forget-class") is None
     assert rate_of("retrain", "vit_micro", "--forget-class") is None
 

@@ -11,6 +11,7 @@ import torch
 
 import models
 from unlearning.core.device import Compute
+from unlearning.core.flags import as_words
 from unlearning.core.provenance import provenance
 from unlearning.evaluation import network
 from unlearning.evaluation.entries import (
@@ -182,6 +183,7 @@ def _put_seeds_together(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
         group.sort(key=lambda row: row["seed"])
         names = {key: group[0][key] for key in SHOWN}
         same = {"n": len(group), "command": group[0]["command"], "device": group[0]["device"]}
+        same["flags"] = as_words(group[0]["entry"].flags)
         curves = _curves_over_seeds([row["curves"] for row in group])
         rows.append(names | same | {"metrics": statistics.metrics_over_seeds(group), "curves": curves})
     return rows

@@ -39,10 +39,10 @@ PUBLISHED = {
 
 
 def add_published(rows: list[Row], dataset: data.Dataset) -> None:
-    """Put the paper's numbers beside rows of the same data set, network and forgotten class."""
+    """Put the paper's numbers beside rows of the same data set, network and forgotten class, made with default flags."""
     for row in rows:
         key = (row["model"], row["method"], None if row["method"] == "retrain" else row["epochs"])
-        if dataset.is_cifar10 and row["forget"] == "class3" and key in PUBLISHED:
+        if dataset.is_cifar10 and row["forget"] == "class3" and key in PUBLISHED and not row.get("flags"):
             row["published"] = dict(zip(("UA", "RA", "TA", "MIA"), PUBLISHED[key], strict=True))
 
 

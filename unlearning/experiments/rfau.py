@@ -43,6 +43,9 @@ def _tuned(request: Request, tag: str) -> Rates:
     gaps: dict[tuple, dict[str, float]] = {}
     for row in results.read(path)["rows"] if path.exists() else []:
         method, _, rate = row["method"].partition(" --lr ")
+        if "flags" in row:  # the label names only the flags in which rows of that table differ
+            own = [flag for flag in row["flags"] if not flag.startswith("--lr ")]
+            method = " ".join([method.partition(" --")[0], *own])
         if rate and row["forget"] == tag:
             gaps.setdefault((row["model"], method), {})[rate] = row["metrics"]["gap"]["mean"]
 

@@ -28,8 +28,8 @@ class Metric(TypedDict, total=False):
 class Row(TypedDict):
     """A row of a table: all seeds of one identity.
 
-    curves: what pictures need, where evaluate.py made the row. published: a paper's numbers, where it has the same data set
-    and network.
+    flags: those that differ from the defaults. curves: what pictures need, where evaluate.py made the row. published: a
+    paper's numbers, where it has the same data set and network.
     """
 
     dataset: str
@@ -40,6 +40,7 @@ class Row(TypedDict):
     n: int
     command: str
     device: NotRequired[str]
+    flags: NotRequired[list[str]]
     metrics: dict[str, Metric]
     curves: NotRequired[dict[str, Any]]
     published: NotRequired[dict[str, float]]
