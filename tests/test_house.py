@@ -27,6 +27,7 @@ SLOW = {
     "onnx",
     "onnxruntime",
 }
+GUARDS = ("not __package__", "TYPE_CHECKING", "__name__ == '__main__'")  # the only conditions at a module's top level
 READ_IN_ONE_SITTING = ("loraprune", *(f"unlearning/vision/{name}" for name in ("adapters", "pruning", "train", "run")))
 
 
@@ -77,6 +78,8 @@ def test_no_command_imports_another():
     for path in COMMANDS:
         for name in imported(path):
             assert name.split(".")[0] not in (*SCRIPTS, "baselines", "benchmarks"), f"{path} imports {name}"
+    by_name = {named(path) for path in [*LIBRARY, *COMMANDS] if "importlib" in path.read_text()}
+    assert all(name == "reproduce" or name.startswith("unlearning.experiments.") for name in by_name), by_name
 
 
 def test_the_root_holds_commands_and_two_helpers():
@@ -99,7 +102,7 @@ def test_functions_are_short_and_public_ones_annotated():
         public += [child for node in classes for child in node.body]
         for node in public:
             if isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
-                arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                arguments = [child for child in ast.walk(node.args) if isinstance(child, ast.arg)]  # *args, **kwargs too
                 bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls", "context")]
                 assert not bare and node.returns is not None, f"{path}: {node.name} lacks annotations {bare}"
                 assert node.name == "__init__" or ast.get_docstring(node), f"{path}: {node.name} has no docstring"
@@ -110,15 +113,18 @@ def test_modules_have_no_state_and_do_nothing_when_imported():
     for path in [*LIBRARY, *COMMANDS]:
         for place, node in enumerate(tree(path).body):
             assert place == 0 or isinstance(node, harmless), f"{path}:{node.lineno} does something"
+            assert not isinstance(node, ast.If) or ast.unparse(node.test) in GUARDS, f"{path}:{node.lineno} depends"
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            for name in (t.id for t in targets if isinstance(t, ast.Name)):
-                constant = name.strip("_")[:1].isupper() or (name == "run" and path in COMMANDS)
-                assert constant, f"{path}:{node.lineno}: {name} is state"
-        for node in ast.walk(tree(path)):
-            assert not isinstance(node, ast.Global), f"{path}: global"
-            for decorator in getattr(node, "decorator_list", []):
-                assert "cache" not in ast.unparse(decorator), f"{path}: {ast.unparse(decorator)}"
-        assert not any(name.startswith("unittest") for name in imported(path)), path
+            for target in filter(None, targets):
+                for name in map(ast.unparse, target.elts if isinstance(target, ast.Tuple) else [target]):
+                    constant = name.isidentifier() and name.strip("_")[:1].isupper()
+                    assert constant or (name == "run" and path in COMMANDS), f"{path}:{node.lineno}: {name} is state"
+                # What is empty when imported is there to be filled later.
+                assert ast.unparse(node.value) not in ("[]", "{}", "set()"), f"{path}:{node.lineno} is state"
+        used = {*imported(path), *(ast.unparse(node) for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute))}
+        assert not used & {"functools.cache", "functools.lru_cache"}, f"{path}: a cache that lives as long as the process"
+        assert not any(isinstance(node, ast.Global) for node in ast.walk(tree(path))), f"{path}: global"
+        assert not any(name.startswith("unittest") for name in used), path
 
 
 def test_loraprune_is_read_in_one_sitting():
@@ -137,10 +143,10 @@ def test_no_slow_library_before_arguments_are_parsed():
     assert len(done.stdout.splitlines()) == len(names)
 
 
-def cpu_seconds(*arguments):
-    """CPU time of a process, the least of three runs."""
+def cpu_seconds(runs, *arguments):
+    """CPU time of a process, user and system, the least of some runs."""
     times = []
-    for _ in range(3):
+    for _ in range(runs):
         process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0
@@ -150,10 +156,12 @@ def cpu_seconds(*arguments):
 
 @pytest.mark.slow
 def test_help_takes_half_a_second_more_than_torch():
-    torch = cpu_seconds("-c", "import torch")
+    torch = cpu_seconds(3, "-c", "import torch")
     for command in [*([f"{name}.py"] for name in SCRIPTS), *(["-m", f"baselines.{name}"] for name in BASELINES)]:
-        taken = cpu_seconds(*command, "--help")
-        assert taken < torch + 0.5, (command, taken, torch)
+        taken, base = cpu_seconds(1, *command, "--help"), torch
+        if taken >= base + 0.5:  # on a busy machine torch alone varies by as much: both again, one right after the other
+            base, taken = cpu_seconds(3, "-c", "import torch"), cpu_seconds(3, *command, "--help")
+        assert taken < base + 0.5, (command, taken, base)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -8,6 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from unlearning.metrics import membership, predictions, statistics
 
 
+def features_of(offset, count, seed):
+    """Every feature of `count` images of ten classes whose true logit is raised by `offset`."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(10, (count,), generator=generator)
+    logits = torch.randn(count, 10, generator=generator) + offset * torch.nn.functional.one_hot(labels, 10)
+    return {name: feature(logits, labels) for name, feature in predictions.FEATURES.items()}
+
+
 def test_the_attack_is_perfect_on_separable_and_blind_on_equal_distributions():
     members, nonmembers = torch.full((300,), 0.99), torch.full((300,), 0.2)
     assert membership.mia_efficacy(members, nonmembers, torch.full((50,), 0.2)) == 100

@@ -55,14 +55,6 @@ def test_entropy_correctness_and_margin():
     assert all(torch.isfinite(f(masked, torch.tensor([1]))).all() for f in predictions.FEATURES.values())
 
 
-def features_of(offset, count, seed):
-    """Every feature of `count` images of ten classes whose true logit is raised by `offset`."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(10, (count,), generator=generator)
-    logits = torch.randn(count, 10, generator=generator) + offset * torch.nn.functional.one_hot(labels, 10)
-    return {name: feature(logits, labels) for name, feature in predictions.FEATURES.items()}
-
-
 def test_distances_of_opposite_one_hots_are_finite_and_largest():
     one, other = torch.tensor([[1000.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 1000.0], [0.0, 0.0]])
     assert predictions.js_divergence(one[:1], other[:1]) == pytest.approx(math.log(2))
