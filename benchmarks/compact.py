@@ -75,7 +75,8 @@ def in_onnx(model: torch.nn.Module, x: torch.Tensor) -> Callable:
 def rows_of(name: str, args: argparse.Namespace, command: str, folder: Path) -> list[dict[str, Any]]:
     """The masked and the compact row of one network."""
     flags, shared = flags_of(args, name, 0, folder), Shared()
-    original, *_ = run(pretrain, [*flags, "--epochs", str(args.pretrain), "--output", str(folder / "original.pth")], shared)
+    asked = [*flags, "--epochs", str(args.pretrain), "--output", str(folder / f"{name}.pth")]
+    original, *_ = run(pretrain, asked, shared)
     dataset = shared.load(data.Source(args.dataset, ROOT / "data", args.images, test_subset=args.test_images))
     seen = dataset.test.take(dataset.test.labels != 3)
     x = to_float(dataset.test.images[:BATCH])
