@@ -10,12 +10,18 @@ from unlearning.reports import tables
 from unlearning.reports.tables import cell
 
 
+def test_the_committed_tables_are_drawn_from_their_results():
+    drawn = [path for path in sorted((ROOT / "results").iterdir()) if path.suffix in (".md", ".tex", ".csv")]
+    forms = {ending: tables.FORMS[name] for name, ending in tables.ENDINGS.items()}
+    for path in drawn:
+        assert path.read_text() == forms[path.suffix](json.loads(path.with_suffix(".json").read_text())), path.name
+    assert len(drawn) > 30
+
+
 @pytest.mark.parametrize(("name", "seeds"), [("prunelora-quick", 3), ("random-quick", 3), ("audit-quick", 16)])
 def test_the_readmes_tables_are_the_committed_results(name, seeds):
     readme = (ROOT / "README.md").read_text()
     result = json.loads((ROOT / "results" / f"{name}.json").read_text())
-    assert tables.markdown(result) == (ROOT / "results" / f"{name}.md").read_text()
-    assert tables.latex(result) == (ROOT / "results" / f"{name}.tex").read_text()
     assert tables.markdown(result) in readme
     assert f"results/{name}.png" in readme
     assert {row["n"] for row in result["rows"]} == {seeds}

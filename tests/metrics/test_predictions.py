@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
 
 from unlearning.metrics import predictions
 
@@ -70,6 +71,20 @@ def test_distances_are_symmetric_bounded_and_0_for_equals(a, b):
         assert distance(a, a) == 0
         assert -1e-12 <= distance(a, b) <= most + 1e-9
         assert distance(a, b) == pytest.approx(distance(b, a))
+
+
+def test_js_divergence_is_its_definition_and_scipys_square():
+    """Rows with exact zeros among them, in either answer or in both."""
+    p = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.25, 0.25, 0.5]], dtype=torch.float64)
+    q = torch.tensor([[0.1, 0.3, 0.6], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.25, 0.25, 0.5]], dtype=torch.float64)
+    rows = []
+    for one, other in zip(p.tolist(), q.tolist(), strict=True):
+        terms = [(a, (a + b) / 2) for a, b in zip(one, other, strict=True)]
+        terms += [(b, (a + b) / 2) for a, b in zip(one, other, strict=True)]
+        rows.append(sum(x * math.log(x / middle) for x, middle in terms if x) / 2)
+    found = predictions.js_divergence(p.log(), q.log())
+    assert found == pytest.approx(sum(rows) / 4, rel=1e-12)
+    assert found == pytest.approx((jensenshannon(p, q, axis=1) ** 2).mean(), rel=1e-12)
 
 
 def test_js_divergence_of_nearly_equal_answers_is_no_nan():

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from tests.helpers import ROOT
+from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.reports import figures, results, tables
 
@@ -16,6 +17,96 @@ from unlearning.reports import figures, results, tables
 def table():
     """The committed table of PruneLoRA's methods, made by a command with signs that LaTeX knows."""
     return results.read(ROOT / "results" / "prunelora-quick.json") | {"command": "python evaluate.py 50%_$x"}
+
+
+def metric(mean, ci95=None):
+    return {"mean": mean, "ci95": ci95, "values": [mean]}
+
+
+@pytest.fixture
+def small():
+    """Two rows with a missing number, a word in a number's place, an interval, a paper's numbers, and an earlier run."""
+    common = {"dataset": "digits_8", "model": "resnet8", "forget": "class3", "n": 3}
+    left = {"TA": {"missing": "no test images"}, "relearn_steps": {"missing": "never", "cell": "> 64"}}
+    retrain = {"method": "retrain", "epochs": None, "command": "python retrain.py"}
+    retrain |= {"published": {"UA": 100, "RA": 99.5, "TA": 94.25, "MIA": 100}}
+    lora = {"method": "lora --rank 2", "epochs": 5, "command": "python lora.py --rank 2"}
+    run = {"command": "python old.py", "date": "2025-01-02", "hardware": "a GPU", "versions": {"torch": "2.11"}}
+    return {
+        "table": "t",
+        **run,
+        "earlier": [{"of": ["vit, class3"], **run, "hardware": "a CPU"}],
+        "rows": [
+            common | retrain | {"metrics": {"RA": metric(99.126, 0.4), **left, "seconds": metric(1234.56)}},
+            common | lora | {"metrics": {"RA": metric(98.0, 1.25), "TA": metric(1.0, 0.0), "seconds": metric(0.25)}},
+        ],
+    }
+
+
+def test_markdown_to_the_letter(small):
+    text = tables.markdown(small)
+    assert text.startswith(
+        """**digits_8, resnet8, class3: headline**
+
+|   # | method        |   epochs |   n |         RA % |   TA % |   paper: UA / RA / TA / MIA |
+|----:|:--------------|---------:|----:|-------------:|-------:|----------------------------:|
+|   1 | retrain       |        – |   3 | 99.13 ± 0.40 |    n/a |    100 / 99.5 / 94.25 / 100 |
+|   2 | lora --rank 2 |        5 |   3 | 98.00 ± 1.25 |   1.00 |                             |
+
+**digits_8, resnet8, class3: what an attacker, a probe and relearning still find**
+
+|   # | method        |   epochs |   n |   relearn steps |
+|----:|:--------------|---------:|----:|----------------:|
+|   1 | retrain       |        – |   3 |            > 64 |
+|   2 | lora --rank 2 |        5 |   3 |             n/a |
+
+<details><summary>Cost</summary>
+
+|   # | method        |   epochs |   n |   seconds |
+|----:|:--------------|---------:|----:|----------:|
+|   1 | retrain       |        – |   3 |   1,234.6 |
+|   2 | lora --rank 2 |        5 |   3 |       0.2 |
+
+</details>
+"""
+    )
+    assert "1. `python retrain.py`\n2. `python lora.py --rank 2`\n" in text
+    assert "\nn/a: no test images.\n" in text
+    assert text.splitlines()[-2:] == [
+        "vit, class3: `python old.py` on a CPU, 2025-01-02; torch 2.11.",
+        "`python old.py` on a GPU, 2025-01-02; torch 2.11.",
+    ]
+
+
+def test_latex_csv_and_text_to_the_letter(small):
+    latex = tables.latex(small)
+    assert r"\caption{digits\_8, resnet8, class3: headline}" in latex
+    lines = {" ".join(line.split()) for line in latex.splitlines()}
+    assert r"method & epochs & n & RA \% & TA \% \\" in lines
+    assert r"retrain & -- & 3 & 99.13 $\pm$ 0.40 & n/a \\" in lines
+    assert r"lora -{}-rank 2 & 5 & 3 & 98.00 $\pm$ 1.25 & 1.00 \\" in lines
+    assert tables.comma_separated(small) == (
+        "dataset,model,forget,method,epochs,n,command,RA,RA_ci95,TA,TA_ci95,relearn_steps,relearn_steps_ci95,seconds,"
+        "seconds_ci95\n"
+        "digits_8,resnet8,class3,retrain,,3,python retrain.py,99.126,0.4,,,,,1234.56,\n"
+        "digits_8,resnet8,class3,lora --rank 2,5,3,python lora.py --rank 2,98.0,1.25,1.0,0.0,,,0.25,\n"
+    )
+    assert tables.terminal(small).startswith(
+        """digits_8, resnet8, class3: headline
+method           epochs    n          RA %    TA %
+retrain               –    3  99.13 ± 0.40     n/a
+lora --rank 2         5    3  98.00 ± 1.25    1.00
+"""
+    )
+
+
+def test_a_dumped_result_is_read_back(small, tmp_path):
+    write_text(tmp_path / "t.json", results.dump(small))
+    assert results.read(tmp_path / "t.json") == small
+    assert '"values": [99.126]' in results.dump(small)
+    write_text(tmp_path / "t.json", '{"rows": []}')
+    with pytest.raises(UserError, match="not a result file"):
+        results.read(tmp_path / "t.json")
 
 
 def test_all_forms_show_the_same_rows(table, tmp_path):
@@ -65,6 +156,13 @@ def test_data_sets_networks_and_forget_sets_have_tables_of_their_own(table):
     groups = results.by_forget_set(table["rows"])
     assert [heading for heading, _ in groups] == [", ".join(key) for key in dict.fromkeys(keys)]
     assert [row for _, rows in groups for row in rows] == table["rows"]
+
+
+def test_data_of_one_name_and_two_fingerprints_never_share_a_table(small):
+    first, second = small["rows"]
+    apart = [first | {"fingerprint": "a"}, second | {"fingerprint": "b"}, second | {"fingerprint": "a"}]
+    assert [rows for _, rows in results.by_forget_set(apart)] == [[apart[0], apart[2]], [apart[1]]]
+    assert tables.terminal(small | {"rows": apart}).count("headline") == 2
 
 
 def test_drawing_leaves_matplotlib_as_it_was(table, tmp_path):

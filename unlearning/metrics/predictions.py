@@ -94,10 +94,9 @@ def activation_distance(logits: torch.Tensor, retrain: torch.Tensor) -> float:
 
 def js_divergence(logits: torch.Tensor, retrain: torch.Tensor) -> float:
     """Mean Jensen-Shannon divergence of the softmax outputs of two networks in nats, 0 to ln 2; logits (N, C)."""
-    from scipy.special import (
-        rel_entr,  # scipy's jensenshannon takes a root, which is NaN where nearly equal rows round below 0
-    )
+    from scipy.special import rel_entr
 
+    # Not scipy's jensenshannon: it takes a root, which is NaN where rounding takes a row of nearly equal answers below 0.
     p, q = probabilities(logits).numpy(), probabilities(retrain).numpy()
     middle = (p + q) / 2
     return float((rel_entr(p, middle) + rel_entr(q, middle)).sum(1).mean() / 2)

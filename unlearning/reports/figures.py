@@ -234,9 +234,8 @@ def steps(rows: list[Any]) -> Figure | None:
     return figure
 
 
-PICTURES: dict[
-    str, tuple[Callable[[Any], Any], Callable[[list[Any]], Figure | None]]
-] = {  # name: (whether a row has something for it, the picture)
+Picture = tuple[Callable[[Any], Any], Callable[[list[Any]], Figure | None]]  # whether a row has something for it; draws it
+PICTURES: dict[str, Picture] = {
     "dots": (lambda row: "request" not in row and "task" not in row and "ratio" not in row["metrics"], dots),
     "speed": (lambda row: "ratio" in row["metrics"], paper_figures.speed),
     "shares": (lambda row: "task" in row, paper_figures.shares),
@@ -252,7 +251,7 @@ PICTURES: dict[
 
 def _several(rows: list[Any]) -> dict[str, list[Any]]:
     """The methods that come with more than one number of epochs: name to rows."""
-    methods = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
+    methods = statistics.grouped(rows, lambda row: row["method"])
     return {name: same for name, same in methods.items() if len(same) > 1}
 
 

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unlearning.metrics.statistics import grouped
 from unlearning.reports import results
 from unlearning.reports.style import LOOK, MARKERS, grid, legend, row_names, save
 
@@ -17,9 +18,7 @@ def cost(rows: list[Any]) -> Figure:
     groups = results.by_forget_set(rows)
     figure, axes = grid(len(groups), 3.4, 3.6, len(groups), sharex=True, sharey=True)
     for axis, (heading, group) in zip(axes, groups, strict=True):
-        kinds: dict[str, list[Any]] = {}
-        for row in group:
-            kinds.setdefault(re.sub(r" --parts \d+", "", row["method"]), []).append(row)
+        kinds = grouped(group, lambda row: re.sub(r" --parts \d+", "", row["method"]))
         for place, (name, same) in enumerate(kinds.items()):
             x, y = ([row["metrics"][key] for row in same] for key in ("sample_epochs", "accuracy"))
             axis.errorbar(
@@ -69,12 +68,10 @@ def speed(rows: list[Any]) -> Figure:
 
 def shares(rows: list[Any]) -> Figure:
     """A panel for each task and request: loss over the share of rows; on clean test rows, or for removal on removed rows."""
-    panels: dict[tuple, dict[str, list[Any]]] = {}
-    for row in rows:
-        panels.setdefault((row["dataset"], row["task"]), {}).setdefault(row["method"], []).append(row)
+    panels = grouped(rows, lambda row: (row["dataset"], row["task"]))
     figure, axes = grid(len(panels), 3.4, 3.2, len({task for _, task in panels}))
-    for axis, ((dataset, task), methods) in zip(axes, panels.items(), strict=True):
-        _share_panel(axis, methods, "forget_loss" if task == "remove" else "loss")
+    for axis, ((dataset, task), group) in zip(axes, panels.items(), strict=True):
+        _share_panel(axis, grouped(group, lambda row: row["method"]), "forget_loss" if task == "remove" else "loss")
         axis.set_title(f"{dataset}: {task}")
         axis.set_xlabel("share of rows (%)")
         axis.set_ylabel("loss on removed rows" if task == "remove" else "loss on clean test rows")

@@ -1,16 +1,12 @@
-"""Result files: what is written once can be drawn again from its JSON.
-
-A result is {table, command, date, hardware, versions, rows}, and `earlier` where other runs have made some of these rows:
-{of, command, date, hardware, versions}, `of` naming networks and forget sets.
-"""
+"""Result files: what is written once can be drawn again from its JSON."""
 
 import json
 import re
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from unlearning.core.errors import UserError
+from unlearning.metrics.statistics import grouped
 
 PROVENANCE = ("command", "date", "hardware", "versions")
 
@@ -29,7 +25,8 @@ class Row(TypedDict):
     """A row of a table: all seeds of one identity.
 
     flags: those that differ from the defaults. curves: what pictures need, where evaluate.py made the row. published: a
-    paper's numbers, where it has the same data set and network.
+    paper's numbers, where it has the same data set and network. fingerprint: of the data, where their name alone doesn't
+    say which they are. LMEraser's rows have `request` and `clusters` besides, LLMEraser's `task` and `share`.
     """
 
     dataset: str
@@ -44,12 +41,37 @@ class Row(TypedDict):
     metrics: dict[str, Metric]
     curves: NotRequired[dict[str, Any]]
     published: NotRequired[dict[str, float]]
+    fingerprint: NotRequired[str]
+
+
+class Provenance(TypedDict):
+    """What made the rows of a file: the keys of PROVENANCE."""
+
+    command: str
+    date: str
+    hardware: str
+    versions: dict[str, str]
+
+
+class Earlier(Provenance):
+    """Another run that made some of a file's rows; `of` names their networks and forget sets."""
+
+    of: list[str]
+
+
+class Result(Provenance):
+    """A result file."""
+
+    table: str
+    attack: NotRequired[str]
+    rows: list[Row]
+    earlier: NotRequired[list[Earlier]]
 
 
 def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
-    """(heading, rows) of each data set, network and forget set."""
-    groups = groupby(rows, key=lambda row: (row["dataset"], row["model"], row["forget"]))
-    return [(", ".join(key), list(group)) for key, group in groups]
+    """(heading, rows) of each data set, network and forget set; data of one name and two fingerprints are two data sets."""
+    groups = grouped(rows, lambda row: (row["dataset"], row["model"], row["forget"], row.get("fingerprint")))
+    return [(", ".join(key[:3]), group) for key, group in groups.items()]
 
 
 def dump(result: dict[str, Any]) -> str:
