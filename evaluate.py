@@ -40,10 +40,13 @@ def parser() -> Parser:
 def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> None:
     """Carry out the command line."""
     from unlearning.evaluation import collect
-    from unlearning.reports import figures
 
     texts = {path: form for name, form in tables.FORMS.items() if (path := getattr(args, name))}
-    plots = {figures.path(args.plots, name) for name in figures.PICTURES} if args.plots else set()
+    plots: list[Path] = []
+    if args.plots:
+        from unlearning.reports import figures  # matplotlib
+
+        plots = [figures.path(args.plots, name) for name in figures.PICTURES]
     for path in (*texts, *plots):
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")

@@ -159,9 +159,9 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     record |= {"sizes": args.sizes, "evaluations": args.evaluations, "edits": [], "ledger": []}
     trainer = Parser()
     _add_training_flags(trainer)
-    own = trainer.non_default(args)
+    own, data = trainer.non_default(args), place.rows(args.task, args.sizes)
+    record["fingerprint"] = data.fingerprint
     if args.edits:
-        data = place.rows(args.task, args.sizes)
         record["edits"] = check_edits(read_edits(args.edits), None, data.train, data.answers)
         own["--edits"] = _digest(record["edits"])
     folder = args.output or args.weights / f"{Path(args.task).stem}_finetune{name_suffix(own)}_s{args.seed}"
@@ -214,7 +214,8 @@ def _is_finished(folder: Path, record: dict[str, Any], overwrite: bool, asked: d
     if not folder.exists() or overwrite:
         return False
     old = read_record(folder)
-    keys = ("base", "task", "sizes", "rank", "alpha", "targets", "blocks", "decay", "seed", "evaluations", "edits")
+    keys = ["base", "task", "sizes", "rank", "alpha", "targets", "blocks", "decay", "seed", "evaluations", "edits"]
+    keys += [key for key in ("base_sha256", "fingerprint") if key in record]  # finetune doesn't load the base to look
     before = old["ledger"][-1].get("asked", asked) if old["ledger"] else None  # earlier versions didn't store it
     if any(old[key] != record[key] for key in keys) or before != asked:
         raise UserError(f"{folder} was made with other settings; --overwrite computes it again")

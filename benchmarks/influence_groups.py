@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from scipy import stats
 
 import llmeraser
 from unlearning.core.device import Compute
@@ -56,6 +55,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, float]]:
 
 def measure_all(args: argparse.Namespace, command: str) -> None:
     """Measure everything and write the file."""
+    from scipy import stats
+
     pairs = measure(args)
     predicted, actual = ([pair[key] for pair in pairs] for key in ("predicted", "actual"))
     result = {

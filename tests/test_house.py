@@ -26,6 +26,7 @@ SLOW = {
     "torch_pruning",
     "onnx",
     "onnxruntime",
+    "tabulate",
 }
 GUARDS = ("not __package__", "TYPE_CHECKING", "__name__ == '__main__'")  # the only conditions at a module's top level
 READ_IN_ONE_SITTING = ("loraprune", *(f"unlearning/vision/{name}" for name in ("adapters", "pruning", "train", "run")))

@@ -14,7 +14,7 @@ import lmeraser
 import models
 from baselines import sisa
 from tests.helpers import call, one_line, rows_of, shell
-from unlearning.core.errors import RunFailed
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning, system
 from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
@@ -25,14 +25,17 @@ DIGITS = ("--dataset", "digits", "--subset", 300)
 SMALL = ("--parts", 6, "--anchors", 60, "--epochs", 3, "--batch-size", 16, "--quiet")
 
 
+def random_backbone(path, network="resnet8", seed=0):
+    """A random network as a backbone: frozen, public, and quick."""
+    torch.manual_seed(seed)
+    model, arguments = models.create_for(network, data.load("digits", subset=300))
+    write_backbone(path, model, {"name": network, "arguments": arguments})
+    return path
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    """A random resnet8 as the backbone: frozen, public, and quick."""
-    path = tmp_path_factory.mktemp("backbone") / "backbone.pth"
-    torch.manual_seed(0)
-    model, arguments = models.create_for("resnet8", data.load("digits", subset=300))
-    write_backbone(path, model, {"name": "resnet8", "arguments": arguments})
-    return path
+    return random_backbone(tmp_path_factory.mktemp("backbone") / "backbone.pth")
 
 
 def train(script, backbone, folder, *flags):
@@ -419,6 +422,8 @@ def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):
     content = models.load_checkpoint(backbone) | {"method": "retrain"}
     write_torch(other, content)
     assert known(train(lmeraser, other, tmp_path / "other"))["parent"] != usual["parent"]
+    network = random_backbone(tmp_path / "network.pth", "resnet20")  # such a file records no settings, but its network
+    assert known(train(lmeraser, network, tmp_path / "network", "--epochs", 1))["parent"] != usual["parent"]
 
 
 def test_a_finished_system_is_there_already_and_another_is_refused(backbone, copy, capsys):
@@ -430,3 +435,60 @@ def test_a_finished_system_is_there_already_and_another_is_refused(backbone, cop
     arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", folder)
     code, line = one_line(lmeraser, capsys, *arguments, "--lr", 0.1)
     assert code == 2 and "other settings" in line and files(folder) == before
+
+
+def test_a_system_of_another_backbone_in_the_same_file_is_not_there_already(tmp_path, capsys):
+    path = random_backbone(tmp_path / "backbone.pth")
+    folder = train(lmeraser, path, tmp_path / "system", "--epochs", 1)
+    random_backbone(path, seed=1)
+    before, arguments = files(folder), ("train", *DIGITS, "--backbone", path, *SMALL, "--epochs", 1, "--output", folder)
+    code, line = one_line(lmeraser, capsys, *arguments)
+    assert code == 2 and "another backbone" in line and files(folder) == before
+    call(lmeraser, *arguments, "--overwrite")
+    assert same(learned(folder), learned(train(lmeraser, path, tmp_path / "fresh", "--epochs", 1)))
+    assert {file.name for file in tmp_path.iterdir()} == {"backbone.pth", "system", "fresh"}
+
+
+def test_a_killed_training_continues_on_the_same_backbone_alone(tmp_path, monkeypatch):
+    """SISA's shards have the same members on every backbone, so these alone don't tell whose a learner is."""
+    path = random_backbone(tmp_path / "backbone.pth")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(sisa, path, tmp_path / "system")
+    random_backbone(path, seed=1)
+    fresh = train(sisa, path, tmp_path / "fresh")
+    assert same(learned(train(sisa, path, tmp_path / "system")), learned(fresh))
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)], ids=str)
+def test_a_folder_that_is_no_system_is_never_replaced(backbone, tmp_path, capsys, flags):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("all of it")
+    arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", folder, *flags)
+    code, line = one_line(lmeraser, capsys, *arguments)
+    assert code == 2 and "not a system" in line and files(folder) == {"thesis.txt": b"all of it"}
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(backbone, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", tmp_path / "file" / "system")
+    code, line = one_line(lmeraser, capsys, *arguments)
+    assert code == 1 and "cannot write" in line
+
+
+def test_each_script_deletes_from_its_own_systems(copy, capsys):
+    """The other's split would put all images into other parts when an anchor goes."""
+    folder = copy(lmeraser)
+    before = files(folder)
+    code, line = one_line(sisa, capsys, "delete", folder, "--ids", private(folder)[0])
+    assert code == 2 and "a system of lmeraser" in line and files(folder) == before
+
+
+def test_a_system_without_images_is_shown_and_not_scored(copy, capsys):
+    folder = copy(sisa)
+    call(sisa, "delete", folder, "--ids", *private(folder))
+    assert "sisa: 0 parts" in capsys.readouterr().out
+    with pytest.raises(UserError, match="all its images are deleted"):
+        assemble(folder)

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from peft import PeftModel
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -16,7 +18,7 @@ import llmeraser
 import reproduce
 from tests.helpers import call, one_line, shell
 from unlearning.core.device import Compute
-from unlearning.core.errors import RunFailed
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.experiments import llmeraser as experiment
 from unlearning.language import base, influence, scores
 from unlearning.language.base import BLOCK, Tail, Task, adapted, load_base, lora_config
@@ -314,17 +316,20 @@ def test_nothing_of_the_vision_side_is_loaded():
     code = "import sys, llmeraser; llmeraser.parser(); print(*sys.modules)"
     loaded = set(shell("-c", code).stdout.split())
     assert "unlearning.language.session" in loaded
-    slow = {"torchvision", "timm", "peft", "transformers", "sklearn", "scipy", "matplotlib"}
+    slow = {"torchvision", "timm", "peft", "transformers", "sklearn", "scipy", "matplotlib", "rdata"}
     assert not [name for name in loaded if name.startswith("unlearning.vision") or name in slow]
 
 
-def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch, error):
     folder = shutil.copytree(place / "adapter", tmp_path / "adapter")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     record = read_record(folder)
 
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
+    def full(model, part):
+        Path(part).mkdir()
+        (Path(part) / "adapter_model.safetensors").write_bytes(b"half")
+        raise error
 
     with session(place, folder) as now:
         monkeypatch.setattr(type(now.peft_model), "save_pretrained", full)
@@ -332,6 +337,43 @@ def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch)
             write_adapter(now.peft_model, folder, record)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_full_disk_below_the_frozen_part_is_one_line(place, tmp_path, monkeypatch, capsys):
+    def full(tensors, part):
+        part.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(base, "save_file", full)
+    data = ("--task", place / "task.jsonl", "--base", place / "base", "--sizes", *SIZES)
+    code, line = one_line(llmeraser, capsys, "finetune", *data, "--weights", tmp_path, "--quiet")
+    assert code == 1 and "cannot write" in line and "No space left" in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_loading_shows_no_progress_bars_and_leaves_the_setting_as_it_was(place, tmp_path, monkeypatch):
+    logging, shown = transformers.utils.logging, []
+
+    def dequantised(data_dir):
+        shown.append(logging.is_progress_bar_enabled())
+        return place / "base" if data_dir == place else data_dir / "nothing"
+
+    monkeypatch.setattr(base, "_smollm2", dequantised)
+    logging.enable_progress_bar()
+    load_base(base.SMOLLM2, place)
+    assert shown == [False] and logging.is_progress_bar_enabled()
+    with pytest.raises(UserError, match="no language model"):
+        load_base(base.SMOLLM2, tmp_path)
+    assert logging.is_progress_bar_enabled()
+
+
+def test_a_task_belongs_to_the_base_that_is_there(place):
+    here, lora = where(place), (4, 8, ("down_proj",), 1)
+    first = here.task(str(place / "base"), COLOURS, lora)
+    assert here.task(str(place / "base"), COLOURS, lora) is first
+    here.base(str(place / "other"))
+    again = here.task(str(place / "base"), COLOURS, lora)  # the base was read again
+    assert again is not first and again.model is here.base(str(place / "base"))[0]
 
 
 def test_a_workspace_keeps_the_last_of_each_kind():
@@ -350,6 +392,24 @@ def test_requests_of_other_settings_have_folders_of_their_own(place, tmp_path, c
     capsys.readouterr()
     assert call(llmeraser, "remove", *ask) == usual and "there already" in capsys.readouterr().err
     code, line = one_line(llmeraser, capsys, "remove", *ask, "--damping", 0.5, "--output", usual)
+    assert code == 2 and "other settings" in line
+
+
+def test_what_was_made_from_other_data_is_not_taken_as_finished(place, tmp_path, capsys):
+    file = shutil.copy(place / "task.jsonl", tmp_path / "task.jsonl")
+    data = ("--task", file, "--base", place / "base", "--sizes", *SIZES, "--evaluations", 5)
+    common = ("--weights", tmp_path, "--quiet")
+    tune = ("finetune", *data, *common, "--output", tmp_path / "adapter")
+    ask = ("remove", tmp_path / "adapter", "--ids", 1, "--method", "finetune", *common, "--output", tmp_path / "gone")
+    for arguments in (tune, ask):
+        call(llmeraser, *arguments)
+        call(llmeraser, *arguments)
+    assert capsys.readouterr().err.count("there already") == 2
+    file.write_text(file.read_text().replace('"green"', '"red"'))
+    code, line = one_line(llmeraser, capsys, *tune)
+    assert code == 2 and "other settings" in line
+    call(llmeraser, *tune, "--overwrite")
+    code, line = one_line(llmeraser, capsys, *ask)  # the same request, but the adapter is another
     assert code == 2 and "other settings" in line
 
 

@@ -10,7 +10,7 @@ import pandas
 import pytest
 import rdata
 
-from unlearning.core.errors import UserError
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.language import movielens
 
 FILMS = {1: ("Heat", 1995, "Action|Crime"), 2: ("Brazil", 1985, "Comedy"), 3: ("Nameless", None, "Drama")}
@@ -76,6 +76,23 @@ def test_without_a_source_one_line_says_what_to_put_where(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="no MovieLens"):
         movielens.ratings(tmp_path)
     assert not (tmp_path / movielens.FILE).exists()
+
+
+def test_the_folder_of_the_data_is_made_and_a_broken_write_leaves_no_file(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    grouplens(tmp_path / "there")
+    lines = movielens._from_grouplens(tmp_path / "there")
+    monkeypatch.setattr(movielens, "_from_grouplens", lambda root: lines)
+    assert len(movielens.ratings(tmp_path / "new")) == len(RATINGS)
+    monkeypatch.setattr(movielens, "_from_grouplens", lambda root: broken())
+
+    def broken():
+        yield lines[0]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunFailed, match="No space left"):
+        movielens.ratings(tmp_path / "full")
+    assert not list((tmp_path / "full").iterdir())
 
 
 def test_genre_asks_about_films_that_enough_have_rated(tmp_path):

@@ -173,9 +173,7 @@ def _original_of(row: dict[str, Any], scored: list[dict[str, Any]]) -> dict[str,
 
 def _put_seeds_together(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of single networks to rows of methods: Original, Retrain, then the others in the order in which they came."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for row in scored:
-        groups.setdefault((*(row[key] for key in SHOWN), row["entry"].key), []).append(row)
+    groups = statistics.grouped(scored, lambda row: (*(row[key] for key in SHOWN), row["entry"].key))
     tables = list(dict.fromkeys(key[:3] for key in groups))
     anchors = {"original": 0, "retrain": 1}
     rows = []

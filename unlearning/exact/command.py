@@ -5,6 +5,7 @@ from pathlib import Path
 
 import models
 from unlearning.core.device import Compute
+from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, add_device_flags, mark, positive_float, positive_int
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
@@ -19,7 +20,8 @@ def show(folder: Path) -> None:
     state = read_system(folder)
     sizes = state["part"][state["part"] >= 0].bincount()
     sizes = sizes[sizes > 0]
-    print(f"{state['method']}: {len(sizes)} parts of {sizes.min()} to {sizes.max()} images on {state['backbone']['file']}")
+    span = f"{sizes.min()} to {sizes.max()}" if len(sizes) else "no"
+    print(f"{state['method']}: {len(sizes)} parts of {span} images on {state['backbone']['file']}")
     print(f"{len(state['private'])} private images, {len(state['deleted'])} deleted; {len(state['anchors'])} anchors")
     for entry in state["ledger"]:
         ratio = entry["full_sample_epochs"] / max(1, entry["sample_epochs"])
@@ -93,6 +95,8 @@ def run_system(
         return args.folder
     request = ImageRequest(tuple(args.ids or ()), args.ids_file, args.forget_class)
     if args.action == "delete":
+        if (maker := read_system(args.folder)["method"]) != method:
+            raise UserError(f"{args.folder} is a system of {maker}: delete from it with that script, not with {method}")
         compute = Compute.from_flags(args, scratch=args.folder)
         delete_images(args.folder, split, request, compute, args.data_dir, command, shared, args.jobs)
         folder = args.folder

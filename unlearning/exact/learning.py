@@ -56,7 +56,9 @@ def train_parts(
     for k in members:
         state["files"][k] = files.get(k)
     done = {k: read_torch(folder / name) for k, name in files.items() if generation == 0 and (folder / name).exists()}
-    done = {k: d for k, d in done.items() if d["config"] == state["config"] and torch.equal(d["members"], members[k])}
+    known = made_from(state) | {"config": state["config"]}
+    done = {k: d for k, d in done.items() if all(d.get(name) == value for name, value in known.items())}
+    done = {k: d for k, d in done.items() if torch.equal(d["members"], members[k])}
     seconds = sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
     device = work.compute.device
     started = clock(device)
@@ -65,7 +67,7 @@ def train_parts(
     with tqdm(total=len(missing), desc="parts", unit=" parts", leave=False, disable=work.compute.quiet or None) as bar:
         for learned in _learn_all(missing, work):
             k = learned["part"]
-            done[k] = learned | {"members": members[k], "config": state["config"]}
+            done[k] = learned | known | {"members": members[k]}
             write_torch(folder / files[k], done[k])
             bar.update()
     images, epochs = sum(map(len, members.values())), work.settings.epochs
@@ -77,6 +79,11 @@ def train_parts(
         "seconds": seconds + clock(device) - started,
         "memory_mib": max((d["memory_mib"] for d in done.values()), default=0.0),
     }
+
+
+def made_from(state: dict[str, Any]) -> dict[str, str]:
+    """What a system was trained from beside its settings: the SHA-256 of the backbone's file, the data's fingerprint."""
+    return {"backbone": state["backbone"]["sha256"], "data": state["data"]["fingerprint"]}
 
 
 def _learn_all(parts: list[Part], work: Work) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,6 @@ lmeraser.py and sisa.py differ in how they split and in who answers.
 """
 
 import datetime
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,13 +19,13 @@ import torch
 import data
 import models
 from unlearning.core.device import Compute
-from unlearning.core.errors import UserError
-from unlearning.core.files import read_torch, sha256, write_torch
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import read_torch, replacing, sha256, write_torch
 from unlearning.core.flags import name_suffix
 from unlearning.core.provenance import device_name, versions
 from unlearning.exact import learners
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
-from unlearning.exact.learning import Work, train_parts
+from unlearning.exact.learning import Work, made_from, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, private_and_anchors
 from unlearning.vision.identity import forget_identity, identity, of_checkpoint
 from unlearning.vision.settings import Settings
@@ -63,7 +62,8 @@ class NewSystem:
 def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     """Train a system into a new folder and return its path; one that is there with the same settings is returned as it is.
 
-    A killed training continues with the parts that are missing. Raises UserError when the folder has other settings.
+    A killed training continues with the parts that are missing. Raises UserError when the folder holds a system of other
+    settings, of another backbone or of other data, or no system.
     """
     dataset, settings = shared.load(new.source), new.work.settings
     file = backbone_file(settings.backbone, dataset, new.weights, new.source.data_dir, settings.input_size)
@@ -72,30 +72,26 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
     without = new.request.positions(dataset.train.labels, private, NOTHING)
     folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"])
-    if folder.exists() and not new.overwrite:
-        known = {name: value for name, value in read_system(folder)["config"].items() if name != "action"}
-        if known != new.settings:
-            raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
+    state = _described(new, dataset, content, file)
+    if _is_there(folder, state, new.overwrite):
         print(f"there already: {folder}", file=sys.stderr, flush=True)
         return folder
     backbone = load_backbone(content, file, new.work.compute.device)
-    state = _described(new, dataset, content, file) | {
+    state |= {
         "private": private.nonzero().squeeze(1),
         "anchors": anchors,
         "deleted": without,
         "files": [],
         "ledger": [],
     }
-    part = folder.with_name(f".{folder.name}.partial")
-    part.mkdir(parents=True, exist_ok=True)
+    part = _partial(folder)
     _put_into_parts(state, split, backbone, dataset, new.work)
     state["flops"] = learner_flops(backbone, state["shape"], state["classes"])
     state["cost"] = train_parts(part, state, range(len(state["files"])), 0, backbone, dataset, new.work)
     write_torch(part / SYSTEM, state)
     _sweep(part, state)
-    if folder.exists():
-        shutil.rmtree(folder)
-    part.rename(folder)
+    with replacing(folder) as new_folder:
+        part.rename(new_folder)
     return folder
 
 
@@ -156,6 +152,8 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     """A system as one checkpoint dictionary, as evaluate.py wants it; `private` says which training images it is about."""
     state = read_system(folder)
     there = [k for k, name in enumerate(state["files"]) if name]
+    if not there:
+        raise UserError(f"{folder} can't answer: all its images are deleted")
     trained = [read_torch(Path(folder) / state["files"][k]) for k in there]
     source = models.load_checkpoint(state["backbone"]["file"])
     network = learners.Backbone(models.build(source, state["backbone"]["file"]))
@@ -184,9 +182,38 @@ def _identified(state: dict[str, Any]) -> dict[str, Any]:
     """Identity and flags, by what is deleted now; systems of earlier versions have none."""
     if "own" not in state:
         return {}
-    gone = forget_identity(state["deleted"])
-    known = identity(state["method"], state["own"], state["data"]["fingerprint"], gone, state["backbone"]["identity"])
+    backbone, gone = state["backbone"], forget_identity(state["deleted"])
+    named = {"model": backbone["network"]["name"]}  # a file of ImageNet weights records no settings
+    parent = backbone["identity"] | {"settings": backbone["identity"]["settings"] | named}
+    known = identity(state["method"], state["own"], state["data"]["fingerprint"], gone, parent)
     return {"identity": known, "flags": state["flags"], "origin": None}
+
+
+def _is_there(folder: Path, state: dict[str, Any], overwrite: bool) -> bool:
+    """True for a folder with the system that `state` describes. UserError for another one that may not be replaced."""
+    if not folder.exists():
+        return False
+    if not (folder / SYSTEM).exists():  # overwriting would delete what isn't ours
+        raise UserError(f"{folder} is there and is not a system: give another --output")
+    if overwrite:
+        return False
+    old = read_system(folder)
+    settings = {name: value for name, value in old["config"].items() if name != "action"}  # as earlier versions recorded
+    if settings != state["config"]:
+        raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
+    if made_from(old) != made_from(state):
+        raise UserError(f"{folder} was made from another backbone or other data; --overwrite computes it again")
+    return True
+
+
+def _partial(folder: Path) -> Path:
+    """The folder in which the system is trained that will become `folder`. Raises RunFailed where none can be made."""
+    part = folder.with_name(f".{folder.name}.partial")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFailed(f"cannot write {folder}: {error.strerror or error}") from None
+    return part
 
 
 def _described(new: NewSystem, dataset: data.Dataset, content: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -74,9 +74,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
         full, found = whole[_pair(row)], row["metrics"]
         for key in ("sample_epochs", "seconds"):
             found[f"{key}_ratio"] = full[key] / found[key]
-    groups: dict[tuple, list[Row]] = {}
-    for row in scored:
-        groups.setdefault((row["model"], row["forget"], row["method"]), []).append(row)
+    groups = statistics.grouped(scored, lambda row: (row["model"], row["forget"], row["method"]))
     ordered = sorted(groups.values(), key=lambda group: (group[0]["model"], _order(group[0]["forget"])))
     return [group[0] | {"n": len(group), "metrics": statistics.metrics_over_seeds(group)} for group in ordered]
 

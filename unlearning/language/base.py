@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from unlearning.core.errors import UserError
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.fetch import package_file
 from unlearning.core.files import first_line, replacing
 
@@ -58,20 +58,30 @@ def load_base(name: str, data_dir: Path, device: str = "cpu") -> tuple[Any, Any]
     Face name or folder. Attention is written out, for fused kernels have no second derivative. UserError if out of reach."""
     import transformers
 
-    folder = _smollm2(data_dir) if name == SMOLLM2 else name
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    with _no_progress_bars():
+        folder = _smollm2(data_dir) if name == SMOLLM2 else name
+        try:
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager"
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise UserError(f"no language model {name} ({first_line(error)})") from None
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Turn the progress bars of transformers off while the context lasts."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no language model {name} ({first_line(error)})") from None
+        yield
     finally:
         if bars:
-            transformers.utils.logging.enable_progress_bar()
-    return model.to(device).eval().requires_grad_(False), tokenizer
+            logging.enable_progress_bar()
 
 
 def _smollm2(data_dir: Path) -> Path:
@@ -288,8 +298,11 @@ class Task:
                 bar.update(len(batch))
             bar.close()
         if self.store:
-            with replacing(self.store) as part:
-                save_file(self.kept, part)
+            try:
+                with replacing(self.store) as part:
+                    save_file(self.kept, part)
+            except SafetensorError as error:  # its own word for a disk that is full
+                raise RunFailed(f"cannot write {self.store}: {first_line(error)}") from None
 
     @contextlib.contextmanager
     def _frozen_part(self, beginning: list[int]) -> Iterator[Any]:

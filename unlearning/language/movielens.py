@@ -20,6 +20,7 @@ import numpy as np
 
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import debian_package
+from unlearning.core.files import replacing
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 FILE = "movielens.csv"  # one line a rating: viewer, film, title, year, genres, rating, time
@@ -90,10 +91,8 @@ def ratings(data_dir: Path) -> list[Rating]:
             lines = _from_debian(data_dir)
             if lines is None:
                 raise UserError(f"no MovieLens and no download ({error}); put {URL} into {data_dir}") from None
-        part = file.with_suffix(".part")
-        with open(part, "w", newline="") as target:
+        with replacing(file) as part, open(part, "w", newline="") as target:
             csv.writer(target).writerows(lines)
-        part.rename(file)
     with open(file, newline="") as source:
         return [Rating(row[0], row[1], row[2], row[3], row[4], float(row[5]), int(row[6])) for row in csv.reader(source)]
 

@@ -1,8 +1,8 @@
 """Instruction data, requests about its rows, and adapter folders that know what they were trained on.
 
 A row is (query, answer). An edit names a row by its position and says what becomes of it: {"id": 17, "remove": true},
-{"id": 17, "query": "..."} or {"id": 17, "response": "..."}; a file of edits has one in each line, as JSON. Data are spoilt
-by edits too, so Corrupted, Retrain and every method are told in one language.
+{"id": 17, "query": "..."} or {"id": 17, "response": "..."}; a file of edits has one in each line, as JSON. Corruptions are
+stored as edits as well, so corrupting, retraining and unlearning share one format.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import replacing
+from unlearning.core.files import first_line, replacing, write_text
 from unlearning.language import movielens
 
 RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
@@ -111,8 +111,7 @@ def edited(rows: Sequence[Any], edits: Sequence[dict[str, Any]]) -> list[Any]:
 
 def write_edits(file: Path, edits: Sequence[dict[str, Any]]) -> None:
     """Write a file of edits."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(edit) + "\n" for edit in edits))
+    write_text(file, "".join(json.dumps(edit) + "\n" for edit in edits))
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any]) -> None
             peft_model.save_pretrained(str(part))
             (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1))
     except SafetensorError as error:  # its own word for a disk that is full
-        raise RunFailed(f"cannot write {folder}: {error}") from None
+        raise RunFailed(f"cannot write {folder}: {first_line(error)}") from None
 
 
 def _lines(file: str | Path, flag: str) -> list[dict[str, Any]]:

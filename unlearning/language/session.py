@@ -70,15 +70,16 @@ class Place:
     def task(self, name: str, answers: Sequence[str], lora: tuple[int, int, tuple[str, ...], int]) -> Task:
         """The Task of a base for adapters like `lora`: rank, alpha, targets, blocks."""
 
+        model, tokenizer, sha256 = self.base(name)
+
         def make() -> Task:
-            model, tokenizer, sha256 = self.base(name)
             adapter = lora_config(model, *lora)
             block, start = tail_start(adapter)
             kept = MLP if start == DOWN else start
             store = self.weights / "frozen" / f"{sha256[:12]}-{block}-{kept}.safetensors" if block else None
             return Task(model, tokenizer, list(answers), adapter, store)
 
-        key = name, self.data_dir, self.compute.device, self.weights, tuple(answers), lora
+        key = model, self.weights, tuple(answers), lora  # the model itself: a base that is read again has a new Task
         return self.workspace.last("task", key, make)
 
 
