@@ -24,6 +24,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.fetch import debian_package
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
 NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
 UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
 RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints
@@ -130,8 +131,7 @@ class Source:
     @classmethod
     def of(cls, spec: dict[str, Any], data_dir: Path) -> "Source":
         """The source that `described` has written; files of earlier versions don't know --test-subset."""
-        own = ("dataset", "subset", "validation", "img_size", "test_subset")
-        return cls(data_dir=data_dir, **{name: spec[name] for name in own if name in spec})
+        return cls(data_dir=data_dir, **{name: spec[name] for name in FLAGS if name in spec})
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def load(
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
-    tag = Path(name).name + (f"-{img_size}px" if img_size != 32 else "") if name.startswith("folder:") else name
+    tag = short_name(name) + (f"-{img_size}px" if name.startswith("folder:") and img_size != 32 else "")
     if validation:
         held_out = stratified(train.labels, round(validation * len(train)))
         kept = torch.ones(len(train), dtype=torch.bool)
@@ -187,6 +187,11 @@ def load(
     tag += f"-test{test_subset}" if test_subset else ""
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
     return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
+
+
+def short_name(name: str) -> str:
+    """A data set's name in those of files: folder:../many/ is many."""
+    return Path(os.path.abspath(name.removeprefix("folder:"))).name if name.startswith("folder:") else name
 
 
 def batches(images: "torch.Tensor | ImageFiles", order: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -41,19 +41,22 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     """Carry out the command line."""
     from unlearning.evaluation import collect
 
-    texts = {path: form for name, form in tables.FORMS.items() if (path := getattr(args, name))}
+    texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
     plots: list[Path] = []
     if args.plots:
         from unlearning.reports import figures  # matplotlib
 
         plots = [figures.path(args.plots, name) for name in figures.PICTURES]
-    for path in (*texts, *plots):
+    written = [*(path for path, _ in texts), *plots]
+    for path in written:
+        if path.resolve() in [other.resolve() for other in args.checkpoints] or written.count(path) > 1:
+            raise UserError(f"{path} is named twice: as a table's file and as another one")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")
     rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache))
     table = collect.result("evaluate", command, rows, args.mia)
     print(tables.terminal(table), end="")
-    for path, form in texts.items():
+    for path, form in texts:
         write_text(path, form(table))
     if args.plots:
         figures.draw(table["rows"], args.plots)

@@ -27,9 +27,10 @@ from typing import Any
 
 import torch
 
+from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.flags import Parser, main, name_suffix, positive_float, positive_int, written
+from unlearning.core.flags import Parser, main, not_negative_float, positive_float, positive_int, seed_number, written
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
@@ -164,7 +165,7 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     if args.edits:
         record["edits"] = check_edits(read_edits(args.edits), None, data.train, data.answers)
         own["--edits"] = _digest(record["edits"])
-    folder = args.output or args.weights / f"{Path(args.task).stem}_finetune{name_suffix(own)}_s{args.seed}"
+    folder = args.output or args.weights / f"{Path(args.task).stem}_finetune{names.suffix(own)}_s{args.seed}"
     if _is_finished(folder, record, args.overwrite):
         return folder
     with session_of(record, place) as session:
@@ -189,7 +190,7 @@ def answer(args: argparse.Namespace, command: str, place: Place) -> Path:
     flags = {key: getattr(args, key) for key in ("method", "solver", "curvature", "damping", "tolerance")}
     how = How(**flags, evaluations=record["evaluations"])
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
-    folder = args.output or Path(f"{args.adapter}_{args.action}-{_digest(edits)}_{args.method}{name_suffix(own)}")
+    folder = args.output or Path(f"{args.adapter}_{args.action}-{_digest(edits)}_{args.method}{names.suffix(own)}")
     if _is_finished(folder, record | {"edits": record["edits"] + edits}, args.overwrite, flags):
         return folder
     with session_of(record, place, None if how.method == "retrain" else args.adapter) as session:
@@ -283,7 +284,7 @@ def _add_training_flags(trainer: Parser) -> None:
     flag("--decay", type=positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
     text = "of the objective, at most (default: 400; it stops at rest)"
     flag("--evaluations", type=positive_int, default=400, help=text)
-    flag("--seed", type=int, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
+    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
 
 
 def _add_request_flags(action: Parser, kind: str) -> None:
@@ -295,7 +296,7 @@ def _add_request_flags(action: Parser, kind: str) -> None:
     flag("--method", choices=METHODS, default="influence", help="default: influence; others compare")
     flag("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
     flag("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")
-    flag("--damping", type=float, help="added to H's diagonal (default: chosen on validation rows)")
+    flag("--damping", type=not_negative_float, help="added to H's diagonal (default: chosen on validation rows)")
     flag("--tolerance", type=positive_float, default=1e-4, help="relative residual (default: 1e-4)")
     action.set_defaults(ids=None)
 

@@ -24,7 +24,24 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 FORMAT = 1
+# What a checkpoint holds, by name and type. The data's fingerprint is None for ImageNet weights alone.
+CONTENT: dict[str, type | tuple[type, ...]] = {
+    "network": dict,
+    "network.name": str,
+    "network.arguments": dict,
+    "state_dict": dict,
+    "method": str,
+    "config": dict,
+    "data": dict,
+    "data.fingerprint": (str, type(None)),
+    "forget": torch.Tensor,
+    "forget_tag": (str, type(None)),
+    "seed": int,
+    "cost": dict,
+    "key": str,
+}
 NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
+VITS = {"vit_small": (8, 384, 12, 6), "vit_micro": (4, 128, 4, 4)}  # patches a side, width, depth, heads
 
 
 class Normalize(nn.Module):
@@ -80,10 +97,11 @@ def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path
         net.conv1 = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False)  # CIFAR stem: 32 px are too few for stride 4
         net.maxpool = nn.Identity()
         return net
-    if name == "vit_small":
-        return simple_vit(in_chans, num_classes, size, patch=size // 8, width=384, depth=12, heads=6)
-    if name == "vit_micro":
-        return simple_vit(in_chans, num_classes, size, patch=size // 4, width=128, depth=4, heads=4)
+    if name in VITS:
+        side, width, depth, heads = VITS[name]
+        if size < side:
+            raise UserError(f"{name} has {side} x {side} patches: it takes no images of {size} pixels")
+        return simple_vit(in_chans, num_classes, size, patch=size // side, width=width, depth=depth, heads=heads)
     if not timm.is_model(name):
         raise UserError(f"unknown model {name!r}; there are {', '.join(NAMES)} and timm's names")
     # A transformer has its positions for one size and is told it; a CNN takes any.
@@ -91,7 +109,10 @@ def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path
     fixed: dict[str, Any] = {"img_size": size} if configuration.fixed_input_size else {}
     if pretrained:
         return create_pretrained(name, pretrained, in_chans=in_chans, num_classes=num_classes, **fixed)
-    return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
+    try:
+        return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{name} can't be made for images of {size} pixels ({first_line(error)})") from None
 
 
 def create_for(
@@ -232,11 +253,15 @@ def checked(checkpoint: Any, path: str | Path) -> dict[str, Any]:
     """`checkpoint`, as read from `path`, if it is one of this project's with every key. Raises UserError otherwise."""
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT})")
-    missing = {"network", "state_dict", "method", "config", "data", "forget", "forget_tag", "seed", "cost", "key"} - set(
-        checkpoint
-    )
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))}")
+    for place, wanted in CONTENT.items():
+        *outer, name = place.split(".")
+        within = checkpoint[outer[0]] if outer else checkpoint
+        if name not in within:
+            raise UserError(f"{path} lacks {place}: it is damaged")
+        if not isinstance(within[name], wanted):
+            raise UserError(f"{path}: its {place} is {type(within[name]).__name__}: it is damaged")
+    if checkpoint["data"]["fingerprint"] and "tag" not in checkpoint["data"]:
+        raise UserError(f"{path} lacks data.tag: it is damaged")
     return checkpoint
 
 

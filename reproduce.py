@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
     plan = table.plan(request)
     stem = request.results / request.name
     path = Path(f"{stem}.json")  # a share in the name has a point
-    check_nothing_is_lost(path, request, plan, table.rows)
+    check_nothing_is_lost(path, request, plan)
     rows = table.score(run_all(plan.runs, shared), request, plan, shared)
     if table.published:
         table.published(rows, shared.load(request.source))

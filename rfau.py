@@ -26,7 +26,7 @@ import models
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, PerModel, main, positive_float, positive_int
+from unlearning.core.flags import Parser, PerModel, main, not_negative_float, positive_float, positive_int
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
@@ -155,7 +155,8 @@ def parser() -> Parser:
         help="where features of D_f go: to those of random images of D_r, to their mean, to those of images of their class "
         "in D_r, or as random but in the last layer alone (default: random)",
     )
-    parser.add_argument("--forget-weight", type=float, default=1.0, metavar="LAMBDA", help="lambda (default: 1)")
+    text = "lambda (default: 1)"
+    parser.add_argument("--forget-weight", type=not_negative_float, default=1.0, metavar="LAMBDA", help=text)
     parser.add_argument("--rank", type=positive_int, default=8, help="rank of the update (default: 8)")
     parser.add_argument("--alpha", type=positive_float, default=16, help="its scale times r (default: 16)")
     parser.add_argument(

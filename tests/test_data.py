@@ -204,6 +204,16 @@ def folder_of_images(root, size=8, classes=("ant", "bee")):
                 Image.new("RGB", (size, size), (label * 100, i, 7)).save(root / part / name / f"{i}.png")
 
 
+def test_a_folder_has_one_name_however_it_is_written(tmp_path, monkeypatch):
+    folder_of_images(tmp_path / "many")
+    monkeypatch.chdir(tmp_path)
+    written = ("folder:many", "folder:./many", "folder:many/", f"folder:{tmp_path}/many")
+    assert {data.load(name, img_size=8).tag for name in written} == {"many-8px"}
+    monkeypatch.chdir(tmp_path / "many")
+    assert data.load("folder:.", img_size=8).tag == "many-8px"
+    assert data.short_name("cifar10") == "cifar10" and data.short_name("folder:../x/y") == "y"
+
+
 def test_folder_format_and_class_order(tmp_path):
     folder_of_images(tmp_path)
     loaded = data.load(f"folder:{tmp_path}", img_size=16)

@@ -27,6 +27,8 @@ SLOW = {
     "onnx",
     "onnxruntime",
     "tabulate",
+    "joblib",
+    "rdata",
 }
 GUARDS = ("not __package__", "TYPE_CHECKING", "__name__ == '__main__'")  # the only conditions at a module's top level
 READ_IN_ONE_SITTING = ("loraprune", *(f"unlearning/vision/{name}" for name in ("adapters", "pruning", "train", "run")))

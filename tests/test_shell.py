@@ -168,6 +168,15 @@ MISTAKES = [
     (finetune, ("--dataset", "digits", "--forget-class", "5", "--original", "{unlearned}"), "has forgotten class3 already"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--original", "{text}"), "not a readable checkpoint"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "cuda:7"), "--device cuda:7"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "meta"), "--device meta"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "9" * 20), "is not between"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "-1"), "is not between"),
+    (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "3"), "is not between 0 and 1"),
+    (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "nan"), "is not between 0 and 1"),
+    (pretrain, ("--dataset", "digits", "--model", "vit_micro", "--input-size", "2"), "no images of 2 pixels"),
+    (pretrain, ("--dataset", "digits", "--model", "vit_small", "--input-size", "7"), "no images of 7 pixels"),
+    (evaluate, ("{unlearned}", "--json", "t", "--csv", "t"), "named twice"),
+    (evaluate, ("{unlearned}", "--json", "{unlearned}", "--overwrite"), "named twice"),
     (control, ("--dataset", "digits", "--forget-random", "0.1", "--kind", "mask"), "needs --forget-class"),
     (pretrain, ("--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
@@ -183,7 +192,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(weights, tmp_path, capsys, monk
     text.write_text("not a checkpoint")
     known = {"original": original, "unlearned": weights / "digits_resnet8_class3_lora2_s0.pth", "text": text}
     arguments = [a.format(**known) for a in arguments]
-    if script is not reproduce and "--model" not in arguments and "--original" not in arguments:
+    if script not in (reproduce, evaluate) and "--model" not in arguments and "--original" not in arguments:
         arguments += ["--model", "resnet8"]
     monkeypatch.chdir(tmp_path)
     if script is not reproduce:

@@ -1,12 +1,16 @@
 """Which files make one row: seeds of one identity, and nothing else."""
 
+import argparse
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import data
 import evaluate
 import finetune
 import lora
@@ -16,9 +20,11 @@ import pruneft
 import retrain
 from tests.helpers import call, one_line, rows_of
 from tests.test_data import folder_of_images
+from unlearning.core import names
 from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
-from unlearning.vision.identity import key, of_checkpoint
+from unlearning.exact.backbone import write_backbone
+from unlearning.vision.identity import canonical, key, of_checkpoint
 
 COMMON = ("--dataset", "digits", "--subset", 200, "--model", "resnet8", "--quiet")
 
@@ -36,6 +42,14 @@ def unlearned(script, place, *flags):
     forget = () if any("--forget" in str(flag) for flag in flags) else ("--forget-class", 3)
     epochs = () if "--epochs" in flags else ("--epochs", 1)
     return call(script, *COMMON, "--weights", place, *forget, *epochs, *flags)
+
+
+def noisy_folder(folder, classes, seed=0):
+    """A folder of random images."""
+    folder_of_images(folder, classes=classes)
+    noise = np.random.default_rng(seed)
+    for file in folder.rglob("*.png"):
+        Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
 
 
 def methods(*paths):
@@ -106,11 +120,8 @@ def test_a_draw_is_known_by_its_share(place):
 
 def test_data_of_one_name_are_told_apart(tmp_path):
     paths = []
-    noise = np.random.default_rng(0)
-    for side in ("a", "b"):
-        folder_of_images(tmp_path / side / "images", classes=("ant", "bee", "cat"))
-        for file in (tmp_path / side).rglob("*.png"):
-            Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    for seed, side in enumerate(("a", "b")):
+        noisy_folder(tmp_path / side / "images", ("ant", "bee", "cat"), seed)
     for side in ("a", "b"):
         common = ("--dataset", f"folder:{tmp_path / side / 'images'}", "--img-size", 8, "--model", "resnet8", "--epochs", 1)
         paths.append(call(retrain, *common, "--forget-class", 1, "--quiet", "--output", tmp_path / f"{side}.pth"))
@@ -167,27 +178,137 @@ def test_a_flag_added_later_leaves_older_files_valid():
         parser.add_argument("--device", default="cpu", identity=False)
     after.add_argument("--bound", type=float, default=1.0, off=0.0)
     old, new, used = before.parse_args([]), after.parse_args(["--bound", "0"]), after.parse_args([])
-    assert key("m", before.settings(old)) == key("m", after.settings(new)) != key("m", after.settings(used))
+    assert key(before.settings(old)) == key(after.settings(new)) != key(after.settings(used))
     assert after.non_default(new) == {} and after.own_settings(new) == {"lr": 0.1}
     assert after.non_default(after.parse_args(["--bound", "2"])) == {"--bound": "2"}
 
 
 def test_files_of_earlier_versions_are_still_told_apart(place, tmp_path):
     """They store no identity: it is made from their settings."""
-    paths = []
-    for rank in (2, 16):
-        content = models.load_checkpoint(unlearned(lora, place, "--rank", rank))
-        for name in ("identity", "flags", "origin"):
-            del content[name]
-        content["config"] |= {"lr_given": False}
-        paths.append(tmp_path / f"{rank}.pth")
-        write_torch(paths[-1], content)
-        assert of_checkpoint(content)["settings"]["rank"] == rank
+    paths = [as_before(unlearned(lora, place, "--rank", rank), tmp_path / f"{rank}.pth") for rank in (2, 16)]
+    assert [of_checkpoint(models.load_checkpoint(path))["settings"]["rank"] for path in paths] == [2, 16]
     assert methods(*paths) == [("lora --rank 2", 1), ("lora --rank 16", 1)]
 
 
-def test_names_stay_short(place, tmp_path):
+def as_before(path, to):
+    """A checkpoint as an earlier version wrote it, without its identity."""
+    content = models.load_checkpoint(path)
+    for name in ("identity", "flags", "origin"):
+        del content[name]
+    content["config"] |= {"lr_given": False}
+    write_torch(to, content)
+    return to
+
+
+def test_files_of_earlier_versions_from_different_originals_are_not_seeds(place, tmp_path):
+    """They name their original by its SHA-256 alone; two seeds of one kind of original are one row if both are there."""
+    usual = [place / f"digits-200_resnet8_original_s{seed}.pth" for seed in (0, 1)]
+    short = call(pretrain, *COMMON, "--weights", tmp_path, "--epochs", 2)
+    new = [unlearned(finetune, tmp_path, "--original", file, "--seed", seed, "--output", tmp_path / f"new{seed}.pth")
+           for seed, file in enumerate((usual[0], short))]  # fmt: skip
+    old = [as_before(path, tmp_path / f"old{seed}.pth") for seed, path in enumerate(new)]
+    assert [n for _, n in methods(*old)] == [1, 1] and len(set(methods(*old))) == 2
+    two = [unlearned(finetune, place), unlearned(finetune, place, "--seed", 1)]
+    alike = [as_before(path, tmp_path / f"alike{seed}.pth") for seed, path in enumerate(two)]
+    assert methods(*alike, *usual) == [("finetune", 2)]
+
+
+def test_a_default_given_is_no_other_setting(place, capsys):
+    """16 and 16.0 are one number, in names, keys and identities."""
+    path = unlearned(lora, place)
+    assert unlearned(lora, place, "--alpha", "16.0") == path  # there already
+    content = models.load_checkpoint(path)
+    assert content["flags"] == {} and content["config"]["alpha"] == 16
+    assert canonical({"alpha": 16}) == canonical({"alpha": 16.0}) != canonical({"alpha": 16.5})
+    parser = Parser("x")
+    parser.add_argument("--strength", type=float, default=1)
+    assert parser.non_default(parser.parse_args(["--strength", "1"])) == {}
+
+
+def test_flags_of_every_kind_are_named_as_typed():
+    parser = Parser("x")
+    parser.add_argument("--warm", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--no-noise", dest="noise", action="store_false")
+    parser.add_argument("--files", type=Path, nargs="+")
+    parser.add_argument("--rate", type=float, default=0.5)
+    args = parser.parse_args(["--no-warm", "--no-noise", "--files", "a/b", "c", "--rate", "0.12345671"])
+    flags = parser.non_default(args)
+    assert flags == {"--no-warm": "", "--no-noise": "", "--files": "a/b c", "--rate": "0.12345671"}
+    assert json.loads(json.dumps(parser.settings(args)))["files"] == ["a/b", "c"]
+    assert parser.non_default(parser.parse_args(["--warm"])) == {}
+    assert names.suffix({"--rate": "0.1"}) == "-rate-0.1"
+    assert len({names.suffix({"--files": text}) for text in ("a/b", "a-b", "a:b")}) == 3
+
+
+def test_a_forget_set_counts_by_what_it_holds(place, tmp_path, capsys):
+    """The same images under another name are there already, be it another file, another order, or a class named twice."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("3\n5\n7\n")
+    first = unlearned(finetune, place, "--forget-file", tmp_path / "a.txt")
+    before = first.stat().st_mtime_ns
+    assert unlearned(finetune, place, "--forget-file", tmp_path / "b.txt") == first
+    two = unlearned(finetune, place, "--forget-class", 1, 2)
+    assert unlearned(finetune, place, "--forget-class", 2, 1, 2) == two
+    assert first.stat().st_mtime_ns == before and capsys.readouterr().err.count("there already") == 2
+
+
+def test_runs_from_another_original_lie_side_by_side(place):
+    usual = unlearned(finetune, place)
+    other = place / "digits-200_resnet8_original_s1.pth"
+    path = unlearned(finetune, place, "--original", other)
+    assert path.name == "digits-200_resnet8_class3_finetune1-from-original_s1_s0.pth" and path != usual
+    named = unlearned(finetune, place, "--original", place / "digits-200_resnet8_original_s0.pth")
+    assert named == usual  # the one that is found by name
+
+
+def test_two_originals_of_one_kind_are_no_two_seeds(place, tmp_path, capsys):
+    paths = [
+        unlearned(finetune, place),
+        unlearned(finetune, place, "--original", place / "digits-200_resnet8_original_s1.pth"),
+    ]
+    code, line = one_line(evaluate, capsys, *paths, "--weights", tmp_path)
+    assert code == 2 and "originals that differ in their seed alone" in line
+
+
+def test_a_copy_of_an_original_beside_it_does_no_harm(place, tmp_path):
+    for name in ("digits-200_resnet8_original_s0.pth", "digits-200_resnet8_original_copy.pth"):
+        shutil.copy(place / "digits-200_resnet8_original_s0.pth", tmp_path / name)
+    rows = rows_of(unlearned(finetune, place), "--weights", tmp_path, beneath=False)
+    assert [row["method"] for row in rows] == ["original", "finetune"]
+
+
+def test_backbones_are_left_out_by_name(place, tmp_path, capsys):
+    model, arguments = models.create_for("resnet8", data.load("digits", subset=200))
+    write_backbone(tmp_path / "weights_imagenet.pth", model, {"name": "resnet8", "arguments": arguments})
+    assert methods(unlearned(finetune, place), tmp_path / "weights_imagenet.pth") == [("finetune", 1)]
+    assert "left out: " in capsys.readouterr().err
+    code, line = one_line(evaluate, capsys, tmp_path / "weights_imagenet.pth")
+    assert code == 2 and "ImageNet weights" in line
+    code, line = one_line(finetune, capsys, *COMMON, "--original", tmp_path / "weights_imagenet.pth", "--forget-class", 3)
+    assert code == 2 and "ImageNet weights" in line
+
+
+@pytest.mark.parametrize(
+    "damage", [{"data": {}}, {"network": {}}, {"network": {"name": 5, "arguments": {}}}, {"forget": [1]}]
+)
+def test_a_damaged_file_is_one_line(place, tmp_path, capsys, damage):
+    content = models.load_checkpoint(place / "digits-200_resnet8_original_s0.pth") | damage
+    write_torch(tmp_path / "bad.pth", content)
+    for script, where in ((finetune, ("--original", tmp_path / "bad.pth", "--forget-class", 3)), (evaluate, ())):
+        arguments = (*COMMON, *where) if where else (tmp_path / "bad.pth", "--forget-class", 3)
+        code, line = one_line(script, capsys, *arguments)
+        assert code == 2 and "damaged" in line
+
+
+def test_names_stay_short_and_say_the_method(place, tmp_path):
     many = ("--rank", 3, "--alpha", 7, "--dropout", 0.25, "--bn", "freeze", "--lr", 0.0123, "--batch-size", 77)
     path = unlearned(lora, place, *many)
     assert len(path.name) <= 120 and path != unlearned(lora, place, *many[:-1], 78)
     assert torch.equal(models.load_checkpoint(path)["forget"], models.load_checkpoint(unlearned(lora, place))["forget"])
+    long = names.part("class" + "-".join(map(str, range(46))), "forget")
+    assert len(long) == 30 and long != names.part("class" + "-".join(map(str, range(47))), "forget")
+    folder = tmp_path / ("a" * 100)
+    noisy_folder(folder, [f"c{i}" for i in range(20)])
+    path = call(retrain, "--dataset", f"folder:{folder}", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet",
+                "--weights", tmp_path, "--forget-class", *range(15))  # fmt: skip
+    assert "_retrain1_s0" in path.name and len(path.name) < 200

@@ -34,6 +34,15 @@ def test_scores_are_the_counted_ones():
     assert scores["TA"] == pytest.approx(100 * right)  # sample forgetting: the whole test set
 
 
+def test_what_needs_more_images_is_missing_with_its_reason():
+    dataset = data.load("digits")
+    logits = [torch.nn.functional.one_hot(split.labels, 10).float() for split in (dataset.train, dataset.test)]
+    scores, curves = network.score(logits, dataset, torch.tensor([1, 2, 3]), "svc", every_attack=True)
+    for name in ("MIA_AUC", "TPR1", "AUC svc loss", "TPR1 logistic confidence"):
+        assert "3 and 364 images are too few" in scores[name]["missing"], name
+    assert curves["roc"] is None and 0 <= scores["MIA svc loss"] <= 100
+
+
 def test_curves_are_shares_and_rates():
     dataset = data.load("digits")
     forget, _ = data.forget_indices(dataset.train, share=0.2)

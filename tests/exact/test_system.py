@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import data
+import evaluate
 import lmeraser
 import models
+import retrain
 from baselines import sisa
 from tests.helpers import call, one_line, rows_of, shell
 from unlearning.core.errors import RunFailed, UserError
@@ -317,10 +319,62 @@ def test_evaluate_scores_a_system_like_any_checkpoint(copy, capsys):
     delete(lmeraser, folder, "--ids", *three)
     (row,) = rows_of(folder, "--weights", folder.parent)
     assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser", 1)
+    assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(folder, three))
+
+
+def errors_on(folder, ids):
+    """UA of a system on training images by number."""
     model, dataset = learners.build(assemble(folder)), data.load("digits", subset=300)
     with torch.no_grad():
-        hits = model(dataset.train.images[three].float() / 255).argmax(1) == dataset.train.labels[three]
-    assert row["metrics"]["UA"]["mean"] == pytest.approx(100 * (1 - hits.double().mean().item()))
+        hits = model(dataset.train.images[ids].float() / 255).argmax(1) == dataset.train.labels[ids]
+    return 100 * (1 - hits.double().mean().item())
+
+
+def test_systems_scored_together_are_asked_about_the_same_images(backbone, copy, systems, tmp_path, capsys):
+    """Image numbers are those of the training images, whatever each system holds of them."""
+    ids = private(systems[lmeraser])[40:60]
+    folder = copy(lmeraser)
+    delete(lmeraser, folder, "--ids", *ids)
+    untouched = systems[lmeraser]
+    wide = train(lmeraser, backbone, tmp_path / "wide", "--anchors", 30)  # more images are private to it
+    delete(lmeraser, wide, "--ids", *ids)
+    rows = rows_of(folder, untouched, wide, "--weights", tmp_path / "nowhere", beneath=False)
+    found = {(row["dataset"], row["metrics"]["UA"]["mean"]) for row in rows}
+    assert {name for name, _ in found} == {"digits-300, 240 private", "digits-300, 270 private"}
+    expected = {errors_on(folder, ids), errors_on(untouched, ids), errors_on(wide, ids)}
+    assert sorted(value for _, value in found) == pytest.approx(sorted(expected))
+    file = tmp_path / "ids.txt"
+    file.write_text("\n".join(map(str, ids)))
+    (row,) = rows_of(untouched, "--forget-file", file, "--weights", tmp_path / "nowhere", beneath=False)
+    assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, ids))
+    (row,) = rows_of(untouched, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
+    labels = data.load("digits", subset=300).train.labels
+    threes = [i for i in private(untouched) if labels[i] == 3]
+    assert row["forget"] == "class3" and row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, threes))
+    public = next(i for i in range(300) if i not in private(untouched))
+    file.write_text(str(public))
+    code, line = one_line(evaluate, capsys, untouched, "--forget-file", file)
+    assert code == 2 and f"image {public} is public" in line
+
+
+def test_systems_on_other_backbones_and_images_lie_side_by_side(weights, tmp_path, capsys):
+    """Their names say what they are trained from; the same request in other words is there already."""
+    common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
+    halves = [call(retrain, *common, "--forget-random", share) for share in (0.5, 0.6)]
+    flags = ("--dataset", "digits", "--parts", 3, "--anchors", 50, "--epochs", 1, "--quiet", "--weights", tmp_path)
+    folders = [call(sisa, "train", *flags, "--backbone", half) for half in halves]
+    assert folders[0].name == "digits_resnet8_sisa3-anchors-50-epochs-1-from-random0.5_retrain1_s0_s0"
+    rows = rows_of(*folders, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
+    assert [row["n"] for row in rows] == [1, 1] and len({row["dataset"] for row in rows}) == 2
+    some = private(folders[0])[:2]
+    without = call(sisa, "train", *flags, "--backbone", halves[0], "--ids", *some)
+    assert "-without-file" in without.name and without not in folders
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, reversed(some))))
+    capsys.readouterr()
+    assert call(sisa, "train", *flags, "--backbone", halves[0], "--ids-file", tmp_path / "ids.txt") == without
+    delete(sisa, without, "--ids", private(without)[5])
+    assert call(sisa, "train", *flags, "--backbone", halves[0], "--ids", *some) == without
+    assert capsys.readouterr().err.count("there already") == 2
 
 
 def test_deleted_images_look_like_strangers(backbone, tmp_path, monkeypatch):
@@ -349,8 +403,6 @@ def test_a_backbone_that_has_seen_everything_is_refused(weights, tmp_path, capsy
 
 
 def test_a_backbone_of_the_public_half_makes_the_other_half_private(weights, tmp_path):
-    import retrain
-
     common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
     half = call(retrain, *common, "--forget-random", 0.5)
     folder = tmp_path / "system"

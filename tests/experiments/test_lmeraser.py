@@ -10,6 +10,19 @@ from unlearning.experiments import lmeraser
 from unlearning.reports import figures
 
 
+def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
+    state = {"backbone": {"sha256": "a"}, "data": {"fingerprint": "b"}, "config": {"lr": 1}, "ledger": []}
+    copy = state | {"ledger": [{"ids": [3]}]}
+    assert lmeraser._is_of(copy, state)
+    for other in (
+        {"backbone": {"sha256": "c"}},
+        {"data": {"fingerprint": "c"}},
+        {"config": {"lr": 2}},
+        {"ledger": [{}, {}]},
+    ):
+        assert not lmeraser._is_of(copy | other, state)
+
+
 def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):
     sizes = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
     flags = ["--epochs", "2", "--anchors", "200"]

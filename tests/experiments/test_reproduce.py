@@ -28,7 +28,7 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     before = (tmp_path / "results/prunelora-quick-digits.json").read_text()
     fewer = ("--dataset", "digits", "--model", "resnet8", *methods, "--seeds", "1")
     code, line = one_line(reproduce, capsys, "prunelora", *fewer)
-    assert code == 2 and "more rows or seeds" in line
+    assert code == 2 and "would lose 2 seeds of it" in line
     assert (tmp_path / "results/prunelora-quick-digits.json").read_text() == before
 
 
@@ -49,7 +49,18 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
     code, line = one_line(
         reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--seeds", "1"
     )
-    assert code == 2 and "more rows or seeds" in line
+    assert code == 2 and "zero-row (resnet8, class3); this would lose it" in line
+
+
+def test_as_many_rows_of_other_methods_replace_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
+    before = (tmp_path / "results/prunelora-quick-digits.json").read_text()
+    arguments = ("prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "zero-row", "--seeds", "1")
+    code, line = one_line(reproduce, capsys, *arguments)
+    assert code == 2 and "mask (resnet8, class3); this would lose it" in line
+    assert (tmp_path / "results/prunelora-quick-digits.json").read_text() == before
+    make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1", "--cache", "0")  # more, by the way
 
 
 def test_a_rows_command_makes_that_rows_checkpoint(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -204,3 +205,11 @@ def test_an_exported_network_answers_alike(weights, tmp_path, capsys):
     torch.testing.assert_close(torch.from_numpy(answers), expected, atol=1e-4, rtol=1e-4)
     code, line = one_line(export, capsys, path, "--onnx", file)
     assert code == 2 and "--overwrite" in line
+
+
+def test_a_mask_is_exported_with_its_infinite_logits(weights, tmp_path):
+    path = weights / "digits_resnet8_class3_mask2_s0.pth"
+    file = call(export, path, "--onnx", tmp_path / "mask.onnx")
+    session = onnxruntime.InferenceSession(file)
+    (answers,) = session.run(None, {session.get_inputs()[0].name: np.zeros((2, 1, 8, 8), dtype=np.float32)})
+    assert (answers[:, 3] == -np.inf).all() and np.isfinite(np.delete(answers, 3, 1)).all()

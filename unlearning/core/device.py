@@ -85,8 +85,8 @@ def resolve_device(name: str) -> str:
         several = f":{distributed.local_rank()}" if distributed.count() > 1 else ""
         return f"cuda{several}" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=name).item()  # the meta device has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return name
 

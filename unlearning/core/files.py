@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from unlearning.core.errors import RunFailed, UserError
 
@@ -28,10 +29,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         if path.is_dir():  # a folder can't be renamed onto another
             path.rename(old)
-        os.replace(part, path)
+        try:
+            os.replace(part, path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise RunFailed(f"cannot write {path}: {error.strerror or error}") from None
+    except SafetensorError as error:  # its own word for a disk that is full
+        raise RunFailed(f"cannot write {path}: {first_line(error)}") from None
     finally:
         _remove(part)
 

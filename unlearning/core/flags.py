@@ -1,7 +1,6 @@
 """Command lines: flags that say whether they make the result, types, and errors in one line."""
 
 import argparse
-import hashlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +13,6 @@ from unlearning.core.errors import RunFailed, UserError
 CACHE_MIB = 4096
 UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]
-LONGEST_SUFFIX = 60  # characters of a file's name that flags may take; what is longer becomes a digest
 
 
 class PerModel(dict):
@@ -60,19 +58,26 @@ class Parser(argparse.ArgumentParser):
         own = {action.dest for action in self._recorded() if _identity(action) is True}
         return {name: value for name, value in self.settings(args).items() if name in own}
 
+    def recorded_own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Of `settings`, as a file of this or an earlier version has them, what compares with `own_settings`."""
+        elsewhere = {action.dest for action in self._recorded() if _identity(action) is not True}
+        elsewhere.add("lr_given")  # of earlier versions: whether a rate was typed, whatever it was
+        return {name: plain(value) for name, value in settings.items() if name not in elsewhere}
+
     def non_default(self, args: Arguments) -> dict[str, str]:
         """The flags that make another row and differ from their defaults: {"--rank": "2", "--regrow": ""}, as declared.
 
         Without --epochs and --model, which tables and files name in any case.
         """
-        values, found = as_mapping(args), {}
+        values = as_mapping(args)
+        found: dict[str, str] = {}
         for action in self._recorded():
             value, default = values[action.dest], action.default
             if isinstance(default, PerModel):
                 default = default.of(values["model"])
             own = _identity(action) is True and action.dest not in ("epochs", "model")
             if own and value != default and not isinstance(value, PerModel) and not _is_off(action, values):
-                found[action.option_strings[-1]] = "" if value is True else written(value)
+                found |= _as_typed(action, value)
         return found
 
     def _recorded(self) -> list[argparse.Action]:
@@ -89,18 +94,14 @@ def written(value: object) -> str:
     """A flag's value as a user would type it."""
     if isinstance(value, (list, tuple)):
         return " ".join(map(written, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)
 
 
 def as_words(flags: dict[str, str]) -> list[str]:
     """{"--rank": "2", "--regrow": ""} to ["--rank 2", "--regrow"]."""
     return [f"{name} {value}".strip() for name, value in flags.items()]
-
-
-def name_suffix(flags: dict[str, str]) -> str:
-    """{"--rank": "2", "--regrow": ""} to "-rank-2-regrow", for file names; what is too long becomes 8 hexadecimal digits."""
-    text = "".join(f"-{word.removeprefix('--').replace(' ', '-').replace('/', '-')}" for word in as_words(flags))
-    return text if len(text) <= LONGEST_SUFFIX else "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def add_device_flags(parser: argparse.ArgumentParser) -> None:
@@ -141,10 +142,31 @@ def not_negative(text: str) -> int:
     return value
 
 
+def seed_number(text: str) -> int:
+    """argparse type: an integer that every generator takes as its seed, NumPy's included."""
+    if not 0 <= (value := int(text)) < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
+    return value
+
+
 def positive_float(text: str) -> float:
     """argparse type: a finite number above 0."""
     if not 0 < (value := float(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def not_negative_float(text: str) -> float:
+    """argparse type: a finite number from 0 on."""
+    if not 0 <= (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def below_one(text: str) -> float:
+    """argparse type: a number from 0 on and below 1."""
+    if not 0 <= (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
@@ -176,8 +198,26 @@ def _command() -> str:
 
 
 def plain(value: object) -> object:
-    """A flag's value as JSON can hold it."""
-    return str(value) if isinstance(value, Path) else value
+    """A flag's value as JSON can hold it; a whole number is an int, for --alpha 16 is no other setting than a default of 16.
+
+    What JSON doesn't know is its text.
+    """
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def _as_typed(action: argparse.Action, value: object) -> dict[str, str]:
+    """The flag and its value as a user would type them; {} where no option of the flag gives this value."""
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return {next(name for name in action.option_strings if name.startswith("--no-") != bool(value)): ""}
+    if action.nargs == 0:  # store_true and its kind
+        return {action.option_strings[-1]: ""}
+    return {(action.option_strings or [action.dest])[-1]: written(value)}
 
 
 def as_mapping(args: Arguments) -> Mapping[str, Any]:

@@ -11,21 +11,26 @@ import torch
 
 import models
 from unlearning.core.device import Compute
+from unlearning.core.files import sha256
 from unlearning.core.flags import as_words
 from unlearning.core.provenance import provenance
 from unlearning.evaluation import network
 from unlearning.evaluation.entries import (
     Entry,
+    NotScored,
     check_identities,
     dataset_of,
     describe,
     forget_sets,
     labels,
+    own_positions,
     read,
+    scored_on,
 )
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.metrics import statistics
+from unlearning.vision.identity import with_parent
 from unlearning.vision.predict import predict
 from unlearning.vision.published import from_published
 from unlearning.vision.shared import Shared
@@ -42,10 +47,9 @@ def score_files(paths: Sequence[str | Path], scoring: Scoring, shared: Shared, b
     a forget set is missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are
     two Retrains to measure from.
     """
-    files = {Path(path).resolve(): Path(path) for path in paths}
-    given = [describe(path, scoring, shared) for path in files.values()]
+    given = _described(paths, scoring, shared)
     given = [replace(entry, forgets=forget_sets(entry, given, scoring, shared)) for entry in given]
-    entries = given + _companions(given, scoring, shared)
+    entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
     names, tags = labels(entries), _data_names(entries, scoring, shared)
     retrained: dict[tuple, torch.Tensor] = {}
@@ -53,11 +57,26 @@ def score_files(paths: Sequence[str | Path], scoring: Scoring, shared: Shared, b
     for entry in sorted(entries, key=lambda entry: entry.method != "retrain"):  # others are measured from Retrain
         others = [other.tensors for other in entries]
         for row in _score_file(entry, retrained, others, scoring, shared, beneath):
-            scored.append(row | {"dataset": tags[entry.fingerprint], "method": names[entry.key, row["forget"]]})
+            scored.append(row | {"dataset": tags[entry.images], "method": names[entry.key, row["forget"]]})
     retrains = {_pair(row): row for row in scored if row["entry"].method == "retrain"}
     for row in scored:
         network.compare(row, _original_of(row, scored), retrains.get(_pair(row)))
     return _put_seeds_together(scored)
+
+
+def _described(paths: Sequence[str | Path], scoring: Scoring, shared: Shared) -> list[Entry]:
+    """The entries of the files, each once. Backbones are left out, and named, unless there is nothing else."""
+    found, left_out = [], []
+    for path in {Path(path).resolve(): Path(path) for path in paths}.values():
+        try:
+            found.append(describe(path, scoring, shared))
+        except NotScored as reason:
+            left_out.append(reason)
+    if left_out and not found:
+        raise left_out[0]
+    for unscored in left_out:
+        print(f"left out: {unscored}", file=sys.stderr, flush=True)
+    return found
 
 
 def _score_file(
@@ -72,14 +91,15 @@ def _score_file(
 
     states: digests of every file's tensors.
     """
-    dataset, model = dataset_of(entry, scoring, shared), network_of(entry)
+    dataset, model = scored_on(entry, dataset_of(entry, scoring, shared)), network_of(entry)
     size = {"zeros": models.zeros(model), "bytes": _bytes(entry.path)}
     compute = scoring.compute.placed(model)
     model.to(compute.device)
     shared.features.share_between(model, entry.tensors, states, dataset.train, compute)
     logits = [predict(model, split, compute, shared.features) for split in (dataset.train, dataset.test)]
     rows = []
-    for forget, tag in entry.forgets:
+    for positions, tag in entry.forgets:
+        forget = own_positions(entry, positions)
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
         row |= {"forget": tag, "entry": entry}
         found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack)
@@ -122,23 +142,34 @@ def _bytes(path: Path) -> int:
 
 
 def _data_names(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> dict[str, str]:
-    """What tables call the data of each fingerprint: the tag, with some digits of the fingerprint where two have one tag."""
-    tags = {entry.fingerprint: dataset_of(entry, scoring, shared).tag for entry in entries}
-    alike = [tag for tag in tags.values() if list(tags.values()).count(tag) > 1]
-    return {digest: f"{tag} ({digest[:8]})" if tag in alike else tag for digest, tag in tags.items()}
+    """What tables call the images that a file is scored on: the data's tag, how many of them are private to a system, and
+    some digits of a SHA-256 where two have one name."""
+    names = {}
+    for entry in entries:
+        private = "" if entry.private is None else f", {len(entry.private):,} private"
+        names[entry.images] = dataset_of(entry, scoring, shared).tag + private
+    alike = [name for name in names.values() if list(names.values()).count(name) > 1]
+    return {digest: f"{name} ({digest[:8]})" if name in alike else name for digest, name in names.items()}
+
+
+def _with_parents(entries: list[Entry]) -> list[Entry]:
+    """The entries; those of earlier versions, which know the original by its SHA-256 alone, with what it says of itself."""
+    known = {entry.sha256: entry.identity for entry in entries if entry.sha256}
+    return [replace(entry, identity=with_parent(entry.identity, known)) for entry in entries]
 
 
 def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> list[Entry]:
     """The Originals that the files come from, and the Retrains of their network, forget sets and seed, out of the folder of
     weights, where `entries` lack them."""
-    given, found = {entry.path.resolve() for entry in entries}, []
+    known, found = {entry.sha256 for entry in entries}, []
     for method in ("original", "retrain"):
         for path in sorted(scoring.weights.glob(f"*_{method}*.pth")):
-            if path.resolve() in given:
+            if (digest := sha256(path)) in known:  # given already, or a copy
                 continue
             entry = describe(path, scoring, shared)
             if entry.method == method and (forgets := _accompanied(entry, entries)):
                 found.append(replace(entry, forgets=forgets))
+                known.add(digest)
     return found
 
 

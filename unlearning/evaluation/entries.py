@@ -1,6 +1,6 @@
 """What checkpoints say of themselves, and what a table calls them."""
 
-import json
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,10 @@ from unlearning.core.flags import as_words, written
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.vision import feature_cache
-from unlearning.vision.identity import identity, of_checkpoint
+from unlearning.vision.identity import canonical, digest, identity, of_checkpoint
 from unlearning.vision.shared import Shared
 
-Network = tuple[str, str]  # the data's fingerprint, the network's name
+Network = tuple[str, str]  # which images, as `Entry.images` says, and the network's name
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Entry:
     """What a file says of itself, without its weights.
 
     source: the data that it was made with; None for LoRA-Unlearn's files. private: positions of the training images that a
-    system is about. tensors: a digest of each. flags: those that differ from their defaults. origin: the SHA-256 of the
-    original that it comes from. forgets: the forget sets (positions int64, tag) that it is scored on.
+    system is about, ascending int64. tensors: a digest of each. flags: those that differ from their defaults. origin: the
+    SHA-256 of the original that it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on,
+    each with its tag. All forget sets are ascending int64 positions in the training images, of a system too.
     """
 
     path: Path
@@ -54,12 +55,23 @@ class Entry:
     @property
     def network(self) -> Network:
         """What two entries must share to be compared."""
-        return self.fingerprint, self.model
+        return self.images, self.model
+
+    @property
+    def images(self) -> str:
+        """A SHA-256 of the images that it is scored on: all of its data, or of a system those that are private."""
+        if self.private is None:
+            return self.fingerprint
+        return hashlib.sha256(f"{self.fingerprint} {digest(self.private)}".encode()).hexdigest()
 
     @property
     def key(self) -> str:
         """The identity as text."""
-        return json.dumps(self.identity, sort_keys=True)
+        return canonical(self.identity)
+
+
+class NotScored(UserError):
+    """A file of this project that holds no trained network."""
 
 
 def read(path: Path) -> Any:
@@ -72,11 +84,13 @@ def read(path: Path) -> Any:
 
 
 def describe(path: Path, scoring: Scoring, shared: Shared) -> Entry:
-    """The Entry of a file. Raises UserError for one that is none of this project's or LoRA-Unlearn's."""
+    """The Entry of a file. Raises UserError for one of neither this project nor LoRA-Unlearn, NotScored for a backbone."""
     content = read(path)
     if not models.is_checkpoint(content):
         return _describe_published(path, content, scoring, shared)
     checkpoint = models.checked(content, path)
+    if checkpoint["data"]["fingerprint"] is None:
+        raise NotScored(f"{path} holds ImageNet weights, a backbone of lmeraser.py")
     try:
         return _describe_own(path, checkpoint, scoring)
     except (KeyError, TypeError, AttributeError) as error:
@@ -115,11 +129,12 @@ def _describe_published(path: Path, content: Any, scoring: Scoring, shared: Shar
 
 def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> Entry:
     spec, parent = checkpoint["data"], checkpoint.get("parent")
+    private, forget = checkpoint.get("private"), checkpoint["forget"]
     return Entry(
         path=path,
         source=data.Source.of(spec, scoring.data_dir),
         fingerprint=spec["fingerprint"],
-        private=checkpoint.get("private"),
+        private=private,
         tensors=feature_cache.digests(checkpoint["state_dict"]),
         model=learners.label(checkpoint["network"]),
         method=checkpoint["method"],
@@ -127,7 +142,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         flags=checkpoint.get("flags", {}),
         epochs=checkpoint["config"]["epochs"] if checkpoint["cost"]["trainable"] else None,
         seed=checkpoint["seed"],
-        forget=checkpoint["forget"],
+        forget=forget if private is None else private[forget],
         forget_tag=checkpoint["forget_tag"],
         command=checkpoint["command"],
         cost=checkpoint["cost"],
@@ -138,13 +153,21 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
 
 
 def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
-    """The data that a file was made with; of a system those that are private. Raises UserError when they have changed."""
+    """The data that a file was made with. Raises UserError when they have changed."""
     dataset = shared.load(entry.source or scoring.source)  # type: ignore[arg-type]  # one of them is there
     if dataset.fingerprint != entry.fingerprint:
         raise UserError(f"{entry.path} was made with other data than this {dataset.tag}: their fingerprints differ")
-    if entry.private is not None:
-        dataset = replace(dataset, train=dataset.train.take(entry.private))
     return dataset
+
+
+def scored_on(entry: Entry, dataset: data.Dataset) -> data.Dataset:
+    """Of a file's data the images that it is scored on: of a system those that are private."""
+    return dataset if entry.private is None else replace(dataset, train=dataset.train.take(entry.private))
+
+
+def own_positions(entry: Entry, forget: torch.Tensor) -> torch.Tensor:
+    """A forget set of the file, positions in the training images, as positions in the images that it is scored on."""
+    return forget if entry.private is None else torch.searchsorted(entry.private, forget)
 
 
 def forget_sets(
@@ -153,7 +176,7 @@ def forget_sets(
     """The forget sets (positions, tag) that a file is scored on: its own, else those of the other files of its network."""
     own = [(entry.forget, entry.forget_tag)] if len(entry.forget) else []
     if scoring.forget:
-        wanted = scoring.forget.positions(dataset_of(entry, scoring, shared).train)
+        wanted = _wanted(entry, scoring.forget, dataset_of(entry, scoring, shared))
         if own and not torch.equal(own[0][0], wanted[0]):
             raise UserError(f"{entry.path} has forgotten {entry.forget_tag}, not {wanted[1]}")
         own = [wanted]
@@ -164,13 +187,28 @@ def forget_sets(
     return tuple(found)  # type: ignore[arg-type]  # with a forget set comes its tag
 
 
+def _wanted(entry: Entry, request: data.ForgetRequest, dataset: data.Dataset) -> tuple[torch.Tensor, str]:
+    """The forget set (positions, tag) that the flags name: of a system, of a class or of a share those that are private."""
+    positions, tag = request.positions(dataset.train)
+    if entry.private is None:
+        return positions, tag
+    inside = positions[torch.isin(positions, entry.private)]
+    if request.file and len(inside) < len(positions):
+        public = next(i for i in positions.tolist() if i not in set(inside.tolist()))
+        raise UserError(f"{request.file}: image {public} is public in {entry.path}")
+    if not 0 < len(inside) < len(entry.private):
+        raise UserError(f"{entry.path}: {len(inside)} of its {len(entry.private)} private images are in {tag}")
+    return inside, tag
+
+
 def check_identities(entries: Sequence[Entry]) -> None:
     """Raise UserError for two files of one identity and one seed, and for two Retrains of one network and forget set."""
     seen: dict[tuple, Entry] = {}
     for entry in entries:
         twin = seen.setdefault((entry.key, entry.seed), entry)
         if twin is not entry:
-            raise UserError(f"{twin.path} and {entry.path} are the same run with the same seed: give one of them")
+            how = "" if twin.origin == entry.origin else ", from originals that differ in their seed alone"
+            raise UserError(f"{twin.path} and {entry.path} are the same run with the same seed{how}: give one of them")
     retrained: dict[tuple, Entry] = {}
     for entry in entries:
         for tag in [tag for _, tag in entry.forgets if entry.method == "retrain"]:
@@ -213,13 +251,20 @@ def _told_apart(identities: list[dict[str, Any]]) -> list[str]:
     every = [_as_flags(identity["settings"], ("epochs",)) for identity in identities]  # epochs have a column of their own
     words = [" ".join(as_words(_differing(flags, every))) for flags in every]
     if len(set(words)) < len(words):
-        parents = [identity["parent"] or {"method": "scratch", "settings": {}} for identity in identities]
-        origins = [_as_flags(parent["settings"]) for parent in parents]
+        parents = [identity["parent"] or {"method": "scratch", "settings": {}, "forget": None} for identity in identities]
+        origins = [_as_flags(parent["settings"]) | _forgotten(parent["forget"]) for parent in parents]
         for place, (parent, flags) in enumerate(zip(parents, origins, strict=True)):
             words[place] = " ".join([words[place], "from", parent["method"], *as_words(_differing(flags, origins))])
     if len(set(words)) < len(words):
         words = [f"{text} ({place})" for place, text in enumerate(words, 1)]
     return [text.strip() for text in words]
+
+
+def _forgotten(forget: dict[str, Any] | None) -> dict[str, str]:
+    """What an identity says of a forget set, as the flag that would name it."""
+    if not forget:
+        return {}
+    return {"--forget-random": written(forget["random"])} if "random" in forget else {"forgotten": forget["positions"][:8]}
 
 
 def _as_flags(settings: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, str]:

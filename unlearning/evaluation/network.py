@@ -66,20 +66,15 @@ def score(
         "MIA": efficacy(seen[sets.retain], never if whole else never[sets.retain_test], seen[sets.forget]),
     }
     train_loss, test_loss = predictions.loss(train, train_y), predictions.loss(test, test_y)
-    try:
-        found["MIA_AUC"], roc = membership.tell_apart(train_loss[sets.forget], test_loss[unseen])
-        found["TPR1"] = _tpr_at_1_percent(roc, len(unseen))
-    except ValueError as error:
-        found["MIA_AUC"] = found["TPR1"] = {"missing": f"MIA-AUC: {error}"}
-        roc = None
+    found["MIA_AUC"], found["TPR1"], roc = _told_apart(train_loss[sets.forget], test_loss[unseen], "logistic", "MIA-AUC")
     if every_attack:
         for name, feature in predictions.FEATURES.items():
             seen, never = feature(train, train_y), feature(test, test_y)
             for attacker in membership.ATTACKERS:
-                area, curve = membership.tell_apart(seen[sets.forget], never[unseen], attacker)
+                title = f"{attacker} {name}"
+                area, rate, _ = _told_apart(seen[sets.forget], never[unseen], attacker, f"AUC {title}")
                 called = membership.mia_efficacy(seen[sets.retain], never[sets.retain_test], seen[sets.forget], attacker)
-                found[f"MIA {attacker} {name}"], found[f"AUC {attacker} {name}"] = called, area
-                found[f"TPR1 {attacker} {name}"] = _tpr_at_1_percent(curve, len(unseen))
+                found |= {f"MIA {title}": called, f"AUC {title}": area, f"TPR1 {title}": rate}
     losses = {
         "D_f": train_loss[sets.forget],
         "D_r": train_loss[sets.retain],
@@ -140,6 +135,17 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         steps = predictions.relearn_steps(RELEARN_STEPS, curve, half)
         most = RELEARN_STEPS[-1]
         found["relearn_steps"] = {"missing": f"not in {most} steps", "cell": f"> {most}"} if steps is None else steps
+
+
+def _told_apart(seen: torch.Tensor, unseen: torch.Tensor, attacker: str, name: str) -> tuple[Any, Any, np.ndarray | None]:
+    """(AUC, TPR at 1 % FPR, ROC) of an attacker on features of D_f and of unseen images; with too few images why they are
+    missing, and None."""
+    try:
+        area, curve = membership.tell_apart(seen, unseen, attacker)
+    except ValueError as error:
+        missing = {"missing": f"{name}: {error}"}
+        return missing, missing, None
+    return area, _tpr_at_1_percent(curve, len(unseen)), curve
 
 
 def _tpr_at_1_percent(roc, unseen):

@@ -6,7 +6,7 @@ from pathlib import Path
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, add_device_flags, mark, positive_float, positive_int
+from unlearning.core.flags import Parser, add_device_flags, mark, positive_float, positive_int, seed_number
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
@@ -69,7 +69,7 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
     flag("--batch-size", type=positive_int, default=32, help="images a step (default: 32)")
     flag("--lr", type=positive_float, default=0.5, help="learning rate of the prompt (default: 0.5)")
     flag("--head-lr", type=positive_float, default=0.01, help="learning rate of the head (default: 0.01)")
-    flag("--seed", type=int, default=0, identity="seed", help="seed of the start and of all batches (default: 0)")
+    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of the start and of all batches (default: 0)")
     add_device_flags(trainer)
     add_output_flags(trainer)
 
@@ -102,7 +102,10 @@ def run_system(
         folder = args.folder
     else:
         work = Work(Settings(trainer.settings(args)), Compute.from_flags(args), args.jobs)
-        made = (trainer.settings(args), trainer.own_settings(args), trainer.non_default(args))
+        flags = trainer.non_default(args)
+        named = {name: value for name, value in flags.items() if name != "--parts"}
+        named |= {"--epochs": str(args.epochs)} if args.epochs != trainer.get_default("epochs") else {}
+        made = (trainer.settings(args), trainer.own_settings(args), flags, named)
         where = (args.weights, args.output, args.overwrite)
         folder = train_system(NewSystem(method, source_of(args), *made, request, work, *where, command), split, shared)
     if not args.quiet:

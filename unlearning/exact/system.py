@@ -18,10 +18,10 @@ import torch
 
 import data
 import models
+from unlearning.core import names
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, replacing, sha256, write_torch
-from unlearning.core.flags import name_suffix
 from unlearning.core.provenance import device_name, versions
 from unlearning.exact import learners
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
@@ -42,7 +42,8 @@ Split = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Settings], tuple[tor
 class NewSystem:
     """A system to train.
 
-    settings: all recorded flags; own: those that make another row of a table; flags: those that differ from their defaults.
+    settings: all recorded flags; own: those that make another row of a table; flags: those that differ from their defaults;
+    named: those that the folder's name says.
     request: images to leave out, as if they had never been there.
     """
 
@@ -51,6 +52,7 @@ class NewSystem:
     settings: dict[str, Any]
     own: dict[str, Any]
     flags: dict[str, str]
+    named: dict[str, str]
     request: ImageRequest
     work: Work
     weights: Path
@@ -71,9 +73,9 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
     without = new.request.positions(dataset.train.labels, private, NOTHING)
-    folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"])
+    folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file)
-    if _is_there(folder, state, new.overwrite):
+    if _is_there(folder, state, without, new.overwrite):
         print(f"there already: {folder}", file=sys.stderr, flush=True)
         return folder
     backbone = load_backbone(content, file, new.work.compute.device)
@@ -189,8 +191,9 @@ def _identified(state: dict[str, Any]) -> dict[str, Any]:
     return {"identity": known, "flags": state["flags"], "origin": None}
 
 
-def _is_there(folder: Path, state: dict[str, Any], overwrite: bool) -> bool:
-    """True for a folder with the system that `state` describes. UserError for another one that may not be replaced."""
+def _is_there(folder: Path, state: dict[str, Any], without: torch.Tensor, overwrite: bool) -> bool:
+    """True for a folder with the system that `state` describes, trained without some images (int64 positions), whatever has
+    been deleted from it since. UserError for another one that may not be replaced."""
     if not folder.exists():
         return False
     if not (folder / SYSTEM).exists():  # overwriting would delete what isn't ours
@@ -198,12 +201,19 @@ def _is_there(folder: Path, state: dict[str, Any], overwrite: bool) -> bool:
     if overwrite:
         return False
     old = read_system(folder)
-    settings = {name: value for name, value in old["config"].items() if name != "action"}  # as earlier versions recorded
-    if settings != state["config"]:
+    since = torch.tensor([i for entry in old["ledger"] for i in entry["ids"]], dtype=torch.int64)
+    left_out = old["deleted"][~torch.isin(old["deleted"], since)]
+    if _compared(old) != _compared(state) or not torch.equal(left_out, without):
         raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
     if made_from(old) != made_from(state):
         raise UserError(f"{folder} was made from another backbone or other data; --overwrite computes it again")
     return True
+
+
+def _compared(state: dict[str, Any]) -> dict[str, Any]:
+    """The settings that make another system: without what is known by what it holds, and the action of earlier versions."""
+    elsewhere = (*data.FLAGS, "backbone", "ids", "ids_file", "forget_class", "action")
+    return {name: value for name, value in state["config"].items() if name not in elsewhere}
 
 
 def _partial(folder: Path) -> Path:
@@ -241,10 +251,14 @@ def _described(new: NewSystem, dataset: data.Dataset, content: dict[str, Any], f
     }
 
 
-def _name(new: NewSystem, tag: str, network: str) -> str:
-    settings, flags = new.work.settings, {k: v for k, v in new.flags.items() if k != "--parts"}
-    name = f"{tag}_{network}_{new.method}{settings.parts}{name_suffix(flags)}_s{settings.seed}"
-    return name.replace("/", "-")
+def _name(new: NewSystem, tag: str, network: str, backbone: Path, without: torch.Tensor) -> str:
+    """A folder's name that says data, network, method, parts, the flags that differ from their defaults, the backbone where
+    it isn't a network's ImageNet weights, and what is left out."""
+    settings = new.work.settings
+    begin = f"{names.part(tag, 'data')}_{names.part(network, 'network')}_"
+    left_out = f"-without-{data.tag_of_ids(without)}" if len(without) else ""
+    own = names.started_from(backbone, begin) if Path(settings.backbone).suffix == ".pth" else ""
+    return f"{begin}{new.method}{settings.parts}{names.suffix(new.named)}{own}{left_out}_s{settings.seed}"
 
 
 def _put_into_parts(

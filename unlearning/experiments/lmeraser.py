@@ -19,6 +19,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import replacing
 from unlearning.evaluation.collect import report_scored
 from unlearning.exact import learners
+from unlearning.exact.learning import made_from
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import assemble, delete_images, read_system
 from unlearning.experiments.methods import METHODS, ONE
@@ -127,7 +128,7 @@ def _deleted_from(
     asked: a number of images, or "class". draw: which of the draws of so many images.
     """
     copy = folder.with_name(f"{folder.name}_deleted-{asked}-{draw}")
-    if copy.exists():
+    if copy.exists() and _is_of(read_system(copy), state):
         return copy
     if asked == "class":
         images = ImageRequest(label=request.forget_classes[0])
@@ -142,6 +143,12 @@ def _deleted_from(
         shutil.copytree(folder, part)
         delete_images(part, split, images, compute, request.source.data_dir, command(name, ["delete"]), shared)
     return copy
+
+
+def _is_of(copy: dict[str, Any], state: dict[str, Any]) -> bool:
+    """True if a copy, from which images have been deleted once, was this system, and not one of the same name before it."""
+    same = made_from(copy) == made_from(state) and copy["config"] == state["config"]
+    return same and copy["ledger"][:-1] == state["ledger"]
 
 
 def _accuracy(folder: Path, request: Request, shared: Shared) -> float:
@@ -161,4 +168,4 @@ def _order(tag: str) -> float:
     return int(tag.removeprefix("delete")) if tag.startswith("delete") else float("inf")
 
 
-TABLE = Table(plan_lmeraser, PRESETS, 3, score, rows=1 + len(REQUESTS))
+TABLE = Table(plan_lmeraser, PRESETS, 3, score)

@@ -144,19 +144,31 @@ def execution_order(runs: Sequence[Run]) -> list[int]:
     return [place for group in groups.values() for place in sorted(group, key=lambda place: runs[place][0] == CONTROL)]
 
 
-def check_nothing_is_lost(path: Path, request: Request, plan: Plan, rows_each: int) -> None:
-    """Raise UserError if the file `path` holds more seeds, or more rows of what is asked for, than this would write."""
+def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
+    """Raise UserError if the file `path` holds more seeds, or other rows of what is asked for, than this would write."""
     if request.overwrite or not path.exists():
         return
     networks = {Path(network).name for network in request.networks}
-    rows = [
-        row
-        for row in results.read(path)["rows"]
-        if row["model"].split(",")[0] in networks
-        and (not request.only or row["forget"] == request.forget_tags[request.only])
-        and row["method"] != "original"  # one run, but a row for each forget set
-    ]
-    # Each cell has a row more than runs: the base alone.
-    written = sum(script != "pretrain" for script, _ in plan.runs) + len(plan.cells)
-    if len(rows) > written // request.seeds * rows_each or max((row["n"] for row in rows), default=0) > request.seeds:
-        raise UserError(f"{path} holds more rows or seeds than this would write: --overwrite, or --results elsewhere")
+    planned = {_making(command(*run)) for run in plan.runs}
+    for row in results.read(path)["rows"]:
+        if row["model"].split(",")[0] not in networks:
+            continue
+        if request.only and row["forget"] != request.forget_tags[request.only]:
+            continue
+        lost = f"{row['n']} seeds of it" if row["n"] > request.seeds else ""
+        lost = lost if _making(row["command"]) in planned else "it"
+        if lost:
+            what = f"{row['method']} ({row['model']}, {row['forget']})"
+            raise UserError(f"{path} holds {what}; this would lose {lost}: --overwrite, or --results elsewhere")
+
+
+def _making(typed: str) -> tuple[str, ...]:
+    """Of a command the words that make its result, in any order: without those of circumstances and their values."""
+    words = iter(shlex.split(typed))
+    kept = []
+    for word in words:
+        if word in ("--device", "--cache", "--data-dir"):
+            next(words, None)
+        elif word != "--quiet":
+            kept.append(word)
+    return tuple(sorted(kept))

@@ -79,7 +79,7 @@ class Request:
     def name(self) -> str:
         """The table's name, which is its files' name: prunelora-quick, prunelora-small-cifar10 ..."""
         share = f"-share{self.share:g}" if self.share != 0.1 else ""
-        dataset = "" if self.source.dataset == "fashion-mnist" else "-" + Path(self.source.dataset).name
+        dataset = "" if self.source.dataset == "fashion-mnist" else "-" + data.short_name(self.source.dataset)
         return f"{self.table}-{self.preset}{share}{dataset}"
 
     @property
@@ -134,14 +134,13 @@ class Table:
     """A paper's table.
 
     plan: function of a request, giving its runs. presets: its sizes by name. seeds: how many by default. score: function of
-    the checkpoints' paths, the request, the plan and what the runs have shared, giving the rows. rows: how many from each
-    run. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs share.
+    the checkpoints' paths, the request, the plan and what the runs have shared, giving the rows. published: function of rows
+    and data set, putting a paper's numbers beside ours. shared: makes what all runs share.
     """
 
     plan: Callable[[Request], Plan]
     presets: Mapping[str, Mapping[str, Any]]
     seeds: int
     score: Callable[[list[Path], Request, Plan, Any], list[Row]]
-    rows: int = 1
     published: Callable[[list[Row], data.Dataset], None] | None = None
     shared: Callable[[Request], Any] = shared_by_images

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.errors import UserError
 from unlearning.core.fetch import package_file
 from unlearning.core.files import first_line, replacing
 
@@ -298,11 +298,8 @@ class Task:
                 bar.update(len(batch))
             bar.close()
         if self.store:
-            try:
-                with replacing(self.store) as part:
-                    save_file(self.kept, part)
-            except SafetensorError as error:  # its own word for a disk that is full
-                raise RunFailed(f"cannot write {self.store}: {first_line(error)}") from None
+            with replacing(self.store) as part:
+                save_file(self.kept, part)
 
     @contextlib.contextmanager
     def _frozen_part(self, beginning: list[int]) -> Iterator[Any]:

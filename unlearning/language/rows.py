@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import first_line, replacing, write_text
+from unlearning.core.errors import UserError
+from unlearning.core.files import replacing, write_text
 from unlearning.language import movielens
 
 RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
@@ -127,12 +125,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any]) -> None:
     """Write an adapter in PEFT's format with its record, the folder as a whole. Raises RunFailed on a full disk."""
-    try:
-        with replacing(folder) as part:
-            peft_model.save_pretrained(str(part))
-            (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1))
-    except SafetensorError as error:  # its own word for a disk that is full
-        raise RunFailed(f"cannot write {folder}: {first_line(error)}") from None
+    with replacing(folder) as part:
+        peft_model.save_pretrained(str(part))
+        (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1))
 
 
 def _lines(file: str | Path, flag: str) -> list[dict[str, Any]]:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unlearning.core import distributed
-from unlearning.core.errors import RunFailed
 from unlearning.core.files import replacing
 from unlearning.vision import compaction, pruning
 
@@ -41,13 +40,10 @@ def save(
     """
     if not distributed.is_main():
         return
-    try:
-        with replacing(folder) as part:
-            peft_model.save_pretrained(str(part))
-            if masks:
-                save_file(masks, part / MASK_FILE, {"compact": str(compact)})
-    except SafetensorError as error:  # its own word for a disk that is full
-        raise RunFailed(f"cannot write {folder}: {error}") from None
+    with replacing(folder) as part:
+        peft_model.save_pretrained(str(part))
+        if masks:
+            save_file(masks, part / MASK_FILE, {"compact": str(compact)})
 
 
 def load(original: nn.Module, folder: str | Path) -> "PeftModel":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 import models
-from unlearning.core.flags import Parser, PerModel, positive_float, positive_int
+from unlearning.core.flags import Parser, PerModel, below_one, positive_float, positive_int
 from unlearning.vision import pruning
 from unlearning.vision.dropout import Dropout
 
@@ -86,7 +86,7 @@ def add_lora_flags(parser: Parser) -> Parser:
     """The flags that lora and loraprune share."""
     parser.add_argument("--rank", type=positive_int, default=RANK, help=f"rank of the update (default: {RANK})")
     parser.add_argument("--alpha", type=positive_float, default=ALPHA, help=f"its scale times r (default: {ALPHA})")
-    parser.add_argument("--dropout", type=float, default=0.1, help="dropout before the adapter, 0 to 1 (default: 0.1)")
+    parser.add_argument("--dropout", type=below_one, default=0.1, help="dropout before the adapter (default: 0.1)")
     parser.add_argument(
         "--bn", choices=("update", "freeze"), default="update", help="batch-norm statistics (default: update, as published)"
     )

@@ -10,9 +10,11 @@ from unlearning.core.flags import (
     PerModel,
     add_cache_flag,
     add_device_flags,
+    below_one,
     mark,
     positive_float,
     positive_int,
+    seed_number,
 )
 
 
@@ -45,7 +47,7 @@ def method_parser(
     flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
     flag("--batch-size", type=positive_int, default=batch_size, help=f"images a step (default: {batch_size})")
     flag("--lr", type=positive_float, default=lr, help=f"learning rate (default: {lr})")
-    flag("--seed", type=int, default=0, identity="seed", help="seed of weights, batches and dropout (default: 0)")
+    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of weights, batches and dropout (default: 0)")
     add_device_flags(parser)
     add_cache_flag(parser)
     add_output_flags(parser)
@@ -71,7 +73,7 @@ def add_data_flags(parser: Parser) -> None:
     flag("--test-subset", type=positive_int, identity="data", help="keep this many test images, all classes alike")
     flag(
         "--validation",
-        type=float,
+        type=below_one,
         default=0.0,
         identity="data",
         help="share of the training images to score on in the test set's place",

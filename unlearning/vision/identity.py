@@ -6,29 +6,27 @@ forget set, and the identity of the checkpoint that it started from. Device, cac
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 import data
+from unlearning.core.flags import plain
 
-BEFORE = (
-    "seed",
-    "lr_given",
-    "dataset",
-    "subset",
-    "test_subset",
-    "validation",
-    "img_size",
-    "backbone",
-)  # see `of_checkpoint`
+BEFORE = (*data.FLAGS, "seed", "lr_given", "action", "backbone")  # see `of_checkpoint`
 
 
 def forget_identity(forget: torch.Tensor, request: data.ForgetRequest | None = None) -> dict[str, Any] | None:
     """A forget set, int64 positions: a random draw by its share and seed, any other by a digest; None for an empty one."""
     if request is not None and request.share is not None:
         return {"random": request.share, "seed": 0}
-    return {"positions": hashlib.sha256(forget.numpy().tobytes()).hexdigest()} if len(forget) else None
+    return {"positions": digest(forget)} if len(forget) else None
+
+
+def digest(forget: torch.Tensor) -> str:
+    """The SHA-256 of a forget set, int64 positions."""
+    return hashlib.sha256(forget.numpy().tobytes()).hexdigest()
 
 
 def identity(
@@ -54,10 +52,26 @@ def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         name for name in checkpoint["config"] if name.startswith(("forget_class", "forget_random", "forget_file", "ids"))
     }
     own = {name: value for name, value in checkpoint["config"].items() if name not in named | set(BEFORE)}
-    forget = forget_identity(torch.as_tensor(checkpoint["forget"]))
-    return identity(checkpoint["method"], own, checkpoint["data"]["fingerprint"], forget, None)
+    forget, parent = forget_identity(torch.as_tensor(checkpoint["forget"])), checkpoint.get("parent")
+    unknown = parent and {"sha256": parent}  # `with_parent` says what it was
+    return identity(checkpoint["method"], own, checkpoint["data"]["fingerprint"], forget, unknown)
 
 
-def key(*parts: object) -> str:
-    """A SHA-256 of plain values, by which a finished or an unfinished run knows its settings again."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def with_parent(known: dict[str, Any], files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """An identity whose parent is known by its SHA-256 alone, completed from the identities of `files` by SHA-256; where it
+    isn't among them, files that started from it are told from all others."""
+    digest = (known["parent"] or {}).get("sha256")
+    if digest is None:
+        return known
+    stranger = identity(f"original {digest[:8]}", {}, known["data"], None, None)
+    return known | {"parent": files.get(digest, stranger)}
+
+
+def canonical(known: dict[str, Any]) -> str:
+    """An identity as text, equal for equal identities: whole numbers count as what they are, be they 16 or 16.0."""
+    return json.dumps(plain(known), sort_keys=True)
+
+
+def key(same: dict[str, Any]) -> str:
+    """A SHA-256 of plain values, by which an unfinished run knows its settings again."""
+    return hashlib.sha256(canonical(same).encode()).hexdigest()

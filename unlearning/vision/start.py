@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import glob
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,16 @@ from torch import nn
 
 import data
 import models
-from unlearning.core import distributed
+from unlearning.core import distributed, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
-from unlearning.core.flags import Parser, PerModel, name_suffix
+from unlearning.core.flags import Parser, PerModel
 from unlearning.core.provenance import device_name, versions
 from unlearning.vision.flags import forget_request, source_of
-from unlearning.vision.identity import forget_identity, identity, key, of_checkpoint
+from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
-
-LONGEST_NAME = 120  # characters of a file's name; most file systems end at 255 bytes
 
 
 @dataclass(frozen=True)
@@ -86,23 +83,24 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     values = _resolved(args, network["name"], compute.precision)
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
     flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
-    output = args.output or args.weights / _file_name(method, values, parser, flags, dataset.tag, forget_tag)
+    output = args.output or args.weights / _file_name(method, values, parser, flags, dataset.tag, forget_tag, parent)
     settings, sha = parser.settings(values), parent and parent["sha256"]
-    parts = dataset.fingerprint, forget.tolist(), sha
     own = parser.own_settings(values)
     drawn, lineage = forget_identity(forget, request), parent and of_checkpoint(parent)
+    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha}
+    same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     facts: dict[str, Any] = {
         "method": method,
         "config": settings,
         "flags": flags,
         "identity": identity(method, own, dataset.fingerprint, drawn, lineage),
-        "key": key(method, settings, *parts),
+        "key": key(same),
         "forget_tag": forget_tag,
         "data": source.described(dataset),
         "parent": sha,
         "origin": parent and (parent.get("origin") or sha),
     }
-    finished = not args.overwrite and _is_finished(output, method, settings, parts)
+    finished = not args.overwrite and _is_finished(output, same, parser)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
@@ -112,6 +110,8 @@ def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch
     """The checkpoint to start from, with its SHA-256 and its file, if it belongs to these data and this request."""
     path = args.original or _find_original(args, dataset.tag)
     checkpoint = models.load_checkpoint(path)
+    if checkpoint["data"]["fingerprint"] is None:
+        raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
     if checkpoint["data"]["fingerprint"] != dataset.fingerprint:
         raise UserError(f"{path} was trained on {checkpoint['data']['tag']}, not on this {dataset.tag}")
     if args.model and args.model != checkpoint["network"]["name"]:
@@ -123,14 +123,18 @@ def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch
 
 def _find_original(args: argparse.Namespace, tag: str) -> Path:
     """The original by name: the one that pretrain.py makes by default, else the only one of this network, data and seed."""
-    network = (args.model or "resnet20").replace("/", "-")
-    usual = args.weights / f"{tag}_{network}_original_s{args.seed}.pth"
-    others = sorted(args.weights.glob(f"{glob.escape(f'{tag}_{network}_original')}-*_s{args.seed}.pth"))
+    stem = _original_stem(args.model or "resnet20", tag)
+    usual = args.weights / f"{stem}_s{args.seed}.pth"
+    others = sorted(args.weights.glob(f"{glob.escape(stem)}-*_s{args.seed}.pth"))
     if usual.exists() or len(others) == 1:
         return usual if usual.exists() else others[0]
     if others:
         raise UserError(f"several originals, {' and '.join(map(str, others))}: name one with --original")
     raise UserError(f"no original {usual}; train it with pretrain.py or name one with --original")
+
+
+def _original_stem(network: str, tag: str, method: str = "original") -> str:
+    return f"{names.part(tag, 'data')}_{names.part(network, 'network')}_{method}"
 
 
 def _network(args: argparse.Namespace, dataset: data.Dataset, parent: dict | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -149,29 +153,36 @@ def _resolved(args: argparse.Namespace, network: str, precision: str | None) -> 
 
 
 def _file_name(
-    method: str, values: Mapping[str, Any], parser: Parser, flags: dict[str, str], tag: str, forget_tag: str | None
+    method: str,
+    values: Mapping[str, Any],
+    parser: Parser,
+    flags: dict[str, str],
+    tag: str,
+    forget_tag: str | None,
+    parent: dict[str, Any] | None,
 ) -> str:
-    """A name that says data, network, forget set, method, epochs and the flags that differ from their defaults."""
-    network, epochs = values["model"].replace("/", "-"), values["epochs"]
+    """A name that says data, network, forget set, method, epochs, the flags that differ from their defaults, and the
+    original where it isn't the one that pretrain.py makes by default."""
+    network, epochs, end = values["model"], values["epochs"], f"_s{values['seed']}"
     if forget_tag is None:  # an original: its usual length isn't named, so that others find it
         usual = parser.get_default("epochs")
-        usual = usual.of(values["model"]) if isinstance(usual, PerModel) else usual
-        stem = f"{tag}_{network}_{method}" + (f"-epochs-{epochs}" if epochs != usual else "")
-    else:
-        stem = f"{tag}_{network}_{forget_tag}_{method}{epochs}"
-    stem, end = stem + name_suffix(flags), f"_s{values['seed']}.pth"
-    if len(stem + end) > LONGEST_NAME:
-        digest = "-" + hashlib.sha256(stem.encode()).hexdigest()[:8]
-        stem = stem[: LONGEST_NAME - len(digest + end)] + digest
-    return stem + end
+        usual = usual.of(network) if isinstance(usual, PerModel) else usual
+        length = f"-epochs-{epochs}" if epochs != usual else ""
+        return _original_stem(network, tag, method) + length + names.suffix(flags) + end + ".pth"
+    begin = f"{names.part(tag, 'data')}_{names.part(network, 'network')}_"
+    stem = f"{begin}{names.part(forget_tag, 'forget')}_{method}{epochs}{names.suffix(flags)}"
+    if parent and parent["file"].stem != _original_stem(network, tag) + end and values["original"]:
+        stem += names.started_from(parent["file"], begin)
+    return stem + end + ".pth"
 
 
-def _is_finished(output: Path, method: str, settings: dict[str, Any], parts: tuple) -> bool:
-    """True if the output is there, made with these settings. Raises UserError if it was made with others."""
+def _is_finished(output: Path, same: dict[str, Any], parser: Parser) -> bool:
+    """True if the output is there and was made as `same` says. Raises UserError if it was made otherwise."""
     if not output.exists():
         return False
-    found = models.load_checkpoint(output)["key"]
-    # Earlier versions also hashed whether --lr was given.
-    if found not in [key(method, settings | was, *parts) for was in ({}, {"lr_given": True}, {"lr_given": False})]:
-        raise UserError(f"{output} was made with other settings; --overwrite computes it again")
+    found = models.load_checkpoint(output)
+    made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
+    own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
+    if {"method": found["method"], "settings": own, "from": made_from} != same:
+        raise UserError(f"{output} was made with other settings; --overwrite computes it again, --output keeps both")
     return True
