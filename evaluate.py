@@ -47,9 +47,9 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         from unlearning.reports import figures  # matplotlib
 
         plots = [figures.path(args.plots, name) for name in figures.PICTURES]
-    written = [*(path for path, _ in texts), *plots]
+    written = [path.resolve() for path in (*(path for path, _ in texts), *plots)]
     for path in written:
-        if path.resolve() in [other.resolve() for other in args.checkpoints] or written.count(path) > 1:
+        if path in [other.resolve() for other in args.checkpoints] or written.count(path) > 1:
             raise UserError(f"{path} is named twice: as a table's file and as another one")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")

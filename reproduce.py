@@ -21,6 +21,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, fraction, main, positive_int
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments.methods import METHODS
@@ -53,6 +54,10 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
     from unlearning.evaluation import collect
     from unlearning.reports import tables
 
+    if bool(args.files) != (args.table == "draw"):
+        raise UserError(
+            "draw takes JSON files, and nothing else does: python reproduce.py draw results/prunelora-quick.json"
+        )
     if args.table == "draw":
         for path in args.files:
             tables.write_all(results.read(path), path.with_suffix(""))

@@ -182,6 +182,8 @@ MISTAKES = [
     (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
     (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (reproduce, ("draw", "{text}"), "not a result file"),
+    (reproduce, ("draw",), "draw takes JSON files"),
+    (reproduce, ("prunelora", "{text}"), "draw takes JSON files"),
 ]
 
 

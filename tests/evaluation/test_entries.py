@@ -1,6 +1,7 @@
 """Which files make one row: seeds of one identity, and nothing else."""
 
 import argparse
+import enum
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ import models
 import pretrain
 import pruneft
 import retrain
+from baselines import control
 from tests.helpers import call, one_line, rows_of
 from tests.test_data import folder_of_images
 from unlearning.core import names
@@ -208,9 +210,11 @@ def test_files_of_earlier_versions_from_different_originals_are_not_seeds(place,
            for seed, file in enumerate((usual[0], short))]  # fmt: skip
     old = [as_before(path, tmp_path / f"old{seed}.pth") for seed, path in enumerate(new)]
     assert [n for _, n in methods(*old)] == [1, 1] and len(set(methods(*old))) == 2
-    two = [unlearned(finetune, place), unlearned(finetune, place, "--seed", 1)]
-    alike = [as_before(path, tmp_path / f"alike{seed}.pth") for seed, path in enumerate(two)]
-    assert methods(*alike, *usual) == [("finetune", 2)]
+    for forget in ((), ("--forget-random", 0.2)):
+        two = [unlearned(finetune, place, *forget), unlearned(finetune, place, *forget, "--seed", 1)]
+        alike = [as_before(path, tmp_path / f"alike{seed}{len(forget)}.pth") for seed, path in enumerate(two)]
+        assert methods(*alike, *usual) == [("finetune", 2)]
+        assert methods(alike[0], two[1], *usual) == [("finetune", 2)]
 
 
 def test_a_default_given_is_no_other_setting(place, capsys):
@@ -236,6 +240,50 @@ def test_flags_of_every_kind_are_named_as_typed():
     assert flags == {"--no-warm": "", "--no-noise": "", "--files": "a/b c", "--rate": "0.12345671"}
     assert json.loads(json.dumps(parser.settings(args)))["files"] == ["a/b", "c"]
     assert parser.non_default(parser.parse_args(["--warm"])) == {}
+
+
+class Kind(enum.StrEnum):
+    SOFT = "soft"
+    HARD = "hard"
+
+
+def test_values_of_every_type_are_recorded_and_told_apart():
+    parser = Parser("x")
+    group = parser.add_argument_group("mine")
+    group.add_argument("--strength", type=np.float64, default=np.float64(0.5))
+    group.add_argument("--kind", type=Kind, default=Kind.SOFT)
+    parser.add_argument("--fast", dest="pace", action="store_const", const="fast", default="usual")
+    parser.add_argument("--slow", dest="pace", action="store_const", const="slow")
+    parser.add_argument("--level", action="count", default=0)
+    parser.add_argument("--layers", type=int, nargs="+", default=(1, 2))
+    parser.add_argument("--tries", type=int, default="3")
+    parser.add_argument("--rare", default=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version="1")
+    parser.add_argument("--words", type=lambda text: frozenset(text.split(",")))
+    usual = parser.parse_args(["--layers", "1", "2", "--tries", "3", "--strength", "0.5"])
+    assert parser.non_default(usual) == {}
+    typed = parser.parse_args(
+        [
+            "--strength",
+            "0.1",
+            "--kind",
+            "hard",
+            "--slow",
+            "--level",
+            "--level",
+            "--layers",
+            "3",
+            "--rare",
+            "a",
+            "--words",
+            "b,a",
+        ]
+    )
+    found = {"--strength": "0.1", "--kind": "hard", "--slow": "", "--level": "2", "--layers": "3", "--rare": "a"}
+    assert parser.non_default(typed) == found | {"--words": "a b"}
+    settings = parser.settings(typed)
+    assert {type(value) for value in settings.values()} <= {str, int, float, list}
+    assert settings["strength"] == 0.1 and settings["words"] == ["a", "b"] and "rare" not in parser.settings(usual)
     assert names.suffix({"--rate": "0.1"}) == "-rate-0.1"
     assert len({names.suffix({"--files": text}) for text in ("a/b", "a-b", "a:b")}) == 3
 
@@ -275,6 +323,55 @@ def test_a_copy_of_an_original_beside_it_does_no_harm(place, tmp_path):
         shutil.copy(place / "digits-200_resnet8_original_s0.pth", tmp_path / name)
     rows = rows_of(unlearned(finetune, place), "--weights", tmp_path, beneath=False)
     assert [row["method"] for row in rows] == ["original", "finetune"]
+
+
+def test_a_class_named_by_its_images_is_that_class(place, tmp_path):
+    """So that the Retrain of the one is the Retrain of the other."""
+    labels = data.load("digits", subset=200).train.labels
+    (tmp_path / "threes.txt").write_text("\n".join(map(str, (labels == 3).nonzero().squeeze(1).tolist())))
+    listed = unlearned(finetune, place, "--forget-file", tmp_path / "threes.txt")
+    exact = call(retrain, *COMMON, "--weights", tmp_path, "--forget-class", 3, "--epochs", 1)
+    for paths in ((listed, exact), (exact, listed)):
+        rows = rows_of(*paths, "--weights", tmp_path / "nowhere", beneath=False)
+        assert {row["forget"] for row in rows} == {"class3"} and "mean" in rows[-1]["metrics"]["gap"]
+    rows = rows_of(
+        unlearned(finetune, place), "--forget-file", tmp_path / "threes.txt", "--weights", tmp_path, beneath=False
+    )
+    assert [row["method"] for row in rows] == ["retrain", "finetune"]
+
+
+def test_a_retrain_of_another_shape_is_not_measured_from(place, tmp_path):
+    path = unlearned(finetune, place)
+    wide = call(retrain, *COMMON, "--weights", tmp_path, "--forget-class", 3, "--epochs", 1, "--input-size", 16)
+    (row,) = rows_of(path, "--weights", tmp_path, beneath=False)
+    assert "no Retrain" in row["metrics"]["gap"]["missing"]
+    rows = rows_of(path, wide, "--weights", tmp_path / "nowhere", beneath=False)
+    assert len({row["model"] for row in rows}) == 2 and any("input_size 16" in row["model"] for row in rows)
+
+
+def test_labels_name_epochs_where_no_column_does(place):
+    masks = [unlearned(control, place, "--kind", "mask", "--epochs", epochs) for epochs in (5, 7)]
+    assert methods(*masks) == [("mask --epochs 5", 1), ("mask --epochs 7", 1)]
+
+
+def test_an_original_that_is_found_by_name_is_the_same_when_named(tmp_path):
+    original = call(pretrain, *COMMON, "--weights", tmp_path, "--epochs", 2)
+    path = unlearned(finetune, tmp_path)
+    assert unlearned(finetune, tmp_path, "--original", original) == path
+    call(pretrain, *COMMON, "--weights", tmp_path, "--epochs", 3)
+    assert unlearned(finetune, tmp_path, "--original", original) == path  # also when it isn't the only one any more
+
+
+def test_each_original_is_scored_on_what_comes_from_it(place, tmp_path):
+    """An original of a second seed adds no seed to a forget set that nobody has asked of it."""
+    originals = [place / f"digits-200_resnet8_original_s{seed}.pth" for seed in (0, 1)]
+    paths = [unlearned(finetune, place, "--seed", seed) for seed in (0, 1)] + [
+        unlearned(finetune, place, "--forget-random", 0.2)
+    ]
+    rows = rows_of(*originals, *paths, "--weights", tmp_path, beneath=False)
+    assert {(row["forget"], row["n"]) for row in rows if row["method"] == "original"} == {("class3", 2), ("random0.2", 1)}
+    (row,) = rows_of(originals[0], "--forget-class", 3, "--weights", tmp_path, beneath=False)
+    assert row["n"] == 1
 
 
 def test_backbones_are_left_out_by_name(place, tmp_path, capsys):

@@ -377,6 +377,28 @@ def test_systems_on_other_backbones_and_images_lie_side_by_side(weights, tmp_pat
     assert capsys.readouterr().err.count("there already") == 2
 
 
+def test_a_system_is_scored_on_its_own_backbone_alone(tmp_path, capsys):
+    path = random_backbone(tmp_path / "backbone.pth")
+    folder = train(sisa, path, tmp_path / "system", "--epochs", 1)
+    random_backbone(path, seed=1)
+    code, line = one_line(evaluate, capsys, folder, "--forget-class", 3)
+    assert code == 2 and "not the file" in line
+
+
+def test_systems_of_earlier_versions_are_told_apart_by_their_backbones(weights, tmp_path):
+    common = ("--dataset", "digits", "--model", "resnet8", "--quiet", "--weights", tmp_path, "--forget-random", 0.5)
+    flags = ("--dataset", "digits", "--parts", 3, "--anchors", 50, "--epochs", 1, "--quiet")
+    folders = []
+    for seed, epochs in enumerate((1, 2)):
+        half = call(retrain, *common, "--epochs", epochs)
+        folders.append(call(sisa, "train", *flags, "--backbone", half, "--seed", seed, "--output", tmp_path / f"old{seed}"))
+        state = read_torch(folders[-1] / SYSTEM)
+        del state["own"], state["flags"]
+        write_torch(folders[-1] / SYSTEM, state)
+    rows = rows_of(*folders, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
+    assert [row["n"] for row in rows] == [1, 1] and len({row["method"] for row in rows}) == 2
+
+
 def test_deleted_images_look_like_strangers(backbone, tmp_path, monkeypatch):
     """Proof 7: an attack on the loss tells deleted images from test images no better than a coin, kept ones much better."""
     monkeypatch.setattr(data, "random_crop", lambda images: images)  # so that a hundred images are learned by heart

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 import loraprune
 import reproduce
 from data import Source
@@ -77,6 +79,12 @@ def test_a_row_or_preset_that_a_table_lacks_is_named(capsys):
     assert code == 2 and "random has no row 'mask'" in line
     code, line = one_line(reproduce, capsys, "audit", "--dataset", "digits", "--preset", "gpu")
     assert code == 2 and "audit has no preset gpu" in line
+
+
+@pytest.mark.parametrize(("table", "only"), [("prunelora", "images"), ("random", "class"), ("lmeraser", "class")])
+def test_only_is_for_tables_that_forget_both(table, only, capsys):
+    code, line = one_line(reproduce, capsys, table, "--dataset", "digits", "--only", only)
+    assert code == 2 and f"{table} has no --only" in line
 
 
 def test_help_imports_nothing_slow():

@@ -4,7 +4,9 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NoReturn
 
 from unlearning.core import distributed
@@ -51,7 +53,7 @@ class Parser(argparse.ArgumentParser):
     def settings(self, args: Arguments) -> dict[str, Any]:
         """The recorded flags as plain JSON values. args: a namespace, or a mapping of flags where defaults are resolved."""
         values = as_mapping(args)
-        return {a.dest: plain(values[a.dest]) for a in self._recorded() if not _is_off(a, values)}
+        return {a.dest: plain(values[a.dest]) for a in self._recorded() if a.dest in values and not _is_off(a, values)}
 
     def own_settings(self, args: Arguments) -> dict[str, Any]:
         """Of `settings` those that make another row of a table."""
@@ -72,11 +74,10 @@ class Parser(argparse.ArgumentParser):
         values = as_mapping(args)
         found: dict[str, str] = {}
         for action in self._recorded():
-            value, default = values[action.dest], action.default
-            if isinstance(default, PerModel):
-                default = default.of(values["model"])
-            own = _identity(action) is True and action.dest not in ("epochs", "model")
-            if own and value != default and not isinstance(value, PerModel) and not _is_off(action, values):
+            if _identity(action) is not True or action.dest in ("epochs", "model") or action.dest not in values:
+                continue
+            value, default = values[action.dest], _default(action, values)
+            if plain(value) != default and not isinstance(value, PerModel) and not _is_off(action, values):
                 found |= _as_typed(action, value)
         return found
 
@@ -202,22 +203,41 @@ def plain(value: object) -> object:
 
     What JSON doesn't know is its text.
     """
+    if isinstance(value, Enum):
+        return plain(value.value)
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(plain, value), key=str)
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+    kinds: tuple[Any, ...] = (bool, int, float, str)
+    for kind in kinds:
+        if isinstance(value, kind):
+            return kind(value)  # NumPy's float is one too, which no reader of checkpoints takes
+    if value is None:
+        return None
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType) else str(value)
+
+
+def _default(action: argparse.Action, values: Mapping[str, Any]) -> object:
+    """A flag's default as `plain` writes it: of this network, and read as if it were typed."""
+    default = action.default
+    if isinstance(default, PerModel):
+        default = default.of(values["model"])
+    return plain(action.type(default) if isinstance(default, str) and callable(action.type) else default)
 
 
 def _as_typed(action: argparse.Action, value: object) -> dict[str, str]:
-    """The flag and its value as a user would type them; {} where no option of the flag gives this value."""
+    """The flag and its value as a user would type them; {} for one of several flags that gives another value."""
     if isinstance(action, argparse.BooleanOptionalAction):
         return {next(name for name in action.option_strings if name.startswith("--no-") != bool(value)): ""}
-    if action.nargs == 0:  # store_true and its kind
-        return {action.option_strings[-1]: ""}
-    return {(action.option_strings or [action.dest])[-1]: written(value)}
+    name = (action.option_strings or [action.dest])[-1]
+    if action.nargs == 0 and action.const is not None:  # store_true and its kind
+        return {name: ""} if plain(action.const) == plain(value) else {}
+    return {name: written(plain(value))}
 
 
 def as_mapping(args: Arguments) -> Mapping[str, Any]:
@@ -226,7 +246,7 @@ def as_mapping(args: Arguments) -> Mapping[str, Any]:
 
 
 def _identity(action: argparse.Action) -> bool | str:
-    return getattr(action, "identity", False)
+    return getattr(action, "identity", True)  # one that was added to a group, by argparse itself, has none
 
 
 def _is_off(action: argparse.Action, values: Mapping[str, Any]) -> bool:

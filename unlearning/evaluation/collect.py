@@ -26,6 +26,7 @@ from unlearning.evaluation.entries import (
     own_positions,
     read,
     scored_on,
+    tagged,
 )
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
@@ -51,13 +52,14 @@ def score_files(paths: Sequence[str | Path], scoring: Scoring, shared: Shared, b
     given = [replace(entry, forgets=forget_sets(entry, given, scoring, shared)) for entry in given]
     entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
-    names, tags = labels(entries), _data_names(entries, scoring, shared)
+    names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)
     retrained: dict[tuple, torch.Tensor] = {}
     scored = []
     for entry in sorted(entries, key=lambda entry: entry.method != "retrain"):  # others are measured from Retrain
         others = [other.tensors for other in entries]
         for row in _score_file(entry, retrained, others, scoring, shared, beneath):
-            scored.append(row | {"dataset": tags[entry.images], "method": names[entry.key, row["forget"]]})
+            named = {"dataset": tags[entry.images], "model": networks[entry.network]}
+            scored.append(row | named | {"method": names[entry.key, row["forget"]]})
     retrains = {_pair(row): row for row in scored if row["entry"].method == "retrain"}
     for row in scored:
         network.compare(row, _original_of(row, scored), retrains.get(_pair(row)))
@@ -69,7 +71,7 @@ def _described(paths: Sequence[str | Path], scoring: Scoring, shared: Shared) ->
     found, left_out = [], []
     for path in {Path(path).resolve(): Path(path) for path in paths}.values():
         try:
-            found.append(describe(path, scoring, shared))
+            found.append(tagged(describe(path, scoring, shared), scoring, shared))
         except NotScored as reason:
             left_out.append(reason)
     if left_out and not found:
@@ -152,6 +154,13 @@ def _data_names(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> d
     return {digest: f"{name} ({digest[:8]})" if name in alike else name for digest, name in names.items()}
 
 
+def _network_names(entries: Sequence[Entry]) -> dict[tuple, str]:
+    """What tables call each network: its name, with what shapes it where two have one name."""
+    shapes = {entry.network: (entry.model, entry.shape) for entry in entries}
+    alike = [name for name, _ in set(shapes.values())]
+    return {key: name if alike.count(name) == 1 else f"{name} ({shape})" for key, (name, shape) in shapes.items()}
+
+
 def _with_parents(entries: list[Entry]) -> list[Entry]:
     """The entries; those of earlier versions, which know the original by its SHA-256 alone, with what it says of itself."""
     known = {entry.sha256: entry.identity for entry in entries if entry.sha256}
@@ -167,7 +176,10 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
             if (digest := sha256(path)) in known:  # given already, or a copy
                 continue
             entry = describe(path, scoring, shared)
-            if entry.method == method and (forgets := _accompanied(entry, entries)):
+            if entry.method != method or entry.network not in [other.network for other in entries]:
+                continue
+            entry = tagged(entry, scoring, shared)
+            if forgets := _accompanied(entry, entries):
                 found.append(replace(entry, forgets=forgets))
                 known.add(digest)
     return found
@@ -193,7 +205,7 @@ def _pair(row: dict[str, Any]) -> tuple:
 def _original_of(row: dict[str, Any], scored: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The row of the original that a row's network comes from; for Retrain, which comes from none, that of its seed."""
     entry = row["entry"]
-    same = [r for r in scored if r["entry"].method == "original" and _pair(r)[:3] == _pair(row)[:3]]
+    same = [r for r in scored if r["entry"].method == "original" and _pair(r)[:-1] == _pair(row)[:-1]]
     if entry.origin:
         return next((r for r in same if r["entry"].sha256 == entry.origin), None)
     if entry.method == "original":

@@ -19,7 +19,7 @@ from unlearning.vision import feature_cache
 from unlearning.vision.identity import canonical, digest, identity, of_checkpoint
 from unlearning.vision.shared import Shared
 
-Network = tuple[str, str]  # which images, as `Entry.images` says, and the network's name
+Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Entry:
     private: torch.Tensor | None
     tensors: dict[str, bytes]
     model: str
+    shape: str
     method: str
     identity: dict[str, Any]
     flags: dict[str, str]
@@ -55,7 +56,7 @@ class Entry:
     @property
     def network(self) -> Network:
         """What two entries must share to be compared."""
-        return self.images, self.model
+        return self.images, self.model, self.shape
 
     @property
     def images(self) -> str:
@@ -112,6 +113,7 @@ def _describe_published(path: Path, content: Any, scoring: Scoring, shared: Shar
         private=None,
         tensors={},
         model=name,
+        shape="",
         method=f"published {path.name}",
         identity=identity(f"published {digest}", {}, fingerprint, None, None),
         flags={},
@@ -137,6 +139,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         private=private,
         tensors=feature_cache.digests(checkpoint["state_dict"]),
         model=learners.label(checkpoint["network"]),
+        shape=_shape(checkpoint["network"]),
         method=checkpoint["method"],
         identity=of_checkpoint(checkpoint),
         flags=checkpoint.get("flags", {}),
@@ -152,6 +155,12 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
     )
 
 
+def _shape(network: dict[str, Any]) -> str:
+    """Of a network's arguments, or a backbone's, those that make another one of the same name, as text."""
+    arguments = network["arguments"].get("backbone", network)["arguments"]
+    return ", ".join(f"{name} {arguments[name]}" for name in sorted(arguments.keys() - {"mean", "std"}))
+
+
 def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
     """The data that a file was made with. Raises UserError when they have changed."""
     dataset = shared.load(entry.source or scoring.source)  # type: ignore[arg-type]  # one of them is there
@@ -163,6 +172,18 @@ def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
 def scored_on(entry: Entry, dataset: data.Dataset) -> data.Dataset:
     """Of a file's data the images that it is scored on: of a system those that are private."""
     return dataset if entry.private is None else replace(dataset, train=dataset.train.take(entry.private))
+
+
+def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:
+    """The entry; a list of images that are just a class is called like that class, so that both are compared."""
+    if not len(entry.forget):
+        return entry
+    return replace(entry, forget_tag=_tag(entry, entry.forget, entry.forget_tag, dataset_of(entry, scoring, shared)))
+
+
+def _tag(entry: Entry, forget: torch.Tensor, tag: str | None, dataset: data.Dataset) -> str | None:
+    classes = data.forgotten_classes(scored_on(entry, dataset).train.labels, own_positions(entry, forget))
+    return data.tag_of_classes(classes) if classes else tag
 
 
 def own_positions(entry: Entry, forget: torch.Tensor) -> torch.Tensor:
@@ -181,6 +202,9 @@ def forget_sets(
             raise UserError(f"{entry.path} has forgotten {entry.forget_tag}, not {wanted[1]}")
         own = [wanted]
     alike = [other for other in entries if len(other.forget) and other.network == entry.network]
+    if entry.method == "original":  # of several, each is asked about what is set against it
+        own_seed = [other for other in alike if not other.origin and other.seed == entry.seed]
+        alike = [other for other in alike if entry.sha256 == other.origin] + own_seed or alike
     found = own or list({other.forget_tag: (other.forget, other.forget_tag) for other in alike}.values())
     if not found:
         raise UserError(f"{entry.path} doesn't say what to forget: give --forget-class, or unlearned files as well")
@@ -191,7 +215,7 @@ def _wanted(entry: Entry, request: data.ForgetRequest, dataset: data.Dataset) ->
     """The forget set (positions, tag) that the flags name: of a system, of a class or of a share those that are private."""
     positions, tag = request.positions(dataset.train)
     if entry.private is None:
-        return positions, tag
+        return positions, _tag(entry, positions, tag, dataset) or tag
     inside = positions[torch.isin(positions, entry.private)]
     if request.file and len(inside) < len(positions):
         public = next(i for i in positions.tolist() if i not in set(inside.tolist()))
@@ -239,16 +263,17 @@ def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
         for key, entry in rows.items():
             alike.setdefault((names[key], entry.epochs), []).append(key)
         for keys in alike.values():
-            extra = _told_apart([rows[key].identity for key in keys])
+            column = {"epochs"} if rows[keys[0]].epochs else set()
+            extra = _told_apart([rows[key].identity for key in keys], column)
             found |= {(key, tag): f"{names[key]} {words}".strip() for key, words in zip(keys, extra, strict=True)}
     return found
 
 
-def _told_apart(identities: list[dict[str, Any]]) -> list[str]:
+def _told_apart(identities: list[dict[str, Any]], without: set[str]) -> list[str]:
     """The words that tell each of several identities from the others: settings, else those of its origin, else a number."""
     if len(identities) == 1:
         return [""]
-    every = [_as_flags(identity["settings"], ("epochs",)) for identity in identities]  # epochs have a column of their own
+    every = [_as_flags(identity["settings"], without) for identity in identities]
     words = [" ".join(as_words(_differing(flags, every))) for flags in every]
     if len(set(words)) < len(words):
         parents = [identity["parent"] or {"method": "scratch", "settings": {}, "forget": None} for identity in identities]
@@ -267,7 +292,7 @@ def _forgotten(forget: dict[str, Any] | None) -> dict[str, str]:
     return {"--forget-random": written(forget["random"])} if "random" in forget else {"forgotten": forget["positions"][:8]}
 
 
-def _as_flags(settings: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, str]:
+def _as_flags(settings: dict[str, Any], without: Iterable[str] = ()) -> dict[str, str]:
     """Settings as flags that a user would type."""
     return {
         f"--{name.replace('_', '-')}": "" if value is True else written(value)

@@ -76,7 +76,7 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file)
     if _is_there(folder, state, without, new.overwrite):
-        print(f"there already: {folder}", file=sys.stderr, flush=True)
+        print(f"there already: {folder}{_deleted_since(folder)}", file=sys.stderr, flush=True)
         return folder
     backbone = load_backbone(content, file, new.work.compute.device)
     state |= {
@@ -121,9 +121,7 @@ def delete_images(
     ids = request.positions(dataset.train.labels, private, state["deleted"])
     if not len(ids):
         raise UserError("nothing to delete: give --ids, --ids-file or --class")
-    source = Path(state["backbone"]["file"])
-    if not source.exists() or sha256(source) != state["backbone"]["sha256"]:
-        raise UserError(f"the backbone {source} is missing or not the file that {folder} was trained on")
+    source = _backbone_of(state, folder)
     backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
     state["deleted"] = torch.cat([state["deleted"], ids]).sort().values
     if torch.isin(ids, state["anchors"]).any():  # private ones have shaped the parts, so all begin again
@@ -151,13 +149,16 @@ def read_system(folder: str | Path) -> dict[str, Any]:
 
 
 def assemble(folder: str | Path) -> dict[str, Any]:
-    """A system as one checkpoint dictionary, as evaluate.py wants it; `private` says which training images it is about."""
+    """A system as one checkpoint dictionary, as evaluate.py wants it; `private` says which training images it is about.
+
+    Raises UserError without the backbone that it was trained on.
+    """
     state = read_system(folder)
     there = [k for k, name in enumerate(state["files"]) if name]
     if not there:
         raise UserError(f"{folder} can't answer: all its images are deleted")
     trained = [read_torch(Path(folder) / state["files"][k]) for k in there]
-    source = models.load_checkpoint(state["backbone"]["file"])
+    source = models.load_checkpoint(_backbone_of(state, folder))
     network = learners.Backbone(models.build(source, state["backbone"]["file"]))
     weights = {f"backbone.{key}": value for key, value in network.state_dict().items()}
     weights |= {"prompts": torch.stack([learner["prompt"] for learner in trained])}
@@ -176,19 +177,26 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         "forget_tag": data.tag_of_ids(state["deleted"]) if len(inside) else None,
         "cost": {key: cost[key] for key in ("seconds", "memory_mib", "steps")} | {"trainable": numbers, "moved": numbers},
         "key": str(state["ledger"]),
-        **_identified(state),
+        **_identified(state, source),
     }
 
 
-def _identified(state: dict[str, Any]) -> dict[str, Any]:
-    """Identity and flags, by what is deleted now; systems of earlier versions have none."""
-    if "own" not in state:
-        return {}
-    backbone, gone = state["backbone"], forget_identity(state["deleted"])
-    named = {"model": backbone["network"]["name"]}  # a file of ImageNet weights records no settings
-    parent = backbone["identity"] | {"settings": backbone["identity"]["settings"] | named}
-    known = identity(state["method"], state["own"], state["data"]["fingerprint"], gone, parent)
-    return {"identity": known, "flags": state["flags"], "origin": None}
+def _backbone_of(state: dict[str, Any], folder: str | Path) -> Path:
+    """The file of a system's backbone. Raises UserError where it is missing or another one."""
+    file = Path(state["backbone"]["file"])
+    if not file.exists() or sha256(file) != state["backbone"]["sha256"]:
+        raise UserError(f"the backbone {file} is missing or not the file that {folder} was trained on")
+    return file
+
+
+def _identified(state: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+    """Identity and flags, by what is deleted now. source: the backbone's checkpoint."""
+    gone, backbone = forget_identity(state["deleted"]), of_checkpoint(source)
+    named = {"model": source["network"]["name"]}  # a file of ImageNet weights records no settings
+    parent = backbone | {"settings": backbone["settings"] | named}
+    own = state.get("own", {name: value for name, value in _compared(state).items() if name != "seed"})
+    known = identity(state["method"], own, state["data"]["fingerprint"], gone, parent)
+    return {"identity": known, "flags": state.get("flags", {}), "origin": None}
 
 
 def _is_there(folder: Path, state: dict[str, Any], without: torch.Tensor, overwrite: bool) -> bool:
@@ -208,6 +216,12 @@ def _is_there(folder: Path, state: dict[str, Any], without: torch.Tensor, overwr
     if made_from(old) != made_from(state):
         raise UserError(f"{folder} was made from another backbone or other data; --overwrite computes it again")
     return True
+
+
+def _deleted_since(folder: Path) -> str:
+    """What to say of a system from which images have been deleted since it was trained."""
+    count = sum(len(entry["ids"]) for entry in read_system(folder)["ledger"])
+    return f" ({count} images deleted from it since)" if count else ""
 
 
 def _compared(state: dict[str, Any]) -> dict[str, Any]:
@@ -231,12 +245,7 @@ def _described(new: NewSystem, dataset: data.Dataset, content: dict[str, Any], f
     return {
         "format": models.FORMAT,
         "method": new.method,
-        "backbone": {
-            "file": str(file),
-            "sha256": sha256(file),
-            "network": content["network"],
-            "identity": of_checkpoint(content),
-        },
+        "backbone": {"file": str(file), "sha256": sha256(file), "network": content["network"]},
         "config": new.settings,
         "own": new.own,
         "flags": new.flags,

@@ -127,7 +127,8 @@ def _deleted_from(
 
     asked: a number of images, or "class". draw: which of the draws of so many images.
     """
-    copy = folder.with_name(f"{folder.name}_deleted-{asked}-{draw}")
+    what = data.tag_of_classes(request.forget_classes) if asked == "class" else asked
+    copy = folder.with_name(f"{folder.name}_deleted-{what}-{draw}")
     if copy.exists() and _is_of(read_system(copy), state):
         return copy
     if asked == "class":

@@ -10,6 +10,7 @@ import data
 from unlearning.core.device import Compute, resolve_device
 from unlearning.core.errors import UserError
 from unlearning.evaluation.flags import Scoring
+from unlearning.experiments.methods import FORGETS
 from unlearning.vision.shared import Shared
 
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
@@ -49,6 +50,8 @@ class Request:
         """What the flags ask for. Raises UserError for a preset that the table lacks."""
         if args.preset not in table.presets:
             raise UserError(f"{args.table} has no preset {args.preset}; there are {', '.join(table.presets)}")
+        if args.only and len(FORGETS.get(args.table, ())) < 2:
+            raise UserError(f"{args.table} has no --only: it doesn't forget both a class and images")
         return cls(
             table=args.table,
             preset=args.preset,

@@ -69,9 +69,9 @@ def table(adapters: Sequence[Path], retrain: Path | None, place: Place) -> str:
     """The table of `llmeraser.py evaluate` as text. Each adapter is scored on what was asked of it last."""
     records = [read_record(folder) for folder in adapters]
     same = ("base", "base_sha256", "fingerprint", "rank", "targets", "blocks")
-    other = [f for f, r in zip(adapters, records, strict=True) if any(r[k] != records[0][k] for k in same)]
-    if other:
-        raise UserError(f"{other[0]} has another base, task or shape than {adapters[0]}")
+    for folder in [*adapters, *([retrain] if retrain else [])]:
+        if any(read_record(folder)[key] != records[0][key] for key in same):
+            raise UserError(f"{folder} has another base, task or shape than {adapters[0]}")
     asked = [[tuple(row) for row in record["ledger"][-1]["before"]] if record["ledger"] else [] for record in records]
     requests = [rows for i, rows in enumerate(asked) if rows and rows not in asked[:i]]
     common = requests[0] if len(requests) == 1 else []  # for an adapter of which nothing was asked itself

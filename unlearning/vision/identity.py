@@ -52,7 +52,9 @@ def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         name for name in checkpoint["config"] if name.startswith(("forget_class", "forget_random", "forget_file", "ids"))
     }
     own = {name: value for name, value in checkpoint["config"].items() if name not in named | set(BEFORE)}
-    forget, parent = forget_identity(torch.as_tensor(checkpoint["forget"])), checkpoint.get("parent")
+    share, parent = checkpoint["config"].get("forget_random"), checkpoint.get("parent")
+    request = data.ForgetRequest(share=share) if share else None
+    forget = forget_identity(torch.as_tensor(checkpoint["forget"]), request)
     unknown = parent and {"sha256": parent}  # `with_parent` says what it was
     return identity(checkpoint["method"], own, checkpoint["data"]["fingerprint"], forget, unknown)
 

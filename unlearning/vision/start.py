@@ -83,12 +83,14 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     values = _resolved(args, network["name"], compute.precision)
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
     flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
-    output = args.output or args.weights / _file_name(method, values, parser, flags, dataset.tag, forget_tag, parent)
     settings, sha = parser.settings(values), parent and parent["sha256"]
     own = parser.own_settings(values)
     drawn, lineage = forget_identity(forget, request), parent and of_checkpoint(parent)
     made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha}
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
+    begin = _begin(network["name"], dataset.tag)
+    stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
+    output = args.output or _output(args, stem, begin, parent, same, parser)
     facts: dict[str, Any] = {
         "method": method,
         "config": settings,
@@ -107,8 +109,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
 
 
 def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch.Tensor) -> dict[str, Any]:
-    """The checkpoint to start from, with its SHA-256 and its file, if it belongs to these data and this request."""
-    path = args.original or _find_original(args, dataset.tag)
+    """The checkpoint to start from, if it belongs to these data and this request, with its SHA-256 and its file, and whether
+    that is the usual one."""
+    path = args.original or _find_original(args, args.model, dataset.tag)
     checkpoint = models.load_checkpoint(path)
     if checkpoint["data"]["fingerprint"] is None:
         raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
@@ -118,12 +121,21 @@ def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch
         raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {args.model}")
     if len(checkpoint["forget"]) and not torch.equal(checkpoint["forget"], forget):
         raise UserError(f"{path} has forgotten {checkpoint['forget_tag']} already; start from an original")
-    return checkpoint | {"sha256": sha256(path), "file": path}
+    usual = not args.original or _is_usual(args, checkpoint["network"]["name"], dataset.tag)
+    return checkpoint | {"sha256": sha256(path), "file": path, "usual": usual}
 
 
-def _find_original(args: argparse.Namespace, tag: str) -> Path:
+def _is_usual(args: argparse.Namespace, network: str, tag: str) -> bool:
+    """True if --original names the file that would be found without it, or is called like one that isn't there."""
+    try:
+        return args.original.samefile(_find_original(args, network, tag))
+    except UserError:
+        return args.original.stem == f"{_begin(network, tag)}original_s{args.seed}"
+
+
+def _find_original(args: argparse.Namespace, network: str | None, tag: str) -> Path:
     """The original by name: the one that pretrain.py makes by default, else the only one of this network, data and seed."""
-    stem = _original_stem(args.model or "resnet20", tag)
+    stem = _begin(network or "resnet20", tag) + "original"
     usual = args.weights / f"{stem}_s{args.seed}.pth"
     others = sorted(args.weights.glob(f"{glob.escape(stem)}-*_s{args.seed}.pth"))
     if usual.exists() or len(others) == 1:
@@ -133,8 +145,9 @@ def _find_original(args: argparse.Namespace, tag: str) -> Path:
     raise UserError(f"no original {usual}; train it with pretrain.py or name one with --original")
 
 
-def _original_stem(network: str, tag: str, method: str = "original") -> str:
-    return f"{names.part(tag, 'data')}_{names.part(network, 'network')}_{method}"
+def _begin(network: str, tag: str) -> str:
+    """What the names of all files of a network and its data begin with."""
+    return f"{names.part(tag, 'data')}_{names.part(network, 'network')}_"
 
 
 def _network(args: argparse.Namespace, dataset: data.Dataset, parent: dict | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -152,37 +165,43 @@ def _resolved(args: argparse.Namespace, network: str, precision: str | None) -> 
     return {name: value.of(network) if isinstance(value, PerModel) else value for name, value in given.items()}
 
 
-def _file_name(
-    method: str,
-    values: Mapping[str, Any],
-    parser: Parser,
-    flags: dict[str, str],
-    tag: str,
-    forget_tag: str | None,
-    parent: dict[str, Any] | None,
+def _rest_of_name(
+    method: str, values: Mapping[str, Any], parser: Parser, flags: dict[str, str], forget_tag: str | None
 ) -> str:
-    """A name that says data, network, forget set, method, epochs, the flags that differ from their defaults, and the
-    original where it isn't the one that pretrain.py makes by default."""
-    network, epochs, end = values["model"], values["epochs"], f"_s{values['seed']}"
+    """The part of a file's name that says forget set, method, epochs and the flags that differ from their defaults."""
+    epochs = values["epochs"]
     if forget_tag is None:  # an original: its usual length isn't named, so that others find it
         usual = parser.get_default("epochs")
-        usual = usual.of(network) if isinstance(usual, PerModel) else usual
-        length = f"-epochs-{epochs}" if epochs != usual else ""
-        return _original_stem(network, tag, method) + length + names.suffix(flags) + end + ".pth"
-    begin = f"{names.part(tag, 'data')}_{names.part(network, 'network')}_"
-    stem = f"{begin}{names.part(forget_tag, 'forget')}_{method}{epochs}{names.suffix(flags)}"
-    if parent and parent["file"].stem != _original_stem(network, tag) + end and values["original"]:
-        stem += names.started_from(parent["file"], begin)
-    return stem + end + ".pth"
+        usual = usual.of(values["model"]) if isinstance(usual, PerModel) else usual
+        return method + (f"-epochs-{epochs}" if epochs != usual else "") + names.suffix(flags)
+    dash = "-" if method[-1].isdigit() else ""
+    return f"{names.part(forget_tag, 'forget')}_{method}{dash}{epochs}{names.suffix(flags)}"
+
+
+def _output(
+    args: argparse.Namespace, stem: str, begin: str, parent: dict[str, Any] | None, same: dict[str, Any], parser: Parser
+) -> Path:
+    """The file to write: its name also says the original where that isn't the usual one, unless the file without it is
+    already what is wanted, for which original is usual changes with what lies in the folder."""
+    end = f"_s{args.seed}.pth"
+    plain = args.weights / f"{stem}{end}"
+    if not parent or parent["usual"] or _was_made(plain, same, parser):
+        return plain
+    return args.weights / f"{stem}{names.started_from(parent['file'], begin)}{end}"
 
 
 def _is_finished(output: Path, same: dict[str, Any], parser: Parser) -> bool:
     """True if the output is there and was made as `same` says. Raises UserError if it was made otherwise."""
-    if not output.exists():
+    if output.exists() and not _was_made(output, same, parser):
+        raise UserError(f"{output} was made with other settings; --overwrite computes it again, --output keeps both")
+    return output.exists()
+
+
+def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
+    """True if the file is there and was made as `same` says."""
+    if not path.exists():
         return False
-    found = models.load_checkpoint(output)
+    found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
     own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
-    if {"method": found["method"], "settings": own, "from": made_from} != same:
-        raise UserError(f"{output} was made with other settings; --overwrite computes it again, --output keeps both")
-    return True
+    return {"method": found["method"], "settings": own, "from": made_from} == same
