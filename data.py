@@ -8,6 +8,7 @@ after loading: a batch is one index into a tensor. Only a folder of more than 8 
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the se
 NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
 UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
 RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints
+NAMED = 5  # classes that are named one by one
 PEEK = 5000  # images that speak for all where all would have to be read
 
 
@@ -285,6 +287,24 @@ def forgotten_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
     inside[forget] = True
     whole = [c for c in labels.unique().tolist() if inside[labels == c].all()]
     return whole if torch.isin(labels[forget], torch.tensor(whole, dtype=torch.int64)).all() else []
+
+
+def in_words(dataset: Dataset, forget: torch.Tensor, tag: str) -> str:
+    """A forget set as people call it: "class 3 (Dress)", "random share 0.1", "list 1a2b3c4d".
+
+    forget: int64 positions in the training images; tag: its name in files. Classes of a set made of whole classes are named.
+    """
+    classes = forgotten_classes(dataset.train.labels, forget)
+    if classes:
+        some = [class_name(dataset.classes, c) for c in classes[:NAMED]]
+        more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+        return f"class{'es' if len(classes) > 1 else ''} {', '.join(some)}{more}"
+    return re.sub(r"^(random|file)", lambda found: {"random": "random share ", "file": "list "}[found[1]], tag)
+
+
+def class_name(classes: Sequence[str], number: int) -> str:
+    """A class by its number and, where it has one, its name: "3 (Dress)"."""
+    return str(number) if classes[number] == str(number) else f"{number} ({classes[number]})"
 
 
 def retain_indices(count: int, forget: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ Original that a file comes from and the Retrain of its network, forget set and s
 Files of the published LoRA-Unlearn are scored too; they don't say what they forgot, so give --dataset and --forget-class.
 
     python evaluate.py model_weights/*.pth
+    python evaluate.py --list                      what lies in model_weights/
 """
 
 import argparse
@@ -25,22 +26,29 @@ from unlearning.vision.shared import Shared
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project or of LoRA-Unlearn")
-    parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder to look for Retrain in")
+    parser.add_argument("checkpoints", nargs="*", type=Path, help="checkpoints of this project or of LoRA-Unlearn")
+    parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of Originals and Retrains")
+    parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
     add_data_flags(parser)
     add_forget_flags(parser)
     add_scoring_flags(parser)
     for form in tables.FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"also write the table as {form} to FILE")
     parser.add_argument("--plots", type=Path, metavar="STEM", help="also draw STEM.png, STEM-roc.png ...")
+    parser.add_argument("--wide", action="store_true", help="print every column, not seven")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
     return parser
 
 
 def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> None:
     """Carry out the command line."""
-    from unlearning.evaluation import collect
+    from unlearning.evaluation import collect, listing
 
+    if args.list:
+        print(listing.listing(args.weights), end="")
+        return
+    if not args.checkpoints:
+        raise UserError("name the checkpoints to score; --list shows what lies in --weights")
     texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
     plots: list[Path] = []
     if args.plots:
@@ -55,7 +63,7 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
             raise UserError(f"{path} exists; --overwrite replaces it")
     rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache))
     table = collect.result("evaluate", command, rows, args.mia)
-    print(tables.terminal(table), end="")
+    print(tables.terminal(table, brief=not args.wide), end="")
     for path, form in texts:
         write_text(path, form(table))
     if args.plots:

@@ -1,6 +1,8 @@
 """Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>.json and draw it.
 
-    python reproduce.py prunelora                                     the quick table: two cores, minutes
+    python reproduce.py prunelora --preset first                      a first table: two cores, two minutes
+    python reproduce.py prunelora                                     the quick table: two cores, an hour
+    python reproduce.py prunelora --epochs 3 --methods lora --dry-run its commands, ready for a shell, and nothing else
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
     python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
     python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
@@ -11,9 +13,9 @@
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
     python reproduce.py draw results/prunelora-quick.json             tables and pictures again, from the file alone
 
-A killed run continues where it stopped; rows of networks and forget sets not asked for stay. Presets: quick (small
-networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), gpu (the paper's networks, fewer epochs),
-paper (the paper's everything).
+A killed run continues where it stopped; rows of networks and forget sets not asked for stay. Presets: first (resnet8 on
+digits), quick (small networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), gpu (the paper's
+networks, fewer epochs), paper (the paper's everything).
 """
 
 import argparse
@@ -24,9 +26,9 @@ from typing import Any
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, fraction, main, positive_int
 from unlearning.evaluation.flags import add_scoring_flags
+from unlearning.experiments import plan as commands
 from unlearning.experiments.methods import METHODS
-from unlearning.experiments.plan import check_nothing_is_lost, run_all
-from unlearning.experiments.request import Request, Table
+from unlearning.experiments.request import DATASET, Request, Table
 from unlearning.reports import results
 
 # Where each table is: module and name. They are imported when they are made, for they bring slow libraries with them.
@@ -40,7 +42,7 @@ TABLES = {
     "tune": ("tune", "TUNE"),
     "rfau-tune": ("tune", "RFAU_TUNE"),
 }
-PRESETS = ("quick", "small", "gpu", "paper")
+PRESETS = ("first", "quick", "small", "gpu", "paper")
 
 
 def table_of(name: str) -> Table:
@@ -52,6 +54,7 @@ def table_of(name: str) -> Table:
 def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | None:
     """Make the table that the flags ask for, or draw result files again: the path of the result."""
     from unlearning.evaluation import collect
+    from unlearning.experiments.running import execution_order, run_all
     from unlearning.reports import tables
 
     if bool(args.files) != (args.table == "draw"):
@@ -67,15 +70,20 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
     shared = shared or table.shared(request)
     request = request.fitted(shared)
     plan = table.plan(request)
+    if args.dry_run:
+        print(*(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)), sep="\n")
+        return None
     stem = request.results / request.name
     path = Path(f"{stem}.json")  # a share in the name has a point
-    check_nothing_is_lost(path, request, plan)
-    rows = table.score(run_all(plan.runs, shared), request, plan, shared)
+    commands.check_nothing_is_lost(path, request, plan)
+    rows = table.score(run_all(plan.runs, shared, request.quiet), request, plan, shared)
     if table.published:
         table.published(rows, shared.load(request.source))
     result = results.joined(collect.result(request.name, command, rows, request.attack), path)
     tables.write_all(result, stem)
-    print(tables.terminal(result) + f"written: {stem}.json, .md, .tex, .csv, .png")
+    print(tables.terminal(result, brief=True) + f"written: {stem}.md (every column), .json, .csv, .tex; picture: {stem}.png")
+    if "next" in request.sizes:
+        print(f"a larger table: {request.sizes['next']}")
     return path
 
 
@@ -86,17 +94,20 @@ def parser() -> Parser:
     flag("table", choices=(*TABLES, "draw"), help="the table to make; draw: from result files")
     flag("files", nargs="*", type=Path, help="with draw: the JSON files")
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
-    flag("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
+    flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     flag("--img-size", type=positive_int, default=32, help="side of folder: images (default: 32)")
     flag("--model", nargs="+", help="networks (default: the preset's)")
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
+    flag("--subset", type=positive_int, help="training images, all classes alike (default: the preset's)")
+    flag("--epochs", type=positive_int, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     flag("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
     flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
     flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tunings 1)")
     flag("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
+    flag("--dry-run", action="store_true", help="print the commands, in order, and run nothing")
     flag("--overwrite", action="store_true", help="replace results that hold more of these networks")
     add_scoring_flags(parser)
     return parser

@@ -1,5 +1,6 @@
 """Splits as properties, augmentation against a slow reference, and each data set's file format on tiny files."""
 
+import dataclasses
 import gzip
 import hashlib
 import pickle
@@ -363,3 +364,17 @@ def test_forget_file(tmp_path):
 def test_wrong_data_requests(arguments):
     with pytest.raises(UserError):
         data.load(*arguments)
+
+
+def test_a_forget_set_in_words():
+    dataset = data.load("digits")
+    named = dataclasses.replace(dataset, classes=tuple("abcdefghij"))
+
+    def words(of, **request):
+        return data.in_words(of, *data.forget_indices(of.train, **request))
+
+    assert words(dataset, classes=[3]) == "class 3" and words(named, classes=[3]) == "class 3 (d)"
+    assert words(named, classes=[3, 1]) == "classes 1 (b), 3 (d)"
+    assert words(dataset, classes=range(8)) == "classes 0, 1, 2, 3, 4 and 3 more"
+    assert words(dataset, share=0.1) == "random share 0.1"
+    assert data.in_words(dataset, torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d"

@@ -5,13 +5,13 @@ import itertools
 import data
 from tests.experiments.tables import SMALL, make, planned
 from tests.test_data import folder_of_images
-from unlearning.experiments import plan, prunelora
+from unlearning.experiments import prunelora, running
 
 
 def test_head_only_runs_after_lora_and_stands_before_it(tmp_path, monkeypatch):
     """Its input is made from what LoRA has kept, network by network; the table's order is another matter."""
     runs = planned("prunelora", "--seeds", "2")
-    order = plan.execution_order(runs)
+    order = running.execution_order(runs)
     assert sorted(order) == list(range(len(runs)))
     groups = [(runs[place][1][1], runs[place][1][5]) for place in order]
     assert len(dict.fromkeys(groups)) == sum(a != b for a, b in itertools.pairwise([None, *groups])) == 4

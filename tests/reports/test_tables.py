@@ -158,6 +158,19 @@ def test_data_sets_networks_and_forget_sets_have_tables_of_their_own(table):
     assert [row for _, rows in groups for row in rows] == table["rows"]
 
 
+def test_a_terminal_shows_seven_columns_of_rows_that_have_them(table, small):
+    text = tables.terminal(table, brief=True)
+    header = next(line for line in text.splitlines() if line.startswith("method"))
+    titles = ("UA %", "RA %", "TA %", "MIA-Efficacy %", "average gap", "probe %", "seconds")
+    assert [place for place in map(header.find, titles)] == sorted(map(header.find, titles)) and "AUC" not in text
+    assert tables.terminal(small, brief=True) == tables.terminal(small)
+
+
+def test_a_heading_has_the_forget_set_in_words(small):
+    rows = [row | {"forgotten": "class 3 (Dress)"} for row in small["rows"]]
+    assert all(heading.endswith(", class 3 (Dress)") for heading, _ in results.by_forget_set(rows))
+
+
 def test_data_of_one_name_and_two_fingerprints_never_share_a_table(small):
     first, second = small["rows"]
     apart = [first | {"fingerprint": "a"}, second | {"fingerprint": "b"}, second | {"fingerprint": "a"}]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.files import sha256
@@ -103,7 +104,7 @@ def _score_file(
     for positions, tag in entry.forgets:
         forget = own_positions(entry, positions)
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
-        row |= {"forget": tag, "entry": entry}
+        row |= {"forget": tag, "forgotten": data.in_words(dataset, forget, tag), "entry": entry}
         found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack)
         if entry.method == "retrain":
             retrained[_pair(row)] = logits[0]
@@ -223,7 +224,12 @@ def _put_seeds_together(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for group in sorted(groups.values(), key=lambda g: (tables.index(tuple(g[0][k] for k in TABLE)), _rank(g, anchors))):
         group.sort(key=lambda row: row["seed"])
         names = {key: group[0][key] for key in SHOWN}
-        same = {"n": len(group), "command": group[0]["command"], "device": group[0]["device"]}
+        same = {
+            "forgotten": group[0]["forgotten"],
+            "n": len(group),
+            "command": group[0]["command"],
+            "device": group[0]["device"],
+        }
         same["flags"] = as_words(group[0]["entry"].flags)
         curves = _curves_over_seeds([row["curves"] for row in group])
         rows.append(names | same | {"metrics": statistics.metrics_over_seeds(group), "curves": curves})

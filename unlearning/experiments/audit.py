@@ -59,9 +59,11 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
                 groups.setdefault(entry.key, []).append((entry, found))
         for group in groups.values():
             first = group[0][0]
+            dataset = dataset_of(first, request.scoring, shared)
             title = {
-                "dataset": dataset_of(first, request.scoring, shared).tag,
+                "dataset": dataset.tag,
                 "forget": tag,
+                "forgotten": data.in_words(dataset, first.forgets[0][0], tag),
                 "method": names[first.key, tag],
             }
             rows.append(_row(title, group, reference, request.seeds))

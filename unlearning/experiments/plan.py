@@ -1,10 +1,8 @@
-"""Which runs a table takes - script, flags, order - and carrying them out."""
+"""Which runs a table takes: scripts and their flags."""
 
-import importlib
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import models
 from unlearning.core.errors import UserError
@@ -14,7 +12,6 @@ from unlearning.experiments.request import Plan, Request, Run
 from unlearning.reports import results
 
 ALWAYS = ("original", "corrupted", "retrain", ONE)  # rows that others are measured by
-CONTROL = "baselines.control"
 # Networks that start from weights of other data: their flags for pretrain and retrain.
 START = {models.EFFICIENTNET: ["--pretrained", "--input-size", "48", "--lr", "0.01"]}
 Rates = Callable[[str, str], Sequence[str | None]]
@@ -117,31 +114,9 @@ def both_ways(request: Request, methods: Sequence[str], rates: Callable[[str], R
     return runs
 
 
-def run_all(runs: Sequence[Run], shared: Any) -> list[Path]:
-    """Run what is missing and return the checkpoints' paths, in order. shared: what the runs hand on to each other."""
-    paths = {}
-    for place in execution_order(runs):
-        name, arguments = runs[place]
-        script = importlib.import_module(name)
-        paths[place] = script.run(script.parser().parse_args(arguments), command(name, arguments), shared)
-    return [paths[place] for place in range(len(runs))]
-
-
 def command(script: str, arguments: Sequence[str]) -> str:
     """What a user types to run the script of this name: `python lora.py ...`, `python -m baselines.control ...`."""
     return shlex.join(["python", *(["-m", script] if "." in script else [f"{script}.py"]), *arguments])
-
-
-def execution_order(runs: Sequence[Run]) -> list[int]:
-    """The positions of `runs` in the order to run them: controls after the other methods of their network and seed, for what
-    head-only needs is made from what LoRA has kept, but not the other way round."""
-    if not any(script == CONTROL for script, _ in runs):
-        return list(range(len(runs)))
-    groups: dict[tuple, list[int]] = {}
-    for place, (_, arguments) in enumerate(runs):
-        key = tuple(arguments[arguments.index(flag) + 1] for flag in ("--model", "--seed"))
-        groups.setdefault(key, []).append(place)
-    return [place for group in groups.values() for place in sorted(group, key=lambda place: runs[place][0] == CONTROL)]
 
 
 def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:

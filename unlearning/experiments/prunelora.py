@@ -9,7 +9,17 @@ from unlearning.experiments.plan import chosen, plan
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
+# A preset may name its data set, its number of seeds and the command of a larger table.
 PRESETS: dict[str, dict[str, Any]] = {
+    "first": {
+        "dataset": "digits",
+        "model": ["resnet8"],
+        "subset": None,
+        "pretrain": [15],
+        "epochs": [3],
+        "seeds": 1,
+        "next": "python reproduce.py prunelora --preset quick",
+    },
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
     "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10]},

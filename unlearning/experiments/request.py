@@ -9,10 +9,12 @@ from typing import Any
 import data
 from unlearning.core.device import Compute, resolve_device
 from unlearning.core.errors import UserError
+from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
 from unlearning.experiments.methods import FORGETS
 from unlearning.vision.shared import Shared
 
+DATASET = "fashion-mnist"  # of a preset that names none
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
 
@@ -21,14 +23,16 @@ Row = dict[str, Any]  # as reports/tables.py describes it
 class Request:
     """What reproduce.py's flags ask for.
 
-    sizes: the preset's entry of the table. source: the data, thinned to the preset's size by `fitted`. models, methods: as
-    given, None for the preset's and for all rows. share: of the images that are forgotten where images are. only: "class" or
-    "images", of a table that forgets both. cache: MiB for outputs of frozen layers.
+    sizes: the preset's entry of the table, with what --subset and --epochs put in its place. changed: what these say, for
+    the table's name. source: the data, thinned to the preset's size by `fitted`. models, methods: as given, None for the
+    preset's and for all rows. share: of the images that are forgotten where images are. only: "class" or "images", of a
+    table that forgets both. cache: MiB for outputs of frozen layers.
     """
 
     table: str
     preset: str
     sizes: Mapping[str, Any]
+    changed: str
     source: data.Source
     models: tuple[str, ...] | None
     methods: tuple[str, ...] | None
@@ -47,22 +51,28 @@ class Request:
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
-        """What the flags ask for. Raises UserError for a preset that the table lacks."""
+        """What the flags ask for. Raises UserError for a preset or a size that the table lacks."""
         if args.preset not in table.presets:
             raise UserError(f"{args.table} has no preset {args.preset}; there are {', '.join(table.presets)}")
         if args.only and len(FORGETS.get(args.table, ())) < 2:
             raise UserError(f"{args.table} has no --only: it doesn't forget both a class and images")
+        sizes, asked = dict(table.presets[args.preset]), {"subset": args.subset, "epochs": args.epochs}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if wrong := given.keys() - sizes.keys():
+            raise UserError(f"{args.table} has no --{min(wrong)}")
+        dataset = args.dataset or sizes.get("dataset", DATASET)
         return cls(
             table=args.table,
             preset=args.preset,
-            sizes=table.presets[args.preset],
-            source=data.Source(args.dataset, args.data_dir, img_size=args.img_size),
+            sizes=sizes | given,
+            changed="".join(f"-{name}-{written(value).replace(' ', '-')}" for name, value in given.items()),
+            source=data.Source(dataset, args.data_dir, img_size=args.img_size),
             models=args.model and tuple(args.model),
             methods=args.methods and tuple(args.methods),
             forget_classes=tuple(args.forget_class),
             share=args.share,
             only=args.only,
-            seeds=args.seeds or table.seeds,
+            seeds=args.seeds or sizes.get("seeds", table.seeds),
             device=args.device,
             precision=args.precision,
             cache=args.cache,
@@ -82,8 +92,9 @@ class Request:
     def name(self) -> str:
         """The table's name, which is its files' name: prunelora-quick, prunelora-small-cifar10 ..."""
         share = f"-share{self.share:g}" if self.share != 0.1 else ""
-        dataset = "" if self.source.dataset == "fashion-mnist" else "-" + data.short_name(self.source.dataset)
-        return f"{self.table}-{self.preset}{share}{dataset}"
+        usual = self.source.dataset == self.sizes.get("dataset", DATASET)
+        dataset = "" if usual else "-" + data.short_name(self.source.dataset)
+        return f"{self.table}-{self.preset}{self.changed}{share}{dataset}"
 
     @property
     def weights(self) -> Path:

@@ -21,6 +21,7 @@ SPEED = "Unlearning and scoring in the published way and here"
 SOLVED = "Distance from Retrain, and how well the system was solved"
 DISTANCES = "Distance from the Retrain of the same seed"
 COST = "Cost"
+SEVEN = ("UA", "RA", "TA", "MIA", "gap", "probe", "seconds")  # what a terminal shows
 FOLDED = (DISTANCES, COST)  # shown in Markdown on a click
 # In the order in which tables show them; a column that no row has is left out.
 COLUMNS = {

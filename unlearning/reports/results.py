@@ -24,14 +24,16 @@ class Metric(TypedDict, total=False):
 class Row(TypedDict):
     """A row of a table: all seeds of one identity.
 
-    flags: those that differ from the defaults. curves: what pictures need, where evaluate.py made the row. published: a
-    paper's numbers, where it has the same data set and network. fingerprint: of the data, where their name alone doesn't
-    say which they are. LMEraser's rows have `request` and `clusters` besides, LLMEraser's `task` and `share`.
+    forgotten: the forget set in words. flags: those that differ from the defaults. curves: what pictures need, where
+    evaluate.py made the row. published: a paper's numbers, where it has the same data set and network. fingerprint: of the
+    data, where their name alone doesn't say which they are. LMEraser's rows have `request` and `clusters` besides,
+    LLMEraser's `task` and `share`.
     """
 
     dataset: str
     model: str
     forget: str
+    forgotten: NotRequired[str]
     method: str
     epochs: int | None
     n: int
@@ -71,7 +73,8 @@ class Result(Provenance):
 def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
     """(heading, rows) of each data set, network and forget set; data of one name and two fingerprints are two data sets."""
     groups = grouped(rows, lambda row: (row["dataset"], row["model"], row["forget"], row.get("fingerprint")))
-    return [(", ".join(key[:3]), group) for key, group in groups.items()]
+    words = {key: group[0].get("forgotten", key[2]) for key, group in groups.items()}
+    return [(", ".join([*key[:2], words[key]]), group) for key, group in groups.items()]
 
 
 def dump(result: dict[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from unlearning.core.files import write_text
 from unlearning.reports import results
-from unlearning.reports.columns import COLUMNS, FOLDED, HEADLINE
+from unlearning.reports.columns import COLUMNS, FOLDED, HEADLINE, SEVEN
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
 SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
@@ -59,10 +59,13 @@ def comma_separated(result: dict[str, Any]) -> str:
     return text.getvalue()
 
 
-def terminal(result: dict[str, Any]) -> str:
-    """The same tables as plain text, without the commands."""
+def terminal(result: dict[str, Any], brief: bool = False) -> str:
+    """The same tables as plain text, without the commands. brief: of rows that have them, the columns of SEVEN alone."""
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
+        if brief and all(any(key in row["metrics"] for row in rows) for key in SEVEN):
+            lines += [heading, _drawn(*_columns(rows, SEVEN), "plain"), ""]
+            continue
         for title, header, body in _tables(rows):
             lines += [f"{heading}: {_inline(title)}", _drawn(header, body, "plain"), ""]
     return "\n".join(lines)
@@ -102,11 +105,15 @@ def _tables(rows: list[Any]) -> list[Table]:
     for title in dict.fromkeys(column.group for column in COLUMNS.values()):
         keys = [k for k, column in COLUMNS.items() if column.group == title and any(k in row["metrics"] for row in rows)]
         if keys:
-            header = ["method", "epochs", "n", *(COLUMNS[key].title for key in keys)]
-            named = [[row["method"], str(row["epochs"] or "–"), str(row["n"])] for row in rows]
-            body = [[*names, *(cell(row, key) for key in keys)] for names, row in zip(named, rows, strict=True)]
-            tables.append((title, header, body))
+            tables.append((title, *_columns(rows, keys)))
     return tables
+
+
+def _columns(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and body of a table with a column for each of `keys`."""
+    header = ["method", "epochs", "n", *(COLUMNS[key].title for key in keys)]
+    named = [[row["method"], str(row["epochs"] or "–"), str(row["n"])] for row in rows]
+    return header, [[*names, *(cell(row, key) for key in keys)] for names, row in zip(named, rows, strict=True)]
 
 
 def _drawn(header: list[str], body: list[list[str]], form: str, align: list[str] | None = None) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import glob
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "origin": parent and (parent.get("origin") or sha),
     }
     finished = not args.overwrite and _is_finished(output, same, parser)
+    if forgets and not finished and not compute.quiet:
+        what = f"{len(forget):,} of {len(dataset.train):,} images: {data.in_words(dataset, forget, forget_tag or '')}"
+        print(f"forgets {what}", file=sys.stderr, flush=True)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)

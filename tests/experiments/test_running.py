@@ -1,0 +1,64 @@
+"""Carrying out the runs of a table: what is said on the way."""
+
+import pytest
+
+import reproduce
+from tests.experiments.tables import SMALL, planned
+from tests.helpers import call, one_line
+from unlearning.experiments import prunelora
+from unlearning.experiments.running import Taken
+
+
+def test_the_time_left_is_that_of_runs_of_the_same_kind():
+    def run(script, seed, *words):
+        return script, ["--model", "resnet8", *words, "--seed", str(seed)]
+
+    taken, slow, quick = Taken(), [run("lora", seed) for seed in range(3)], [run("control", seed) for seed in range(3)]
+    assert taken.left(slow) == ""
+    taken.add(slow[0], 600)
+    assert taken.left(slow[1:]) == ", about 20 min left"
+    taken.add(quick[0], 2)
+    assert taken.left(slow[1:] + quick[1:]) == ", about 20 min left"
+    assert taken.left(quick[1:]) == ", about 4 s left"
+    assert taken.left([run("pruneft", 0)]) == ", about 5 min left"  # as long as the others of its network
+    assert taken.left([("lora", ["--model", "vit_micro"])] * 40) == ", about 3.3 h left"
+
+
+def test_a_table_says_which_run_it_is_at_and_what_is_forgotten(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    monkeypatch.chdir(tmp_path)
+    asked = ("prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "finetune", "mask", "--seeds", "1")
+    call(reproduce, *asked)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines if line.startswith("run ")] == [f"run {i} of 4" for i in (1, 2, 3, 4)]
+    assert sum("left" in line for line in lines) == 3
+    assert lines.count("forgets 146 of 1,433 images: class 3") == 3  # all but the original
+    call(reproduce, *asked)
+    again = capsys.readouterr().err
+    assert "left" not in again and "forgets" not in again and again.count("there already") == 4
+
+
+def test_a_dry_run_prints_the_commands_in_their_order_and_makes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = ("prunelora", "--preset", "first", "--methods", "lora", "head-only")
+    call(reproduce, *asked, "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.removeprefix("python ").removeprefix("-m ").partition(" ")[0] for line in lines]
+    assert names == ["pretrain.py", "retrain.py", "lora.py", "baselines.control"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("preset", ["first", "quick"])
+def test_sizes_are_changed_by_flags_and_named(preset):
+    runs = planned("prunelora", "--preset", preset, "--subset", "500", "--epochs", "1", "4", "--methods", "lora")
+    own = [arguments for script, arguments in runs if script == "lora" and arguments[arguments.index("--seed") + 1] == "0"]
+    assert {arguments[arguments.index("--epochs") + 1] for arguments in own} == {"1", "4"}
+    assert all(arguments[arguments.index("--subset") + 1] == "500" for arguments in own)
+    assert {arguments[arguments.index("--weights") + 1] for _, arguments in runs} == {
+        f"model_weights/prunelora-{preset}-subset-500-epochs-1-4"
+    }
+
+
+def test_a_size_that_a_table_lacks_is_refused(capsys):
+    code, line = one_line(reproduce, capsys, "lmeraser", "--epochs", "3")
+    assert code == 2 and "lmeraser has no --epochs" in line
