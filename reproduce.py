@@ -2,7 +2,7 @@
 
     python reproduce.py prunelora --preset first                      a first table: two cores, two minutes
     python reproduce.py prunelora                                     the quick table: two cores, an hour
-    python reproduce.py prunelora --epochs 3 --methods lora --dry-run its commands, ready for a shell, and nothing else
+    python reproduce.py prunelora --epochs 3 --dry-run                its commands, ready for a shell, and nothing else
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
     python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
     python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
