@@ -55,9 +55,10 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         from unlearning.reports import figures  # matplotlib
 
         plots = [figures.path(args.plots, name) for name in figures.PICTURES]
+    given = {path.resolve() for path in args.checkpoints}
     written = [path.resolve() for path in (*(path for path, _ in texts), *plots)]
     for path in written:
-        if path in [other.resolve() for other in args.checkpoints] or written.count(path) > 1:
+        if path in given or written.count(path) > 1:
             raise UserError(f"{path} is named twice: as a table's file and as another one")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")

@@ -81,6 +81,12 @@ class Parser(argparse.ArgumentParser):
                 found |= _as_typed(action, value)
         return found
 
+    def unusual_epochs(self, args: Arguments) -> dict[str, str]:
+        """{"--epochs": "2"} where they differ from their default, for names that don't say them in any case."""
+        values = as_mapping(args)
+        action = next(action for action in self._actions if action.dest == "epochs")
+        return _as_typed(action, values["epochs"]) if values["epochs"] != _default(action, values) else {}
+
     def _recorded(self) -> list[argparse.Action]:
         return [action for action in self._actions if _identity(action) and action.dest != "help"]
 

@@ -104,7 +104,7 @@ def run_system(
         work = Work(Settings(trainer.settings(args)), Compute.from_flags(args), args.jobs)
         flags = trainer.non_default(args)
         named = {name: value for name, value in flags.items() if name != "--parts"}
-        named |= {"--epochs": str(args.epochs)} if args.epochs != trainer.get_default("epochs") else {}
+        named |= trainer.unusual_epochs(args)
         made = (trainer.settings(args), trainer.own_settings(args), flags, named)
         where = (args.weights, args.output, args.overwrite)
         folder = train_system(NewSystem(method, source_of(args), *made, request, work, *where, command), split, shared)

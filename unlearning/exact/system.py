@@ -27,7 +27,7 @@ from unlearning.exact import learners
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
 from unlearning.exact.learning import Work, made_from, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, private_and_anchors
-from unlearning.vision.identity import forget_identity, identity, of_checkpoint
+from unlearning.vision.identity import forget_identity, identity, of_checkpoint, own_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
@@ -76,7 +76,9 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file)
     if _is_there(folder, state, without, new.overwrite):
-        print(f"there already: {folder}{_deleted_since(folder)}", file=sys.stderr, flush=True)
+        count = len(_deleted_since(read_system(folder)))
+        since = f" ({count} images deleted from it since)" if count else ""
+        print(f"there already: {folder}{since}", file=sys.stderr, flush=True)
         return folder
     backbone = load_backbone(content, file, new.work.compute.device)
     state |= {
@@ -194,7 +196,7 @@ def _identified(state: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]
     gone, backbone = forget_identity(state["deleted"]), of_checkpoint(source)
     named = {"model": source["network"]["name"]}  # a file of ImageNet weights records no settings
     parent = backbone | {"settings": backbone["settings"] | named}
-    own = state.get("own", {name: value for name, value in _compared(state).items() if name != "seed"})
+    own = state.get("own") or own_of(state["config"])
     known = identity(state["method"], own, state["data"]["fingerprint"], gone, parent)
     return {"identity": known, "flags": state.get("flags", {}), "origin": None}
 
@@ -209,25 +211,19 @@ def _is_there(folder: Path, state: dict[str, Any], without: torch.Tensor, overwr
     if overwrite:
         return False
     old = read_system(folder)
-    since = torch.tensor([i for entry in old["ledger"] for i in entry["ids"]], dtype=torch.int64)
+    since = torch.tensor(_deleted_since(old), dtype=torch.int64)
     left_out = old["deleted"][~torch.isin(old["deleted"], since)]
-    if _compared(old) != _compared(state) or not torch.equal(left_out, without):
+    settings = [own_of(system["config"]) | {"seed": system["seed"]} for system in (old, state)]
+    if settings[0] != settings[1] or not torch.equal(left_out, without):
         raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
     if made_from(old) != made_from(state):
         raise UserError(f"{folder} was made from another backbone or other data; --overwrite computes it again")
     return True
 
 
-def _deleted_since(folder: Path) -> str:
-    """What to say of a system from which images have been deleted since it was trained."""
-    count = sum(len(entry["ids"]) for entry in read_system(folder)["ledger"])
-    return f" ({count} images deleted from it since)" if count else ""
-
-
-def _compared(state: dict[str, Any]) -> dict[str, Any]:
-    """The settings that make another system: without what is known by what it holds, and the action of earlier versions."""
-    elsewhere = (*data.FLAGS, "backbone", "ids", "ids_file", "forget_class", "action")
-    return {name: value for name, value in state["config"].items() if name not in elsewhere}
+def _deleted_since(state: dict[str, Any]) -> list[int]:
+    """The images that have been deleted from a system since it was trained, by number."""
+    return [i for entry in state["ledger"] for i in entry["ids"]]
 
 
 def _partial(folder: Path) -> Path:

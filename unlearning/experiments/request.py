@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import data
+from unlearning.core import names
 from unlearning.core.device import Compute, resolve_device
 from unlearning.core.errors import UserError
 from unlearning.core.flags import written
@@ -65,7 +66,7 @@ class Request:
             table=args.table,
             preset=args.preset,
             sizes=sizes | given,
-            changed="".join(f"-{name}-{written(value).replace(' ', '-')}" for name, value in given.items()),
+            changed=names.suffix({f"--{name}": written(value) for name, value in given.items()}),
             source=data.Source(dataset, args.data_dir, img_size=args.img_size),
             models=args.model and tuple(args.model),
             methods=args.methods and tuple(args.methods),

@@ -69,13 +69,14 @@ def table(adapters: Sequence[Path], retrain: Path | None, place: Place) -> str:
     """The table of `llmeraser.py evaluate` as text. Each adapter is scored on what was asked of it last."""
     records = [read_record(folder) for folder in adapters]
     same = ("base", "base_sha256", "fingerprint", "rank", "targets", "blocks")
-    for folder in [*adapters, *([retrain] if retrain else [])]:
-        if any(read_record(folder)[key] != records[0][key] for key in same):
+    exact = read_record(retrain) if retrain else records[0]
+    for folder, record in zip([*adapters, retrain], [*records, exact], strict=True):
+        if any(record[key] != records[0][key] for key in same):
             raise UserError(f"{folder} has another base, task or shape than {adapters[0]}")
     asked = [[tuple(row) for row in record["ledger"][-1]["before"]] if record["ledger"] else [] for record in records]
     requests = [rows for i, rows in enumerate(asked) if rows and rows not in asked[:i]]
     common = requests[0] if len(requests) == 1 else []  # for an adapter of which nothing was asked itself
-    retrained = score(retrain, read_record(retrain), [], place) if retrain else None
+    retrained = score(retrain, exact, [], place) if retrain else None
     rows = []
     for folder, record, before in zip(adapters, records, asked, strict=True):
         scored = score(folder, record, before or common, place)

@@ -14,7 +14,9 @@ import torch
 import data
 from unlearning.core.flags import plain
 
-BEFORE = (*data.FLAGS, "seed", "lr_given", "action", "backbone")  # see `of_checkpoint`
+# Of the settings that a file records, those that `identity` knows in another way, or that earlier versions recorded besides.
+ELSEWHERE = (*data.FLAGS, "seed", "lr_given", "action", "backbone")
+REQUESTS = ("forget_class", "forget_random", "forget_file", "ids")  # and those that begin so
 
 
 def forget_identity(forget: torch.Tensor, request: data.ForgetRequest | None = None) -> dict[str, Any] | None:
@@ -48,15 +50,17 @@ def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The identity that a checkpoint stores; of an earlier version's, which stores none, made from what it says."""
     if "identity" in checkpoint:
         return checkpoint["identity"]
-    named = {
-        name for name in checkpoint["config"] if name.startswith(("forget_class", "forget_random", "forget_file", "ids"))
-    }
-    own = {name: value for name, value in checkpoint["config"].items() if name not in named | set(BEFORE)}
+    own = own_of(checkpoint["config"])
     share, parent = checkpoint["config"].get("forget_random"), checkpoint.get("parent")
     request = data.ForgetRequest(share=share) if share else None
     forget = forget_identity(torch.as_tensor(checkpoint["forget"]), request)
     unknown = parent and {"sha256": parent}  # `with_parent` says what it was
     return identity(checkpoint["method"], own, checkpoint["data"]["fingerprint"], forget, unknown)
+
+
+def own_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings that a file records those that make another row, where it doesn't say so itself."""
+    return {name: value for name, value in config.items() if name not in ELSEWHERE and not name.startswith(REQUESTS)}
 
 
 def with_parent(known: dict[str, Any], files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

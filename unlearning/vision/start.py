@@ -173,13 +173,10 @@ def _rest_of_name(
     method: str, values: Mapping[str, Any], parser: Parser, flags: dict[str, str], forget_tag: str | None
 ) -> str:
     """The part of a file's name that says forget set, method, epochs and the flags that differ from their defaults."""
-    epochs = values["epochs"]
     if forget_tag is None:  # an original: its usual length isn't named, so that others find it
-        usual = parser.get_default("epochs")
-        usual = usual.of(values["model"]) if isinstance(usual, PerModel) else usual
-        return method + (f"-epochs-{epochs}" if epochs != usual else "") + names.suffix(flags)
+        return method + names.suffix(parser.unusual_epochs(values)) + names.suffix(flags)
     dash = "-" if method[-1].isdigit() else ""
-    return f"{names.part(forget_tag, 'forget')}_{method}{dash}{epochs}{names.suffix(flags)}"
+    return f"{names.part(forget_tag, 'forget')}_{method}{dash}{values['epochs']}{names.suffix(flags)}"
 
 
 def _output(
