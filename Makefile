@@ -1,10 +1,10 @@
-# make table: install, fetch Fashion-MNIST, train, unlearn, evaluate, draw.   make test: the tests.   make test-all: the slow
+# make table: install, train, unlearn, evaluate, draw a first table.   make test: the tests.   make test-all: the slow
 # ones too.   make lint: ruff and mypy.
 PYTHON ?= python3
 VENV ?= .venv
 
 table: $(VENV)/installed
-	$(VENV)/bin/python reproduce.py prunelora --preset quick --seeds 3
+	$(VENV)/bin/python reproduce.py prunelora --preset first
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest

@@ -1,4 +1,4 @@
-"""Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>.json and draw it.
+"""Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>/ and draw it.
 
     python reproduce.py prunelora --preset first                      a first table: two cores, half a minute
     python reproduce.py prunelora                                     the quick table: two cores, an hour
@@ -11,7 +11,8 @@
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
     python reproduce.py tune                                          PruneLoRA's learning rates, on validation images
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
-    python reproduce.py draw results/prunelora-quick.json             tables and pictures again, from the file alone
+    python reproduce.py draw results/prunelora-quick                  tables and pictures again, from its result.json alone
+    python reproduce.py pages                                         the numbers in README.md and docs/ again
 
 A killed run continues where it stopped; rows of networks and forget sets not asked for stay. Presets: first (resnet8 on
 digits), quick (small networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), gpu (the paper's
@@ -29,7 +30,7 @@ from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.request import DATASET, Request, Table
-from unlearning.reports import results
+from unlearning.reports import folders, pages, results, tables
 
 # Where each table is: module and name. They are imported when they are made, for they bring slow libraries with them.
 TABLES = {
@@ -52,20 +53,23 @@ def table_of(name: str) -> Table:
 
 
 def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | None:
-    """Make the table that the flags ask for, or draw result files again: the path of the result."""
-    from unlearning.evaluation import collect
-    from unlearning.experiments.running import execution_order, run_all
-    from unlearning.reports import tables
-
+    """Make the table that the flags ask for, or draw results or pages again: the path of the result."""
     if bool(args.files) != (args.table == "draw"):
         raise UserError(
-            "draw takes JSON files, and nothing else does: python reproduce.py draw results/prunelora-quick.json"
+            "draw takes folders of results, and nothing else does: python reproduce.py draw results/prunelora-quick"
         )
-    if args.table == "draw":
-        for path in args.files:
-            tables.write_all(results.read(path), path.with_suffix(""))
+    if args.table in ("draw", "pages"):
+        drawn = [folders.redraw(path, args.overwrite) for path in args.files] or pages.refresh(Path(__file__).parent)
+        print(*(f"drawn: {path}" for path in drawn), sep="\n")
         return None
-    table = table_of(args.table)
+    return make(table_of(args.table), args, command, shared)
+
+
+def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> Path | None:
+    """Train, unlearn, score and draw what the flags ask of a table: the path of the result, None after --dry-run."""
+    from unlearning.evaluation import collect
+    from unlearning.experiments.running import execution_order, run_all
+
     request = Request.from_flags(args, table)
     shared = shared or table.shared(request)
     request = request.fitted(shared)
@@ -73,15 +77,19 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
     if args.dry_run:
         print(*(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)), sep="\n")
         return None
-    stem = request.results / request.name
-    path = Path(f"{stem}.json")  # a share in the name has a point
+    path = request.folder / folders.FILES["json"]
     commands.check_nothing_is_lost(path, request, plan)
     rows = table.score(run_all(plan.runs, shared, request.quiet), request, plan, shared)
     if table.published:
         table.published(rows, shared.load(request.source))
-    result = results.joined(collect.result(request.name, command, rows, request.attack), path)
-    tables.write_all(result, stem)
-    print(tables.terminal(result, brief=True) + f"written: {stem}.md (every column), .json, .csv, .tex; picture: {stem}.png")
+    result = collect.result(request.name, command, rows, request.attack)
+    result = results.joined(result | {"about": table.about, "pictures": table.pictures}, path)
+    folders.write(result, request.folder)
+    pages.write_index(request.results)
+    print(
+        tables.terminal(result, brief=True)
+        + f"written: {request.folder}: README.md (every column), result.json, rows.csv, tables.tex, figures/"
+    )
     if "next" in request.sizes:
         print(f"a larger table: {request.sizes['next']}")
     return path
@@ -91,8 +99,8 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     flag = parser.add_argument
-    flag("table", choices=(*TABLES, "draw"), help="the table to make; draw: from result files")
-    flag("files", nargs="*", type=Path, help="with draw: the JSON files")
+    flag("table", choices=(*TABLES, "draw", "pages"), help="the table to make; draw: from results; pages: README, docs")
+    flag("files", nargs="*", type=Path, metavar="RESULT", help="with draw: folders of results, or JSON files")
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
     flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")

@@ -1,7 +1,8 @@
 """How much of MIA-Efficacy hangs on which samples the attacker was fitted on?
 
-Scores each checkpoint (class forgetting) with the headline attack, an SVC on the true class's confidence, and with logistic
-regression on the same feature, for several numbers of samples and draws of them. Writes results/attack_draws.json.
+Scores each checkpoint (class forgetting) with the default attack, an SVC on the true class's confidence, and with logistic
+regression on the same feature, for several numbers of samples and draws of them. Writes
+results/benchmarks/attack_draws.json.
 
     python -m benchmarks.attack_draws model_weights/prunelora-quick/*_resnet8_class3_retrain10_s?.pth
 """
@@ -21,6 +22,8 @@ from unlearning.metrics import membership, predictions
 from unlearning.reports import results
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
+
+ABOUT = "How much of MIA-Efficacy hangs on which samples the attacker was fitted on."
 
 
 def draws(path: Path, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
@@ -48,10 +51,12 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     """Measure everything and write the file."""
     found = {path.name: draws(path, args) for path in args.checkpoints}
     result = {
+        "table": "attack_draws",
+        "about": ABOUT,
         **provenance(command, device_name("cpu")),
         "efficacy": found,
     }
-    write_text("results/attack_draws.json", results.dump(result))
+    write_text("results/benchmarks/attack_draws.json", results.dump(result))
     print(results.dump(found))
 
 

@@ -1,4 +1,6 @@
-"""What --compact saves: the masked network against the same one without its silent channels. results/compact.{json,md}.
+"""What --compact saves: the masked network against the same one without its silent channels.
+
+Writes results/benchmarks/compact.json.
 
 Both come from the same run of pruneft.py at --amount 0.5, so they differ by nothing else. Milliseconds are for a batch of
 128 images, in turns; MACs count one image. Run it on a quiet machine:
@@ -30,9 +32,11 @@ from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics import predictions
-from unlearning.reports import tables
+from unlearning.reports import results, tables
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
+
+ABOUT = "What --compact saves: a masked network against the same one without its silent channels."
 
 ROOT = Path(__file__).parent.parent
 BATCH = 128
@@ -118,21 +122,20 @@ def parser() -> Parser:
     flag("--pretrain", type=positive_int, default=2, help="epochs of the original (default: 2)")
     flag("--epochs", type=positive_int, default=1, help="epochs of unlearning (default: 1)")
     flag("--rounds", type=positive_int, default=5, help="turns of each (default: 5)")
-    flag("--output", type=Path, default=ROOT / "results" / "compact", help="STEM of the files to write")
+    flag("--output", type=Path, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write")
     parser.set_defaults(device="cpu")
     return parser
 
 
 def measure_all(args: argparse.Namespace, command: str) -> None:
-    """Measure all networks and write the files."""
+    """Measure all networks and write the file."""
     folder = Path(tempfile.mkdtemp())
     try:
         rows = [row for name in args.model for row in rows_of(name, args, command, folder)]
     finally:
         shutil.rmtree(folder)
-    result = {"table": "compact", **provenance(command, device_name("cpu")), "rows": rows}
-    for name in ("json", "markdown"):
-        write_text(f"{args.output}{tables.ENDINGS[name]}", tables.FORMS[name](result))
+    result = {"table": "compact", "about": ABOUT, **provenance(command, device_name("cpu")), "rows": rows}
+    write_text(args.output, results.dump(result))
     print(tables.terminal(result))
 
 

@@ -4,7 +4,7 @@ Both start from the same original and take turns, on the same images, for as man
 begins with nothing kept, so its first LoRA pays for the frozen part, and the next methods find it. The floor is a bare loop:
 forward, backward and step of the same network on one batch that stays in place. Memory is the peak of an epoch with its
 scoring, above what the process held before, each in a process of its own. Run it on a quiet machine; several networks go
-into one file, results/speed.json, one after the other:
+into one file, results/benchmarks/speed.json, one after the other:
 
     python -m benchmarks.compare --model vit_micro --images 4000
     python -m benchmarks.compare --model vit_small --dataset folder:data/cifar10-jpeg --images 1000 --methods lora loraprune
@@ -32,14 +32,17 @@ import pruneft
 from benchmarks import published_way
 from benchmarks.throughput import bare_loop
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, resolve_device
+from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics import predictions, statistics
-from unlearning.reports import results, tables
+from unlearning.reports import figures, results, tables
 from unlearning.vision import adapters
 from unlearning.vision.predict import predict
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
+
+ABOUT = "The published way of unlearning and scoring against this project's, side by side."
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"finetune": finetune, "pruneft": pruneft, "lora": lora, "loraprune": loraprune}
@@ -233,7 +236,12 @@ def parser() -> Parser:
     flag("--epochs", type=positive_int, default=5, help="epochs of unlearning (default: 5)")
     flag("--rounds", type=positive_int, default=3, help="seeds, a round each (default: 3)")
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
-    flag("--output", type=Path, default=ROOT / "results" / "speed", help="STEM of the files to write")
+    flag(
+        "--output",
+        type=Path,
+        default=ROOT / "results" / "benchmarks" / "speed.json",
+        help="JSON file to write, its picture beside it",
+    )
     return parser
 
 
@@ -244,9 +252,10 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         rows = compare(args.model, args, command, folder)
     finally:
         shutil.rmtree(folder)
-    result = {"table": "speed", **provenance(command, device_name(args.device)), "rows": rows}
-    result = results.joined(result, f"{args.output}.json")
-    tables.write_all(result, args.output)
+    result = {"table": "speed", "about": ABOUT, **provenance(command, device_name(args.device)), "rows": rows}
+    result = results.joined(result, args.output)
+    write_text(args.output, results.dump(result))
+    figures.draw(result["rows"], args.output.parent)
     print(tables.terminal(result))
 
 

@@ -1,4 +1,4 @@
-"""How seconds and memory grow: with images, epochs, seeds and the width of a network. results/growth.{json,png}.
+"""How seconds and memory grow: with images, epochs, seeds and the width of a network. results/benchmarks/growth.{json,png}.
 
 One thing is varied at a time, doubling, the others stay. Fine-tuning trains every weight of resnet8 or of a ViT; LoRA trains
 the tail above kept outputs; scoring is a pass over all images. A straight line through the logarithms gives the exponent: 1
@@ -30,6 +30,8 @@ from unlearning.vision import adapters
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
 from unlearning.vision.train import fit
+
+ABOUT = "How seconds and memory grow with images, epochs, seeds and the width of a network."
 
 ROOT = Path(__file__).parent.parent
 BASE = {"images": 2000, "epochs": 2, "seeds": 1, "width": 64}
@@ -111,7 +113,12 @@ def draw_growth(rows: list[dict[str, Any]], file: str) -> None:
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "growth", help="STEM of the files to write")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "results" / "benchmarks" / "growth.json",
+        help="JSON file to write, its picture beside it",
+    )
     return parser
 
 
@@ -139,10 +146,10 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
                 }
             )
             print(f"{label:22} {name:7} seconds ~ {name}^{exponents[0]:.2f}, memory ~ {name}^{exponents[1]:.2f}", flush=True)
-    result = {"table": "growth", **provenance(command, device_name("cpu"))}
+    result = {"table": "growth", "about": ABOUT, **provenance(command, device_name("cpu"))}
     result |= {"base": BASE, "rows": rows}
-    write_text(f"{args.output}.json", results.dump(result))
-    draw_growth(rows, f"{args.output}.png")
+    write_text(args.output, results.dump(result))
+    draw_growth(rows, args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Takes an adapter of llmeraser.py finetune, leaves out groups of its rows, one after another, and sets the change of the
 test loss after the one-step removal against the change after training further without the group, until it is at rest. Writes
-results/influence_groups.json with both changes, their Pearson and Spearman correlation and the slope.
+results/benchmarks/influence_groups.json with both changes, their Pearson and Spearman correlation and the slope.
 
     python -m benchmarks.influence_groups model_weights/genre_finetune_s0
 """
@@ -22,6 +22,8 @@ from unlearning.language import influence
 from unlearning.language.rows import read_record
 from unlearning.language.session import Place, Workspace, session_of, train_adapter
 from unlearning.reports import results
+
+ABOUT = "Whether the influence function predicts what removing a few rows does to the test loss."
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, float]]:
@@ -60,6 +62,8 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     pairs = measure(args)
     predicted, actual = ([pair[key] for pair in pairs] for key in ("predicted", "actual"))
     result = {
+        "table": "influence_groups",
+        "about": ABOUT,
         **provenance(command, device_name("cpu")),
         "pearson": stats.pearsonr(predicted, actual).statistic,
         "spearman": stats.spearmanr(predicted, actual).statistic,
@@ -67,7 +71,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         "rows": pairs,
     }
     print({key: result[key] for key in ("pearson", "spearman", "slope")})
-    write_text("results/influence_groups.json", results.dump(result))
+    write_text("results/benchmarks/influence_groups.json", results.dump(result))
 
 
 def parser() -> Parser:

@@ -2,7 +2,7 @@
 
 The audit needs hundreds of resnet8. All three ways train the same 16 networks from the same seeds on the same batches of
 real images, plain SGD, fp32; what vmap and one-after-another end with is compared, so that the race is a fair one. Writes
-results/many_models.json: images x networks a second of each way, over --rounds rounds in turn, and the ratios.
+results/benchmarks/many_models.json: images x networks a second of each way, over --rounds rounds in turn, and the ratios.
 
     python -m benchmarks.many_models
 """
@@ -23,6 +23,8 @@ from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
+
+ABOUT = "Which way trains many small networks fastest: one by one, in two processes, or under vmap."
 
 COUNT, STEPS, BATCH, LR = 16, 2, 128, 0.05
 
@@ -99,13 +101,15 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     apart = max((a[name] - b[name]).abs().max().item() for a, b in zip(alone, stacked, strict=True) for name in b)
     base = found["one by one, 2 threads"]
     result = {
+        "table": "many_models",
+        "about": ABOUT,
         **provenance(command, device_name("cpu")),
         "what": f"{COUNT} resnet8, {STEPS} steps of {BATCH} images of Fashion-MNIST, fp32",
         "images_per_second": found,
         "ratio": {way: [a / b for a, b in zip(rates, base, strict=True)] for way, rates in found.items()},
         "largest_difference_of_weights": apart,
     }
-    write_text("results/many_models.json", results.dump(result))
+    write_text("results/benchmarks/many_models.json", results.dump(result))
     print(results.dump(result))
 
 

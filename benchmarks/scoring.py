@@ -2,7 +2,7 @@
 
 Times one forward pass over training and test images and, apart, each thing that evaluate.py does with a checkpoint: the
 scores of its answers (attacks included), the distances from Retrain, probe and features, the relearning curve. The goal:
-all but the probe within 1.3 times the forward pass. Writes results/scoring.json.
+all but the probe within 1.3 times the forward pass. Writes results/benchmarks/scoring.json.
 
     python -m benchmarks.scoring model_weights/prunelora-quick/*_class3_finetune5_s0.pth
 """
@@ -22,6 +22,8 @@ from unlearning.evaluation import network
 from unlearning.metrics import predictions
 from unlearning.reports import results
 from unlearning.vision.predict import penultimate, predict, relearn
+
+ABOUT = "What scoring a checkpoint costs beyond one pass over the images."
 
 
 def measure(path: Path, subset: int | None, rounds: int) -> dict[str, Any]:
@@ -69,10 +71,12 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     for row in rows:
         print(row, flush=True)
     result = {
+        "table": "scoring",
+        "about": ABOUT,
         **provenance(command, device_name("cpu")),
         "rows": rows,
     }
-    write_text("results/scoring.json", results.dump(result))
+    write_text("results/benchmarks/scoring.json", results.dump(result))
 
 
 def parser() -> Parser:

@@ -1,4 +1,4 @@
-"""How close train.fit comes to a bare loop, and which precision is faster: results/throughput.json.
+"""How close train.fit comes to a bare loop, and which precision is faster: results/benchmarks/throughput.json.
 
 The bare loop runs forward, backward and step on one batch that stays in place; nothing can train faster with this network.
 Both take turns, so that a slower machine slows both. Run it on a quiet machine:
@@ -23,6 +23,8 @@ from unlearning.core.flags import Parser, main, positive_float, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 from unlearning.vision.train import fit
+
+ABOUT = "How close the training loop comes to a bare loop, and which precision is faster."
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = ["resnet8", "resnet20", "resnet18", "resnet50", "tf_efficientnet_lite0", "vit_micro", "vit_small"]
@@ -64,7 +66,7 @@ def parser() -> Parser:
     flag("--seconds", type=positive_float, default=5, help="about as long lasts an epoch of Fashion-MNIST (default: 5)")
     flag("--rounds", type=positive_int, default=5, help="turns of each (default: 5)")
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
-    flag("--output", type=Path, default=ROOT / "results" / "throughput.json", help="JSON file to write")
+    flag("--output", type=Path, default=ROOT / "results" / "benchmarks" / "throughput.json", help="JSON file to write")
     return parser
 
 
@@ -102,7 +104,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
                 f"{'  default' if row['default'] else ''}",
                 flush=True,
             )
-    result = {"table": "throughput", **provenance(command, device_name(args.device)), "rows": rows}
+    result = {"table": "throughput", "about": ABOUT, **provenance(command, device_name(args.device)), "rows": rows}
     write_text(args.output, results.dump(result))
 
 

@@ -53,7 +53,7 @@ def test_a_session_at_the_shell(tmp_path):
     assert all(f"\n{name}" in table.stdout for name in ("original", "retrain", "loraprune", "mask"))
     drawn = shell("reproduce.py", "draw", tmp_path / "t.json")
     assert drawn.returncode == 0, drawn.stderr
-    assert (tmp_path / "t.md").exists() and (tmp_path / "t.png").exists()
+    assert (tmp_path / "t/README.md").exists() and (tmp_path / "t/figures/metrics.png").exists()
     again = shell(*steps[2])
     assert again.returncode == 0
     assert again.stderr.count("\n") == 1 and "there already" in again.stderr
@@ -182,8 +182,8 @@ MISTAKES = [
     (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
     (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (reproduce, ("draw", "{text}"), "not a result file"),
-    (reproduce, ("draw",), "draw takes JSON files"),
-    (reproduce, ("prunelora", "{text}"), "draw takes JSON files"),
+    (reproduce, ("draw",), "draw takes folders of results"),
+    (reproduce, ("prunelora", "{text}"), "draw takes folders of results"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 
@@ -10,13 +11,13 @@ import pytest
 from tests.helpers import ROOT
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
-from unlearning.reports import figures, results, tables
+from unlearning.reports import figures, folders, results, tables
 
 
 @pytest.fixture(scope="module")
 def table():
     """The committed table of PruneLoRA's methods, made by a command with signs that LaTeX knows."""
-    return results.read(ROOT / "results" / "prunelora-quick.json") | {"command": "python evaluate.py 50%_$x"}
+    return results.read(ROOT / "results" / "prunelora-quick" / "result.json") | {"command": "python evaluate.py 50%_$x"}
 
 
 def metric(mean, ci95=None):
@@ -38,7 +39,7 @@ def small():
         "earlier": [{"of": ["vit, class3"], **run, "hardware": "a CPU"}],
         "rows": [
             common | retrain | {"metrics": {"RA": metric(99.126, 0.4), **left, "seconds": metric(1234.56)}},
-            common | lora | {"metrics": {"RA": metric(98.0, 1.25), "TA": metric(1.0, 0.0), "seconds": metric(0.25)}},
+            common | lora | {"metrics": {"RA": metric(98.0, 1.25), "TA": metric(-1.0, 0.0), "seconds": metric(0.25)}},
         ],
     }
 
@@ -46,12 +47,12 @@ def small():
 def test_markdown_to_the_letter(small):
     text = tables.markdown(small)
     assert text.startswith(
-        """**digits_8, resnet8, class3: headline**
+        """**digits_8, resnet8, class3: forgetting and accuracy**
 
-|   # | method        |   epochs |   n |         RA % |   TA % |   paper: UA / RA / TA / MIA |
-|----:|:--------------|---------:|----:|-------------:|-------:|----------------------------:|
-|   1 | retrain       |        – |   3 | 99.13 ± 0.40 |    n/a |    100 / 99.5 / 94.25 / 100 |
-|   2 | lora --rank 2 |        5 |   3 | 98.00 ± 1.25 |   1.00 |                             |
+|   # | method        |   epochs |   n |         RA % |   TA % |   paper: RA % |   paper: TA % |
+|----:|:--------------|---------:|----:|-------------:|-------:|--------------:|--------------:|
+|   1 | retrain       |        – |   3 | 99.13 ± 0.40 |    n/a |          99.5 |         94.25 |
+|   2 | lora --rank 2 |        5 |   3 | 98.00 ± 1.25 |  -1.00 |               |               |
 
 **digits_8, resnet8, class3: what an attacker, a probe and relearning still find**
 
@@ -80,22 +81,24 @@ def test_markdown_to_the_letter(small):
 
 def test_latex_csv_and_text_to_the_letter(small):
     latex = tables.latex(small)
-    assert r"\caption{digits\_8, resnet8, class3: headline}" in latex
+    assert r"\caption{Forgetting and accuracy: digits\_8, resnet8, class3, mean $\pm$ 95 \% confidence" in latex
+    assert r"\label{tab:t-resnet8-class3-ra}" in latex
+    assert latex.count(r"\label") == len(set(re.findall(r"\\label{.+}", latex))) == 3
     lines = {" ".join(line.split()) for line in latex.splitlines()}
-    assert r"method & epochs & n & RA \% & TA \% \\" in lines
-    assert r"retrain & -- & 3 & 99.13 $\pm$ 0.40 & n/a \\" in lines
-    assert r"lora -{}-rank 2 & 5 & 3 & 98.00 $\pm$ 1.25 & 1.00 \\" in lines
+    assert r"method & epochs & n & RA \% & TA \% & paper: RA \% & paper: TA \% \\" in lines
+    assert r"retrain & -- & 3 & 99.13 $\pm$ 0.40 & n/a & 99.5 & 94.25 \\" in lines
+    assert r"lora -{}-rank 2 & 5 & 3 & 98.00 $\pm$ 1.25 & $-$1.00 & & \\" in lines
     assert tables.comma_separated(small) == (
         "dataset,model,forget,method,epochs,n,command,RA,RA_ci95,TA,TA_ci95,relearn_steps,relearn_steps_ci95,seconds,"
-        "seconds_ci95\n"
-        "digits_8,resnet8,class3,retrain,,3,python retrain.py,99.126,0.4,,,,,1234.56,\n"
-        "digits_8,resnet8,class3,lora --rank 2,5,3,python lora.py --rank 2,98.0,1.25,1.0,0.0,,,0.25,\n"
+        "seconds_ci95,RA_paper,TA_paper\n"
+        "digits_8,resnet8,class3,retrain,,3,python retrain.py,99.126,0.4,,,,,1234.56,,99.5,94.25\n"
+        "digits_8,resnet8,class3,lora --rank 2,5,3,python lora.py --rank 2,98.0,1.25,-1.0,0.0,,,0.25,,,\n"
     )
     assert tables.terminal(small).startswith(
-        """digits_8, resnet8, class3: headline
-method           epochs    n          RA %    TA %
-retrain               –    3  99.13 ± 0.40     n/a
-lora --rank 2         5    3  98.00 ± 1.25    1.00
+        """digits_8, resnet8, class3: forgetting and accuracy
+method           epochs    n          RA %    TA %    paper: RA %    paper: TA %
+retrain               –    3  99.13 ± 0.40     n/a           99.5          94.25
+lora --rank 2         5    3  98.00 ± 1.25   -1.00
 """
     )
 
@@ -117,16 +120,17 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
     pipes = [line for line in text.splitlines() if line.startswith("|")]
     assert len(pipes) == 4 * (len(rows) + 2 * 2)
     assert tables.latex(table).count(r" \\") == 4 * (len(rows) + 2)
-    tables.write_all(table, tmp_path / "t")
-    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    folders.write(table, tmp_path / "t")
+    lines = list(csv.DictReader((tmp_path / "t/rows.csv").open(encoding="utf-8")))
     assert [line["method"] for line in lines] == [row["method"] for row in rows]
     assert [float(line["TA"]) for line in lines] == [row["metrics"]["TA"]["mean"] for row in rows]
-    again = json.loads((tmp_path / "t.json").read_text())
-    assert tables.markdown(again) == (tmp_path / "t.md").read_text() == text
-    assert tables.latex(again) == (tmp_path / "t.tex").read_text() == tables.latex(table)
+    again = json.loads((tmp_path / "t/result.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "t/README.md").read_text(encoding="utf-8").endswith(text) and tables.markdown(again) == text
+    assert tables.latex(again) == (tmp_path / "t/tables.tex").read_text(encoding="utf-8") == tables.latex(table)
     others = {"steps", "cost", "shares", "speed"}  # several numbers of epochs, deletions, a language model, seconds
     for name in set(figures.PICTURES) - others:
-        assert figures.path(tmp_path / "t", name).read_bytes().startswith(b"\x89PNG"), name
+        pictures = list((tmp_path / "t/figures").glob(f"{name}*.png"))
+        assert pictures and pictures[0].read_bytes().startswith(b"\x89PNG"), name
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
@@ -154,7 +158,8 @@ def test_latex_is_balanced_and_escaped(table):
 def test_data_sets_networks_and_forget_sets_have_tables_of_their_own(table):
     keys = [(row["dataset"], row["model"], row["forget"]) for row in table["rows"]]
     groups = results.by_forget_set(table["rows"])
-    assert [heading for heading, _ in groups] == [", ".join(key) for key in dict.fromkeys(keys)]
+    words = {"class3": "class 3 (Dress)"}
+    assert [heading for heading, _ in groups] == [", ".join([*key[:2], words[key[2]]]) for key in dict.fromkeys(keys)]
     assert [row for _, rows in groups for row in rows] == table["rows"]
 
 
@@ -175,7 +180,7 @@ def test_data_of_one_name_and_two_fingerprints_never_share_a_table(small):
     first, second = small["rows"]
     apart = [first | {"fingerprint": "a"}, second | {"fingerprint": "b"}, second | {"fingerprint": "a"}]
     assert [rows for _, rows in results.by_forget_set(apart)] == [[apart[0], apart[2]], [apart[1]]]
-    assert tables.terminal(small | {"rows": apart}).count("headline") == 2
+    assert tables.terminal(small | {"rows": apart}).count("forgetting and accuracy") == 2
 
 
 def test_drawing_leaves_matplotlib_as_it_was(table, tmp_path):

@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,9 +14,28 @@ def provenance(command: str, hardware: str) -> dict[str, object]:
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
+        "commit": commit(),
         "hardware": hardware,
         "versions": versions(),
     }
+
+
+def commit() -> str:
+    """The commit of this project's code, its first twelve digits, with "+ changes" where the code differs from it; "unknown"
+    outside a clone."""
+    digits = _git("rev-parse", "--short=12", "HEAD")
+    changed = digits and _git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "requirements*.txt")
+    return f"{digits} + changes" if changed else digits or "unknown"
+
+
+def _git(*words: str) -> str | None:
+    """What git says about the folder of this project; None where there is no git or no clone."""
+    root = Path(__file__).parents[2]
+    try:
+        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True, encoding="utf-8")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def versions() -> dict[str, str]:

@@ -124,4 +124,5 @@ def _jackknifed(statistic: Callable[..., float], *pair: np.ndarray) -> dict[str,
     return {"mean": value, "ci95": half, "values": [value]}
 
 
-TABLE = Table(plan_audit, PRESETS, 16, score, published=prunelora.add_published)
+ABOUT = "Many networks of each kind against as many retrained ones, image by image."
+TABLE = Table(ABOUT, plan_audit, PRESETS, 16, score, published=prunelora.add_published)

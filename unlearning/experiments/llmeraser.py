@@ -157,6 +157,7 @@ def _score_cell(cell: Cell, folders: dict[str, Path], place: Place) -> list[Row]
                 "dataset": task_label(cell.task),
                 "model": record["base"],
                 "forget": f"{cell.kind}{cell.share}",
+                "forgotten": f"{cell.kind} {cell.share} % of the rows",
                 "method": method,
                 "epochs": None,
                 "command": last["command"],
@@ -180,4 +181,5 @@ def add_undone(rows: list[Row]) -> None:
             row["metrics"]["undone"] = statistics.over_seeds([found])
 
 
-TABLE = Table(plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace())
+ABOUT = "LLMEraser: rows of a language model's training data are removed, modified or corrected."
+TABLE = Table(ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace())

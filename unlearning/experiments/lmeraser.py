@@ -169,4 +169,5 @@ def _order(tag: str) -> float:
     return int(tag.removeprefix("delete")) if tag.startswith("delete") else float("inf")
 
 
-TABLE = Table(plan_lmeraser, PRESETS, 3, score)
+ABOUT = "LMEraser and SISA: what an exact deletion costs, and how accurate the system is afterwards."
+TABLE = Table(ABOUT, plan_lmeraser, PRESETS, 3, score)

@@ -66,4 +66,5 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
     return score_files(paths, request.scoring, shared)
 
 
-TABLE = Table(plan_prunelora, PRESETS, 3, score, published=add_published)
+ABOUT = "PruneLoRA and its baselines: a class is forgotten."
+TABLE = Table(ABOUT, plan_prunelora, PRESETS, 3, score, published=add_published)

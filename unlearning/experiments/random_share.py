@@ -15,4 +15,5 @@ def plan_random(request: Request) -> Plan:
     return Plan(plan(request, chosen(request), request.forget_flags["images"]))
 
 
-TABLE = Table(plan_random, PRESETS, 3, prunelora.score)
+ABOUT = "PruneLoRA and its baselines: a random share of the training images is forgotten."
+TABLE = Table(ABOUT, plan_random, PRESETS, 3, prunelora.score)

@@ -98,6 +98,11 @@ class Request:
         return f"{self.table}-{self.preset}{self.changed}{share}{dataset}"
 
     @property
+    def folder(self) -> Path:
+        """The folder of the table's results."""
+        return self.results / self.name
+
+    @property
     def weights(self) -> Path:
         """The folder of the table's checkpoints, apart from those that other presets make of the same names."""
         return Path("model_weights") / self.name
@@ -148,14 +153,17 @@ def shared_by_images(request: Request) -> Shared:
 class Table:
     """A paper's table.
 
-    plan: function of a request, giving its runs. presets: its sizes by name. seeds: how many by default. score: function of
-    the checkpoints' paths, the request, the plan and what the runs have shared, giving the rows. published: function of rows
-    and data set, putting a paper's numbers beside ours. shared: makes what all runs share.
+    about: what it shows, in a sentence. plan: function of a request, giving its runs. presets: its sizes by name. seeds: how
+    many by default. score: function of the checkpoints' paths, the request, the plan and what the runs have shared, giving
+    the rows. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs
+    share. pictures: False where none are drawn.
     """
 
+    about: str
     plan: Callable[[Request], Plan]
     presets: Mapping[str, Mapping[str, Any]]
     seeds: int
     score: Callable[[list[Path], Request, Plan, Any], list[Row]]
     published: Callable[[list[Row], data.Dataset], None] | None = None
     shared: Callable[[Request], Any] = shared_by_images
+    pictures: bool = True

@@ -9,6 +9,7 @@ from unlearning.experiments import prunelora
 from unlearning.experiments.plan import Rates, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Table
 from unlearning.reports import results
+from unlearning.reports.folders import FILES
 
 TUNED = Path(__file__).parents[2] / "results"  # where the committed tunings lie, wherever --results are written
 PRESETS: dict[str, dict[str, Any]] = {
@@ -39,7 +40,7 @@ def plan_rfau(request: Request) -> Plan:
 def _tuned(request: Request, tag: str) -> Rates:
     """The rate of a network and method that came closest to Retrain on validation images, forgetting `tag`: a function as
     `plan` wants it. None where the committed result of rfau-tune doesn't have the network or the method."""
-    path = TUNED / f"{replace(request, table='rfau-tune').name}.json"
+    path = replace(request, table="rfau-tune", results=TUNED).folder / FILES["json"]
     gaps: dict[tuple, dict[str, float]] = {}
     for row in results.read(path)["rows"] if path.exists() else []:
         method, _, rate = row["method"].partition(" --lr ")
@@ -56,4 +57,5 @@ def _tuned(request: Request, tag: str) -> Rates:
     return rates
 
 
-TABLE = Table(plan_rfau, PRESETS, 3, prunelora.score, published=prunelora.add_published)
+ABOUT = "RFAU and its baselines: a class is forgotten, then a random share of the training images."
+TABLE = Table(ABOUT, plan_rfau, PRESETS, 3, prunelora.score, published=prunelora.add_published)

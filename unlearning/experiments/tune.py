@@ -34,5 +34,22 @@ def _on_validation_images(request: Request) -> Request:
     return replace(request, source=replace(request.source, validation=0.1))
 
 
-TUNE = Table(plan_tune, prunelora.PRESETS, 1, score_without_probe, published=prunelora.add_published)
-RFAU_TUNE = Table(plan_rfau_tune, rfau.PRESETS, 1, score_without_probe, published=prunelora.add_published)
+ABOUT = "Learning rates of {}, on a tenth of the training images that no network was trained on."
+TUNE = Table(
+    ABOUT.format("PruneLoRA and its baselines"),
+    plan_tune,
+    prunelora.PRESETS,
+    1,
+    score_without_probe,
+    published=prunelora.add_published,
+    pictures=False,
+)
+RFAU_TUNE = Table(
+    ABOUT.format("RFAU and its baselines"),
+    plan_rfau_tune,
+    rfau.PRESETS,
+    1,
+    score_without_probe,
+    published=prunelora.add_published,
+    pictures=False,
+)

@@ -13,7 +13,7 @@ class Column(NamedTuple):
     digits: int = 2
 
 
-HEADLINE = "Headline"
+HEADLINE = "Forgetting and accuracy"
 FOUND = "What an attacker, a probe and relearning still find"
 MANY = "Many models"
 DELETIONS = "Accuracy, and how many times less it costs than training again"

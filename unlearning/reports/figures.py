@@ -40,18 +40,16 @@ DOTS = {
 }
 
 
-def path(stem: str | Path, name: str) -> Path:
-    """The file of the picture `name`, a key of PICTURES."""
-    return Path(f"{stem}.png" if name == "dots" else f"{stem}-{name}.png")
-
-
-def draw(rows: list[Any], stem: str | Path) -> None:
-    """Write every picture that the rows have something for."""
+def draw(rows: list[Any], folder: str | Path) -> list[Path]:
+    """Write every picture that the rows have something for to the folder: the files."""
+    written = []
     for name, (has, picture) in PICTURES.items():
         with matplotlib.rc_context(LOOK):
             figure = picture(kept) if (kept := [row for row in rows if has(row)]) else None
         if figure:
-            save(figure, path(stem, name))
+            written.append(Path(folder) / f"{name}.png")
+            save(figure, written[-1])
+    return written
 
 
 def dots(rows: list[Any]) -> Figure:
@@ -236,7 +234,7 @@ def steps(rows: list[Any]) -> Figure | None:
 
 Picture = tuple[Callable[[Any], Any], Callable[[list[Any]], Figure | None]]  # whether a row has something for it; draws it
 PICTURES: dict[str, Picture] = {
-    "dots": (lambda row: "request" not in row and "task" not in row and "ratio" not in row["metrics"], dots),
+    "metrics": (lambda row: "request" not in row and "task" not in row and "ratio" not in row["metrics"], dots),
     "speed": (lambda row: "ratio" in row["metrics"], paper_figures.speed),
     "shares": (lambda row: "task" in row, paper_figures.shares),
     "cost": (lambda row: "request" in row, paper_figures.cost),

@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 from unlearning.core.errors import UserError
 from unlearning.metrics.statistics import grouped
 
-PROVENANCE = ("command", "date", "hardware", "versions")
+PROVENANCE = ("command", "date", "commit", "hardware", "versions")
 
 
 class Metric(TypedDict, total=False):
@@ -51,6 +51,7 @@ class Provenance(TypedDict):
 
     command: str
     date: str
+    commit: NotRequired[str]
     hardware: str
     versions: dict[str, str]
 
@@ -62,9 +63,11 @@ class Earlier(Provenance):
 
 
 class Result(Provenance):
-    """A result file."""
+    """A result file. about: what the table shows, in a sentence. pictures: False where none are drawn."""
 
     table: str
+    about: NotRequired[str]
+    pictures: NotRequired[bool]
     attack: NotRequired[str]
     rows: list[Row]
     earlier: NotRequired[list[Earlier]]
@@ -85,11 +88,19 @@ def dump(result: dict[str, Any]) -> str:
 
 def read(path: str | Path) -> dict[str, Any]:
     """The result in the JSON file `path`. Raises UserError if it holds none."""
+    content = read_json(path)
     try:
-        content = json.loads(Path(path).read_text())
         content["rows"][0]["metrics"]
-        return content
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{path} is not a result file ({error})") from None
+    return content
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """What the JSON file `path` holds, a table's result or a benchmark's. Raises UserError if it can't be read."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a result file ({error})") from None
 
 
@@ -107,7 +118,7 @@ def joined(result: dict[str, Any], path: str | Path) -> dict[str, Any]:
         of = [subject for subject in left if subject in run.get("of", left)]
         left = [subject for subject in left if subject not in of]
         if of:
-            earlier.append({"of": of} | {key: run[key] for key in PROVENANCE})
+            earlier.append({"of": of} | {key: run[key] for key in PROVENANCE if key in run})
     return result | {"rows": kept + result["rows"]} | ({"earlier": earlier} if earlier else {})
 
 

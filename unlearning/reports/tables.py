@@ -2,28 +2,25 @@
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from unlearning.core.files import write_text
 from unlearning.reports import results
-from unlearning.reports.columns import COLUMNS, FOLDED, HEADLINE, SEVEN
+from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
 SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
+MINUS = re.compile(r"(?<![\w}-])-(?=[\d.])")
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The result as Markdown: for each data set, network and forget set its tables and the rows' commands."""
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
-        for title, header, body in _tables(rows):
-            header, body = ["#", *header], [[str(i), *cells] for i, cells in enumerate(body, 1)]
-            if title == HEADLINE and any("published" in row for row in rows):
-                header.append("paper: UA / RA / TA / MIA")
-                body = [[*cells, _published(row)] for cells, row in zip(body, rows, strict=True)]
-            text = _drawn(header, body, "pipe", ["right", "left", *["right"] * (len(header) - 2)])
+        for title, header, body in tables_of(rows):
+            text = drawn(["#", *header], [[str(i), *cells] for i, cells in enumerate(body, 1)], "pipe", ["right", "left"])
             if title in FOLDED:
                 lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
             else:
@@ -36,24 +33,32 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def latex(result: dict[str, Any]) -> str:
-    """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`."""
-    lines = ["% \\usepackage{booktabs}", *(f"% {line}" for line in _footnotes(result))]
+    """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`, labelled
+    tab:<table>-<network>-<forget set>-<its first column>."""
+    lines, labels = ["% \\usepackage{booktabs}", *(f"% {line}" for line in _footnotes(result))], Counter[str]()
     for heading, rows in results.by_forget_set(result["rows"]):
-        for title, header, body in _tables(rows):
-            caption = _with_signs(_escaped(f"{heading}: {_inline(title)}"))
-            text = _with_signs(_drawn(header, body, "latex_booktabs"))
-            lines += ["", r"\begin{table}", r"\centering\footnotesize", rf"\caption{{{caption}}}", text, r"\end{table}"]
+        for title, header, body in tables_of(rows):
+            name = "-".join([result["table"], rows[0]["model"], rows[0]["forget"], header[3]])
+            label = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+            labels[label] += 1
+            label += f"-{labels[label]}" if labels[label] > 1 else ""
+            lines += ["", r"\begin{table}", r"\centering\footnotesize"]
+            lines += [rf"\caption{{{_with_signs(_escaped(_caption(title, heading, rows)))}}}", rf"\label{{tab:{label}}}"]
+            lines += [_with_signs(drawn(header, body, "latex_booktabs")), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
 def comma_separated(result: dict[str, Any]) -> str:
-    """The result as CSV: a line for each row; for each metric its mean, and its interval's half-width as `<metric>_ci95`."""
+    """The result as CSV, a line for each row: for each metric its mean, its interval's half-width as `<metric>_ci95`, and a
+    paper's number, where there is one, as `<metric>_paper`."""
     keys = list(dict.fromkeys(key for row in result["rows"] for key in row["metrics"]))
+    papers = [key for key in keys if any(key in row.get("published", {}) for row in result["rows"])]
     names = ("dataset", "model", "forget", "method", "epochs", "n", "command")
-    lines = [[*names, *(column for key in keys for column in (key, f"{key}_ci95"))]]
+    lines = [[*names, *(column for key in keys for column in (key, f"{key}_ci95")), *(f"{key}_paper" for key in papers)]]
     for row in result["rows"]:
         found = [row["metrics"].get(key, {}) for key in keys]
-        lines.append([row[name] for name in names] + [metric.get(part) for metric in found for part in ("mean", "ci95")])
+        cells = [metric.get(part) for metric in found for part in ("mean", "ci95")]
+        lines.append([row[name] for name in names] + cells + [row.get("published", {}).get(key) for key in papers])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
@@ -64,10 +69,10 @@ def terminal(result: dict[str, Any], brief: bool = False) -> str:
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
         if brief and all(any(key in row["metrics"] for row in rows) for key in SEVEN):
-            lines += [heading, _drawn(*_columns(rows, SEVEN), "plain"), ""]
+            lines += [heading, drawn(*columns_of(rows, SEVEN), "plain"), ""]
             continue
-        for title, header, body in _tables(rows):
-            lines += [f"{heading}: {_inline(title)}", _drawn(header, body, "plain"), ""]
+        for title, header, body in tables_of(rows):
+            lines += [f"{heading}: {_inline(title)}", drawn(header, body, "plain"), ""]
     return "\n".join(lines)
 
 
@@ -77,16 +82,6 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "latex": latex,
     "csv": comma_separated,
 }
-ENDINGS = {"json": ".json", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
-
-
-def write_all(result: dict[str, Any], stem: str | Path) -> None:
-    """Write stem.json, stem.md, stem.tex, stem.csv and the pictures."""
-    from unlearning.reports import figures  # takes a second
-
-    for name, form in FORMS.items():
-        write_text(f"{stem}{ENDINGS[name]}", form(result))
-    figures.draw(result["rows"], stem)
 
 
 def cell(row: Any, key: str) -> str:
@@ -99,29 +94,42 @@ def cell(row: Any, key: str) -> str:
     return text + (f" ± {metric['ci95']:,.{digits}f}" if metric["ci95"] else "")
 
 
-def _tables(rows: list[Any]) -> list[Table]:
+def tables_of(rows: list[Any]) -> list[Table]:
     """Title, header and body of each table that the rows have anything of."""
     tables = []
     for title in dict.fromkeys(column.group for column in COLUMNS.values()):
         keys = [k for k, column in COLUMNS.items() if column.group == title and any(k in row["metrics"] for row in rows)]
         if keys:
-            tables.append((title, *_columns(rows, keys)))
+            tables.append((title, *columns_of(rows, keys)))
     return tables
 
 
-def _columns(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and body of a table with a column for each of `keys`."""
+def columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and body of a table with a column for each of `keys`; then, where a row has them, a paper's numbers."""
+    papers = [key for key in keys if any(key in row.get("published", {}) for row in rows)]
     header = ["method", "epochs", "n", *(COLUMNS[key].title for key in keys)]
-    named = [[row["method"], str(row["epochs"] or "–"), str(row["n"])] for row in rows]
-    return header, [[*names, *(cell(row, key) for key in keys)] for names, row in zip(named, rows, strict=True)]
+    header += [f"paper: {COLUMNS[key].title}" for key in papers]
+    body = []
+    for row in rows:
+        named = [row["method"], str(row["epochs"] or "–"), str(row["n"])]
+        paper = row.get("published", {})
+        body.append(named + [cell(row, key) for key in keys] + [f"{paper[key]:g}" if key in paper else "" for key in papers])
+    return header, body
 
 
-def _drawn(header: list[str], body: list[list[str]], form: str, align: list[str] | None = None) -> str:
-    """A table as text, in one of tabulate's formats; the first column to the left, the others to the right."""
+def drawn(header: list[str], body: list[list[str]], form: str, align: Sequence[str] = ("left",)) -> str:
+    """A table as text, in one of tabulate's formats. align: "left" or "right", of the first columns; of others "right"."""
     from tabulate import tabulate
 
-    align = align or ["left", *["right"] * (len(header) - 1)]
+    align = [*align, *["right"] * (len(header) - len(align))]
     return tabulate(body, header, form, disable_numparse=True, colalign=align)
+
+
+def made_by(run: dict[str, Any]) -> str:
+    """What made the rows of a file, in a sentence: command, hardware, date, commit and versions."""
+    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    commit = f", commit {run['commit']}" if "commit" in run else ""
+    return f"`{run['command']}` on {run['hardware']}, {run['date']}{commit}; {versions}."
 
 
 def _escaped(text: str) -> str:
@@ -132,15 +140,18 @@ def _escaped(text: str) -> str:
 
 
 def _with_signs(text: str) -> str:
-    """LaTeX for the signs that tabulate's escaping leaves as they are."""
+    """LaTeX for the signs that tabulate's escaping leaves as they are; a minus before a number becomes one."""
+    text = MINUS.sub("$-$", text)
     for sign, command in SIGNS.items():
         text = text.replace(sign, command)
     return text
 
 
-def _published(row: Any) -> str:
-    paper = row.get("published")
-    return " / ".join(f"{paper[key]:g}" for key in ("UA", "RA", "TA", "MIA")) if paper else ""
+def _caption(title: str, heading: str, rows: list[Any]) -> str:
+    """A caption in words: what the table shows, of which data, network and forget set, and over how many seeds."""
+    seeds = sorted({row["n"] for row in rows})
+    over = "one seed" if seeds == [1] else f"mean ± 95 % confidence interval over {' or '.join(map(str, seeds))} seeds"
+    return f"{title}: {heading}, {over}."
 
 
 def _inline(title: str) -> str:
@@ -155,11 +166,6 @@ def _footnotes(result: dict[str, Any]) -> list[str]:
     return [
         "Mean ± 95 % confidence interval (Student's t) over n training seeds."
         + (gaps if any("RA" in row["metrics"] for row in result["rows"]) else ""),
-        *(f"{'; '.join(run['of'])}: {_made_by(run)}" for run in result.get("earlier", [])),
-        _made_by(result),
+        *(f"{'; '.join(run['of'])}: {made_by(run)}" for run in result.get("earlier", [])),
+        made_by(result),
     ]
-
-
-def _made_by(run: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-    return f"`{run['command']}` on {run['hardware']}, {run['date']}; {versions}."

@@ -1,0 +1,61 @@
+"""A table's folder: what lies in it, what redrawing refuses, and the page of all results."""
+
+import json
+
+import pytest
+
+from tests.reports.test_tables import metric
+from unlearning.core.errors import UserError
+from unlearning.core.files import write_text
+from unlearning.reports import folders, pages, results
+
+
+@pytest.fixture
+def result():
+    """A table of one row."""
+    same = {"dataset": "digits", "model": "resnet8", "forget": "class3", "n": 2, "epochs": 5, "command": "python lora.py"}
+    return {
+        "table": "t",
+        "about": "What it shows.",
+        "command": "python reproduce.py t",
+        "date": "2026-01-02",
+        "commit": "0123456789ab",
+        "hardware": "a CPU",
+        "versions": {"torch": "2.14"},
+        "rows": [same | {"method": "lora", "metrics": {"UA": metric(97.5, 1.25)}}],
+    }
+
+
+def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
+    folders.write(result, tmp_path / "t")
+    assert {path.name for path in (tmp_path / "t").iterdir()} == {*folders.FILES.values(), "figures"}
+    assert results.read(tmp_path / "t/result.json") == result
+    page = (tmp_path / "t/README.md").read_text(encoding="utf-8")
+    assert page.startswith("# t\n\nWhat it shows.\n\n![metrics](figures/metrics.png)\n")
+    assert "on a CPU, 2026-01-02, commit 0123456789ab; torch 2.14." in page
+    folders.write(result | {"pictures": False}, tmp_path / "u")
+    assert not (tmp_path / "u/figures").exists()
+
+
+def test_a_file_is_drawn_into_a_folder_of_its_name_and_replaces_no_other_result(result, tmp_path):
+    write_text(tmp_path / "t-0.25.json", results.dump(result))
+    assert folders.redraw(tmp_path / "t-0.25.json", overwrite=False) == tmp_path / "t-0.25"
+    assert folders.redraw(tmp_path / "t-0.25", overwrite=False) == tmp_path / "t-0.25"
+    other = tmp_path / "t-0.25.json"
+    write_text(other, results.dump(result | {"date": "2026-01-03"}))
+    with pytest.raises(UserError, match="is another result; --overwrite"):
+        folders.redraw(other, overwrite=False)
+    assert results.read(tmp_path / "t-0.25/result.json")["date"] == "2026-01-02"
+    folders.redraw(other, overwrite=True)
+    assert results.read(tmp_path / "t-0.25/result.json")["date"] == "2026-01-03"
+
+
+def test_the_page_of_all_results_lists_tables_and_benchmarks_and_replaces_nobodys_own(result, tmp_path):
+    folders.write(result, tmp_path / "t")
+    write_text(tmp_path / "benchmarks/speed.json", json.dumps({"table": "speed", "command": "python b.py"}))
+    page = pages.write_index(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "[t](t/)" in text and "What it shows." in text and "[speed](benchmarks/speed.json)" in text
+    assert pages.write_index(tmp_path) is None
+    write_text(page, "# My own notes\n")
+    assert pages.write_index(tmp_path) is None and page.read_text(encoding="utf-8") == "# My own notes\n"

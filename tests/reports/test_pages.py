@@ -1,0 +1,77 @@
+"""Numbers between markers in Markdown pages."""
+
+import json
+
+import pytest
+
+from tests.reports.test_tables import metric
+from unlearning.core.errors import UserError
+from unlearning.core.files import write_text
+from unlearning.reports import pages
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project with a table of three rows and a benchmark of two."""
+    rows = [
+        {"method": method, "model": model, "epochs": epochs, "n": 3, "metrics": {"UA": metric(ua, 1.5), "RA": metric(90.0)}}
+        for method, model, epochs, ua in (
+            ("lora --rank 2", "vit", 5, 97.5),
+            ("retrain", "vit", None, 100.0),
+            ("retrain", "resnet8", None, 99.0),
+        )
+    ]
+    write_text(tmp_path / "results/t/result.json", json.dumps({"command": "python reproduce.py t", "rows": rows}))
+    speeds = [{"net": "a", "of_bare": {"median": 99.25, "min": 98.0, "max": 101.0}, "kept": True}]
+    speeds += [{"net": "b", "images": 1234.5}]
+    write_text(
+        tmp_path / "results/benchmarks/speed.json",
+        json.dumps({"command": "c", "rows": speeds}),
+    )
+    return tmp_path
+
+
+def drawn(marker, root, body="old"):
+    return pages.with_excerpts(f"Text.\n<!-- {marker} -->{body}<!-- end -->\nMore.\n", root, "page.md")
+
+
+def test_a_table_has_the_rows_that_fit(root):
+    text = drawn('table results/t model=vit columns="UA RA"', root)
+    assert text.startswith('Text.\n<!-- table results/t model=vit columns="UA RA" -->\n| method ')
+    assert text.endswith("|\n<!-- end -->\nMore.\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    assert cells == [
+        ["method", "epochs", "n", "UA %", "RA %"],
+        ["lora --rank 2", "5", "3", "97.50 ± 1.50", "90.00"],
+        ["retrain", "–", "3", "100.00 ± 1.50", "90.00"],
+    ]
+    assert pages.with_excerpts(text, root, "page.md") == text
+    both = drawn('table results/t method="retrain" model=vit,resnet8 columns="model UA"', root)
+    assert both.count("| vit ") == both.count("| resnet8 ") == 1 and "lora" not in both and "epochs" not in both
+
+
+def test_a_value_is_one_rows_metric(root):
+    assert drawn('value results/t "method=lora --rank 2" metric=UA', root).count("-->97.50 ± 1.50<!--") == 1
+    for marker, reason in (
+        ("value results/t method=retrain metric=UA", "2 rows fit"),
+        ("value results/t method=lost metric=UA", "no row fits"),
+        ("value results/lost method=retrain metric=UA", "not a result file"),
+        ("table results/t columns=TA", "no row has TA"),
+        ("table results/t modle=vit columns=UA", "modle"),
+    ):
+        with pytest.raises(UserError, match=f"page.md.*{reason}"):
+            drawn(marker, root)
+
+
+def test_a_benchmarks_fields_are_columns(root):
+    text = drawn('table results/benchmarks/speed.json columns="net of_bare:1=of_the_loop_% images:0 kept"', root)
+    assert "| net   |" in text and "of the loop %" in text
+    assert "99.2 (98.0 to 101.0)" in text and "1,234 |" in text and "| yes |" in text.replace("    yes", " yes")
+
+
+def test_pages_are_written_when_their_numbers_have_changed(root):
+    write_text(root / "README.md", "<!-- value results/t model=resnet8 metric=UA -->1<!-- end -->")
+    write_text(root / "docs/a.md", "Nothing.")
+    assert [path.name for path in pages.refresh(root)] == ["README.md", "README.md"]
+    assert "-->99.00 ± 1.50<!--" in (root / "README.md").read_text(encoding="utf-8")
+    assert pages.refresh(root) == []

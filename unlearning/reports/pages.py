@@ -1,0 +1,134 @@
+"""Numbers in Markdown pages, drawn from result files between markers, so that no page shows an old one.
+
+    <!-- table results/prunelora-quick model=resnet8 columns="UA RA gap" -->      a table of the rows that fit
+    <!-- end -->
+    <!-- value results/prunelora-quick model=resnet8 method=mask metric=gap -->0.34 ± 0.77<!-- end -->
+
+The first word is a table's folder or a JSON file, below the root of the project. `field=a,b` keeps the rows whose field is
+a or b.
+A column is a metric's key in columns.py or another field of a row, as `field:digits=Title_with_underscores`.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from unlearning.core.errors import UserError
+from unlearning.core.files import write_text
+from unlearning.reports import folders, results, tables
+from unlearning.reports.columns import COLUMNS
+
+MARKED = re.compile(r"(<!-- (table|value) ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def refresh(root: Path) -> list[Path]:
+    """Draw the excerpts of README.md and docs/ below `root` again, and the page of all results: the files that changed."""
+    changed = []
+    for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        if (now := with_excerpts(text, root, page.name)) != text:
+            write_text(page, now)
+            changed.append(page)
+    return changed + [path for path in [write_index(root / "results")] if path]
+
+
+def write_index(root: Path) -> Path | None:
+    """Write the page of all results below `root`: its path, None where it stays as it was or is somebody's own."""
+    page, now = root / folders.PAGE, folders.index(root)
+    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    if before == now or (before and not before.startswith(now[:60])):
+        return None
+    write_text(page, now)
+    return page
+
+
+def with_excerpts(text: str, root: Path, name: str) -> str:
+    """The page's text with each excerpt as its result file has it now.
+
+    Raises UserError, with the page's name, where a marker fits no row.
+    """
+
+    def drawn(found: re.Match[str]) -> str:
+        begin, kind, words, _, end = found.groups()
+        try:
+            source, filters, asked = _read(words)
+            rows = _chosen(root / source, filters)
+            if kind == "value":
+                return begin + _value(rows, asked["metric"]) + end
+            return f"{begin}\n{_table(rows, filters, asked.get('columns', ''))}\n{end}"
+        except (UserError, LookupError, ValueError) as error:
+            raise UserError(f"{name}: <!-- {kind} {words} -->: {error}") from None
+
+    return MARKED.sub(drawn, text)
+
+
+def _read(words: str) -> tuple[str, dict[str, list[str]], dict[str, str]]:
+    """A marker's words: the source, values by field, and what is asked for (columns, metric)."""
+    source, *rest = shlex.split(words)
+    pairs = dict(word.split("=", 1) for word in rest)
+    asked: dict[str, str] = {key: pairs.pop(key) for key in ("columns", "metric") if key in pairs}
+    return source, {field: value.split(",") for field, value in pairs.items()}, asked
+
+
+def _chosen(source: Path, filters: dict[str, list[str]]) -> list[Any]:
+    """The rows of a result that fit. Raises UserError if there are none."""
+    file, _ = folders.place(source)
+    content = results.read_json(file)
+    rows = content.get("rows", [content])
+    kept = [row for row in rows if all(_text(row[field]) in values for field, values in filters.items())]
+    if not kept:
+        raise UserError("no row fits")
+    return kept
+
+
+def _value(rows: list[Any], key: str) -> str:
+    if len(rows) > 1:
+        raise UserError(f"{len(rows)} rows fit")
+    return _cell(rows[0], key)
+
+
+def _table(rows: list[Any], filters: dict[str, list[str]], columns: str) -> str:
+    """A Markdown table; of a table of methods with method, epochs and n first, unless a filter fixes them."""
+    fixed = [field for field, values in filters.items() if len(values) == 1]
+    named = [key for key in ("method", "epochs", "n") if "metrics" in rows[0] and key not in fixed]
+    named = [key for key in named if key != "epochs" or any(row["epochs"] for row in rows)]
+    asked = columns.split()
+    if wrong := [key for key in asked if not any(_has(row, key) for row in rows)]:
+        raise UserError(f"no row has {wrong[0]}")
+    keys, header = [*named, *asked], [*named, *map(_title, asked)]
+    align = ["left" if all(isinstance(row.get(_field(key)), str) for row in rows) else "right" for key in keys]
+    return tables.drawn(header, [[_cell(row, key) for key in keys] for row in rows], "pipe", align)
+
+
+def _has(row: Any, column: str) -> bool:
+    return _field(column) in row or _field(column) in row.get("metrics", {})
+
+
+def _field(column: str) -> str:
+    return re.split("[:=]", column)[0]
+
+
+def _title(column: str) -> str:
+    field, title = _field(column), column.partition("=")[2]
+    return title.replace("_", " ") or (COLUMNS[field].title if field in COLUMNS else field.replace("_", " "))
+
+
+def _cell(row: Any, column: str) -> str:
+    """A cell's text: a metric as in all tables, another field as it is, a number with so many digits."""
+    field, _, digits = column.partition("=")[0].partition(":")
+    if "metrics" in row and field in COLUMNS and field not in row:
+        return tables.cell(row, field)
+    return _text(row.get(field), digits or "2")
+
+
+def _text(value: Any, digits: str = "2") -> str:
+    """A field's value as text; of {"median", "min", "max"} the median with its range."""
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        low, high = (_text(value[key], digits) for key in ("min", "max"))
+        return f"{_text(value['median'], digits)} ({low} to {high})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
