@@ -51,11 +51,11 @@ def test_a_table_has_the_rows_that_fit(root):
 
 
 def test_a_value_is_one_rows_metric(root):
-    assert drawn('value results/t "method=lora --rank 2" metric=UA', root).count("-->97.50 ± 1.50<!--") == 1
+    assert drawn('value results/t "method=lora --rank 2" UA', root).count("-->97.50 ± 1.50<!--") == 1
     for marker, reason in (
-        ("value results/t method=retrain metric=UA", "2 rows fit"),
-        ("value results/t method=lost metric=UA", "no row fits"),
-        ("value results/lost method=retrain metric=UA", "not a result file"),
+        ("value results/t method=retrain UA", "2 rows and 1 columns fit"),
+        ("value results/t method=lost UA", "no row fits"),
+        ("value results/lost method=retrain UA", "not a result file"),
         ("table results/t columns=TA", "no row has TA"),
         ("table results/t modle=vit columns=UA", "modle"),
     ):
@@ -70,7 +70,7 @@ def test_a_benchmarks_fields_are_columns(root):
 
 
 def test_pages_are_written_when_their_numbers_have_changed(root):
-    write_text(root / "README.md", "<!-- value results/t model=resnet8 metric=UA -->1<!-- end -->")
+    write_text(root / "README.md", "<!-- value results/t model=resnet8 UA -->1<!-- end -->")
     write_text(root / "docs/a.md", "Nothing.")
     assert [path.name for path in pages.refresh(root)] == ["README.md", "README.md"]
     assert "-->99.00 ± 1.50<!--" in (root / "README.md").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
     <!-- table results/prunelora-quick model=resnet8 columns="UA RA gap" -->      a table of the rows that fit
     <!-- end -->
-    <!-- value results/prunelora-quick model=resnet8 method=mask metric=gap -->0.34 ± 0.77<!-- end -->
+    <!-- value results/prunelora-quick model=resnet8 method=mask gap -->0.34 ± 0.77<!-- end -->
 
 The first word is a table's folder or a JSON file, below the root of the project. `field=a,b` keeps the rows whose field is
 a or b.
@@ -54,20 +54,24 @@ def with_excerpts(text: str, root: Path, name: str) -> str:
         try:
             source, filters, asked = _read(words)
             rows = _chosen(root / source, filters)
-            if kind == "value":
-                return begin + _value(rows, asked["metric"]) + end
-            return f"{begin}\n{_table(rows, filters, asked.get('columns', ''))}\n{end}"
+            if wrong := [key for key in asked if not any(_has(row, key) for row in rows)]:
+                raise UserError(f"no row has {wrong[0]}")
+            if kind == "table":
+                return f"{begin}\n{_table(rows, filters, asked)}\n{end}"
+            if len(rows) * len(asked) != 1:
+                raise UserError(f"{len(rows)} rows and {len(asked)} columns fit")
+            return begin + _cell(rows[0], asked[0]) + end
         except (UserError, LookupError, ValueError) as error:
             raise UserError(f"{name}: <!-- {kind} {words} -->: {error}") from None
 
     return MARKED.sub(drawn, text)
 
 
-def _read(words: str) -> tuple[str, dict[str, list[str]], dict[str, str]]:
-    """A marker's words: the source, values by field, and what is asked for (columns, metric)."""
+def _read(words: str) -> tuple[str, dict[str, list[str]], list[str]]:
+    """A marker's words: the source, values by field, and the columns that are asked for."""
     source, *rest = shlex.split(words)
-    pairs = dict(word.split("=", 1) for word in rest)
-    asked: dict[str, str] = {key: pairs.pop(key) for key in ("columns", "metric") if key in pairs}
+    pairs = dict(word.split("=", 1) for word in rest if "=" in word)
+    asked = [*pairs.pop("columns", "").split(), *(word for word in rest if "=" not in word)]
     return source, {field: value.split(",") for field, value in pairs.items()}, asked
 
 
@@ -82,20 +86,11 @@ def _chosen(source: Path, filters: dict[str, list[str]]) -> list[Any]:
     return kept
 
 
-def _value(rows: list[Any], key: str) -> str:
-    if len(rows) > 1:
-        raise UserError(f"{len(rows)} rows fit")
-    return _cell(rows[0], key)
-
-
-def _table(rows: list[Any], filters: dict[str, list[str]], columns: str) -> str:
+def _table(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> str:
     """A Markdown table; of a table of methods with method, epochs and n first, unless a filter fixes them."""
     fixed = [field for field, values in filters.items() if len(values) == 1]
     named = [key for key in ("method", "epochs", "n") if "metrics" in rows[0] and key not in fixed]
     named = [key for key in named if key != "epochs" or any(row["epochs"] for row in rows)]
-    asked = columns.split()
-    if wrong := [key for key in asked if not any(_has(row, key) for row in rows)]:
-        raise UserError(f"no row has {wrong[0]}")
     keys, header = [*named, *asked], [*named, *map(_title, asked)]
     align = ["left" if all(isinstance(row.get(_field(key)), str) for row in rows) else "right" for key in keys]
     return tables.drawn(header, [[_cell(row, key) for key in keys] for row in rows], "pipe", align)
