@@ -1,4 +1,4 @@
-"""The method in docs/architecture.md runs as it stands there."""
+"""The method in docs/own-method.md runs as it stands there."""
 
 import importlib
 
@@ -6,7 +6,7 @@ from tests.helpers import ROOT, call, rows_of
 
 
 def test_the_pages_method_runs_and_its_flag_makes_rows(weights, tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    page = (ROOT / "docs" / "own-method.md").read_text()
     (tmp_path / "shrink.py").write_text(page.split("```python\n")[1].split("```")[0])
     monkeypatch.syspath_prepend(tmp_path)
     shrink = importlib.import_module("shrink")
