@@ -1,6 +1,6 @@
-"""How long the README's first commands take, one after another, each as a user gives it: results/benchmarks/first_minutes.json.
+"""How long the README's first commands take, one after another, each as a user gives it.
 
-Wall-clock seconds of whole processes, imports included, in an empty folder: the first table, and the commands of "By hand".
+Writes results/benchmarks/first_minutes.json: wall-clock seconds of whole processes, imports included, in an empty folder.
 Run it on a quiet machine, after the installation:
 
     python -m benchmarks.first_minutes

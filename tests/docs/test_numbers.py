@@ -43,6 +43,7 @@ def test_the_page_of_all_results_is_drawn_from_them():
 def test_excerpts_in_pages_are_those_of_the_results(page):
     text = page.read_text(encoding="utf-8")
     assert pages.with_excerpts(text, ROOT, page.name) == text
+    assert "\n<!-- value" not in text  # GitHub would end the paragraph there
     assert text.count("<!-- end -->") == len(pages.MARKED.findall(text)) == len(re.findall("<!-- (?:table|value) ", text))
 
 
