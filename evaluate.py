@@ -1,10 +1,11 @@
 """Score checkpoints: forgetting, retained accuracy and membership attacks.
 
 Each network sees the training and the test images once, without gradients; a linear probe and a relearning curve then ask
-what is left beneath the head. README.md and unlearning/metrics define every column. Seeds of one identity (method,
-settings, data, forget set, origin) are put together: mean and 95 % confidence interval; other settings are other rows. The
-Original that a file comes from and the Retrain of its network, forget set and seed are scored along when they lie in
---weights: gaps and distances are from that Retrain.
+what is left beneath the head. docs/metrics.md defines every column. Seeds of one identity (method, settings, data, forget
+set, origin) are put together: mean and 95 % confidence interval; other settings are other rows. The Original that a file
+comes from and the Retrain of its network, forget set and seed are scored along when they lie in --weights: gaps and
+distances are from that Retrain.
+
 Files of the published LoRA-Unlearn are scored too; they don't say what they forgot, so give --dataset and --forget-class.
 
     python evaluate.py model_weights/*.pth

@@ -1,8 +1,8 @@
 """What does scoring a checkpoint cost beyond looking at the images once?
 
 Times one forward pass over training and test images and, apart, each thing that evaluate.py does with a checkpoint: the
-scores of its answers (attacks included), the distances from Retrain, probe and features, the relearning curve. The goal:
-all but the probe within 1.3 times the forward pass. Writes results/benchmarks/scoring.json.
+scores of its answers (attacks included), the distances from Retrain, probe and features, the relearning curve.
+Writes results/benchmarks/scoring.json.
 
     python -m benchmarks.scoring model_weights/prunelora-quick/*_class3_finetune5_s0.pth
 """
