@@ -109,13 +109,10 @@ def _summary(row: dict[str, Any], account: Account, retrain: Reported | None) ->
     """A few sentences about one row."""
     count = account.asked.count
     said = [f"{_right(account.after)} of the {count:,} forgotten training images are still answered with their own class."]
-    others = []
     if account.before:
-        others.append(f"{_right(account.before)} were by the original")
+        said.append(f"The original answered {_right(account.before)} so.")
     if retrain and account.method != "retrain":
-        others.append(f"{_right(retrain[1].after)} are by Retrain, which never saw them")
-    if others:
-        said.append(f"{', '.join(others)}.")
+        said.append(f"Retrain, which never saw them, answers {_right(retrain[1].after)} so.")
     if account.method != "retrain" and "mean" in row["metrics"].get("gap", {}):
         said.append(f"The average gap from Retrain is {tables.cell(row, 'gap')} points.")
     return {"method": row["method"], "sentences": said}
@@ -266,7 +263,10 @@ def _limits(reported: list[Reported], retrain: dict[str, Any] | None) -> list[st
         if account.method in ("original", "retrain") or "mean" not in row["metrics"].get("probe", {}):
             continue
         beside = f", from Retrain's {tables.cell(retrain, 'probe')} %" if retrain else ""
-        found.append(f"From the features of {row['method']} a probe still reads {tables.cell(row, 'probe')} %{beside}.")
+        found.append(
+            f"From the features of {row['method']} a probe still reads {tables.cell(row, 'probe')} % of the forgotten "
+            f"class's test images right{beside}."
+        )
     if not reported[0][1].asked.whole:
         found.append("No class is forgotten as a whole, so no probe can tell what is left beneath the last layer.")
     fewest = min(row["n"] for row, _ in reported)
@@ -286,7 +286,7 @@ def _general_limits(accounts: Sequence[Account]) -> list[str]:
         "trained from the original are not touched.",
         "Images that show the same person or thing and are not in the forget set were not looked for.",
         "This page is not signed. The digests say which files and which images it is about; the command, run again on those "
-        "files, has to give the same numbers but for the seconds.",
+        "files, has to give the same numbers, up to the rounding of other hardware.",
     ]
     if any(account.asked.private for account in accounts):
         found.append("A system of several learners is scored on its private images alone; its public ones are not measured.")
