@@ -99,6 +99,8 @@ def _check_outputs(args: argparse.Namespace, texts: list[Path], pictures: dict[P
     for path in written:
         if path in given or written.count(path) > 1:
             raise UserError(f"{path} is named twice: as a table's file and as another one")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, not a file to write")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")
 

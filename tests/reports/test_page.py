@@ -219,33 +219,30 @@ def test_retrain_is_a_method_only_where_there_is_no_other():
     assert [account.method for _, account in unlearned(reported[:2])] == ["retrain"]
 
 
-def hostile():
-    """A page whose every text from outside wants to be more than text."""
-    result, accounts = make((1, 3, 0), name=HOSTILE, dataset=HOSTILE, model=HOSTILE, forgotten=HOSTILE)
+def hostile(text=HOSTILE):
+    """A page whose every text from outside is, or ends with, this one."""
+    result, accounts = make((1, 3, 0), name=text, dataset=text, model=text, forgotten=text)
     for row in result["rows"]:
-        row["method"] += HOSTILE
-        row["metrics"]["probe"] = {"missing": HOSTILE}
-        row["metrics"]["MIA"] = {"missing": HOSTILE, "cell": HOSTILE}
-    outside = {
-        "command": HOSTILE,
-        "device": HOSTILE,
-        "date": HOSTILE,
-        "path": Path(f"<b>{HOSTILE.replace('/', '')}\udcff.pth"),
-    }
+        row["method"] += text
+        row["metrics"]["probe"] = {"missing": text}
+        row["metrics"]["MIA"] = {"missing": text, "cell": text}
+    outside = {"command": text, "device": text, "date": text}
     for i, account in enumerate(accounts):
-        named = replace(account.after.file, **outside)
-        accounts[i] = replace(account, after=replace(account.after, file=named), files=(named,))
-    result |= {"command": HOSTILE, "hardware": HOSTILE, "date": HOSTILE, "versions": {HOSTILE: HOSTILE}, "attack": HOSTILE}
+        path = Path(f"<b>{account.method}{text.replace('/', '')}\udcff.pth")
+        named = replace(account.after.file, **outside, path=path)
+        after = replace(account.after, file=named)
+        accounts[i] = replace(account, before=accounts[0].after if i else after, after=after, files=(named,))
+    result |= {"command": text, "hardware": text, "date": text, "versions": {text: text}, "attack": text}
     return page.html(result, accounts)
 
 
 def test_text_from_outside_stays_text():
     text = hostile()
-    read, plain = Read(text), Read(page.html(*make((1, 3, 0))))
+    read, plain = Read(text), Read(hostile("harmless"))
     assert [tag for tag, _ in read.tags] == [tag for tag, _ in plain.tags]
     assert [sorted(attributes) for _, attributes in read.tags] == [sorted(attributes) for _, attributes in plain.tags]
     assert read.words.count(HOSTILE) > 40
-    text.encode()
+    text.encode()  # a name that is no text has become one
 
 
 def test_nothing_is_fetched():
