@@ -143,12 +143,26 @@ def test_matrices_show_every_answer_of_original_method_and_retrain():
     forgotten, before, after = read.of("matrix")
     assert forgotten == [
         ["true class", "network", "0", "1", "2"],
-        ["▸ ant", "original", "4", "·", "·"],
-        ["▸ ant", "lora", "1", "3", "·"],
-        ["▸ ant", "retrain", "1", "2", "1"],
+        ["ant", "original", "4", "·", "·"],
+        ["ant", "lora", "1", "3", "·"],
+        ["ant", "retrain", "1", "2", "1"],
     ]
     assert before == after
-    assert after[1:] == [["▸ ant", "5", "·", "·"], ["bee", "·", "5", "·"], ["cat", "·", "·", "5"]]
+    assert after[1:] == [["ant", "5", "·", "·"], ["bee", "·", "5", "·"], ["cat", "·", "·", "5"]]
+
+
+def test_whole_classes_are_marked_and_many_classes_get_a_matrix_for_each_network():
+    result, accounts = make((1, 3, 0))
+    asked = replace(accounts[0].asked, whole=[0], per_class=[(name, 4, 4) for name in "abcde"])
+    read = Read(page.html(result, [replace(account, asked=asked) for account in accounts]))
+    original, lora, retrain, *tests = read.of("matrix")
+    assert [shown[1] for shown in (original, lora, retrain)] == [
+        ["▸ ant", "4", "·", "·"],
+        ["▸ ant", "1", "3", "·"],
+        ["▸ ant", "1", "2", "1"],
+    ]
+    assert len(tests) == 2 and all([row[0][0] for row in shown[1:]] == ["▸", "b", "c"] for shown in tests)
+    assert "Forgotten training images, after: lora (1 of 4 answered with their own class)" in read.words
 
 
 def test_many_classes_are_folded_and_no_image_is_lost():
@@ -162,7 +176,7 @@ def test_many_classes_are_folded_and_no_image_is_lost():
     for shown in (old, new):
         assert len(shown) == page.NAMED + 2 and shown[-1][0] == shown[0][-1] == "other"
         assert sum(int(cell) for row in shown[1:] for cell in row[1:] if cell != "·") == 360
-    assert {"▸ ant", "c30"} <= {row[0] for row in new}
+    assert {"ant", "c30"} <= {row[0] for row in new}
     assert new[[row[0] for row in new].index("c30")] != old[[row[0] for row in old].index("c30")]
 
 
@@ -195,7 +209,7 @@ def test_what_is_missing_is_said_in_words():
     assert "No Original was found" in read.words and len(read.of("matrix")) == 2
     read = Read(page.html(*without(*made, "retrain", "original")))
     assert "No Original was found" in read.words and "No Retrain was found" in read.words
-    assert read.of("matrix")[0][1:] == [["▸ ant", "lora", "1", "3", "·"]]
+    assert read.of("matrix")[0][1:] == [["ant", "lora", "1", "3", "·"]]
     read = Read(page.html(*without(*made, "retrain", "lora")))
     assert "nothing was unlearned" in read.words and not read.of("matrix")
     read = Read(page.html(*without(*made, "lora")))  # Retrain has forgotten too

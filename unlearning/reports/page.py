@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from unlearning.reports import results, tables
-from unlearning.reports.answers import Account, Answers, Reported, unlearned
+from unlearning.reports.answers import Account, Answers, Asked, Reported, unlearned
 from unlearning.reports.columns import COLUMNS, SEVEN
 
 MEANING = {  # of each column of SEVEN in one sentence
@@ -29,6 +29,7 @@ MEANING = {  # of each column of SEVEN in one sentence
     "seconds": "The time that making the network took: training for Original and Retrain, unlearning alone for the others.",
 }
 FOLDED_FROM, NAMED = 20, 12  # a matrix of more classes than the first shows as many as the second and puts the rest together
+TOGETHER = 4  # true classes of a forget set up to which one matrix shows all networks
 LISTED = 20  # classes of a forget set that are named with their counts
 
 
@@ -43,7 +44,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a matrix. name: of the true class. network: whose answers. forgotten: true for a class that is forgotten."""
+    """A row of a matrix.
+
+    name: of the true class. network: whose answers, "" where the caption says it. forgotten: true for a class that is
+    forgotten as a whole.
+    """
 
     name: str
     network: str
@@ -115,6 +120,8 @@ def _summary(row: dict[str, Any], account: Account, retrain: Reported | None) ->
         said.append(f"Retrain, which never saw them, answers {_right(retrain[1].after)} so.")
     if account.method != "retrain" and "mean" in row["metrics"].get("gap", {}):
         said.append(f"The average gap from Retrain is {tables.cell(row, 'gap')} points.")
+    if row["n"] > 1:
+        said.append("The counts are those of the first seed.")
     return {"method": row["method"], "sentences": said}
 
 
@@ -132,7 +139,8 @@ def _columns(retrain: dict[str, Any] | None) -> list[dict[str, str]]:
         elif key == "seconds":
             ideal = "much less than Retrain's" + (f" {known}" if known else "")
         else:
-            ideal = f"Retrain's, {known}" if known else "Retrain's, which is not known here"
+            measured = retrain and "mean" in retrain["metrics"].get(key, {})
+            ideal = f"Retrain's, {known}" if measured else "Retrain's, which is not known here"
             ideal += "" if known.startswith("100.00") else ", not 100"
         found.append({"title": COLUMNS[key].title, "meaning": MEANING[key], "ideal": ideal})
     return found
@@ -154,17 +162,13 @@ def _reasons(rows: list[dict[str, Any]]) -> list[str]:
 
 def _method(row: dict[str, Any], account: Account, retrain: Reported | None) -> dict[str, Any]:
     """The matrices of one row: the forget set's, and the test images' before and after."""
+    asked = account.asked
     networks = {"original": account.before} if account.before else {}
     networks[row["method"]] = account.after
-    tests = {name: answers.test for name, answers in networks.items()}
-    if retrain and account.method != "retrain":
-        networks["retrain"] = retrain[1].after
-    gone = np.flatnonzero(account.after.forgotten.sum(1)).tolist()
-    kept = _shown(list(tests.values()), gone)
-    names = [account.asked.classes[c] for c in kept]
-    rest = len(account.asked.classes) - len(kept)
-    forgotten = {name: _lines(answers.forgotten, names, gone, kept, name) for name, answers in networks.items()}
-    together = [lines for same in zip(*forgotten.values(), strict=True) for lines in same]
+    beside = {"retrain": retrain[1].after} if retrain and account.method != "retrain" else {}
+    tests = [answers.test for answers in networks.values()]
+    kept = _shown(tests, np.flatnonzero(account.after.forgotten.sum(1)).tolist())
+    rest = len(asked.classes) - len(kept)
     return {
         "name": row["method"],
         "file": account.after.file,
@@ -172,17 +176,28 @@ def _method(row: dict[str, Any], account: Account, retrain: Reported | None) -> 
         "votes": account.after.votes,
         "heads": [str(c) for c in kept] + (["other"] if rest else []),
         "rest": rest,
-        "networks": len(networks),
-        "forgotten": [line for line in together if any(cell.count for cell in line.cells)],
-        "tests": [
-            {
-                "title": f"{'before' if name == 'original' else 'after'}: {name}",
-                "right": f"{np.trace(counts):,} of {counts.sum():,} answered with their own class",
-                "lines": _lines(counts, names, gone, kept, ""),
-            }
-            for name, counts in tests.items()
-        ],
+        "networks": len(networks | beside),
+        "forgotten": _forgotten(networks | beside, asked, kept),
+        "tests": [_matrix("Test images", name, answers.test, asked, kept) for name, answers in networks.items()],
     }
+
+
+def _forgotten(networks: dict[str, Answers], asked: Asked, kept: list[int]) -> list[dict[str, Any]]:
+    """The forget set's matrices: of few true classes one for all networks, a row for each class and network."""
+    if len(asked.per_class) > TOGETHER:
+        title = "Forgotten training images"
+        return [_matrix(title, name, answers.forgotten, asked, kept) for name, answers in networks.items()]
+    each = [_lines(answers.forgotten, asked, kept, name) for name, answers in networks.items()]
+    together = [line for same in zip(*each, strict=True) for line in same]
+    true = [line for line in together if any(cell.count for cell in line.cells)]
+    return [{"caption": "Forgotten training images", "lines": true}]
+
+
+def _matrix(title: str, name: str, counts: np.ndarray, asked: Asked, kept: list[int]) -> dict[str, Any]:
+    """One network's matrix and its caption. name: "original", "retrain", or what is between them."""
+    when = {"original": "before: ", "retrain": ""}.get(name, "after: ")
+    right = f"{np.trace(counts):,} of {counts.sum():,} answered with their own class"
+    return {"caption": f"{title}, {when}{name} ({right})", "lines": _lines(counts, asked, kept)}
 
 
 def _shown(matrices: list[np.ndarray], forgotten: list[int]) -> list[int]:
@@ -196,7 +211,7 @@ def _shown(matrices: list[np.ndarray], forgotten: list[int]) -> list[int]:
     return sorted(order[:NAMED])
 
 
-def _lines(counts: np.ndarray, names: list[str], forgotten: list[int], kept: list[int], network: str) -> list[Line]:
+def _lines(counts: np.ndarray, asked: Asked, kept: list[int], network: str = "") -> list[Line]:
     """A matrix as lines; all classes that are not in `kept` are one row and one column, the last."""
     size = len(kept)
     place = np.full(len(counts), size)
@@ -209,7 +224,8 @@ def _lines(counts: np.ndarray, names: list[str], forgotten: list[int], kept: lis
     for row, found in enumerate(folded.tolist()):
         other, total = row == size, max(sum(found), 1)
         cells = [Cell(n, n / total, _kind(row, column, other)) for column, n in enumerate(found)]
-        lines.append(Line("other" if other else names[row], network, not other and kept[row] in forgotten, cells))
+        name, forgotten = ("other", False) if other else (asked.classes[kept[row]], kept[row] in asked.whole)
+        lines.append(Line(name, network, forgotten, cells))
     return lines
 
 
