@@ -9,17 +9,19 @@ distances are from that Retrain.
 Files of the published LoRA-Unlearn are scored too; they don't say what they forgot, so give --dataset and --forget-class.
 
     python evaluate.py model_weights/*.pth
-    python evaluate.py --list                      what lies in model_weights/
+    python evaluate.py --list                                     what lies in model_weights/
+    python evaluate.py model_weights/*.pth --html page.html       one page for whoever asked to be forgotten
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
-from unlearning.reports import tables
+from unlearning.reports import answers, tables
 from unlearning.vision.flags import add_data_flags, add_forget_flags
 from unlearning.vision.shared import Shared
 
@@ -35,6 +37,12 @@ def parser() -> Parser:
     add_scoring_flags(parser)
     for form in tables.FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"also write the table as {form} to FILE")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write one page that says it all, without images")
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="also show images of the forget set, which are private, in --html and --plots",
+    )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw pictures into FOLDER")
     parser.add_argument("--wide", action="store_true", help="print every column, not seven")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
@@ -51,24 +59,49 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")
     texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
-    given = {path.resolve() for path in args.checkpoints}
-    written = [path.resolve() for path, _ in texts]
-    for path in written:
-        if path in given or written.count(path) > 1:
-            raise UserError(f"{path} is named twice: as a table's file and as another one")
-        if path.exists() and not args.overwrite:
-            raise UserError(f"{path} exists; --overwrite replaces it")
-    if args.plots and any(args.plots.glob("*.png")) and not args.overwrite:
-        raise UserError(f"{args.plots} has pictures; --overwrite replaces those of the same names")
-    rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache))
+    pictures = _picture_files(args)
+    _check_outputs(args, [path for path, _ in texts], pictures)
+    keep: Any = "pictures" if args.pictures else "answers" if args.html else None
+    rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache), keep=keep)
+    accounts = [row.pop("account") for row in rows if keep]
     table = collect.result("evaluate", command, rows, args.mia)
     print(tables.terminal(table, brief=not args.wide), end="")
     for path, form in texts:
         write_text(path, form(table))
+    if args.html:
+        from unlearning.reports import page  # jinja2
+
+        write_text(args.html, page.html(table, accounts))
     if args.plots:
         from unlearning.reports import figures  # matplotlib
 
         figures.draw(table["rows"], args.plots)
+        if args.pictures:
+            answers.draw(zip(rows, accounts, strict=True), pictures)
+
+
+def _picture_files(args: argparse.Namespace) -> dict[Path, tuple[Path, Path]]:
+    """Where the pictures of each checkpoint's answers go; {} where nobody asked for them."""
+    paths = {path.resolve() for path in args.checkpoints if args.pictures and args.plots}
+    return {path: answers.picture_files(args.plots, path) for path in paths}
+
+
+def _check_outputs(args: argparse.Namespace, texts: list[Path], pictures: dict[Path, tuple[Path, Path]]) -> None:
+    """Raise UserError where a file that is to be written is named twice, or there already."""
+    if args.pictures and not (args.html or args.plots):
+        raise UserError("--pictures shows images in --html FILE or --plots FOLDER: give one of them")
+    if args.plots and any(args.plots.glob("*.png")) and not args.overwrite:
+        raise UserError(f"{args.plots} has pictures; --overwrite replaces those of the same names")
+    plots = [path for pair in pictures.values() for path in pair]
+    given = {path.resolve() for path in args.checkpoints}
+    written = [path.resolve() for path in (*texts, *([args.html] if args.html else []), *plots)]
+    for path in written:
+        if path in given or written.count(path) > 1:
+            raise UserError(f"{path} is named twice: as a table's file and as another one")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, not a file to write")
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path} exists; --overwrite replaces it")
 
 
 if __name__ == "__main__":

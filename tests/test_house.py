@@ -27,6 +27,7 @@ SLOW = {
     "onnx",
     "onnxruntime",
     "tabulate",
+    "jinja2",
     "joblib",
     "rdata",
 }

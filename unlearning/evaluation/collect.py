@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from unlearning.core.device import Compute
 from unlearning.core.files import sha256
 from unlearning.core.flags import as_words
 from unlearning.core.provenance import provenance
-from unlearning.evaluation import network
+from unlearning.evaluation import answers, network
 from unlearning.evaluation.entries import (
     Entry,
     NotScored,
@@ -41,13 +41,20 @@ TABLE = ("dataset", "model", "forget")  # what all rows of a table have in commo
 SHOWN = (*TABLE, "method", "epochs")
 
 
-def score_files(paths: Sequence[str | Path], scoring: Scoring, shared: Shared, beneath: bool = True) -> list[dict[str, Any]]:
+def score_files(
+    paths: Sequence[str | Path],
+    scoring: Scoring,
+    shared: Shared,
+    beneath: bool = True,
+    keep: Literal["answers", "pictures"] | None = None,
+) -> list[dict[str, Any]]:
     """Score the files `paths`, all seeds of an identity together: rows as reports/results.py describes them.
 
-    beneath: also look beneath the head, by a probe, relearning and a picture of the features. An original is scored on every
-    forget set that the other files of its data and network bring, or on the one that `scoring` names. Raises UserError when
-    a forget set is missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are
-    two Retrains to measure from.
+    beneath: also look beneath the head, by a probe, relearning and a picture of the features. keep: give each row the
+    `account` that reports/answers.py describes, with or without images. An original is scored on every forget set that the
+    other files of its data and network bring, or on the one that `scoring` names. Raises UserError when a forget set is
+    missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are two Retrains to
+    measure from.
     """
     given = _described(paths, scoring, shared)
     given = [replace(entry, forgets=forget_sets(entry, given, scoring, shared)) for entry in given]
@@ -58,12 +65,14 @@ def score_files(paths: Sequence[str | Path], scoring: Scoring, shared: Shared, b
     scored = []
     for entry in sorted(entries, key=lambda entry: entry.method != "retrain"):  # others are measured from Retrain
         others = [other.tensors for other in entries]
-        for row in _score_file(entry, retrained, others, scoring, shared, beneath):
+        for row in _score_file(entry, retrained, others, scoring, shared, beneath, keep):
             named = {"dataset": tags[entry.images], "model": networks[entry.network]}
             scored.append(row | named | {"method": names[entry.key, row["forget"]]})
     retrains = {_pair(row): row for row in scored if row["entry"].method == "retrain"}
     for row in scored:
-        network.compare(row, _original_of(row, scored), retrains.get(_pair(row)))
+        original = _original_of(row, scored)
+        network.compare(row, original, retrains.get(_pair(row)))
+        row["before"] = original and original.get("answers")
     return _put_seeds_together(scored)
 
 
@@ -89,6 +98,7 @@ def _score_file(
     scoring: Scoring,
     shared: Shared,
     beneath: bool,
+    keep: Literal["answers", "pictures"] | None,
 ) -> list[dict[str, Any]]:
     """One row for each forget set of the file. A Retrain's answers are left in `retrained` for the files after it.
 
@@ -115,6 +125,8 @@ def _score_file(
             found |= under
             row["curves"] |= curves
         row["metrics"] = found | entry.cost | size
+        if keep:
+            row |= answers.of_network(entry, logits, dataset, positions, keep == "pictures")
         rows.append(row)
     report_scored(entry.path, scoring.compute)
     return rows
@@ -233,6 +245,8 @@ def _put_seeds_together(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
         same["flags"] = as_words(group[0]["entry"].flags)
         curves = _curves_over_seeds([row["curves"] for row in group])
         rows.append(names | same | {"metrics": statistics.metrics_over_seeds(group), "curves": curves})
+        if "answers" in group[0]:
+            rows[-1]["account"] = answers.account(group)
     return rows
 
 

@@ -52,6 +52,7 @@ class Entry:
     sha256: str | None
     origin: str | None
     forgets: tuple[tuple[torch.Tensor, str], ...] = ()
+    date: str | None = None
 
     @property
     def network(self) -> Network:
@@ -152,6 +153,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         device=checkpoint["device"],
         sha256=None if path.is_dir() else sha256(path),
         origin=checkpoint.get("origin", parent),
+        date=checkpoint.get("date"),
     )
 
 

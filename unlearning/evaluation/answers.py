@@ -1,0 +1,107 @@
+"""Answers of scored networks on the test images and on the forget set, as reports/answers.py describes them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import data
+from unlearning.core.files import sha256
+from unlearning.evaluation.entries import Entry, own_positions
+from unlearning.reports.answers import PICTURED, Account, Answers, Asked, File
+from unlearning.vision.identity import digest
+
+
+def of_network(
+    entry: Entry, logits: Sequence[torch.Tensor], dataset: data.Dataset, forget: torch.Tensor, pictures: bool
+) -> dict[str, Any]:
+    """What a single network's row keeps: `asked` and `answers`.
+
+    logits: float32 (N, C) of the training and of the test images of `dataset`, on which the file is scored. forget: int64
+    positions in all training images. pictures: also keep images of the forget set.
+    """
+    own = own_positions(entry, forget)
+    count = max(len(dataset.classes), logits[0].shape[1])
+    classes = [data.class_name(dataset.classes, c) for c in range(len(dataset.classes))]
+    classes += [str(c) for c in range(len(classes), count)]
+    shown = pictured(dataset.train.labels, own) if pictures else own[:0]
+    asked = _asked(entry, dataset, forget, classes, shown)
+    probability, answered = logits[0][shown].softmax(1).max(1)
+    answers = Answers(
+        file=_file(entry),
+        test=confusion(logits[1], dataset.test.labels, count),
+        forgotten=confusion(logits[0][own], dataset.train.labels[own], count),
+        examples=[(classes[c], p) for c, p in zip(answered.tolist(), probability.tolist(), strict=True)],
+        votes=entry.path.is_dir(),
+    )
+    return {"asked": asked, "answers": answers}
+
+
+def account(group: Sequence[dict[str, Any]]) -> Account:
+    """The account of a row from its seeds' single rows, ascending; each has `before`, its original's answers or None."""
+    first = group[0]
+    return Account(first["asked"], first["before"], first["answers"], tuple(row["answers"].file for row in group))
+
+
+def pictured(labels: torch.Tensor, forget: torch.Tensor, most: int = PICTURED) -> torch.Tensor:
+    """Of the sorted positions `forget` the first `most`, ascending int64, as many of each class as can be.
+
+    labels: int64 (N,) of all training images. The same forget set gives the same positions.
+    """
+    classes = labels[forget]
+    rank = torch.empty_like(forget)
+    for label in classes.unique():  # an image's place among those of its class
+        members = classes == label
+        rank[members] = torch.arange(int(members.sum()))
+    return forget[rank.argsort(stable=True)[:most]].sort().values
+
+
+def confusion(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:
+    """How many images of each true class (row) were answered with each class (column): int64 (classes, classes).
+
+    logits: float32 (N, C), C at most `classes`; labels: int64 (N,).
+    """
+    pairs = labels * classes + logits.argmax(1)
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes).numpy()
+
+
+def _asked(entry: Entry, dataset: data.Dataset, forget: torch.Tensor, classes: list[str], shown: torch.Tensor) -> Asked:
+    labels, own = dataset.train.labels, own_positions(entry, forget)
+    inside, every = (torch.bincount(y, minlength=len(classes)).tolist() for y in (labels[own], labels))
+    images = dataset.train.images[shown]
+    return Asked(
+        count=len(forget),
+        total=len(labels),
+        per_class=[(name, part, whole) for name, part, whole in zip(classes, inside, every, strict=True) if part],
+        digest=digest(forget),
+        fingerprint=dataset.fingerprint,
+        classes=classes,
+        whole=data.forgotten_classes(labels, own),
+        images=images.permute(0, 2, 3, 1).contiguous().numpy(),
+        truth=[classes[label] for label in labels[shown].tolist()],
+        private=entry.private is not None,
+    )
+
+
+def _file(entry: Entry) -> File:
+    folder = entry.path.is_dir()
+    return File(
+        path=entry.path,
+        method=entry.method,
+        sha256=folder_sha256(entry.path) if folder else entry.sha256 or sha256(entry.path),
+        seed=entry.seed,
+        command=entry.command,
+        device=entry.device,
+        date=entry.date,
+        is_folder=folder,
+        holds_list=len(entry.forget) > 0 and not folder,
+    )
+
+
+def folder_sha256(folder: Path) -> str:
+    """The digest that `LC_ALL=C sha256sum * | sha256sum` prints in a folder of files."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return hashlib.sha256("".join(f"{sha256(path)}  {path.name}\n" for path in files).encode()).hexdigest()
