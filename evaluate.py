@@ -34,7 +34,7 @@ def parser() -> Parser:
     add_scoring_flags(parser)
     for form in tables.FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"also write the table as {form} to FILE")
-    parser.add_argument("--plots", type=Path, metavar="STEM", help="also draw STEM.png, STEM-roc.png ...")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw metrics.png, roc.png ... into FOLDER")
     parser.add_argument("--wide", action="store_true", help="print every column, not seven")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
     return parser
@@ -50,25 +50,32 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")
     texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
-    plots: list[Path] = []
-    if args.plots:
-        from unlearning.reports import figures  # matplotlib
-
-        plots = [figures.path(args.plots, name) for name in figures.PICTURES]
     given = {path.resolve() for path in args.checkpoints}
-    written = [path.resolve() for path in (*(path for path, _ in texts), *plots)]
+    written = [path.resolve() for path, _ in texts]
     for path in written:
         if path in given or written.count(path) > 1:
             raise UserError(f"{path} is named twice: as a table's file and as another one")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it")
+    if args.plots:
+        check_folder(args.plots, args.overwrite)
     rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache))
     table = collect.result("evaluate", command, rows, args.mia)
     print(tables.terminal(table, brief=not args.wide), end="")
     for path, form in texts:
         write_text(path, form(table))
     if args.plots:
+        from unlearning.reports import figures  # matplotlib
+
         figures.draw(table["rows"], args.plots)
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raise UserError where pictures can't be written into `folder` or, without `overwrite`, where it has some."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; --plots names a folder")
+    if not overwrite and any(folder.glob("*.png")):
+        raise UserError(f"{folder} holds pictures; --overwrite replaces them")
 
 
 if __name__ == "__main__":

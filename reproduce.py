@@ -81,7 +81,10 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
         table.published(rows, shared.load(request.source))
     result = results.joined(collect.result(request.name, command, rows, request.attack), path)
     tables.write_all(result, stem)
-    print(tables.terminal(result, brief=True) + f"written: {stem}.md (every column), .json, .csv, .tex; picture: {stem}.png")
+    print(
+        tables.terminal(result, brief=True)
+        + f"written: {stem}.md (every column), .json, .csv, .tex; pictures: {stem}-figures"
+    )
     if "next" in request.sizes:
         print(f"a larger table: {request.sizes['next']}")
     return path

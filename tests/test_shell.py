@@ -53,7 +53,7 @@ def test_a_session_at_the_shell(tmp_path):
     assert all(f"\n{name}" in table.stdout for name in ("original", "retrain", "loraprune", "mask"))
     drawn = shell("reproduce.py", "draw", tmp_path / "t.json")
     assert drawn.returncode == 0, drawn.stderr
-    assert (tmp_path / "t.md").exists() and (tmp_path / "t.png").exists()
+    assert (tmp_path / "t.md").exists() and (tmp_path / "t-figures/metrics.png").exists()
     again = shell(*steps[2])
     assert again.returncode == 0
     assert again.stderr.count("\n") == 1 and "there already" in again.stderr

@@ -10,7 +10,7 @@ from data import Source
 from tests.experiments.tables import SMALL, make
 from tests.helpers import call, one_line, shell
 from unlearning.experiments import prunelora
-from unlearning.reports import figures, results
+from unlearning.reports import results
 from unlearning.vision.shared import Shared
 
 
@@ -22,7 +22,7 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     assert all(row["n"] == 2 and row["metrics"]["gap"]["mean"] >= 0 for row in result["rows"])
     assert {"table", "command", "date", "hardware", "versions", "rows"} <= set(result)
     assert all((tmp_path / f"results/prunelora-quick-digits.{end}").exists() for end in ("md", "tex", "csv", "png"))
-    assert all(figures.path(tmp_path / "results/prunelora-quick-digits", name).exists() for name in ("dots", "relearn"))
+    assert all((tmp_path / f"results/prunelora-quick-digits-figures/{name}.png").exists() for name in ("metrics", "relearn"))
     capsys.readouterr()
     again = make(tmp_path, monkeypatch, *methods, "--seeds", "2")
     assert capsys.readouterr().err.count("there already: ") == 8

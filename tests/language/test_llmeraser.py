@@ -308,7 +308,7 @@ def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, ca
     assert rows["correct", "retrain"]["metrics"]["undone"]["mean"] == pytest.approx(100)
     assert rows["correct", "llmeraser"]["metrics"]["residual"]["mean"] <= 1e-4
     assert rows["remove", "corrupted"]["metrics"]["membership"]["mean"] > 45
-    assert (tmp_path / "results/llmeraser-quick-shares.png").exists()
+    assert (tmp_path / "results/llmeraser-quick-figures/shares.png").exists()
     capsys.readouterr()
     assert make()["rows"] == result["rows"]
     assert capsys.readouterr().err.count("there already") == 2 * 3 * len(experiment.ROWS)

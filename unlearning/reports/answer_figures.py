@@ -25,8 +25,8 @@ def confusion(
     """Confusion matrices of the original (`before`) and of the unlearned network (`after`), side by side.
 
     before, after: int (C, C) counts, a line for each true class and a column for each class answered. classes: C names.
-    forgotten: the numbers of the forgotten classes, which are marked. Cells are shaded by their share of the line;
-    up to 12 classes they show it in percent. Raises ValueError if the shapes don't fit.
+    forgotten: the numbers of the forgotten classes, which are marked. Cells are shaded by their share of the line; of up to
+    12 classes they show it in percent. Raises ValueError if the shapes don't fit.
     """
     count = len(classes)
     if before.shape != (count, count) or after.shape != (count, count):
@@ -35,8 +35,9 @@ def confusion(
     names = [_short(name, 16) for name in classes]
     shown = _shown(count, marked)
     with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(WIDTH, 0.52 * WIDTH), layout="constrained")
-        figure.suptitle(wrapped(title, WIDTH, 9), fontsize=9, weight="bold")
+        inches = 0.065 * max(map(len, names))  # that names take, on both axes
+        figure = Figure(figsize=(WIDTH, (WIDTH - 1.4 - inches) / 2 + inches + 1.1), layout="constrained")
+        figure.suptitle(wrapped(title, 0.97 * WIDTH, 9, "bold"), fontsize=9, weight="bold")
         axes = figure.subplots(1, 2)
         for axis, matrix, heading in zip(axes, (before, after), ("before: the original", "after unlearning"), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -46,7 +47,7 @@ def confusion(
             axis.grid(visible=False)
             axis.set_xticks(shown, [names[place] for place in shown], rotation=90)
             axis.set_yticks(shown, [names[place] for place in shown] if axis is axes[0] else [""] * len(shown))
-            _mark(axis, shown, marked)
+            _mark(axis, count, shown, marked)
             if count <= IN_CELLS:
                 _numbers(axis, shares)
         axes[0].set_ylabel("true class")
@@ -64,13 +65,12 @@ def _shown(count: int, forgotten: list[int]) -> list[int]:
     return shown
 
 
-def _mark(axis: Axes, shown: list[int], forgotten: list[int]) -> None:
+def _mark(axis: Axes, count: int, shown: list[int], forgotten: list[int]) -> None:
     """Forgotten classes: bold names on both axes, and a frame around the row, or where that would hide it, arrows to it."""
     for labels in (axis.get_xticklabels(), axis.get_yticklabels()):
         for place, label in zip(shown, labels, strict=True):
             label.set_fontsize(7)
             label.set_fontweight("bold" if place in forgotten else "normal")
-    count = axis.get_images()[0].get_array().shape[1]
     for place in forgotten:
         if count <= TICKS:
             axis.add_patch(
@@ -85,9 +85,8 @@ def _numbers(axis: Axes, shares: np.ndarray) -> None:
     """The percentage of each cell that isn't empty, in white on dark cells."""
     for (line, column), share in np.ndenumerate(shares):
         if share:
-            text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
             color = "white" if share > 0.5 else "black"
-            axis.text(column, line, text, ha="center", va="center", fontsize=6.5, color=color)
+            axis.text(column, line, _percent(share), ha="center", va="center", fontsize=6.5, color=color)
 
 
 def before_and_after(images: np.ndarray, truth: list[str], before: list[Answer], after: list[Answer], title: str) -> Figure:
@@ -101,7 +100,7 @@ def before_and_after(images: np.ndarray, truth: list[str], before: list[Answer],
         raise ValueError(f"{len(images)} images, {len(truth)} names, {len(before)} and {len(after)} answers; at most 12")
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(WIDTH, 2.2 * lines + 0.3), layout="constrained")
-        figure.suptitle(wrapped(title, WIDTH, 9), fontsize=9, weight="bold")
+        figure.suptitle(wrapped(title, 0.97 * WIDTH, 9, "bold"), fontsize=9, weight="bold")
         axes = list(figure.subplots(lines, columns).flat)
         for axis in axes:
             axis.set_axis_off()
@@ -112,7 +111,7 @@ def before_and_after(images: np.ndarray, truth: list[str], before: list[Answer],
             for place, (word, answer) in enumerate((("before", old), ("after", new))):
                 right = answer[0] == name
                 look = {"color": "black" if right else BLUE, "weight": "normal" if right else "bold"}
-                text = f"{word}: {_short(answer[0], 14)} {_percent(answer[1])}"
+                text = f"{word}: {_short(answer[0], 14)} {_percent(answer[1])} %"
                 axis.text(
                     0.5, -0.06 - 0.13 * place, text, transform=axis.transAxes, ha="center", va="top", fontsize=7, **look
                 )
@@ -122,8 +121,11 @@ def before_and_after(images: np.ndarray, truth: list[str], before: list[Answer],
 
 
 def _short(name: str, letters: int = 20) -> str:
-    return name if len(name) <= letters else name[: letters - 1] + "…"
+    return (name if len(name) <= letters else name[: letters - 1] + "…").replace("$", r"\$")
 
 
 def _percent(share: float) -> str:
-    return "<1 %" if share < 0.005 else f"{100 * share:.0f} %"
+    """A share in percent; neither 0 nor 100 unless it is."""
+    if 0 < share < 0.01:
+        return "<1"
+    return ">99" if 0.99 < share < 1 else f"{100 * share:.0f}"

@@ -145,25 +145,24 @@ def _endings(keys: list[tuple[Any, ...]]) -> list[str]:
 
 def metrics(rows: list[Any]) -> Figure:
     """A dot and an interval for each row and metric, a block for each forget set."""
-    groups = [(heading, group, row_names(group)) for heading, group in results.by_forget_set(rows)]
-    keys = [
-        [key for key in METRICS if any("mean" in row["metrics"].get(key, {}) for row in group)] for _, group, _ in groups
-    ]
-    labels = [[wrapped(name, 2.8) for name in names] for *_, names in groups]
-    letters = max(len(line) for names in labels for name in names for line in name.splitlines())
+    groups = results.by_forget_set(rows)
+    keys = [[key for key in METRICS if any("mean" in row["metrics"].get(key, {}) for row in group)] for _, group in groups]
+    names = [[wrapped(name, 2.8) for name in row_names(group)] for _, group in groups]
+    all_names = [name for some in names for name in some]
     widest = max(map(len, keys))
-    columns = max(1, -(-widest // max(1, -(-widest // ACROSS))))
-    pitch = 0.19 * max(name.count("\n") + 1 for names in labels for name in names)
+    columns = -(-widest // -(-widest // ACROSS))  # as many in each line
+    width = max(3.4, 0.2 + 0.062 * max(len(line) for name in all_names for line in name.splitlines()) + 1.02 * columns)
+    headings = [wrapped(heading, 0.97 * width, weight="bold") for heading, _ in groups]
+    pitch = 0.06 + 0.13 * max(name.count("\n") + 1 for name in all_names)
     heights = [
-        max(1, -(-len(own) // columns)) * (0.4 + pitch * len(group)) + 0.2
-        for own, (_, group, _) in zip(keys, groups, strict=True)
+        0.08 + 0.13 * (heading.count("\n") + 1) + -(-len(own) // columns) * (0.4 + pitch * len(group))
+        for heading, own, (_, group) in zip(headings, keys, groups, strict=True)
     ]
-    width = max(3.4, 0.2 + 0.062 * letters + 1.02 * columns)
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     blocks = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for block, own, names, (heading, group, _) in zip(blocks, keys, labels, groups, strict=True):
-        block.suptitle(wrapped(heading, width), x=0.01, ha="left", fontsize=8, weight="bold")
-        _block(block, group, own, names, columns)
+    for block, heading, own, some, (_, group) in zip(blocks, headings, keys, names, groups, strict=True):
+        block.suptitle(heading, x=0.01, ha="left", fontsize=8, weight="bold")
+        _block(block, group, own, some, columns)
     return figure
 
 

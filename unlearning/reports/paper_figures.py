@@ -29,6 +29,7 @@ def cost(rows: list[Any]) -> Figure:
     figure, axes = grid(len(groups), 2, sharey=True)
     kinds = list(dict.fromkeys(map(_without_parts, rows)))
     points: dict[Axes, list[tuple[float, float, str]]] = {}
+    figure.supylabel("accuracy (%)", fontsize=8)
     for axis, (heading, group) in zip(axes, groups, strict=True):
         points[axis] = []
         for name, same in grouped(group, _without_parts).items():
@@ -40,8 +41,6 @@ def cost(rows: list[Any]) -> Figure:
         decades(axis)
         axis.set_xlabel("sample-epochs of the deletion")
         title(axis, heading)
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel("accuracy (%)")
     legend(figure, axes)
     label_points(figure, points)
     return figure

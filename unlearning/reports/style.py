@@ -14,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
 from unlearning.reports import results
 
@@ -69,10 +70,19 @@ def fits(figure: Figure) -> bool:
     return figure.get_figheight() * DPI <= MAX_HEIGHT
 
 
-def wrapped(text: str, inches: float, points: float = 8) -> str:
+def wrapped(text: str, inches: float, points: float = 8, weight: str = "normal") -> str:
     """The text in lines that fit into a width, broken at spaces and only elsewhere if a word alone is too long."""
-    width = max(8, int(inches * 72 / (0.6 * points)))
-    return "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in text.splitlines())
+    font = FontProperties(size=points, weight=weight)
+
+    def longest(lines: list[str]) -> float:
+        return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines) / 72
+
+    lines = text.splitlines()
+    letters = max(map(len, lines))
+    while longest(lines) > inches and letters > 4:
+        letters = min(letters - 1, int(letters * inches / longest(lines)) + 1)
+        lines = [part for line in text.splitlines() for part in textwrap.wrap(line, letters, break_on_hyphens=False)]
+    return "\n".join(lines).replace("$", r"\$")  # no formula
 
 
 def panels(rows: list[Any], panel: Callable[[Axes, Any, dict[str, Any]], None], xlabel: str, ylabel: str) -> Figure:
@@ -80,14 +90,13 @@ def panels(rows: list[Any], panel: Callable[[Axes, Any, dict[str, Any]], None], 
     [(heading, _)] = results.by_forget_set(rows)
     columns = min(PANELS, len(rows))
     width = WIDTH * max(columns, 2) / PANELS
-    names = [wrapped(name, 0.8 * width / columns) for name in row_names(rows)]
-    heading = wrapped(heading, width, 9)
+    names = [wrapped(name, 0.85 * width / columns) for name in row_names(rows)]
+    heading = wrapped(heading, 0.97 * width, 9, "bold")
     # In inches. Margins of fixed size: matplotlib's own layout takes longer than all else.
     above = 0.1 + 0.15 * (heading.count("\n") + 1)
     between = 0.15 + 0.14 * max(name.count("\n") + 1 for name in names)
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(width, above + lines * (1.25 + between) + 0.45))
-    figure.suptitle(heading, y=1 - 0.05 / figure.get_figheight(), va="top", fontsize=9, weight="bold")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     anchors = {row["method"]: row["curves"] for row in rows if row["method"] in ("original", "retrain")}
     for place, (axis, row, name) in enumerate(zip(axes, rows, names, strict=False)):
@@ -98,6 +107,7 @@ def panels(rows: list[Any], panel: Callable[[Axes, Any, dict[str, Any]], None], 
         axis.set_axis_off()
     below = 0.45 + legend(figure, figure.axes)
     inches = figure.get_figheight()
+    figure.suptitle(heading, y=1 - 0.05 / inches, va="top", fontsize=9, weight="bold")
     figure.supxlabel(xlabel, y=(below - 0.4) / inches, va="bottom", fontsize=8)
     figure.supylabel(ylabel, x=0.04 / width, fontsize=8)
     edges = {
@@ -111,7 +121,7 @@ def panels(rows: list[Any], panel: Callable[[Axes, Any, dict[str, Any]], None], 
 
 
 def grid(count: int, columns: int = 3, widest: float = 4.3, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` nearly square axes, at most `columns` side by side: (figure, axes)."""
+    """A figure of `count` nearly square axes, at most `columns` side by side and `widest` inches wide: (figure, axes)."""
     columns = 2 if count == 4 else min(columns, count)
     lines = -(-count // columns)
     width = min(WIDTH / columns, widest)
@@ -124,8 +134,9 @@ def grid(count: int, columns: int = 3, widest: float = 4.3, **shared: Any) -> tu
 
 def title(axis: Axes, text: str) -> None:
     """A title above one of a grid's axes, in as many lines as it needs."""
-    across = axis.get_subplotspec().get_gridspec().ncols
-    axis.set_title(wrapped(text, 0.8 * axis.get_figure(root=True).get_figwidth() / across))
+    figure: Any = axis.get_figure(root=True)
+    place: Any = axis.get_subplotspec()
+    axis.set_title(wrapped(text, 0.8 * figure.get_figwidth() / place.get_gridspec().ncols))
 
 
 def legend(figure: Figure, axes: Iterable[Axes]) -> float:
@@ -135,7 +146,7 @@ def legend(figure: Figure, axes: Iterable[Axes]) -> float:
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     labels = [wrapped(label, figure.get_figwidth() - 1) for label in handles]
     signs = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in handles.values()]
-    place = "outside lower center" if figure.get_layout_engine() else "lower center"
+    place: Any = "outside lower center" if figure.get_layout_engine() else "lower center"
     pixels = FigureCanvasAgg(figure).get_renderer()
     for columns in (4, 3, 2, 1):
         drawn = figure.legend(signs, labels, loc=place, ncols=columns)
@@ -171,20 +182,21 @@ def label_points(figure: Figure, points: dict[Axes, list[tuple[float, float, str
     scale = figure.dpi / 72
     for axis, labels in points.items():
         spots = axis.transData.transform([label[:2] for label in labels])
-        taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in spots]
-        taken += [box for line in _lines(axis) for box in _along(axis.transData.transform(line))]
+        lines = [_along(axis.transData.transform(line)) for line in _lines(axis)]
+        taken = np.concatenate([np.hstack([spots - 4 * scale, spots + 4 * scale]), *lines])
         for (x, y, text), spot in zip(labels, spots, strict=True):
             note = axis.annotate(text, (x, y), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=7)
             note.set_in_layout(False)
-            size = note.get_window_extent(canvas.get_renderer())
-            boxes = (_beside(spot, size, across, up, gap * scale) for across, up, gap in tries)
-            box = next((box for box in boxes if _has_room(box, axis.bbox, taken)), size)
-            taken.append(box)
-            middle = (np.mean(box.get_points(), axis=0) - spot) / scale
-            note.set_position(middle)
-            if not box.padded(8 * scale).contains(*spot):
+            box = note.get_window_extent(canvas.get_renderer())
+            shifts = [(a * (box.width / 2 + gap * scale), b * (box.height / 2 + gap * scale)) for a, b, gap in tries]
+            boxes = np.tile(spot + shifts, 2) + np.array([-box.width, -box.height, box.width, box.height]) / 2
+            place = int(np.argmax(_has_room(boxes, axis.bbox, taken)))
+            taken = np.vstack([taken, boxes[place]])
+            end = (shifts[place][0] / scale, shifts[place][1] / scale)
+            note.set_position(end)
+            if tries[place][2] > tries[0][2]:
                 line: Any = {"arrowstyle": "-", "linewidth": 0.5, "color": GREY, "shrinkA": 4, "shrinkB": 3}
-                axis.annotate("", (x, y), middle, textcoords="offset points", arrowprops=line).set_in_layout(False)
+                axis.annotate("", (x, y), end, textcoords="offset points", arrowprops=line).set_in_layout(False)
 
 
 def _lines(axis: Axes) -> list[Any]:
@@ -193,26 +205,21 @@ def _lines(axis: Axes) -> list[Any]:
     return [*bars, *(line.get_xydata() for line in axis.lines if line.get_linestyle() != "None")]
 
 
-def _along(pixels: Any) -> list[Bbox]:
-    """Small boxes along a line through pixels (N, 2)."""
-    boxes = []
+def _along(pixels: Any) -> Any:
+    """Small boxes (M, 4) along a line through pixels (N, 2)."""
+    spots = [pixels]
     for start, end in itertools.pairwise(pixels):
         count = int(np.abs(end - start).max() // 4) + 1
-        spots = start + (end - start) * np.linspace(0, 1, count + 1)[:, None]
-        boxes += [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in spots]
-    return boxes
+        spots.append(start + (end - start) * np.linspace(0, 1, count + 1)[:, None])
+    found = np.concatenate(spots)
+    return np.hstack([found - 2, found + 2])
 
 
-def _beside(spot: Any, size: Bbox, across: int, up: int, gap: float) -> Bbox:
-    """A box of that size whose near edge is `gap` pixels from a spot; across and up: -1, 0 or 1, the side it lies on."""
-    x = spot[0] - size.width / 2 + across * (size.width / 2 + gap)
-    y = spot[1] - size.height / 2 + up * (size.height / 2 + gap)
-    return Bbox.from_bounds(x, y, size.width, size.height)
-
-
-def _has_room(box: Bbox, frame: Any, taken: list[Bbox]) -> bool:
-    inside = frame.x0 < box.x0 and frame.y0 < box.y0 and box.x1 < frame.x1 and box.y1 < frame.y1
-    return inside and not any(box.overlaps(other) for other in taken)
+def _has_room(boxes: Any, frame: Any, taken: Any) -> Any:
+    """Which of the boxes (N, 4: left, lower, right, upper) lie in the frame and over none of those that are taken (M, 4)."""
+    inside = (boxes[:, :2] > frame.min).all(axis=1) & (boxes[:, 2:] < frame.max).all(axis=1)
+    apart = (boxes[:, None, 2:] < taken[None, :, :2]) | (boxes[:, None, :2] > taken[None, :, 2:])
+    return inside & apart.any(axis=2).all(axis=1)
 
 
 def row_names(rows: list[Any]) -> list[str]:

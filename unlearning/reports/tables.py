@@ -81,12 +81,12 @@ ENDINGS = {"json": ".json", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 
 def write_all(result: dict[str, Any], stem: str | Path) -> None:
-    """Write stem.json, stem.md, stem.tex, stem.csv and the pictures."""
+    """Write stem.json, stem.md, stem.tex, stem.csv, and the pictures into the folder stem-figures."""
     from unlearning.reports import figures  # takes a second
 
     for name, form in FORMS.items():
         write_text(f"{stem}{ENDINGS[name]}", form(result))
-    figures.draw(result["rows"], stem)
+    figures.draw(result["rows"], f"{stem}-figures")
 
 
 def cell(row: Any, key: str) -> str:
