@@ -90,8 +90,10 @@ def _check_outputs(args: argparse.Namespace, texts: list[Path], pictures: dict[P
     """Raise UserError where a file that is to be written is named twice, or there already."""
     if args.pictures and not (args.html or args.plots):
         raise UserError("--pictures shows images in --html FILE or --plots FOLDER: give one of them")
+    if args.plots and args.plots.is_file():
+        raise UserError(f"{args.plots} is a file; --plots names a folder")
     if args.plots and any(args.plots.glob("*.png")) and not args.overwrite:
-        raise UserError(f"{args.plots} has pictures; --overwrite replaces those of the same names")
+        raise UserError(f"{args.plots} holds pictures; --overwrite replaces those of the same names")
     plots = [path for pair in pictures.values() for path in pair]
     given = {path.resolve() for path in args.checkpoints}
     written = [path.resolve() for path in (*texts, *([args.html] if args.html else []), *plots)]

@@ -25,7 +25,7 @@ from unlearning.core.files import write_text
 from unlearning.core.flags import CACHE_MIB, Parser, main
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
-from unlearning.reports.style import LOOK, MARKERS, save
+from unlearning.reports.style import LOOK, save, series
 from unlearning.vision import adapters
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
@@ -95,9 +95,8 @@ def draw_growth(rows: list[dict[str, Any]], file: str) -> None:
             for axis, name in zip(axis_of, quantities, strict=True):
                 for row in (row for row in rows if row["varied"] == name):
                     place = labels.index(row["what"])
-                    style = ("-", "--", ":")[place % 3] + MARKERS[place]
-                    label, color = f"{row['what']}: {row[f'exponent_{key}']:.2f}", "black" if place % 2 == 0 else "0.5"
-                    axis.plot(row["values"], row[key], style, color=color, markersize=4, label=label)
+                    label = f"{row['what']}: {row[f'exponent_{key}']:.2f}"
+                    axis.plot(row["values"], row[key], markersize=4, label=label, **series(place))
                 axis.set_xscale("log", base=2)
                 axis.set_yscale("log")
                 axis.set_xticks(row["values"], map(str, row["values"]))

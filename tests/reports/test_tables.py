@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import ROOT
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
-from unlearning.reports import figures, folders, results, tables
+from unlearning.reports import folders, results, tables
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +127,7 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
     again = json.loads((tmp_path / "t/result.json").read_text(encoding="utf-8"))
     assert (tmp_path / "t/README.md").read_text(encoding="utf-8").endswith(text) and tables.markdown(again) == text
     assert tables.latex(again) == (tmp_path / "t/tables.tex").read_text(encoding="utf-8") == tables.latex(table)
-    others = {"steps", "cost", "shares", "speed"}  # several numbers of epochs, deletions, a language model, seconds
-    for name in set(figures.PICTURES) - others:
-        pictures = list((tmp_path / "t/figures").glob(f"{name}*.png"))
-        assert pictures and pictures[0].read_bytes().startswith(b"\x89PNG"), name
+    assert (tmp_path / "t/figures/metrics.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
@@ -181,14 +178,6 @@ def test_data_of_one_name_and_two_fingerprints_never_share_a_table(small):
     apart = [first | {"fingerprint": "a"}, second | {"fingerprint": "b"}, second | {"fingerprint": "a"}]
     assert [rows for _, rows in results.by_forget_set(apart)] == [[apart[0], apart[2]], [apart[1]]]
     assert tables.terminal(small | {"rows": apart}).count("forgetting and accuracy") == 2
-
-
-def test_drawing_leaves_matplotlib_as_it_was(table, tmp_path):
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    figures.draw(table["rows"][:3], tmp_path / "t")
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_a_missing_metric_is_never_a_number():

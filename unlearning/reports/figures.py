@@ -1,31 +1,57 @@
-"""Pictures of result rows (see results.py), readable without colour; drawn from the rows alone.
+"""Pictures of result rows (see results.py), readable without colour; drawn from the rows alone, into a folder.
 
-STEM.png          every row's metrics with their intervals, a line at Retrain
-STEM-plane.png    the trade-off plane: gap in UA over gap in TA, Retrain at the origin
-STEM-losses.png   histograms of the loss on D_f, T_f, D_r and T_r
-STEM-roc.png      ROC of the attack that tells D_f from T_f, on log axes
-STEM-relearn.png  accuracy on T_f over steps of training on D_f
-STEM-steps.png    average gap over optimiser steps, for methods run with several numbers of epochs
-STEM-cost.png     accuracy over the cost of a deletion, on a log axis
-STEM-shares.png   loss over the share of rows asked about, for LLMEraser's three requests
-STEM-features.png penultimate features of D_f and D_r on their first two principal components
+metrics.png   every row's metrics with their intervals, a line at Retrain
+speed.png     how many times faster than the published way
+shares.png    loss over the share of rows asked about, for LLMEraser's three requests
+cost.png      accuracy over the cost of a deletion, on a log axis
+plane.png     the trade-off plane: gap in UA over gap in TA, Retrain at the origin
+losses.png    histograms of the loss on D_f, T_f, D_r and T_r, a panel for each row
+roc.png       ROC of the attack that tells D_f from T_f, on log axes, a panel for each row
+relearn.png   accuracy on T_f over steps of training on D_f, a panel for each row
+features.png  penultimate features of D_f and D_r on their first two principal components, a panel for each row
+steps.png     average gap over optimiser steps, for methods run with several numbers of epochs
+
+Of several networks and forget sets, a picture with a panel for each row has a file each, and so has any other that would be
+higher than 2,000 pixels: losses-MODEL-FORGET.png, or losses-DATASET-MODEL-FORGET.png where data sets share both. One that is
+too high even then comes in numbered files, losses-1.png, losses-2.png; Original and Retrain are in each.
+The pictures of a network's answers, one by one, are in answer_figures.py.
 """
 
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from unlearning.metrics import membership, predictions, statistics
 from unlearning.reports import paper_figures, results
-from unlearning.reports.style import LINES, LOOK, MARKERS, axis_range, grid, legend, panels, row_names, save
+from unlearning.reports.style import (
+    BLUE,
+    DPI,
+    GREY,
+    LINES,
+    LOOK,
+    MAX_HEIGHT,
+    ORANGE,
+    axis_range,
+    fits,
+    grid,
+    legend,
+    panels,
+    row_names,
+    save,
+    series,
+    title,
+    wrapped,
+)
 
-DOTS = {
+METRICS = {
     "UA": "UA (%)",
     "RA": "RA (%)",
     "TA": "TA (%)",
@@ -38,41 +64,123 @@ DOTS = {
     "klom_r": "KLOM D_r",
     "forgetting": "forgetting score",
 }
+ACROSS = 7  # panels of metrics side by side
+ANCHORS = ("original", "retrain")
+
+
+class Picture(NamedTuple):
+    """A kind of picture. has: true of a row that it has something for. draw: the figure of such rows, None if they have
+    nothing together. by: what its files are told apart by. alone: a file each, however small."""
+
+    has: Callable[[Any], Any]
+    draw: Callable[[list[Any]], Figure | None]
+    by: tuple[str, ...] = ("model", "forget")
+    alone: bool = False
 
 
 def draw(rows: list[Any], folder: str | Path) -> list[Path]:
-    """Write every picture that the rows have something for to the folder: the files."""
+    """Write every picture that the rows have something for into `folder`, as PNG files: their paths."""
+    named = [
+        row | {"name": name}
+        for _, group in results.by_forget_set(rows)
+        for row, name in zip(group, row_names(group), strict=True)
+    ]
     written = []
-    for name, (has, picture) in PICTURES.items():
+    for name, picture in PICTURES.items():
         with matplotlib.rc_context(LOOK):
-            figure = picture(kept) if (kept := [row for row in rows if has(row)]) else None
-        if figure:
-            written.append(Path(folder) / f"{name}.png")
-            save(figure, written[-1])
+            for ending, figure in _files(picture, [row for row in named if picture.has(row)]):
+                written.append(Path(folder) / f"{name}{ending}.png")
+                save(figure, written[-1])
     return written
 
 
-def dots(rows: list[Any]) -> Figure:
-    """A dot and an interval for each row and metric."""
-    columns = [key for key in DOTS if any("mean" in row["metrics"].get(key, {}) for row in rows)]
+def _files(picture: Picture, rows: list[Any]) -> Iterator[tuple[str, Figure]]:
+    """The files that a picture of `rows` comes in: what each one's name ends in, and its figure."""
+    groups = statistics.grouped(
+        rows, lambda row: (row["dataset"], row.get("fingerprint"), *(row[key] for key in picture.by))
+    )
+    if len(groups) > 1 and not picture.alone:
+        figure = picture.draw(rows)
+        if not figure or fits(figure):
+            groups = {(): rows}
+    for ending, group in zip(_endings(list(groups)), groups.values(), strict=True):
+        figure = picture.draw(group)
+        if figure and fits(figure):
+            yield ending, figure
+        elif figure:
+            parts = _parts(picture, group, -(-figure.get_figheight() * DPI // MAX_HEIGHT))
+            yield from ((f"{ending}-{number}", part) for number, part in enumerate(parts, 1))
+
+
+def _parts(picture: Picture, rows: list[Any], least: float) -> list[Figure]:
+    """Figures of some of the rows each, at least so many, as many as it takes for none to be too high."""
+    anchors = [row for row in rows if row["method"] in ANCHORS]
+    others = [row for row in rows if row["method"] not in ANCHORS]
+    figures: list[Figure] = []
+    for count in range(int(least), len(others) + 1):
+        size = -(-len(others) // count)
+        drawn = [picture.draw(anchors + others[start : start + size]) for start in range(0, len(others), size)]
+        figures = [figure for figure in drawn if figure]
+        if all(map(fits, figures)):
+            break
+    return figures
+
+
+def _endings(keys: list[tuple[Any, ...]]) -> list[str]:
+    """What the names of the files of groups end in: nothing for one alone, else -MODEL-FORGET; -DATASET-MODEL-FORGET, then a
+    digest, for those that this doesn't tell apart. keys: dataset, fingerprint and what the files are told apart by."""
+    if len(keys) == 1:
+        return [""]
+
+    def name(key: tuple[Any, ...], parts: tuple[Any, ...], digest: bool = False) -> str:
+        text = "".join("-" + re.sub(r"[^A-Za-z0-9._+-]+", "_", str(part)) for part in parts)
+        return text[:100] + "-" + hashlib.sha256(repr(key).encode()).hexdigest()[:8] if digest or len(text) > 100 else text
+
+    found = [name(key, key[2:]) for key in keys]
+    for again in (lambda key: name(key, (key[0], *key[2:])), lambda key: name(key, key[2:], digest=True)):
+        small = [text.lower() for text in found]  # some file systems don't know capitals
+        found = [again(key) if small.count(text.lower()) > 1 else text for key, text in zip(keys, found, strict=True)]
+    return found
+
+
+def metrics(rows: list[Any]) -> Figure:
+    """A dot and an interval for each row and metric, a block for each forget set."""
     groups = results.by_forget_set(rows)
-    heights = [len(group) + 1.5 for _, group in groups]
-    figure = Figure(figsize=(1.7 + 1.2 * len(columns), 0.5 + 0.19 * sum(heights)), layout="constrained")
-    axes = figure.subplots(len(groups), len(columns), gridspec_kw={"height_ratios": heights}, squeeze=False)
-    for line, (title, group) in zip(axes, groups, strict=True):
-        for axis, key in zip(line, columns, strict=True):
-            low, high = axis_range(group, key)
-            axis.set_xlim(low, high)
-            for place, row in enumerate(group):
-                _dot(axis, place, row, row["metrics"].get(key, {"missing": ""}), low, high)
-            axis.set_yticks(range(len(group)), row_names(group) if axis is line[0] else [])
-            axis.set_ylim(len(group) - 0.5, -0.5)
-            axis.grid(axis="y", visible=False)
-            axis.xaxis.set_major_locator(MaxNLocator(3))
-            axis.set_title(f"\n{DOTS[key]}")
-        heading = line[0].set_title(f"{title}\n", loc="left", weight="bold")
-        heading.set_in_layout(False)  # else the first column would be as wide as its heading
+    keys = [[key for key in METRICS if any("mean" in row["metrics"].get(key, {}) for row in group)] for _, group in groups]
+    names = [[wrapped(name, 2.8) for name in row_names(group)] for _, group in groups]
+    all_names = [name for some in names for name in some]
+    widest = max(map(len, keys))
+    columns = -(-widest // -(-widest // ACROSS))  # as many in each line
+    width = max(3.4, 0.2 + 0.062 * max(len(line) for name in all_names for line in name.splitlines()) + 1.02 * columns)
+    headings = [wrapped(heading, 0.97 * width, weight="bold") for heading, _ in groups]
+    pitch = 0.06 + 0.13 * max(name.count("\n") + 1 for name in all_names)
+    heights = [
+        0.08 + 0.13 * (heading.count("\n") + 1) + -(-len(own) // columns) * (0.4 + pitch * len(group))
+        for heading, own, (_, group) in zip(headings, keys, groups, strict=True)
+    ]
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+    blocks = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for block, heading, own, some, (_, group) in zip(blocks, headings, keys, names, groups, strict=True):
+        block.suptitle(heading, x=0.01, ha="left", fontsize=8, weight="bold")
+        _block(block, group, own, some, columns)
     return figure
+
+
+def _block(block: SubFigure, rows: list[Any], keys: list[str], names: list[str], columns: int) -> None:
+    """One forget set's panels, at most `columns` side by side."""
+    axes = block.subplots(-(-len(keys) // columns), columns, squeeze=False)
+    for axis in axes.flat[len(keys) :]:
+        axis.set_axis_off()
+    for axis, key in zip(axes.flat, keys, strict=False):
+        low, high = axis_range(rows, key)
+        axis.set_xlim(low, high)
+        for place, row in enumerate(rows):
+            _dot(axis, place, row, row["metrics"].get(key, {"missing": ""}), low, high)
+        axis.set_yticks(range(len(rows)), names if axis in axes[:, 0] else [])
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.set_title(METRICS[key])
 
 
 def _dot(axis: Axes, place: int, row: Any, metric: Any, low: float, high: float) -> None:
@@ -103,65 +211,54 @@ def _dot(axis: Axes, place: int, row: Any, metric: Any, low: float, high: float)
 
 
 def plane(rows: list[Any]) -> Figure:
-    """UA gap over TA gap, a marker for each method; a row far off is named in a corner instead."""
+    """UA gap over TA gap, a marker for each method; a row far off is named below the panel instead."""
     groups = results.by_forget_set(rows)
-    figure, axes = grid(len(groups), 4.2, 4.4)
+    figure, axes = grid(len(groups), widest=4.8)
     methods = list(dict.fromkeys(name for _, group in groups for name in row_names(group)))
-    for axis, (title, group) in zip(axes, groups, strict=True):
+    for axis, (heading, group) in zip(axes, groups, strict=True):
         inside = [row for row in group if row["method"] != "original"]
         reach = max((abs(row["metrics"]["dUA"]["mean"]) + (row["metrics"]["dUA"]["ci95"] or 0) for row in inside), default=1)
         reach = max(1.15 * reach, 0.5)
+        outside = []
         for row, name in zip(group, row_names(group), strict=True):
             x, y = row["metrics"]["dTA"], row["metrics"]["dUA"]
             if abs(y["mean"]) > reach:
-                text = f"{name}: ({x['mean']:.1f}, {y['mean']:.1f})"
-                axis.text(0.02, 0.02, text, transform=axis.transAxes)
+                outside.append(f"not shown: {name} at ({x['mean']:.1f}, {y['mean']:.1f})")
                 continue
-            place = methods.index(name)
-            axis.errorbar(
-                x["mean"],
-                y["mean"],
-                xerr=x["ci95"] or 0,
-                yerr=y["ci95"] or 0,
-                fmt=MARKERS[place % len(MARKERS)],
-                color="black" if place % 2 else "0.5",
-                markerfacecolor="none",  # so that one shows through another
-                markersize=8,
-                capsize=2,
-                linewidth=0.8,
-                label=name,
-            )
+            look: Any = series(methods.index(name)) | {"linestyle": "none", "markersize": 8, "capsize": 2, "elinewidth": 0.8}
+            axis.errorbar(x["mean"], y["mean"], xerr=x["ci95"] or 0, yerr=y["ci95"] or 0, label=name, **look)
         axis.axhline(0, color="0.7", linewidth=1, zorder=0)
         axis.axvline(0, color="0.7", linewidth=1, zorder=0)
         axis.set_ylim(-reach, reach)
-        axis.set_xlabel("TA minus Retrain's (points)")
+        axis.set_xlabel("\n".join(["TA minus Retrain's (points)", *outside]))
         axis.set_ylabel("UA minus Retrain's (points)")
-        axis.set_title(title.replace(", ", "\n", 1))
+        title(axis, heading)
     legend(figure, axes)
     return figure
 
 
 def losses(rows: list[Any]) -> Figure:
-    """Histograms of the loss on the four sets, a panel for each method."""
+    """Histograms of the loss on the four sets, a panel for each row of one forget set."""
     styles = {
-        "D_f": {"color": "black", "linestyle": "-"},
-        "T_f": {"color": "black", "linestyle": "--"},
-        "D_r": {"color": "0.6", "linestyle": "-"},
-        "T_r": {"color": "0.6", "linestyle": "--"},
+        "D_f": {"color": BLUE, "linestyle": "-"},
+        "T_f": {"color": BLUE, "linestyle": "--"},
+        "D_r": {"color": ORANGE, "linestyle": "-"},
+        "T_r": {"color": ORANGE, "linestyle": "--"},
     }
 
     def panel(axis, row, anchors):
         for name, style in styles.items():
             if name in row["curves"]["losses"]:
-                axis.stairs(row["curves"]["losses"][name], predictions.LOSS_BINS, label=name, **style)
+                axis.stairs(row["curves"]["losses"][name], predictions.LOSS_BINS, label=name, linewidth=1.2, **style)
         axis.set_xscale("log")
         axis.set_xticks([1e-4, 1e-2, 1, 1e2])
+        axis.minorticks_off()
 
     return panels(rows, panel, "loss (nats)", "share")
 
 
 def roc(rows: list[Any]) -> Figure:
-    """ROC of D_f against T_f on log axes, Original and Retrain in every panel."""
+    """ROC of D_f against T_f on log axes, Original and Retrain in every panel, a panel for each row of one forget set."""
 
     def panel(axis, row, anchors):
         for label, curve in _beside_anchors(row, anchors, "roc"):
@@ -171,12 +268,15 @@ def roc(rows: list[Any]) -> Figure:
         axis.set_yscale("log")
         axis.set_xlim(1e-3, 1)
         axis.set_ylim(1e-3, 1)
+        axis.set_xticks([1e-3, 1e-2, 1e-1, 1], ["", "0.01", "0.1", "1"])
+        axis.set_yticks([1e-3, 1e-2, 1e-1, 1], ["0.001", "0.01", "0.1", "1"])
+        axis.minorticks_off()
 
     return panels(rows, panel, "false-positive rate", "true-positive rate")
 
 
 def relearn(rows: list[Any]) -> Figure:
-    """Relearning curves with intervals, Original and Retrain in every panel."""
+    """Relearning curves with intervals, Original and Retrain in every panel, a panel for each row of one forget set."""
 
     def panel(axis, row, anchors):
         steps = row["curves"]["relearn_steps"]
@@ -195,10 +295,10 @@ def relearn(rows: list[Any]) -> Figure:
 
 
 def features(rows: list[Any]) -> Figure:
-    """Features of D_f and D_r on the network's own first two principal components."""
+    """Features of D_f and D_r on the network's own first two principal components, a panel for each row."""
 
     def panel(axis, row, anchors):
-        for name, marker, color in (("D_r", ".", "0.65"), ("D_f", "x", "black")):
+        for name, marker, color in (("D_r", ".", ORANGE), ("D_f", "x", BLUE)):
             points = np.array(row["curves"]["features"][name])
             axis.scatter(*points.T, marker=marker, s=14, linewidth=0.8, color=color, label=name)
         axis.set_xticks([])
@@ -212,38 +312,44 @@ def steps(rows: list[Any]) -> Figure | None:
     groups = [(heading, group) for heading, group in results.by_forget_set(rows) if _several(group)]
     if not groups:
         return None
-    figure, axes = grid(len(groups), 3.6, 3.4)
+    figure, axes = grid(len(groups))
+    methods = list(dict.fromkeys(name for _, group in groups for name in _several(group)))
     for axis, (heading, group) in zip(axes, groups, strict=True):
-        for place, (name, same) in enumerate(_several(group).items()):
+        for name, same in _several(group).items():
             x, y = ([row["metrics"][key]["mean"] for row in same] for key in ("steps", "gap"))
             half = [row["metrics"]["gap"]["ci95"] or 0 for row in same]
-            axis.errorbar(x, y, yerr=half, fmt=f"-{MARKERS[place]}", color="black", capsize=2, label=name)
+            x = [value * 1.03 ** methods.index(name) for value in x]  # beside each other: so are their intervals
+            axis.errorbar(x, y, yerr=half, capsize=2, elinewidth=0.8, label=name, **series(methods.index(name)))
         for row in group:
             if row["method"] in ("original", "finetune"):
                 style = ":" if row["method"] == "original" else "--"
-                axis.axhline(row["metrics"]["gap"]["mean"], color="0.5", linestyle=style, label=row["method"])
+                axis.axhline(row["metrics"]["gap"]["mean"], color=GREY, linestyle=style, label=row["method"])
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.set_ylim(bottom=0)
         axis.set_xlabel("optimiser steps")
         axis.set_ylabel("average gap")
-        axis.set_title(heading.replace(", ", "\n", 1))
+        title(axis, heading)
     legend(figure, axes)
     return figure
 
 
-Picture = tuple[Callable[[Any], Any], Callable[[list[Any]], Figure | None]]  # whether a row has something for it; draws it
-PICTURES: dict[str, Picture] = {
-    "metrics": (lambda row: "request" not in row and "task" not in row and "ratio" not in row["metrics"], dots),
-    "speed": (lambda row: "ratio" in row["metrics"], paper_figures.speed),
-    "shares": (lambda row: "task" in row, paper_figures.shares),
-    "cost": (lambda row: "request" in row, paper_figures.cost),
-    "plane": (lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
-    "losses": (lambda row: "curves" in row, losses),
-    "roc": (lambda row: "curves" in row and row["curves"]["roc"], roc),
-    "relearn": (lambda row: "curves" in row and row["curves"]["relearn"], relearn),
-    "features": (lambda row: "curves" in row and row["curves"]["features"], features),
-    "steps": (lambda row: "mean" in row["metrics"].get("steps", {}) and "mean" in row["metrics"].get("gap", {}), steps),
+def _has_metric(row: Any) -> bool:
+    other = "request" in row or "task" in row or "ratio" in row["metrics"]
+    return not other and any("mean" in row["metrics"].get(key, {}) for key in METRICS)
+
+
+PICTURES = {
+    "metrics": Picture(_has_metric, metrics),
+    "speed": Picture(lambda row: "ratio" in row["metrics"], paper_figures.speed),
+    "shares": Picture(lambda row: "task" in row, paper_figures.shares, by=("model",)),
+    "cost": Picture(lambda row: "request" in row, paper_figures.cost, by=("model",)),
+    "plane": Picture(lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
+    "losses": Picture(lambda row: "curves" in row, losses, alone=True),
+    "roc": Picture(lambda row: "curves" in row and row["curves"]["roc"], roc, alone=True),
+    "relearn": Picture(lambda row: "curves" in row and row["curves"]["relearn"], relearn, alone=True),
+    "features": Picture(lambda row: "curves" in row and row["curves"]["features"], features, alone=True),
+    "steps": Picture(lambda row: all("mean" in row["metrics"].get(key, {}) for key in ("steps", "gap")), steps),
 }
 
 

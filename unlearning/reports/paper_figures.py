@@ -10,35 +10,44 @@ from matplotlib.figure import Figure
 
 from unlearning.metrics.statistics import grouped
 from unlearning.reports import results
-from unlearning.reports.style import LOOK, MARKERS, grid, legend, row_names, save
+from unlearning.reports.style import (
+    LOOK,
+    decades,
+    grid,
+    label_points,
+    legend,
+    row_names,
+    save,
+    series,
+    title,
+)
 
 
 def cost(rows: list[Any]) -> Figure:
     """Accuracy over the sample-epochs of a deletion, a panel for each request; a line joins numbers of clusters."""
     groups = results.by_forget_set(rows)
-    figure, axes = grid(len(groups), 3.4, 3.6, len(groups), sharex=True, sharey=True)
+    figure, axes = grid(len(groups), 2, sharey=True)
+    kinds = list(dict.fromkeys(map(_without_parts, rows)))
+    points: dict[Axes, list[tuple[float, float, str]]] = {}
+    figure.supylabel("accuracy (%)", fontsize=8)
     for axis, (heading, group) in zip(axes, groups, strict=True):
-        kinds = grouped(group, lambda row: re.sub(r" --parts \d+", "", row["method"]))
-        for place, (name, same) in enumerate(kinds.items()):
-            x, y = ([row["metrics"][key] for row in same] for key in ("sample_epochs", "accuracy"))
-            axis.errorbar(
-                [m["mean"] for m in x],
-                [m["mean"] for m in y],
-                yerr=[m["ci95"] or 0 for m in y],
-                fmt=("-", "--", ":", "-.")[place % 4] + MARKERS[place],
-                color="black" if place % 2 == 0 else "0.5",
-                capsize=2,
-                label=name,
-            )
-            for row, m, n in zip(same, x, y, strict=True):
-                above = 4 if place % 2 else -11
-                axis.annotate(row["clusters"], (m["mean"], n["mean"]), xytext=(3, above), textcoords="offset points")
-        axis.set_xscale("log")
+        points[axis] = []
+        for name, same in grouped(group, _without_parts).items():
+            x = [row["metrics"]["sample_epochs"]["mean"] for row in same]
+            y = [row["metrics"]["accuracy"]["mean"] for row in same]
+            half = [row["metrics"]["accuracy"]["ci95"] or 0 for row in same]
+            axis.errorbar(x, y, yerr=half, capsize=2, elinewidth=0.8, label=name, **series(kinds.index(name)))
+            points[axis] += zip(x, y, [str(row["clusters"]) for row in same], strict=True)
+        decades(axis)
         axis.set_xlabel("sample-epochs of the deletion")
-        axis.set_title(heading.replace(", ", "\n"))
-    axes[0].set_ylabel("accuracy (%)")
+        title(axis, heading)
     legend(figure, axes)
+    label_points(figure, points)
     return figure
+
+
+def _without_parts(row: Any) -> str:
+    return re.sub(r" --parts \d+", "", row["method"])
 
 
 def speed(rows: list[Any]) -> Figure:
@@ -47,7 +56,7 @@ def speed(rows: list[Any]) -> Figure:
     heights = [len(group) + 1.2 for _, group in groups]
     figure = Figure(figsize=(5, 0.6 + 0.24 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(groups), 1, sharex=True, gridspec_kw={"height_ratios": heights}, squeeze=False)
-    for axis, (title, group) in zip(axes[:, 0], groups, strict=True):
+    for axis, (heading, group) in zip(axes[:, 0], groups, strict=True):
         ratios = [row["metrics"]["ratio"] for row in group]
         means = [m["mean"] for m in ratios]
         # On this axis an interval may not reach 0.
@@ -61,7 +70,7 @@ def speed(rows: list[Any]) -> Figure:
         ticks = [1, 2, 3, 5, 10, 20]
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
-        axis.set_title(title, loc="left", weight="bold")
+        axis.set_title(heading, loc="left", weight="bold")
     axes[-1, 0].set_xlabel("times faster than the published way (unlearning and scoring)")
     return figure
 
@@ -69,39 +78,35 @@ def speed(rows: list[Any]) -> Figure:
 def shares(rows: list[Any]) -> Figure:
     """A panel for each task and request: loss over the share of rows; on clean test rows, or for removal on removed rows."""
     panels = grouped(rows, lambda row: (row["dataset"], row["task"]))
-    figure, axes = grid(len(panels), 3.4, 3.2, len({task for _, task in panels}))
+    figure, axes = grid(len(panels), len({task for _, task in panels}))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
     for axis, ((dataset, task), group) in zip(axes, panels.items(), strict=True):
-        _share_panel(axis, grouped(group, lambda row: row["method"]), "forget_loss" if task == "remove" else "loss")
-        axis.set_title(f"{dataset}: {task}")
-        axis.set_xlabel("share of rows (%)")
+        outside = _share_panel(axis, group, methods, "forget_loss" if task == "remove" else "loss")
+        title(axis, f"{dataset}: {task}")
+        axis.set_xlabel("\n".join(["share of rows (%)", *outside]))
         axis.set_ylabel("loss on removed rows" if task == "remove" else "loss on clean test rows")
     legend(figure, axes)
     return figure
 
 
-def _share_panel(axis: Axes, methods: dict[str, list[Any]], key: str) -> None:
-    """The loss `key` of each method over the share of rows; one far from Corrupted's and Retrain's is named in words."""
-    inside = [row["metrics"][key]["mean"] for name in ("corrupted", "retrain") for row in methods[name]]
+def _share_panel(axis: Axes, rows: list[Any], methods: list[str], key: str) -> list[str]:
+    """The loss `key` of each method over the share of rows; in words, what is far from Corrupted's and Retrain's."""
+    inside = [row["metrics"][key]["mean"] for row in rows if row["method"] in ("corrupted", "retrain")]
     low, high = min(inside), max(inside)
     margin = max(0.4 * (high - low), 0.01)
     outside = []
-    for place, (name, same) in enumerate(methods.items()):
+    for name, same in grouped(rows, lambda row: row["method"]).items():
         y = [row["metrics"][key]["mean"] for row in same]
         if not all(low - margin <= value <= high + margin for value in y):
-            outside.append(f"{name}: {min(y):.2f} to {max(y):.2f}")
+            outside.append(f"not shown: {name}, {min(y):.2f} to {max(y):.2f}")
             continue
-        axis.errorbar(
-            [row["share"] for row in same],
-            y,
-            yerr=[row["metrics"][key]["ci95"] or 0 for row in same],
-            fmt=("-", "--", ":")[place % 3] + MARKERS[place],
-            color="black" if place % 2 else "0.5",
-            markerfacecolor="none",
-            capsize=2,
-            label=name,
-        )
+        place = methods.index(name)
+        x = [row["share"] + 0.5 * (place - len(methods) / 2) for row in same]  # beside each other: so are their intervals
+        half = [row["metrics"][key]["ci95"] or 0 for row in same]
+        axis.errorbar(x, y, yerr=half, capsize=2, elinewidth=0.8, label=name, **series(place))
+    axis.set_xticks(sorted({row["share"] for row in rows}))
     axis.set_ylim(low - margin, high + margin)
-    axis.text(0.02, 0.02, "\n".join(outside), transform=axis.transAxes, fontsize=6)
+    return outside
 
 
 def residuals(found: list[list[list[float]]], layers: list[str], file: str | Path) -> None:

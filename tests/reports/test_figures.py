@@ -1,0 +1,323 @@
+"""Pictures: every series can be told apart, nothing is cut off or covered, no file is too high. Read from what is drawn."""
+
+import itertools
+import json
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.container import ErrorbarContainer
+from matplotlib.legend import Legend
+from matplotlib.text import Annotation, Text
+from PIL import Image
+
+import evaluate
+from tests.helpers import ROOT
+from unlearning.core.errors import UserError
+from unlearning.metrics import membership, predictions
+from unlearning.reports import answer_figures, figures, results, style
+
+TABLES = {
+    result["table"]: result["rows"]
+    for result in map(json.loads, map(type(ROOT).read_text, sorted((ROOT / "results").rglob("*.json"))))
+    if isinstance(result, dict) and "metrics" in (result.get("rows") or [{}])[0]
+}
+MANY = 100  # rows of a table that is slow to draw
+SMALL = [name for name, rows in TABLES.items() if len(rows) < MANY or "task" in rows[0]]
+
+
+def row(method, model="resnet8", forget="class3", dataset="digits", epochs=5, **other):
+    """A row with a number for each metric and curves for each picture, drawn at random from the method's name."""
+    noise = np.random.default_rng(abs(hash((method, model, forget))) % 2**32)
+    keys = [*figures.METRICS, "dUA", "dTA", "steps"]
+    metrics = {key: {"mean": float(noise.uniform(1, 9)), "ci95": 0.5, "values": [0.0]} for key in keys}
+    curves = {
+        "losses": {"D_f": noise.uniform(size=len(predictions.LOSS_BINS) - 1).tolist()},
+        "roc": noise.uniform(size=len(membership.FPR_GRID)).tolist(),
+        "relearn": noise.uniform(0, 99, (3, 3)).tolist(),
+        "relearn_steps": [0, 1, 4],
+        "features": {name: noise.uniform(size=(4, 2)).tolist() for name in ("D_f", "D_r")},
+    }
+    found = {"dataset": dataset, "model": model, "forget": forget, "method": method, "epochs": epochs, "n": 3}
+    return found | {"command": "", "metrics": metrics, "curves": curves} | other
+
+
+def deletions(count):
+    """Rows of a sequence of deletions by `count` methods."""
+    metrics = [
+        {"sample_epochs": {"mean": 10.0 + place, "ci95": None}, "accuracy": {"mean": place % 7, "ci95": 0.1}}
+        for place in range(count)
+    ]
+    return [row(f"m{place}", request="a", clusters=place, metrics=metrics[place]) for place in range(count)]
+
+
+def requests(count):
+    """Rows of `count` methods of a language model, all near Retrain."""
+    loss = {"loss": {"mean": 1.0, "ci95": None}, "forget_loss": {"mean": 1.0, "ci95": None}}
+    names = ["corrupted", "retrain", *(f"m{place}" for place in range(count - 2))]
+    return [row(name, task="remove", share=10, metrics=loss) for name in names]
+
+
+def methods(count):
+    """Original, Retrain and further methods: `count` rows."""
+    return [row(name) for name in ("original", "retrain", *(f"method {place}" for place in range(count - 2)))]
+
+
+def drawn(name, rows):
+    """The figure of one kind of picture."""
+    with matplotlib.rc_context(style.LOOK):
+        return figures.PICTURES[name].draw(rows)
+
+
+def series(figure):
+    """(marker, is filled, colour, line style) of each series of the first panel."""
+    lines = [found[0] for found in figure.axes[0].containers if isinstance(found, ErrorbarContainer)]
+    return [(x.get_marker(), x.get_markerfacecolor() != "none", x.get_color(), x.get_linestyle()) for x in lines]
+
+
+def luminance(color):
+    """Relative luminance as WCAG defines it, from 0 to 1."""
+    parts = np.array(matplotlib.colors.to_rgb(color))
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
+@pytest.mark.parametrize("count", [20, 60, 90])
+@pytest.mark.parametrize("name", ["plane", "cost", "shares", "steps"])
+def test_no_two_series_look_alike_not_even_in_grey(name, count):
+    rows = {"cost": deletions, "shares": requests}.get(name, methods)(count)
+    if name == "steps":
+        rows = [entry | {"epochs": epochs} for entry in rows for epochs in (1, 2)]
+    found = series(drawn(name, rows))
+    assert len(found) == count
+    assert len({look[:3] for look in found}) == count
+    for one, other in itertools.combinations(found, 2):
+        if one[:2] == other[:2]:
+            assert abs(luminance(one[2]) - luminance(other[2])) > 0.1
+
+
+def test_lines_of_a_panel_differ_by_style_or_in_grey():
+    with matplotlib.rc_context(style.LOOK):
+        for name in ("losses", "roc"):
+            figure = figures.PICTURES[name].draw(methods(4))
+            for axis in figure.axes[2:4]:
+                lines = [handle for handle in axis.get_legend_handles_labels()[0]]
+                looks = [(x.get_linestyle(), x.get_edgecolor() if name == "losses" else x.get_color()) for x in lines]
+                for (dash, color), (other, shade) in itertools.combinations(looks, 2):
+                    assert dash != other or abs(luminance(color) - luminance(shade)) > 0.1
+
+
+def check_files(rows, folder):
+    written = figures.draw(rows, folder)
+    assert written and sorted(written) == sorted(folder.iterdir())
+    for path in written:
+        with Image.open(path) as image:
+            assert image.height <= 2000 and 300 <= image.width <= 1400, (path.name, image.size)
+    return [path.name for path in written]
+
+
+@pytest.mark.parametrize("table", SMALL)
+def test_a_committed_tables_pictures_fit_a_page(table, tmp_path):
+    check_files(TABLES[table], tmp_path / "new")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", sorted(set(TABLES) - set(SMALL)))
+def test_a_large_committed_tables_pictures_fit_a_page(table, tmp_path):
+    check_files(TABLES[table], tmp_path / "new")
+
+
+def test_pictures_are_split_by_forget_set_and_then_numbered(tmp_path):
+    few = [row(name, forget=forget) for forget in ("class3", "random0.1") for name in ("retrain", "lora")]
+    assert {"metrics.png", "plane.png", "losses-resnet8-class3.png", "losses-resnet8-random0.1.png"} < {
+        *check_files(few, tmp_path / "few")
+    }
+    many = methods(75)
+    for entry in many:
+        del entry["curves"]
+        entry["metrics"] = {key: entry["metrics"][key] for key in ("UA", "dUA", "dTA")}
+    names = check_files(many, tmp_path / "many")
+    assert names == ["metrics-1.png", "metrics-2.png", "plane.png"]
+
+
+def test_numbered_pictures_show_every_row_once_and_the_anchors_always():
+    parts = [figure for _, figure in figures._files(figures.PICTURES["losses"], methods(60))]
+    shown = [[axis.get_title() for axis in figure.axes if axis.get_title()] for figure in parts]
+    assert len(parts) > 1 and all(titles[:2] == ["original", "retrain"] for titles in shown)
+    assert [title for titles in shown for title in titles[2:]] == [f"method {place}" for place in range(58)]
+
+
+def test_a_row_keeps_its_name_in_a_picture_of_few_rows(tmp_path, monkeypatch):
+    rows = [row("rfau", epochs=1), row("rfau", epochs=20)]
+    del rows[0]["curves"]
+    saved = {}
+    monkeypatch.setattr(figures, "save", lambda figure, path: saved.update({path.name: figure}))
+    figures.draw(rows, tmp_path)
+    assert [axis.get_title() for axis in saved["losses.png"].axes] == ["rfau, 20 epochs"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "names"),
+    [
+        ([{}], ["roc"]),
+        ([{"model": "a"}, {"model": "b"}], ["roc-a-class3", "roc-b-class3"]),
+        ([{"dataset": "x"}, {"dataset": "y"}], ["roc-x-resnet8-class3", "roc-y-resnet8-class3"]),
+        ([{"model": "a/../b:c d"}, {"model": "é"}], ["roc-a_.._b_c_d-class3", "roc-_-class3"]),
+        ([{"fingerprint": "1"}, {"fingerprint": "2"}], None),
+        ([{"model": "a:b"}, {"model": "a/b"}], None),
+        ([{"model": "net"}, {"model": "NET"}], None),
+        ([{"model": "a" * 300}, {"model": "b"}], None),
+    ],
+)
+def test_file_names_are_safe_and_never_the_same(groups, names):
+    rows = [row("lora", **group) for group in groups]
+    found = [f"roc{ending}" for ending, _ in figures._files(figures.PICTURES["roc"], rows)]
+    assert found == names or not names
+    assert len({name.lower() for name in found}) == len(groups)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzNET0123456789._+-") and len(name) < 120 for name in found)
+
+
+def test_a_metric_that_no_row_of_a_forget_set_has_gets_no_panel_there():
+    rows = [row(name, forget=forget) for forget in ("class3", "random0.1") for name in ("retrain", "lora")]
+    for entry in rows[2:]:
+        entry["metrics"]["probe"] = {"missing": "no class"}
+    rows[0]["metrics"]["ulira"] = {"missing": "not asked for"}
+    titles = [axis.get_title() for axis in drawn("metrics", rows).axes if axis.axison]
+    assert titles.count("probe (%)") == 1 and titles.count("U-LiRA (%)") == 2
+    assert len(titles) == 2 * len(figures.METRICS) - 1
+
+
+def texts(figure):
+    """The boxes, in pixels, of all that names something: titles, names of rows, legends."""
+    artists = [text for text in figure.findobj(Text) if text in (*figure.texts, figure._suptitle)]
+    artists += [axis.title for axis in figure.axes]
+    artists += [label for axis in figure.axes for label in (*axis.get_yticklabels(), axis.xaxis.label, axis.yaxis.label)]
+    artists += figure.findobj(Legend)
+    shown = [x for x in artists if x and x.get_visible() and (isinstance(x, Legend) or re.search("[a-z]", x.get_text()))]
+    return [(x, x.get_window_extent()) for x in shown]
+
+
+def assert_inside(figure):
+    figure.draw_without_rendering()
+    found = texts(figure)
+    assert found
+    for artist, box in found:
+        frame = figure.bbox
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1, artist
+
+
+@pytest.mark.parametrize("name", ["metrics", "plane", "losses", "roc", "relearn", "features", "steps"])
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_long_names_are_not_cut_off(name, count):
+    long = ("gradascent --retain-weight 0.9", "randomlabel --saliency 0.5 --lr 0.0003", "m" * 70, "50%_$x $y")
+    rows = [row(f"{name} {turn}" if turn else name, dataset="folder-" + "m" * 50) for turn in range(3) for name in long]
+    rows = rows[:count] if name != "steps" else [entry | {"epochs": epochs} for entry in rows[:count] for epochs in (1, 2)]
+    assert_inside(drawn(name, rows))
+
+
+@pytest.mark.parametrize("table", SMALL)
+def test_nothing_of_a_committed_table_is_cut_off(table):
+    for name, picture in figures.PICTURES.items():
+        rows = [entry for entry in TABLES[table] if picture.has(entry)]
+        groups = [group for _, group in results.by_forget_set(rows)] if picture.alone else [rows]
+        for group in filter(None, groups[:1]):
+            if figure := drawn(name, group):
+                assert_inside(figure)
+
+
+@pytest.mark.parametrize("table", [name for name, rows in TABLES.items() if "request" in rows[0]])
+def test_numbers_of_clusters_lie_apart_and_in_their_panel(table):
+    figure = drawn("cost", TABLES[table])
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        notes = [text for text in axis.texts if isinstance(text, Annotation) and text.get_text()]
+        assert len(notes) == len(TABLES[table]) / len(figure.axes)
+        boxes = [Text.get_window_extent(note) for note in notes]
+        assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+        points = [spot for found in axis.containers for spot in axis.transData.transform(found[0].get_xydata())]
+        assert len(points) == len(notes)
+        for box in boxes:
+            assert not any(box.contains(*spot) for spot in points)
+            assert axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1 and axis.bbox.y0 < box.y0 and box.y1 < axis.bbox.y1
+
+
+def test_a_row_far_off_the_plane_is_named_below_it():
+    rows = methods(3)
+    rows[0]["metrics"]["dUA"] |= {"mean": -95.04}
+    axis = drawn("plane", rows).axes[0]
+    assert "\nnot shown: original at (" in axis.get_xlabel() and "-95.0" in axis.get_xlabel()
+    assert len(axis.containers) == 2
+
+
+def test_headings_have_the_forget_set_in_words():
+    rows = [entry | {"forgotten": "class 3 (Dress)"} for entry in methods(3)]
+    for name in ("plane", "losses", "metrics"):
+        said = " ".join(text.get_text().replace("\n", " ") for text in drawn(name, rows).findobj(Text))
+        assert "digits, resnet8, class 3 (Dress)" in said, name
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
+    before = dict(matplotlib.rcParams)
+    figures.draw(methods(3), tmp_path)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_plots_go_to_a_folder_without_pictures_of_others(tmp_path):
+    evaluate.check_folder(tmp_path, overwrite=False)
+    evaluate.check_folder(tmp_path / "new", overwrite=False)
+    (tmp_path / "roc.png").touch()
+    with pytest.raises(UserError, match="holds pictures; --overwrite"):
+        evaluate.check_folder(tmp_path, overwrite=False)
+    evaluate.check_folder(tmp_path, overwrite=True)
+    with pytest.raises(UserError, match=r"roc\.png is a file"):
+        evaluate.check_folder(tmp_path / "roc.png", overwrite=True)
+
+
+def test_a_confusion_matrix_has_shares_of_the_true_class_in_its_cells():
+    before = np.array([[50, 150, 0], [0, 300, 0], [1, 1, 998]])
+    after = np.array([[200, 0, 0], [150, 150, 0], [0, 0, 0]])
+    figure = answer_figures.confusion(before, after, ["cat", "dog", "$bird$"], "title", forgotten=[1])
+    left, right = figure.axes[:2]
+    assert [text.get_text() for text in left.texts] == ["25", "75", "100", "<1", "<1", ">99"]
+    assert [text.get_text() for text in right.texts] == ["100", "50", "50"]
+    assert left.images[0].get_array()[0].tolist() == [0.25, 0.75, 0]
+    weights = {label.get_text(): label.get_fontweight() for label in left.get_yticklabels()}
+    assert weights == {"cat": "normal", "dog": "bold", r"\$bird\$": "normal"}
+    assert [patch.get_y() for patch in left.patches] == [0.5]
+    assert_inside(figure)
+    with pytest.raises(ValueError, match="for 2 classes"):
+        answer_figures.confusion(before, after, ["cat", "dog"], "title")
+
+
+@pytest.mark.parametrize(("count", "forgotten"), [(12, [0, 11]), (13, [5]), (100, [3, 50, 51]), (1000, [999])])
+def test_a_confusion_matrix_of_many_classes_is_readable(count, forgotten):
+    counts = np.eye(count, dtype=int) * 10
+    names = [f"a class with a long name {place}" if place % 2 else f"{place}" for place in range(count)]
+    figure = answer_figures.confusion(counts, counts, names, "title", forgotten)
+    figure.draw_without_rendering()
+    assert len(figure.axes[0].texts) == (count if count <= 12 else 0)
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert min(count, 15) <= len(boxes) <= 22
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert len(figure.axes[0].patches) + len(figure.axes[0].lines) / 2 == len(forgotten)
+    assert_inside(figure)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_stand_with_their_answers(channels):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, channels), dtype=np.uint8)
+    truth = ["dress"] * 12
+    after = [("coat", 0.996)] + [("dress", 0.25)] * 11
+    figure = answer_figures.before_and_after(images, truth, [("dress", 1.0)] * 12, after, "title")
+    first, second = figure.axes[:2]
+    assert [text.get_text() for text in first.texts] == ["before: dress 100 %", "after: coat >99 %"]
+    assert [text.get_fontweight() for text in first.texts] == ["normal", "bold"]
+    assert second.texts[1].get_text() == "after: dress 25 %" and second.texts[1].get_fontweight() == "normal"
+    shown = np.asarray(second.images[0].get_array())
+    assert np.array_equal(shown.reshape(8, 8, channels), images[1])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for axis in figure.axes for text in (axis.title, *axis.texts)]
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert_inside(figure)
+    with pytest.raises(ValueError, match="at most 12"):
+        answer_figures.before_and_after(images, truth[1:], after, after, "title")
