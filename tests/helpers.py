@@ -1,9 +1,12 @@
 """Ways to run a script, in this process or as a user would."""
 
+import contextlib
+import functools
+import http.server
 import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -49,13 +52,13 @@ def one_line(script, capsys, *arguments):
     finally:
         sys.argv = argv
     said = capsys.readouterr().err.splitlines()
-    lines = [line for line in said if not line.startswith(("continuing ", "forgets ", "run "))]  # progress
+    lines = [line for line in said if not line.startswith(("continuing ", "downloading ", "forgets ", "run "))]  # progress
     assert len(lines) == 1, lines
     return stop.value.code, lines[0]
 
 
 def shell(*arguments, kill_when=None, file_limit_kib=None):
-    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process gets SIGKILL."""
+    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process is killed."""
     command = [sys.executable, *map(str, arguments)]
     if file_limit_kib:
         command = ["bash", "-c", f'ulimit -f {file_limit_kib}; exec "$@"', "bash", *command]
@@ -63,9 +66,30 @@ def shell(*arguments, kill_when=None, file_limit_kib=None):
     if kill_when:
         while process.poll() is None and not kill_when():
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a server on this machine that hands out the files of a folder while the context lasts."""
+    handler = functools.partial(Silent, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    """A handler that doesn't print each request."""
+
+    def log_message(self, *_):
+        pass
 
 
 def built_once(tmp_path_factory, name, build):

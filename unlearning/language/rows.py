@@ -33,13 +33,14 @@ class Data:
     fingerprint: str
 
 
-def load_rows(task: str, data_dir: Path, sizes: Sequence[int]) -> Data:
+def load_rows(task: str, data_dir: Path, sizes: Sequence[int], quiet: bool = False) -> Data:
     """The Data of a task: a key of movielens.TASKS or a file with {"query": ..., "response": ...} in each line.
 
-    sizes: how many rows to train on, to choose by, to test on. Raises UserError when there are fewer, or none.
+    sizes: how many rows to train on, to choose by, to test on. quiet: no progress of a download. Raises
+    UserError when there are fewer, or none.
     """
     if task in movielens.TASKS:
-        rows = movielens.TASKS[task](data_dir)
+        rows = movielens.TASKS[task](movielens.ratings(data_dir, quiet))
     else:
         pairs: list[Any] = [(line.get("query"), line.get("response")) for line in _lines(task, "--task")]
         if wrong := [i for i, row in enumerate(pairs) if not all(isinstance(text, str) and text.strip() for text in row)]:
