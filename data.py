@@ -344,7 +344,7 @@ def crop_and_flip(images: torch.Tensor) -> torch.Tensor:
 
 def _read_ids(path, count):
     try:
-        text = path.read_text(encoding="utf-8").split()
+        text = path.read_text(encoding="utf-8-sig").split()  # editors of Windows begin with a mark
         index = torch.tensor(sorted({int(word) for word in text}), dtype=torch.int64)
     except (OSError, ValueError) as error:
         raise UserError(f"--forget-file {path}: not a list of image numbers, one a line ({error})") from None

@@ -20,6 +20,7 @@ from unlearning.evaluation.flags import Scoring
 from unlearning.vision.shared import Shared
 
 ROOT = Path(__file__).parent.parent
+KILL = 1 if sys.platform == "win32" else -9  # exit code of a process that was killed
 FP32 = Compute("cpu", "fp32", Path("model_weights"), quiet=True)
 
 
@@ -61,8 +62,10 @@ def shell(*arguments, kill_when=None, file_limit_kib=None):
     """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process is killed."""
     command = [sys.executable, *map(str, arguments)]
     if file_limit_kib:
+        if sys.platform == "win32":
+            pytest.skip("Windows has no limit for a process's files")
         command = ["bash", "-c", f'ulimit -f {file_limit_kib}; exec "$@"', "bash", *command]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     if kill_when:
         while process.poll() is None and not kill_when():
             time.sleep(0.005)

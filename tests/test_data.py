@@ -336,7 +336,7 @@ def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, m
     assert (len(loaded.train), len(loaded.test)) == (20, 10)
     assert not (tmp_path / "debian").exists()
     said = capsys.readouterr().err.splitlines()
-    assert said[1:] == [f"downloading package dataset-fashion-mnist (31 MB) from deb.debian.org to {tmp_path}/debian"]
+    assert said[1:] == [f"downloading package dataset-fashion-mnist (31 MB) from deb.debian.org to {tmp_path / 'debian'}"]
 
 
 def test_torchvisions_download_is_one_line_in_a_log(tmp_path, monkeypatch, capsys):
@@ -353,7 +353,7 @@ def test_torchvisions_download_is_one_line_in_a_log(tmp_path, monkeypatch, capsy
         monkeypatch.setattr(kind, "mirrors", [address])
         loaded = data.load("mnist", tmp_path / "here")
     assert (len(loaded.train), len(loaded.test)) == (20, 10)
-    assert capsys.readouterr().err == f"downloading MNIST (12 MB) from {address.split('/')[2]} to {tmp_path}/here\n"
+    assert capsys.readouterr().err == f"downloading MNIST (12 MB) from {address.split('/')[2]} to {tmp_path / 'here'}\n"
     assert len(data.load("mnist", tmp_path / "here").test) == 10 and not capsys.readouterr().err
 
 
@@ -373,11 +373,11 @@ def test_wrong_forget_sets(arguments, message):
 
 def test_forget_file(tmp_path):
     file = tmp_path / "ids.txt"
-    file.write_text("17\n3\n17\n")
+    file.write_text("17\n3\n17\n", encoding="utf-8")
     index, tag = data.forget_indices(data.load("digits").train, file=file)
     assert index.tolist() == [3, 17]
     assert tag.startswith("file")
-    file.write_text("17\n999999\n")
+    file.write_text("17\n999999\n", encoding="utf-8")
     with pytest.raises(UserError, match="0 to 1432"):
         data.forget_indices(data.load("digits").train, file=file)
 

