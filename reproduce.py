@@ -92,7 +92,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("table", choices=(*TABLES, "draw"), help="the table to make; draw: from result files")
-    flag("files", nargs="*", type=Path, help="with draw: the JSON files")
+    flag("files", nargs="*", default=[], type=Path, help="with draw: the JSON files")
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
     flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")

@@ -49,7 +49,7 @@ def one_line(script, capsys, *arguments):
     argv, sys.argv = sys.argv, [f"{script.__name__}.py", *map(str, arguments)]
     try:
         with pytest.raises(SystemExit) as stop:
-            main(script.run, script.parser())
+            main(getattr(script, "run", None) or script.measure_all, script.parser())
     finally:
         sys.argv = argv
     said = capsys.readouterr().err.splitlines()
