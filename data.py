@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from unlearning.core.errors import UserError
-from unlearning.core.fetch import debian_package
+from unlearning.core.fetch import announce, bars_of_libraries, debian_package
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
@@ -112,7 +112,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """What the data flags name: the arguments of `load`."""
+    """What the data flags name: the arguments of `load`. quiet makes no other source."""
 
     dataset: str
     data_dir: Path
@@ -120,20 +120,21 @@ class Source:
     validation: float = 0.0
     img_size: int = 32
     test_subset: int | None = None
+    quiet: bool = field(default=False, compare=False)
 
     def load(self) -> Dataset:
         """Read the data set."""
-        return load(self.dataset, self.data_dir, self.subset, self.validation, self.img_size, self.test_subset)
+        return load(**{each.name: getattr(self, each.name) for each in fields(self)})
 
     def described(self, dataset: Dataset) -> dict[str, Any]:
         """What a file says of the data that it was made with."""
-        own = {name: value for name, value in asdict(self).items() if name != "data_dir"}
+        own = {name: value for name, value in asdict(self).items() if name not in ("data_dir", "quiet")}
         return own | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
 
     @classmethod
-    def of(cls, spec: dict[str, Any], data_dir: Path) -> "Source":
+    def of(cls, spec: dict[str, Any], data_dir: Path, quiet: bool = False) -> "Source":
         """The source that `described` has written; files of earlier versions don't know --test-subset."""
-        return cls(data_dir=data_dir, **{name: spec[name] for name in FLAGS if name in spec})
+        return cls(data_dir=data_dir, quiet=quiet, **{name: spec[name] for name in FLAGS if name in spec})
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,13 @@ class ForgetRequest:
 
 
 def load(
-    name: str,
+    dataset: str,
     data_dir: str | Path = "data",
     subset: int | None = None,
     validation: float = 0.0,
     img_size: int = 32,
     test_subset: int | None = None,
+    quiet: bool = False,
 ) -> Dataset:
     """Load a data set by name (one of NAMES).
 
@@ -164,13 +166,14 @@ def load(
         hyper-parameters without looking at test images.
     img_size: side in pixels to which `folder:PATH` images are resized; ignored elsewhere.
     test_subset: as `subset`, of the test images (of the held-out ones, where there are such).
+    quiet: no progress bar where files are downloaded.
     Raises UserError when the name is unknown or a file can't be had.
     """
-    root = Path(data_dir)
+    root, name = Path(data_dir), dataset
     if name.startswith("folder:"):
         train, test, classes = _folder(Path(name.removeprefix("folder:")), img_size)
     elif name in READERS:
-        train, test, classes = READERS[name](root)
+        train, test, classes = READERS[name](root, quiet)
     else:
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if not 0 <= validation < 1:
@@ -341,7 +344,7 @@ def crop_and_flip(images: torch.Tensor) -> torch.Tensor:
 
 def _read_ids(path, count):
     try:
-        text = path.read_text().split()
+        text = path.read_text(encoding="utf-8-sig").split()  # editors of Windows begin with a mark
         index = torch.tensor(sorted({int(word) for word in text}), dtype=torch.int64)
     except (OSError, ValueError) as error:
         raise UserError(f"--forget-file {path}: not a list of image numbers, one a line ({error})") from None
@@ -377,7 +380,7 @@ def _fingerprint(*splits):
     return digest.hexdigest()
 
 
-def _digits(root):
+def _digits(root, quiet):
     """scikit-learn's 1,797 images of 8x8, every fifth of each class (in file order) to the test split."""
     from sklearn.datasets import load_digits
 
@@ -390,17 +393,20 @@ def _digits(root):
     return both.take(~test), both.take(test), [str(c) for c in range(10)]
 
 
-def _torchvision(name: str, folder: str, splits: tuple[dict, dict]) -> Callable[[Path], tuple]:
-    """A reader for torchvision's data set class of this name: root to (train, test, class names)."""
+def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder: str = "") -> Callable[[Path, bool], tuple]:
+    """A reader for torchvision's data set class of this name: (root, quiet) to (train, test, class names).
 
-    def read(root):
+    megabytes: the size of its files as they are downloaded.
+    """
+
+    def read(root, quiet):
         from torchvision import datasets
 
         kind, where = getattr(datasets, name), root / folder if folder else root
         try:
-            parts = [_quiet_download(kind, where, **split) for split in splits]
+            parts = _read_or_download(kind, where, splits, megabytes, quiet)
         except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
-            if name != "FashionMNIST" or not _fashion_mnist_from_debian(root):
+            if name != "FashionMNIST" or not _fashion_mnist_from_debian(root, quiet):
                 raise UserError(_what_to_put_where(kind, where, error)) from None
             parts = [kind(where, **split) for split in splits]
         labels = [part.labels if hasattr(part, "labels") else part.targets for part in parts]
@@ -417,11 +423,16 @@ def _torchvision(name: str, folder: str, splits: tuple[dict, dict]) -> Callable[
     return read
 
 
-def _quiet_download(dataset, where, **split):
+def _read_or_download(dataset, where, splits, megabytes, quiet):
+    """The splits of torchvision's data set class `dataset`, downloaded unless they are there."""
     try:
-        return dataset(where, **split)
+        return [dataset(where, **split) for split in splits]
     except RuntimeError:  # torchvision's word for "not there, or not intact"
-        return dataset(where, download=True, **split)
+        address = dataset.mirrors[0] if hasattr(dataset, "mirrors") else getattr(dataset, "url", None)
+        address = address or next(iter(dataset.split_list.values()))[0]
+        announce(dataset.__name__, megabytes, address.split("/")[2], where)
+        with bars_of_libraries(quiet):
+            return [dataset(where, download=True, **split) for split in splits]
 
 
 def _what_to_put_where(dataset, where, error):
@@ -436,9 +447,9 @@ def _what_to_put_where(dataset, where, error):
     return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
 
 
-def _fashion_mnist_from_debian(root):
+def _fashion_mnist_from_debian(root, quiet):
     """Fetch Fashion-MNIST's files as a Debian package; whether that worked."""
-    files = debian_package("dataset-fashion-mnist", root)
+    files = debian_package("dataset-fashion-mnist", root, quiet)
     if files is None:
         return False
     from torchvision.datasets import FashionMNIST
@@ -450,7 +461,7 @@ def _fashion_mnist_from_debian(root):
         whole = raw / Path(name).stem
         with gzip.open(packed) as source, open(whole.with_suffix(".part"), "wb") as target:
             shutil.copyfileobj(source, target)
-        whole.with_suffix(".part").rename(whole)
+        whole.with_suffix(".part").replace(whole)
     shutil.rmtree(root / "debian")
     return True
 
@@ -492,9 +503,9 @@ def _read_image(file, side):
 _TRAIN_TEST = ({"train": True}, {"train": False})
 READERS = {
     "digits": _digits,
-    "fashion-mnist": _torchvision("FashionMNIST", "", _TRAIN_TEST),
-    "mnist": _torchvision("MNIST", "", _TRAIN_TEST),
-    "cifar10": _torchvision("CIFAR10", "", _TRAIN_TEST),
-    "cifar100": _torchvision("CIFAR100", "", _TRAIN_TEST),
-    "svhn": _torchvision("SVHN", "svhn", ({"split": "train"}, {"split": "test"})),
+    "fashion-mnist": _torchvision("FashionMNIST", 30.9, _TRAIN_TEST),
+    "mnist": _torchvision("MNIST", 11.6, _TRAIN_TEST),
+    "cifar10": _torchvision("CIFAR10", 170.5, _TRAIN_TEST),
+    "cifar100": _torchvision("CIFAR100", 169.0, _TRAIN_TEST),
+    "svhn": _torchvision("SVHN", 246.3, ({"split": "train"}, {"split": "test"}), "svhn"),
 }

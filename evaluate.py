@@ -29,7 +29,9 @@ from unlearning.vision.shared import Shared
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("checkpoints", nargs="*", type=Path, help="checkpoints of this project or of LoRA-Unlearn")
+    parser.add_argument(
+        "checkpoints", nargs="*", default=[], type=Path, help="checkpoints of this project or of LoRA-Unlearn"
+    )
     parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of Originals and Retrains")
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
     add_data_flags(parser)

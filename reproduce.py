@@ -100,7 +100,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("table", choices=(*TABLES, "draw", "pages"), help="the table to make; draw: from results; pages: README, docs")
-    flag("files", nargs="*", type=Path, metavar="RESULT", help="with draw: folders of results, or JSON files")
+    flag("files", nargs="*", default=[], type=Path, metavar="RESULT", help="with draw: folders of results, or JSON files")
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
     flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")

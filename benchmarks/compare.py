@@ -13,6 +13,7 @@ into one file, results/benchmarks/speed.json, one after the other:
 import argparse
 import multiprocessing
 import shutil
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -170,8 +171,8 @@ def compare(name: str, args: argparse.Namespace, command: str, folder: Path) -> 
 
 def fresh_processes(device: str) -> Any:
     """A way to start processes that have imported the libraries, and nothing else."""
-    if torch.device(device).type != "cpu":
-        return multiprocessing.get_context("spawn")  # what has touched a GPU can't be forked
+    if torch.device(device).type != "cpu" or sys.platform == "win32":
+        return multiprocessing.get_context("spawn")  # what has touched a GPU can't be forked, and Windows forks nothing
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(["torch_pruning", "timm", "peft", "onnxruntime", "sklearn.svm", "matplotlib.figure"])
     return fresh

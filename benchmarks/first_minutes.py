@@ -38,7 +38,7 @@ def seconds_of(command: str, folder: Path) -> float:
     words = re.sub(r"^python ", f"{sys.executable} ", words)
     started = time.perf_counter()
     place = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, shell=True, cwd=folder, env=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, shell=True, cwd=folder, env=place, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RunFailed(f"{command}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     return time.perf_counter() - started

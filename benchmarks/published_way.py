@@ -7,6 +7,8 @@ those scripts, without their mistakes: a ViT's attention projection gets its gra
 normalisation is a layer of the network, and the workers only make tensors.
 """
 
+import sys
+
 import torch
 from PIL import Image
 from torch import nn
@@ -37,8 +39,9 @@ class Pictures(Dataset):
 
 
 def loader(split: data.Split, shuffle: bool = False) -> DataLoader:
-    """Batches of a data.Split out of two workers, forked as on any Linux, whatever process this is."""
-    return DataLoader(Pictures(split), BATCH, shuffle, num_workers=WORKERS, multiprocessing_context="fork")
+    """Batches of a data.Split out of two workers, forked as on any Linux, whatever process this is; Windows has no fork."""
+    start = "spawn" if sys.platform == "win32" else "fork"
+    return DataLoader(Pictures(split), BATCH, shuffle, num_workers=WORKERS, multiprocessing_context=start)
 
 
 def unlearn(model: nn.Module, method: str, retain: data.Split, epochs: int, lr: float, rank: int, alpha: float) -> nn.Module:

@@ -1,9 +1,12 @@
 """Ways to run a script, in this process or as a user would."""
 
+import contextlib
+import functools
+import http.server
 import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from unlearning.evaluation.flags import Scoring
 from unlearning.vision.shared import Shared
 
 ROOT = Path(__file__).parent.parent
+KILL = 1 if sys.platform == "win32" else -9  # exit code of a process that was killed
 FP32 = Compute("cpu", "fp32", Path("model_weights"), quiet=True)
 
 
@@ -45,27 +49,50 @@ def one_line(script, capsys, *arguments):
     argv, sys.argv = sys.argv, [f"{script.__name__}.py", *map(str, arguments)]
     try:
         with pytest.raises(SystemExit) as stop:
-            main(script.run, script.parser())
+            main(getattr(script, "run", None) or script.measure_all, script.parser())
     finally:
         sys.argv = argv
     said = capsys.readouterr().err.splitlines()
-    lines = [line for line in said if not line.startswith(("continuing ", "forgets ", "run "))]  # progress
+    lines = [line for line in said if not line.startswith(("continuing ", "downloading ", "forgets ", "run "))]  # progress
     assert len(lines) == 1, lines
     return stop.value.code, lines[0]
 
 
 def shell(*arguments, kill_when=None, file_limit_kib=None):
-    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process gets SIGKILL."""
+    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process is killed."""
     command = [sys.executable, *map(str, arguments)]
     if file_limit_kib:
+        if sys.platform == "win32":
+            pytest.skip("Windows has no limit for a process's files")
         command = ["bash", "-c", f'ulimit -f {file_limit_kib}; exec "$@"', "bash", *command]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     if kill_when:
         while process.poll() is None and not kill_when():
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a server on this machine that hands out the files of a folder while the context lasts."""
+    handler = functools.partial(Silent, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    """A handler that doesn't print each request."""
+
+    def log_message(self, *_):
+        pass
 
 
 def built_once(tmp_path_factory, name, build):

@@ -25,7 +25,7 @@ import pretrain
 import retrain
 import rfau
 from baselines import badteacher, gradascent, randomlabel
-from tests.helpers import call
+from tests.helpers import call, served
 from unlearning.core.errors import UserError
 
 LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
@@ -313,26 +313,48 @@ def test_a_truncated_file_is_an_error_and_not_a_short_data_set(tmp_path):
         data.load("mnist", tmp_path)
 
 
-def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, monkeypatch):
+def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, monkeypatch, capsys):
     """apt is replaced by a function that lays out the package's files; the unpacking and the reading are real."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", offline)
     monkeypatch.setattr(shutil, "which", lambda name: name)
 
     def archive(command, cwd=None, **_):
-        files = tmp_path.resolve() / "debian/files/usr/share/datasets/fashion-mnist"
-        if "download" in command:
+        files, said = tmp_path.resolve() / "debian/files/usr/share/datasets/fashion-mnist", ""
+        if "--print-uris" in command:
+            said = "'http://deb.debian.org/debian/pool/main/d/x_all.deb' x_all.deb 30900652 SHA256:39e1\n"
+        elif "download" in command:
             (cwd / "dataset-fashion-mnist_0_all.deb").touch()
         elif "-x" in command:
             files.mkdir(parents=True)
             for part, count in (("train", 20), ("t10k", 10)):
                 for kind, array in (("images-idx3", np.ones((count, 28, 28))), ("labels-idx1", np.arange(count) % 10)):
                     (files / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
-        return subprocess.CompletedProcess(command, 0)
+        return subprocess.CompletedProcess(command, 0, said)
 
     monkeypatch.setattr(subprocess, "run", archive)
     loaded = data.load("fashion-mnist", tmp_path)
     assert (len(loaded.train), len(loaded.test)) == (20, 10)
     assert not (tmp_path / "debian").exists()
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:] == [f"downloading package dataset-fashion-mnist (31 MB) from deb.debian.org to {tmp_path / 'debian'}"]
+
+
+def test_torchvisions_download_is_one_line_in_a_log(tmp_path, monkeypatch, capsys):
+    """A server on this machine stands for MNIST's; torchvision downloads, checks and unpacks."""
+    kind, resources = torchvision.datasets.MNIST, []
+    (tmp_path / "there").mkdir()
+    for part, count in (("train", 20), ("t10k", 10)):
+        for name, array in (("images-idx3", np.ones((count, 28, 28))), ("labels-idx1", np.arange(count) % 10)):
+            file = tmp_path / "there" / f"{part}-{name}-ubyte.gz"
+            file.write_bytes(gzip.compress(idx(array)))
+            resources.append((file.name, hashlib.md5(file.read_bytes()).hexdigest()))
+    monkeypatch.setattr(kind, "resources", resources)
+    with served(tmp_path / "there") as address:
+        monkeypatch.setattr(kind, "mirrors", [address])
+        loaded = data.load("mnist", tmp_path / "here")
+    assert (len(loaded.train), len(loaded.test)) == (20, 10)
+    assert capsys.readouterr().err == f"downloading MNIST (12 MB) from {address.split('/')[2]} to {tmp_path / 'here'}\n"
+    assert len(data.load("mnist", tmp_path / "here").test) == 10 and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -351,11 +373,11 @@ def test_wrong_forget_sets(arguments, message):
 
 def test_forget_file(tmp_path):
     file = tmp_path / "ids.txt"
-    file.write_text("17\n3\n17\n")
+    file.write_text("17\n3\n17\n", encoding="utf-8")
     index, tag = data.forget_indices(data.load("digits").train, file=file)
     assert index.tolist() == [3, 17]
     assert tag.startswith("file")
-    file.write_text("17\n999999\n")
+    file.write_text("17\n999999\n", encoding="utf-8")
     with pytest.raises(UserError, match="0 to 1432"):
         data.forget_indices(data.load("digits").train, file=file)
 

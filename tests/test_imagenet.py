@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import timm
@@ -23,7 +24,7 @@ def package(tmp_path_factory):
     theirs = OrderedDict(
         (f"_{i}", value) for i, value in enumerate(timm.create_model(models.EFFICIENTNET).state_dict().values())
     )
-    torch.save(theirs, folder / models.MEMBER.rsplit("/", 1)[1])
+    torch.save(theirs, folder / models.LITE0.name)
     return folder, list(theirs.values())
 
 
@@ -31,7 +32,7 @@ def package(tmp_path_factory):
 def known(package, monkeypatch):
     folder, values = package
     digest = hashlib.sha256(next(folder.glob("*.pth")).read_bytes()).hexdigest()
-    monkeypatch.setattr(models, "SHA256", digest)
+    monkeypatch.setattr(models, "LITE0", replace(models.LITE0, sha256=digest))
     return folder, values
 
 

@@ -17,7 +17,7 @@ import reproduce
 import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel, sisa
-from tests.helpers import call, one_line, shell
+from tests.helpers import KILL, call, one_line, shell
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.flags import main
 from unlearning.vision.snapshots import Snapshot
@@ -122,7 +122,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, c
         return output.exists() or (partial.exists() and read_torch(partial)["epoch"] >= 2)
 
     killed = shell(f"{script.__name__}.py", *arguments, "--output", output, kill_when=two_epochs_done)
-    assert killed.returncode == -9
+    assert killed.returncode == KILL
     assert partial.exists() and not output.exists()
     continued(script, arguments, output, expected, capsys)
 
@@ -169,8 +169,8 @@ MISTAKES = [
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--original", "{text}"), "not a readable checkpoint"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "cuda:7"), "--device cuda:7"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "meta"), "--device meta"),
-    (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "9" * 20), "is not between"),
-    (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "-1"), "is not between"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "9" * 20), "between 0 and 4294967295"),
+    (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "-1"), "between 0 and 4294967295"),
     (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "3"), "is not between 0 and 1"),
     (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "nan"), "is not between 0 and 1"),
     (pretrain, ("--dataset", "digits", "--model", "vit_micro", "--input-size", "2"), "no images of 2 pixels"),
@@ -191,7 +191,7 @@ MISTAKES = [
 def test_a_mistake_gets_one_line_and_exit_code_2(weights, tmp_path, capsys, monkeypatch, script, arguments, message):
     original = weights / "digits_resnet8_original_s0.pth"
     text = tmp_path / "text.pth"
-    text.write_text("not a checkpoint")
+    text.write_text("not a checkpoint", encoding="utf-8")
     known = {"original": original, "unlearned": weights / "digits_resnet8_class3_lora2_s0.pth", "text": text}
     arguments = [a.format(**known) for a in arguments]
     if script not in (reproduce, evaluate) and "--model" not in arguments and "--original" not in arguments:

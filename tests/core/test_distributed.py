@@ -46,7 +46,7 @@ def run_all(folder):
 def both(tmp_path_factory):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     driver = two / "driver.py"
-    driver.write_text(DRIVER.format(root=str(ROOT), folder=str(two)))
+    driver.write_text(DRIVER.format(root=str(ROOT), folder=str(two)), encoding="utf-8")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)]
     result = shell(*torchrun)
     assert result.returncode == 0, result.stderr

@@ -42,9 +42,9 @@ def split(command):
 
 def every():
     for page in PAGES:
-        yield from ((page.name, command) for command in commands(page.read_text()))
+        yield from ((page.name, command) for command in commands(page.read_text(encoding="utf-8")))
     for source in SOURCES:
-        doc = ast.get_docstring(ast.parse(source.read_text())) or ""
+        doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
         yield from ((source.name, command) for command in commands(doc))
 
 

@@ -6,8 +6,8 @@ from tests.helpers import ROOT, call, rows_of
 
 
 def test_the_pages_method_runs_and_its_flag_makes_rows(weights, tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "own-method.md").read_text()
-    (tmp_path / "shrink.py").write_text(page.split("```python\n")[1].split("```")[0])
+    page = (ROOT / "docs" / "own-method.md").read_text(encoding="utf-8")
+    (tmp_path / "shrink.py").write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     shrink = importlib.import_module("shrink")
     common = ("--dataset", "digits", "--model", "resnet8", "--forget-class", 3, "--epochs", 1, "--quiet")

@@ -41,7 +41,7 @@ def scored(*arguments, keep="pictures"):
 def the_page(weights, tmp_path, *arguments):
     """`evaluate.py <arguments> --html FILE`: the page, read."""
     call(evaluate, *arguments, "--weights", weights, "--quiet", "--html", tmp_path / "new" / "page.html")
-    return Read((tmp_path / "new" / "page.html").read_text())
+    return Read((tmp_path / "new" / "page.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module", params=["resnet8", "vit_micro"])
@@ -113,7 +113,7 @@ def test_the_page_of_real_files(weights, tmp_path):
     check, extract = (line for line in read.text.splitlines() if line.startswith("python -c"))
     for line in (extract.replace("FILE.pth", str(path)), check):
         command = f"{shlex.quote(sys.executable)} {line.removeprefix('python ')}"
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     assert len(done.stdout.strip()) == 64 and done.stdout.strip() in read.words
     assert len((tmp_path / "list.txt").read_text().split()) == 146
     pictures = ("--pictures", "--plots", tmp_path / "plots", "--json", tmp_path / "b.json", "--overwrite")
@@ -122,7 +122,7 @@ def test_the_page_of_real_files(weights, tmp_path):
     for name in ("confusion", "images"):
         with Image.open(tmp_path / "plots" / f"{path.stem}-{name}.png") as image:
             assert image.width > 500
-    tables = [json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json")]
+    tables = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("a.json", "b.json")]
     assert tables[0] == tables[1] and "account" not in tables[0]["rows"][0]
 
 
@@ -132,7 +132,7 @@ def forgetful(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("forgetful")
     original = folder / "digits_resnet8_original_s0.pth"
     shutil.copy(weights / original.name, original)
-    (folder / "list.txt").write_text("5\n3 900\n77\n")
+    (folder / "list.txt").write_text("5\n3 900\n77\n", encoding="utf-8")
     for forget in (("--forget-file", folder / "list.txt"), ("--forget-random", 0.1)):
         common = (*DIGITS, "--weights", folder, *forget, "--epochs", 1)
         for seed in (0, 1):
@@ -186,7 +186,7 @@ def test_a_system_is_scored_and_its_digest_can_be_checked(tmp_path):
     read = the_page(tmp_path / "nowhere", tmp_path, folder, "--pictures")
     assert "3 of 270 private training images" in read.words and "a system of several learners" in read.words
     assert hashlib.sha256(gone.numpy().tobytes()).hexdigest() in read.words
-    shell = subprocess.run("LC_ALL=C sha256sum * | sha256sum", shell=True, cwd=folder, capture_output=True, text=True)
+    shell = subprocess.run("LC_ALL=C sha256sum * | sha256sum", shell=True, cwd=folder, capture_output=True, encoding="utf-8")
     assert shell.stdout.split()[0] in read.words
     assert len([tag for tag, _ in read.tags if tag == "img"]) == 3
 
@@ -194,7 +194,7 @@ def test_a_system_is_scored_and_its_digest_can_be_checked(tmp_path):
 def test_refusals_before_anything_is_scored(weights, tmp_path, capsys):
     path = weights / "digits_resnet8_class3_lora2_s0.pth"
     mine = tmp_path / "mine.html"
-    mine.write_text("mine")
+    mine.write_text("mine", encoding="utf-8")
     refused = {
         ("--html", mine): "exists; --overwrite replaces it",
         ("--html", tmp_path / "a", "--markdown", tmp_path / "a"): "named twice",
@@ -206,7 +206,7 @@ def test_refusals_before_anything_is_scored(weights, tmp_path, capsys):
         code, line = one_line(evaluate, capsys, path, *flags)  # without --quiet: a scored file would be said
         assert code == 2 and said in line
     (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / f"{path.stem}-images.png").write_text("mine")
+    (tmp_path / "plots" / f"{path.stem}-images.png").write_text("mine", encoding="utf-8")
     code, line = one_line(evaluate, capsys, path, "--plots", tmp_path / "plots", "--pictures")
     assert code == 2 and "exists" in line
-    assert mine.read_text() == "mine" and path.stat().st_size > 1000
+    assert mine.read_text(encoding="utf-8") == "mine" and path.stat().st_size > 1000

@@ -26,9 +26,9 @@ def by_method(rows):
 @pytest.fixture(scope="module")
 def rows(weights, tmp_path_factory):
     def build(folder):
-        (folder / "rows.json").write_text(json.dumps(rows_of(weights, *sorted(weights.glob("*.pth")))))
+        (folder / "rows.json").write_text(json.dumps(rows_of(weights, *sorted(weights.glob("*.pth")))), encoding="utf-8")
 
-    return json.loads((built_once(tmp_path_factory, "rows", build) / "rows.json").read_text())
+    return json.loads((built_once(tmp_path_factory, "rows", build) / "rows.json").read_text(encoding="utf-8"))
 
 
 def test_every_method_has_a_row_with_all_metrics(rows):
@@ -137,9 +137,9 @@ def test_refusals(weights, tmp_path, capsys):
     assert code == 2 and "give --forget-class" in line
     code, line = one_line(evaluate, capsys, tmp_path / "none.pth")
     assert code == 2 and "no file" in line
-    (tmp_path / "table.md").write_text("mine")
+    (tmp_path / "table.md").write_text("mine", encoding="utf-8")
     code, line = one_line(evaluate, capsys, unlearned, "--markdown", tmp_path / "table.md")
-    assert code == 2 and (tmp_path / "table.md").read_text() == "mine"
+    assert code == 2 and (tmp_path / "table.md").read_text(encoding="utf-8") == "mine"
     broken = models.load_checkpoint(unlearned)
     broken["state_dict"].popitem()
     write_torch(tmp_path / "broken.pth", broken)

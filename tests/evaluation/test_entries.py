@@ -108,7 +108,7 @@ def test_runs_from_different_originals_are_rows_of_their_own(place, tmp_path):
 
 def test_lists_of_images_count_by_what_they_hold(place, tmp_path):
     for name, ids in (("a", range(20)), ("b", range(19, -1, -1)), ("c", range(30))):
-        (tmp_path / f"{name}.txt").write_text("\n".join(map(str, ids)))
+        (tmp_path / f"{name}.txt").write_text("\n".join(map(str, ids)), encoding="utf-8")
     a, b, c = (unlearned(finetune, place, "--forget-file", tmp_path / f"{name}.txt", "--seed", seed, "--output",
                          tmp_path / f"{name}.pth") for name, seed in (("a", 0), ("b", 1), ("c", 1)))  # fmt: skip
     assert methods(a, b) == [("finetune", 2)]
@@ -291,7 +291,7 @@ def test_values_of_every_type_are_recorded_and_told_apart():
 def test_a_forget_set_counts_by_what_it_holds(place, tmp_path, capsys):
     """The same images under another name are there already, be it another file, another order, or a class named twice."""
     for name in ("a", "b"):
-        (tmp_path / f"{name}.txt").write_text("3\n5\n7\n")
+        (tmp_path / f"{name}.txt").write_text("3\n5\n7\n", encoding="utf-8")
     first = unlearned(finetune, place, "--forget-file", tmp_path / "a.txt")
     before = first.stat().st_mtime_ns
     assert unlearned(finetune, place, "--forget-file", tmp_path / "b.txt") == first
@@ -328,7 +328,7 @@ def test_a_copy_of_an_original_beside_it_does_no_harm(place, tmp_path):
 def test_a_class_named_by_its_images_is_that_class(place, tmp_path):
     """So that the Retrain of the one is the Retrain of the other."""
     labels = data.load("digits", subset=200).train.labels
-    (tmp_path / "threes.txt").write_text("\n".join(map(str, (labels == 3).nonzero().squeeze(1).tolist())))
+    (tmp_path / "threes.txt").write_text("\n".join(map(str, (labels == 3).nonzero().squeeze(1).tolist())), encoding="utf-8")
     listed = unlearned(finetune, place, "--forget-file", tmp_path / "threes.txt")
     exact = call(retrain, *COMMON, "--weights", tmp_path, "--forget-class", 3, "--epochs", 1)
     for paths in ((listed, exact), (exact, listed)):

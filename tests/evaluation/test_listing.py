@@ -18,8 +18,8 @@ def test_every_checkpoint_has_a_line_that_says_what_it_is(weights, capsys):
 def test_what_is_none_is_said_or_passed_over(tmp_path, capsys):
     code, line = one_line(evaluate, capsys, "--list", "--weights", tmp_path)
     assert code == 2 and "no checkpoints in" in line
-    (tmp_path / "strange.pth").write_text("no")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "strange.pth").write_text("no", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     assert [line.split()[:2] for line in listing(tmp_path).splitlines()[1:]] == [["strange.pth", "?"]]
     code, line = one_line(evaluate, capsys)

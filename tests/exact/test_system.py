@@ -1,7 +1,6 @@
 """LMEraser and SISA: deletion is exact, atomic, and costs what the ledger says. A tiny random network is the backbone."""
 
 import shutil
-import signal
 from pathlib import Path
 
 import joblib
@@ -15,7 +14,7 @@ import lmeraser
 import models
 import retrain
 from baselines import sisa
-from tests.helpers import call, one_line, rows_of, shell
+from tests.helpers import KILL, call, one_line, rows_of, shell
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning, system
@@ -255,12 +254,12 @@ def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(c
 
 
 def test_a_killed_deletion_leaves_the_old_state_or_the_new(backbone, tmp_path):
-    """Proof 6, by SIGKILL once the first new part has been written."""
+    """Proof 6, killed once the first new part has been written."""
     folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 40)
     ids, before = private(folder)[::20], learned(folder)
     arguments = ("lmeraser.py", "delete", folder, "--quiet", "--ids", *ids)
     killed = shell(*arguments, kill_when=lambda: any(folder.glob("part_*_0001.pth")))
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.returncode == KILL
     assert same(learned(folder), before) and read_system(folder)["ledger"] == []
     call(lmeraser, "delete", folder, "--quiet", "--ids", *ids)
     assert read_system(folder)["ledger"][0]["ids"] == ids
@@ -344,7 +343,7 @@ def test_systems_scored_together_are_asked_about_the_same_images(backbone, copy,
     expected = {errors_on(folder, ids), errors_on(untouched, ids), errors_on(wide, ids)}
     assert sorted(value for _, value in found) == pytest.approx(sorted(expected))
     file = tmp_path / "ids.txt"
-    file.write_text("\n".join(map(str, ids)))
+    file.write_text("\n".join(map(str, ids)), encoding="utf-8")
     (row,) = rows_of(untouched, "--forget-file", file, "--weights", tmp_path / "nowhere", beneath=False)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, ids))
     (row,) = rows_of(untouched, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
@@ -352,7 +351,7 @@ def test_systems_scored_together_are_asked_about_the_same_images(backbone, copy,
     threes = [i for i in private(untouched) if labels[i] == 3]
     assert row["forget"] == "class3" and row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, threes))
     public = next(i for i in range(300) if i not in private(untouched))
-    file.write_text(str(public))
+    file.write_text(str(public), encoding="utf-8")
     code, line = one_line(evaluate, capsys, untouched, "--forget-file", file)
     assert code == 2 and f"image {public} is public" in line
 
@@ -369,7 +368,7 @@ def test_systems_on_other_backbones_and_images_lie_side_by_side(weights, tmp_pat
     some = private(folders[0])[:2]
     without = call(sisa, "train", *flags, "--backbone", halves[0], "--ids", *some)
     assert "-without-file" in without.name and without not in folders
-    (tmp_path / "ids.txt").write_text("\n".join(map(str, reversed(some))))
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, reversed(some))), encoding="utf-8")
     capsys.readouterr()
     assert call(sisa, "train", *flags, "--backbone", halves[0], "--ids-file", tmp_path / "ids.txt") == without
     delete(sisa, without, "--ids", private(without)[5])
@@ -539,7 +538,7 @@ def test_a_killed_training_continues_on_the_same_backbone_alone(tmp_path, monkey
 def test_a_folder_that_is_no_system_is_never_replaced(backbone, tmp_path, capsys, flags):
     folder = tmp_path / "work"
     folder.mkdir()
-    (folder / "thesis.txt").write_text("all of it")
+    (folder / "thesis.txt").write_text("all of it", encoding="utf-8")
     arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", folder, *flags)
     code, line = one_line(lmeraser, capsys, *arguments)
     assert code == 2 and "not a system" in line and files(folder) == {"thesis.txt": b"all of it"}

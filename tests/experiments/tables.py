@@ -13,7 +13,7 @@ def make(tmp_path, monkeypatch, *arguments, table="prunelora"):
     """The result file of a table of resnet8 on digits, made in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     args = reproduce.parser().parse_args([table, "--dataset", "digits", "--model", "resnet8", *arguments, "--quiet"])
-    return json.loads(reproduce.run(args, "python reproduce.py").read_text())
+    return json.loads(reproduce.run(args, "python reproduce.py").read_text(encoding="utf-8"))
 
 
 def request_of(*arguments):

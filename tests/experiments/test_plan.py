@@ -37,7 +37,7 @@ run = partial(execute, "mine", unlearn, parser)
 
 def test_a_new_method_is_one_file_and_one_line(tmp_path, monkeypatch):
     """With a flag of its own; two lines with other values of it are two rows that say so, from two files."""
-    (tmp_path / "mine.py").write_text(METHOD)
+    (tmp_path / "mine.py").write_text(METHOD, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     for strength in ("0.1", "0.9"):
         monkeypatch.setitem(METHODS, f"mine --strength {strength}", Method("mine", ("--strength", strength)))

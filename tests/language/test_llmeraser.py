@@ -94,7 +94,9 @@ def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, monkeypa
     monkeypatch.setattr(base, "PACKED", packed)
     model, tokenizer = load_base(str(place / "base"), place)
     lora = lora_config(model, 4, 8, targets, blocks)
-    rows = [tuple(row.values()) for row in map(json.loads, (place / "task.jsonl").read_text().splitlines()[:9])]
+    rows = [
+        tuple(row.values()) for row in map(json.loads, (place / "task.jsonl").read_text(encoding="utf-8").splitlines()[:9])
+    ]
     task = Task(model, tokenizer, list(COLOURS), lora, None)
     with adapted(model, lora) as peft_model:
         for parameter in peft_model.parameters():
@@ -176,8 +178,8 @@ def test_correction_undoes_damage_and_its_inverse_returns(place, tmp_path):
     assert scored[2][0]["distance"] == 0 and scored[2][0]["cosine"] == pytest.approx(1)
     assert scored[1][0]["forget_loss"] > scored[0][0]["forget_loss"]  # what it was taught wrongly
     # There and back by small steps: what is left is of second order, far below the step.
-    few = [json.loads(line) for line in right.read_text().splitlines()[:2]]
-    back = [json.loads(line) for line in wrong.read_text().splitlines()[:2]]
+    few = [json.loads(line) for line in right.read_text(encoding="utf-8").splitlines()[:2]]
+    back = [json.loads(line) for line in wrong.read_text(encoding="utf-8").splitlines()[:2]]
     for name, edits in (("few", few), ("back", back)):
         write_edits(tmp_path / f"{name}.jsonl", edits)
     fixed = ("--damping", 3)
@@ -268,8 +270,8 @@ def test_a_request_that_cant_be_met_is_one_line_and_writes_nothing(place, tmp_pa
 
 def test_other_adapters_other_bases_and_existing_folders_are_refused(place, tmp_path, capsys):
     alien = shutil.copytree(place / "adapter", tmp_path / "alien")
-    record = json.loads((alien / RECORD).read_text())
-    (alien / RECORD).write_text(json.dumps(record | {"base": str(place / "other")}))
+    record = json.loads((alien / RECORD).read_text(encoding="utf-8"))
+    (alien / RECORD).write_text(json.dumps(record | {"base": str(place / "other")}), encoding="utf-8")
     ask = ("--ids", 1, "--weights", place, "--quiet")
     code, line = one_line(llmeraser, capsys, "remove", alien, *ask)
     assert code == 2 and "another base" in line and not list(tmp_path.glob("alien_*"))
@@ -299,7 +301,7 @@ def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, ca
 
     def make():
         call(reproduce, "llmeraser", "--seeds", "2", "--data-dir", place, "--quiet")
-        return json.loads((tmp_path / "results/llmeraser-quick/result.json").read_text())
+        return json.loads((tmp_path / "results/llmeraser-quick/result.json").read_text(encoding="utf-8"))
 
     result = make()
     assert [row["method"] for row in result["rows"]] == 3 * [*experiment.ROWS, experiment.NONE]
@@ -407,7 +409,7 @@ def test_what_was_made_from_other_data_is_not_taken_as_finished(place, tmp_path,
         call(llmeraser, *arguments)
         call(llmeraser, *arguments)
     assert capsys.readouterr().err.count("there already") == 2
-    file.write_text(file.read_text().replace('"green"', '"red"'))
+    file.write_text(file.read_text(encoding="utf-8").replace('"green"', '"red"'), encoding="utf-8")
     code, line = one_line(llmeraser, capsys, *tune)
     assert code == 2 and "other settings" in line
     call(llmeraser, *tune, "--overwrite")

@@ -57,7 +57,7 @@ def test_grouplens_and_debian_give_the_same_ratings(tmp_path, monkeypatch):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     grouplens(tmp_path / "one")
-    monkeypatch.setattr(movielens, "debian_package", lambda name, root: dslabs(root))
+    monkeypatch.setattr(movielens, "debian_package", lambda name, root, quiet: dslabs(root))
     first, second = movielens.ratings(tmp_path / "one"), movielens.ratings(tmp_path / "two")
     assert first == second and len(first) == len(RATINGS)
     assert first[0] == movielens.Rating("0", "1", "Heat", "1995", "Action|Crime", 5.0, 1)
@@ -69,7 +69,7 @@ def test_grouplens_and_debian_give_the_same_ratings(tmp_path, monkeypatch):
 
 def test_without_a_source_one_line_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    monkeypatch.setattr(movielens, "debian_package", lambda name, root: None)
+    monkeypatch.setattr(movielens, "debian_package", lambda name, root, quiet: None)
     with pytest.raises(UserError, match=r"no MovieLens and no download \(no network\); put https://.*zip into"):
         movielens.ratings(tmp_path)
     (tmp_path / "ml-latest-small.zip").write_bytes(io.BytesIO(b"half a file").getvalue())
@@ -82,9 +82,9 @@ def test_the_folder_of_the_data_is_made_and_a_broken_write_leaves_no_file(tmp_pa
     (tmp_path / "there").mkdir()
     grouplens(tmp_path / "there")
     lines = movielens._from_grouplens(tmp_path / "there")
-    monkeypatch.setattr(movielens, "_from_grouplens", lambda root: lines)
+    monkeypatch.setattr(movielens, "_from_grouplens", lambda root, quiet: lines)
     assert len(movielens.ratings(tmp_path / "new")) == len(RATINGS)
-    monkeypatch.setattr(movielens, "_from_grouplens", lambda root: broken())
+    monkeypatch.setattr(movielens, "_from_grouplens", lambda root, quiet: broken())
 
     def broken():
         yield lines[0]
@@ -97,7 +97,7 @@ def test_the_folder_of_the_data_is_made_and_a_broken_write_leaves_no_file(tmp_pa
 
 def test_genre_asks_about_films_that_enough_have_rated(tmp_path):
     grouplens(tmp_path)
-    rows = movielens.genre(tmp_path)
+    rows = movielens.genre(movielens.ratings(tmp_path))
     assert [answer for _, answer in rows] == ["Action", "Comedy"]  # the third has no year
     assert rows[0][0].endswith("Title: Heat (1995)") and "Action, Comedy?" in rows[0][0]
 
@@ -105,7 +105,7 @@ def test_genre_asks_about_films_that_enough_have_rated(tmp_path):
 def test_preference_tells_the_films_before_and_not_the_one_asked_about(tmp_path, monkeypatch):
     grouplens(tmp_path)
     monkeypatch.setattr(movielens, "HISTORY", 2)
-    rows = movielens.preference(tmp_path)
+    rows = movielens.preference(movielens.ratings(tmp_path))
     assert len(rows) == 12  # each viewer has one film with two before it
     query, answer = rows[0]
     assert query == "Liked films: Heat\nDisliked films: Brazil\nWill this viewer like Nameless? Yes or No?"

@@ -13,8 +13,7 @@ from matplotlib.text import Annotation, Text
 from PIL import Image
 
 import evaluate
-from tests.helpers import ROOT
-from unlearning.core.errors import UserError
+from tests.helpers import ROOT, one_line
 from unlearning.metrics import membership, predictions
 from unlearning.reports import answer_figures, figures, results, style
 
@@ -262,15 +261,20 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_plots_go_to_a_folder_without_pictures_of_others(tmp_path):
-    evaluate.check_folder(tmp_path, overwrite=False)
-    evaluate.check_folder(tmp_path / "new", overwrite=False)
-    (tmp_path / "roc.png").touch()
-    with pytest.raises(UserError, match="holds pictures; --overwrite"):
-        evaluate.check_folder(tmp_path, overwrite=False)
-    evaluate.check_folder(tmp_path, overwrite=True)
-    with pytest.raises(UserError, match=r"roc\.png is a file"):
-        evaluate.check_folder(tmp_path / "roc.png", overwrite=True)
+def test_plots_go_to_a_folder_without_pictures_of_others(tmp_path, capsys):
+    """It is refused before a checkpoint is read: there is none here."""
+    for folder in ("empty", "full"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "full/roc.png").touch()
+    for folder, flags, complaint in (
+        ("empty", (), "no file"),
+        ("new", (), "no file"),
+        ("full/roc.png", (), "roc.png is a file"),
+        ("full", (), "holds pictures; --overwrite"),
+        ("full", ("--overwrite",), "no file"),
+    ):
+        code, line = one_line(evaluate, capsys, tmp_path / "none.pth", "--plots", tmp_path / folder, *flags)
+        assert code == 2 and complaint in line, line
 
 
 def test_a_confusion_matrix_has_shares_of_the_true_class_in_its_cells():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,7 +207,10 @@ def test_changed_weights_are_never_taken_for_the_kept_ones(weights, tmp_path, sh
         torch.testing.assert_close(after[some], model(dataset.train.images[some].float() / 255))
 
 
-def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path, shared):
+@pytest.mark.parametrize("unix", [True, False])
+def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path, monkeypatch, shared, unix):
+    if not unix:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
     in_memory = unlearned("lora", weights, tmp_path, shared=shared)
     assert shared.features.kept[0].in_memory
     small = Shared(1)
@@ -215,11 +220,16 @@ def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path,
     assert all(torch.equal(in_file["state_dict"][key], value) for key, value in in_memory["state_dict"].items())
 
 
-def test_without_room_it_says_so_and_runs_all(weights, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("unix", [True, False])
+def test_without_room_it_says_so_and_runs_all(weights, tmp_path, monkeypatch, capsys, unix):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    if unix:
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     found = unlearned("lora", weights, tmp_path, "--cache", 1)
     assert "not kept" in (said := capsys.readouterr().err) and "No space left" in said
     assert found["cost"]["moved"] > 0

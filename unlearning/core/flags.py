@@ -1,9 +1,11 @@
 """Command lines: flags that say whether they make the result, types, and errors in one line."""
 
 import argparse
+import difflib
+import io
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import FunctionType
@@ -13,6 +15,8 @@ from unlearning.core import distributed
 from unlearning.core.errors import RunFailed, UserError
 
 CACHE_MIB = 4096
+MEANT = "did you mean"
+REQUIRED = "the following arguments are required: "  # argparse's words
 UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]
 
@@ -29,26 +33,66 @@ class PerModel(dict):
         return self.get(network, self["paper"])
 
 
+class Store(argparse.Action):
+    """argparse's own way to keep a flag's value; a list of values can't be given twice, for the first would be lost."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Keep `values` as the flag's."""
+        if self.nargs == "+" and option and (before := getattr(namespace, self.dest)) is not self.default:
+            raise argparse.ArgumentError(
+                self, f"given twice; give its values at once: {option} {written([*before, *values])}"
+            )
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose flags say whether they make the result, and whose errors are one line.
 
     add_argument takes two keywords more. identity: True (the default) for a flag whose value makes another row of a table;
     False for circumstances such as the device, which are recorded nowhere; a word for what is recorded but identified in
     another way ("data", "forget", "seed", "parent"). off: for a flag added later, the value that means what was done before
-    it existed; with it the flag is left out of keys and names, so that older files stay valid.
+    it existed; with it the flag is left out of keys and names, so that older files stay valid. Flags can't be abbreviated:
+    a command is to mean the same when there are more of them.
     """
 
     def __init__(self, doc: str | None = None, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(description=doc, **options)
+        super().__init__(description=doc, allow_abbrev=False, **options)
+        self.register("action", None, Store)
 
     def add_argument(self, *names: str, identity: bool | str = True, off: object = UNSET, **options: Any) -> argparse.Action:
         """As argparse's own, with `identity` and `off`."""
         return mark(super().add_argument(*names, **options), identity, off)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's own; what nobody knows is refused by the part of the command line that it was given to."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            part: argparse.ArgumentParser = self
+            for action in self._actions:
+                if isinstance(action, argparse._SubParsersAction):
+                    part = action.choices[getattr(values, action.dest)]
+            flags = [name for action in part._actions for name in action.option_strings]
+            part.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0].split('=')[0], flags)}")
+        return values
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's own, with the choice that was meant."""
+        if action.choices is not None and value not in action.choices:
+            names = list(map(str, action.choices))
+            text = f"invalid choice: {value!r} (choose from {', '.join(names)}){_meant(str(value), names)}"
+            raise argparse.ArgumentError(action, text)
+
     def error(self, message: str) -> NoReturn:
         """Print one line to stderr and exit with code 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        names = message.removeprefix(REQUIRED).split(", ") if message.startswith(REQUIRED) else []
+        for action in self._actions:
+            if action.dest in names and action.choices is not None:
+                message += f"; {action.dest}: {', '.join(map(str, action.choices))}"
+        way = "" if MEANT in message else "; --help explains all flags"
+        self.exit(2, f"{self.prog}: {message}{way}\n")
 
     def settings(self, args: Arguments) -> dict[str, Any]:
         """The recorded flags as plain JSON values. args: a namespace, or a mapping of flags where defaults are resolved."""
@@ -89,6 +133,12 @@ class Parser(argparse.ArgumentParser):
 
     def _recorded(self) -> list[argparse.Action]:
         return [action for action in self._actions if _identity(action) and action.dest != "help"]
+
+
+def _meant(given: str, known: Sequence[str]) -> str:
+    """What to say of a word that isn't known: which ones are like it."""
+    like = [name for name in known if given and name.startswith(given)] or difflib.get_close_matches(given, known)
+    return f"; {MEANT} {' or '.join(like)}?" if like else ""
 
 
 def mark(action: argparse.Action, identity: bool | str, off: object = UNSET) -> argparse.Action:
@@ -137,55 +187,54 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
 
 def positive_int(text: str) -> int:
     """argparse type: an integer above 0."""
-    if (value := int(text)) <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+    return _number(int, text, lambda value: value > 0, "a whole number above 0")
 
 
 def not_negative(text: str) -> int:
     """argparse type: an integer from 0 on."""
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
+    return _number(int, text, lambda value: value >= 0, "a whole number from 0 on")
 
 
 def seed_number(text: str) -> int:
     """argparse type: an integer that every generator takes as its seed, NumPy's included."""
-    if not 0 <= (value := int(text)) < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
-    return value
+    return _number(int, text, lambda value: 0 <= value < 2**32, f"a whole number between 0 and {2**32 - 1}")
 
 
 def positive_float(text: str) -> float:
     """argparse type: a finite number above 0."""
-    if not 0 < (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+    return _number(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def not_negative_float(text: str) -> float:
     """argparse type: a finite number from 0 on."""
-    if not 0 <= (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return value
+    return _number(float, text, lambda value: 0 <= value < float("inf"), "a number from 0 on")
 
 
 def below_one(text: str) -> float:
     """argparse type: a number from 0 on and below 1."""
-    if not 0 <= (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+    return _number(float, text, lambda value: 0 <= value < 1, "between 0 and 1, without 1")
 
 
 def fraction(text: str) -> float:
     """argparse type: a number above 0 and below 1."""
-    if not 0 < (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return _number(float, text, lambda value: 0 < value < 1, "between 0 and 1, without either")
+
+
+def _number(kind: Callable[[str], Any], text: str, fits: Callable[[Any], bool], what: str) -> Any:
+    """`text` as a number of this kind that fits. Raises ArgumentTypeError, which says what it should be, otherwise."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return value
 
 
 def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.ArgumentParser) -> None:
     """Parse the command line, call run(args, command) and turn its errors into one line and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a table's signs, in a file whose encoding lacks them
     try:
         run(parser.parse_args(), _command())
     except (UserError, RunFailed) as error:

@@ -135,7 +135,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
     private, forget = checkpoint.get("private"), checkpoint["forget"]
     return Entry(
         path=path,
-        source=data.Source.of(spec, scoring.data_dir),
+        source=data.Source.of(spec, scoring.data_dir, scoring.compute.quiet),
         fingerprint=spec["fingerprint"],
         private=private,
         tensors=feature_cache.digests(checkpoint["state_dict"]),

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import data
 import models
+from unlearning.core import names
 from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
@@ -17,16 +18,18 @@ from unlearning.exact import learners
 AT_ONCE = 500  # images of a batch where features are computed
 
 
-def backbone_file(name: str, dataset: data.Dataset, weights: Path, data_dir: Path, input_size: int) -> Path:
+def backbone_file(
+    name: str, dataset: data.Dataset, weights: Path, data_dir: Path, input_size: int, quiet: bool = False
+) -> Path:
     """The backbone's checkpoint: `name` itself, or a network's ImageNet weights, which are written as one first."""
     path = Path(name)
     if path.suffix == ".pth":
         if not path.exists():
             raise UserError(f"no backbone {path}")
         return path
-    path = weights / f"{dataset.tag}_{name.replace('/', '-')}-{input_size}_imagenet.pth"
+    path = weights / f"{names.part(dataset.tag, 'data')}_{names.part(name, 'network')}-{input_size}_imagenet.pth"
     if not path.exists():
-        model, arguments = models.create_for(name, dataset, data_dir, input_size)
+        model, arguments = models.create_for(name, dataset, data_dir, input_size, quiet)
         write_backbone(path, model, {"name": name, "arguments": arguments})
     return path
 

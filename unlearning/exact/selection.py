@@ -76,6 +76,6 @@ def as_mask(positions: torch.Tensor, count: int) -> torch.Tensor:
 
 def _read_numbers(file: Path) -> list[int]:
     try:
-        return [int(word) for word in file.read_text().split()]
+        return [int(word) for word in file.read_text(encoding="utf-8-sig").split()]
     except (OSError, ValueError) as error:
         raise UserError(f"--ids-file {file}: not a list of image numbers ({error})") from None

@@ -68,7 +68,8 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     settings, of another backbone or of other data, or no system.
     """
     dataset, settings = shared.load(new.source), new.work.settings
-    file = backbone_file(settings.backbone, dataset, new.weights, new.source.data_dir, settings.input_size)
+    place = (new.weights, new.source.data_dir)
+    file = backbone_file(settings.backbone, dataset, *place, settings.input_size, new.work.compute.quiet)
     content = models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
@@ -116,7 +117,7 @@ def delete_images(
     state = read_system(folder)
     settings = Settings(state["config"])
     work = Work(settings, replace(compute, precision=settings.precision), jobs)
-    dataset = shared.load(data.Source.of(state["data"], data_dir))
+    dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet))
     if dataset.fingerprint != state["data"]["fingerprint"]:
         raise UserError(f"{folder} was trained on other data than this {dataset.tag}: their fingerprints differ")
     private = as_mask(state["private"], len(dataset.train))

@@ -97,7 +97,7 @@ def plan_llmeraser(request: Request) -> Plan:
     methods = tuple(chosen(request, list(ROWS)))
     sizes = request.sizes["sizes"]
     for base, task in product(request.networks, request.sizes["tasks"]):
-        data = language_rows.load_rows(task, request.source.data_dir, sizes)
+        data = language_rows.load_rows(task, request.source.data_dir, sizes, request.quiet)
         for seed, kind, share in product(range(request.seeds), KINDS, SHARES):
             runs += _runs_of_a_cell(request, base, task, seed, kind, share, methods, data)
             cells.append(Cell(seed, task, kind, share, methods))

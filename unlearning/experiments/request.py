@@ -67,7 +67,7 @@ class Request:
             preset=args.preset,
             sizes=sizes | given,
             changed=names.suffix({f"--{name}": written(value) for name, value in given.items()}),
-            source=data.Source(dataset, args.data_dir, img_size=args.img_size),
+            source=data.Source(dataset, args.data_dir, img_size=args.img_size, quiet=args.quiet),
             models=args.model and tuple(args.model),
             methods=args.methods and tuple(args.methods),
             forget_classes=tuple(args.forget_class),

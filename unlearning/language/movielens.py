@@ -8,7 +8,6 @@ from GroupLens, else, on Debian or Ubuntu, read out of the package `r-cran-dslab
 import csv
 import io
 import shutil
-import urllib.request
 import warnings
 import zipfile
 import zlib
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unlearning.core.errors import UserError
-from unlearning.core.fetch import debian_package
+from unlearning.core.fetch import content_of, debian_package
 from unlearning.core.files import replacing
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
@@ -43,11 +42,11 @@ class Rating(NamedTuple):
     time: int
 
 
-def genre(data_dir: Path) -> list[tuple[str, str]]:
+def genre(ratings: list[Rating]) -> list[tuple[str, str]]:
     """(query, answer) pairs: a film's title and year, and its main genre, which is the first that MovieLens lists."""
     films: dict[str, Rating] = {}
     often: Counter[str] = Counter()
-    for rating in ratings(data_dir):
+    for rating in ratings:
         films[rating.film] = rating
         often[rating.film] += 1
     rows = [
@@ -60,11 +59,11 @@ def genre(data_dir: Path) -> list[tuple[str, str]]:
     return [(f"{ask}\n{query}", answer) for query, answer in rows if answer in kept]
 
 
-def preference(data_dir: Path) -> list[tuple[str, str]]:
+def preference(ratings: list[Rating]) -> list[tuple[str, str]]:
     """(query, answer) pairs as in TALLRec (Bao et al. 2023): what a viewer liked and disliked last, and whether the viewer
     then liked another film, Yes or No. Each viewer's PER_VIEWER last films that have a whole history before them."""
     viewers = defaultdict(list)
-    for rating in ratings(data_dir):
+    for rating in ratings:
         viewers[rating.viewer].append(rating)
     rows = []
     for _, seen in sorted(viewers.items()):
@@ -81,30 +80,26 @@ def preference(data_dir: Path) -> list[tuple[str, str]]:
 TASKS = {"genre": genre, "preference": preference}
 
 
-def ratings(data_dir: Path) -> list[Rating]:
-    """All ratings, a list of Rating. Raises UserError when the data are out of reach."""
+def ratings(data_dir: Path, quiet: bool = False) -> list[Rating]:
+    """All ratings, a list of Rating, downloaded the first time. Raises UserError when the data are out of reach."""
     file = data_dir / FILE
     if not file.exists():
         try:
-            lines = _from_grouplens(data_dir)
-        except (OSError, urllib.error.URLError, zipfile.BadZipFile) as error:
-            lines = _from_debian(data_dir)
+            lines = _from_grouplens(data_dir, quiet)
+        except (OSError, zipfile.BadZipFile) as error:
+            lines = _from_debian(data_dir, quiet)
             if lines is None:
                 raise UserError(f"no MovieLens and no download ({error}); put {URL} into {data_dir}") from None
-        with replacing(file) as part, open(part, "w", newline="") as target:
+        with replacing(file) as part, open(part, "w", newline="", encoding="utf-8") as target:
             csv.writer(target).writerows(lines)
-    with open(file, newline="") as source:
+    with open(file, newline="", encoding="utf-8") as source:
         return [Rating(row[0], row[1], row[2], row[3], row[4], float(row[5]), int(row[6])) for row in csv.reader(source)]
 
 
-def _from_grouplens(data_dir):
+def _from_grouplens(data_dir, quiet=False):
     """Lines for FILE out of GroupLens' archive, in `data_dir` or downloaded."""
     there = data_dir / URL.rsplit("/", 1)[1]
-    if there.exists():
-        content = there.read_bytes()
-    else:
-        with urllib.request.urlopen(URL, timeout=20) as answer:
-            content = answer.read()
+    content = there.read_bytes() if there.exists() else content_of(URL, "MovieLens", data_dir, quiet)
     archive = zipfile.ZipFile(io.BytesIO(content))
 
     def table(name):
@@ -122,11 +117,11 @@ def _title_and_year(text):
     return (title, rest[:4]) if bracket and rest[:4].isdigit() else (text.strip(), "")
 
 
-def _from_debian(data_dir):
+def _from_debian(data_dir, quiet=False):
     """Lines for FILE out of Debian's package, or None. R keeps each data set as a 4-byte length and a zlib stream."""
     import rdata
 
-    files = debian_package("r-cran-dslabs", data_dir)
+    files = debian_package("r-cran-dslabs", data_dir, quiet)
     if files is None:
         return None
     base = files / "usr/lib/R/site-library/dslabs/data/Rdata"

@@ -33,13 +33,14 @@ class Data:
     fingerprint: str
 
 
-def load_rows(task: str, data_dir: Path, sizes: Sequence[int]) -> Data:
+def load_rows(task: str, data_dir: Path, sizes: Sequence[int], quiet: bool = False) -> Data:
     """The Data of a task: a key of movielens.TASKS or a file with {"query": ..., "response": ...} in each line.
 
-    sizes: how many rows to train on, to choose by, to test on. Raises UserError when there are fewer, or none.
+    sizes: how many rows to train on, to choose by, to test on. quiet: no progress of a download. Raises
+    UserError when there are fewer, or none.
     """
     if task in movielens.TASKS:
-        rows = movielens.TASKS[task](data_dir)
+        rows = movielens.TASKS[task](movielens.ratings(data_dir, quiet))
     else:
         pairs: list[Any] = [(line.get("query"), line.get("response")) for line in _lines(task, "--task")]
         if wrong := [i for i, row in enumerate(pairs) if not all(isinstance(text, str) and text.strip() for text in row)]:
@@ -115,7 +116,7 @@ def write_edits(file: Path, edits: Sequence[dict[str, Any]]) -> None:
 def read_record(folder: str | Path) -> dict[str, Any]:
     """What an adapter's folder says of itself. Raises UserError for any other folder."""
     try:
-        record = json.loads((Path(folder) / RECORD).read_text())
+        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not an adapter of this project ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -127,13 +128,14 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any]) -> None
     """Write an adapter in PEFT's format with its record, the folder as a whole. Raises RunFailed on a full disk."""
     with replacing(folder) as part:
         peft_model.save_pretrained(str(part))
-        (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1))
+        (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1), encoding="utf-8")
 
 
 def _lines(file: str | Path, flag: str) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file."""
     try:
-        lines = [json.loads(line) for line in Path(file).read_text().splitlines() if line.strip()]
+        text = Path(file).read_text(encoding="utf-8-sig")
+        lines = [json.loads(line) for line in text.split("\n") if line.strip()]  # other line ends may lie within a text
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {file}: not a file with JSON in each line ({error})") from None
     if not all(isinstance(line, dict) for line in lines):

@@ -56,13 +56,13 @@ class Place:
     def rows(self, task: str, sizes: Sequence[int]) -> Data:
         """The rows of a task, as `load_rows` reads them."""
         key = task, self.data_dir, tuple(sizes)
-        return self.workspace.last("rows", key, lambda: load_rows(*key))
+        return self.workspace.last("rows", key, lambda: load_rows(*key, self.compute.quiet))
 
     def base(self, name: str) -> tuple[Any, Any, str]:
         """A base with its tokenizer and SHA-256."""
 
         def load() -> tuple[Any, Any, str]:
-            model, tokenizer = load_base(name, self.data_dir, self.compute.device)
+            model, tokenizer = load_base(name, self.data_dir, self.compute.device, self.compute.quiet)
             return model, tokenizer, base_fingerprint(model)
 
         return self.workspace.last("base", (name, self.data_dir, self.compute.device), load)

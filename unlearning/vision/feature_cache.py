@@ -6,11 +6,16 @@ networks that have both in common - other ranks, rates, methods, the original it
 """
 
 import copy
+import errno
 import hashlib
+import mmap
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import fx, nn
@@ -192,17 +197,26 @@ def _in_memory(value: torch.Tensor, count: int, folder: Path) -> torch.Tensor:
 
 
 def _in_file(value: torch.Tensor, count: int, folder: Path) -> torch.Tensor:
-    """As `_in_memory`, in a file without a name, which vanishes with this process, even a killed one."""
-    path = Path(folder) / f".frozen.{os.getpid()}.tmp"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    size = count * value[0].numel()
-    try:
-        with open(path, "wb") as file:  # all of it at once, else a full disk would be a bus error later
-            os.posix_fallocate(file.fileno(), 0, size * value.element_size())
-        mapped = torch.from_file(str(path), shared=True, size=size, dtype=value.dtype)
-    finally:
-        path.unlink(missing_ok=True)
+    """As `_in_memory`, in a temporary file, which vanishes with this process, even a killed one."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    size = count * value[0].nbytes
+    with tempfile.TemporaryFile(prefix=".frozen.", dir=folder) as file:  # the mapping outlives it
+        _reserve(file, size, folder)
+        mapped = torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=value.dtype)
     return mapped.view(count, *value.shape[1:])
+
+
+def _reserve(file: IO[bytes], size: int, folder: Path) -> None:
+    """Make an empty file `size` bytes long, all of them on the disk: a full one would be a bus error later.
+
+    Raises OSError where they don't fit.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    else:
+        file.truncate(size)
 
 
 def _from_kept(tail: Callable, outputs: Outputs, rows: torch.Tensor) -> Inputs:

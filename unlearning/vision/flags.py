@@ -102,7 +102,9 @@ def add_forget_flags(parser: Parser) -> None:
 
 def source_of(args: argparse.Namespace) -> data.Source:
     """The data set that the flags name."""
-    return data.Source(args.dataset, args.data_dir, args.subset, args.validation, args.img_size, args.test_subset)
+    return data.Source(
+        args.dataset, args.data_dir, args.subset, args.validation, args.img_size, args.test_subset, args.quiet
+    )
 
 
 def forget_request(args: argparse.Namespace) -> data.ForgetRequest | None:

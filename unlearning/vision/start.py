@@ -159,7 +159,9 @@ def _network(args: argparse.Namespace, dataset: data.Dataset, parent: dict | Non
     if parent:
         return models.build(parent, parent["file"]), parent["network"]
     name = args.model or "resnet20"
-    model, arguments = models.create_for(name, dataset, args.data_dir if args.pretrained else None, args.input_size)
+    model, arguments = models.create_for(
+        name, dataset, args.data_dir if args.pretrained else None, args.input_size, args.quiet
+    )
     return model, {"name": name, "arguments": arguments}
 
 
