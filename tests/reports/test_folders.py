@@ -33,6 +33,10 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
     page = (tmp_path / "t/README.md").read_text(encoding="utf-8")
     assert page.startswith("# t\n\nWhat it shows.\n\n![metrics](figures/metrics.png)\n")
     assert "on a CPU, 2026-01-02, commit 0123456789ab; torch 2.14." in page
+    for name in ("losses-resnet8-class3.png", "mine.png"):
+        (tmp_path / "t/figures" / name).touch()
+    folders.write(result, tmp_path / "t")
+    assert {path.name for path in (tmp_path / "t/figures").iterdir()} == {"metrics.png", "mine.png"}
     folders.write(result | {"pictures": False}, tmp_path / "u")
     assert not (tmp_path / "u/figures").exists()
 

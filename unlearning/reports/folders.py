@@ -25,10 +25,13 @@ def place(path: Path) -> tuple[Path, Path]:
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
-    """Write every file of a table's folder."""
+    """Write every file of a table's folder. Pictures that an earlier, smaller table left there, under other names, go."""
     from unlearning.reports import figures  # takes a second
 
     pictures = figures.draw(result["rows"], folder / "figures") if result.get("pictures", True) else []
+    for path in set((folder / "figures").glob("*.png")) - set(pictures):
+        if path.stem.split("-")[0] in figures.PICTURES:
+            path.unlink()
     for form, name in FILES.items():
         text = page(result, [path.name for path in pictures]) if form == "markdown" else tables.FORMS[form](result)
         write_text(folder / name, text)
