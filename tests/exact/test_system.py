@@ -193,7 +193,7 @@ MISTAKES = [
     (("--ids", "300"), "image numbers run from 0 to 299"),
     (("--ids", "-1"), "image numbers run from 0 to 299"),
     (("--ids", "{id}", "{id}"), "is named twice"),
-    (("--ids", "{gone}"), "is deleted already"),
+    (("--ids", "{gone}", "{id}"), "is deleted already"),
     (("--ids-file", "/nowhere"), "not a list of image numbers"),
     ((), "nothing to delete"),
 ]
@@ -208,6 +208,19 @@ def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(id=known, gone=gone) for flag in flags))
     assert code == 2 and message in line
     assert files(folder) == before
+
+
+@pytest.mark.parametrize("named", ["--ids", "--class"])
+def test_a_deletion_given_again_is_there_already(copy, capsys, named):
+    folder = copy(lmeraser)
+    state = read_system(folder)
+    labels = data.load("digits").train.labels
+    wanted = [labels[private(folder, 1)[0]].item()] if named == "--class" else private(folder, 2)
+    first = delete(lmeraser, folder, named, *wanted)
+    before, _ = files(folder), capsys.readouterr()
+    assert delete(lmeraser, folder, named, *wanted) == first
+    assert capsys.readouterr().err == f"there already: {folder} without these images\n"
+    assert files(folder) == before and len(read_system(folder)["deleted"]) > len(state["deleted"])
 
 
 def test_another_backbone_is_refused(systems, copy, tmp_path, capsys):
