@@ -24,10 +24,10 @@ TOLERANCE = 1e-4  # of the largest logit
 SOURCE = "checkpoint_sha256"  # where an ONNX file says what it was made from
 
 
-def export(model: nn.Module, images: torch.Tensor, source: str) -> bytes:
+def export(model: nn.Module, images: torch.Tensor, source: str = "") -> bytes:
     """`model`, on the CPU and in evaluation mode, as the bytes of an ONNX file.
 
-    images: float32 (B, C, H, W) with B > 1, to check the file by. source: SHA-256 of its checkpoint, which the file records.
+    images: float32 (B, C, H, W) with B > 1, to check the file by. source: its checkpoint's SHA-256, which the file records.
     Raises RunFailed where onnxruntime answers differently.
     """
     onnxruntime = _onnxruntime()
