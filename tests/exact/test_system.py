@@ -158,7 +158,7 @@ def test_an_emptied_cluster_is_dropped_and_a_request_may_hit_all(copy):
     assert delete(lmeraser, folder, "--ids", *every)["parts"] == list(learned(folder))
 
 
-def test_a_class_is_deleted_and_only_once(copy, capsys):
+def test_a_class_is_deleted_whole_and_one_without_private_images_is_not(copy, capsys):
     folder = copy(lmeraser)
     labels = data.load("digits", subset=300).train.labels
     gone = private(folder)[0]
@@ -166,7 +166,7 @@ def test_a_class_is_deleted_and_only_once(copy, capsys):
     entry = delete(lmeraser, folder, "--class", int(labels[gone]))
     assert set(labels[entry["ids"]].tolist()) == {int(labels[gone])} and gone not in entry["ids"]
     assert not (labels[torch.cat([learner[3] for learner in learned(folder).values()])] == labels[gone]).any()
-    code, line = one_line(lmeraser, capsys, "delete", folder, "--class", int(labels[gone]))
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--class", 11)
     assert code == 2 and "no private image" in line
 
 
@@ -193,7 +193,7 @@ MISTAKES = [
     (("--ids", "300"), "image numbers run from 0 to 299"),
     (("--ids", "-1"), "image numbers run from 0 to 299"),
     (("--ids", "{id}", "{id}"), "is named twice"),
-    (("--ids", "{gone}"), "is deleted already"),
+    (("--ids", "{gone}", "{id}"), "is deleted already"),
     (("--ids-file", "/nowhere"), "not a list of image numbers"),
     ((), "nothing to delete"),
 ]
@@ -208,6 +208,19 @@ def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(id=known, gone=gone) for flag in flags))
     assert code == 2 and message in line
     assert files(folder) == before
+
+
+@pytest.mark.parametrize("named", ["--ids", "--class"])
+def test_a_deletion_given_again_is_there_already(copy, capsys, named):
+    folder = copy(lmeraser)
+    state = read_system(folder)
+    labels = data.load("digits").train.labels
+    wanted = [labels[private(folder, 1)[0]].item()] if named == "--class" else private(folder, 2)
+    first = delete(lmeraser, folder, named, *wanted)
+    before, _ = files(folder), capsys.readouterr()
+    assert delete(lmeraser, folder, named, *wanted) == first
+    assert capsys.readouterr().err == f"there already: {folder} without these images\n"
+    assert files(folder) == before and len(read_system(folder)["deleted"]) > len(state["deleted"])
 
 
 def test_another_backbone_is_refused(systems, copy, tmp_path, capsys):

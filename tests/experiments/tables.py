@@ -12,7 +12,8 @@ SMALL = {"model": ["resnet8"], "subset": None, "pretrain": [2], "epochs": [1]}
 def make(tmp_path, monkeypatch, *arguments, table="prunelora"):
     """The result file of a table of resnet8 on digits, made in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
-    args = reproduce.parser().parse_args([table, "--dataset", "digits", "--model", "resnet8", *arguments, "--quiet"])
+    network = () if "--model" in arguments else ("--model", "resnet8")
+    args = reproduce.parser().parse_args([table, "--dataset", "digits", *network, *arguments, "--quiet"])
     return json.loads(reproduce.run(args, "python reproduce.py").read_text(encoding="utf-8"))
 
 

@@ -358,7 +358,7 @@ def test_a_full_disk_below_the_frozen_part_is_one_line(place, tmp_path, monkeypa
 def test_loading_shows_no_progress_bars_and_leaves_the_setting_as_it_was(place, tmp_path, monkeypatch):
     logging, shown = transformers.utils.logging, []
 
-    def dequantised(data_dir):
+    def dequantised(data_dir, quiet):
         shown.append(logging.is_progress_bar_enabled())
         return place / "base" if data_dir == place else data_dir / "nothing"
 

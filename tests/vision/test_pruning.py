@@ -203,8 +203,15 @@ def test_an_exported_network_answers_alike(weights, tmp_path, capsys):
     with torch.no_grad():
         expected = models.build(models.load_checkpoint(path))(images)
     torch.testing.assert_close(torch.from_numpy(answers), expected, atol=1e-4, rtol=1e-4)
-    code, line = one_line(export, capsys, path, "--onnx", file)
-    assert code == 2 and "--overwrite" in line
+    before, _ = file.read_bytes(), capsys.readouterr()
+    assert call(export, path, "--onnx", file) == file
+    assert capsys.readouterr().err == f"there already: {file}\n" and file.read_bytes() == before
+    other = weights / "digits_resnet8_class3_mask2_s0.pth"
+    code, line = one_line(export, capsys, other, "--onnx", file)
+    assert code == 2 and "--overwrite" in line and file.read_bytes() == before
+    (tmp_path / "mine.onnx").write_text("mine", encoding="utf-8")
+    code, line = one_line(export, capsys, other, "--onnx", tmp_path / "mine.onnx")
+    assert code == 2 and "--overwrite" in line and (tmp_path / "mine.onnx").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_mask_is_exported_with_its_infinite_logits(weights, tmp_path):

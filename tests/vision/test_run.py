@@ -23,7 +23,7 @@ def unlearn(model, retain, forget, run):
 def parser():
     return method_parser(__doc__, epochs=1, lr=0.1)
 
-run = partial(execute, "mine", unlearn, parser)
+run = partial(execute, "meddler", unlearn, parser)
 '''
 
 
@@ -52,14 +52,14 @@ def test_a_run_trains_with_its_own_epochs_seed_and_device_and_adds_to_its_cost(t
 
 
 def test_a_method_that_writes_to_its_settings_fails(weights, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(OWN_METHOD, encoding="utf-8")
+    (tmp_path / "meddler.py").write_text(OWN_METHOD, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    import mine
+    import meddler
 
     common = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", 3, "--quiet")
     with pytest.raises(AttributeError, match="don't change"):
-        call(mine, *common, "--output", tmp_path / "x.pth")
-    sys.modules.pop("mine")
+        call(meddler, *common, "--output", tmp_path / "x.pth")
+    sys.modules.pop("meddler")
 
 
 def test_a_finished_output_given_again_is_there_already(weights, tmp_path):

@@ -61,7 +61,7 @@ def content_of(url: str, what: str, folder: Path, quiet: bool = False) -> bytes:
         announce(what, size and size / 1e6, urllib.parse.urlsplit(url).netloc, folder)
         hidden = not progress_shown(quiet)
         with tqdm.wrapattr(answer, "read", total=size, desc=what, leave=False, disable=hidden) as source:
-            return source.read()
+            return b"".join(iter(lambda: source.read(2**16), b""))
 
 
 def package_file(wanted: WheelFile, file: Path, what: str, quiet: bool = False) -> None:

@@ -24,7 +24,7 @@ class ImageRequest:
         private: bool mask (N,). deleted: int64 positions. Raises UserError for images that are unknown, named twice, gone
         already or public.
         """
-        ids = [*self.ids, *(_read_numbers(self.file) if self.file else [])]
+        ids = self._numbers()
         if wrong := [i for i in ids if not 0 <= i < len(labels)]:
             raise UserError(f"image {wrong[0]}: image numbers run from 0 to {len(labels) - 1}")
         if len(set(ids)) < len(ids):
@@ -36,6 +36,16 @@ class ImageRequest:
         if self.label is not None:
             ids += self._of_class(labels, private & ~as_mask(deleted, len(labels)))
         return torch.tensor(sorted(set(ids)), dtype=torch.int64)
+
+    def done(self, labels: torch.Tensor, private: torch.Tensor, deleted: torch.Tensor) -> bool:
+        """True if it names images, and all of them are deleted already. Arguments as of `positions`."""
+        named = set(self._numbers())
+        if self.label is not None:
+            named |= set(((labels == self.label) & private).nonzero().squeeze(1).tolist())
+        return bool(named) and named <= set(deleted.tolist())
+
+    def _numbers(self) -> list[int]:
+        return [*self.ids, *(_read_numbers(self.file) if self.file else [])]
 
     def _of_class(self, labels: torch.Tensor, there: torch.Tensor) -> list[int]:
         found = ((labels == self.label) & there).nonzero().squeeze(1).tolist()

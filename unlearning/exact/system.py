@@ -112,7 +112,8 @@ def delete_images(
 ) -> dict[str, Any]:
     """Delete images from the system in `folder`: train their parts again, write, and add to the ledger: the new entry.
 
-    Raises UserError, with nothing changed, for images that are unknown, named twice, gone already or public.
+    Where all of these images are deleted already, nothing is done: the last entry, {} if there is none. Raises UserError,
+    with nothing changed, for images that are unknown, named twice or public, and where some are gone already.
     """
     state = read_system(folder)
     settings = Settings(state["config"])
@@ -121,6 +122,9 @@ def delete_images(
     if dataset.fingerprint != state["data"]["fingerprint"]:
         raise UserError(f"{folder} was trained on other data than this {dataset.tag}: their fingerprints differ")
     private = as_mask(state["private"], len(dataset.train))
+    if request.done(dataset.train.labels, private, state["deleted"]):
+        print(f"there already: {folder} without these images", file=sys.stderr, flush=True)
+        return state["ledger"][-1] if state["ledger"] else {}
     ids = request.positions(dataset.train.labels, private, state["deleted"])
     if not len(ids):
         raise UserError("nothing to delete: give --ids, --ids-file or --class")

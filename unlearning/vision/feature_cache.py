@@ -134,7 +134,7 @@ class Outputs:
         one, _ = next(self._run([torch.arange(2)]))
         self.mib: float = sum(value[0].nbytes for value in one) * len(images) / 2**20
         self.in_memory: bool = self.mib + sum(other.mib for other in cache.kept if other.in_memory) <= cache.limit_mib
-        if not compute.quiet and not self.in_memory:
+        if not compute.quiet and not self.in_memory and self.mib >= 0.5:  # else it would say 0 MiB
             where = f"in a file in {compute.scratch}: more than --cache leaves"
             print(f"outputs of the frozen part: {self.mib:,.0f} MiB {where}", file=sys.stderr, flush=True)
         make = _in_memory if self.in_memory else _in_file
