@@ -115,7 +115,7 @@ def test_the_page_of_real_files(weights, tmp_path):
         command = f"{shlex.quote(sys.executable)} {line.removeprefix('python ')}"
         done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     assert len(done.stdout.strip()) == 64 and done.stdout.strip() in read.words
-    assert len((tmp_path / "list.txt").read_text().split()) == 146
+    assert len((tmp_path / "list.txt").read_text(encoding="utf-8").split()) == 146
     pictures = ("--pictures", "--plots", tmp_path / "plots", "--json", tmp_path / "b.json", "--overwrite")
     read = the_page(weights, tmp_path, path, *pictures)
     assert len([tag for tag, _ in read.tags if tag == "img"]) == 12
@@ -208,5 +208,5 @@ def test_refusals_before_anything_is_scored(weights, tmp_path, capsys):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / f"{path.stem}-images.png").write_text("mine", encoding="utf-8")
     code, line = one_line(evaluate, capsys, path, "--plots", tmp_path / "plots", "--pictures")
-    assert code == 2 and "exists" in line
+    assert code == 2 and "holds pictures" in line
     assert mine.read_text(encoding="utf-8") == "mine" and path.stat().st_size > 1000
