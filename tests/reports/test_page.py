@@ -281,13 +281,13 @@ def test_a_browser_shows_it_and_runs_nothing(tmp_path, width):
     text = re.sub(r"<meta http-equiv=.*>\n", "", hostile())
     assert "default-src" not in text
     measure = "<script>document.body.dataset.wide = document.documentElement.scrollWidth</script></body>"
-    (tmp_path / "page.html").write_text(text.replace("</body>", measure))
+    (tmp_path / "page.html").write_text(text.replace("</body>", measure), encoding="utf-8")
     command = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},3000"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars"]
     address = (tmp_path / "page.html").as_uri()
     shot = f"--screenshot={tmp_path / 'page.png'}"
     subprocess.run([*command, shot, address], check=True, capture_output=True, timeout=120)
-    done = subprocess.run([*command, "--dump-dom", address], check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--dump-dom", address], check=True, capture_output=True, encoding="utf-8", timeout=120)
     assert "<title>Unlearning report</title>" in done.stdout
     assert done.stdout.count("<script") == 1  # the one of this test
     window = max(width, 500)  # Chromium's own least
