@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("baselines/*.py"), *ROOT.glob("benchmarks/*.py")]
 SPAN = re.compile(r"(?:^ *(?:\$ )?|`)(?:[A-Z_]+=\S+ )*((?:python|torchrun|accelerate launch) [^`\n]+)", re.MULTILINE)
 NEXT = re.compile(r"\s+(?:&&|\|\|?|>>?)\s+|;\s+")  # what a shell reads as the end of a command's arguments
