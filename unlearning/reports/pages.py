@@ -87,10 +87,12 @@ def _chosen(source: Path, filters: dict[str, list[str]]) -> list[Any]:
 
 
 def _table(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> str:
-    """A Markdown table; of a table of methods with method, epochs and n first, unless a filter fixes them."""
+    """A Markdown table; first method, epochs and n of a table of methods, and fields that a filter gives several values, unless
+    a filter fixes them."""
     fixed = [field for field, values in filters.items() if len(values) == 1]
     named = [key for key in ("method", "epochs", "n") if "metrics" in rows[0] and key not in fixed]
     named = [key for key in named if key != "epochs" or any(row["epochs"] for row in rows)]
+    named = [*(field for field in filters if field not in (*fixed, *named, *map(_field, asked))), *named]
     keys, header = [*named, *asked], [*named, *map(_title, asked)]
     align = ["left" if all(isinstance(row.get(_field(key)), str) for row in rows) else "right" for key in keys]
     return tables.drawn(header, [[_cell(row, key) for key in keys] for row in rows], "pipe", align)
