@@ -87,7 +87,7 @@ def _chosen(source: Path, filters: dict[str, list[str]]) -> list[Any]:
 
 
 def _table(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> str:
-    """A Markdown table; first method, epochs and n of a table of methods, and fields that a filter gives several values, unless
+    """A Markdown table. First the fields that a filter gives several values, then method, epochs and n of methods, unless
     a filter fixes them."""
     fixed = [field for field, values in filters.items() if len(values) == 1]
     named = [key for key in ("method", "epochs", "n") if "metrics" in rows[0] and key not in fixed]
