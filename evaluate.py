@@ -14,6 +14,7 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 """
 
 import argparse
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         return
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")
+    args.checkpoints = [path for pattern in args.checkpoints for path in _matching(pattern)]
     texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
     pictures = _picture_files(args)
     _check_outputs(args, [path for path, _ in texts], pictures)
@@ -80,6 +82,15 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         figures.draw(table["rows"], args.plots)
         if args.pictures:
             answers.draw(zip(rows, accounts, strict=True), pictures)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files that a pattern stands for, where the shell hasn't put them in its place."""
+    if pattern.exists() or not glob.has_magic(str(pattern)):
+        return [pattern]
+    if not (found := sorted(map(Path, glob.glob(str(pattern))))):
+        raise UserError(f"no file is like {pattern}; pretrain.py makes an original, and a method's script the others")
+    return found
 
 
 def _picture_files(args: argparse.Namespace) -> dict[Path, tuple[Path, Path]]:

@@ -132,7 +132,13 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
 def test_the_latex_compiles(table, tmp_path):
-    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", r"\input{t}", r"\end{document}"]
+    lines = [
+        r"\documentclass{article}",
+        r"\usepackage{booktabs,graphicx}",
+        r"\begin{document}",
+        r"\input{t}",
+        r"\end{document}",
+    ]
     (tmp_path / "main.tex").write_text("\n".join(lines), encoding="utf-8")
     write_text(tmp_path / "t.tex", tables.latex(table))
     done = subprocess.run(["pdflatex", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True, encoding="utf-8")

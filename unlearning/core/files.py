@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,8 @@ def read_torch(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
+    except pickle.UnpicklingError:  # PyTorch's text is about its own settings
+        raise UserError(f"{path} is not a readable checkpoint") from None
     except Exception as error:  # foreign bytes make the reader fail in many ways; none of them may show a traceback
         raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from None
 

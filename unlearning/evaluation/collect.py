@@ -63,11 +63,13 @@ def score_files(
     names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)
     retrained: dict[tuple, torch.Tensor] = {}
     scored = []
-    for entry in sorted(entries, key=lambda entry: entry.method != "retrain"):  # others are measured from Retrain
+    order = sorted(entries, key=lambda entry: entry.method != "retrain")  # others are measured from Retrain
+    for place, entry in enumerate(order, 1):
         others = [other.tensors for other in entries]
         for row in _score_file(entry, retrained, others, scoring, shared, beneath, keep):
             named = {"dataset": tags[entry.images], "model": networks[entry.network]}
             scored.append(row | named | {"method": names[entry.key, row["forget"]]})
+        report_scored(entry.path, scoring.compute, f"{place} of {len(order)}: ")
     retrains = {_pair(row): row for row in scored if row["entry"].method == "retrain"}
     for row in scored:
         original = _original_of(row, scored)
@@ -128,7 +130,6 @@ def _score_file(
         if keep:
             row |= answers.of_network(entry, logits, dataset, positions, keep == "pictures")
         rows.append(row)
-    report_scored(entry.path, scoring.compute)
     return rows
 
 
@@ -140,10 +141,10 @@ def network_of(entry: Entry) -> torch.nn.Module:
     return (learners if entry.path.is_dir() else models).build(content, entry.path)
 
 
-def report_scored(path: Path, compute: Compute) -> None:
-    """Say that a file has been scored."""
+def report_scored(path: Path, compute: Compute, place: str = "") -> None:
+    """Say that a file has been scored. place: which of how many it is, in words."""
     if not compute.quiet:
-        print(f"scored {path}", file=sys.stderr, flush=True)
+        print(f"scored {place}{path}", file=sys.stderr, flush=True)
 
 
 def result(table: str, command: str, rows: list[dict[str, Any]], attack: str) -> dict[str, Any]:

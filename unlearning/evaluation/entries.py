@@ -78,6 +78,8 @@ class NotScored(UserError):
 
 def read(path: Path) -> Any:
     """What a checkpoint's file holds, or a system's folder."""
+    if (path / "adapter_config.json").exists():
+        raise UserError(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
     if path.is_dir():
         from unlearning.exact import system
 

@@ -12,6 +12,7 @@ from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
 SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
+NARROWED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"  # of graphicx: no table wider than its column
 MINUS = re.compile(r"(?<![\w}-])-(?=[\d.])")
 
 
@@ -27,24 +28,24 @@ def markdown(result: dict[str, Any]) -> str:
                 lines += [f"**{heading}: {_inline(title)}**", "", text, ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. `{row['command']}`" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
-        reasons = {m["missing"] for row in rows for m in row["metrics"].values() if "missing" in m and "cell" not in m}
-        lines += [f"n/a: {'; '.join(sorted(reasons))}.", ""] if reasons else []
+        lines += [f"{reasons}\n"] if (reasons := _reasons(rows, list(COLUMNS))) else []
     return "\n".join([*lines, *_footnotes(result)]) + "\n"
 
 
 def latex(result: dict[str, Any]) -> str:
     """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`, labelled
     tab:<table>-<network>-<forget set>-<its first column>."""
-    lines, labels = ["% \\usepackage{booktabs}", *(f"% {line}" for line in _footnotes(result))], Counter[str]()
+    lines, labels = ["% \\usepackage{booktabs,graphicx}", *(f"% {line}" for line in _footnotes(result))], Counter[str]()
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in tables_of(rows):
-            name = "-".join([result["table"], rows[0]["model"], rows[0]["forget"], header[3]])
+            first = next(key for key, column in COLUMNS.items() if (column.group, column.title) == (title, header[3]))
+            name = "-".join([result["table"], rows[0]["model"], rows[0]["forget"], first])
             label = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
             labels[label] += 1
             label += f"-{labels[label]}" if labels[label] > 1 else ""
-            lines += ["", r"\begin{table}", r"\centering\footnotesize"]
+            lines += ["%", r"\begin{table}", r"\centering\footnotesize"]
             lines += [rf"\caption{{{_with_signs(_escaped(_caption(title, heading, rows)))}}}", rf"\label{{tab:{label}}}"]
-            lines += [_with_signs(drawn(header, body, "latex_booktabs")), r"\end{table}"]
+            lines += [NARROWED, _with_signs(drawn(header, body, "latex_booktabs")), "}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
@@ -69,11 +70,12 @@ def terminal(result: dict[str, Any], brief: bool = False) -> str:
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
         if brief and all(any(key in row["metrics"] for row in rows) for key in SEVEN):
-            lines += [heading, drawn(*columns_of(rows, SEVEN), "plain"), ""]
+            lines += [heading, drawn(*columns_of(rows, SEVEN), "plain"), _reasons(rows, SEVEN), ""]
             continue
         for title, header, body in tables_of(rows):
             lines += [f"{heading}: {_inline(title)}", drawn(header, body, "plain"), ""]
-    return "\n".join(lines)
+        lines += [_reasons(rows, list(COLUMNS)), ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -152,6 +154,13 @@ def _caption(title: str, heading: str, rows: list[Any]) -> str:
     seeds = sorted({row["n"] for row in rows})
     over = "one seed" if seeds == [1] else f"mean ± 95 % confidence interval over {' or '.join(map(str, seeds))} seeds"
     return f"{title}: {heading}, {over}."
+
+
+def _reasons(rows: list[Any], keys: Sequence[str]) -> str:
+    """Why metrics are n/a, in a sentence; "" where none is."""
+    found = [row["metrics"].get(key, {}) for row in rows for key in keys]
+    reasons = sorted({metric["missing"] for metric in found if "missing" in metric and "cell" not in metric})
+    return f"n/a: {'; '.join(reasons)}." if reasons else ""
 
 
 def _inline(title: str) -> str:
