@@ -25,7 +25,7 @@ from unlearning.core.files import write_text
 from unlearning.core.flags import CACHE_MIB, Parser, main
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
-from unlearning.reports.style import LOOK, save, series
+from unlearning.reports.style import LOOK, WIDTH, legend, save, series
 from unlearning.vision import adapters
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
@@ -85,27 +85,25 @@ def possible(name: str, what: tuple[str, str]) -> bool:
 
 
 def draw_growth(rows: list[dict[str, Any]], file: str) -> None:
-    """Seconds, and MiB, over each quantity that is varied, exponents in the legends; into `file`."""
+    """Seconds, and MiB, over each quantity that is varied, one legend for all panels; into `file`."""
     quantities = list(dict.fromkeys(row["varied"] for row in rows))
     labels = list(dict.fromkeys(row["what"] for row in rows))
     with matplotlib.rc_context(LOOK):
-        figure = Figure(figsize=(2.4 * len(quantities), 5.6), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 5), layout="constrained")
         axes = figure.subplots(2, len(quantities), sharex="col", sharey="row")
         for axis_of, key, unit in zip(axes, ("seconds", "mib"), ("seconds", "MiB"), strict=True):
             for axis, name in zip(axis_of, quantities, strict=True):
                 for row in (row for row in rows if row["varied"] == name):
                     place = labels.index(row["what"])
-                    label = f"{row['what']}: {row[f'exponent_{key}']:.2f}"
-                    axis.plot(row["values"], row[key], markersize=4, label=label, **series(place))
+                    axis.plot(row["values"], row[key], markersize=4, label=row["what"], **series(place))
                 axis.set_xscale("log", base=2)
                 axis.set_yscale("log")
                 axis.set_xticks(row["values"], map(str, row["values"]))
                 axis.minorticks_off()
-                above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "columnspacing": 0.8}
-                axis.legend(fontsize=5.5, ncol=2, frameon=False, **above)
                 if key == "mib":
                     axis.set_xlabel(name)
             axis_of[0].set_ylabel(unit)
+        legend(figure, axes.flat)
     save(figure, file)
 
 
