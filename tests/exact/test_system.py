@@ -14,13 +14,14 @@ import lmeraser
 import models
 import retrain
 from baselines import sisa
-from tests.helpers import KILL, call, one_line, rows_of, shell
+from tests.helpers import FP32, KILL, call, one_line, rows_of, shell
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning, system
 from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.metrics import membership, predictions
+from unlearning.vision.predict import penultimate
 
 DIGITS = ("--dataset", "digits", "--subset", 300)
 SMALL = ("--parts", 6, "--anchors", 60, "--epochs", 3, "--batch-size", 16, "--quiet")
@@ -332,6 +333,22 @@ def test_evaluate_scores_a_system_like_any_checkpoint(copy, capsys):
     (row,) = rows_of(folder, "--weights", folder.parent)
     assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser", 1)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(folder, three))
+
+
+def test_a_system_that_votes_is_scored_beneath_its_heads(copy):
+    """Its features are the mean over its shards' learners, whichever image."""
+    folder = copy(sisa)
+    delete(sisa, folder, "--class", 3)
+    (row,) = rows_of(folder, "--weights", folder.parent)
+    assert 0 <= row["metrics"]["probe"]["mean"] <= 100
+    model = learners.build(assemble(folder))
+    images = data.load("digits", subset=300).train.take(slice(7))
+    found = penultimate(model, images, FP32)
+    with torch.no_grad():
+        x = images.images.float() / 255
+        each = [model.backbone(x, model.frame(prompt.expand(7, -1))) for prompt in model.prompts]
+    torch.testing.assert_close(found, torch.stack(each).mean(0), atol=1e-5, rtol=1e-4)
+    assert (each[0] - each[1]).abs().max() > 1e-3
 
 
 def errors_on(folder, ids):

@@ -15,7 +15,7 @@ from unlearning.core.files import read_torch
 from unlearning.vision import recipes
 from unlearning.vision.predict import predict
 from unlearning.vision.snapshots import Snapshot
-from unlearning.vision.train import fit
+from unlearning.vision.train import fit, in_batches, steps_of
 
 
 def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None):
@@ -31,6 +31,23 @@ def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None):
 def same(a, b):
     a, b = a.state_dict(), b.state_dict()
     return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before_it():
+    """A batch norm on a map of one pixel has no variance in one image."""
+    pieces = [len(batch) for batch in in_batches(torch.arange(33), 16)]
+    assert pieces == [16, 17] and [len(batch) for batch in in_batches(torch.arange(1), 16)] == [1]
+    for count, size in ((33, 16), (32, 16), (34, 16), (1, 16), (2, 16), (17, 16), (5, 1)):
+        batches = in_batches(torch.arange(count), size)
+        assert torch.equal(torch.cat(batches), torch.arange(count)) and len(batches) == steps_of(count, size)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 4, 8), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4, 10))
+    )
+    split = data.load("digits").train.take(slice(33))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    cost = fit(model, split, optimizer, epochs=2, batch_size=16, seed=0, compute=FP32)
+    assert cost["steps"] == 4
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_micro"])

@@ -35,13 +35,17 @@ def predict(
 
 
 def penultimate(model: nn.Module, split: data.Split, compute: Compute, features: FeatureCache | None = None) -> torch.Tensor:
-    """Features before the classifier, float32 (N, features) on the CPU, for the images of `split`."""
-    parts = []
+    """Features before the classifier, float32 (N, features) on the CPU, for the images of `split`.
+
+    Of a system that votes, whose learners each have features of an image, the mean over its learners.
+    """
+    parts: list[torch.Tensor] = []
     head = model.get_submodule(models.head_name(model))
     hook = head.register_forward_pre_hook(lambda module, inputs: parts.append(inputs[0].float().cpu()))
     predict(model, split, compute, features)
     hook.remove()
-    return torch.cat(parts)
+    learners = sum(map(len, parts)) // len(split)  # how often the classifier is asked about each batch
+    return torch.cat([torch.stack(parts[i : i + learners]).mean(0) for i in range(0, len(parts), learners)])
 
 
 def relearn(
