@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from timm.layers import EvoNorm2dB0
 from torch import nn
 
 import data
@@ -106,7 +108,7 @@ def test_weights_are_the_same_with_and_without(row, model, weights, tmp_path, as
     whole = unlearned(row, weights, tmp_path, "--cache", 0, model=model)
     first = "PatchEmbed" if model == "vit_micro" else "Normalize"
     count = len(data.load("digits").train)
-    assert seen[first] < count + 20 < 2 * (count - len(once["forget"])) <= asked[first] - seen[first]
+    assert seen[first] < count + 30 < 2 * (count - len(once["forget"])) <= asked[first] - seen[first]
     for key, value in whole["state_dict"].items():
         torch.testing.assert_close(once["state_dict"][key], value, atol=2e-5, rtol=1e-4, msg=key)
     assert models.moved(once["state_dict"], models.load_checkpoint(next(weights.glob(f"*{model}_original*")))["state_dict"])
@@ -155,6 +157,35 @@ def test_what_moves_is_not_kept(weights):
     below, _ = cut(model)
     assert [key for key in below.state_dict() if "blocks" in key] == []
     assert FeatureCache(4096).keep(model.train(), split, FP32) is None
+
+
+class Centred(nn.Module):
+    """Takes the batch's mean away in training, as a layer of one's own may."""
+
+    def forward(self, x):
+        return x - x.mean(0) if self.training else x
+
+
+@pytest.mark.parametrize(
+    ("layer", "cached"),
+    [
+        (lambda: EvoNorm2dB0(8), False),
+        (lambda: nn.InstanceNorm2d(8, track_running_stats=True), False),
+        (Centred, False),
+        (lambda: nn.GroupNorm(2, 8), True),
+        (lambda: nn.BatchNorm2d(8).eval(), True),
+    ],
+)
+def test_a_part_that_depends_on_the_batch_or_on_the_mode_is_not_cached(layer, cached, capsys):
+    torch.manual_seed(0)
+    norm = layer()
+    below = [nn.Conv2d(1, 8, 3, padding=1), norm, nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)]
+    model = nn.Sequential(*below, nn.Flatten(), nn.Linear(512, 10)).requires_grad_(False).train()
+    norm.train(norm.training and not isinstance(norm, nn.BatchNorm2d))
+    model[-1].requires_grad_(True)
+    kept = FeatureCache(100).keep(model, data.load("digits", subset=50).train, replace(FP32, quiet=False))
+    assert bool(kept) == cached
+    assert ("not cached" in capsys.readouterr().err) != cached
 
 
 def test_a_network_that_cannot_be_followed_is_run_as_it_is():

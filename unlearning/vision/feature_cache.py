@@ -28,6 +28,7 @@ from unlearning.vision.graph_cut import Cut, cut_at, modules_owning, moving_in_t
 
 BLOCK = 250  # images at once, always the same ones together: an output's last bits depend on the images beside it
 WORTH = 0.1  # least share of a forward pass's arithmetic for which outputs are cached
+ALIKE = 1e-4  # largest difference, over the largest output, of two ways to compute the same
 PARTS = 2  # frozen parts whose outputs are cached at a time: that of LoRA, and what the head alone is fitted to
 
 # What runs instead of a network, what it takes for batches of positions, and the seconds that computing all of that took.
@@ -58,8 +59,14 @@ class FeatureCache:
         if cut is None:
             return None
         images, rows = split.source
-        known = (o.below for o in self.kept if o.below.code == cut.below.code and o.matches(model, compute))
-        outputs = self._outputs(next(known, None) or copy.deepcopy(cut.below).eval(), images, compute)
+        same = (o.below for o in self.kept if o.below.code == cut.below.code and o.matches(model, compute))
+        known = next(same, None)
+        if known is None and not _steady(cut.below, split, compute):
+            if not compute.quiet:
+                what = "depend on the batch or on training mode, and are not cached"
+                print(f"outputs of the frozen part {what}", file=sys.stderr, flush=True)
+            return None
+        outputs = self._outputs(known or copy.deepcopy(cut.below).eval(), images, compute)
         return _from_kept(cut.tail, outputs, rows) if outputs else None
 
     def inputs_for(self, model: nn.Module, split: data.Split, compute: Compute) -> Inputs:
@@ -236,6 +243,20 @@ def _cut_worth_it(model: nn.Module, moving: set[nn.Module], split: data.Split, c
         return None
     whole = copy.deepcopy(model).eval()  # a forward pass in training mode would move batch statistics
     return cut if _flops(cut.below, x) >= WORTH * _flops(whole, x) else None
+
+
+def _steady(below: fx.GraphModule, split: data.Split, compute: Compute) -> bool:
+    """True if a frozen part, as training runs it, answers an image alike whatever is beside it, and as in evaluation mode.
+
+    A layer may use the batch in training without being a batch norm (EvoNorm), or running statistics in evaluation alone.
+    """
+    x = _example(below, split, compute)
+    part = copy.deepcopy(below)  # running statistics move
+    with torch.no_grad():
+        both, other = part(x), part(x[[0, 2, 2]])
+        asked = part.eval()(x)
+    pairs = [(a[0], b[0]) for a, b in zip(both, other, strict=True)] + list(zip(both, asked, strict=True))
+    return all((a - b).abs().max() <= ALIKE * a.abs().max() for a, b in pairs)
 
 
 def _example(model: nn.Module, split: data.Split, compute: Compute) -> torch.Tensor:
