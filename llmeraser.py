@@ -111,10 +111,11 @@ def _solve(session, b, how):
         whole = product(batches(session, session.rows), n)
         return influence.conjugate_gradients(whole, b, dampings, how.tolerance)
     rows = batches(session, session.rows, MINI)
-    scale = n / sum(len(batch.targets) for batch in rows)  # rows may be gone, but n is what it was
+    sizes = [len(batch.targets) for batch in rows]
+    scale = n / sum(sizes)  # rows may be gone, but n is what it was
     return {
         damping: influence.stochastic(
-            lambda batch: product([batch], len(batch.targets) * scale), rows, b, damping, tolerance=how.tolerance
+            lambda batch: product([batch], len(batch.targets) * scale), rows, sizes, b, damping, tolerance=how.tolerance
         )
         for damping in dampings
     }

@@ -67,6 +67,18 @@ def test_one_process_writes(both):
     assert len(list(both[1].glob("*.pth"))) == len(RUNS)
 
 
+@pytest.mark.parametrize("shape", [(12, 5), (12, 5, 7), (12, 5, 4, 3), (12, 5, 2, 3, 4)])
+def test_batch_norms_of_every_dimension_are_torchs(shape, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)  # one process: the sum is its own
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(shape), torch.rand(5), torch.randn(5)
+    found, expected = ((torch.zeros(5), torch.ones(5)) for _ in range(2))
+    ours = distributed._batch_norm(x, *found, weight, bias, training=True)
+    torch.testing.assert_close(ours, torch.nn.functional.batch_norm(x, *expected, weight, bias, training=True))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_shares_make_up_the_batch_and_weights_its_mean(monkeypatch):
     losses = torch.rand(10)
     for world in (2, 3, 4):

@@ -145,3 +145,13 @@ def test_refusals(weights, tmp_path, capsys):
     write_torch(tmp_path / "broken.pth", broken)
     code, line = one_line(evaluate, capsys, tmp_path / "broken.pth")
     assert code == 2 and "don't fit" in line
+
+
+def test_a_network_that_answers_nan_is_not_scored(weights, tmp_path, capsys):
+    content = models.load_checkpoint(weights / "digits_resnet8_class3_lora2_s0.pth")
+    for tensor in content["state_dict"].values():
+        if tensor.is_floating_point():
+            tensor.fill_(float("nan"))
+    write_torch(tmp_path / "broken.pth", content)
+    code, line = one_line(evaluate, capsys, tmp_path / "broken.pth", "--weights", tmp_path, "--quiet")
+    assert code == 2 and "broken.pth answers 1797 images with NaN" in line

@@ -1,5 +1,7 @@
 """Scores against counted answers, and what is asked of a network beneath its head."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,6 +43,17 @@ def test_what_needs_more_images_is_missing_with_its_reason():
     for name in ("MIA_AUC", "TPR1", "AUC svc loss", "TPR1 logistic confidence"):
         assert "3 and 364 images are too few" in scores[name]["missing"], name
     assert curves["roc"] is None and 0 <= scores["MIA svc loss"] <= 100
+
+
+def test_a_class_without_test_images_is_compared_with_no_other_class():
+    dataset = data.load("digits")
+    dataset = replace(dataset, test=dataset.test.take(dataset.test.labels != 3))
+    logits = [torch.nn.functional.one_hot(split.labels, 10).float() for split in (dataset.train, dataset.test)]
+    forget, _ = data.forget_indices(dataset.train, classes=[3])
+    scores, curves = network.score(logits, dataset, forget, "svc", every_attack=True)
+    without = ["UA_test", "MIA_AUC", "TPR1", *(key for key in scores if key.startswith(("AUC ", "TPR1 ")))]
+    assert all("no test image of the forgotten class" in scores[key]["missing"] for key in without) and len(without) > 10
+    assert curves["roc"] is None and scores["UA"] == 0 and scores["RA"] == scores["TA"] == 100
 
 
 def test_curves_are_shares_and_rates():

@@ -198,6 +198,25 @@ def test_conjugate_gradients_leave_out_dampings_without_a_minimum_or_without_a_s
     assert influence.conjugate_gradients(hard.mv, b, (0.0,), most=20) == {}
 
 
+@pytest.mark.parametrize("scale", [1e8, 1e-8])
+def test_a_systems_units_dont_matter(scale):
+    matrix, b = system(torch.logspace(-2, 1, 60, dtype=torch.float64))
+    plain = influence.conjugate_gradients(matrix.mv, b, (0.1,))[0.1]
+    larger = influence.conjugate_gradients(matrix.mv, scale * b, (0.1,))[0.1]
+    assert torch.allclose(larger.x, scale * plain.x) and larger.products == plain.products
+    steeper = influence.conjugate_gradients(lambda v: scale * (matrix @ v), b, (0.1 * scale,))[0.1 * scale]
+    assert torch.allclose(steeper.x * scale, plain.x) and steeper.products == plain.products
+
+
+def test_a_recorded_residual_is_the_true_one_where_fp32_ends():
+    """A system that is solved exactly after two products: the estimate is nothing."""
+    matrix, b = system(torch.tensor([1.0, 3.0] * 30, dtype=torch.float64))
+    matrix, b = matrix.float(), b.float()
+    solution = influence.conjugate_gradients(matrix.mv, b, (0.0,), tolerance=1e-6)[0.0]
+    true = ((b.double() - matrix.double() @ solution.x.double()).norm() / b.double().norm()).item()
+    assert solution.residual > 1e-9 and solution.residual == pytest.approx(true, rel=0.9)
+
+
 def test_nothing_to_solve_is_solved_by_nothing():
     matrix, b = system(torch.linspace(1, 5, 10, dtype=torch.float64))
     solution = influence.conjugate_gradients(matrix.mv, torch.zeros_like(b), (0.0,))[0.0]
@@ -207,8 +226,9 @@ def test_nothing_to_solve_is_solved_by_nothing():
 def test_the_stochastic_way_comes_to_the_same_and_says_how_near():
     matrices = [system(torch.linspace(1, 2, 20, dtype=torch.float64), seed)[0] for seed in range(3)]
     b = system(torch.ones(20, dtype=torch.float64))[1]
-    solution = influence.stochastic(lambda k: matrices[k].mv, [0, 1, 2], b, 0.5, lr=0.01)
-    mean = sum(matrices) / 3 + 0.5 * torch.eye(20)
+    sizes = [100, 100, 10]  # a last mini-batch of few rows counts for few
+    solution = influence.stochastic(lambda k: matrices[k].mv, [0, 1, 2], sizes, b, 0.5, lr=0.01)
+    mean = sum(size * matrix for size, matrix in zip(sizes, matrices, strict=True)) / 210 + 0.5 * torch.eye(20)
     assert solution.residual == pytest.approx(((b - mean @ solution.x).norm() / b.norm()).item(), rel=1e-6)
     assert solution.residual < 0.1
     assert torch.allclose(solution.x, torch.linalg.solve(mean, b), atol=0.1 * b.norm())

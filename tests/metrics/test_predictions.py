@@ -122,3 +122,11 @@ def test_average_gap_is_the_mean_of_four_absolute_differences():
     row = {"UA": 99.0, "RA": 95.0, "TA": 90.0, "MIA": 80.0}
     retrain = {"UA": 100.0, "RA": 98.0, "TA": 88.0, "MIA": 90.0}
     assert predictions.average_gap(row, retrain) == (1 + 3 + 2 + 10) / 4
+
+
+def test_nan_is_no_answer():
+    """argmax takes NaN for the largest logit, so that a broken network seemed to know the first class."""
+    logits = torch.tensor([[float("nan")] * 3, [2.0, float("nan"), 0.0], [0.0, 1.0, float("-inf")]])
+    labels = torch.tensor([0, 1, 1])
+    assert predictions.correctness(logits, labels).tolist() == [0, 0, 1]
+    assert predictions.accuracy(logits, labels) == pytest.approx(100 / 3)

@@ -82,13 +82,13 @@ def _batch_norm(x, running_mean, running_var, weight=None, bias=None, training=F
     """As torch's own, with the mean and the variance of the whole batch; in two passes, for the variance's last digits."""
     if not training:
         return functional.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    shape, given = (1, -1, 1, 1), x
+    dims, shape, given = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2)), x
     x = x.float()
     rows = torch.full((1,), x.numel() / x.shape[1], device=x.device)
     dist.all_reduce(rows)
-    mean = _Sum.apply(x.sum((0, 2, 3))) / rows
+    mean = _Sum.apply(x.sum(dims)) / rows
     centred = x - mean.view(shape)
-    variance = _Sum.apply(centred.square().sum((0, 2, 3))) / rows
+    variance = _Sum.apply(centred.square().sum(dims)) / rows
     if running_mean is not None:
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)

@@ -12,6 +12,7 @@ import torch
 import data
 import models
 from unlearning.core.device import Compute
+from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
 from unlearning.core.flags import as_words
 from unlearning.core.provenance import provenance
@@ -112,6 +113,8 @@ def _score_file(
     model.to(compute.device)
     shared.features.share_between(model, entry.tensors, states, dataset.train, compute)
     logits = [predict(model, split, compute, shared.features) for split in (dataset.train, dataset.test)]
+    if wrong := sum(int(answers.softmax(1).isnan().any(1).sum()) for answers in logits):
+        raise UserError(f"{entry.path} answers {wrong} images with NaN: its weights or its precision are at fault")
     rows = []
     for positions, tag in entry.forgets:
         forget = own_positions(entry, positions)

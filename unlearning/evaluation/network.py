@@ -28,6 +28,7 @@ PROBE_LIMIT = 2000  # training images for the probe and the picture of the featu
 RELEARN_STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # where a relearning curve is read off
 RELEARN_LIMIT = 250  # images of T_f at each point of a relearning curve
 NO_CLASS = "no class is forgotten as a whole"
+NO_TEST = "no test image of the forgotten class"
 Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, T_f, T_r as positions, int64
 
 
@@ -37,6 +38,13 @@ def four_sets(dataset: data.Dataset, forget: torch.Tensor) -> Sets:
     gone = torch.isin(dataset.test.labels, torch.tensor(classes, dtype=torch.int64))
     kept = data.retain_indices(len(dataset.train), forget)
     return Sets(forget, kept, gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1))
+
+
+def _no_forgotten_test(dataset: data.Dataset, sets: Sets) -> str | None:
+    """Why T_f is empty: NO_CLASS, or NO_TEST; None where it isn't."""
+    if len(sets.forget_test):
+        return None
+    return NO_TEST if data.forgotten_classes(dataset.train.labels, sets.forget) else NO_CLASS
 
 
 Scores = dict[str, Any]  # a number, or {"missing": reason}, for each metric
@@ -53,14 +61,15 @@ def score(
     """
     (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
     sets = four_sets(dataset, forget)
-    unseen = sets.forget_test if len(sets.forget_test) else sets.retain_test
+    reason = _no_forgotten_test(dataset, sets)
+    unseen = sets.retain_test if reason == NO_CLASS else sets.forget_test  # other classes' images tell of the class alone
     feature, efficacy, whole = ATTACKS[attack]
     seen, never = feature(train, train_y), feature(test, test_y)
     found = {
         "UA": 100 - predictions.accuracy(train[sets.forget], train_y[sets.forget]),
         "UA_test": 100 - predictions.accuracy(test[sets.forget_test], test_y[sets.forget_test])
-        if len(sets.forget_test)
-        else {"missing": f"UA-test: {NO_CLASS}"},
+        if not reason
+        else {"missing": f"UA-test: {reason}"},
         "RA": predictions.accuracy(train[sets.retain], train_y[sets.retain]),
         "TA": predictions.accuracy(test[sets.retain_test], test_y[sets.retain_test]),
         "MIA": efficacy(seen[sets.retain], never if whole else never[sets.retain_test], seen[sets.forget]),
@@ -95,8 +104,8 @@ def beneath(
     sample = data.stratified(train.labels, min(PROBE_LIMIT, len(train)))
     features = penultimate(model, train.take(sample), compute, cached)
     plane = _in_the_plane(features, torch.isin(sample, forget))
-    if not len(sets.forget_test):
-        return {"probe": {"missing": f"probe: {NO_CLASS}"}}, {"features": plane, "relearn": None}
+    if reason := _no_forgotten_test(dataset, sets):
+        return {"probe": {"missing": f"probe: {reason}"}}, {"features": plane, "relearn": None}
     gone = dataset.test.take(sets.forget_test)
     found = predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, compute, cached), gone.labels)
     some = gone.take(slice(RELEARN_LIMIT))
@@ -127,7 +136,7 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         return
     curve = row["curves"]["relearn"]
     if curve is None:
-        found["relearn_steps"] = {"missing": f"relearn steps: {NO_CLASS}"}
+        found["relearn_steps"] = {"missing": found["probe"]["missing"].replace("probe", "relearn steps", 1)}
     elif original is None:
         found["relearn_steps"] = {"missing": f"relearn steps: no Original of seed {row['seed']} on {row['model']}"}
     else:
@@ -141,6 +150,8 @@ def _told_apart(seen: torch.Tensor, unseen: torch.Tensor, attacker: str, name: s
     """(AUC, TPR at 1 % FPR, ROC) of an attacker on features of D_f and of unseen images; with too few images why they are
     missing, and None."""
     try:
+        if not len(unseen):
+            raise ValueError(NO_TEST)
         area, curve = membership.tell_apart(seen, unseen, attacker)
     except ValueError as error:
         missing = {"missing": f"{name}: {error}"}

@@ -107,24 +107,24 @@ def conjugate_gradients(
         for _ in range(2):  # once isn't enough in fp32
             w = w - basis.T @ (basis @ w)
         beta = float(w.norm())
-        if count % 5 == 0 or count == most or beta < 1e-6 * norm:
+        spent = beta <= 1e-6 * max(map(abs, diagonal + beside))  # of H's own size: nothing of the space is left
+        if count % 5 == 0 or count == most or spent:
             values, vectors = eigh_tridiagonal(diagonal, beside)
             y = {d: vectors @ (vectors[0] / (values + d)) * norm for d in dampings if values[0] + d > 0}
             residual = {d: beta * abs(y[d][-1]) / norm for d in y}
-            if beta < 1e-6 * norm or all(r <= tolerance for r in residual.values()):
+            if spent or all(r <= tolerance for r in residual.values()):
                 break
         beside.append(beta)
         basis = torch.cat([basis, (w / beta)[None]])
-    return {
-        d: Solution(basis.T @ torch.as_tensor(y[d], dtype=b.dtype, device=b.device), residual[d], count)
-        for d in y
-        if residual[d] <= tolerance
-    }
+    solved = {d: basis.T @ torch.as_tensor(y[d], dtype=b.dtype, device=b.device) for d in y if residual[d] <= tolerance}
+    # What was estimated can lie far below what fp32 can reach: a product each says how near they are.
+    return {d: Solution(x, _residual(product, x, b, d), count + len(solved)) for d, x in solved.items()}
 
 
 def stochastic(
     product_of: Callable[[Any], Product],
     batches: Sequence[Any],
+    sizes: Sequence[int],
     b: torch.Tensor,
     damping: float,
     lr: float = 1e-3,
@@ -134,18 +134,20 @@ def stochastic(
 ) -> Solution:
     """Solve (H + damping I) x = b as LLMEraser does, by Adam on 1/2 x' (H + damping I) x - b' x, a mini-batch a step.
 
-    product_of(batch): the function from v to that batch's own mean Hessian times v. The learning rate falls to 0 over `most`
-    steps; it ends there, or at the tolerance of the residual over all batches, which is looked at every so many steps.
+    product_of(batch): the function from v to that batch's own mean Hessian times v. sizes: rows of each batch, by
+    which batches are drawn, so that their mean is the whole one. The learning rate falls to 0 over `most` steps; it ends
+    there, or at the tolerance of the residual over all batches, which is looked at every so many steps.
     """
     products = [product_of(batch) for batch in batches]
     x = torch.zeros_like(b)
     optimizer = torch.optim.Adam([x], lr=lr)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, most)
     generator = torch.Generator().manual_seed(0)
-    order = torch.randint(len(products), (most,), generator=generator).tolist()
+    shares = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    order = torch.multinomial(shares, most, replacement=True, generator=generator).tolist()
 
     def whole(v):
-        return sum(product(v) for product in products) / len(products)
+        return sum(share * product(v) for share, product in zip(shares.tolist(), products, strict=True))
 
     for step, place in enumerate(order, 1):
         x.grad = products[place](x) + damping * x - b

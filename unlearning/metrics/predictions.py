@@ -19,7 +19,7 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Top-1 accuracy in percent; logits (N, C), labels int64 (N,). Raises ValueError when N is 0."""
     if not len(labels):
         raise ValueError("the accuracy on no image is no number")
-    return 100 * (logits.argmax(1) == labels).double().mean().item()
+    return 100 * correctness(logits, labels).mean().item()
 
 
 def probabilities(logits: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
@@ -55,8 +55,8 @@ def modified_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 
 def correctness(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """1.0 where the answer is right, else 0.0: float64 (N,)."""
-    return (logits.argmax(1) == labels).double()
+    """1.0 where the answer is right, else 0.0: float64 (N,). NaN is no answer, and so not right."""
+    return ((logits.argmax(1) == labels) & ~logits.isnan().any(1)).double()
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
