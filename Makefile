@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 
 table: $(VENV)/installed
-	$(VENV)/bin/python reproduce.py prunelora --preset first
+	$(VENV)/bin/python reproduce.py prunelora --preset first --results my-results
+	@echo "for more commands: . $(VENV)/bin/activate"
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest

@@ -7,6 +7,7 @@ after loading: a batch is one index into a tensor. Only a folder of more than 8 
 
 import gzip
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -27,6 +28,14 @@ from unlearning.core.fetch import announce, bars_of_libraries, debian_package
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
 NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
+SIZES = {  # training and test images
+    "digits": (1433, 364),
+    "fashion-mnist": (60_000, 10_000),
+    "mnist": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "svhn": (73_257, 26_032),
+}
 UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
 RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints
 NAMED = 5  # classes that are named one by one
@@ -185,9 +194,9 @@ def load(
         kept[held_out] = False
         train, test = train.take(kept), train.take(held_out)
     if subset:
-        train = _thinned(train, subset, classes, f"--subset {subset}: {tag} has {len(train)} training")
+        train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {tag}")
     if test_subset:
-        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: {tag} has {len(test)} test")
+        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {tag}")
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
@@ -215,6 +224,22 @@ def batches(images: "torch.Tensor | ImageFiles", order: Iterable[torch.Tensor]) 
             yield ahead.result()
 
 
+def in_batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Positions int64 (N,) in batches of `size`.
+
+    A last batch of a single image joins the one before it: a batch norm on maps of one pixel needs two values.
+    """
+    batches = list(order.split(size))
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def steps_of(count: int, size: int) -> int:
+    """The optimiser steps of an epoch over `count` images in batches of `size`."""
+    return max(1, math.ceil((count - 1) / size)) if size > 1 else count
+
+
 def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":
     """All of two splits' images; both are tensors, or both are ImageFiles."""
     if isinstance(images, ImageFiles):
@@ -233,7 +258,7 @@ def channel_statistics(images: "torch.Tensor | ImageFiles") -> tuple[tuple[float
 def _thinned(split, count, classes, complaint):
     """`count` images of `split`, all classes alike. Raises UserError, beginning with `complaint`, if it can't be."""
     if not len(classes) <= count <= len(split):
-        raise UserError(f"{complaint} images in {len(classes)} classes")
+        raise UserError(f"{complaint} {len(classes)}, one of each class, to {len(split)} can be kept")
     return split.take(stratified(split.labels, count))
 
 

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
     """Make the table that the flags ask for, or draw results or pages again: the path of the result."""
     if bool(args.files) != (args.table == "draw"):
         raise UserError(
-            "draw takes folders of results, and nothing else does: python reproduce.py draw results/prunelora-quick"
+            "folders of results come after draw, and after nothing else: python reproduce.py draw results/prunelora-quick"
         )
     if args.table in ("draw", "pages"):
         drawn = [folders.redraw(path, args.overwrite) for path in args.files] or pages.refresh(Path(__file__).parent)
@@ -113,9 +113,13 @@ def parser() -> Parser:
     flag("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
     flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
-    flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16, tunings 1)")
+    flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
     flag("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
-    flag("--dry-run", action="store_true", help="print the commands, in order, and run nothing")
+    flag(
+        "--dry-run",
+        action="store_true",
+        help="print the commands, in order, and train nothing",
+    )
     flag("--overwrite", action="store_true", help="replace results that hold more of these networks")
     add_scoring_flags(parser)
     return parser

@@ -122,7 +122,7 @@ def test_a_test_subset_takes_all_classes_alike():
     assert few.test.labels.bincount().tolist() == [5] * 10
     assert few.tag == "digits-test50" and few.fingerprint != full.fingerprint
     assert torch.equal(few.train.images, full.train.images)
-    with pytest.raises(UserError, match=r"--test-subset 5000: digits has 3\d\d test images"):
+    with pytest.raises(UserError, match=r"--test-subset 5000: of the test images of digits 10, .* to 364"):
         data.load("digits", test_subset=5000)
 
 
@@ -400,3 +400,9 @@ def test_a_forget_set_in_words():
     assert words(dataset, classes=range(8)) == "classes 0, 1, 2, 3, 4 and 3 more"
     assert words(dataset, share=0.1) == "random share 0.1"
     assert data.in_words(dataset, torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d"
+
+
+def test_known_sizes_are_those_of_the_data():
+    dataset = data.load("digits")
+    assert data.SIZES["digits"] == (len(dataset.train), len(dataset.test))
+    assert data.SIZES.keys() == data.READERS.keys()

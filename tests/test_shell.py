@@ -171,8 +171,8 @@ MISTAKES = [
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "meta"), "--device meta"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "9" * 20), "between 0 and 4294967295"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "-1"), "between 0 and 4294967295"),
-    (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "3"), "is not between 0 and 1"),
-    (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "nan"), "is not between 0 and 1"),
+    (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "3"), "below 1"),
+    (lora, ("--dataset", "digits", "--forget-class", "3", "--dropout", "nan"), "below 1"),
     (pretrain, ("--dataset", "digits", "--model", "vit_micro", "--input-size", "2"), "no images of 2 pixels"),
     (pretrain, ("--dataset", "digits", "--model", "vit_small", "--input-size", "7"), "no images of 7 pixels"),
     (evaluate, ("{unlearned}", "--json", "t", "--csv", "t"), "named twice"),
@@ -182,8 +182,8 @@ MISTAKES = [
     (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
     (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (reproduce, ("draw", "{text}"), "not a result file"),
-    (reproduce, ("draw",), "draw takes folders of results"),
-    (reproduce, ("prunelora", "{text}"), "draw takes folders of results"),
+    (reproduce, ("draw",), "folders of results come after draw"),
+    (reproduce, ("prunelora", "{text}"), "folders of results come after draw"),
 ]
 
 

@@ -385,6 +385,27 @@ def test_backbones_are_left_out_by_name(place, tmp_path, capsys):
     assert code == 2 and "ImageNet weights" in line
 
 
+def test_an_original_that_nothing_was_set_against_is_left_out_by_name(place, tmp_path, capsys):
+    alone = call(pretrain, *COMMON, "--subset", 150, "--epochs", 1, "--weights", tmp_path)
+    assert methods(unlearned(finetune, place), alone) == [("finetune", 1)]
+    assert f"left out: {alone} doesn't say what to forget" in capsys.readouterr().err
+    code, line = one_line(evaluate, capsys, alone)
+    assert code == 2 and "give --forget-class" in line
+
+
+def test_a_retrain_of_another_recipe_is_named(tmp_path, capsys):
+    place = ("--weights", tmp_path)
+    call(pretrain, *COMMON, *place, "--epochs", 1)
+    longer = call(retrain, *COMMON, *place, "--epochs", 2, "--lr", 0.05, "--forget-class", 3)
+    capsys.readouterr()
+    rows_of(longer, *place, beneath=False)
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert note.endswith("was: epochs 2 for 1, lr 0.05 for 0.1") and str(longer) in note
+    longer.unlink()
+    rows_of(call(retrain, *COMMON, *place, "--epochs", 1, "--forget-class", 3), *place, beneath=False)
+    assert "note: " not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "damage", [{"data": {}}, {"network": {}}, {"network": {"name": 5, "arguments": {}}}, {"forget": [1]}]
 )

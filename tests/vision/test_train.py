@@ -15,7 +15,7 @@ from unlearning.core.files import read_torch
 from unlearning.vision import recipes
 from unlearning.vision.predict import predict
 from unlearning.vision.snapshots import Snapshot
-from unlearning.vision.train import fit, in_batches, steps_of
+from unlearning.vision.train import fit
 
 
 def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None):
@@ -35,11 +35,11 @@ def same(a, b):
 
 def test_a_last_batch_of_one_image_joins_the_one_before_it():
     """A batch norm on a map of one pixel has no variance in one image."""
-    pieces = [len(batch) for batch in in_batches(torch.arange(33), 16)]
-    assert pieces == [16, 17] and [len(batch) for batch in in_batches(torch.arange(1), 16)] == [1]
+    pieces = [len(batch) for batch in data.in_batches(torch.arange(33), 16)]
+    assert pieces == [16, 17] and [len(batch) for batch in data.in_batches(torch.arange(1), 16)] == [1]
     for count, size in ((33, 16), (32, 16), (34, 16), (1, 16), (2, 16), (17, 16), (5, 1)):
-        batches = in_batches(torch.arange(count), size)
-        assert torch.equal(torch.cat(batches), torch.arange(count)) and len(batches) == steps_of(count, size)
+        batches = data.in_batches(torch.arange(count), size)
+        assert torch.equal(torch.cat(batches), torch.arange(count)) and len(batches) == data.steps_of(count, size)
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         *(torch.nn.Conv2d(1, 4, 8), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(4, 10))

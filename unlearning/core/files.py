@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,10 +65,10 @@ def read_torch(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
-    except pickle.UnpicklingError:  # PyTorch's text is about its own settings
-        raise UserError(f"{path} is not a readable checkpoint") from None
-    except Exception as error:  # foreign bytes make the reader fail in many ways; none of them may show a traceback
-        raise UserError(f"{path} is not a readable checkpoint ({first_line(error)})") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    except Exception:  # foreign bytes make the reader fail in many ways, and its texts are about itself
+        raise UserError(f"{path} is not a readable checkpoint: damaged, cut off, or another kind of file") from None
 
 
 def sha256(path: str | Path) -> str:

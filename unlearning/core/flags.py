@@ -212,12 +212,12 @@ def not_negative_float(text: str) -> float:
 
 def below_one(text: str) -> float:
     """argparse type: a number from 0 on and below 1."""
-    return _number(float, text, lambda value: 0 <= value < 1, "between 0 and 1, without 1")
+    return _number(float, text, lambda value: 0 <= value < 1, "a number from 0 on and below 1")
 
 
 def fraction(text: str) -> float:
     """argparse type: a number above 0 and below 1."""
-    return _number(float, text, lambda value: 0 < value < 1, "between 0 and 1, without either")
+    return _number(float, text, lambda value: 0 < value < 1, "a number above 0 and below 1")
 
 
 def _number(kind: Callable[[str], Any], text: str, fits: Callable[[Any], bool], what: str) -> Any:

@@ -1,7 +1,7 @@
 """From checkpoints to the rows of a table: each file is scored once, and seeds of one identity are put together."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from unlearning.evaluation.entries import (
     describe,
     forget_sets,
     labels,
+    other_recipes,
     own_positions,
     read,
     scored_on,
@@ -57,10 +58,12 @@ def score_files(
     missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are two Retrains to
     measure from.
     """
-    given = _described(paths, scoring, shared)
-    given = [replace(entry, forgets=forget_sets(entry, given, scoring, shared)) for entry in given]
+    described = _or_left_out(_once(paths), lambda path: tagged(describe(path, scoring, shared), scoring, shared))
+    given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
     entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
+    for sentence in other_recipes(entries):
+        print(f"note: {sentence}", file=sys.stderr, flush=True)
     names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)
     retrained: dict[tuple, torch.Tensor] = {}
     scored = []
@@ -79,12 +82,17 @@ def score_files(
     return _put_seeds_together(scored)
 
 
-def _described(paths: Sequence[str | Path], scoring: Scoring, shared: Shared) -> list[Entry]:
-    """The entries of the files, each once. Backbones are left out, and named, unless there is nothing else."""
+def _once(paths: Sequence[str | Path]) -> list[Path]:
+    """The paths, each file once."""
+    return list({Path(path).resolve(): Path(path) for path in paths}.values())
+
+
+def _or_left_out(given: Sequence[Any], make: Callable[[Any], Entry]) -> list[Entry]:
+    """What `make` makes of each. Where it raises NotScored, that one is left out and named, unless nothing else is left."""
     found, left_out = [], []
-    for path in {Path(path).resolve(): Path(path) for path in paths}.values():
+    for one in given:
         try:
-            found.append(tagged(describe(path, scoring, shared), scoring, shared))
+            found.append(make(one))
         except NotScored as reason:
             left_out.append(reason)
     if left_out and not found:

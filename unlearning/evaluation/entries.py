@@ -198,7 +198,10 @@ def own_positions(entry: Entry, forget: torch.Tensor) -> torch.Tensor:
 def forget_sets(
     entry: Entry, entries: Iterable[Entry], scoring: Scoring, shared: Shared
 ) -> tuple[tuple[torch.Tensor, str], ...]:
-    """The forget sets (positions, tag) that a file is scored on: its own, else those of the other files of its network."""
+    """The forget sets (positions, tag) that a file is scored on: its own, else those of the other files of its network.
+
+    Raises NotScored for an original beside which no file of its network has forgotten anything.
+    """
     own = [(entry.forget, entry.forget_tag)] if len(entry.forget) else []
     if scoring.forget:
         wanted = _wanted(entry, scoring.forget, dataset_of(entry, scoring, shared))
@@ -211,7 +214,7 @@ def forget_sets(
         alike = [other for other in alike if entry.sha256 == other.origin] + own_seed or alike
     found = own or list({other.forget_tag: (other.forget, other.forget_tag) for other in alike}.values())
     if not found:
-        raise UserError(f"{entry.path} doesn't say what to forget: give --forget-class, or unlearned files as well")
+        raise NotScored(f"{entry.path} doesn't say what to forget: give --forget-class, or unlearned files as well")
     return tuple(found)  # type: ignore[arg-type]  # with a forget set comes its tag
 
 
@@ -246,6 +249,19 @@ def check_identities(entries: Sequence[Entry]) -> None:
                     f"{other.path} and {entry.path} are two Retrains of {entry.model} for {tag}, by different settings: "
                     "name the one to measure from, and move the other out of --weights"
                 )
+
+
+def other_recipes(entries: Iterable[Entry]) -> list[str]:
+    """A sentence about each Retrain that an Original of its network and seed differs from in the way it was trained."""
+    originals = {(*entry.network, entry.seed): entry for entry in entries if entry.method == "original"}
+    found = []
+    for entry in entries:
+        original = originals.get((*entry.network, entry.seed)) if entry.method == "retrain" else None
+        own, theirs = (one.identity["settings"] if one else {} for one in (entry, original))
+        if original and (differing := [name for name in own if name in theirs and own[name] != theirs[name]]):
+            what = ", ".join(f"{name} {own[name]} for {theirs[name]}" for name in differing)
+            found.append(f"{entry.path} was not trained as {original.path.name} was: {what}")
+    return found
 
 
 def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:

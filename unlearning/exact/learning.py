@@ -14,7 +14,7 @@ from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners
 from unlearning.vision import recipes
 from unlearning.vision.settings import Settings
-from unlearning.vision.train import fit, steps_of
+from unlearning.vision.train import fit
 
 STARTUP = 15  # seconds that processes must save to be started
 
@@ -113,7 +113,7 @@ def learn(part: Part) -> dict[str, Any]:
         {"params": learner.head.parameters(), "lr": settings.head_lr, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
-    steps = settings.epochs * steps_of(len(part.images), settings.batch_size)
+    steps = settings.epochs * data.steps_of(len(part.images), settings.batch_size)
     seed = settings.seed * 100_003 + part.number
     with threads(1 if settings.parts > 1 and device == "cpu" else None):
         cost = fit(

@@ -149,6 +149,8 @@ def delete_images(
 
 def read_system(folder: str | Path) -> dict[str, Any]:
     """The state of a system. Raises UserError for any other folder."""
+    if not (Path(folder) / SYSTEM).exists():
+        raise UserError(f"{folder} is no system of lmeraser.py or baselines.sisa: it has no {SYSTEM}")
     state = read_torch(Path(folder) / SYSTEM)
     if not isinstance(state, dict) or state.get("format") != models.FORMAT or "ledger" not in state:
         raise UserError(f"{folder} is not a system of this project (format {models.FORMAT})")

@@ -131,8 +131,10 @@ class Request:
         wanted = {"train": self.sizes.get("subset"), "test": self.sizes.get("test")}
         if not any(wanted.values()):
             return self
-        dataset = shared.load(self.source)
-        subset, test = (n if n and n < len(getattr(dataset, split)) else None for split, n in wanted.items())
+        there = data.SIZES.get(self.source.dataset) or tuple(
+            len(getattr(shared.load(self.source), split)) for split in wanted
+        )
+        subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
         return replace(self, source=replace(self.source, subset=subset, test_subset=test))
 
 

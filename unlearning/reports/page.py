@@ -21,7 +21,7 @@ from unlearning.reports.columns import COLUMNS, SEVEN
 MEANING = {  # of each column of SEVEN in one sentence
     "UA": "The share of the forgotten training images that the network no longer answers with their own class.",
     "RA": "The accuracy on the training images that were to be kept.",
-    "TA": "The accuracy on test images, those of classes that are forgotten as a whole left out.",
+    "TA": "The accuracy on test images, without those of classes that are forgotten as a whole.",
     "MIA": "The share of the forgotten training images that a membership attack takes for images never trained on.",
     "gap": "The mean absolute difference from Retrain in UA, RA, TA and MIA-Efficacy, in percentage points.",
     "probe": "The accuracy on the forgotten class's test images of a new linear layer that reads the network's features: "
@@ -115,9 +115,9 @@ def _summary(row: dict[str, Any], account: Account, retrain: Reported | None) ->
     count = account.asked.count
     said = [f"{_right(account.after)} of the {count:,} forgotten training images are still answered with their own class."]
     if account.before:
-        said.append(f"The original answered {_right(account.before)} so.")
+        said.append(f"Of the original's answers {_right(account.before)} were.")
     if retrain and account.method != "retrain":
-        said.append(f"Retrain, which never saw them, answers {_right(retrain[1].after)} so.")
+        said.append(f"Of the answers of Retrain, which never saw them, {_right(retrain[1].after)} are.")
     if account.method != "retrain" and "mean" in row["metrics"].get("gap", {}):
         said.append(f"The average gap from Retrain is {tables.cell(row, 'gap')} points.")
     if row["n"] > 1:

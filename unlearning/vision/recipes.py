@@ -9,7 +9,6 @@ import data
 import models
 from unlearning.core.flags import PerModel
 from unlearning.vision.run import Run
-from unlearning.vision.train import steps_of
 
 EPOCHS = PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15)
 LR = PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
@@ -17,7 +16,7 @@ LR = PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
 
 def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run: Run) -> nn.Module:
     """Train `model` from its start on `retain`, by cross-entropy; `forget` is never looked at."""
-    steps = run.settings.epochs * steps_of(len(retain), run.settings.batch_size)
+    steps = run.settings.epochs * data.steps_of(len(retain), run.settings.batch_size)
     return run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, run.dataset.flip, len(run.dataset.classes)))
 
 

@@ -84,30 +84,14 @@ def fit(
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
-        batches = in_batches(torch.randperm(len(labels)), batch_size)
+        batches = data.in_batches(torch.randperm(len(labels)), batch_size)
         _epoch(f"epoch {epoch + 1}/{epochs}", network, batches, inputs(batches), labels, optimizer, policy, compute)
         seconds += clock(device) - started
         if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
             snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
     model.eval()
-    steps, trainable = epochs * steps_of(len(labels), batch_size), sum(p.numel() for p in _trained(optimizer))
+    steps, trainable = epochs * data.steps_of(len(labels), batch_size), sum(p.numel() for p in _trained(optimizer))
     return {"seconds": seconds, "memory_mib": peak_memory_mib(device), "trainable": trainable, "steps": steps}
-
-
-def in_batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """Positions int64 (N,) in batches of `size`.
-
-    A last batch of a single image joins the one before it: a batch norm on maps of one pixel needs two values.
-    """
-    batches = list(order.split(size))
-    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
-
-
-def steps_of(count: int, size: int) -> int:
-    """The optimiser steps of an epoch over `count` images in batches of `size`."""
-    return max(1, math.ceil((count - 1) / size)) if size > 1 else count
 
 
 def _inputs(model, split, compute, features, policy):
