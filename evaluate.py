@@ -14,13 +14,14 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 """
 
 import argparse
-import glob
+import sys
 from pathlib import Path
 from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
+from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.reports import answers, tables
 from unlearning.vision.flags import add_data_flags, add_forget_flags
@@ -61,10 +62,10 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         return
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")
-    args.checkpoints = [path for pattern in args.checkpoints for path in _matching(pattern)]
+    args.checkpoints = [path for pattern in args.checkpoints for path in outputs.matching(pattern)]
     texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
-    pictures = _picture_files(args)
-    _check_outputs(args, [path for path, _ in texts], pictures)
+    pictures = outputs.picture_files(args)
+    outputs.check(args, [path for path, _ in texts], pictures)
     keep: Any = "pictures" if args.pictures else "answers" if args.html else None
     rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache), keep=keep)
     accounts = [row.pop("account") for row in rows if keep]
@@ -82,41 +83,8 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         figures.draw(table["rows"], args.plots)
         if args.pictures:
             answers.draw(zip(rows, accounts, strict=True), pictures)
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """The files that a pattern stands for, where the shell hasn't put them in its place."""
-    if pattern.exists() or not glob.has_magic(str(pattern)):
-        return [pattern]
-    if not (found := sorted(map(Path, glob.glob(str(pattern))))):
-        raise UserError(f"no file is like {pattern}; pretrain.py makes an original, and a method's script the others")
-    return found
-
-
-def _picture_files(args: argparse.Namespace) -> dict[Path, tuple[Path, Path]]:
-    """Where the pictures of each checkpoint's answers go; {} where nobody asked for them."""
-    paths = {path.resolve() for path in args.checkpoints if args.pictures and args.plots}
-    return {path: answers.picture_files(args.plots, path) for path in paths}
-
-
-def _check_outputs(args: argparse.Namespace, texts: list[Path], pictures: dict[Path, tuple[Path, Path]]) -> None:
-    """Raise UserError where a file that is to be written is named twice, or there already."""
-    if args.pictures and not (args.html or args.plots):
-        raise UserError("--pictures shows images in --html FILE or --plots FOLDER: give one of them")
-    if args.plots and args.plots.is_file():
-        raise UserError(f"{args.plots} is a file; --plots names a folder")
-    if args.plots and any(args.plots.glob("*.png")) and not args.overwrite:
-        raise UserError(f"{args.plots} holds pictures; --overwrite replaces those of the same names")
-    plots = [path for pair in pictures.values() for path in pair]
-    given = {path.resolve() for path in args.checkpoints}
-    written = [path.resolve() for path in (*texts, *([args.html] if args.html else []), *plots)]
-    for path in written:
-        if path in given or written.count(path) > 1:
-            raise UserError(f"{path} is named twice: as a table's file and as another one")
-        if path.is_dir():
-            raise UserError(f"{path} is a folder, not a file to write")
-        if path.exists() and not args.overwrite:
-            raise UserError(f"{path} exists; --overwrite replaces it")
+        elif any(args.plots.glob("*-images.png")):
+            print(f"{args.plots} still shows images of an earlier forget set: *-images.png", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
     """Carry out the command line: the file's path."""
     checkpoint = models.load_checkpoint(args.checkpoint)
     source = sha256(args.checkpoint)
+    if args.onnx.is_dir() or (args.onnx.exists() and args.onnx.samefile(args.checkpoint)):
+        raise UserError(f"{args.onnx} is {'a folder' if args.onnx.is_dir() else 'the checkpoint itself'}")
     if args.onnx.exists() and not args.overwrite:
         if source_of(args.onnx) != source:
             raise UserError(f"{args.onnx} exists, made from something else; --overwrite replaces it")

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from unlearning.core.errors import UserError
+from unlearning.core.files import check_writable
 from unlearning.core.flags import Parser, fraction, main, positive_int
+from unlearning.core.provenance import commit
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
 from unlearning.experiments.methods import METHODS
@@ -79,17 +81,21 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         return None
     path = request.folder / folders.FILES["json"]
     commands.check_nothing_is_lost(path, request, plan)
+    if not request.overwrite:
+        folders.check_ours(request.folder)
+    check_writable(request.folder)
+    made_by = commit()  # of the code as it is now, whatever is pulled meanwhile
     rows = table.score(run_all(plan.runs, shared, request.quiet), request, plan, shared)
     if table.published:
         table.published(rows, shared.load(request.source))
-    result = collect.result(request.name, command, rows, request.attack)
+    result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
     result = results.joined(result | {"about": table.about, "pictures": table.pictures}, path)
     folders.write(result, request.folder)
-    pages.write_index(request.results)
     print(
         tables.terminal(result, brief=True)
         + f"written: {request.folder}: README.md (every column), result.json, rows.csv, tables.tex, figures/"
     )
+    pages.write_index(request.results)
     if "next" in request.sizes:
         print(f"a larger table: {request.sizes['next']}")
     return path

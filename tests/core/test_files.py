@@ -5,8 +5,8 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from unlearning.core.errors import RunFailed
-from unlearning.core.files import replacing
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import check_writable, replacing, write_text, write_torch
 
 
 def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
@@ -33,3 +33,21 @@ def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
         write(part)
     assert [file.name for file in folder.iterdir()] == ["b.txt"]
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+def test_no_folder_is_replaced_by_a_file(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/a.txt").write_text("mine", encoding="utf-8")
+    for write in (lambda path: write_text(path, "x"), lambda path: write_torch(path, {"a": 1})):
+        with pytest.raises(UserError, match="precious is a folder"):
+            write(tmp_path / "precious")
+    assert (tmp_path / "precious/a.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
+    check_writable(tmp_path / "new/deeper")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write into .*file/x"):
+        check_writable(tmp_path / "file/x")
+    with pytest.raises(RunFailed, match="cannot write"):
+        write_text(tmp_path / "file/x.html", "text")

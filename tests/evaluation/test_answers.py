@@ -197,8 +197,8 @@ def test_refusals_before_anything_is_scored(weights, tmp_path, capsys):
     mine.write_text("mine", encoding="utf-8")
     refused = {
         ("--html", mine): "exists; --overwrite replaces it",
-        ("--html", tmp_path / "a", "--markdown", tmp_path / "a"): "named twice",
-        ("--html", path, "--overwrite"): "named twice",
+        ("--html", tmp_path / "a", "--markdown", tmp_path / "a"): "written twice",
+        ("--html", path, "--overwrite"): "written twice",
         ("--html", tmp_path, "--overwrite"): "is a folder",
         ("--pictures",): "--html FILE or --plots",
     }

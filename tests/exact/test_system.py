@@ -595,3 +595,11 @@ def test_a_system_without_images_is_shown_and_not_scored(copy, capsys):
     assert "sisa: 0 parts" in capsys.readouterr().out
     with pytest.raises(UserError, match="all its images are deleted"):
         assemble(folder)
+
+
+def test_a_class_that_never_was_there_is_not_there_already(copy, capsys):
+    folder = copy(lmeraser)
+    one = private(folder, 1)
+    delete(lmeraser, folder, "--ids", *one)
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *one, "--class", 99)
+    assert code == 2 and "deleted already" in line

@@ -101,3 +101,30 @@ def test_help_imports_nothing_slow():
 def test_data_are_kept_between_runs():
     source, shared = Source("digits", Path("data")), Shared()
     assert shared.load(source) is shared.load(source)
+
+
+def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
+    both = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1", "--forget-class", "4")
+    assert both["rows"][:3] == first["rows"] and [row["forget"] for row in both["rows"]] == ["class3"] * 3 + ["class4"] * 3
+
+
+def test_somebodys_own_files_stop_a_table_before_it_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "results/prunelora-quick-digits"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("mine", encoding="utf-8")
+    arguments = ("prunelora", "--dataset", "digits", "--methods", "mask", "--seeds", "1")
+    code, line = one_line(reproduce, capsys, *arguments)
+    assert code == 2 and "has files of its own" in line and not (tmp_path / "model_weights").exists()
+    (tmp_path / "file").touch()
+    code, line = one_line(reproduce, capsys, *arguments, "--results", tmp_path / "file")
+    assert code == 2 and "cannot write into" in line
+
+
+def test_a_dry_run_downloads_nothing(tmp_path, capsys):
+    args = reproduce.parser().parse_args(["prunelora", "--dry-run", "--data-dir", str(tmp_path / "nowhere")])
+    assert reproduce.run(args, "python reproduce.py") is None
+    assert capsys.readouterr().out.count("--subset 10000") == 66 and not (tmp_path / "nowhere").exists()

@@ -8,7 +8,8 @@ from unlearning.experiments import rfau
 
 def test_rfaus_table_takes_the_rates_of_the_committed_tuning(tmp_path, monkeypatch):
     def row(forget, method, gap):
-        return {"model": "vit_micro", "forget": forget, "method": method, "metrics": {"gap": {"mean": gap}}}
+        same = {"dataset": "digits", "model": "vit_micro", "epochs": 5, "n": 1, "command": "python rfau.py"}
+        return same | {"forget": forget, "method": method, "metrics": {"gap": {"mean": gap, "ci95": None}}}
 
     rows = [
         *(row("class3", f"rfau --lr {rate}", gap) for rate, gap in (("0.001", 3), ("0.003", 1), ("0.01", 2))),
@@ -18,8 +19,9 @@ def test_rfaus_table_takes_the_rates_of_the_committed_tuning(tmp_path, monkeypat
         # Where SalUn alone was tuned its label doesn't name the share: its flags do.
         row("random0.1", "randomlabel --lr 0.01", 1) | {"flags": ["--lr 0.01", "--saliency 0.5"]},
     ]
+    made_by = {"table": "rfau-tune-quick", "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}}
     (tmp_path / "rfau-tune-quick").mkdir()
-    (tmp_path / "rfau-tune-quick/result.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    (tmp_path / "rfau-tune-quick/result.json").write_text(json.dumps(made_by | {"rows": rows}), encoding="utf-8")
     monkeypatch.setattr(rfau, "TUNED", tmp_path)
     runs = planned("rfau", "--seeds", "1")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.reports.test_tables import metric
-from unlearning.core.errors import UserError
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_text
 from unlearning.reports import folders, pages, results
 
@@ -33,10 +33,11 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
     page = (tmp_path / "t/README.md").read_text(encoding="utf-8")
     assert page.startswith("# t\n\nWhat it shows.\n\n![metrics](figures/metrics.png)\n")
     assert "on a CPU, 2026-01-02, commit 0123456789ab; torch 2.14." in page
-    for name in ("losses-resnet8-class3.png", "mine.png"):
+    for name in ("losses-resnet8-class3.png", "losses-mine.png"):
         (tmp_path / "t/figures" / name).touch()
+    write_text(tmp_path / "t/README.md", f"{page}\n[losses](figures/losses-resnet8-class3.png)")  # a smaller table's
     folders.write(result, tmp_path / "t")
-    assert {path.name for path in (tmp_path / "t/figures").iterdir()} == {"metrics.png", "mine.png"}
+    assert {path.name for path in (tmp_path / "t/figures").iterdir()} == {"metrics.png", "losses-mine.png"}
     folders.write(result | {"pictures": False}, tmp_path / "u")
     assert not (tmp_path / "u/figures").exists()
 
@@ -63,3 +64,69 @@ def test_the_page_of_all_results_lists_tables_and_benchmarks_and_replaces_nobody
     assert pages.write_index(tmp_path) is None
     write_text(page, "# My own notes\n")
     assert pages.write_index(tmp_path) is None and page.read_text(encoding="utf-8") == "# My own notes\n"
+
+
+def test_somebodys_own_files_are_not_replaced(result, tmp_path):
+    (tmp_path / "t").mkdir()
+    write_text(tmp_path / "t/README.md", "# My project\n")
+    write_text(tmp_path / "t/result.json", results.dump(result))
+    for path in (tmp_path / "t", tmp_path / "t/result.json"):
+        with pytest.raises(UserError, match="has files of its own"):
+            folders.redraw(path, overwrite=False)
+    with pytest.raises(UserError, match="has files of its own"):
+        folders.check_ours(tmp_path / "t")
+    assert (tmp_path / "t/README.md").read_text(encoding="utf-8") == "# My project\n"
+    folders.check_ours(tmp_path / "new")
+    folders.redraw(tmp_path / "t", overwrite=True)
+    folders.check_ours(tmp_path / "t")
+
+
+def test_a_broken_neighbour_is_left_out_of_the_list(result, tmp_path, capsys):
+    folders.write(result, tmp_path / "t")
+    for place, text in enumerate(("{", "{}", "[1]", '{"command": "x", "rows": 5}')):
+        write_text(tmp_path / f"b{place}/result.json", text)
+    (tmp_path / "b9/result.json").mkdir(parents=True)
+    text = folders.index(tmp_path)
+    assert "[t](t/)" in text and "[b" not in text
+    assert capsys.readouterr().err.count("left out of the list of results: ") == 5
+    (tmp_path / "README.md").write_bytes("# Notizen über alles\n".encode("latin-1"))
+    assert pages.write_index(tmp_path) is None
+
+
+def test_the_result_is_written_before_its_pictures(result, tmp_path):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/figures").touch()  # no folder can be made there
+    with pytest.raises(RunFailed, match="cannot write"):
+        folders.write(result, tmp_path / "t")
+    assert results.read(tmp_path / "t/result.json") == result
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"table": None},
+        {"hardware": 5},
+        {"versions": None},
+        {"rows": []},
+        {"rows": [5]},
+        {"rows": [{"method": "a"}]},
+        {"rows": [{"metrics": {"UA": {"mean": float("nan"), "ci95": None}}}]},
+        {"rows": [{"metrics": {"UA": {"mean": "5", "ci95": None}}}]},
+        {"rows": [{"metrics": {"UA": {}}}]},
+        {"rows": [{"n": "3"}]},
+        {"rows": [{"curves": {}}]},
+        {"earlier": [{}]},
+    ],
+)
+def test_what_is_no_result_is_one_line(result, tmp_path, damage):
+    if isinstance(damage.get("rows"), list) and damage["rows"] and isinstance(damage["rows"][0], dict):
+        damage = {"rows": [result["rows"][0] | damage["rows"][0]]} if "method" not in damage["rows"][0] else damage
+    write_text(tmp_path / "t.json", json.dumps(result | damage))
+    with pytest.raises(UserError, match="not a result"):
+        folders.redraw(tmp_path / "t.json", overwrite=False)
+
+
+def test_strings_are_dumped_as_they_are(result):
+    odd = result | {"command": "python evaluate.py '[ 1 ].pth' '[ 2, 3 ]'"}
+    assert json.loads(results.dump(odd)) == odd
+    assert '"values": [97.5]' in results.dump(odd)

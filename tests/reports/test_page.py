@@ -103,7 +103,7 @@ def make(answered, name="ant", count=3, classes=("ant", "bee", "cat"), **fields)
         for m in after
     ]
     run = {"command": "python evaluate.py", "date": "2025-01-03", "hardware": "a CPU", "versions": {"torch": "2.11"}}
-    accounts = [Account(asked, before, answers, (answers.file,)) for answers in after.values()]
+    accounts = [Account(asked, before, answers, after.get("retrain"), (answers.file,)) for answers in after.values()]
     return {"table": "evaluate", **run, "attack": "svc", "rows": rows}, accounts
 
 
@@ -111,6 +111,7 @@ def without(result, accounts, *methods):
     """The result without the rows of some methods; no row then knows an original, if that is one of them."""
     kept = [i for i, account in enumerate(accounts) if account.method not in methods]
     accounts = [replace(accounts[i], before=None) if "original" in methods else accounts[i] for i in kept]
+    accounts = [replace(account, retrained=None) if "retrain" in methods else account for account in accounts]
     return result | {"rows": [result["rows"][i] for i in kept]}, accounts
 
 
@@ -121,8 +122,8 @@ def test_it_says_what_was_asked_and_what_was_measured():
         "4 of 30 training images (13.3 %)",
         "ant: 4 of 10",
         "d" * 64,
-        "lora: 1 of the 4 forgotten training images are still answered with their own class. The original answered 4 so. "
-        "Retrain, which never saw them, answers 1 so. The average gap from Retrain is 12.35 ± 0.50 points.",
+        "lora: 1 of the 4 forgotten training images are still answered with their own class. Of the original's answers 4 "
+        "were. Of the answers of Retrain, which never saw them, 1 are. The average gap from Retrain is 12.35 ± 0.50 points.",
         "Measured on 2025-01-03",
         "python lora.py",
         "torch 2.11",
@@ -203,7 +204,7 @@ def test_without_images_there_is_none():
 def test_what_is_missing_is_said_in_words():
     made = make((1, 3, 0))
     read = Read(page.html(*without(*made, "retrain")))
-    assert "No Retrain was found" in read.words and "Retrain's, which is not known here, not 100" in read.words
+    assert "No Retrain was found" in read.words and "Retrain's, which is not known here" in read.words
     assert "There is no Retrain to compare with" in read.words
     read = Read(page.html(*without(*made, "original")))
     assert "No Original was found" in read.words and len(read.of("matrix")) == 2
@@ -295,3 +296,15 @@ def test_a_browser_shows_it_and_runs_nothing(tmp_path, width):
     with Image.open(tmp_path / "page.png") as image:
         assert image.width == width
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 50  # text and shaded cells
+
+
+def test_retrain_is_that_of_the_same_seed_and_rows_have_names_of_their_own():
+    result, accounts = make((1, 3, 0))
+    other = replace(accounts[1].after, forgotten=np.roll(accounts[1].after.forgotten, -1, axis=1))
+    twice = [*accounts, replace(accounts[2], retrained=other)]
+    result = result | {"rows": [*result["rows"], result["rows"][2] | {"epochs": 9}]}
+    words = Read(page.html(result, twice)).words
+    assert "lora, 5 epochs: 1 of the 4" in words and "lora, 9 epochs: 1 of the 4" in words
+    counts = re.findall(r"Of the answers of Retrain, which never saw them, (\d+) are", words)
+    assert counts == [str(np.trace(accounts[1].after.forgotten)), str(np.trace(other.forgotten))]
+    assert counts[0] != counts[1]

@@ -55,7 +55,7 @@ def test_a_value_is_one_rows_metric(root):
     for marker, reason in (
         ("value results/t method=retrain UA", "2 rows and 1 columns fit"),
         ("value results/t method=lost UA", "no row fits"),
-        ("value results/lost method=retrain UA", "not a result file"),
+        ("value results/lost.json method=retrain UA", "not a result file"),
         ("table results/t columns=TA", "no row has TA"),
         ("table results/t modle=vit columns=UA", "modle"),
     ):
@@ -75,3 +75,10 @@ def test_pages_are_written_when_their_numbers_have_changed(root):
     assert [path.name for path in pages.refresh(root)] == ["README.md", "README.md"]
     assert "-->99.00 ± 1.50<!--" in (root / "README.md").read_text(encoding="utf-8")
     assert pages.refresh(root) == []
+
+
+def test_a_marker_without_an_end_is_an_error_and_swallows_nothing(root):
+    good = "<!-- value results/t model=resnet8 UA -->1<!-- end -->"
+    for text in (f"<!-- value results/t model=vit UA -->a {good}", f"{good} b <!-- table results/t columns=UA -->"):
+        with pytest.raises(UserError, match=r"page\.md: a marker has no"):
+            pages.with_excerpts(text, root, "page.md")

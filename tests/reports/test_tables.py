@@ -189,3 +189,11 @@ def test_data_of_one_name_and_two_fingerprints_never_share_a_table(small):
 def test_a_missing_metric_is_never_a_number():
     row = {"metrics": {"UA": {"missing": "no class"}, "relearn_steps": {"missing": "x", "cell": "> 64"}}}
     assert [tables.cell(row, key) for key in ("UA", "relearn_steps", "RA")] == ["n/a", "> 64", "n/a"]
+
+
+def test_a_cell_ends_no_row_and_is_no_tag(small):
+    rows = [row | {"method": "a|b <script>\nc"} for row in small["rows"]]
+    lines = [line for line in tables.markdown(small | {"rows": rows}).splitlines() if "script" in line]
+    assert lines and all(r"a\|b &lt;script> c" in line for line in lines)
+    latex = tables.latex(small | {"command": "python evaluate.py 'a\nb'"})
+    assert all(line.startswith("%") for line in latex.splitlines()[: latex.splitlines().index("%")])

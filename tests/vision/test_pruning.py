@@ -220,3 +220,12 @@ def test_a_mask_is_exported_with_its_infinite_logits(weights, tmp_path):
     session = onnxruntime.InferenceSession(file)
     (answers,) = session.run(None, {session.get_inputs()[0].name: np.zeros((2, 1, 8, 8), dtype=np.float32)})
     assert (answers[:, 3] == -np.inf).all() and np.isfinite(np.delete(answers, 3, 1)).all()
+
+
+def test_an_export_never_replaces_its_checkpoint_or_a_folder(weights, tmp_path, capsys):
+    copied = tmp_path / "a.pth"
+    copied.write_bytes((weights / "digits_resnet8_original_s0.pth").read_bytes())
+    before = copied.read_bytes()
+    for target, said in ((copied, "the checkpoint itself"), (tmp_path, "a folder")):
+        code, line = one_line(export, capsys, copied, "--onnx", target, "--overwrite")
+        assert code == 2 and said in line and copied.read_bytes() == before

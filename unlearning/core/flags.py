@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import io
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +93,7 @@ class Parser(argparse.ArgumentParser):
             if action.dest in names and action.choices is not None:
                 message += f"; {action.dest}: {', '.join(map(str, action.choices))}"
         way = "" if MEANT in message else "; --help explains all flags"
-        self.exit(2, f"{self.prog}: {message}{way}\n")
+        self.exit(2, f"{self.prog}: {on_one_line(message)}{way}\n")
 
     def settings(self, args: Arguments) -> dict[str, Any]:
         """The recorded flags as plain JSON values. args: a namespace, or a mapping of flags where defaults are resolved."""
@@ -239,11 +240,19 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.Argu
         run(parser.parse_args(), _command())
     except (UserError, RunFailed) as error:
         if distributed.is_main():
-            print(f"{parser.prog}: {error}", file=sys.stderr)
+            print(f"{parser.prog}: {on_one_line(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except BrokenPipeError:  # whoever read the output has had enough
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def on_one_line(text: str) -> str:
+    """A message whose names may hold line ends and other signs that a terminal obeys, with those escaped."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _command() -> str:

@@ -1,12 +1,16 @@
 """Where a number comes from: date, versions, hardware."""
 
 import datetime
+import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("*.py", "*.jinja", "pyproject.toml", "requirements*.txt")  # what makes the numbers
 
 
 def provenance(command: str, hardware: str) -> dict[str, object]:
@@ -22,17 +26,21 @@ def provenance(command: str, hardware: str) -> dict[str, object]:
 
 def commit() -> str:
     """The commit of this project's code, its first twelve digits, with "+ changes" where the code differs from it; "unknown"
-    outside a clone."""
-    digits = _git("rev-parse", "--short=12", "HEAD")
-    changed = digits and _git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "requirements*.txt")
-    return f"{digits} + changes" if changed else digits or "unknown"
+    outside a clone of its own."""
+    digits, changed = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", *CODE)
+    top = _git("rev-parse", "--show-toplevel")
+    if not digits or changed is None or top is None or Path(top).resolve() != ROOT:
+        return "unknown"
+    return f"{digits} + changes" if changed else digits
 
 
 def _git(*words: str) -> str | None:
     """What git says about the folder of this project; None where there is no git or no clone."""
-    root = Path(__file__).parents[2]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # they may name another clone
     try:
-        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True, encoding="utf-8")
+        done = subprocess.run(
+            ["git", "-C", ROOT, *words], env=own, capture_output=True, text=True, check=True, encoding="utf-8"
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

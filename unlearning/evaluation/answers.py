@@ -41,9 +41,10 @@ def of_network(
 
 
 def account(group: Sequence[dict[str, Any]]) -> Account:
-    """The account of a row from its seeds' single rows, ascending; each has `before`, its original's answers or None."""
-    first = group[0]
-    return Account(first["asked"], first["before"], first["answers"], tuple(row["answers"].file for row in group))
+    """The account of a row from its seeds' single rows, ascending; each has `before` and `retrained`, the answers of its
+    original and of its Retrain, or None."""
+    first, files = group[0], tuple(row["answers"].file for row in group)
+    return Account(first["asked"], first["before"], first["answers"], first["retrained"], files)
 
 
 def pictured(labels: torch.Tensor, forget: torch.Tensor, most: int = PICTURED) -> torch.Tensor:

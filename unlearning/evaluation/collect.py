@@ -76,9 +76,9 @@ def score_files(
         report_scored(entry.path, scoring.compute, f"{place} of {len(order)}: ")
     retrains = {_pair(row): row for row in scored if row["entry"].method == "retrain"}
     for row in scored:
-        original = _original_of(row, scored)
-        network.compare(row, original, retrains.get(_pair(row)))
-        row["before"] = original and original.get("answers")
+        original, retrain = _original_of(row, scored), retrains.get(_pair(row))
+        network.compare(row, original, retrain)
+        row["before"], row["retrained"] = (other and other.get("answers") for other in (original, retrain))
     return _put_seeds_together(scored)
 
 

@@ -41,7 +41,9 @@ class ImageRequest:
         """True if it names images, and all of them are deleted already. Arguments as of `positions`."""
         named = set(self._numbers())
         if self.label is not None:
-            named |= set(((labels == self.label) & private).nonzero().squeeze(1).tolist())
+            named |= (of_class := set(((labels == self.label) & private).nonzero().squeeze(1).tolist()))
+            if not of_class:  # there never were any: a mistake
+                return False
         return bool(named) and named <= set(deleted.tolist())
 
     def _numbers(self) -> list[int]:

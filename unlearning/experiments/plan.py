@@ -7,7 +7,7 @@ from pathlib import Path
 import models
 from unlearning.core.errors import UserError
 from unlearning.core.flags import CACHE_MIB
-from unlearning.experiments.methods import METHODS, ONE, rows_of
+from unlearning.experiments.methods import FORGETS, METHODS, ONE, rows_of
 from unlearning.experiments.request import Plan, Request, Run
 from unlearning.reports import results
 
@@ -124,11 +124,13 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
     if request.overwrite or not path.exists():
         return
     networks = {Path(network).name for network in request.networks}
+    kinds = [request.only] if request.only else FORGETS.get(request.table, ())
+    tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
     planned = {_making(command(*run)) for run in plan.runs}
     for row in results.read(path)["rows"]:
         if row["model"].split(",")[0] not in networks:
             continue
-        if request.only and row["forget"] != request.forget_tags[request.only]:
+        if tags and row["forget"] not in tags:
             continue
         lost = f"{row['n']} seeds of it" if row["n"] > request.seeds else ""
         lost = lost if _making(row["command"]) in planned else "it"

@@ -1,5 +1,6 @@
 """What networks answered: what a page and its pictures say of a row beside its numbers."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,15 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Account:
-    """Of a row: its request, the answers of its first seed and of the original that this came from, every seed's file."""
+    """Of a row: its request, its first seed's answers, every seed's file.
+
+    before, retrained: the answers of the original that the first seed came from, and of the Retrain of that seed.
+    """
 
     asked: Asked
     before: Answers | None
     after: Answers
+    retrained: Answers | None
     files: tuple[File, ...]
 
     @property
@@ -106,7 +111,10 @@ def draw(reported: Iterable[Reported], files: Mapping[Path, tuple[Path, Path]]) 
     groups = statistics.grouped(reported, lambda pair: tuple(pair[0][key] for key in ("dataset", "model", "forget")))
     for row, account in (pair for group in groups.values() for pair in unlearned(group)):
         asked, before, after = account.asked, account.before, account.after
-        if before is None or after.file.path.resolve() not in files:
+        if after.file.path.resolve() not in files:
+            continue
+        if before is None:
+            print(f"no picture of {after.file.path.name}: its original isn't there", file=sys.stderr, flush=True)
             continue
         confusion, images = files[after.file.path.resolve()]
         title = f"{row['method']}: {row['dataset']}, {row['model']}, {row.get('forgotten', row['forget'])}"

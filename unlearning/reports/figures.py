@@ -31,6 +31,7 @@ from matplotlib.ticker import MaxNLocator
 
 from unlearning.metrics import membership, predictions, statistics
 from unlearning.reports import paper_figures, results
+from unlearning.reports.results import row_names
 from unlearning.reports.style import (
     BLUE,
     DPI,
@@ -44,7 +45,6 @@ from unlearning.reports.style import (
     grid,
     legend,
     panels,
-    row_names,
     save,
     series,
     title,

@@ -5,6 +5,8 @@ results/<table>/result.json, README.md, rows.csv, tables.tex, figures/*.png
 results/benchmarks/<name>.json
 """
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +20,64 @@ PAGE = "README.md"
 
 
 def place(path: Path) -> tuple[Path, Path]:
-    """(result file, its folder) of a folder of results or of a result file; x.json belongs to the folder x."""
+    """(result file, its folder) of a folder of results or of a result file; x.json belongs to the folder x.
+
+    Raises UserError for a file without an ending, whose folder would have its own name.
+    """
     if path.is_dir():
         return path / FILES["json"], path
+    if not path.suffix:
+        raise UserError(f"{path}: the name of a result file ends in .json")
     return path, path.parent if path.name == FILES["json"] else path.with_suffix("")
 
 
+def check_ours(folder: Path) -> None:
+    """Raise UserError where a folder, which is to be written, has files that this project hasn't written there."""
+    drawn, pages = _drawn(folder), (FILES["markdown"], FILES["csv"], FILES["latex"])
+    if any((folder / name).exists() for name in pages) and drawn is None:
+        raise UserError(f"{folder} has files of its own ({', '.join(pages)}): --overwrite replaces them")
+
+
 def write(result: dict[str, Any], folder: Path) -> None:
-    """Write every file of a table's folder. Pictures that an earlier, smaller table left there, under other names, go."""
+    """Write every file of a table's folder, the result itself first. Pictures that the folder's page showed, and that this
+    table no longer has, go."""
     from unlearning.reports import figures  # takes a second
 
+    before = _drawn(folder) or []
+    write_text(folder / FILES["json"], results.dump(result))
     pictures = figures.draw(result["rows"], folder / "figures") if result.get("pictures", True) else []
-    for path in set((folder / "figures").glob("*.png")) - set(pictures):
-        if path.stem.split("-")[0] in figures.PICTURES:
-            path.unlink()
+    names = [path.name for path in pictures]
+    for name in set(before) - set(names):
+        (folder / "figures" / name).unlink(missing_ok=True)
     for form, name in FILES.items():
-        text = page(result, [path.name for path in pictures]) if form == "markdown" else tables.FORMS[form](result)
-        write_text(folder / name, text)
+        write_text(folder / name, page(result, names) if form == "markdown" else tables.FORMS[form](result))
+
+
+def _drawn(folder: Path) -> list[str] | None:
+    """The pictures that the folder's page shows; None where that page isn't one of this project's."""
+    page, file = folder / FILES["markdown"], folder / FILES["json"]
+    if not (page.is_file() and file.is_file()):
+        return None
+    text, name = page.read_text(encoding="utf-8", errors="replace"), results.read_json(file).get("table")
+    return re.findall(r"\(figures/([^/)]+\.png)\)", text) if text.startswith(f"# {name}\n") else None
 
 
 def redraw(path: Path, overwrite: bool) -> Path:
-    """Draw the result file or folder `path` again: its folder. Raises UserError where another result lies there already."""
+    """Draw the result file or folder `path` again: its folder.
+
+    Raises UserError where another result or somebody's own files lie there already, and for what is no result.
+    """
     file, folder = place(path)
     result = results.read(file)
     there = folder / FILES["json"]
-    if there.exists() and not overwrite and results.read(there) != result:
-        raise UserError(f"{there} is another result; --overwrite replaces it")
-    write(result, folder)
+    if not overwrite:
+        if there.exists() and results.read(there) != result:
+            raise UserError(f"{there} is another result; --overwrite replaces it")
+        check_ours(folder)
+    try:
+        write(result, folder)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{file} is not a result that can be drawn ({type(error).__name__}: {error})") from None
     return folder
 
 
@@ -60,20 +93,25 @@ def page(result: dict[str, Any], pictures: list[str]) -> str:
 
 def index(root: Path) -> str:
     """The Markdown page of all results below the folder `root`, from their JSON files alone: what each shows and what made
-    it."""
-    rows = [_listed(path, path.parent.name, f"{path.parent.name}/") for path in sorted(root.glob(f"*/{FILES['json']}"))]
-    speeds = [_listed(path, path.stem, f"{BENCHMARKS}/{path.name}") for path in sorted((root / BENCHMARKS).glob("*.json"))]
+    it. A file that can't be read is left out, and named on stderr."""
+    found = [(path, path.parent.name, f"{path.parent.name}/") for path in sorted(root.glob(f"*/{FILES['json']}"))]
+    speeds = [(path, path.stem, f"{BENCHMARKS}/{path.name}") for path in sorted((root / BENCHMARKS).glob("*.json"))]
     header = ["result", "what", "rows", "command", "hardware", "date", "commit"]
     align = ["left", "left", "right", "left", "left", "right", "left"]
     lines = ["# Results", "", "Each number comes from a result.json, and tables and pictures are drawn from it alone.", ""]
-    for title, listed in (("Tables", rows), ("Benchmarks", speeds)):
+    for title, files in (("Tables", found), ("Benchmarks", speeds)):
+        listed = [line for file in files if (line := _listed(*file))]
         lines += [f"## {title}", "", tables.drawn(header, listed, "pipe", align), ""] if listed else []
     return "\n".join(lines)
 
 
-def _listed(path: Path, name: str, link: str) -> list[str]:
-    """A line of the index: of a file that several runs have made, the last of them."""
-    result = results.read_json(path)
-    count = str(len(result["rows"])) if "rows" in result else "–"
-    made = [f"`{result['command']}`", *(result.get(key, "–") for key in ("hardware", "date", "commit"))]
-    return [f"[{name}]({link})", result.get("about", "–"), count, *made]
+def _listed(path: Path, name: str, link: str) -> list[str] | None:
+    """A line of the index: of a file that several runs have made, the last of them. None where it can't be read."""
+    try:
+        result = results.read_json(path)
+        count = str(len(result["rows"])) if "rows" in result else "–"
+        made = [f"`{result['command']}`", *(str(result.get(key, "–")) for key in ("hardware", "date", "commit"))]
+        return [f"[{name}]({link})", str(result.get("about", "–")), count, *made]
+    except (UserError, LookupError, TypeError, AttributeError) as error:
+        print(f"left out of the list of results: {path} ({error})", file=sys.stderr, flush=True)
+        return None

@@ -17,6 +17,7 @@ from PIL import Image
 from unlearning.reports import results, tables
 from unlearning.reports.answers import Account, Answers, Asked, Reported, unlearned
 from unlearning.reports.columns import COLUMNS, SEVEN
+from unlearning.reports.results import row_names
 
 MEANING = {  # of each column of SEVEN in one sentence
     "UA": "The share of the forgotten training images that the network no longer answers with their own class.",
@@ -64,7 +65,10 @@ def html(result: dict[str, Any], accounts: Sequence[Account]) -> str:
     )
     rows = [row | {"account": account} for row, account in zip(result["rows"], accounts, strict=True)]
     sections = [
-        _section(heading, [(row, row["account"]) for row in group]) for heading, group in results.by_forget_set(rows)
+        _section(
+            heading, [(row | {"method": name}, row["account"]) for row, name in zip(group, row_names(group), strict=True)]
+        )
+        for heading, group in results.by_forget_set(rows)
     ]
     page = environment.get_template("page.html.jinja").render(
         result=result,
@@ -89,12 +93,12 @@ def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
         "files": _files(reported),
         "has_list": any(file.holds_list for _, account in reported for file in account.files),
         "has_folder": any(file.is_folder for _, account in reported for file in account.files),
-        "summary": [_summary(row, account, retrain) for row, account in unlearned(reported)],
+        "summary": [_summary(row, account) for row, account in unlearned(reported)],
         "missing": [f"No {name} was found: {what}" for name, what in _ABSENT.items() if name.lower() not in there],
         "columns": _columns(retrain and retrain[0]),
         "rows": [_row(row) for row, _ in reported],
         "reasons": _reasons([row for row, _ in reported]),
-        "methods": [_method(row, account, retrain) for row, account in unlearned(reported)],
+        "methods": [_method(row, account) for row, account in unlearned(reported)],
         "pictures": _pictures(reported),
         "limits": _limits(reported, retrain and retrain[0]),
     }
@@ -110,14 +114,14 @@ def _files(reported: list[Reported]) -> list[dict[str, Any]]:
     return [{"method": row["method"], "file": file} for row, account in reported for file in account.files]
 
 
-def _summary(row: dict[str, Any], account: Account, retrain: Reported | None) -> dict[str, Any]:
+def _summary(row: dict[str, Any], account: Account) -> dict[str, Any]:
     """A few sentences about one row."""
     count = account.asked.count
     said = [f"{_right(account.after)} of the {count:,} forgotten training images are still answered with their own class."]
     if account.before:
         said.append(f"Of the original's answers {_right(account.before)} were.")
-    if retrain and account.method != "retrain":
-        said.append(f"Of the answers of Retrain, which never saw them, {_right(retrain[1].after)} are.")
+    if account.retrained and account.method != "retrain":
+        said.append(f"Of the answers of Retrain, which never saw them, {_right(account.retrained)} are.")
     if account.method != "retrain" and "mean" in row["metrics"].get("gap", {}):
         said.append(f"The average gap from Retrain is {tables.cell(row, 'gap')} points.")
     if row["n"] > 1:
@@ -139,9 +143,13 @@ def _columns(retrain: dict[str, Any] | None) -> list[dict[str, str]]:
         elif key == "seconds":
             ideal = "much less than Retrain's" + (f" {known}" if known else "")
         else:
-            measured = retrain and "mean" in retrain["metrics"].get(key, {})
-            ideal = f"Retrain's, {known}" if measured else "Retrain's, which is not known here"
-            ideal += "" if known.startswith("100.00") else ", not 100"
+            found_there = retrain["metrics"].get(key, {}) if retrain else {}
+            if "mean" in found_there:
+                ideal = f"Retrain's, {known}" + ("" if known.startswith("100.00") else ", not 100")
+            else:
+                ideal = (
+                    f"none: {found_there['missing']}" if "missing" in found_there else "Retrain's, which is not known here"
+                )
         found.append({"title": COLUMNS[key].title, "meaning": MEANING[key], "ideal": ideal})
     return found
 
@@ -160,12 +168,12 @@ def _reasons(rows: list[dict[str, Any]]) -> list[str]:
     return sorted({metric["missing"] for metric in found if "missing" in metric and "cell" not in metric})
 
 
-def _method(row: dict[str, Any], account: Account, retrain: Reported | None) -> dict[str, Any]:
+def _method(row: dict[str, Any], account: Account) -> dict[str, Any]:
     """The matrices of one row: the forget set's, and the test images' before and after."""
     asked = account.asked
     networks = {"original": account.before} if account.before else {}
     networks[row["method"]] = account.after
-    beside = {"retrain": retrain[1].after} if retrain and account.method != "retrain" else {}
+    beside = {"retrain": account.retrained} if account.retrained and account.method != "retrain" else {}
     tests = [answers.test for answers in networks.values()]
     kept = _shown(tests, np.flatnonzero(account.after.forgotten.sum(1)).tolist())
     rest = len(asked.classes) - len(kept)

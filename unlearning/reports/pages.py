@@ -19,7 +19,8 @@ from unlearning.core.files import write_text
 from unlearning.reports import folders, results, tables
 from unlearning.reports.columns import COLUMNS
 
-MARKED = re.compile(r"(<!-- (table|value) ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+MARKER = r"<!-- (?:table|value) "
+MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{MARKER}).)*?)(<!-- end -->)", re.DOTALL)
 
 
 def refresh(root: Path) -> list[Path]:
@@ -36,7 +37,9 @@ def refresh(root: Path) -> list[Path]:
 def write_index(root: Path) -> Path | None:
     """Write the page of all results below `root`: its path, None where it stays as it was or is somebody's own."""
     page, now = root / folders.PAGE, folders.index(root)
-    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    if page.is_dir():
+        return None
+    before = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
     if before == now or (before and not before.startswith(now[:60])):
         return None
     write_text(page, now)
@@ -46,8 +49,10 @@ def write_index(root: Path) -> Path | None:
 def with_excerpts(text: str, root: Path, name: str) -> str:
     """The page's text with each excerpt as its result file has it now.
 
-    Raises UserError, with the page's name, where a marker fits no row.
+    Raises UserError, with the page's name, where a marker fits no row or has no end.
     """
+    if len(re.findall(MARKER, text)) != len(MARKED.findall(text)):
+        raise UserError(f"{name}: a marker has no <!-- end -->")
 
     def drawn(found: re.Match[str]) -> str:
         begin, kind, words, _, end = found.groups()
@@ -61,7 +66,7 @@ def with_excerpts(text: str, root: Path, name: str) -> str:
             if len(rows) * len(asked) != 1:
                 raise UserError(f"{len(rows)} rows and {len(asked)} columns fit")
             return begin + _cell(rows[0], asked[0]) + end
-        except (UserError, LookupError, ValueError) as error:
+        except (UserError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name}: <!-- {kind} {words} -->: {error}") from None
 
     return MARKED.sub(drawn, text)

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from unlearning.metrics.statistics import grouped
 from unlearning.reports import results
+from unlearning.reports.results import row_names
 from unlearning.reports.style import (
     LOOK,
     decades,
     grid,
     label_points,
     legend,
-    row_names,
     save,
     series,
     title,

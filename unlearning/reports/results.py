@@ -1,14 +1,16 @@
 """Result files: what is written once can be drawn again from its JSON."""
 
 import json
+import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from unlearning.core.errors import UserError
 from unlearning.metrics.statistics import grouped
 
-PROVENANCE = ("command", "date", "commit", "hardware", "versions")
+PROVENANCE = ("command", "date", "commit", "hardware", "versions", "attack")
 
 
 class Metric(TypedDict, total=False):
@@ -80,20 +82,47 @@ def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
     return [(", ".join([*key[:2], words[key]]), group) for key, group in groups.items()]
 
 
+def row_names(rows: list[Any]) -> list[str]:
+    """The rows' methods, with their epochs where a method comes twice; a row with a "name" has that one."""
+    often = Counter(row["method"] for row in rows)
+    lengths = [f", {row['epochs']} epoch{'s' if row['epochs'] != 1 else ''}" for row in rows]
+    names = [row["method"] + (text if often[row["method"]] > 1 else "") for row, text in zip(rows, lengths, strict=True)]
+    return [row.get("name", name) for row, name in zip(rows, names, strict=True)]
+
+
 def dump(result: dict[str, Any]) -> str:
     """The result as JSON, lists of numbers on one line."""
     text = json.dumps(result, indent=1)
-    return re.sub(r"\[\s+([-\d.,eE\s]+?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text) + "\n"
+    return re.sub(r"\[\n\s*([-\d.,eE\s]+?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text) + "\n"
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """The result in the JSON file `path`. Raises UserError if it holds none."""
     content = read_json(path)
     try:
-        content["rows"][0]["metrics"]
-    except (LookupError, TypeError) as error:
-        raise UserError(f"{path} is not a result file ({error})") from None
+        wrong = _wrong(content)
+    except (LookupError, TypeError, AttributeError) as error:
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        raise UserError(f"{path} is not a result file ({wrong})")
     return content
+
+
+def _wrong(content: Any) -> str | None:
+    """What a result file's content lacks, or has of another type; None where nothing does."""
+    texts = {name: content[name] for name in ("table", "command", "date", "hardware")}
+    named = ("dataset", "model", "forget", "method", "command")
+    for row in content["rows"]:
+        texts |= {name: row[name] for name in named}
+        if wrong := [name for name, value in texts.items() if not isinstance(value, str) or not value]:
+            return f"{wrong[0]} is no text"
+        if not isinstance(row["n"], int) or not (row["epochs"] is None or isinstance(row["epochs"], int)):
+            return f"{row['method']}: n and epochs are whole numbers"
+        for key, metric in row["metrics"].items():
+            numbers = [] if "missing" in metric else [metric["mean"], metric["ci95"] or 0.0]
+            if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+                return f"{row['method']}: {key} is no number"
+    return None if content["rows"] and content["versions"].items() else "no rows"
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

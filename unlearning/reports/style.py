@@ -1,8 +1,8 @@
 """What all pictures share: look, series, grids of panels, legends, labels, names. matplotlib's own state isn't changed."""
 
+import io
 import itertools
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from unlearning.core.files import write_bytes
 from unlearning.reports import results
+from unlearning.reports.results import row_names
 
 DPI = 150
 WIDTH = 8.6  # inches: text of 8 points is still read where a page shows the picture 800 pixels wide
@@ -59,10 +61,11 @@ def series(place: int) -> dict[str, Any]:
 
 
 def save(figure: Figure, file: str | Path) -> None:
-    """Write a figure as a PNG file, drawn without a screen."""
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure as a PNG file in one step, drawn without a screen. Raises as `write_bytes`."""
+    drawn = io.BytesIO()
     with matplotlib.rc_context(LOOK):
-        figure.savefig(file, dpi=DPI)
+        figure.savefig(drawn, dpi=DPI, format="png")
+    write_bytes(file, drawn.getbuffer())
 
 
 def fits(figure: Figure) -> bool:
@@ -220,14 +223,6 @@ def _has_room(boxes: Any, frame: Any, taken: Any) -> Any:
     inside = (boxes[:, :2] > frame.min).all(axis=1) & (boxes[:, 2:] < frame.max).all(axis=1)
     apart = (boxes[:, None, 2:] < taken[None, :, :2]) | (boxes[:, None, :2] > taken[None, :, 2:])
     return inside & apart.any(axis=2).all(axis=1)
-
-
-def row_names(rows: list[Any]) -> list[str]:
-    """The rows' methods, with their epochs where a method comes twice; a row with a "name" has that one."""
-    often = Counter(row["method"] for row in rows)
-    lengths = [f", {row['epochs']} epoch{'s' if row['epochs'] != 1 else ''}" for row in rows]
-    names = [row["method"] + (text if often[row["method"]] > 1 else "") for row, text in zip(rows, lengths, strict=True)]
-    return [row.get("name", name) for row, name in zip(rows, names, strict=True)]
 
 
 def axis_range(rows: list[Any], key: str) -> tuple[float, float]:

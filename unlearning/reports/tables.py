@@ -13,6 +13,7 @@ from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
 SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
 NARROWED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"  # of graphicx: no table wider than its column
+FLOATS = 16  # tables that LaTeX can keep for a later page
 MINUS = re.compile(r"(?<![\w}-])-(?=[\d.])")
 
 
@@ -35,7 +36,8 @@ def markdown(result: dict[str, Any]) -> str:
 def latex(result: dict[str, Any]) -> str:
     """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`, labelled
     tab:<table>-<network>-<forget set>-<its first column>."""
-    lines, labels = ["% \\usepackage{booktabs,graphicx}", *(f"% {line}" for line in _footnotes(result))], Counter[str]()
+    notes = (" ".join(line.split()) for line in _footnotes(result))
+    lines, labels = ["% \\usepackage{booktabs,graphicx}", *(f"% {line}" for line in notes)], Counter[str]()
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in tables_of(rows):
             first = next(key for key, column in COLUMNS.items() if (column.group, column.title) == (title, header[3]))
@@ -43,7 +45,8 @@ def latex(result: dict[str, Any]) -> str:
             label = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
             labels[label] += 1
             label += f"-{labels[label]}" if labels[label] > 1 else ""
-            lines += ["%", r"\begin{table}", r"\centering\footnotesize"]
+            lines += [r"\clearpage" if sum(labels.values()) % FLOATS == 0 else "%"]  # LaTeX keeps no more waiting
+            lines += [r"\begin{table}", r"\centering\footnotesize"]
             lines += [rf"\caption{{{_with_signs(_escaped(_caption(title, heading, rows)))}}}", rf"\label{{tab:{label}}}"]
             lines += [NARROWED, _with_signs(drawn(header, body, "latex_booktabs")), "}", r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -124,7 +127,14 @@ def drawn(header: list[str], body: list[list[str]], form: str, align: Sequence[s
     from tabulate import tabulate
 
     align = [*align, *["right"] * (len(header) - len(align))]
+    if form == "pipe":
+        body = [[_in_a_cell(cell) for cell in line] for line in body]
     return tabulate(body, header, form, disable_numparse=True, colalign=align)
+
+
+def _in_a_cell(text: str) -> str:
+    """Text of a cell in Markdown, where a bar or a new line would end it and a tag would be one."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").splitlines()) if text else text
 
 
 def made_by(run: dict[str, Any]) -> str:

@@ -85,12 +85,7 @@ def merge(peft_model: "PeftModel") -> nn.Module:
 def add_lora_flags(parser: Parser) -> Parser:
     """The flags that lora and loraprune share."""
     parser.add_argument("--rank", type=positive_int, default=RANK, help=f"rank of the update (default: {RANK})")
-    parser.add_argument(
-        "--alpha",
-        type=positive_float,
-        default=ALPHA,
-        help=f"the update is scaled by alpha / rank (default: {ALPHA})",
-    )
+    parser.add_argument("--alpha", type=positive_float, default=ALPHA, help=f"scale times rank (default: {ALPHA})")
     parser.add_argument("--dropout", type=below_one, default=0.1, help="dropout before the adapter (default: 0.1)")
     parser.add_argument(
         "--bn", choices=("update", "freeze"), default="update", help="batch-norm statistics (default: update, as published)"
