@@ -46,6 +46,7 @@ def test_no_folder_is_replaced_by_a_file(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
     check_writable(tmp_path / "new/deeper")
+    assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write into .*file/x"):
         check_writable(tmp_path / "file/x")

@@ -46,10 +46,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder, where files are to be written after long work. Raises UserError where that can't be."""
+    """Raise UserError where files can't be written into a folder, which is made after long work; nothing is left there."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from None
