@@ -453,6 +453,14 @@ def test_a_backbone_that_has_seen_everything_is_refused(weights, tmp_path, capsy
     assert code == 2 and "none is private" in line and not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("method", ["finetune2", "lora2", "loraprune2", "mask2"])
+def test_a_backbone_that_was_unlearned_is_refused(weights, tmp_path, capsys, method):
+    """Its original has been trained on the images that it forgot."""
+    path = weights / f"digits_resnet8_class3_{method}_s0.pth"
+    code, line = one_line(lmeraser, capsys, "train", "--dataset", "digits", "--backbone", path, "--output", tmp_path / "x")
+    assert code == 2 and "so none is private" in line and not (tmp_path / "x").exists()
+
+
 def test_a_backbone_of_the_public_half_makes_the_other_half_private(weights, tmp_path):
     common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
     half = call(retrain, *common, "--forget-random", 0.5)

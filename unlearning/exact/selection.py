@@ -61,8 +61,8 @@ def private_and_anchors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A bool mask (N,) of the private training images, and the int64 positions of `count` anchors.
 
-    backbone: the checkpoint in `file`. One that was trained on a part of these data has seen what isn't in its forget set:
-    that is public. One with ImageNet weights has seen none of them: the anchors are set apart as public, unless they are to
+    backbone: the checkpoint in `file`. A Retrain of a part of these data has seen what isn't in its forget set: that is
+    public. An unlearned network is none: its original has seen everything. One with ImageNet weights has seen none of them: the anchors are set apart as public, unless they are to
     come from the private ones.
     """
     private = torch.ones(len(dataset.train), dtype=torch.bool)
@@ -71,6 +71,9 @@ def private_and_anchors(
             raise UserError(f"{file} was trained on other data than this {dataset.tag}")
         if not len(backbone["forget"]):
             raise UserError(f"{file} has seen all images, so none is private; train it with retrain.py")
+        if backbone["method"] != "retrain" or backbone.get("parent"):
+            what = f"{backbone['method']} began with a network that had seen the images it forgot"
+            raise UserError(f"{file}: {what}, so none is private; train it with retrain.py")
         private = as_mask(backbone["forget"], len(private))
     candidates = (private if from_private or private.all() else ~private).nonzero().squeeze(1)
     if not 0 < count < len(candidates):
