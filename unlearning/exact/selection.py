@@ -62,8 +62,8 @@ def private_and_anchors(
     """A bool mask (N,) of the private training images, and the int64 positions of `count` anchors.
 
     backbone: the checkpoint in `file`. A Retrain of a part of these data has seen what isn't in its forget set: that is
-    public. An unlearned network is none: its original has seen everything. One with ImageNet weights has seen none of them: the anchors are set apart as public, unless they are to
-    come from the private ones.
+    public. An unlearned network is no backbone: its original has seen everything. ImageNet weights have seen none of these
+    images: the anchors are set apart as public, unless they are to come from the private ones.
     """
     private = torch.ones(len(dataset.train), dtype=torch.bool)
     if backbone["data"]["fingerprint"]:
