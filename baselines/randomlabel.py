@@ -22,6 +22,7 @@ from torch import nn
 import data
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
+from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, fraction, main
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
@@ -34,6 +35,8 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     """Minimise cross-entropy on D_r and on D_f with wrong labels, over all weights or the salient ones."""
     started = clock(run.compute.device)
     classes = len(run.dataset.classes)
+    if classes < 2:
+        raise UserError("randomlabel needs a second class: there is no wrong label in data of one")
     wrong = (forget.labels + torch.randint(1, classes, forget.labels.shape)) % classes
     both = data.Split(data.concatenate(retain.images, forget.images), torch.cat([retain.labels, wrong]))
     trained = [p for p in model.parameters() if p.requires_grad]

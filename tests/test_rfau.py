@@ -9,9 +9,11 @@ from torch import nn
 
 import data
 import models
+import pretrain
 import rfau
 from baselines import badteacher, gradascent, randomlabel
-from tests.helpers import FP32, call, one_line
+from tests.evaluation.test_entries import noisy_folder
+from tests.helpers import FP32, call, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.metrics import predictions
 from unlearning.reports import paper_figures
@@ -191,3 +193,15 @@ def test_a_bad_teacher_makes_the_class_a_guess(weights, tmp_path):
     had, kept_before = accuracies(original(weights, "resnet8"))
     assert gone < had - 30 and kept > kept_before - 20
     assert found["cost"]["steps"] == 6 * 5  # 30 % of D_r with D_f, in batches of 128
+
+
+def test_data_of_one_class_are_scored_but_have_no_wrong_label(tmp_path, capsys):
+    noisy_folder(tmp_path / "only", ("ant",))
+    common = ("--dataset", f"folder:{tmp_path}/only", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet")
+    common += ("--weights", tmp_path)
+    call(pretrain, *common)
+    code, line = one_line(randomlabel, capsys, *common, "--forget-random", 0.5)
+    assert code == 2 and "needs a second class" in line
+    path = call(gradascent, *common, "--forget-random", 0.5, "--retain-weight", 0.5)
+    (row,) = [row for row in rows_of(path, "--weights", tmp_path, "--every-attack") if row["method"].startswith("grad")]
+    assert row["metrics"]["UA"]["mean"] == 0 and "missing" in row["metrics"]["MIA_AUC"]
