@@ -121,11 +121,7 @@ def parser() -> Parser:
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
     flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
     flag("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
-    flag(
-        "--dry-run",
-        action="store_true",
-        help="print the commands, in order, and train nothing",
-    )
+    flag("--dry-run", action="store_true", help="print the commands, in order, and train nothing")
     flag("--overwrite", action="store_true", help="replace results that hold more of these networks")
     add_scoring_flags(parser)
     return parser

@@ -145,11 +145,9 @@ def announce_hub_model(repository: str, what: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def bars_of_libraries(quiet: bool = False) -> Iterator[None]:
+def bars_of_libraries(quiet: bool = False) -> contextlib.AbstractContextManager:
     """While the context lasts, stderr goes nowhere unless `progress_shown`: for libraries that draw bars into logs too."""
-    with contextlib.nullcontext() if progress_shown(quiet) else contextlib.redirect_stderr(io.StringIO()):
-        yield
+    return contextlib.nullcontext() if progress_shown(quiet) else contextlib.redirect_stderr(io.StringIO())
 
 
 @contextlib.contextmanager

@@ -27,9 +27,11 @@ def provenance(command: str, hardware: str) -> dict[str, object]:
 def commit() -> str:
     """The commit of this project's code, its first twelve digits, with "+ changes" where the code differs from it; "unknown"
     outside a clone of its own."""
-    digits, changed = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", *CODE)
-    top = _git("rev-parse", "--show-toplevel")
-    if not digits or changed is None or top is None or Path(top).resolve() != ROOT:
+    found, changed = _git("rev-parse", "--show-toplevel", "--short=12", "HEAD"), _git("status", "--porcelain", "--", *CODE)
+    if found is None or changed is None:
+        return "unknown"
+    top, digits = found.rsplit("\n", 1)
+    if Path(top).resolve() != ROOT:
         return "unknown"
     return f"{digits} + changes" if changed else digits
 
@@ -38,9 +40,7 @@ def _git(*words: str) -> str | None:
     """What git says about the folder of this project; None where there is no git or no clone."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # they may name another clone
     try:
-        done = subprocess.run(
-            ["git", "-C", ROOT, *words], env=own, capture_output=True, text=True, check=True, encoding="utf-8"
-        )
+        done = subprocess.run(["git", "-C", ROOT, *words], env=own, capture_output=True, check=True, encoding="utf-8")
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -121,7 +121,7 @@ def _score_file(
     model.to(compute.device)
     shared.features.share_between(model, entry.tensors, states, dataset.train, compute)
     logits = [predict(model, split, compute, shared.features) for split in (dataset.train, dataset.test)]
-    if wrong := sum(int(answers.softmax(1).isnan().any(1).sum()) for answers in logits):
+    if wrong := sum(int(some.softmax(1).isnan().any(1).sum()) for some in logits):
         raise UserError(f"{entry.path} answers {wrong} images with NaN: its weights or its precision are at fault")
     rows = []
     for positions, tag in entry.forgets:

@@ -136,7 +136,8 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         return
     curve = row["curves"]["relearn"]
     if curve is None:
-        found["relearn_steps"] = {"missing": found["probe"]["missing"].replace("probe", "relearn steps", 1)}
+        reason = found["probe"]["missing"].removeprefix("probe: ")
+        found["relearn_steps"] = {"missing": f"relearn steps: {reason}"}
     elif original is None:
         found["relearn_steps"] = {"missing": f"relearn steps: no Original of seed {row['seed']} on {row['model']}"}
     else:

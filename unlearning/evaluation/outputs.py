@@ -31,14 +31,13 @@ def check(args: argparse.Namespace, texts: list[Path], pictures: dict[Path, tupl
         raise UserError(f"{args.plots} is a file; --plots names a folder")
     if args.plots and any(args.plots.glob("*.png")) and not args.overwrite:
         raise UserError(f"{args.plots} holds pictures; --overwrite replaces those of the same names")
-    plots = [path for pair in pictures.values() for path in pair]
-    plots_resolved = {path.resolve() for path in plots}
+    plots = [path.resolve() for pair in pictures.values() for path in pair]
     given = {path.resolve() for path in args.checkpoints}
-    written = [path.resolve() for path in (*texts, *([args.html] if args.html else []), *plots)]
+    written = [*(path.resolve() for path in (*texts, *([args.html] if args.html else []))), *plots]
     for path in written:
         if path in given or written.count(path) > 1:
             raise UserError(f"{path} would be written twice, or over a checkpoint")
-        if args.plots and path.suffix == ".png" and path.parent == args.plots.resolve() and path not in plots_resolved:
+        if args.plots and path.suffix == ".png" and path.parent == args.plots.resolve() and path not in plots:
             raise UserError(f"{path} lies in the folder of --plots, whose pictures may have that name")
         if path.is_dir():
             raise UserError(f"{path} is a folder, not a file to write")

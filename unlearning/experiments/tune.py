@@ -34,9 +34,8 @@ def _on_validation_images(request: Request) -> Request:
     return replace(request, source=replace(request.source, validation=0.1))
 
 
-ABOUT = "Learning rates of {}, on a tenth of the training images that no network was trained on."
 TUNE = Table(
-    ABOUT.format("PruneLoRA and its baselines"),
+    "Learning rates of PruneLoRA and its baselines, on a tenth of the training images that no network was trained on.",
     plan_tune,
     prunelora.PRESETS,
     1,
@@ -44,12 +43,4 @@ TUNE = Table(
     published=prunelora.add_published,
     pictures=False,
 )
-RFAU_TUNE = Table(
-    ABOUT.format("RFAU and its baselines"),
-    plan_rfau_tune,
-    rfau.PRESETS,
-    1,
-    score_without_probe,
-    published=prunelora.add_published,
-    pictures=False,
-)
+RFAU_TUNE = replace(TUNE, about=TUNE.about.replace("PruneLoRA", "RFAU"), plan=plan_rfau_tune, presets=rfau.PRESETS)

@@ -24,27 +24,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from unlearning.metrics import membership, predictions, statistics
-from unlearning.reports import paper_figures, results
+from unlearning.metrics import statistics
+from unlearning.reports import panel_figures, paper_figures, results
 from unlearning.reports.results import row_names
 from unlearning.reports.style import (
-    BLUE,
     DPI,
     GREY,
-    LINES,
     LOOK,
     MAX_HEIGHT,
-    ORANGE,
     axis_range,
     fits,
     grid,
     legend,
-    panels,
     save,
     series,
     title,
@@ -194,7 +189,7 @@ def _dot(axis: Axes, place: int, row: Any, metric: Any, low: float, high: float)
         text = f" ← {metric['mean']:.0f}" if left else f"{metric['mean']:.0f} → "
         axis.text(low if left else high, place, text, ha="left" if left else "right", va="center")
         return
-    anchor = row["method"] in ("original", "retrain")
+    anchor = row["method"] in ANCHORS
     axis.errorbar(
         metric["mean"],
         place,
@@ -237,76 +232,6 @@ def plane(rows: list[Any]) -> Figure:
     return figure
 
 
-def losses(rows: list[Any]) -> Figure:
-    """Histograms of the loss on the four sets, a panel for each row of one forget set."""
-    styles = {
-        "D_f": {"color": BLUE, "linestyle": "-"},
-        "T_f": {"color": BLUE, "linestyle": "--"},
-        "D_r": {"color": ORANGE, "linestyle": "-"},
-        "T_r": {"color": ORANGE, "linestyle": "--"},
-    }
-
-    def panel(axis, row, anchors):
-        for name, style in styles.items():
-            if name in row["curves"]["losses"]:
-                axis.stairs(row["curves"]["losses"][name], predictions.LOSS_BINS, label=name, linewidth=1.2, **style)
-        axis.set_xscale("log")
-        axis.set_xticks([1e-4, 1e-2, 1, 1e2])
-        axis.minorticks_off()
-
-    return panels(rows, panel, "loss (nats)", "share")
-
-
-def roc(rows: list[Any]) -> Figure:
-    """ROC of D_f against T_f on log axes, Original and Retrain in every panel, a panel for each row of one forget set."""
-
-    def panel(axis, row, anchors):
-        for label, curve in _beside_anchors(row, anchors, "roc"):
-            axis.plot(membership.FPR_GRID, np.maximum(curve, 1e-3), label=label, **LINES[label])
-        axis.plot([1e-3, 1], [1e-3, 1], color="0.8", linewidth=0.8)
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_xlim(1e-3, 1)
-        axis.set_ylim(1e-3, 1)
-        axis.set_xticks([1e-3, 1e-2, 1e-1, 1], ["", "0.01", "0.1", "1"])
-        axis.set_yticks([1e-3, 1e-2, 1e-1, 1], ["0.001", "0.01", "0.1", "1"])
-        axis.minorticks_off()
-
-    return panels(rows, panel, "false-positive rate", "true-positive rate")
-
-
-def relearn(rows: list[Any]) -> Figure:
-    """Relearning curves with intervals, Original and Retrain in every panel, a panel for each row of one forget set."""
-
-    def panel(axis, row, anchors):
-        steps = row["curves"]["relearn_steps"]
-        for label, curves in _beside_anchors(row, anchors, "relearn"):
-            mean, half = zip(*(statistics.mean_ci95(values) for values in zip(*curves, strict=True)), strict=True)
-            axis.plot(steps, mean, label=label, **LINES[label])
-            if label == "this method" and None not in half:
-                low, high = np.subtract(mean, half), np.add(mean, half)
-                axis.fill_between(steps, np.maximum(low, 0), np.minimum(high, 100), color="0.85", linewidth=0)
-        axis.set_xscale("symlog", linthresh=1)
-        axis.set_xticks([0, 1, 4, 16, 64], [0, 1, 4, 16, 64])
-        axis.minorticks_off()
-        axis.set_ylim(-3, 103)
-
-    return panels(rows, panel, "steps on D_f", "accuracy on T_f (%)")
-
-
-def features(rows: list[Any]) -> Figure:
-    """Features of D_f and D_r on the network's own first two principal components, a panel for each row."""
-
-    def panel(axis, row, anchors):
-        for name, marker, color in (("D_r", ".", ORANGE), ("D_f", "x", BLUE)):
-            points = np.array(row["curves"]["features"][name])
-            axis.scatter(*points.T, marker=marker, s=14, linewidth=0.8, color=color, label=name)
-        axis.set_xticks([])
-        axis.set_yticks([])
-
-    return panels(rows, panel, "first component", "second")
-
-
 def steps(rows: list[Any]) -> Figure | None:
     """Average gap over optimiser steps, for each method that was run with several numbers of epochs; None without any."""
     groups = [(heading, group) for heading, group in results.by_forget_set(rows) if _several(group)]
@@ -345,10 +270,10 @@ PICTURES = {
     "shares": Picture(lambda row: "task" in row, paper_figures.shares, by=("model",)),
     "cost": Picture(lambda row: "request" in row, paper_figures.cost, by=("model",)),
     "plane": Picture(lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
-    "losses": Picture(lambda row: "curves" in row, losses, alone=True),
-    "roc": Picture(lambda row: "curves" in row and row["curves"]["roc"], roc, alone=True),
-    "relearn": Picture(lambda row: "curves" in row and row["curves"]["relearn"], relearn, alone=True),
-    "features": Picture(lambda row: "curves" in row and row["curves"]["features"], features, alone=True),
+    "losses": Picture(lambda row: "curves" in row, panel_figures.losses, alone=True),
+    "roc": Picture(lambda row: "curves" in row and row["curves"]["roc"], panel_figures.roc, alone=True),
+    "relearn": Picture(lambda row: "curves" in row and row["curves"]["relearn"], panel_figures.relearn, alone=True),
+    "features": Picture(lambda row: "curves" in row and row["curves"]["features"], panel_figures.features, alone=True),
     "steps": Picture(lambda row: all("mean" in row["metrics"].get(key, {}) for key in ("steps", "gap")), steps),
 }
 
@@ -357,10 +282,3 @@ def _several(rows: list[Any]) -> dict[str, list[Any]]:
     """The methods that come with more than one number of epochs: name to rows."""
     methods = statistics.grouped(rows, lambda row: row["method"])
     return {name: same for name, same in methods.items() if len(same) > 1}
-
-
-def _beside_anchors(row: Any, anchors: dict[str, Any], name: str) -> list[tuple[str, Any]]:
-    """(label, curve) of Original, of Retrain and of the row itself, of those that have the curve `name`."""
-    others = [] if row["method"] in anchors else anchors.items()
-    found = [(label, curves[name]) for label, curves in (*others, ("this method", row["curves"]))]
-    return [(label, curve) for label, curve in found if curve]

@@ -17,6 +17,7 @@ from unlearning.reports import results, tables
 FILES = {"json": "result.json", "markdown": "README.md", "csv": "rows.csv", "latex": "tables.tex"}  # form: file
 BENCHMARKS = "benchmarks"
 PAGE = "README.md"
+HEAD = "# Results\n\nEach number comes from a result.json, and tables and pictures are drawn from it alone.\n"
 
 
 def place(path: Path) -> tuple[Path, Path]:
@@ -49,8 +50,9 @@ def write(result: dict[str, Any], folder: Path) -> None:
     names = [path.name for path in pictures]
     for name in set(before) - set(names):
         (folder / "figures" / name).unlink(missing_ok=True)
-    for form, name in FILES.items():
-        write_text(folder / name, page(result, names) if form == "markdown" else tables.FORMS[form](result))
+    write_text(folder / FILES["markdown"], page(result, names))
+    for form in ("csv", "latex"):
+        write_text(folder / FILES[form], tables.FORMS[form](result))
 
 
 def _drawn(folder: Path) -> list[str] | None:
@@ -71,7 +73,7 @@ def redraw(path: Path, overwrite: bool) -> Path:
     result = results.read(file)
     there = folder / FILES["json"]
     if not overwrite:
-        if there.exists() and results.read(there) != result:
+        if there != file and there.exists() and results.read(there) != result:
             raise UserError(f"{there} is another result; --overwrite replaces it")
         check_ours(folder)
     try:
@@ -98,7 +100,7 @@ def index(root: Path) -> str:
     speeds = [(path, path.stem, f"{BENCHMARKS}/{path.name}") for path in sorted((root / BENCHMARKS).glob("*.json"))]
     header = ["result", "what", "rows", "command", "hardware", "date", "commit"]
     align = ["left", "left", "right", "left", "left", "right", "left"]
-    lines = ["# Results", "", "Each number comes from a result.json, and tables and pictures are drawn from it alone.", ""]
+    lines = [HEAD]
     for title, files in (("Tables", found), ("Benchmarks", speeds)):
         listed = [line for file in files if (line := _listed(*file))]
         lines += [f"## {title}", "", tables.drawn(header, listed, "pipe", align), ""] if listed else []

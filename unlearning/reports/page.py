@@ -97,7 +97,7 @@ def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
         "missing": [f"No {name} was found: {what}" for name, what in _ABSENT.items() if name.lower() not in there],
         "columns": _columns(retrain and retrain[0]),
         "rows": [_row(row) for row, _ in reported],
-        "reasons": _reasons([row for row, _ in reported]),
+        "reasons": tables.reasons([row for row, _ in reported], SEVEN),
         "methods": [_method(row, account) for row, account in unlearned(reported)],
         "pictures": _pictures(reported),
         "limits": _limits(reported, retrain and retrain[0]),
@@ -161,11 +161,6 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         "n": row["n"],
         "cells": [tables.cell(row, key) for key in SEVEN],
     }
-
-
-def _reasons(rows: list[dict[str, Any]]) -> list[str]:
-    found = [row["metrics"].get(key, {}) for row in rows for key in SEVEN]
-    return sorted({metric["missing"] for metric in found if "missing" in metric and "cell" not in metric})
 
 
 def _method(row: dict[str, Any], account: Account) -> dict[str, Any]:

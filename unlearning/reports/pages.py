@@ -40,7 +40,7 @@ def write_index(root: Path) -> Path | None:
     if page.is_dir():
         return None
     before = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
-    if before == now or (before and not before.startswith(now[:60])):
+    if before == now or (before and not before.startswith(folders.HEAD)):
         return None
     write_text(page, now)
     return page

@@ -21,7 +21,7 @@ def markdown(result: dict[str, Any]) -> str:
     """The result as Markdown: for each data set, network and forget set its tables and the rows' commands."""
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
-        for title, header, body in tables_of(rows):
+        for title, header, body in _tables_of(rows):
             text = drawn(["#", *header], [[str(i), *cells] for i, cells in enumerate(body, 1)], "pipe", ["right", "left"])
             if title in FOLDED:
                 lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
@@ -29,7 +29,7 @@ def markdown(result: dict[str, Any]) -> str:
                 lines += [f"**{heading}: {_inline(title)}**", "", text, ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. `{row['command']}`" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
-        lines += [f"{reasons}\n"] if (reasons := _reasons(rows, list(COLUMNS))) else []
+        lines += [f"{missing}\n"] if (missing := _why_missing(rows, list(COLUMNS))) else []
     return "\n".join([*lines, *_footnotes(result)]) + "\n"
 
 
@@ -39,7 +39,7 @@ def latex(result: dict[str, Any]) -> str:
     notes = (" ".join(line.split()) for line in _footnotes(result))
     lines, labels = ["% \\usepackage{booktabs,graphicx}", *(f"% {line}" for line in notes)], Counter[str]()
     for heading, rows in results.by_forget_set(result["rows"]):
-        for title, header, body in tables_of(rows):
+        for title, header, body in _tables_of(rows):
             first = next(key for key, column in COLUMNS.items() if (column.group, column.title) == (title, header[3]))
             name = "-".join([result["table"], rows[0]["model"], rows[0]["forget"], first])
             label = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
@@ -73,11 +73,11 @@ def terminal(result: dict[str, Any], brief: bool = False) -> str:
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
         if brief and all(any(key in row["metrics"] for row in rows) for key in SEVEN):
-            lines += [heading, drawn(*columns_of(rows, SEVEN), "plain"), _reasons(rows, SEVEN), ""]
+            lines += [heading, drawn(*_columns_of(rows, SEVEN), "plain"), _why_missing(rows, SEVEN), ""]
             continue
-        for title, header, body in tables_of(rows):
+        for title, header, body in _tables_of(rows):
             lines += [f"{heading}: {_inline(title)}", drawn(header, body, "plain"), ""]
-        lines += [_reasons(rows, list(COLUMNS)), ""]
+        lines += [_why_missing(rows, list(COLUMNS)), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
@@ -99,17 +99,23 @@ def cell(row: Any, key: str) -> str:
     return text + (f" ± {metric['ci95']:,.{digits}f}" if metric["ci95"] else "")
 
 
-def tables_of(rows: list[Any]) -> list[Table]:
+def reasons(rows: list[Any], keys: Sequence[str]) -> list[str]:
+    """Why the metrics `keys` are n/a in rows, each reason once, sorted."""
+    found = [row["metrics"].get(key, {}) for row in rows for key in keys]
+    return sorted({metric["missing"] for metric in found if "missing" in metric and "cell" not in metric})
+
+
+def _tables_of(rows: list[Any]) -> list[Table]:
     """Title, header and body of each table that the rows have anything of."""
     tables = []
     for title in dict.fromkeys(column.group for column in COLUMNS.values()):
         keys = [k for k, column in COLUMNS.items() if column.group == title and any(k in row["metrics"] for row in rows)]
         if keys:
-            tables.append((title, *columns_of(rows, keys)))
+            tables.append((title, *_columns_of(rows, keys)))
     return tables
 
 
-def columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and body of a table with a column for each of `keys`; then, where a row has them, a paper's numbers."""
     papers = [key for key in keys if any(key in row.get("published", {}) for row in rows)]
     header = ["method", "epochs", "n", *(COLUMNS[key].title for key in keys)]
@@ -137,7 +143,7 @@ def _in_a_cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").splitlines()) if text else text
 
 
-def made_by(run: dict[str, Any]) -> str:
+def _made_by(run: dict[str, Any]) -> str:
     """What made the rows of a file, in a sentence: command, hardware, date, commit and versions."""
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     commit = f", commit {run['commit']}" if "commit" in run else ""
@@ -166,11 +172,10 @@ def _caption(title: str, heading: str, rows: list[Any]) -> str:
     return f"{title}: {heading}, {over}."
 
 
-def _reasons(rows: list[Any], keys: Sequence[str]) -> str:
+def _why_missing(rows: list[Any], keys: Sequence[str]) -> str:
     """Why metrics are n/a, in a sentence; "" where none is."""
-    found = [row["metrics"].get(key, {}) for row in rows for key in keys]
-    reasons = sorted({metric["missing"] for metric in found if "missing" in metric and "cell" not in metric})
-    return f"n/a: {'; '.join(reasons)}." if reasons else ""
+    found = reasons(rows, keys)
+    return f"n/a: {'; '.join(found)}." if found else ""
 
 
 def _inline(title: str) -> str:
@@ -185,6 +190,6 @@ def _footnotes(result: dict[str, Any]) -> list[str]:
     return [
         "Mean ± 95 % confidence interval (Student's t) over n training seeds."
         + (gaps if any("RA" in row["metrics"] for row in result["rows"]) else ""),
-        *(f"{'; '.join(run['of'])}: {made_by(run)}" for run in result.get("earlier", [])),
-        made_by(result),
+        *(f"{'; '.join(run['of'])}: {_made_by(run)}" for run in result.get("earlier", [])),
+        _made_by(result),
     ]
