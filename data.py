@@ -37,9 +37,18 @@ SIZES = {  # training and test images
     "svhn": (73_257, 26_032),
 }
 UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
+# Published mean and standard deviation of each channel, pixels from 0 to 1. They are constants because statistics of the
+# images at hand would carry what is to be forgotten into Retrain.
+NORMALISATION = {
+    "fashion-mnist": ((0.2860,), (0.3530,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+}
+NEUTRAL = (0.5, 0.5)  # for any other images: -1 to 1
 RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints
 NAMED = 5  # classes that are named one by one
-PEEK = 5000  # images that speak for all where all would have to be read
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,10 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split; `tag` names them in file names, `fingerprint` is a SHA-256 of every byte of both."""
+    """A training and a test split; `tag` names them in file names, `fingerprint` is a SHA-256 of every byte of both.
+
+    normalisation: mean and standard deviation of each channel for networks that start afresh, pixels from 0 to 1.
+    """
 
     tag: str
     train: Split
@@ -112,11 +124,12 @@ class Dataset:
     classes: tuple
     flip: bool
     fingerprint: str
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
 
     @property
     def is_cifar10(self) -> bool:
         """True for CIFAR-10's ten classes (the official files or an image tree of them)."""
-        return tuple(self.classes) == CIFAR10_CLASSES
+        return self.classes == CIFAR10_CLASSES
 
 
 @dataclass(frozen=True)
@@ -200,7 +213,10 @@ def load(
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
-    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test))
+    known = "cifar10" if tuple(classes) == CIFAR10_CLASSES else name
+    mean, std = ((value,) * train.images.shape[1] for value in NEUTRAL)
+    constants = NORMALISATION.get(known, (mean, std))
+    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test), constants)
 
 
 def short_name(name: str) -> str:
@@ -245,14 +261,6 @@ def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":
     if isinstance(images, ImageFiles):
         return ImageFiles(np.concatenate([images.paths, others.paths]), images.shape[-1])
     return torch.cat([images, others])
-
-
-def channel_statistics(images: "torch.Tensor | ImageFiles") -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in units of the range: two tuples of floats."""
-    if isinstance(images, ImageFiles):
-        images = images[:: max(1, len(images) // PEEK)]
-    std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
-    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def _thinned(split, count, classes, complaint):

@@ -118,27 +118,43 @@ def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path
 
 
 def create_for(
-    name: str, dataset: data.Dataset, pretrained: Path | None = None, input_size: int | None = None, quiet: bool = False
+    name: str,
+    dataset: data.Dataset,
+    pretrained: Path | None = None,
+    input_size: int | None = None,
+    quiet: bool = False,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
-    """A network for `dataset`, and the arguments that make it again: (module, dict)."""
-    import timm
+    """A network for `dataset`, and the arguments that make it again: (module, dict).
 
-    images = dataset.train.images
-    channels = images.shape[1]
-    if pretrained and timm.is_model(name):  # normalised as its weights have seen images
-        statistics: Any = timm.get_pretrained_cfg(name)
-        mean, std = ([sum(x) / len(x)] * channels if channels != len(x) else x for x in (statistics.mean, statistics.std))
-    else:
-        mean, std = data.channel_statistics(images)
+    normalisation: mean and standard deviation of each channel; None for those with which the ImageNet weights were trained,
+    or else the data set's constants. Nothing here depends on the images.
+    """
+    channels = dataset.train.images.shape[1]
+    mean, std = normalisation or (pretrained and _of_weights(name, channels)) or dataset.normalisation
+    if not len(mean) == len(std) == channels:
+        raise UserError(f"--mean and --std: {len(mean)} and {len(std)} numbers for images of {channels} channels")
     arguments: dict[str, Any] = {
         "in_chans": channels,
         "num_classes": len(dataset.classes),
-        "img_size": images.shape[-1],
-        "mean": [round(x, 4) for x in mean],
-        "std": [round(x, 4) for x in std],
+        "img_size": dataset.train.images.shape[-1],
+        "mean": list(mean),
+        "std": list(std),
     }
     arguments |= {"input_size": input_size} if input_size else {}
     return create(name, **arguments, pretrained=pretrained, quiet=quiet), arguments
+
+
+def _of_weights(name: str, channels: int) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and standard deviation with which timm's weights were trained, of another number of channels their average; None
+    for a network that timm doesn't know."""
+    import timm
+
+    if not timm.is_model(name):
+        return None
+    known: Any = timm.get_pretrained_cfg(name)
+    alike = [[round(sum(x) / len(x), 4)] * channels if channels != len(x) else x for x in (known.mean, known.std)]
+    return alike[0], alike[1]
 
 
 def create_pretrained(name: str, data_dir: Path, quiet: bool = False, **arguments: Any) -> nn.Module:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+import data
 import evaluate
 from unlearning.core.device import Compute
 from unlearning.core.flags import main
@@ -106,3 +108,18 @@ def built_once(tmp_path_factory, name, build):
             build(folder)
             done.touch()
     return folder
+
+
+class Altered(Shared):
+    """Reads digits whose images at some training positions, int64 (N,), are inverted and have the next label."""
+
+    def __init__(self, positions):
+        super().__init__()
+        self.positions = positions
+
+    def load(self, source):
+        dataset = super().load(source)
+        images, labels = dataset.train.images.clone(), dataset.train.labels.clone()
+        images[self.positions] = 255 - images[self.positions]
+        labels[self.positions] = (labels[self.positions] + 1) % 10
+        return replace(dataset, train=data.Split(images, labels), fingerprint="of altered images")

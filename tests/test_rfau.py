@@ -125,7 +125,7 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
     monkeypatch.setattr(models, "is_vit", lambda _: False)
     flags = {"shift": shift, "rank": 1, "alpha": 1.0, "forget_weight": 2.0, "epochs": 1, "plot": None, "lr": 0.1}
     settings = Settings(flags | {"batch_size": 1, "seed": 0})
-    dataset = data.Dataset("toy", retain, retain, ("a", "b"), False, "toy")
+    dataset = data.Dataset("toy", retain, retain, ("a", "b"), False, "toy", ((0.5,), (0.5,)))
     rfau.unlearn(model, retain, forget, Run("rfau", settings, FP32, dataset, tmp_path / "x.pth"))
     seen = sorted({round(loss.item(), 5) for loss in losses})
     assert seen == ([1.0] if shift == "mean" else [0.0, 4.0])

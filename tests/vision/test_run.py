@@ -3,12 +3,18 @@
 import sys
 
 import pytest
+import torch
 
 import data
 import models
-from tests.helpers import FP32, call, shell
+import pretrain
+import retrain
+from tests.helpers import FP32, Altered, call, one_line, shell
+from unlearning.core.files import write_torch
+from unlearning.vision.identity import of_checkpoint
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
+from unlearning.vision.shared import Shared
 
 OWN_METHOD = '''
 """A method of one's own."""
@@ -41,8 +47,6 @@ def test_settings_are_read_and_never_written():
 
 
 def test_a_run_trains_with_its_own_epochs_seed_and_device_and_adds_to_its_cost(tmp_path):
-    import torch
-
     dataset = data.load("digits", subset=64)
     model, _ = models.create_for("resnet8", dataset)
     settings = Settings({"epochs": 3, "batch_size": 16, "seed": 0})
@@ -83,3 +87,55 @@ def test_argparses_own_errors_are_one_line():
     ):
         done = shell(*arguments)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and word in done.stderr
+
+
+def test_retrain_depends_on_no_pixel_and_no_label_of_what_is_forgotten(tmp_path):
+    gone = torch.arange(0, 300, 3)
+    (tmp_path / "gone.txt").write_text("\n".join(map(str, gone.tolist())), encoding="utf-8")
+    flags = ("--dataset", "digits", "--subset", 300, "--model", "resnet8", "--forget-file", tmp_path / "gone.txt")
+    states = []
+    for name, shared in (("as_it_is", Shared()), ("altered", Altered(gone))):
+        where = ("--epochs", 1, "--quiet", "--weights", tmp_path / name)
+        states.append(models.load_checkpoint(call(retrain, *flags, *where, shared=shared))["state_dict"])
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(x, states[1][key]) for key, x in states[0].items())
+
+
+def constants(path):
+    return [models.load_checkpoint(path)["network"]["arguments"][name] for name in ("mean", "std")]
+
+
+def test_normalisation_is_the_data_sets_or_what_the_flags_say(tmp_path, capsys):
+    flags = ("--dataset", "digits", "--subset", 100, "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
+    default = call(pretrain, *flags)
+    own = call(pretrain, *flags, "--mean", 0.3, "--std", 0.4)
+    assert constants(default) == [[0.5], [0.5]] and constants(own) == [[0.3], [0.4]]
+    assert "mean" in own.name and "mean" not in default.name
+    assert models.build(models.load_checkpoint(own)).normalize(torch.ones(1, 1, 8, 8)).mean().item() == pytest.approx(1.75)
+    for wrong, message in (
+        (("--mean", 0.3), "belong together"),
+        (("--mean", 0.3, 0.3, "--std", 0.4, 0.4), "1 channel"),
+        (("--mean", 76, "--std", 0.4), "from 0 to 1"),
+        (("--mean", 0.3, "--std", 0), "above 0"),
+    ):
+        code, line = one_line(pretrain, capsys, *flags, *wrong)
+        assert code == 2 and message in line
+    assert {file.name for file in tmp_path.iterdir()} == {default.name, own.name}
+
+
+def test_an_original_normalised_by_its_images_is_not_there_already(tmp_path, capsys):
+    """As earlier versions trained it: the file records no constants, its network has them."""
+    flags = ("--dataset", "digits", "--subset", 100, "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
+    path = call(pretrain, *flags)
+    before = models.load_checkpoint(path)
+    for name in ("mean", "std"):
+        del before["config"][name], before["identity"]["settings"][name]
+    write_torch(path, before)
+    kept = path.read_bytes()
+    assert call(pretrain, *flags) == path and path.read_bytes() == kept  # its constants are today's
+    same_identity = of_checkpoint(models.load_checkpoint(path))
+    before["network"]["arguments"]["mean"] = [0.3061]
+    write_torch(path, before)
+    code, line = one_line(pretrain, capsys, *flags)
+    assert code == 2 and "other settings" in line
+    assert of_checkpoint(models.load_checkpoint(path)) != same_identity  # no seeds of one row

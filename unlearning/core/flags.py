@@ -211,6 +211,11 @@ def not_negative_float(text: str) -> float:
     return _number(float, text, lambda value: 0 <= value < float("inf"), "a number from 0 on")
 
 
+def share(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
 def below_one(text: str) -> float:
     """argparse type: a number from 0 on and below 1."""
     return _number(float, text, lambda value: 0 <= value < 1, "a number from 0 on and below 1")

@@ -78,7 +78,9 @@ def private_and_anchors(
     candidates = (private if from_private or private.all() else ~private).nonzero().squeeze(1)
     if not 0 < count < len(candidates):
         raise UserError(f"--anchors {count}: there are {len(candidates)} images to choose from, and some must stay")
-    anchors = candidates[data.stratified(dataset.train.labels[candidates], count)]
+    # By a draw over all positions, so that neither pixels nor labels, nor which other images there are, have a say in it.
+    order = torch.randperm(len(private), generator=torch.Generator().manual_seed(0))
+    anchors = order[torch.isin(order, candidates)][:count].sort().values
     if not from_private:
         private[anchors] = False
     return private, anchors

@@ -75,20 +75,14 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
     without = new.request.positions(dataset.train.labels, private, NOTHING)
     folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"], file, without)
-    state = _described(new, dataset, content, file)
+    state = _described(new, dataset, content, file) | {"private": private.nonzero().squeeze(1), "anchors": anchors}
     if _is_there(folder, state, without, new.overwrite):
         count = len(_deleted_since(read_system(folder)))
         since = f" ({count} images deleted from it since)" if count else ""
         print(f"there already: {folder}{since}", file=sys.stderr, flush=True)
         return folder
     backbone = load_backbone(content, file, new.work.compute.device)
-    state |= {
-        "private": private.nonzero().squeeze(1),
-        "anchors": anchors,
-        "deleted": without,
-        "files": [],
-        "ledger": [],
-    }
+    state |= {"deleted": without, "files": [], "ledger": []}
     part = _partial(folder)
     _put_into_parts(state, split, backbone, dataset, new.work)
     state["flops"] = learner_flops(backbone, state["shape"], state["classes"])
@@ -223,8 +217,8 @@ def _is_there(folder: Path, state: dict[str, Any], without: torch.Tensor, overwr
     settings = [own_of(system["config"]) | {"seed": system["seed"]} for system in (old, state)]
     if settings[0] != settings[1] or not torch.equal(left_out, without):
         raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
-    if made_from(old) != made_from(state):
-        raise UserError(f"{folder} was made from another backbone or other data; --overwrite computes it again")
+    if made_from(old) != made_from(state) or not torch.equal(old["anchors"], state["anchors"]):
+        raise UserError(f"{folder} was made from another backbone, data or anchors; --overwrite computes it again")
     return True
 
 

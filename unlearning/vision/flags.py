@@ -15,6 +15,7 @@ from unlearning.core.flags import (
     positive_float,
     positive_int,
     seed_number,
+    share,
 )
 
 
@@ -42,6 +43,9 @@ def method_parser(
     else:
         flag("--pretrained", action="store_true", help="start from ImageNet weights (a timm name)")
         flag("--input-size", type=positive_int, help="the network resizes images to this side in pixels")
+        text = "of each channel, pixels from 0 to 1 (default: published ones of the data set or of --pretrained, else 0.5)"
+        flag("--mean", type=share, nargs="+", metavar="MEAN", help=f"mean {text}")
+        flag("--std", type=positive_float, nargs="+", metavar="STD", help=f"standard deviation {text}")
     if forget:
         add_forget_flags(parser)
     flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")

@@ -49,13 +49,21 @@ def identity(
 def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The identity that a checkpoint stores; of an earlier version's, which stores none, made from what it says."""
     if "identity" in checkpoint:
-        return checkpoint["identity"]
+        known = checkpoint["identity"]
+        return known if known["parent"] else known | {"settings": with_normalisation(known["settings"], checkpoint)}
     own = own_of(checkpoint["config"])
     share, parent = checkpoint["config"].get("forget_random"), checkpoint.get("parent")
     request = data.ForgetRequest(share=share) if share else None
     forget = forget_identity(torch.as_tensor(checkpoint["forget"]), request)
     unknown = parent and {"sha256": parent}  # `with_parent` says what it was
     return identity(checkpoint["method"], own, checkpoint["data"]["fingerprint"], forget, unknown)
+
+
+def with_normalisation(settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a network trained from a fresh start with its mean and standard deviation, which earlier versions
+    didn't record: they took them from all training images."""
+    arguments = checkpoint["network"]["arguments"]
+    return {name: plain(arguments[name]) for name in ("mean", "std") if name in arguments} | dict(settings)
 
 
 def own_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
+import data
 import models
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+FROM_SCRATCH_STD = (0.2023, 0.1994, 0.2010)  # with which their ResNet was pre-trained, not unlearned or evaluated
 
 
 def from_published(state: Any, path: str | Path) -> tuple[nn.Module, str]:
@@ -34,10 +35,10 @@ def from_published(state: Any, path: str | Path) -> tuple[nn.Module, str]:
         name, rename = "resnet50", _resnet_key
     else:
         raise UserError(f"{path}: neither LoRA-Unlearn's ResNet-50 nor its ViT, nor a checkpoint of this project")
-    # Their ResNet was pre-trained with other deviations than it was unlearned and evaluated with.
-    std = (0.2023, 0.1994, 0.2010) if from_scratch else (0.2471, 0.2435, 0.2616)
+    mean, std = data.NORMALISATION["cifar10"]
+    std = FROM_SCRATCH_STD if from_scratch else std
     classes = len(state["heads.head.weight" if name == "vit_small" else "linear.weight"])
-    model: Any = models.create(name, in_chans=3, num_classes=classes, img_size=32, mean=CIFAR10_MEAN, std=std)
+    model: Any = models.create(name, in_chans=3, num_classes=classes, img_size=32, mean=mean, std=std)
     if "pos_embedding" in state:
         state["pos_embedding"] = state["pos_embedding"].reshape(model.net.pos_embed.shape)
     try:

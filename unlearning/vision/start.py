@@ -21,7 +21,7 @@ from unlearning.core.files import sha256
 from unlearning.core.flags import Parser, PerModel
 from unlearning.core.provenance import device_name, versions
 from unlearning.vision.flags import forget_request, source_of
-from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint
+from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
 
@@ -84,8 +84,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     values = _resolved(args, network["name"], compute.precision)
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
     flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
-    settings, sha = parser.settings(values), parent and parent["sha256"]
-    own = parser.own_settings(values)
+    known = values if parent else values | {name: network["arguments"][name] for name in ("mean", "std")}
+    settings, sha = parser.settings(known), parent and parent["sha256"]
+    own = parser.own_settings(known)
     drawn, lineage = forget_identity(forget, request), parent and of_checkpoint(parent)
     made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha}
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
@@ -159,9 +160,11 @@ def _network(args: argparse.Namespace, dataset: data.Dataset, parent: dict | Non
     if parent:
         return models.build(parent, parent["file"]), parent["network"]
     name = args.model or "resnet20"
-    model, arguments = models.create_for(
-        name, dataset, args.data_dir if args.pretrained else None, args.input_size, args.quiet
-    )
+    if (args.mean is None) != (args.std is None):
+        raise UserError("--mean and --std belong together: give both")
+    normalisation = (args.mean, args.std) if args.mean else None
+    folder = args.data_dir if args.pretrained else None
+    model, arguments = models.create_for(name, dataset, folder, args.input_size, args.quiet, normalisation)
     return model, {"name": name, "arguments": arguments}
 
 
@@ -207,4 +210,6 @@ def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
     found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
     own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
+    if not found.get("parent"):
+        own = with_normalisation(own, found)
     return {"method": found["method"], "settings": own, "from": made_from} == same
