@@ -11,6 +11,7 @@
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
     python reproduce.py tune                                          PruneLoRA's learning rates, on validation images
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
+    python reproduce.py lmeraser-tune                                 LMEraser's
     python reproduce.py draw results/prunelora-quick                  tables and pictures again, from its result.json alone
     python reproduce.py pages                                         the numbers in README.md and docs/ again
 
@@ -44,6 +45,7 @@ TABLES = {
     "llmeraser": ("llmeraser", "TABLE"),
     "tune": ("tune", "TUNE"),
     "rfau-tune": ("tune", "RFAU_TUNE"),
+    "lmeraser-tune": ("lmeraser", "TUNE"),
 }
 PRESETS = ("first", "quick", "small", "gpu", "paper")
 

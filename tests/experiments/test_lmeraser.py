@@ -1,13 +1,19 @@
 """LMEraser's table from end to end on digits."""
 
+import shlex
+
 import pytest
+import torch
 
 import data
 import reproduce
 from tests.experiments.tables import make
 from tests.helpers import one_line
-from unlearning.exact.system import read_system
+from unlearning.exact import learners
+from unlearning.exact.system import assemble, read_system
 from unlearning.experiments import lmeraser
+
+SIZES = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
 
 
 def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
@@ -24,9 +30,8 @@ def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
 
 
 def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):
-    sizes = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
     flags = ["--epochs", "2", "--anchors", "200"]
-    monkeypatch.setitem(lmeraser.PRESETS, "quick", sizes | {"flags": flags})
+    monkeypatch.setitem(lmeraser.PRESETS, "quick", SIZES | {"flags": flags, "rates": []})
     monkeypatch.setattr(lmeraser, "REQUESTS", {1: 3, 10: 1})
     methods = ("--methods", "lmeraser --parts 50", "sisa --parts 5")
     result = make(tmp_path, monkeypatch, *methods, "--seeds", "2", table="lmeraser")
@@ -64,3 +69,27 @@ def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsy
     ) == 2 * 4
     code, line = one_line(reproduce, capsys, "lmeraser", "--dataset", "digits", "--forget-class", "3", "5")
     assert code == 2 and "one class" in line
+
+
+def test_the_tuning_scores_each_pair_of_rates_on_validation_images(tmp_path, monkeypatch):
+    grid = (("0.1", "0.5"), ("0.01",))
+    flags = ["--epochs", "3", "--anchors", "200"]
+    monkeypatch.setitem(lmeraser.PRESETS, "quick", SIZES | {"flags": flags, "rates": ["--lr", "9"], "grid": grid})
+    monkeypatch.setattr(lmeraser, "TUNED", (lmeraser.ONE, "lmeraser --parts 10"))
+    result = make(tmp_path, monkeypatch, "--seeds", "2", "--precision", "fp32", table="lmeraser-tune")
+    names = [f"{row} --lr {lr} --head-lr 0.01" for row in lmeraser.TUNED for lr in grid[0]]
+    assert [(row["method"], row["n"]) for row in result["rows"]] == [(name, 2) for name in names]
+    weights = tmp_path / "model_weights/lmeraser-tune-quick-digits"
+    held_out = data.load("digits", validation=0.1)
+    for row, rate in zip(result["rows"], grid[0] * 2, strict=True):
+        assert row["dataset"] == held_out.tag and shlex.split(row["command"]).count("--lr") == 1
+        parts = 1 if row["method"].startswith(lmeraser.ONE) else 10
+        systems = [(path, read_system(path)) for path in weights.glob("*_s?")]
+        wanted = {"parts": parts, "lr": float(rate)}
+        own = {state["seed"]: path for path, state in systems if wanted.items() <= state["config"].items()}
+        right = []
+        for seed in (0, 1):
+            with torch.no_grad():
+                answers = learners.build(assemble(own[seed]))(held_out.test.images.float() / 255).argmax(1)
+            right.append(100 * (answers == held_out.test.labels).double().mean().item())
+        assert row["metrics"]["validation"]["values"] == pytest.approx(right)

@@ -7,7 +7,9 @@ sample-epochs and FLOPs count exactly, seconds are those of training alone.
 
 import importlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +33,39 @@ from unlearning.vision.shared import Shared
 
 SCRIPTS = {"lmeraser": "lmeraser", "sisa": "baselines.sisa"}  # by the method that a system names
 REQUESTS = {1: 5, 10: 2, 100: 1}  # images at random: how many draws are averaged
+TUNED = (ONE, "lmeraser --parts 100")  # rows of the tuning: the extremes of how many images share a learner
 # Rates on the ImageNet weights; the scripts' defaults are those of a vit_micro that knows the classes.
 RATES = ["--lr", "0.02", "--head-lr", "0.003"]
+GRID = (("0.004", "0.02", "0.1"), ("0.001", "0.003", "0.01"))  # the tuning's --lr and --head-lr there
 # Private images: the share that a backbone trained from scratch doesn't see, or all where it has ImageNet weights.
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"model": ["vit_micro"], "subset": 8000, "test": 1000, "pretrain": [12], "private": 0.25, "flags": []},
+    "quick": {
+        "model": ["vit_micro"],
+        "subset": 8000,
+        "test": 1000,
+        "pretrain": [12],
+        "private": 0.25,
+        "flags": [],
+        "rates": [],
+        "grid": (("0.1", "0.5", "2.5"), ("0.003", "0.01", "0.03")),
+    },
     "small": {
         "model": [models.EFFICIENTNET],
         "subset": 2000,
         "test": 1000,
         "pretrain": [None],
-        "flags": ["--anchors", "500", *RATES],
+        "flags": ["--anchors", "500"],
+        "rates": RATES,
+        "grid": GRID,
     },
-    "gpu": {"model": [models.EFFICIENTNET], "subset": None, "pretrain": [None], "flags": [*RATES, "--epochs", "50"]},
+    "gpu": {
+        "model": [models.EFFICIENTNET],
+        "subset": None,
+        "pretrain": [None],
+        "flags": ["--epochs", "50"],
+        "rates": RATES,
+        "grid": GRID,
+    },
 }
 
 
@@ -51,6 +73,18 @@ def plan_lmeraser(request: Request) -> Plan:
     """LMEraser over its number of clusters, SISA, and one prompt for all, on a backbone of public images."""
     if len(request.forget_classes) > 1:
         raise UserError("lmeraser deletes one class: give --forget-class one number")
+    return _plan(request, chosen(request), [request.sizes["rates"]])
+
+
+def plan_tune(request: Request) -> Plan:
+    """Rows of TUNED at each pair of the preset's rates, scored on a tenth of the training images that no part holds."""
+    request = replace(request, source=replace(request.source, validation=0.1))
+    pairs = product(*request.sizes["grid"])
+    return _plan(request, chosen(request, TUNED), [["--lr", lr, "--head-lr", head] for lr, head in pairs])
+
+
+def _plan(request: Request, rows: Sequence[str], rates: Sequence[list[str]]) -> Plan:
+    """The backbones of a table, and each of its rows at each of several rates."""
     runs: list[Run] = []
     for seed in range(request.seeds):
         for network in request.networks:
@@ -60,11 +94,24 @@ def plan_lmeraser(request: Request) -> Plan:
                 backbone = str(request.weights / f"public_{network}_s{seed}.pth")
                 public = ["--forget-random", str(request.sizes["private"]), "--output", backbone]
                 runs.append(("retrain", ["--model", network, *common, *public, *from_scratch(request, network)]))
-            for name in chosen(request):
-                method = METHODS[name]
-                arguments = ["train", "--backbone", backbone, *common, *method.flags, *request.sizes["flags"]]
-                runs.append((method.script, arguments))
+            shared = ["train", "--backbone", backbone, *common, *request.sizes["flags"]]
+            runs += [(METHODS[name].script, [*shared, *METHODS[name].flags, *pair]) for name in rows for pair in rates]
     return Plan(runs)
+
+
+def score_tune(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
+    """A row for each system among `paths`, all seeds together: its accuracy on validation images, and its cost."""
+    scored = []
+    for path in paths:
+        if path.is_dir():
+            state = read_system(path)
+            rates = f"--lr {state['config']['lr']:g} --head-lr {state['config']['head_lr']:g}"
+            found = {"validation": _accuracy(path, request, shared), "seconds": state["cost"]["seconds"]}
+            row = _described(state, f"{label(state)} {rates}", "none") | {"forgotten": "nothing deleted"}
+            scored.append(row | {"metrics": found})
+            report_scored(path, request.scoring.compute)
+    groups = statistics.grouped(scored, lambda row: (row["model"], row["method"]))
+    return [group[0] | {"n": len(group), "metrics": statistics.metrics_over_seeds(group)} for group in groups.values()]
 
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
@@ -101,23 +148,26 @@ def _rows_of(folder: Path, request: Request, shared: Shared) -> list[Row]:
         found = {
             key: sum(cost[key] for cost in costs) / len(costs) for key in ("sample_epochs", "flops", "seconds", "memory_mib")
         }
-        rows.append(
-            {
-                "dataset": state["data"]["tag"],
-                "model": learners.label(state["backbone"]["network"]),
-                "forget": data.tag_of_classes(request.forget_classes) if asked == "class" else f"delete{asked}",
-                "method": label(state),
-                "epochs": state["config"]["epochs"],
-                "seed": state["seed"],
-                "command": state["command"],
-                "device": state["device"],
-                "clusters": len(state["files"]),
-                "request": asked,
-                "metrics": {"accuracy": _accuracy(copies[0], request, shared)} | found,
-            }
-        )
+        tag = data.tag_of_classes(request.forget_classes) if asked == "class" else f"delete{asked}"
+        found["accuracy"] = _accuracy(copies[0], request, shared)
+        row = _described(state, label(state), tag)
+        rows.append(row | {"clusters": len(state["files"]), "request": asked, "metrics": found})
     report_scored(folder, request.scoring.compute)
     return rows
+
+
+def _described(state: dict[str, Any], method: str, forget: str) -> Row:
+    """What a row says of the system that it was made from."""
+    return {
+        "dataset": state["data"]["tag"],
+        "model": learners.label(state["backbone"]["network"]),
+        "forget": forget,
+        "method": method,
+        "epochs": state["config"]["epochs"],
+        "seed": state["seed"],
+        "command": state["command"],
+        "device": state["device"],
+    }
 
 
 def _deleted_from(
@@ -171,3 +221,11 @@ def _order(tag: str) -> float:
 
 ABOUT = "LMEraser and SISA: what an exact deletion costs, and how accurate the system is afterwards."
 TABLE = Table(ABOUT, plan_lmeraser, PRESETS, 3, score)
+TUNE = Table(
+    "LMEraser's learning rates, on a tenth of the training images that neither its backbone nor a part was trained on.",
+    plan_tune,
+    PRESETS,
+    1,
+    score_tune,
+    pictures=False,
+)

@@ -42,6 +42,7 @@ COLUMNS = {
     "epsilon": Column(MANY, "epsilon"),
     "forgetting": Column(MANY, "forgetting score", 3),
     "neurips": Column(MANY, "times RA and TA ratio", 3),
+    "validation": Column("Accuracy on validation images", "accuracy %"),
     "accuracy": Column(DELETIONS, "accuracy %"),
     "auc": Column(DELETIONS, "AUC %"),
     "loss": Column(DELETIONS, "loss", 3),
