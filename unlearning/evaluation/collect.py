@@ -128,7 +128,7 @@ def _score_file(
         forget = own_positions(entry, positions)
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
         row |= {"forget": tag, "forgotten": data.in_words(dataset, forget, tag), "entry": entry}
-        found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack)
+        found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack, entry.seed)
         if entry.method == "retrain":
             retrained[_pair(row)] = logits[0]
         if _pair(row) in retrained:

@@ -30,6 +30,7 @@ COLUMNS = {
     "RA": Column(HEADLINE, "RA %"),
     "TA": Column(HEADLINE, "TA %"),
     "MIA": Column(HEADLINE, "MIA-Efficacy %"),
+    "MIA_draw_sd": Column(HEADLINE, "MIA sd over draws"),
     "gap": Column(HEADLINE, "average gap"),
     "MIA_AUC": Column(FOUND, "MIA-AUC %"),
     "TPR1": Column(FOUND, "TPR@1%FPR %"),
