@@ -22,6 +22,7 @@ SOLVED = "Distance from Retrain, and how well the system was solved"
 DISTANCES = "Distance from the Retrain of the same seed"
 COST = "Cost"
 SEVEN = ("UA", "RA", "TA", "MIA", "gap", "probe", "seconds")  # what a terminal shows
+PAGE = ("UA", "RA", "TA", "MIA", "MIA_draw_sd", "gap", "probe", "seconds")  # what the HTML page shows, of what its rows have
 FOLDED = (DISTANCES, COST)  # shown in Markdown on a click
 # In the order in which tables show them; a column that no row has is left out.
 COLUMNS = {
