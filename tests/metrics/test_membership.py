@@ -164,7 +164,7 @@ def test_the_unlearn_sparse_protocol_takes_the_first_members_unshuffled():
 
 
 def test_the_svc_is_the_published_one():
-    """Counted by an SVC with C 3 and an RBF kernel of gamma 1, which is "auto" for one feature; with "scale" 15 of the 41 are
+    """Counted by an SVC with C 3 and an RBF kernel of gamma 1, "auto" for one feature; with "scale" 15 of the 41 are
     called non-members, with C 1 28, with a linear kernel 29. Unlearn-Sparse has 70 members here: 24 if it balanced them."""
     members = torch.cat([torch.linspace(0.9, 1, 60), torch.linspace(0.2, 0.3, 20)])
     nonmembers = torch.cat([torch.linspace(0.4, 0.6, 40), torch.linspace(0.9, 1, 40)])
@@ -186,7 +186,7 @@ def test_seen_and_unseen_are_no_synonyms():
 
 @pytest.mark.parametrize("attack", [membership.mia_efficacy, membership.mia_unlearn_sparse, membership.mia_lora_unlearn])
 def test_swapped_sets_give_another_number(attack):
-    """p_y of members is high, of non-members low, of D_f low or high: (0, 100) becomes another pair with two sets swapped."""
+    """p_y of members is high, of non-members low, of D_f low or high: (0, 100) is another pair with two sets swapped."""
     high, low = torch.linspace(0.9, 1, 200), torch.linspace(0, 0.1, 200)
     high, low = (x.neg() * 50 if attack is membership.mia_lora_unlearn else x for x in (high, low))  # that one takes losses
     assert (attack(high, low, low[:50]), attack(high, low, high[:50])) == (100, 0)

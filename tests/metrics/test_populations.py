@@ -87,7 +87,7 @@ def test_klom_is_the_divergence_of_the_unlearned_from_the_retrained():
 
 
 def test_klom_differs_from_the_authors_smoothing_by_less_than_a_hundredth():
-    """Theirs: only Retrain's shares, where the unlearned networks have some, are raised to 1e-5, and divided by their sum."""
+    """Theirs: only Retrain's shares, where the unlearned networks have some, are raised to 1e-5 and divided by their sum."""
     unlearned, retrained = np.random.default_rng(18).normal(size=(2, 16, 50)) * np.array([2.0, 1.0])[:, None, None] + 0.3
     found = populations.klom(unlearned, retrained)
     for i in range(50):
