@@ -94,7 +94,7 @@ def efficacies(path, training_seed):
     return [membership.mia_efficacy(train[~gone], never, train[gone], seed=seed) for seed in seeds]
 
 
-def test_seeds_are_put_together(weights, tmp_path):
+def test_seeds_are_put_together(weights, tmp_path, every_draw):
     common = ("--dataset", "digits", "--forget-class", 3, "--epochs", 1, "--quiet", "--lr", 1e-3)
     original = weights / "digits_resnet8_original_s0.pth"
     paths = [call(finetune, *common, "--original", original, "--weights", tmp_path, "--seed", seed) for seed in (1, 0)]

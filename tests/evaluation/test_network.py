@@ -70,7 +70,7 @@ def test_curves_are_shares_and_rates():
     assert 40 < found["MIA_AUC"] < 60  # random answers: nothing to tell
 
 
-def test_published_attacks_are_modes():
+def test_published_attacks_are_modes(every_draw):
     """Each gets the feature and the non-members of its own protocol."""
     dataset = data.load("digits")
     forget, _ = data.forget_indices(dataset.train, classes=[3, 4, 5])

@@ -16,7 +16,7 @@ def features_of(offset, count, seed):
     return {name: feature(logits, labels) for name, feature in predictions.FEATURES.items()}
 
 
-def test_the_attack_is_perfect_on_separable_and_blind_on_equal_distributions():
+def test_the_attack_is_perfect_on_separable_and_blind_on_equal_distributions(every_draw):
     members, nonmembers = torch.full((300,), 0.99), torch.full((300,), 0.2)
     assert membership.mia_efficacy(members, nonmembers, torch.full((50,), 0.2)) == 100
     assert membership.mia_efficacy(members, nonmembers, torch.full((50,), 0.99)) == 0
@@ -25,7 +25,7 @@ def test_the_attack_is_perfect_on_separable_and_blind_on_equal_distributions():
     assert membership.over_draws(membership.mia_efficacy, members, nonmembers, forgotten, 0)[0] == pytest.approx(50, abs=12)
 
 
-def test_mean_and_deviation_over_draws_are_those_of_twenty_seeds_of_their_own():
+def test_mean_and_deviation_over_draws_are_those_of_twenty_seeds_of_their_own(every_draw):
     """Of training seed 3 the attacker's seeds 60 to 79: mean 69.5, variance 20 * 21 / 12 with n - 1 below."""
     asked = []
 
@@ -37,7 +37,7 @@ def test_mean_and_deviation_over_draws_are_those_of_twenty_seeds_of_their_own():
     assert asked == [("D_r", "T_r", "D_f", seed) for seed in range(60, 80)]
 
 
-def test_attackers_seeds_differ_between_draws_and_between_training_seeds():
+def test_attackers_seeds_differ_between_draws_and_between_training_seeds(every_draw):
     every = [seed for training in (*range(50), 2**32 - 1) for seed in membership.draw_seeds(training)]
     assert len(set(every)) == len(every) == 51 * 20
     generator = torch.Generator().manual_seed(15)
