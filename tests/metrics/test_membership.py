@@ -61,10 +61,11 @@ def test_a_draw_takes_as_many_members_as_nonmembers_and_no_image_twice(monkeypat
     for seed in (0, 1):
         membership.mia_efficacy(members, nonmembers, members[:1], seed=seed)
     membership.mia_efficacy(members, -members, members[:1])
+    membership.mia_efficacy(members[:200], nonmembers, members[:1])
     for inside, outside in seen:
         assert set(inside) <= set(members.tolist()) and max(outside) <= 0
         assert len(set(inside)) == len(inside) == len(set(outside)) == len(outside)
-    assert [len(inside) for inside, _ in seen] == [500, 500, 1000]
+    assert [(len(inside), len(outside)) for inside, outside in seen] == [(n, n) for n in (500, 500, 1000, 200)]
     assert set(seen[0][0]) != set(seen[1][0]) and set(seen[0][1]) == set(seen[1][1])
 
 
