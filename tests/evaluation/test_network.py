@@ -94,6 +94,21 @@ def test_published_attacks_are_modes(every_draw):
     assert "draws none" in found["unlearn-sparse"]["MIA_draw_sd"]["missing"]  # its protocol names the images
 
 
+def test_every_attack_takes_the_draws_of_the_networks_seed():
+    dataset = data.load("digits", subset=500, test_subset=200)
+    forget, _ = data.forget_indices(dataset.train, share=0.2)
+    generator = torch.Generator().manual_seed(1)
+    logits = [torch.randn(len(x), 10, generator=generator) for x in (dataset.train, dataset.test)]
+    sets = network.four_sets(dataset, forget)
+    found, _ = network.score(logits, dataset, forget, "svc", every_attack=True, seed=7)
+    assert found["MIA svc confidence"] == found["MIA"]
+    for attacker in membership.ATTACKERS:
+        train, test = (predictions.loss(x, y.labels) for x, y in zip(logits, (dataset.train, dataset.test), strict=True))
+        groups = train[sets.retain], test[sets.retain_test], train[forget]
+        draws = [membership.mia_efficacy(*groups, attacker, seed) for seed in membership.draw_seeds(7)]
+        assert found[f"MIA {attacker} loss"] == pytest.approx(np.mean(draws)) and len(set(draws)) > 1
+
+
 def test_losses_stand_in_their_bins():
     """Four bins a decade from 1e-4 to 1e3 nats. Of four images of D_f one is sure of its class, two have a loss of 1.5 nats
     (bin 16: 10^0 to 10^0.25), one 300 (bin 25: 10^2.25 to 10^2.5). D_r: 0.002 nats (bin 5: 10^-2.75 to 10^-2.5). T_f: 745
