@@ -1,14 +1,17 @@
 """How much of MIA-Efficacy hangs on which samples the attacker was fitted on?
 
 Scores each checkpoint (class forgetting) with the default attack, an SVC on the true class's confidence, and with logistic
-regression on the same feature, for several numbers of samples and draws of them. Writes
+regression on the same feature: by single draws of several numbers of samples, and, as tables do, by the mean over the
+twenty draws of a training seed, for several such seeds. The spread of the means is what averaging leaves. Writes
 results/benchmarks/attack_draws.json.
 
     python -m benchmarks.attack_draws model_weights/prunelora-quick/*_resnet8_class3_retrain10_s?.pth
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import models
 from unlearning.core.device import Compute
@@ -26,8 +29,9 @@ from unlearning.vision.shared import Shared
 ABOUT = "How much of MIA-Efficacy hangs on which samples the attacker was fitted on."
 
 
-def draws(path: Path, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """MIA-Efficacy of one checkpoint: {attacker: {samples: a value for each draw}}."""
+def draws(path: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """MIA-Efficacy of one checkpoint, for each attacker: `single`, {samples: a value for each draw}, and `means`, that over
+    the draws of each of the training seeds from 0 on."""
     checkpoint = models.load_checkpoint(path)
     compute, shared = Compute("cpu", "fp32", path.parent, quiet=True), Shared()
     scoring = Scoring(compute, path.parent, args.data_dir)
@@ -38,13 +42,16 @@ def draws(path: Path, args: argparse.Namespace) -> dict[str, dict[str, list[floa
         predictions.confidence(predict(model, split, compute), split.labels) for split in (dataset.train, dataset.test)
     )
     groups = train[sets.retain], test[sets.retain_test], train[forget]
-    return {
-        attacker: {
-            str(size): [membership.mia_efficacy(*groups, attacker, seed, size) for seed in range(args.draws)]
-            for size in args.sizes
+    found = {}
+    for attacker in membership.ATTACKERS:
+        attack = partial(membership.mia_efficacy, attacker=attacker)
+        found[attacker] = {
+            "single": {
+                str(size): [attack(*groups, seed=seed, limit=size) for seed in range(args.draws)] for size in args.sizes
+            },
+            "means": [membership.over_draws(attack, *groups, seed)[0] for seed in range(args.means)],
         }
-        for attacker in membership.ATTACKERS
-    }
+    return found
 
 
 def measure_all(args: argparse.Namespace, command: str) -> None:
@@ -65,8 +72,9 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    parser.add_argument("--sizes", nargs="+", type=positive_int, default=[1000, 4000, 10_000], help="samples to fit on")
-    parser.add_argument("--draws", type=positive_int, default=5, help="draws of each size (default: 5)")
+    parser.add_argument("--sizes", nargs="+", type=positive_int, default=[2000, 10_000], help="samples of one draw")
+    parser.add_argument("--draws", type=positive_int, default=20, help="single draws of each size (default: 20)")
+    parser.add_argument("--means", type=positive_int, default=5, help="means over twenty draws (default: 5)")
     return parser
 
 

@@ -16,6 +16,23 @@ import pruneft
 import retrain
 from baselines import control
 from tests.helpers import built_once, call
+from unlearning.metrics import membership
+
+DRAWS = membership.DRAWS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_draws():
+    """Two draws of the attacker's samples, not twenty: tests score hundreds of networks, which would take half a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(membership, "DRAWS", 2)
+        yield
+
+
+@pytest.fixture
+def every_draw(monkeypatch):
+    """As many draws as in tables, for tests of the draws themselves."""
+    monkeypatch.setattr(membership, "DRAWS", DRAWS)
 
 
 @pytest.fixture(scope="session")

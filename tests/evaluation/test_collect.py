@@ -2,17 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+import data
 import evaluate
 import finetune
 import models
 from tests import helpers
-from tests.helpers import built_once, call, one_line
+from tests.helpers import FP32, built_once, call, one_line
 from unlearning.core.files import write_torch
 from unlearning.evaluation import network
 from unlearning.metrics import membership, predictions
+from unlearning.vision.predict import predict
 
 
 def rows_of(weights, *arguments):
@@ -80,7 +83,18 @@ def test_original_and_retrain_come_along_or_are_missed_with_a_reason(weights, tm
     assert "no Original of seed 0" in row["metrics"]["relearn_steps"]["missing"]
 
 
-def test_seeds_are_put_together(weights, tmp_path):
+def efficacies(path, training_seed):
+    """MIA-Efficacy of a network of digits without class 3 in each of the twenty draws of its training seed."""
+    dataset, model = data.load("digits"), models.build(models.load_checkpoint(path))
+    train, test = (
+        predictions.confidence(predict(model, split, FP32), split.labels) for split in (dataset.train, dataset.test)
+    )
+    gone, never = dataset.train.labels == 3, test[dataset.test.labels != 3]
+    seeds = range(20 * training_seed, 20 * training_seed + 20)
+    return [membership.mia_efficacy(train[~gone], never, train[gone], seed=seed) for seed in seeds]
+
+
+def test_seeds_are_put_together(weights, tmp_path, every_draw):
     common = ("--dataset", "digits", "--forget-class", 3, "--epochs", 1, "--quiet", "--lr", 1e-3)
     original = weights / "digits_resnet8_original_s0.pth"
     paths = [call(finetune, *common, "--original", original, "--weights", tmp_path, "--seed", seed) for seed in (1, 0)]
@@ -90,6 +104,11 @@ def test_seeds_are_put_together(weights, tmp_path):
     values = row["metrics"]["TA"]["values"]
     assert row["metrics"]["TA"]["mean"] == pytest.approx(sum(values) / 2)
     assert row["metrics"]["TA"]["ci95"] == pytest.approx(12.706204736 * abs(values[0] - values[1]) / 2)
+    drawn = [efficacies(path, seed) for path, seed in ((paths[1], 0), (paths[0], 1))]  # rows are in the order of their seeds
+    assert row["metrics"]["MIA"]["values"] == pytest.approx(np.mean(drawn, 1).tolist())
+    assert row["metrics"]["MIA"]["mean"] == pytest.approx(np.mean(drawn))
+    assert row["metrics"]["MIA_draw_sd"]["values"] == pytest.approx(np.std(drawn, 1, ddof=1).tolist())
+    assert row["metrics"]["MIA_draw_sd"]["mean"] == pytest.approx(np.std(drawn, 1, ddof=1).mean())
 
 
 def test_rates_are_named_where_a_method_comes_with_several(weights, tmp_path):

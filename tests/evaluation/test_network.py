@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,24 +70,76 @@ def test_curves_are_shares_and_rates():
     assert 40 < found["MIA_AUC"] < 60  # random answers: nothing to tell
 
 
-def test_published_attacks_are_modes():
+def test_published_attacks_are_modes(every_draw):
     """Each gets the feature and the non-members of its own protocol."""
     dataset = data.load("digits")
-    forget, _ = data.forget_indices(dataset.train, classes=[3])
+    forget, _ = data.forget_indices(dataset.train, classes=[3, 4, 5])
     generator = torch.Generator().manual_seed(0)
     logits = [torch.randn(len(x), 10, generator=generator) for x in (dataset.train, dataset.test)]
+    logits[0] += 2 * torch.nn.functional.one_hot(dataset.train.labels, 10)  # members are surer, so that draws differ
     sets = network.four_sets(dataset, forget)
     train, test = (predictions.confidence(x, y.labels) for x, y in zip(logits, (dataset.train, dataset.test), strict=True))
     train_loss, test_loss = -train.log(), -test.log()
     kept = sets.retain_test
-    expected = {
-        "svc": membership.mia_efficacy(train[sets.retain], test[kept], train[forget]),
-        "lora-unlearn": membership.mia_lora_unlearn(train_loss[sets.retain], test_loss[kept], train_loss[forget]),
-        "unlearn-sparse": membership.mia_unlearn_sparse(train[sets.retain], test, train[forget]),
-    }
-    found = {mode: network.score(logits, dataset, forget, mode)[0]["MIA"] for mode in network.ATTACKS}
-    assert found == pytest.approx(expected)
-    assert len(set(found.values())) == 3
+    svc = [membership.mia_efficacy(train[sets.retain], test[kept], train[forget], seed=s) for s in range(40, 60)]
+    groups = train_loss[sets.retain], test_loss[kept], train_loss[forget]
+    lora = [membership.mia_lora_unlearn(*groups, seed=s) for s in range(40, 60)]
+    sparse = membership.mia_unlearn_sparse(train[sets.retain], test, train[forget])
+    found = {mode: network.score(logits, dataset, forget, mode, seed=2)[0] for mode in network.ATTACKS}
+    means = {mode: scores["MIA"] for mode, scores in found.items()}
+    assert means == pytest.approx({"svc": np.mean(svc), "lora-unlearn": np.mean(lora), "unlearn-sparse": sparse})
+    assert len(set(means.values())) == 3
+    for mode, values in (("svc", svc), ("lora-unlearn", lora)):
+        assert found[mode]["MIA_draw_sd"] == pytest.approx(np.std(values, ddof=1)) and len(set(values)) > 1
+    assert "draws none" in found["unlearn-sparse"]["MIA_draw_sd"]["missing"]  # its protocol names the images
+
+
+def test_every_attack_takes_the_draws_of_the_networks_seed():
+    dataset = data.load("digits", subset=500, test_subset=200)
+    forget, _ = data.forget_indices(dataset.train, share=0.2)
+    generator = torch.Generator().manual_seed(1)
+    logits = [torch.randn(len(x), 10, generator=generator) for x in (dataset.train, dataset.test)]
+    sets = network.four_sets(dataset, forget)
+    found, _ = network.score(logits, dataset, forget, "svc", every_attack=True, seed=7)
+    assert found["MIA svc confidence"] == found["MIA"]
+    for attacker in membership.ATTACKERS:
+        train, test = (predictions.loss(x, y.labels) for x, y in zip(logits, (dataset.train, dataset.test), strict=True))
+        groups = train[sets.retain], test[sets.retain_test], train[forget]
+        draws = [membership.mia_efficacy(*groups, attacker, seed) for seed in membership.draw_seeds(7)]
+        assert found[f"MIA {attacker} loss"] == pytest.approx(np.mean(draws)) and len(set(draws)) > 1
+
+
+def test_losses_stand_in_their_bins():
+    """Four bins a decade from 1e-4 to 1e3 nats. Of four images of D_f one is sure of its class, two have a loss of 1.5 nats
+    (bin 16: 10^0 to 10^0.25), one 300 (bin 25: 10^2.25 to 10^2.5). D_r: 0.002 nats (bin 5: 10^-2.75 to 10^-2.5). T_f: 745
+    nats at most (bin 27). T_r: 0.5 (bin 14), 0.9 (bin 15)."""
+    whole = data.load("digits", subset=20)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    train = data.Split(whole.train.images[:6], labels)
+    test = data.Split(whole.test.images[:4], torch.tensor([0, 0, 1, 1]))
+    dataset = replace(whole, train=train, test=test)
+
+    def logits(losses, labels):
+        """Of ten classes, the others alike: log p_y = -loss, to rounding."""
+        losses = torch.tensor(losses, dtype=torch.float64)
+        others = torch.log(-torch.expm1(-losses) / 9)
+        return torch.where(torch.nn.functional.one_hot(labels, 10).bool(), -losses[:, None], others[:, None])
+
+    given = [
+        logits([0.0, 1.5, 1.5, 300.0, 0.002, 0.002], labels),
+        logits([1000.0, 1000.0, 0.5, 0.9], test.labels),
+    ]
+    _, curves = network.score(given, dataset, torch.arange(4), "lora-unlearn")
+    expected = {"D_f": {0: 1 / 4, 16: 1 / 2, 25: 1 / 4}, "D_r": {5: 1.0}, "T_f": {27: 1.0}, "T_r": {14: 1 / 2, 15: 1 / 2}}
+    assert {name: {i: x for i, x in enumerate(shares) if x} for name, shares in curves["losses"].items()} == expected
+    assert all(len(shares) == 28 for shares in curves["losses"].values())
+
+
+def test_the_true_positive_rate_is_read_at_1_percent_in_percent():
+    """On a ROC of TPR = sqrt(FPR): 10 %, not 0.1 and not the 31.6 at 10 %."""
+    roc = membership.FPR_GRID**0.5
+    assert network._tpr_at_1_percent(roc, 500) == pytest.approx(10)
+    assert "499 images" in network._tpr_at_1_percent(roc, 499)["missing"]
 
 
 def test_the_four_sets_part_the_images():

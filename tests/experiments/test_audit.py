@@ -1,9 +1,16 @@
 """Audits: from end to end on digits, and the floor."""
 
 import numpy as np
+import pytest
 
-from tests.experiments.tables import SMALL, make
+import models
+from tests.experiments.tables import SMALL, make, request_of
+from unlearning.core.errors import UserError
+from unlearning.core.files import write_torch
 from unlearning.experiments import audit
+from unlearning.experiments.request import Plan
+from unlearning.metrics import populations
+from unlearning.vision.shared import Shared
 
 
 def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
@@ -38,3 +45,31 @@ def test_the_audits_floor_is_a_coin():
     apart = audit.compare([one | {"f": one["f"] + 9} for one in first], second)
     assert apart["ulira"]["mean"] > 99
     assert apart["forgetting"]["mean"] < 0.01 < apart["klom_f"]["mean"] - found["klom_f"]["mean"]
+
+
+def test_a_row_is_measured_from_the_retrained_networks():
+    """KLOM is KL(unlearned || Retrain) on each set of images; RA and TA are divided by Retrain's."""
+    generator = np.random.default_rng(1)
+    wide, narrow = (
+        [{"UA": 10.0, "RA": ra, "TA": ta, **{s: w * generator.normal(size=40) + 1 for s in "frt"}} for _ in range(16)]
+        for w, ra, ta in ((3, 45.0, 40.0), (1, 90.0, 50.0))
+    )
+    found = audit.compare(wide, narrow)
+    for side in "frt":
+        unlearned, retrained = (np.stack([one[side] for one in kind]) for kind in (wide, narrow))
+        there, back = (populations.klom(*pair).mean() for pair in ((unlearned, retrained), (retrained, unlearned)))
+        assert found[f"klom_{side}"]["mean"] == pytest.approx(there) and there > back + 0.5
+    assert (
+        found["neurips"]["mean"] == pytest.approx(found["forgetting"]["mean"] * 0.5 * 0.8) and found["neurips"]["mean"] > 0
+    )
+
+
+def test_a_network_that_answers_nan_is_not_audited(weights, tmp_path):
+    content = models.load_checkpoint(weights / "digits_resnet8_class3_lora2_s0.pth")
+    for tensor in content["state_dict"].values():
+        if tensor.is_floating_point():
+            tensor.fill_(float("nan"))
+    write_torch(tmp_path / "broken.pth", content)
+    request = request_of("audit", "--dataset", "digits", "--device", "cpu", "--quiet")
+    with pytest.raises(UserError, match=r"broken\.pth answers \d+ images with NaN"):
+        audit.score([tmp_path / "broken.pth"], request, Plan([]), Shared())

@@ -130,3 +130,18 @@ def test_nan_is_no_answer():
     labels = torch.tensor([0, 1, 1])
     assert predictions.correctness(logits, labels).tolist() == [0, 0, 1]
     assert predictions.accuracy(logits, labels) == pytest.approx(100 / 3)
+
+
+def test_nan_stays_nan_in_features_and_distances():
+    """A clamp, a maximum or a comparison that turned it into a number would make a broken network look like a good one."""
+    logits = torch.tensor([[1.0, float("nan"), 0.0], [1.0, 2.0, 3.0]])
+    labels = torch.tensor([0, 1])
+    for name, feature in {**predictions.FEATURES, "margin": predictions.margin}.items():
+        found = feature(logits, labels).reshape(2, -1).isnan().any(1).tolist()
+        assert found == ([False, False] if name == "correctness" else [True, False]), name
+    for distance in (predictions.activation_distance, predictions.js_divergence):
+        assert math.isnan(distance(logits, logits.nan_to_num())) and math.isnan(distance(logits.nan_to_num(), logits))
+    row = {"UA": 1.0, "RA": 2.0, "TA": float("nan"), "MIA": 3.0}
+    other = {"UA": 1.0, "RA": 2.0, "TA": 5.0, "MIA": 3.0}
+    for figure in (predictions.average_gap, predictions.tug_of_war):
+        assert math.isnan(figure(row, other)) and math.isnan(figure(other, row))

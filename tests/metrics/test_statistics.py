@@ -13,6 +13,17 @@ def test_the_jackknife_of_a_mean_is_students_interval():
     assert statistics.jackknife(np.mean, values) == pytest.approx(statistics.mean_ci95(values))
 
 
+def test_the_jackknife_leaves_the_same_row_out_of_each_sample_in_their_order():
+    """Of a difference of means it is Student's interval of the differences of each pair."""
+    first, second = np.random.default_rng(22).normal(size=(2, 9, 5)) * np.array([1.0, 3.0])[:, None, None]
+
+    def statistic(a, b):
+        return a.mean() - 2 * b.mean()
+
+    found = statistics.jackknife(statistic, first, second)
+    assert found == pytest.approx(statistics.mean_ci95((first - 2 * second).mean(1)))
+
+
 def test_confidence_interval_is_students():
     mean, half = statistics.mean_ci95([1.0, 2.0, 3.0])
     assert mean == 2.0

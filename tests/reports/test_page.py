@@ -139,6 +139,22 @@ def test_it_says_what_was_asked_and_what_was_measured():
     assert files[3] == ["lora_s0.pth", "lora", "0", "2025-01-02", "6c" * 32]
 
 
+def test_the_deviation_over_draws_stands_beside_mia():
+    result, accounts = make((1, 3, 0))
+    for row, value in zip(result["rows"], (0.5, 36.6, 29.8), strict=True):
+        row["metrics"]["MIA_draw_sd"] = metric(value)
+    read = Read(page.html(result, accounts))
+    (numbers,), (columns,) = read.of("numbers"), read.of("columns")
+    place = numbers[0].index("MIA-Efficacy %")
+    assert [row[place : place + 3] for row in numbers] == [
+        ["MIA-Efficacy %", "MIA sd over draws", "average gap"],
+        ["1.00", "0.50", "50.00"],
+        ["70.00", "36.60", "0.00"],
+        ["60.00", "29.80", "12.35 ± 0.50"],
+    ]
+    assert next(row for row in columns if row[0] == "MIA sd over draws")[2] == "0: all draws say the same"
+
+
 def test_matrices_show_every_answer_of_original_method_and_retrain():
     read = Read(page.html(*make((1, 3, 0))))
     forgotten, before, after = read.of("matrix")

@@ -103,6 +103,35 @@ lora --rank 2         5    3  98.00 ± 1.25   -1.00
     )
 
 
+def test_the_deviation_over_draws_stands_beside_mia_in_all_forms_but_the_narrowest(small):
+    """Rows of older files lack it; a table of such rows alone has no such column."""
+    old, new = small["rows"]
+    rest = {key: metric(1.0) for key in ("UA", "TA", "gap", "probe")}
+    old = old | {"metrics": old["metrics"] | rest | {"MIA": metric(100.0)}}
+    new = new | {"metrics": new["metrics"] | rest | {"MIA": metric(57.5, 3.0), "MIA_draw_sd": metric(43.456, 1.0)}}
+    both = small | {"rows": [old, new]}
+    cells = {"markdown": "|", "latex": "&", "terminal": "  "}
+    for form, sign in cells.items():
+        lines = getattr(tables, form)(both).splitlines()
+        header = next(line for line in lines if "MIA-Efficacy" in line and sign in line).split(sign)
+        header = [cell.strip() for cell in header if cell.strip()]
+        place = next(i for i, cell in enumerate(header) if cell.startswith("MIA-Efficacy"))
+        assert header[place + 1] == "MIA sd over draws", form
+        text = " ".join(" ".join(lines).replace(r"$\pm$", "±").split())
+        for row in (f"100.00 {sign} n/a".split(), f"57.50 ± 3.00 {sign} 43.46 ± 1.00".split()):
+            assert " ".join(row) in text, (form, row)
+    assert "UA,UA_ci95" not in tables.comma_separated(small)
+    header, *lines = csv.reader(tables.comma_separated(both).splitlines())
+    place = header.index("MIA")
+    assert header[place : place + 4] == ["MIA", "MIA_ci95", "MIA_draw_sd", "MIA_draw_sd_ci95"]
+    assert [line[place : place + 4] for line in lines] == [["100.0", "", "", ""], ["57.5", "3.0", "43.456", "1.0"]]
+    assert "draws" not in tables.terminal(both, brief=True) and "MIA-Efficacy" in tables.terminal(both, brief=True)
+    assert "standard deviation over the draws" in tables.markdown(both)
+    older = small | {"rows": [old, old | {"method": "other"}]}
+    for form in (*cells, "comma_separated"):
+        assert "draw" not in getattr(tables, form)(older), form
+
+
 def test_a_dumped_result_is_read_back(small, tmp_path):
     write_text(tmp_path / "t.json", results.dump(small))
     assert results.read(tmp_path / "t.json") == small

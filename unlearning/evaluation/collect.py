@@ -121,14 +121,13 @@ def _score_file(
     model.to(compute.device)
     shared.features.share_between(model, entry.tensors, states, dataset.train, compute)
     logits = [predict(model, split, compute, shared.features) for split in (dataset.train, dataset.test)]
-    if wrong := sum(int(some.softmax(1).isnan().any(1).sum()) for some in logits):
-        raise UserError(f"{entry.path} answers {wrong} images with NaN: its weights or its precision are at fault")
+    refuse_nan(entry.path, logits)
     rows = []
     for positions, tag in entry.forgets:
         forget = own_positions(entry, positions)
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
         row |= {"forget": tag, "forgotten": data.in_words(dataset, forget, tag), "entry": entry}
-        found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack)
+        found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack, entry.seed)
         if entry.method == "retrain":
             retrained[_pair(row)] = logits[0]
         if _pair(row) in retrained:
@@ -150,6 +149,12 @@ def network_of(entry: Entry) -> torch.nn.Module:
     if entry.source is None:
         return from_published(content, entry.path)[0]
     return (learners if entry.path.is_dir() else models).build(content, entry.path)
+
+
+def refuse_nan(path: Path, logits: Sequence[torch.Tensor]) -> None:
+    """Raise UserError where the network in `path` answers an image with NaN. logits: (N, C) of each set of images."""
+    if wrong := sum(int(some.softmax(1).isnan().any(1).sum()) for some in logits):
+        raise UserError(f"{path} answers {wrong} images with NaN: its weights or its precision are at fault")
 
 
 def report_scored(path: Path, compute: Compute, place: str = "") -> None:

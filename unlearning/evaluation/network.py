@@ -6,7 +6,8 @@ is what the pictures need beside the numbers.
 
 from collections import namedtuple
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +19,26 @@ from unlearning.metrics import membership, predictions
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import penultimate, relearn
 
-# Membership attacks by name: the feature, the attack, and whether the whole test set (not T_r alone) are its non-members.
-ATTACKS: dict[str, tuple[Callable, Callable, bool]] = {
-    "svc": (predictions.confidence, membership.mia_efficacy, False),
-    "lora-unlearn": (predictions.loss, membership.mia_lora_unlearn, False),
-    "unlearn-sparse": (predictions.confidence, membership.mia_unlearn_sparse, True),
+
+class Attack(NamedTuple):
+    """A membership attack in MIA-Efficacy's column.
+
+    feature: of FEATURES. efficacy: the attack, as in membership. whole: True where the whole test set (not T_r alone) are
+    its non-members. draws: False where its protocol names the attacker's samples, so that there is nothing to average over.
+    """
+
+    feature: Callable[..., torch.Tensor]
+    efficacy: Callable[..., float]
+    whole: bool = False
+    draws: bool = True
+
+
+ATTACKS = {
+    "svc": Attack(predictions.confidence, membership.mia_efficacy),
+    "lora-unlearn": Attack(predictions.loss, membership.mia_lora_unlearn),
+    "unlearn-sparse": Attack(predictions.confidence, membership.mia_unlearn_sparse, whole=True, draws=False),
 }
+NO_DRAW = {"missing": "MIA sd over draws: the attack takes the first images and draws none"}
 PROBE_LIMIT = 2000  # training images for the probe and the picture of the features
 RELEARN_STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # where a relearning curve is read off
 RELEARN_LIMIT = 250  # images of T_f at each point of a relearning curve
@@ -51,20 +66,24 @@ Scores = dict[str, Any]  # a number, or {"missing": reason}, for each metric
 
 
 def score(
-    logits: list[torch.Tensor], dataset: data.Dataset, forget: torch.Tensor, attack: str, every_attack: bool = False
+    logits: list[torch.Tensor],
+    dataset: data.Dataset,
+    forget: torch.Tensor,
+    attack: str,
+    every_attack: bool = False,
+    seed: int = 0,
 ) -> tuple[Scores, dict[str, Any]]:
     """(metrics, curves) of one network by its answers alone.
 
     logits: float32 (N, C) of the training and of the test images. forget: int64 positions in the training images.
-    attack: a key of ATTACKS. every_attack: also each of predictions.FEATURES with each of membership.ATTACKERS. curves: the
-    ROC of D_f against T_f at membership.FPR_GRID, and the share of each set's losses in each of predictions.LOSS_BINS.
+    attack: a key of ATTACKS. every_attack: also each of predictions.FEATURES with each of membership.ATTACKERS. seed: of the
+    network's training, which has draws of the attacker's samples of its own. curves: the ROC of D_f against T_f at
+    membership.FPR_GRID, and the share of each set's losses in each of predictions.LOSS_BINS.
     """
     (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
     sets = four_sets(dataset, forget)
     reason = _no_forgotten_test(dataset, sets)
     unseen = sets.retain_test if reason == NO_CLASS else sets.forget_test  # other classes' images tell of the class alone
-    feature, efficacy, whole = ATTACKS[attack]
-    seen, never = feature(train, train_y), feature(test, test_y)
     found = {
         "UA": 100 - predictions.accuracy(train[sets.forget], train_y[sets.forget]),
         "UA_test": 100 - predictions.accuracy(test[sets.forget_test], test_y[sets.forget_test])
@@ -72,18 +91,14 @@ def score(
         else {"missing": f"UA-test: {reason}"},
         "RA": predictions.accuracy(train[sets.retain], train_y[sets.retain]),
         "TA": predictions.accuracy(test[sets.retain_test], test_y[sets.retain_test]),
-        "MIA": efficacy(seen[sets.retain], never if whole else never[sets.retain_test], seen[sets.forget]),
     }
+    chosen = ATTACKS[attack]
+    attacked = chosen.feature(train, train_y), chosen.feature(test, test_y)
+    found["MIA"], found["MIA_draw_sd"] = _efficacy(chosen, *attacked, sets, seed)
     train_loss, test_loss = predictions.loss(train, train_y), predictions.loss(test, test_y)
     found["MIA_AUC"], found["TPR1"], roc = _told_apart(train_loss[sets.forget], test_loss[unseen], "logistic", "MIA-AUC")
     if every_attack:
-        for name, feature in predictions.FEATURES.items():
-            seen, never = feature(train, train_y), feature(test, test_y)
-            for attacker in membership.ATTACKERS:
-                title = f"{attacker} {name}"
-                area, rate, _ = _told_apart(seen[sets.forget], never[unseen], attacker, f"AUC {title}")
-                called = membership.mia_efficacy(seen[sets.retain], never[sets.retain_test], seen[sets.forget], attacker)
-                found |= {f"MIA {title}": called, f"AUC {title}": area, f"TPR1 {title}": rate}
+        found |= _every_attack(logits, dataset, sets, unseen, seed)
     losses = {
         "D_f": train_loss[sets.forget],
         "D_r": train_loss[sets.retain],
@@ -145,6 +160,30 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         steps = predictions.relearn_steps(RELEARN_STEPS, curve, half)
         most = RELEARN_STEPS[-1]
         found["relearn_steps"] = {"missing": f"not in {most} steps", "cell": f"> {most}"} if steps is None else steps
+
+
+def _efficacy(attack: Attack, train: Any, test: Any, sets: Sets, seed: int) -> tuple[float, Any]:
+    """(MIA-Efficacy in percent, its standard deviation over draws or why there is none) of an attack on its feature of the
+    training and of the test images. seed: as in `score`."""
+    groups = train[sets.retain], test if attack.whole else test[sets.retain_test], train[sets.forget]
+    if not attack.draws:
+        return attack.efficacy(*groups), NO_DRAW
+    return membership.over_draws(attack.efficacy, *groups, seed)
+
+
+def _every_attack(logits: list[torch.Tensor], dataset: data.Dataset, sets: Sets, unseen: torch.Tensor, seed: int) -> Scores:
+    """MIA-Efficacy, MIA-AUC and TPR@1%FPR of each attacker on each feature, as in `score`. unseen: int64 positions of the
+    test images that D_f is told from."""
+    found: Scores = {}
+    for name, feature in predictions.FEATURES.items():
+        train, test = feature(logits[0], dataset.train.labels), feature(logits[1], dataset.test.labels)
+        for attacker in membership.ATTACKERS:
+            title = f"{attacker} {name}"
+            attack = Attack(feature, partial(membership.mia_efficacy, attacker=attacker))
+            found[f"MIA {title}"], _ = _efficacy(attack, train, test, sets, seed)
+            area, rate, _ = _told_apart(train[sets.forget], test[unseen], attacker, f"AUC {title}")
+            found |= {f"AUC {title}": area, f"TPR1 {title}": rate}
+    return found
 
 
 def _told_apart(seen: torch.Tensor, unseen: torch.Tensor, attacker: str, name: str) -> tuple[Any, Any, np.ndarray | None]:

@@ -2,8 +2,9 @@
 
 One network can look forgetful by chance. N networks of a method (seeds 0 to N - 1) are set against N retrained ones with
 seeds of their own (N to 2N - 1), by the margin log(p_y / (1 - p_y)) of each image: U-LiRA (Hayes et al. 2024), KLOM
-(Georgiev et al. 2024) and the forgetting score of the NeurIPS 2023 challenge; see metrics/populations.py. Retrain is a row
-like any other, which shows the floor: what two samples of one distribution score at this N.
+(Georgiev et al. 2024), KL(method || Retrain), and the forgetting score of the NeurIPS 2023 challenge; see
+metrics/populations.py. Retrain is a row like any other, which shows the floor: what two samples of one distribution score
+at this N.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import data
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
-from unlearning.evaluation.collect import network_of, report_scored
+from unlearning.evaluation.collect import network_of, refuse_nan, report_scored
 from unlearning.evaluation.entries import Entry, dataset_of, describe, forget_sets, labels
 from unlearning.experiments import prunelora
 from unlearning.experiments.plan import both_ways, chosen
@@ -98,11 +99,12 @@ def compare(answers: Sequence[Answers], reference: Sequence[Answers]) -> dict[st
 
 
 def _answers(entry: Entry, request: Request, shared: Shared) -> dict[str, Answers]:
-    """What one network answers, for each of its forget sets by tag."""
+    """What one network answers, for each of its forget sets by tag. Raises UserError where it answers NaN."""
     dataset, model = dataset_of(entry, request.scoring, shared), network_of(entry)
     compute = request.scoring.compute.placed(model)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
     train_logits, test_logits = (predict(model, split, compute) for split in (dataset.train, test))
+    refuse_nan(entry.path, [train_logits, test_logits])
     report_scored(entry.path, compute)
     truth, answers = dataset.train.labels, {}
     train_margins, test_margins = predictions.margin(train_logits, truth), predictions.margin(test_logits, test.labels)

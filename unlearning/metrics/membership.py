@@ -4,12 +4,15 @@ D_f is the forget set, D_r the retain set; T_f and T_r are the test images of th
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-ATTACK_LIMIT = 10_000  # most samples that an attacker is fitted on; on 4,000 the SVC's answers still depend on the draw
+DRAWS = 20  # draws of the attacker's samples over which an attack that draws is a mean: one draw can say 0, the next 100
+DRAW_LIMIT = 2000  # most samples that the attacker of MIA-Efficacy is fitted on in one draw
+ATTACK_LIMIT = 10_000  # most samples that any other attacker is fitted on
 FPR_GRID = np.logspace(-3, 0, 31)  # false-positive rates at which a ROC curve is read off; the eleventh is 1 %
 PUBLISHED_SVC = {"C": 3, "gamma": "auto", "kernel": "rbf"}  # of Unlearn-Sparse (Jia et al. 2023) and SalUn (Fan et al. 2024)
 
@@ -34,15 +37,32 @@ def svc(class_weight: str | None = "balanced") -> Any:
 ATTACKERS = {"logistic": logistic, "svc": svc}
 
 
+def over_draws(
+    attack: Callable[..., float], members: torch.Tensor, nonmembers: torch.Tensor, forgotten: torch.Tensor, seed: int
+) -> tuple[float, float]:
+    """(mean, standard deviation with DRAWS - 1 in its denominator) of an attack's percentage over its DRAWS draws.
+
+    attack: `mia_efficacy` or another attack that draws, called with the three sets and each of `draw_seeds(seed)`. seed: of
+    the network's training, so that the draws of two training seeds are as independent as their networks.
+    """
+    values = [attack(members, nonmembers, forgotten, seed=own) for own in draw_seeds(seed)]
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def draw_seeds(seed: int) -> range:
+    """The attacker's DRAWS seeds that belong to the training seed `seed` (0 or more), and to no other training seed."""
+    return range(DRAWS * seed, DRAWS * (seed + 1))
+
+
 def mia_efficacy(
     members: torch.Tensor,
     nonmembers: torch.Tensor,
     forgotten: torch.Tensor,
     attacker: str = "svc",
     seed: int = 0,
-    limit: int = ATTACK_LIMIT,
+    limit: int = DRAW_LIMIT,
 ) -> float:
-    """Share of D_f, in percent, that an attack on the unlearned model calls non-member.
+    """Share of D_f, in percent, that an attack on the unlearned model calls non-member: one draw of `over_draws`.
 
     members, nonmembers, forgotten: one of FEATURES, (N,) or (N, C), of D_r, T_r and D_f. attacker: a key of ATTACKERS,
     fitted on equally many of each, drawn with `seed`, at most `limit` together.
@@ -69,7 +89,7 @@ def mia_unlearn_sparse(members: torch.Tensor, nonmembers: torch.Tensor, forgotte
 
 
 def mia_lora_unlearn(members: torch.Tensor, nonmembers: torch.Tensor, forgotten: torch.Tensor, seed: int = 0) -> float:
-    """The published LoRA-Unlearn protocol, in percent, for comparison with old numbers only.
+    """The published LoRA-Unlearn protocol, in percent, for comparison with old numbers only: one draw of `over_draws`.
 
     members, nonmembers, forgotten: losses (N,) of D_r, T_r and D_f. Logistic regression on the loss, 9,000 members
     against 5,000 non-members (nine to five where the sets are smaller), which by itself pulls the answer to "member".

@@ -1,4 +1,7 @@
-"""Distances between many unlearned and many retrained networks, image by image."""
+"""Distances between many unlearned and many retrained networks, image by image.
+
+Margins of NaN raise ValueError: no comparison with NaN is true, so each measure would make a number of them.
+"""
 
 import math
 
@@ -14,6 +17,7 @@ def ulira(unlearned: np.ndarray, retrained: np.ndarray) -> list[float]:
     """
     from scipy import stats
 
+    _refuse_nan(unlearned, retrained)
     accuracies = []
     for i in range(len(unlearned)):
         fits = [
@@ -28,18 +32,23 @@ def ulira(unlearned: np.ndarray, retrained: np.ndarray) -> list[float]:
 
 
 def klom(unlearned: np.ndarray, retrained: np.ndarray, bins: int = 20, smoothing: float = 1e-5) -> np.ndarray:
-    """KL divergence of margins (Georgiev et al. 2024), KL(Retrain || unlearned) in nats: float64 (E,), one for each image.
+    """KL divergence of margins (Georgiev et al. 2024), KL(unlearned || Retrain) in nats: float64 (E,), one for each image.
 
-    unlearned, retrained: margins float64 (N, E). Both histograms share `bins` bins over the joint range; `smoothing` is
-    added to each bin's share, as the authors do. The value of two samples of one distribution isn't 0 but depends on
-    N: read it beside Retrain against Retrain.
+    unlearned, retrained: margins float64 (N, E). Both histograms share `bins` bins of equal width over the joint range;
+    `smoothing` is added to the share of every bin of both, and both are divided by their new sum, 1 + bins * smoothing.
+    The authors' code has the same direction, bins and constant. It leaves the unlearned shares as they are, raises
+    Retrain's to at least the constant where the unlearned share isn't 0, and divides those by their sum: a difference
+    of less than 0.01 nats. Besides, its last bin leaves out the largest margin of all, which counts here.
+
+    The value of two samples of one distribution isn't 0 but depends on N: read it beside Retrain against Retrain.
     """
     from scipy.special import rel_entr
 
+    _refuse_nan(unlearned, retrained)
     low = np.minimum(unlearned.min(0), retrained.min(0))
     width = np.maximum(unlearned.max(0), retrained.max(0)) - low
     shares = []
-    for values in (retrained, unlearned):
+    for values in (unlearned, retrained):
         place = np.minimum((bins * (values - low) / np.where(width > 0, width, 1)).astype(int), bins - 1)
         counts = (place[..., None] == np.arange(bins)).sum(0)
         shares.append((counts / len(values) + smoothing) / (1 + bins * smoothing))
@@ -55,6 +64,7 @@ def forgetting_epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: floa
     any error scores `cap`; one where only one of FPR and FNR is 0 is left out, as too few samples to say. Thresholds are
     all midpoints between values here, a grid there. A range below 1 % of the other's scores `cap`, as there.
     """
+    _refuse_nan(unlearned, retrained)
     count, images = retrained.shape
     pooled = np.concatenate([unlearned, retrained])
     order = pooled.argsort(0, kind="stable")
@@ -91,3 +101,8 @@ def forgetting_score(epsilons: np.ndarray, count: int) -> float:
     """
     points = np.where(epsilons < math.ceil(math.log(count - 1)), 0.5 ** np.floor(epsilons / 0.5), 0.0)
     return float(points.mean())
+
+
+def _refuse_nan(*margins: np.ndarray) -> None:
+    if any(np.isnan(some).any() for some in margins):
+        raise ValueError("a margin is NaN")

@@ -22,6 +22,7 @@ SOLVED = "Distance from Retrain, and how well the system was solved"
 DISTANCES = "Distance from the Retrain of the same seed"
 COST = "Cost"
 SEVEN = ("UA", "RA", "TA", "MIA", "gap", "probe", "seconds")  # what a terminal shows
+PAGE = ("UA", "RA", "TA", "MIA", "MIA_draw_sd", "gap", "probe", "seconds")  # what the HTML page shows, of what its rows have
 FOLDED = (DISTANCES, COST)  # shown in Markdown on a click
 # In the order in which tables show them; a column that no row has is left out.
 COLUMNS = {
@@ -30,6 +31,7 @@ COLUMNS = {
     "RA": Column(HEADLINE, "RA %"),
     "TA": Column(HEADLINE, "TA %"),
     "MIA": Column(HEADLINE, "MIA-Efficacy %"),
+    "MIA_draw_sd": Column(HEADLINE, "MIA sd over draws"),
     "gap": Column(HEADLINE, "average gap"),
     "MIA_AUC": Column(FOUND, "MIA-AUC %"),
     "TPR1": Column(FOUND, "TPR@1%FPR %"),

@@ -16,14 +16,16 @@ from PIL import Image
 
 from unlearning.reports import results, tables
 from unlearning.reports.answers import Account, Answers, Asked, Reported, unlearned
-from unlearning.reports.columns import COLUMNS, SEVEN
+from unlearning.reports.columns import COLUMNS, PAGE
 from unlearning.reports.results import row_names
 
-MEANING = {  # of each column of SEVEN in one sentence
+MEANING = {  # of each column of PAGE in one sentence
     "UA": "The share of the forgotten training images that the network no longer answers with their own class.",
     "RA": "The accuracy on the training images that were to be kept.",
     "TA": "The accuracy on test images, without those of classes that are forgotten as a whole.",
     "MIA": "The share of the forgotten training images that a membership attack takes for images never trained on.",
+    "MIA_draw_sd": "MIA-Efficacy is a mean over draws of the images that the attack is fitted on. This is the draws' "
+    "standard deviation in percentage points, the mean over seeds.",
     "gap": "The mean absolute difference from Retrain in UA, RA, TA and MIA-Efficacy, in percentage points.",
     "probe": "The accuracy on the forgotten class's test images of a new linear layer that reads the network's features: "
     "what is left beneath the last layer.",
@@ -82,6 +84,8 @@ def html(result: dict[str, Any], accounts: Sequence[Account]) -> str:
 def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
     """What the template needs of one data set, network and forget set."""
     asked = reported[0][1].asked
+    rows = [row for row, _ in reported]
+    keys = [key for key in PAGE if any(key in row["metrics"] for row in rows)]
     there = {account.method: (row, account) for row, account in reported}
     retrain = there.get("retrain")
     return {
@@ -95,9 +99,9 @@ def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
         "has_folder": any(file.is_folder for _, account in reported for file in account.files),
         "summary": [_summary(row, account) for row, account in unlearned(reported)],
         "missing": [f"No {name} was found: {what}" for name, what in _ABSENT.items() if name.lower() not in there],
-        "columns": _columns(retrain and retrain[0]),
-        "rows": [_row(row) for row, _ in reported],
-        "reasons": tables.reasons([row for row, _ in reported], SEVEN),
+        "columns": _columns(keys, retrain and retrain[0]),
+        "rows": [_row(row, keys) for row in rows],
+        "reasons": tables.reasons(rows, keys),
         "methods": [_method(row, account) for row, account in unlearned(reported)],
         "pictures": _pictures(reported),
         "limits": _limits(reported, retrain and retrain[0]),
@@ -133,13 +137,15 @@ def _right(answers: Answers) -> str:
     return f"{np.trace(answers.forgotten):,}"
 
 
-def _columns(retrain: dict[str, Any] | None) -> list[dict[str, str]]:
-    """Title, meaning and ideal of each column of SEVEN."""
+def _columns(keys: Sequence[str], retrain: dict[str, Any] | None) -> list[dict[str, str]]:
+    """Title, meaning and ideal of each column."""
     found = []
-    for key in SEVEN:
+    for key in keys:
         known = tables.cell(retrain, key) if retrain else ""
         if key == "gap":
             ideal = "0, as Retrain has by definition"
+        elif key == "MIA_draw_sd":
+            ideal = "0: all draws say the same"
         elif key == "seconds":
             ideal = "much less than Retrain's" + (f" {known}" if known else "")
         else:
@@ -154,12 +160,12 @@ def _columns(retrain: dict[str, Any] | None) -> list[dict[str, str]]:
     return found
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {
         "method": row["method"],
         "epochs": row["epochs"],
         "n": row["n"],
-        "cells": [tables.cell(row, key) for key in SEVEN],
+        "cells": [tables.cell(row, key) for key in keys],
     }
 
 

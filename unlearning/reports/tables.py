@@ -187,9 +187,12 @@ def _footnotes(result: dict[str, Any]) -> list[str]:
         " Gaps and distances are from the Retrain of the same seed; average gap: mean absolute difference in UA, RA, TA and "
         "MIA-Efficacy."
     )
+    draws = " MIA sd over draws: standard deviation over the draws of the attacker's samples, mean over seeds."
+    known = {key for row in result["rows"] for key in row["metrics"]}
     return [
         "Mean ± 95 % confidence interval (Student's t) over n training seeds."
-        + (gaps if any("RA" in row["metrics"] for row in result["rows"]) else ""),
+        + (gaps if "RA" in known else "")
+        + (draws if "MIA_draw_sd" in known else ""),
         *(f"{'; '.join(run['of'])}: {_made_by(run)}" for run in result.get("earlier", [])),
         _made_by(result),
     ]
