@@ -67,7 +67,9 @@ def test_mixup_mixes_images_and_labels_by_one_share_out_of_beta_02():
     assert variance == pytest.approx(1 / 5.6, rel=0.05)  # 0.5: 1 / 8; 0.1: 1 / 4.8
 
 
-@pytest.mark.parametrize(("name", "steps", "warm"), [("resnet8", 8, 0), ("vit_micro", 40, 10), ("vit_micro", 80_000, 10_000)])
+@pytest.mark.parametrize(
+    ("name", "steps", "warm"), [("resnet8", 8, 0), ("vit_micro", 40, 10), ("vit_micro", 80_000, 10_000)]
+)
 def test_the_rate_warms_up_and_falls_as_a_cosine_step_by_step(name, steps, warm):
     """A ViT's warm-up takes 10,000 steps, but at most a quarter of the run."""
     _, recipe = recipe_of(name, steps)
