@@ -114,15 +114,15 @@ class Toy(nn.Module):
     ],
 )
 def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_path, shift, start, later, cached):
-    """D_r holds the pixels 0 and 1: features (0, 0) and (1, 3), then (0, 0) and (1, 1.5). Unbiased variances over images are
-    (0.5, 4.5) and (0.5, 1.125), their means over channels 2.5 and 0.8125; mean features (0.5, 1.5) and (0.5, 0.75). D_f holds
-    0.2: (0.2, 0.6), then (0.2, 0). The first number of a pair is for the draw of pixel 0 from D_r, the second for 1; lambda
-    is 2.
+    """D_r holds the pixels 0 and 1: features (0, 0) and (1, 3), then (0, 0) and (1, 1.5). Unbiased variances over images
+    are (0.5, 4.5) and (0.5, 1.125), their means over channels 2.5 and 0.8125; mean features (0.5, 1.5) and (0.5, 0.75).
+    D_f holds 0.2: (0.2, 0.6), then (0.2, 0). The first number of a pair is for the draw of pixel 0 from D_r, the second
+    for 1; lambda is 2.
 
     At the start residuals of D_r are 0. random, 1: 2 (3.2 / 2.5 + 1.445 / 0.8125) / 2; 0: 2 (0.2 / 2.5 + 0.02 / 0.8125) / 2.
     mean: 2 (0.45 / 2.5 + 0.32625 / 0.8125) / 2. head: 2 * 1.445 / 0.8125 and 2 * 0.02 / 0.8125, the last layer's alone.
-    Later the first layer's update is (1, -1): features (2 x, 2 x), then (2 x, relu(2 x - 1.5)). Of D_r's pixel 1 the residuals
-    are (1, -1) twice: (1 / 2.5 + 1 / 0.8125) / 2 more, and those of D_f follow in the same way.
+    Later the first layer's update is (1, -1): features (2 x, 2 x), then (2 x, relu(2 x - 1.5)). Of D_r's pixel 1 the
+    residuals are (1, -1) twice: (1 / 2.5 + 1 / 0.8125) / 2 more, and those of D_f follow in the same way.
     """
     model = nn.Sequential(OrderedDict(normalize=nn.Identity(), net=Toy()))
     retain = data.Split(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), torch.tensor([0, 1]))

@@ -123,14 +123,13 @@ def test_a_row_is_run_with_its_own_flags_on_every_network_and_forget_set(table):
         assert {other for other, _ in runs} == {"pretrain", "retrain", script}, name
         assert all(arguments[len(arguments) - len(flags) :] == flags for arguments in mine), name
         shared = [arguments[: len(arguments) - len(flags)] for arguments in mine]
+        request = request_of(table, "--preset", "small")
         named = {word.removeprefix("--") for arguments in shared for word in arguments if word.startswith("--")}
         forgets = {word for word in named if word.startswith("forget-")}
         kinds = {"class": "forget-class", "images": "forget-random"}
         assert forgets == {kinds[kind] for kind in FORGETS[table] if METHODS[name].forgets in (None, kind)}, name
         assert named - forgets <= COMMON, name
-        assert {arguments[arguments.index("--model") + 1] for arguments in mine} == {
-            *request_of(table, "--preset", "small").networks
-        }, name
+        assert {arguments[arguments.index("--model") + 1] for arguments in mine} == {*request.networks}, name
 
 
 def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_the_saved_adapter_on_the_original_gives_the_merged_logits(weights, tmp_
 
 
 def test_prunelora_adapts_the_papers_layers():
-    """Of a CNN the convolutions of its blocks, not the stem, not the shortcuts; of a ViT the last projection and the head."""
+    """Of a CNN the convolutions of its blocks, no stem, no shortcuts; of a ViT the last projection and the head."""
     convolutions = [f"net.layer{stage}.0.conv{k}" for stage in (1, 2, 3) for k in (1, 2)]
     norms = ["net.bn1", "net.layer1.0.bn1", "net.layer1.0.bn2"]
     for stage in (2, 3):

@@ -1,4 +1,4 @@
-"""The recipe of originals as numbers: those of PruneLoRA's paper (arXiv 2411.11907) and of the code it was published with."""
+"""The recipe of originals as numbers: those of PruneLoRA (arXiv 2411.11907)."""
 
 import math
 
