@@ -211,12 +211,16 @@ def test_who_learns_from_d_r_sees_it_with_its_labels_and_nothing_else(handed, di
 def test_originals_learn_from_all_images_and_retrain_from_d_r(digits, tmp_path):
     everything = digits.shared.load(data.Source("digits", "data")).train
     common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 7, "--weights", tmp_path, "--quiet")
-    for script, flags, split in ((pretrain, (), everything), (retrain, ("--forget-class", 3), digits.retain)):
+    starts, retrains = [], (retrain, ("--forget-class", 3), digits.retain)
+    other = (retrain, ("--forget-class", 3, "--seed", 1), digits.retain)
+    for script, flags, split in ((pretrain, (), everything), retrains, other):
         asked = handed_to_fit(script, *common, *flags, shared=digits.shared)
         assert alike(asked.split, split) and torch.equal(asked.split.labels, split.labels)
         assert type(asked.optimizer) is torch.optim.SGD and asked.policy["augment"] is data.random_crop  # digits: no mirror
+        starts.append(models.state(asked.model))
         (halfway,) = (rate(7 * -(-len(split) // 128) / 2) for rate in asked.policy["scheduler"].lr_lambdas)
         assert halfway == pytest.approx(0.5)  # over all of the run's steps
+    assert models.moved(*starts[:2]) == 0 < models.moved(*starts[1:])  # one start, but for another seed
 
 
 def test_all_weights_are_trained_or_those_that_the_method_names(handed):
