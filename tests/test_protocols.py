@@ -1,6 +1,7 @@
 """Each method's protocol as numbers: the defaults of its flags for each network, what it trains on, and how."""
 
 import importlib
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -218,8 +219,9 @@ def test_originals_learn_from_all_images_and_retrain_from_d_r(digits, tmp_path):
         assert alike(asked.split, split) and torch.equal(asked.split.labels, split.labels)
         assert type(asked.optimizer) is torch.optim.SGD and asked.policy["augment"] is data.random_crop  # digits: no mirror
         starts.append(models.state(asked.model))
-        (halfway,) = (rate(7 * -(-len(split) // 128) / 2) for rate in asked.policy["scheduler"].lr_lambdas)
-        assert halfway == pytest.approx(0.5)  # over all of the run's steps
+        steps = 7 * -(-len(split) // 128)
+        (rate,) = asked.policy["scheduler"].lr_lambdas
+        assert rate(0.4 * steps) == pytest.approx((1 + math.cos(0.4 * math.pi)) / 2)  # over all of the run's steps
     assert models.moved(*starts[:2]) == 0 < models.moved(*starts[1:])  # one start, but for another seed
 
 

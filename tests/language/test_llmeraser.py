@@ -29,6 +29,7 @@ from unlearning.language.rows import RECORD, load_rows, read_record, write_adapt
 from unlearning.language.session import Place, Workspace, batches, objective, session_of, train_adapter
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
+COLOURS_SORTED = sorted(COLOURS)
 SIZES = (60, 20, 20)
 
 
@@ -176,14 +177,14 @@ def test_the_objective_is_the_sum_of_losses_over_n_and_half_the_decay_times_the_
         assert part(batch).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_training_minimises_that_objective(small):
-    """What it says of the last evaluation, and what the rows and the parameters say then."""
-    loss, count = train_adapter(small, 9)
-    assert count == 9
+def test_training_comes_to_rest_on_that_objective(small):
+    """Over 60 rows, not the 58 that are left, by which the slope of the losses would be 3 % steeper."""
+    loss, count = train_adapter(small, 400)
+    slopes = [influence.gradient(losses_of(small, small.rows).sum() / 60, small.parameters)]
+    slopes.append(0.05 * influence.flat(small.parameters).detach())
+    assert (slopes[0] + slopes[1]).norm() < 0.01 * slopes[1].norm() and count < 400
     square = sum(float((parameter.detach() ** 2).sum()) for parameter in small.parameters)
-    with torch.no_grad():
-        now = losses_of(small, small.rows).sum().item() / 60 + 0.025 * square
-    assert now <= loss * 1.001 and now == pytest.approx(loss, rel=0.05)
+    assert loss == pytest.approx(losses_of(small, small.rows).sum().item() / 60 + 0.025 * square, rel=1e-4)
 
 
 def test_seeds_are_other_starts_and_a_seed_is_one(place):
@@ -391,6 +392,26 @@ def test_baselines_do_what_their_name_says(place, tmp_path, method):
     assert (new["loss"] < old["loss"]) == (method == "finetune")
 
 
+def test_an_adapters_scores_are_those_of_its_answers(place):
+    """Accuracy, mean loss, the AUC of each answer against the others, and how often an asked row is known better than a test
+    row, pair by pair."""
+    folder = place / "adapter"
+    before = load_rows(str(place / "task.jsonl"), place, SIZES).train[:7]
+    found, at, logits = scores.score(folder, read_record(folder), before, where(place))
+    with session(place, folder) as now, torch.no_grad():
+        test = now.data.test
+        own = now.task.choices(now.tail, now.task.encode(test)).softmax(1)
+        losses = [now.task.losses(now.tail, now.task.encode(rows)) for rows in (before, test)]
+        labels = torch.tensor([COLOURS_SORTED.index(answer) for _, answer in test])
+        assert torch.equal(at, influence.flat(now.parameters))
+    torch.testing.assert_close(logits.softmax(1), own)
+    assert found["accuracy"] == pytest.approx(100 * sum(own.argmax(1) == labels).item() / len(test))
+    assert (found["forget_loss"], found["loss"]) == pytest.approx([x.mean().item() for x in losses])
+    assert found["membership"] == pytest.approx(100 * (losses[0][:, None] < losses[1]).double().mean().item())
+    each = [(own[labels == k, k][:, None] > own[labels != k, k]).double().mean().item() for k in labels.unique().tolist()]
+    assert found["auc"] == pytest.approx(100 * sum(each) / len(each))
+
+
 def test_each_adapter_is_scored_on_its_own_request(place, tmp_path):
     first = request(place, "remove", "--ids", 1, 2, "--output", tmp_path / "first")
     second = request(place, "remove", "--ids", 30, 31, 32, "--output", tmp_path / "second")
@@ -486,6 +507,9 @@ def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, ca
     assert all(row["n"] == 2 and row["share"] == 20 for row in rows.values())
     assert rows["correct", "retrain"]["metrics"]["undone"]["mean"] == pytest.approx(100)
     assert rows["correct", "llmeraser"]["metrics"]["residual"]["mean"] <= 1e-4
+    times = {method: rows["modify", method]["metrics"]["seconds"]["values"] for method in ("retrain", "finetune")}
+    ratios = [whole / own for whole, own in zip(times["retrain"], times["finetune"], strict=True)]
+    assert rows["modify", "finetune"]["metrics"]["seconds_ratio"]["values"] == pytest.approx(ratios)
     assert rows["remove", "corrupted"]["metrics"]["membership"]["mean"] > 45
     assert (tmp_path / "results/llmeraser-quick/figures/shares.png").exists()
     capsys.readouterr()
