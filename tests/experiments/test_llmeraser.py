@@ -69,12 +69,12 @@ def test_the_table_asks_for_each_share_of_each_kind(tmp_path, monkeypatch, prese
     monkeypatch.chdir(tmp_path)
     runs = [arguments for _, arguments in planned("llmeraser", "--preset", preset, "--seeds", "1", "--methods", "llmeraser")]
     genre = [arguments for arguments in runs if "genre" in " ".join(arguments)]
-    asked = ("remove", "modify", "correct")
+    kinds = ("remove", "modify", "correct")
     assert [arguments[0] for arguments in genre] == [
-        action for kind in asked for _ in range(3) for action in ("finetune", kind, kind)
+        action for kind in kinds for _ in range(3) for action in ("finetune", kind, kind)
     ]
     requests = [arguments[arguments.index("--request") + 1] for arguments in genre if arguments[0] != "finetune"]
-    shares = [f"{kind}{share}_s0_right.jsonl" for kind in asked for share in (10, 20, 40)]
+    shares = [f"{kind}{share}_s0_right.jsonl" for kind in kinds for share in (10, 20, 40)]
     assert [file.rpartition("/")[2] for file in requests] == [share for share in shares for _ in range(2)]
     for arguments, share in zip([a for a in genre if a[0] == "finetune"], shares, strict=True):
         spoilt = arguments[arguments.index("--edits") + 1] if "--edits" in arguments else None
