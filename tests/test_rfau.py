@@ -111,6 +111,7 @@ class Toy(nn.Module):
         ("random", (0.1046154, 3.0584615), (0.1624615, 3.8455385)),
         ("mean", (0.5815385, 0.5815385), (0.5963077, 1.4116923)),
         ("head", (0.0492308, 3.5569231), (0.1969231, 4.0276923)),
+        ("unseen", (3.0584615, 3.0584615), (3.8455385, 3.8455385)),
     ],
 )
 def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_path, shift, start, later, cached):
@@ -120,20 +121,21 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
     for 1; lambda is 2.
 
     At the start residuals of D_r are 0. random, 1: 2 (3.2 / 2.5 + 1.445 / 0.8125) / 2; 0: 2 (0.2 / 2.5 + 0.02 / 0.8125) / 2.
-    mean: 2 (0.45 / 2.5 + 0.32625 / 0.8125) / 2. head: 2 * 1.445 / 0.8125 and 2 * 0.02 / 0.8125, the last layer's alone.
+    unseen: as random, 1, of which D_f has the class. mean: 2 (0.45 / 2.5 + 0.32625 / 0.8125) / 2. head: 2 * 1.445 / 0.8125
+    and 2 * 0.02 / 0.8125, the last layer's alone.
     Later the first layer's update is (1, -1): features (2 x, 2 x), then (2 x, relu(2 x - 1.5)). Of D_r's pixel 1 the
     residuals are (1, -1) twice: (1 / 2.5 + 1 / 0.8125) / 2 more, and those of D_f follow in the same way.
     """
     model = nn.Sequential(OrderedDict(normalize=nn.Identity(), net=Toy()))
     retain = data.Split(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), torch.tensor([0, 1]))
-    forget = data.Split(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8), torch.tensor([2]))
+    forget = data.Split(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8), torch.tensor([1]))
     losses = {"start": [], "later": []}
 
     def fit(adapted, split, optimizer, objective, **_):
         learned = {key: p for key, p in adapted.named_parameters() if p.requires_grad}
         for time, found in losses.items():
             for _ in range(60):
-                found.append(objective(adapted, torch.full((1, 1, 1, 1), 0.2), torch.tensor([2]), torch.tensor([0])))
+                found.append(objective(adapted, torch.full((1, 1, 1, 1), 0.2), torch.tensor([1]), torch.tensor([0])))
             if time == "start":
                 max(found).backward()
                 assert all(p.grad.isfinite().all() for p in learned.values()) and len(learned) == 4

@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Split, Whitespace
 from tokenizers.processors import TemplateProcessing
 
 import llmeraser
@@ -124,15 +124,17 @@ def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, monkeypa
 
 
 def test_a_chat_model_is_asked_as_its_template_says_up_to_where_its_answer_begins(place):
-    """With the template's own beginning and no second one; a plain model gets the query and the end of a line."""
+    """With the template's own beginning and no second one; a plain model gets the query and the end of a line, which makes
+    another word of its last one here."""
     model, tokenizer = load_base(str(place / "base"), place)
     first = tokenizer.convert_tokens_to_ids("w9")
     tokenizer._tokenizer.post_processor = TemplateProcessing(single="w9 $A", special_tokens=[("w9", first)])
+    tokenizer._tokenizer.pre_tokenizer = Split(" ", "removed")
     lora = lora_config(model, 4, 8, ["down_proj"], 1)
     plain = Task(model, tokenizer, list(COLOURS), lora, None)
     plain.encode([("film w1", "red"), ("film w2", "green")])
     words = tokenizer.convert_tokens_to_ids
-    assert plain.prompts["film w1"] == words(["w9", "film", "w1"])
+    assert plain.prompts["film w1"] == words(["w9", "film", "<unk>"])
     tokenizer.chat_template = (
         "w9 {% for m in messages %}{{ 'w10' if m.role == 'user' else 'w11' }} {{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %} w11{% endif %}"
