@@ -58,13 +58,13 @@ def test_mixup_mixes_images_and_labels_by_one_share_out_of_beta_02():
     _, recipe = recipe_of("vit_micro", 40)
     images, labels, shares = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), torch.tensor([6, 2]), []
     torch.manual_seed(0)
-    for _ in range(1500):
+    for _ in range(700):
         x, y = recipe["mixup"](images, labels)
         torch.testing.assert_close(x[:, 0, 0, 0], y[:, 6])
         assert y.shape == (2, 7) and torch.allclose(y[:, 2] + y[:, 6], torch.ones(2))
         shares.append(x[0].item())
     variance = torch.tensor(shares).double().var().item()
-    assert variance == pytest.approx(1 / 5.6, rel=0.05)  # 0.5: 1 / 8; 0.1: 1 / 4.8
+    assert variance == pytest.approx(1 / 5.6, rel=0.1)  # 0.5: 1 / 8; 0.1: 1 / 4.8
 
 
 @pytest.mark.parametrize(
