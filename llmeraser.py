@@ -81,7 +81,12 @@ def unlearn(session: Session, before: Rows, after: Rows, how: How) -> dict[str, 
                 gaps[damping] = abs(gaps[damping] - task.losses(session.tail, asked).mean().item())
     best = min(gaps, key=gaps.get)
     influence.assign(parameters, trained + solutions[best].x)
-    return {"damping": best, "residual": solutions[best].residual, "products": max(s.products for s in solutions.values())}
+    spent = max if how.solver == "cg" else sum  # conjugate gradients share their products, the paper's way starts again
+    return {
+        "damping": best,
+        "residual": solutions[best].residual,
+        "products": spent(solution.products for solution in solutions.values()),
+    }
 
 
 def _summed_gradient(session: Session, rows: Rows) -> torch.Tensor:

@@ -88,16 +88,44 @@ def test_random_crop_moves_each_image_by_its_own_whole_offset():
     for before, after in zip(padded, cropped, strict=True):
         windows = [before[:, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
         assert any(torch.equal(window, after) for window in windows)
-    assert len({tuple(image.flatten().tolist()) for image in data.random_crop(images[:1].repeat(40, 1, 1, 1))}) > 5
 
 
-def test_random_flip_mirrors_about_half():
-    image = torch.arange(12, dtype=torch.uint8).view(1, 1, 3, 4)
+def places(count, side):
+    """`count` copies of an image whose two channels say each pixel's row and column, from 1."""
+    rows = torch.arange(1, side + 1, dtype=torch.uint8).view(side, 1).expand(side, side)
+    return torch.stack([rows, rows.T]).repeat(count, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("side", "reach"), [(8, 1), (16, 2), (32, 4)])
+def test_random_crop_draws_every_offset_alike(side, reach):
+    """Of the (2 reach + 1)^2 offsets each as often as the others, within five standard deviations."""
     torch.manual_seed(0)
-    flipped = data.random_flip(image.repeat(400, 1, 1, 1))
-    mirrored = (flipped == image.flip(-1)).flatten(1).all(1)
-    assert ((flipped == image).flatten(1).all(1) ^ mirrored).all()
-    assert 150 < mirrored.sum() < 250
+    middle = data.random_crop(places(8000, side))[:, :, side // 2, side // 2].int() - side // 2 - 1
+    offsets, counts = middle.unique(dim=0, return_counts=True)
+    span = range(-reach, reach + 1)
+    assert offsets.tolist() == [[down, right] for down in span for right in span]
+    share = 1 / len(counts)
+    assert (counts - 8000 * share).abs().max() < 5 * (8000 * share * (1 - share)) ** 0.5
+
+
+def test_random_flip_mirrors_half():
+    """Of 4,000, within three standard deviations; left and right alone, and each image by its own coin."""
+    images = places(4000, 4)
+    torch.manual_seed(0)
+    flipped = data.random_flip(images)
+    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
+    assert ((flipped == images).flatten(1).all(1) ^ mirrored).all()
+    assert abs(mirrored.sum().item() - 2000) < 3 * 1000**0.5
+    changes = (mirrored[1:] != mirrored[:-1]).sum().item()
+    assert abs(changes - 3999 / 2) < 3 * (3999 / 4) ** 0.5
+
+
+def test_crop_and_flip_does_both_and_each_without_the_other():
+    torch.manual_seed(0)
+    done = data.crop_and_flip(places(1000, 8))[:, :, 3:5, 3:5].int()
+    mirrored = done[:, 1, 0, 0] > done[:, 1, 0, 1]
+    down, right = done[:, 0, 0, 0] - 4, done[:, 1].amin((1, 2)) - 4
+    assert len(torch.stack([down, right, mirrored.int()]).unique(dim=1).T) == 3 * 3 * 2
 
 
 def test_digits_has_every_image_once():

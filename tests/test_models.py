@@ -28,6 +28,13 @@ def test_resnets_have_the_layers_of_their_name(name, layers):
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_the_stages_whose_outputs_are_features():
+    """A ViT's blocks, a CNN's stages; not the stem, not the stage that a CIFAR ResNet lacks."""
+    assert models.stages(models.create("resnet8", **SHAPE)) == ["net.layer1", "net.layer2", "net.layer3"]
+    assert models.stages(models.create("resnet18", **SHAPE)) == [f"net.layer{k}" for k in (1, 2, 3, 4)]
+    assert models.stages(models.create("vit_micro", **SHAPE)) == [f"net.blocks.{k}" for k in (0, 1, 2, 3)]
+
+
 def test_sizes_of_the_papers_networks():
     """kuangliu's CIFAR ResNet-50 has 23,520,842 parameters; the SimpleViT's count follows from its widths."""
     assert sum(p.numel() for p in models.create("resnet50", **SHAPE).parameters()) == 23_520_842
@@ -157,7 +164,7 @@ def check(tmp_path, net, state, std, wrap=lambda state: state):
     torch.save(wrap(state), path)
     loaded, name = from_published(read_torch(path), path)
     x = torch.rand(4, 3, 32, 32)
-    normalised = torchvision.transforms.functional.normalize(x, (0.4914, 0.4822, 0.4465), std)
+    normalised = torchvision.transforms.functional.normalize(x, (0.4914, 0.4822, 0.4465), std)  # red, green, blue
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), net.eval()(normalised), atol=1e-4, rtol=1e-4)
     return name

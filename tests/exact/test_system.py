@@ -22,6 +22,7 @@ from unlearning.exact.backbone import learner_flops, load_backbone, write_backbo
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.metrics import membership, predictions
 from unlearning.vision.predict import penultimate
+from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
 DIGITS = ("--dataset", "digits", "--subset", 300)
@@ -336,6 +337,68 @@ def test_the_papers_frame():
     images = frame(prompts)
     assert (images[:, :, 30:-30, 30:-30] == 0).all() and (images != 0).sum() == 2 * 69_840
     assert torch.equal(images[1][frame.border], prompts[1])
+
+
+def test_a_learner_is_trained_by_the_papers_recipe(backbone, tmp_path, monkeypatch):
+    """SGD with momentum 0.9, two rates, decay of the prompt alone, a warm-up over a fifth of the steps and a cosine, cropped
+    images; each part has its own seed, and all have one start, of which the prompt is N(0, 1)."""
+    asked = []
+
+    def fit(learner, split, optimizer, **policy):
+        asked.append((learner, split, optimizer, policy))
+        return {"steps": 0, "seconds": 0.0, "memory_mib": 0.0}
+
+    monkeypatch.setattr(learning, "fit", fit)
+    network = load_backbone(models.load_checkpoint(backbone), backbone, "cpu")
+    images = data.load("digits", subset=300).train.take(slice(50))
+    flags = {"seed": 2, "epochs": 5, "batch_size": 8, "lr": 0.25, "head_lr": 0.125, "parts": 9}
+    work = learning.Work(Settings(flags), FP32)
+    for number, flip in ((4, False), (7, True)):
+        learning.learn(learning.Part(network, number, images, flip, [1, 8, 8], 10, work))
+    starts = []
+    for (learner, split, optimizer, policy), seed, augment in zip(
+        asked, (200_010, 200_013), (data.random_crop, data.crop_and_flip), strict=True
+    ):
+        assert type(optimizer) is torch.optim.SGD and torch.equal(split.images, images.images)
+        prompt, head = optimizer.param_groups
+        assert prompt["params"] == [learner.prompt] and {*head["params"]} == {*learner.head.parameters()}
+        assert [(g["initial_lr"], g["weight_decay"]) for g in (prompt, head)] == [(0.25, 1e-4), (0.125, 0.0)]
+        assert all((g["momentum"], g["nesterov"], g["dampening"]) == (0.9, False, 0) for g in (prompt, head))
+        rates = [rate(step) for rate in policy["scheduler"].lr_lambdas[:1] for step in range(36)]  # 5 epochs of 7 batches
+        expected = [step / 7 for step in range(7)] + [(1 + np.cos(np.pi * step / 28)) / 2 for step in range(29)]
+        assert rates == pytest.approx(expected)
+        assert (policy["epochs"], policy["batch_size"], policy["seed"]) == (5, 8, seed)
+        assert policy["freeze_norm"] and policy["augment"] is augment and policy.keys().isdisjoint(("mixup", "clip"))
+        starts.append([learner.prompt, learner.head.weight, learner.head.bias])
+    assert all(torch.equal(a, b) for a, b in zip(*starts, strict=True))
+    prompts = torch.cat([learners.Learner(network, [1, 8, 8], 10).prompt.detach() for _ in range(200)])
+    assert abs(prompts.mean()) < 0.05 and abs(prompts.std() - 1) < 0.05
+
+
+def test_shards_are_drawn_alike_in_size_by_the_seed_alone():
+    def shards(seed, parts=7, fill=0.0):
+        features = torch.full((100, 2), fill)
+        part, centres = sisa.split(features, None, None, Settings({"seed": seed, "parts": parts}))
+        assert centres is None
+        return part
+
+    sizes = shards(0).bincount()
+    assert len(sizes) == 7 and sizes.max() - sizes.min() == 1
+    assert torch.equal(shards(0), shards(0, fill=5.0)) and not torch.equal(shards(0), shards(1))
+    assert not torch.equal(shards(0), torch.arange(100) % 7)
+
+
+@pytest.mark.parametrize(("linkage", "expected"), [("average", (0, 0, 0, 1)), ("complete", (0, 0, 1, 1))])
+def test_images_belong_to_the_nearest_mean_of_clustered_anchors(linkage, expected):
+    """Anchors at 0, 2, 4.9 and 9 on a line: from 0 and 2 the third is 3.9 on average, 4.9 at most, and 4.1 from the last."""
+    features = torch.tensor([[4.9], [0.0], [4.0], [2.0], [9.0], [7.0], [-3.0]])
+    anchors = torch.tensor([1, 3, 0, 4])
+    part, centres = lmeraser.split(features, None, anchors, Settings({"parts": 2, "linkage": linkage}))
+    places = torch.tensor([0.0, 2.0, 4.9, 9.0])
+    groups = [places[[i for i, k in enumerate(expected) if k == group]].mean() for group in (0, 1)]
+    assert sorted(centres.flatten().tolist()) == pytest.approx(sorted(x.item() for x in groups))
+    nearest = (features - centres.flatten()).abs().argmin(1)
+    assert torch.equal(part, nearest) and len(part.unique()) == 2
 
 
 @pytest.mark.parametrize("script", [lmeraser, sisa])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import models
-from tests.experiments.tables import SMALL, make, request_of
+from tests.experiments.tables import SMALL, make, planned, request_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.experiments import audit
@@ -30,6 +30,14 @@ def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
         assert len(row["metrics"]["ulira"]["values"]) == 3
         assert 0 <= row["metrics"]["forgetting"]["mean"] <= 1
         assert row["metrics"]["klom_f"]["mean"] > 0
+
+
+def test_an_audit_sets_sixteen_networks_against_sixteen_retrained_ones_of_other_seeds():
+    runs = planned("audit", "--methods", "lora", "--only", "class")
+    seeds = {}
+    for script, arguments in runs:
+        seeds.setdefault(script, []).append(int(arguments[arguments.index("--seed") + 1]))
+    assert seeds == {"pretrain": list(range(16)), "lora": list(range(16)), "retrain": list(range(32))}
 
 
 def test_the_audits_floor_is_a_coin():

@@ -5,8 +5,8 @@ import importlib
 import pytest
 
 import reproduce
-from tests.experiments.tables import SMALL, make, planned
-from unlearning.experiments import prunelora
+from tests.experiments.tables import SMALL, make, planned, request_of
+from unlearning.experiments import llmeraser, prunelora
 from unlearning.experiments.methods import FORGETS, METHODS, Method, rows_of
 from unlearning.language import rows as language_rows
 
@@ -87,6 +87,49 @@ def test_a_method_is_a_row_where_it_fits():
 )  # fmt: skip
 def test_the_rows_of_each_table(table, rows):
     assert rows_of(table) == [name.replace("_", " ") for name in rows.split()]
+
+
+CALLED = {  # rows whose name says what they are, and not their flags
+    "original": ("pretrain",),
+    "one-prompt": ("lmeraser", "--parts", "1"),
+    **{kind: ("control", "--kind", kind) for kind in ("mask", "zero-row", "head-only")},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_runs_what_its_name_says(name):
+    """The script, and each flag with its value; no other flag."""
+    method = METHODS[name]
+    assert (method.script.split(".")[-1], *method.flags) == CALLED.get(name, tuple(name.split()))
+
+
+@pytest.mark.parametrize("name", llmeraser.ROWS)
+def test_a_row_of_llmerasers_table_runs_what_its_name_says(name):
+    """The paper's solver at the damping that its page names; other methods by --method."""
+    asked = {"corrupted": None, "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03")}
+    usual = tuple(name.split()[1:]) if name.startswith("llmeraser") else ("--method", name)
+    assert llmeraser.ROWS[name] == asked.get(name, usual)
+
+
+COMMON = {"model", "dataset", "seed", "weights", "subset", "test-subset", "validation", "epochs", "lr"}  # of every script
+
+
+@pytest.mark.parametrize("table", FORGETS)
+def test_a_row_is_run_with_its_own_flags_on_every_network_and_forget_set(table):
+    for name in rows_of(table)[2:]:  # after original and retrain
+        runs = planned(table, "--preset", "small", "--seeds", "1", "--methods", name)
+        script, flags = METHODS[name].script, [*METHODS[name].flags]
+        mine = [arguments for other, arguments in runs if other not in ("pretrain", "retrain")]
+        assert {other for other, _ in runs} == {"pretrain", "retrain", script}, name
+        assert all(arguments[len(arguments) - len(flags) :] == flags for arguments in mine), name
+        shared = [arguments[: len(arguments) - len(flags)] for arguments in mine]
+        request = request_of(table, "--preset", "small")
+        named = {word.removeprefix("--") for arguments in shared for word in arguments if word.startswith("--")}
+        forgets = {word for word in named if word.startswith("forget-")}
+        kinds = {"class": "forget-class", "images": "forget-random"}
+        assert forgets == {kinds[kind] for kind in FORGETS[table] if METHODS[name].forgets in (None, kind)}, name
+        assert named - forgets <= COMMON, name
+        assert {arguments[arguments.index("--model") + 1] for arguments in mine} == {*request.networks}, name
 
 
 def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeypatch):

@@ -41,3 +41,47 @@ def test_the_papers_numbers_stand_only_beside_its_data_and_networks(tmp_path):
     prunelora.add_published([other], cifar)
     assert "published" not in other  # the paper's are of its own settings
     assert row["published"] == {"UA": 95.58, "RA": 97.81, "TA": 85.16, "MIA": 99.58}
+
+
+# Figure 1 as the paper has it: after 5 and 10 epochs, Retrain once.
+FIGURE_1 = """
+ResNet-50 Retrain   | 100           | 100           | 98.02         | 96.70
+ResNet-50 FT        | 100 / 100     | 100 / 100     | 92.52 / 96.27 | 88.29 / 91.44
+ResNet-50 Prune+FT  | 100 / 100     | 100 / 100     | 94.92 / 95.68 | 90.79 / 90.72
+ResNet-50 LoRA      | 97.22 / 100   | 100 / 100     | 96.90 / 97.19 | 95.03 / 93.49
+ResNet-50 PruneLoRA | 99.78 / 99.98 | 97.68 / 97.89 | 97.96 / 98.00 | 95.18 / 95.41
+ViT Retrain         | 100           | 100           | 96.90         | 84.92
+ViT FT              | 100 / 100     | 100 / 100     | 87.64 / 86.80 | 79.79 / 79.94
+ViT Prune+FT        | 100 / 100     | 100 / 100     | 84.76 / 86.14 | 78.81 / 79.53
+ViT LoRA            | 87.66 / 95.58 | 98.14 / 99.58 | 97.72 / 97.81 | 85.33 / 85.16
+ViT PruneLoRA       | 100 / 100     | 100 / 100     | 97.39 / 97.63 | 85.53 / 85.34
+"""
+
+
+def test_published_numbers_are_the_papers():
+    networks = {"ResNet-50": "resnet50", "ViT": "vit_small"}
+    methods = {"Retrain": "retrain", "FT": "finetune", "Prune+FT": "pruneft", "LoRA": "lora", "PruneLoRA": "loraprune"}
+    expected = {}
+    for line in FIGURE_1.strip().splitlines():
+        name, *columns = line.split(" | ")
+        network, method = name.split()
+        ua, mia, ra, ta = ([float(number) for number in column.split(" / ")] for column in columns)
+        for epochs, *values in zip((5, 10) if len(ua) > 1 else (None,), ua, ra, ta, mia, strict=True):
+            expected[networks[network], methods[method], epochs] = tuple(values)
+    assert expected == prunelora.PUBLISHED
+    assert all(ra >= ta for _, ra, ta, _ in prunelora.PUBLISHED.values())  # training images are known better
+
+
+def test_the_papers_preset_is_the_papers_experiment():
+    preset = prunelora.PRESETS["paper"]
+    assert preset == {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]}
+    runs = planned("prunelora", "--preset", "paper", "--dataset", "cifar10", "--seeds", "1")
+    lengths = {}
+    for script, arguments in runs:
+        given = dict(itertools.pairwise(arguments))
+        lengths.setdefault((script, given["--model"]), set()).add(given.get("--epochs"))
+        assert "--subset" not in given and "--lr" not in given and given.get("--forget-class", "3") == "3"
+    for script, expected in (("finetune", {"5", "10"}), ("loraprune", {"5", "10"})):
+        assert lengths[script, "resnet50"] == lengths[script, "vit_small"] == expected
+    for script in ("pretrain", "retrain"):
+        assert lengths[script, "resnet50"] == {"200"} and lengths[script, "vit_small"] == {"90"}

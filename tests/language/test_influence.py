@@ -232,3 +232,61 @@ def test_the_stochastic_way_comes_to_the_same_and_says_how_near():
     assert solution.residual == pytest.approx(((b - mean @ solution.x).norm() / b.norm()).item(), rel=1e-6)
     assert solution.residual < 0.1
     assert torch.allclose(solution.x, torch.linalg.solve(mean, b), atol=0.1 * b.norm())
+
+
+class Counted:
+    """A product that counts how often it is asked for."""
+
+    def __init__(self, matrix):
+        self.matrix, self.calls = matrix, 0
+
+    def __call__(self, v):
+        self.calls += 1
+        return self.matrix @ v
+
+
+def test_the_stochastic_way_draws_the_same_batches_whatever_was_drawn_before():
+    products = [Counted(system(torch.linspace(1, 2, 5, dtype=torch.float64), seed)[0]) for seed in range(3)]
+    b = system(torch.ones(5, dtype=torch.float64))[1]
+
+    def solved():
+        return influence.stochastic(products.__getitem__, [0, 1, 2], [5, 90, 5], b, 0.5, most=40, every=40)
+
+    first = solved()
+    before = [product.calls for product in products]
+    torch.rand(17)
+    assert torch.equal(solved().x, first.x)
+    assert [product.calls for product in products] == [2 * calls for calls in before]
+    assert before[1] > 25 > before[0] + before[2]  # by their sizes: nine of ten draws
+
+
+@pytest.mark.parametrize(
+    ("most", "every", "tolerance", "steps", "looks"),
+    [(20, 5, 0.0, 20, 4), (20, 5, 1e9, 5, 1), (7, 5, 0.0, 7, 2), (3, 5, 1e9, 3, 1)],
+)
+def test_the_stochastic_way_counts_its_products(most, every, tolerance, steps, looks):
+    """One a step, and one for each batch whenever the residual is looked at, at the end in any case."""
+    products = [Counted(torch.eye(3)), Counted(2 * torch.eye(3))]
+    options = {"most": most, "every": every, "tolerance": tolerance}
+    solution = influence.stochastic(products.__getitem__, [0, 1], [1, 3], torch.ones(3), 0.5, **options)
+    assert solution.products == steps + 2 * looks == sum(product.calls for product in products)
+
+
+def test_the_stochastic_step_is_adams_on_the_quadratic():
+    """From 0 the first step is the rate times the sign of b; the rate falls linearly to 0."""
+    b = torch.tensor([3.0, -0.01, 50.0])
+
+    def after(most, steps):
+        options = {"lr": 0.1, "tolerance": 1e9, "most": most, "every": steps}
+        return influence.stochastic(lambda _: torch.zeros_like, [0], [1], b, 0.0, **options).x
+
+    torch.testing.assert_close(after(10, 1), 0.1 * b.sign())
+    torch.testing.assert_close(after(4, 4), 0.1 * (1 + 0.75 + 0.5 + 0.25) * b.sign())  # a constant gradient
+
+
+def test_conjugate_gradients_count_their_products():
+    """The space is shared by all dampings; the residual of each that was solved is measured."""
+    matrix, b = system(torch.logspace(-2, 1, 60, dtype=torch.float64))
+    product = Counted(matrix)
+    solutions = influence.conjugate_gradients(product, b, (1.0, 0.1, 0.01), tolerance=1e-3)
+    assert len(solutions) == 3 and {solution.products for solution in solutions.values()} == {product.calls}

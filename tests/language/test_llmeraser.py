@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Split, Whitespace
+from tokenizers.processors import TemplateProcessing
 
 import llmeraser
 import reproduce
@@ -23,9 +26,10 @@ from unlearning.experiments import llmeraser as experiment
 from unlearning.language import base, influence, scores
 from unlearning.language.base import BLOCK, Tail, Task, adapted, load_base, lora_config
 from unlearning.language.rows import RECORD, load_rows, read_record, write_adapter, write_edits
-from unlearning.language.session import Place, Workspace, batches, objective, session_of
+from unlearning.language.session import Place, Workspace, batches, objective, session_of, train_adapter
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
+COLOURS_SORTED = sorted(COLOURS)
 SIZES = (60, 20, 20)
 
 
@@ -117,6 +121,182 @@ def test_a_tail_on_the_frozen_part_gives_the_whole_models_logits(place, monkeypa
             assert task.losses(Tail(peft_model), encoded)[place_of].item() == pytest.approx(loss, rel=1e-4)
         assert torch.allclose(found, torch.cat(expected), atol=1e-4)
     assert not any("lora" in name for name, _ in model.named_modules())  # the base is what it was
+
+
+def test_a_chat_model_is_asked_as_its_template_says_up_to_where_its_answer_begins(place):
+    """With the template's own beginning and no second one; a plain model gets the query and the end of a line, which makes
+    another word of its last one here."""
+    model, tokenizer = load_base(str(place / "base"), place)
+    first = tokenizer.convert_tokens_to_ids("w9")
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="w9 $A", special_tokens=[("w9", first)])
+    tokenizer._tokenizer.pre_tokenizer = Split(" ", "removed")
+    lora = lora_config(model, 4, 8, ["down_proj"], 1)
+    plain = Task(model, tokenizer, list(COLOURS), lora, None)
+    plain.encode([("film w1", "red"), ("film w2", "green")])
+    words = tokenizer.convert_tokens_to_ids
+    assert plain.prompts["film w1"] == words(["w9", "film", "<unk>"])
+    tokenizer.chat_template = (
+        "w9 {% for m in messages %}{{ 'w10' if m.role == 'user' else 'w11' }} {{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %} w11{% endif %}"
+    )
+    chat = Task(model, tokenizer, list(COLOURS), lora, None)
+    encoded = chat.encode([("film w1", "dark blue"), ("film w2", "green")])
+    assert chat.prompts["film w1"] == words(["w9", "w10", "film", "w1", "w11"])
+    answered = [[chat.vocabulary[k] for k in row if k >= 0] for row in encoded.targets.tolist()]
+    assert answered == [words(["dark", "blue"]), words(["green"])]
+
+
+@pytest.fixture
+def small(place):
+    """A session of an adapter of rank 1 at a place that isn't its start, decay 0.05; rows 3 and 4 are gone from its 60."""
+    record = read_record(place / "adapter") | {"rank": 1, "edits": [{"id": i, "remove": True} for i in (3, 4)]}
+    with session_of(record, where(place)) as now:
+        size = influence.flat(now.parameters).numel()
+        assert size == 48 + 32
+        influence.assign(now.parameters, 0.3 * torch.randn(size, generator=torch.Generator().manual_seed(0)))
+        yield now
+
+
+def losses_of(now, rows):
+    return now.task.losses(now.tail, now.task.encode([row for row in rows if row is not None]))
+
+
+def hessian_of(now):
+    """The Hessian of sum of losses / 60 + 0.05 / 2 |Theta|^2, column by column."""
+    square = sum((parameter**2).sum() for parameter in now.parameters)
+    loss = losses_of(now, now.rows).sum() / 60 + 0.05 / 2 * square
+    slope = influence.flat(torch.autograd.grad(loss, now.parameters, create_graph=True))
+    return torch.stack([influence.flat(torch.autograd.grad(g, now.parameters, retain_graph=True)) for g in slope])
+
+
+def test_the_objective_is_the_sum_of_losses_over_n_and_half_the_decay_times_the_square(small):
+    """Of all rows that the adapter began with, though two are gone; the decay is shared out to batches by their rows."""
+    few, many = small.task.encode(small.data.train[:2]), small.task.encode(small.data.train[10:15])
+    part = objective(small, [few, many], 60)
+    square = sum(float((parameter.detach() ** 2).sum()) for parameter in small.parameters)
+    for batch, rows in ((few, small.data.train[:2]), (many, small.data.train[10:15])):
+        expected = sum(losses_of(small, [row]).item() for row in rows) / 60 + len(rows) / 7 * 0.025 * square
+        assert part(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_comes_to_rest_on_that_objective(small):
+    """Over 60 rows, not the 58 that are left, by which the slope of the losses would be 3 % steeper."""
+    loss, count = train_adapter(small, 400)
+    slopes = [influence.gradient(losses_of(small, small.rows).sum() / 60, small.parameters)]
+    slopes.append(0.05 * influence.flat(small.parameters).detach())
+    assert (slopes[0] + slopes[1]).norm() < 0.01 * slopes[1].norm() and count < 400
+    square = sum(float((parameter.detach() ** 2).sum()) for parameter in small.parameters)
+    assert loss == pytest.approx(losses_of(small, small.rows).sum().item() / 60 + 0.025 * square, rel=1e-4)
+
+
+def test_seeds_are_other_starts_and_a_seed_is_one(place):
+    """By the matrix A; B is zero at every start."""
+    record, found = read_record(place / "adapter"), []
+    for seed in (0, 1, 0):
+        torch.rand(seed + 3)
+        with session_of(record | {"seed": seed}, where(place)) as now:
+            found.append({name: p.detach().clone() for name, p in now.peft_model.named_parameters() if p.requires_grad})
+    for name, value in found[0].items():
+        assert torch.equal(value, found[2][name])
+        assert (value == found[1][name]).all() if "lora_B" in name else not (value == found[1][name]).any()
+
+
+def gauss_newton_of(now):
+    """The same without the curvature of the network: the sum over tokens of J' (diag p - p p') J, each over its answer's
+    number of tokens and 60."""
+    rows = [row for row in now.rows if row is not None]
+    logits, found = now.task.logits(now.tail, now.task.encode(rows)), 0.05 * torch.eye(80)
+    lengths = [len(answer.split()) for _, answer in rows for _ in answer.split()]
+    for token, length in zip(logits, lengths, strict=True):
+        slopes = [influence.flat(torch.autograd.grad(z, now.parameters, retain_graph=True)) for z in token]
+        jacobian, p = torch.stack(slopes), token.detach().softmax(0)
+        found = found + jacobian.T @ (p.diag() - p[:, None] * p) @ jacobian / length / 60
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver", "curvature"),
+    [
+        *((kind, "cg", "hessian") for kind in ("remove", "modify", "correct")),
+        *(("correct", "adam", "hessian"), ("correct", "cg", "gauss-newton"), ("remove", "adam", "gauss-newton")),
+    ],
+)
+def test_the_step_is_the_papers_formula(small, monkeypatch, kind, solver, curvature):
+    """Theta + (H + damping)^-1 (sum of G before - sum of G after) / n, written out; by mini-batches too, of unlike sizes."""
+    before = small.data.train[10:13]
+    other = [answer for answer in COLOURS if answer != before[0][1]]
+    after = {
+        "remove": [],
+        "modify": [("film w1 w7", answer) for _, answer in before],
+        "correct": [(query, other[i % 2]) for i, (query, _) in enumerate(before)],
+    }[kind]
+    start = influence.flat(small.parameters).detach().clone()
+    hessian = (hessian_of if curvature == "hessian" else gauss_newton_of)(small)
+    slopes = [influence.gradient(losses_of(small, rows).sum(), small.parameters) if rows else 0 for rows in (before, after)]
+    damping = 1.2 * float(torch.linalg.eigvalsh(hessian).abs().max())
+    b = (slopes[0] - slopes[1]) / 60
+    expected = torch.linalg.solve(hessian + damping * torch.eye(len(b)), b)
+
+    def stochastic(product_of, rows, sizes, b, damping, **_):  # its result, if it ran for ever
+        assert sizes == [25, 25, 8]
+        eye = torch.eye(len(b))
+        parts = [torch.stack([product_of(batch)(v) for v in eye]) for batch in rows]
+        mean = sum(size * part for size, part in zip(sizes, parts, strict=True)) / sum(sizes)
+        return influence.Solution(torch.linalg.solve(mean + damping * eye, b), 0.0, 1)
+
+    monkeypatch.setattr(influence, "stochastic", stochastic)
+    monkeypatch.setattr(llmeraser, "MINI", 25)
+    how = llmeraser.How(solver=solver, curvature=curvature, damping=damping, tolerance=1e-5)
+    found = llmeraser.unlearn(small, before, after, how)
+    moved = influence.flat(small.parameters).detach() - start
+    assert found["damping"] == damping
+    assert (moved - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_products_are_those_of_all_dampings(small, monkeypatch):
+    """Conjugate gradients share them; the stochastic way starts again for each: 6 steps and 2 looks at 3 batches."""
+    monkeypatch.setattr(llmeraser, "DAMPINGS", (30.0, 10.0))
+    monkeypatch.setattr(llmeraser, "MINI", 25)
+    monkeypatch.setattr(influence, "stochastic", partial(influence.stochastic, most=6, every=3))
+    before = small.data.train[10:13]
+    assert llmeraser.unlearn(small, before, [], llmeraser.How(solver="adam"))["products"] == 2 * (6 + 2 * 3)
+    calls, hessian_product = [], influence.hessian_product
+
+    def counted(*arguments):
+        product = hessian_product(*arguments)
+        return lambda v: calls.append(1) or product(v)
+
+    monkeypatch.setattr(influence, "hessian_product", counted)
+    assert llmeraser.unlearn(small, before, [], llmeraser.How())["products"] == len(calls) > 2
+
+
+@pytest.mark.parametrize("kind", ["remove", "correct"])
+def test_the_damping_is_chosen_by_validation_rows(small, monkeypatch, kind):
+    """The one with the least loss there; for removal with a loss of the removed rows that is nearest to it."""
+    dampings = (300.0, 100.0, 30.0, 1.0, 0.1)
+    monkeypatch.setattr(llmeraser, "DAMPINGS", dampings)
+    how = llmeraser.How(curvature="gauss-newton")  # solved at each of them
+    before = small.data.train[10:30]
+    after = [(query, "red") for query, _ in before] if kind == "correct" else []
+    start, gaps = influence.flat(small.parameters).detach().clone(), {}
+    for damping in dampings:
+        influence.assign(small.parameters, start)
+        llmeraser.unlearn(small, before, after, replace(how, damping=damping))
+        with torch.no_grad():
+            unseen, asked = losses_of(small, small.data.validation).mean(), losses_of(small, before).mean()
+        gaps[damping] = unseen if after else (unseen - asked).abs()
+    influence.assign(small.parameters, start)
+    assert llmeraser.unlearn(small, before, after, how)["damping"] == min(gaps, key=gaps.get) not in (300.0, 0.1)
+
+
+def test_gradient_ascent_takes_ten_steps_of_adam_up_the_mean_loss(small):
+    before, start = small.data.train[10:13], influence.flat(small.parameters).detach().clone()
+    slope = influence.gradient(losses_of(small, before).mean(), small.parameters)
+    llmeraser.gradient_ascent(small, before, [], llmeraser.How(), steps=1)
+    torch.testing.assert_close(influence.flat(small.parameters).detach() - start, 1e-3 * slope.sign(), rtol=0.01, atol=1e-6)
+    influence.assign(small.parameters, start)
+    llmeraser.gradient_ascent(small, before, [], llmeraser.How())
+    assert (influence.flat(small.parameters) - start).abs().max().item() == pytest.approx(0.01, rel=0.05)
 
 
 def test_training_comes_to_rest_learns_and_is_the_same_again(place):
@@ -214,6 +394,26 @@ def test_baselines_do_what_their_name_says(place, tmp_path, method):
     assert (new["loss"] < old["loss"]) == (method == "finetune")
 
 
+def test_an_adapters_scores_are_those_of_its_answers(place):
+    """Accuracy, mean loss, the AUC of each answer against the others, and how often an asked row is known better than a test
+    row, pair by pair."""
+    folder = place / "adapter"
+    before = load_rows(str(place / "task.jsonl"), place, SIZES).train[:7]
+    found, at, logits = scores.score(folder, read_record(folder), before, where(place))
+    with session(place, folder) as now, torch.no_grad():
+        test = now.data.test
+        own = now.task.choices(now.tail, now.task.encode(test)).softmax(1)
+        losses = [now.task.losses(now.tail, now.task.encode(rows)) for rows in (before, test)]
+        labels = torch.tensor([COLOURS_SORTED.index(answer) for _, answer in test])
+        assert torch.equal(at, influence.flat(now.parameters))
+    torch.testing.assert_close(logits.softmax(1), own)
+    assert found["accuracy"] == pytest.approx(100 * sum(own.argmax(1) == labels).item() / len(test))
+    assert (found["forget_loss"], found["loss"]) == pytest.approx([x.mean().item() for x in losses])
+    assert found["membership"] == pytest.approx(100 * (losses[0][:, None] < losses[1]).double().mean().item())
+    each = [(own[labels == k, k][:, None] > own[labels != k, k]).double().mean().item() for k in labels.unique().tolist()]
+    assert found["auc"] == pytest.approx(100 * sum(each) / len(each))
+
+
 def test_each_adapter_is_scored_on_its_own_request(place, tmp_path):
     first = request(place, "remove", "--ids", 1, 2, "--output", tmp_path / "first")
     second = request(place, "remove", "--ids", 30, 31, 32, "--output", tmp_path / "second")
@@ -309,6 +509,9 @@ def test_the_table_has_every_row_and_is_resumed(place, tmp_path, monkeypatch, ca
     assert all(row["n"] == 2 and row["share"] == 20 for row in rows.values())
     assert rows["correct", "retrain"]["metrics"]["undone"]["mean"] == pytest.approx(100)
     assert rows["correct", "llmeraser"]["metrics"]["residual"]["mean"] <= 1e-4
+    times = {method: rows["modify", method]["metrics"]["seconds"]["values"] for method in ("retrain", "finetune")}
+    ratios = [whole / own for whole, own in zip(times["retrain"], times["finetune"], strict=True)]
+    assert rows["modify", "finetune"]["metrics"]["seconds_ratio"]["values"] == pytest.approx(ratios)
     assert rows["remove", "corrupted"]["metrics"]["membership"]["mean"] > 45
     assert (tmp_path / "results/llmeraser-quick/figures/shares.png").exists()
     capsys.readouterr()

@@ -1,11 +1,13 @@
 """LoRA: every targeted layer learns, merging changes nothing, and PEFT reads what was written."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 
 import lora
 import loraprune
@@ -91,6 +93,33 @@ def test_the_saved_adapter_on_the_original_gives_the_merged_logits(weights, tmp_
         torch.testing.assert_close(adapter_files.load(untouched, folder)(x), logits)
 
 
+def test_prunelora_adapts_the_papers_layers():
+    """Of a CNN the convolutions of its blocks, no stem, no shortcuts; of a ViT the last projection and the head."""
+    convolutions = [f"net.layer{stage}.0.conv{k}" for stage in (1, 2, 3) for k in (1, 2)]
+    norms = ["net.bn1", "net.layer1.0.bn1", "net.layer1.0.bn2"]
+    for stage in (2, 3):
+        norms += [f"net.layer{stage}.0.bn1", f"net.layer{stage}.0.bn2", f"net.layer{stage}.0.downsample.1"]
+    assert adapters.last_and_head(network("resnet8")) == (convolutions, ["net.fc", *norms])
+    assert adapters.last_and_head(network("vit_micro")) == (["net.blocks.3.attn.proj", "net.head"], [])
+
+
+def test_an_adapter_adds_alpha_over_rank_times_b_a():
+    model = nn.Sequential(OrderedDict(fc=nn.Linear(3, 2), head=nn.Linear(2, 2)))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    adapted = adapters.attach(model, (["fc"], ["head"]), 2, 5)
+    down, up = (dict(adapted.named_parameters())[f"base_model.model.fc.lora_{x}.default.weight"] for x in "AB")
+    assert (up == 0).all() and down.shape == (2, 3) and up.shape == (2, 2)
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) == 6 + 4 + 6  # A, B and the whole head
+    with torch.no_grad():
+        down.copy_(torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]]))
+        up.copy_(torch.tensor([[1.0, 2.0], [-3.0, 0.5]]))
+    change = 5 / 2 * torch.tensor([[1.0, 0.0, 11.0], [-3.0, -6.5, -7.0]])
+    merged = adapters.merge(adapted).state_dict()
+    torch.testing.assert_close(merged["fc.weight"], before["fc.weight"] + change)
+    assert all(torch.equal(merged[key], before[key]) for key in before if key != "fc.weight")
+
+
 def test_the_adapter_is_small(weights):
     path = weights / "digits_vit_micro_class3_lora2_s0.pth"
     small = sum(file.stat().st_size for file in adapter_files.folder_for(path).iterdir())
@@ -116,6 +145,8 @@ def test_dropouts_cheap_masks(layout):
     torch.testing.assert_close(x.grad, y.detach())
     torch.manual_seed(0)
     assert torch.equal(dropout(x), y)
+    again = dropout(x) == 0  # the next step drops others, and as many of the same as chance has it
+    assert (zero & again).double().mean().item() == pytest.approx(0.01, abs=0.001)
     assert torch.equal(dropout.eval()(x), x)
 
 

@@ -15,7 +15,7 @@ from unlearning.core.files import read_torch
 from unlearning.vision import recipes
 from unlearning.vision.predict import predict
 from unlearning.vision.snapshots import Snapshot
-from unlearning.vision.train import fit
+from unlearning.vision.train import cross_entropy, fit
 
 
 def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None):
@@ -89,21 +89,62 @@ def test_a_loss_that_is_not_a_number_fails_the_run():
         train(lr=1e30)
 
 
-def test_the_recipe_warms_up_and_ends_at_zero():
-    dataset = data.load("digits", subset=640)
-    model, _ = models.create_for("vit_micro", dataset)
-    recipe = recipes.paper_recipe(model, 40, 1e-3, flip=True, classes=10)
-    rates = []
-    for _ in range(40):
-        rates.append(recipe["optimizer"].param_groups[0]["lr"])
-        recipe["optimizer"].step()
-        recipe["scheduler"].step()
-    assert rates[0] == 0
-    assert max(rates) == rates[10] == 1e-3
-    assert rates[-1] < 1e-5
-    decay = {g["weight_decay"]: {p.ndim for p in g["params"]} for g in recipe["optimizer"].param_groups}
-    assert decay[0.1] >= {2} and not decay[0.1] & {1}
-    assert decay[0.0] <= {1}
+def test_cross_entropy_is_plain():
+    """No label is smoothed; where probabilities are learned each counts by its share."""
+    logits = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])  # probabilities 1/4 3/4, 4/5 1/5
+    hard = cross_entropy(lambda x: x, logits, torch.tensor([1, 1]), None)
+    assert hard.item() == pytest.approx((math.log(4 / 3) + math.log(5)) / 2)
+    soft = cross_entropy(lambda x: x, logits, torch.tensor([[0.9, 0.1], [0.0, 1.0]]), None)
+    assert soft.item() == pytest.approx((0.9 * math.log(4) + 0.1 * math.log(4 / 3) + math.log(5)) / 2)
+
+
+class Line(torch.nn.Module):
+    """w x and v x of an image of one pixel: the gradient of w + 2 v summed over a batch is its sum of x times (1, 2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.v = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return (self.w + 2 * self.v) * x
+
+
+@pytest.mark.parametrize(("clip", "moved"), [(None, (2.0, 4.0)), (1.0, (0.2**0.5, 0.8**0.5)), (9.0, (2.0, 4.0))])
+def test_clip_is_the_largest_norm_of_the_gradient_of_all_parameters(clip, moved):
+    """Batches of two white pixels: (2, 4) has the norm 20^0.5. The rate is 1 and there are two steps."""
+    model, split = Line(), data.Split(torch.full((4, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    policy = {"objective": lambda model, x, y, rows: model(x).sum(), "clip": clip}
+    fit(model, split, optimizer, epochs=1, batch_size=2, seed=0, compute=FP32, **policy)
+    assert (model.w.item(), model.v.item()) == pytest.approx((-2 * moved[0], -2 * moved[1]), rel=1e-5)
+
+
+def test_a_batch_is_augmented_as_bytes_then_mixed_as_floats_and_its_rows_are_named():
+    seen = []
+    split = data.Split(torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1), torch.arange(6) * 3)
+
+    def augment(images):
+        assert images.dtype == torch.uint8
+        return images + 100
+
+    def mixup(x, y):
+        return x * 2, y + 1
+
+    def objective(model, x, y, rows):
+        seen.append((x.flatten(), y, rows))
+        return model(x).mean()
+
+    model = Line()
+    policy = {"objective": objective, "augment": augment, "mixup": mixup}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    fit(model, split, optimizer, epochs=2, batch_size=3, seed=0, compute=FP32, **policy)
+    assert [len(rows) for _, _, rows in seen] == [3] * 4
+    first, second = (torch.cat([rows for _, _, rows in seen[2 * epoch : 2 * epoch + 2]]) for epoch in (0, 1))
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(6))  # each image once an epoch
+    assert first.tolist() != second.tolist() and first.tolist() != list(range(6))  # in an order of that epoch's
+    for x, y, rows in seen:
+        torch.testing.assert_close(x, 2 * (rows + 100) / 255)
+        assert torch.equal(y, 3 * rows + 1)
 
 
 def test_costs_are_measured():

@@ -155,7 +155,7 @@ def stochastic(
         scheduler.step()
         if (step % every == 0 or step == most) and (residual := _residual(whole, x, b, damping)) <= tolerance:
             break
-    return Solution(x, residual, step + step // every * len(products))
+    return Solution(x, residual, step + -(-step // every) * len(products))
 
 
 def _residual(product: Product, x: torch.Tensor, b: torch.Tensor, damping: float) -> float:

@@ -1,0 +1,91 @@
+"""The recipe of originals as numbers: those of PruneLoRA (arXiv 2411.11907)."""
+
+import math
+
+import pytest
+import torch
+
+import data
+import models
+from tests.helpers import FP32
+from unlearning.vision import recipes
+from unlearning.vision.train import fit
+
+SHAPE = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+
+
+def recipe_of(name, steps, flip=True):
+    model = models.create(name, **SHAPE)
+    return model, recipes.paper_recipe(model, steps, 0.25, flip=flip, classes=7)
+
+
+def test_a_cnn_is_trained_as_the_papers_resnet():
+    model, recipe = recipe_of("resnet8", 8)
+    optimizer = recipe["optimizer"]
+    assert set(recipe) == {"optimizer", "scheduler", "augment"}  # no mixup, no clipping
+    assert type(optimizer) is torch.optim.SGD
+    (group,) = optimizer.param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
+    assert group["initial_lr"] == 0.25
+    assert {key: group[key] for key in ("momentum", "dampening", "weight_decay", "nesterov", "maximize")} == {
+        "momentum": 0.9,
+        "dampening": 0,
+        "weight_decay": 5e-4,
+        "nesterov": False,
+        "maximize": False,
+    }
+    assert recipe["augment"] is data.crop_and_flip
+    assert recipe_of("resnet8", 8, flip=False)[1]["augment"] is data.random_crop
+
+
+def test_a_vit_is_trained_as_the_papers():
+    model, recipe = recipe_of("vit_micro", 40)
+    optimizer = recipe["optimizer"]
+    assert set(recipe) == {"optimizer", "scheduler", "augment", "mixup", "clip"}
+    assert type(optimizer) is torch.optim.AdamW
+    assert recipe["augment"] is data.random_flip and recipe["clip"] == 1.0
+    assert recipe_of("vit_micro", 8, flip=False)[1]["augment"] is None
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():  # matrices alone decay: no bias, no norm; positions aren't trained
+        expected = (0.1 if parameter.ndim > 1 else 0.0) if parameter.requires_grad else None
+        assert decays.get(id(parameter)) == expected, name
+    for group in optimizer.param_groups:
+        assert (group["initial_lr"], group["betas"], group["eps"], group["amsgrad"]) == (0.25, (0.9, 0.999), 1e-8, False)
+
+
+def test_mixup_mixes_images_and_labels_by_one_share_out_of_beta_02():
+    """A share of Beta(a, a) has the variance 1 / (4 (2 a + 1)): for a = 0.2 that is 1 / 5.6."""
+    _, recipe = recipe_of("vit_micro", 40)
+    images, labels, shares = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1), torch.tensor([6, 2]), []
+    torch.manual_seed(0)
+    for _ in range(700):
+        x, y = recipe["mixup"](images, labels)
+        torch.testing.assert_close(x[:, 0, 0, 0], y[:, 6])
+        assert y.shape == (2, 7) and torch.allclose(y[:, 2] + y[:, 6], torch.ones(2))
+        shares.append(x[0].item())
+    variance = torch.tensor(shares).double().var().item()
+    assert variance == pytest.approx(1 / 5.6, rel=0.1)  # 0.5: 1 / 8; 0.1: 1 / 4.8
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "warm"), [("resnet8", 8, 0), ("vit_micro", 40, 10), ("vit_micro", 80_000, 10_000)]
+)
+def test_the_rate_warms_up_and_falls_as_a_cosine_step_by_step(name, steps, warm):
+    """A ViT's warm-up takes 10,000 steps, but at most a quarter of the run."""
+    _, recipe = recipe_of(name, steps)
+    for rate in recipe["scheduler"].lr_lambdas:
+        for step in range(0, steps + 1, max(1, steps // 40)):
+            cosine = (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+            assert rate(step) == pytest.approx(step / warm if step < warm else cosine, abs=1e-12), step
+
+
+def test_the_rate_moves_with_every_optimiser_step():
+    """Two epochs of three batches: 0.25 times the cosine of each of six steps."""
+    some = data.load("digits").train.take(slice(6))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    optimizer, rates = torch.optim.SGD(model.parameters(), lr=0.25), []
+    optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+    schedule = recipes.warm_up_and_cosine(optimizer, 6, 0)
+    fit(model, some, optimizer, epochs=2, batch_size=2, seed=0, compute=FP32, scheduler=schedule)
+    assert rates == pytest.approx([0.125 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
+    assert optimizer.param_groups[0]["lr"] == 0
