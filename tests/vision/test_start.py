@@ -15,11 +15,10 @@ import pruneft
 import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel
-from tests.helpers import call
+from tests.helpers import call, changed
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
-from unlearning.core.flags import PerModel
 from unlearning.vision import run as run_module
 from unlearning.vision.shared import Shared
 from unlearning.vision.start import start
@@ -78,17 +77,6 @@ def is_another(script, shared, first, *flags):
     else:
         return False
     return begun(script, shared, *flags, "--overwrite").facts["key"] != first.facts["key"]
-
-
-def changed(action):
-    """A flag with another value than its default."""
-    name, default = action.option_strings[-1], action.default
-    if action.nargs == 0:
-        return (name,)
-    if action.choices:
-        return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
-    default = default.of("resnet8") if isinstance(default, PerModel) else default or 0
-    return name, default + 1 if action.type.__name__ in ("positive_int", "seed_number") else default / 2 or 0.25
 
 
 def result_flags(script):
