@@ -1,4 +1,4 @@
-"""Exporting: the file that was there is replaced or stays. What it holds is tested with the networks that are made smaller."""
+"""Exporting: the file that was there is replaced or stays. What it holds: vision/test_pruning.py."""
 
 import pytest
 

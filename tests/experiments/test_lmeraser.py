@@ -3,11 +3,16 @@
 import pytest
 
 import data
+import lmeraser as lmeraser_script
 import reproduce
-from tests.experiments.tables import make
-from tests.helpers import one_line
-from unlearning.exact.system import read_system
+from tests.exact.test_system import random_backbone
+from tests.experiments.tables import make, request_of
+from tests.helpers import call, files, full_disk, one_line
+from unlearning.core.errors import RunFailed
+from unlearning.core.files import write_torch
+from unlearning.exact.system import SYSTEM, read_system
 from unlearning.experiments import lmeraser
+from unlearning.vision.shared import Shared
 
 
 def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
@@ -21,6 +26,25 @@ def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
         {"ledger": [{}, {}]},
     ):
         assert not lmeraser._is_of(copy | other, state)
+
+
+def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path):
+    """A disk that is full half way leaves the copy of an earlier run, or none."""
+    backbone, folder = random_backbone(tmp_path / "backbone.pth"), tmp_path / "system"
+    flags = ("--dataset", "digits", "--subset", 300, "--backbone", backbone, "--parts", 2, "--anchors", 30, "--epochs", 1)
+    call(lmeraser_script, "train", *flags, "--quiet", "--output", folder)
+    request, state = request_of("lmeraser", "--dataset", "digits"), read_system(folder)
+    for nth in (1, 2):  # the part, and what belongs to the system
+        with full_disk(nth), pytest.raises(RunFailed, match="No space left"):
+            lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+        assert {path.name for path in tmp_path.iterdir()} == {"backbone.pth", "system"}
+    copy = lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+    write_torch(copy / SYSTEM, read_system(copy) | {"config": state["config"] | {"lr": 9}})  # another system's, by its name
+    before = files(tmp_path)
+    with full_disk(2), pytest.raises(RunFailed, match="No space left"):
+        lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+    assert files(tmp_path) == before
+    assert read_system(lmeraser._deleted_from(folder, state, 1, 0, request, Shared()))["config"] == state["config"]
 
 
 def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):

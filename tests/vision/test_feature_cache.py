@@ -243,9 +243,8 @@ def test_outputs_of_one_precision_are_never_taken_for_the_others(kept):
     """Rounding would pass for a result: in one process, after training has cached the frozen part in the one."""
     split, features, model = data.load("digits", subset=100).train, FeatureCache(100), adapted()
     one, other = (replace(FP32, precision=precision) for precision in (kept, "bf16" if kept == "fp32" else "fp32"))
-    network, inputs, _ = features.keep(model.train(), split, one)
-    for x in inputs([torch.arange(100)]):
-        network(x)
+    _, inputs, _ = features.keep(model.train(), split, one)
+    assert len(list(inputs([torch.arange(100)]))) == 1 and features.kept[0].done.all()
     model.eval()
     found = [predict(model, split, compute, features) for compute in (one, other)]
     without = [predict(model, split, compute) for compute in (one, other)]
