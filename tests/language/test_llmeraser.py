@@ -425,9 +425,9 @@ def test_loading_shows_no_progress_bars_and_leaves_the_setting_as_it_was(place, 
 def test_a_frozen_part_on_the_disk_belongs_to_its_base_and_its_block(place, tmp_path):
     """Its file is there for the same rows; other weights, or a part that ends elsewhere, have other outputs."""
     rows = [("film w1 w2", "red"), ("film w3", "green")]
+    here = Place(place, tmp_path, Compute("cpu", None, tmp_path, quiet=True), Workspace())
 
     def outputs(name, targets, blocks):
-        here = Place(place, tmp_path, Compute("cpu", None, tmp_path, quiet=True), Workspace())
         task = here.task(str(place / name), COLOURS, (4, 8, targets, blocks))
         kept = set(task.kept)
         return kept, task.encode(rows).hidden

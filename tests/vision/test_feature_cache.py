@@ -252,6 +252,15 @@ def test_outputs_of_one_precision_are_never_taken_for_the_others(kept):
     assert features.kept[0].matches(model, one) and not features.kept[0].matches(model, other)
 
 
+def test_outputs_of_some_images_are_never_taken_for_others(shared):
+    """Of one network in one precision, as many of them."""
+    digits, model = data.load("digits"), adapted().eval()
+    for split in (digits.train.take(slice(100)), digits.test.take(slice(100)), digits.train.take(slice(100, 200))):
+        shared.features.keep(model.train(), split, FP32)
+        torch.testing.assert_close(predict(model.eval(), split, FP32, shared.features), predict(model, split, FP32))
+    assert len(shared.features.kept) == 2  # of the training images, and of the test images
+
+
 @pytest.mark.parametrize("unix", [True, False])
 def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path, monkeypatch, shared, unix):
     if not unix:
