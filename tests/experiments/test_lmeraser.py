@@ -5,6 +5,7 @@ import pytest
 import data
 import lmeraser as lmeraser_script
 import reproduce
+from baselines import sisa
 from tests.exact.test_system import random_backbone
 from tests.experiments.tables import make, request_of
 from tests.helpers import call, files, full_disk, one_line
@@ -45,6 +46,18 @@ def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path):
         lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
     assert files(tmp_path) == before
     assert read_system(lmeraser._deleted_from(folder, state, 1, 0, request, Shared()))["config"] == state["config"]
+
+
+def test_seeds_delete_other_images_and_systems_of_one_seed_the_same(tmp_path):
+    backbone, request, found = random_backbone(tmp_path / "backbone.pth"), request_of("lmeraser", "--dataset", "digits"), {}
+    flags = ("--dataset", "digits", "--subset", 300, "--backbone", backbone, "--anchors", 30, "--epochs", 1, "--quiet")
+    for seed, parts in ((0, 2), (0, 3), (1, 2)):
+        folder = call(sisa, "train", *flags, "--seed", seed, "--parts", parts, "--output", tmp_path / f"{seed}-{parts}")
+        copies = [lmeraser._deleted_from(folder, read_system(folder), 10, n, request, Shared()) for n in (0, 1)]
+        found[seed, parts] = [read_system(copy)["deleted"].tolist() for copy in copies]
+    assert found[0, 2] == found[0, 3]
+    four = [tuple(draw) for draw in found[0, 2] + found[1, 2]]
+    assert len(set(four)) == 4 and all(len(draw) == 10 for draw in four)
 
 
 def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ from unlearning.core.flags import Parser
 from unlearning.experiments import llmeraser as experiment
 from unlearning.language import base, influence, scores
 from unlearning.language.base import BLOCK, Tail, Task, adapted, load_base, lora_config
-from unlearning.language.rows import RECORD, load_rows, read_record, write_adapter, write_edits
+from unlearning.language.rows import RECORD, load_rows, read_edits, read_record, write_adapter, write_edits
 from unlearning.language.session import Place, Workspace, batches, objective, session_of
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
@@ -180,6 +180,18 @@ def corrupted(place, name="corrupted"):
     if not (place / name).exists():
         finetune(place, name, "--edits", wrong)
     return wrong, right
+
+
+def test_requests_of_one_seed_are_about_the_same_rows_and_those_of_another_about_others(place, tmp_path):
+    """The smaller share is a part of the larger one."""
+    rows = load_rows(str(place / "task.jsonl"), place, SIZES)
+
+    def asked(kind, share, seed):
+        return [edit["id"] for edit in read_edits(experiment.requests(kind, share, seed, rows, tmp_path)[1])]
+
+    first = asked("remove", 20, 0)
+    assert len(first) == 12 and first == asked("modify", 20, 0) == asked("correct", 20, 0)
+    assert asked("remove", 10, 0) == first[:6] and set(asked("remove", 20, 1)) != set(first)
 
 
 def test_correction_undoes_damage_and_its_inverse_returns(place, tmp_path):
