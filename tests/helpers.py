@@ -1,6 +1,7 @@
 """Ways to run a script, in this process or as a user would."""
 
 import contextlib
+import errno
 import functools
 import http.server
 import os
@@ -17,7 +18,7 @@ from filelock import FileLock
 import data
 import evaluate
 from unlearning.core.device import Compute
-from unlearning.core.flags import main
+from unlearning.core.flags import PerModel, main
 from unlearning.evaluation.flags import Scoring
 from unlearning.vision.shared import Shared
 
@@ -74,6 +75,41 @@ def shell(*arguments, kill_when=None, file_limit_kib=None):
         process.kill()
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def changed(action):
+    """A flag with another value than its default, as words of a command line."""
+    name, default = action.option_strings[-1], action.default
+    if action.nargs == 0:
+        return (name,)
+    if action.choices:
+        return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
+    default = default.of("resnet8") if isinstance(default, PerModel) else default or 0
+    return name, default + 1 if action.type.__name__ in ("positive_int", "seed_number") else default / 2 or 0.25
+
+
+def files(folder):
+    """{path below the folder: bytes} of every file in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextlib.contextmanager
+def full_disk(nth=1):
+    """A disk that is full from the `nth` file on that is written while the context lasts: what is written isn't flushed.
+
+    Yields a list that grows by one with each file.
+    """
+    written, flush = [], os.fsync
+
+    def no_room(descriptor):
+        written.append(descriptor)
+        if len(written) >= nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", no_room)
+        yield written
 
 
 @contextlib.contextmanager

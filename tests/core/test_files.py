@@ -1,12 +1,15 @@
 """Files and folders that are replaced whole or stay as they were."""
 
 import os
+import pickle
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
+from tests.helpers import files, full_disk
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, replacing, write_text, write_torch
+from unlearning.core.files import check_writable, replacing, write_bytes, write_text, write_torch
 
 
 def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
@@ -33,6 +36,38 @@ def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
         write(part)
     assert [file.name for file in folder.iterdir()] == ["b.txt"]
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_interrupt_between_the_two_renames_puts_the_old_folder_back(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.txt").write_text("old", encoding="utf-8")
+    before = files(tmp_path)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "mine") as part:
+        part.mkdir()
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("write", [write_text, write_torch, lambda path, text: write_bytes(path, text.encode())])
+def test_a_file_is_replaced_or_stays_with_every_byte(tmp_path, write):
+    """Nothing lies beside it afterwards, be it there before or not."""
+    write(tmp_path / "a", "old")
+    before = files(tmp_path)
+    for name in ("a", "b"):
+        with full_disk(), pytest.raises(RunFailed, match=f"cannot write .*{name}: No space left"):
+            write(tmp_path / name, "new")
+        assert files(tmp_path) == before
+    write(tmp_path / "a", "new")
+    assert files(tmp_path) != before
+
+
+def test_what_cannot_be_stored_replaces_nothing(tmp_path):
+    """The writer fails half way, after the first tensor."""
+    write_torch(tmp_path / "x.pth", {"a": torch.ones(3)})
+    before = files(tmp_path)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        write_torch(tmp_path / "x.pth", {"a": torch.zeros(1000), "b": lambda: 0})
+    assert files(tmp_path) == before
 
 
 def test_no_folder_is_replaced_by_a_file(tmp_path):

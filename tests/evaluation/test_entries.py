@@ -374,6 +374,19 @@ def test_each_original_is_scored_on_what_comes_from_it(place, tmp_path):
     assert row["n"] == 1
 
 
+def test_a_file_is_scored_on_no_other_data_than_its_own(place, tmp_path, capsys):
+    """Whatever the flags say: one that has forgotten something, and an original that is asked about a class."""
+    usual = place / "digits-200_resnet8_original_s0.pth"
+    for name, path, flags in (("a", unlearned(finetune, place), ()), ("b", usual, ("--forget-class", 3))):
+        content = models.load_checkpoint(path)
+        content["data"]["fingerprint"] = "0" * 64
+        write_torch(tmp_path / f"{name}.pth", content)
+        arguments = (tmp_path / f"{name}.pth", *flags, "--weights", tmp_path / "nowhere", "--json", tmp_path / "t.json")
+        code, line = one_line(evaluate, capsys, *arguments)
+        assert code == 2 and f"{name}.pth was made with other data than this digits-200: their fingerprints differ" in line
+    assert not (tmp_path / "t.json").exists()
+
+
 def test_backbones_are_left_out_by_name(place, tmp_path, capsys):
     model, arguments = models.create_for("resnet8", data.load("digits", subset=200))
     write_backbone(tmp_path / "weights_imagenet.pth", model, {"name": "resnet8", "arguments": arguments})

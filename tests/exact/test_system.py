@@ -1,5 +1,6 @@
 """LMEraser and SISA: deletion is exact, atomic, and costs what the ledger says. A tiny random network is the backbone."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import lmeraser
 import models
 import retrain
 from baselines import sisa
-from tests.helpers import FP32, KILL, Altered, call, one_line, rows_of, shell
+from tests.helpers import FP32, KILL, Altered, call, changed, files, full_disk, one_line, rows_of, shell
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
-from unlearning.exact import learners, learning, system
+from unlearning.exact import learners, learning
 from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.metrics import membership, predictions
@@ -224,10 +225,6 @@ def test_public_anchors_cannot_be_deleted_and_private_ones_cost_everything(backb
     without = train(lmeraser, backbone, tmp_path / "without", "--anchors-from", "private", "--ids", anchor)
     assert same(learned(own), learned(without))
     assert torch.equal(read_system(own)["centres"], read_system(without)["centres"])
-
-
-def files(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 MISTAKES = [
@@ -584,22 +581,45 @@ def test_show_prints_the_ledger(copy, capsys):
 
 
 @pytest.mark.parametrize("script", [lmeraser, sisa])
-def test_a_failure_to_write_the_state_leaves_the_old_system_with_all_its_files(copy, monkeypatch, script):
-    """What belongs to the old state is swept only after the new one is written."""
+def test_a_full_disk_at_any_file_of_a_deletion_leaves_the_old_system_with_all_its_files(copy, script):
+    """What belongs to the old state is swept only after the new one is written, last."""
     folder = copy(script)
-    before, answer = files(folder), learned(folder)
+    before, answer, ids = files(folder), learned(folder), private(folder)[::80]
+    parts = len(read_system(folder)["part"][ids].unique())
+    for nth in range(1, parts + 2):
+        last = SYSTEM if nth > parts else "part_"
+        with full_disk(nth) as written, pytest.raises(RunFailed, match=f"cannot write .*{last}.*No space left"):
+            delete(script, folder, "--ids", *ids)
+        assert len(written) == nth and same(learned(folder), answer)
+        assert all(files(folder)[name] == content for name, content in before.items())
+        assert models_answer(folder).shape == (3, 10)
+    delete(script, folder, "--ids", *ids)
+    assert len(files(folder)) == 1 + len(learned(folder))
 
-    def full(path, payload):
-        if path.name == SYSTEM:
-            raise RunFailed("cannot write: No space left on device")
-        write_torch(path, payload)
 
-    monkeypatch.setattr(system, "write_torch", full)
-    with pytest.raises(RunFailed):
-        delete(script, folder, "--ids", *private(folder)[::50])
-    assert same(learned(folder), answer)
-    assert all(files(folder)[name] == content for name, content in before.items())
-    assert models_answer(folder).shape == (3, 10)
+def test_a_full_disk_at_any_file_of_a_training_leaves_the_old_system(backbone, tmp_path, monkeypatch):
+    """With --overwrite, the rename at its end included; the same command then continues."""
+    small = ("--parts", 2, "--epochs", 1)
+    folder = train(sisa, backbone, tmp_path / "system", *small)
+    before, again = files(folder), (*small, "--lr", 0.1, "--overwrite")
+    for nth, name in ((1, "part_"), (2, "part_"), (2, SYSTEM)):  # a part that was written is there already
+        with full_disk(nth), pytest.raises(RunFailed, match=f"cannot write .*{name}.*No space left"):
+            train(sisa, backbone, folder, *again)
+        assert files(folder) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda part, path: renamed(part, path) if path.name != "system" else no_room())
+        with pytest.raises(RunFailed, match="No space left"):
+            train(sisa, backbone, folder, *again)
+    assert files(folder) == before and models_answer(folder).shape == (3, 10)
+    train(sisa, backbone, folder, *again)
+    assert read_system(folder)["config"]["lr"] == 0.1 and [path.name for path in tmp_path.iterdir()] == ["system"]
+
+
+renamed = os.replace
+
+
+def no_room():
+    raise OSError(28, "No space left on device")
 
 
 def models_answer(folder):
@@ -646,8 +666,56 @@ def test_a_finished_system_is_there_already_and_another_is_refused(backbone, cop
     train(lmeraser, backbone, folder)
     assert f"there already: {folder}" in capsys.readouterr().err and files(folder) == before
     arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", folder)
-    code, line = one_line(lmeraser, capsys, *arguments, "--lr", 0.1)
-    assert code == 2 and "other settings" in line and files(folder) == before
+    circumstances = {"help", "data_dir", "device", "weights", "output", "overwrite", "quiet", "jobs"}
+    given = {"dataset", "backbone", "subset", "parts", "anchors", "epochs", "batch_size"}
+    elsewhere = circumstances | given | {"img_size", "test_subset", "ids", "ids_file", "forget_class"}
+    others = [changed(flag) for flag in lmeraser.commands()[1]._actions if flag.dest not in elsewhere]
+    assert {flag for flag, *_ in others} > {"--lr", "--head-lr", "--linkage", "--input-size", "--seed", "--precision"}
+    others += [("--parts", 5), ("--anchors", 61), ("--epochs", 2), ("--batch-size", 8), ("--subset", 310)]
+    others += [("--test-subset", 50), ("--ids", private(folder)[0]), ("--class", 3)]
+    for other in others:
+        code, line = one_line(lmeraser, capsys, *arguments, *other)
+        assert code == 2 and "was made " in line and files(folder) == before, (other, line)
+
+
+def test_a_killed_training_takes_up_its_own_parts_alone(backbone, systems, tmp_path, monkeypatch):
+    """Not those of another backbone, of other data, of other settings or of other images."""
+    partial = shutil.copytree(systems[lmeraser], tmp_path / ".system.partial")
+    (partial / SYSTEM).unlink()
+    for file, field in zip(sorted(partial.iterdir()), ("backbone", "data", "config", "members"), strict=False):
+        part = read_torch(file)
+        other = {
+            "backbone": "0" * 64,
+            "data": "0" * 64,
+            "config": part["config"] | {"lr": 0.1},
+            "members": part["members"] + 1,
+        }
+        write_torch(file, part | {field: other[field], "prompt": part["prompt"] + 1})
+    calls = stop_at(monkeypatch, 0)
+    assert same(learned(train(lmeraser, backbone, tmp_path / "system")), learned(systems[lmeraser]))
+    assert len(calls) == 4 < len(learned(systems[lmeraser]))
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+def test_parts_have_one_start_and_batches_of_their_own_and_seeds_have_others(backbone, tmp_path, monkeypatch, script):
+    """What `fit` gets of each part; SISA's shards are drawn by the seed, clusters are not."""
+    starts, batches, members, fit = {}, {}, {}, learning.fit
+
+    def watched(learner, *arguments, seed, **how):
+        starts.setdefault(now, []).append([value.detach().clone() for value in (learner.prompt, learner.head.weight)])
+        batches.setdefault(now, []).append(seed)
+        return fit(learner, *arguments, seed=seed, **how)
+
+    monkeypatch.setattr(learning, "fit", watched)
+    for now in (0, 1):
+        folder = train(script, backbone, tmp_path / str(now), "--epochs", 1, "--seed", now)
+        members[now] = read_system(folder)["part"]
+    for now in (0, 1):
+        assert all(torch.equal(x, y) for start in starts[now] for x, y in zip(start, starts[now][0], strict=True))
+    assert not any(torch.equal(x, y) for x, y in zip(starts[0][0], starts[1][0], strict=True))
+    seeds = batches[0] + batches[1]
+    assert len(batches[0]) > 3 and len(set(seeds)) == len(seeds)
+    assert torch.equal(members[0], members[1]) == (script is lmeraser)
 
 
 def test_a_system_of_another_backbone_in_the_same_file_is_not_there_already(tmp_path, capsys):

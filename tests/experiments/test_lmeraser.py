@@ -6,12 +6,18 @@ import pytest
 import torch
 
 import data
+import lmeraser as lmeraser_script
 import reproduce
-from tests.experiments.tables import make
-from tests.helpers import one_line
+from baselines import sisa
+from tests.exact.test_system import random_backbone
+from tests.experiments.tables import make, request_of
+from tests.helpers import call, files, full_disk, one_line
+from unlearning.core.errors import RunFailed
+from unlearning.core.files import write_torch
 from unlearning.exact import learners
-from unlearning.exact.system import assemble, read_system
+from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.experiments import lmeraser
+from unlearning.vision.shared import Shared
 
 SIZES = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
 
@@ -27,6 +33,37 @@ def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
         {"ledger": [{}, {}]},
     ):
         assert not lmeraser._is_of(copy | other, state)
+
+
+def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path):
+    """A disk that is full half way leaves the copy of an earlier run, or none."""
+    backbone, folder = random_backbone(tmp_path / "backbone.pth"), tmp_path / "system"
+    flags = ("--dataset", "digits", "--subset", 300, "--backbone", backbone, "--parts", 2, "--anchors", 30, "--epochs", 1)
+    call(lmeraser_script, "train", *flags, "--quiet", "--output", folder)
+    request, state = request_of("lmeraser", "--dataset", "digits"), read_system(folder)
+    for nth in (1, 2):  # the part, and what belongs to the system
+        with full_disk(nth), pytest.raises(RunFailed, match="No space left"):
+            lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+        assert {path.name for path in tmp_path.iterdir()} == {"backbone.pth", "system"}
+    copy = lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+    write_torch(copy / SYSTEM, read_system(copy) | {"config": state["config"] | {"lr": 9}})  # another system's, by its name
+    before = files(tmp_path)
+    with full_disk(2), pytest.raises(RunFailed, match="No space left"):
+        lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+    assert files(tmp_path) == before
+    assert read_system(lmeraser._deleted_from(folder, state, 1, 0, request, Shared()))["config"] == state["config"]
+
+
+def test_seeds_delete_other_images_and_systems_of_one_seed_the_same(tmp_path):
+    backbone, request, found = random_backbone(tmp_path / "backbone.pth"), request_of("lmeraser", "--dataset", "digits"), {}
+    flags = ("--dataset", "digits", "--subset", 300, "--backbone", backbone, "--anchors", 30, "--epochs", 1, "--quiet")
+    for seed, parts in ((0, 2), (0, 3), (1, 2)):
+        folder = call(sisa, "train", *flags, "--seed", seed, "--parts", parts, "--output", tmp_path / f"{seed}-{parts}")
+        copies = [lmeraser._deleted_from(folder, read_system(folder), 10, n, request, Shared()) for n in (0, 1)]
+        found[seed, parts] = [read_system(copy)["deleted"].tolist() for copy in copies]
+    assert found[0, 2] == found[0, 3]
+    four = [tuple(draw) for draw in found[0, 2] + found[1, 2]]
+    assert len(set(four)) == 4 and all(len(draw) == 10 for draw in four)
 
 
 def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):

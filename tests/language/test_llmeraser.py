@@ -12,6 +12,7 @@ import torch
 import transformers
 from peft import PeftModel
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split, Whitespace
@@ -19,13 +20,14 @@ from tokenizers.processors import TemplateProcessing
 
 import llmeraser
 import reproduce
-from tests.helpers import call, one_line, shell
+from tests.helpers import call, files, one_line, shell
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.flags import Parser
 from unlearning.experiments import llmeraser as experiment
 from unlearning.language import base, influence, scores
 from unlearning.language.base import BLOCK, Tail, Task, adapted, load_base, lora_config
-from unlearning.language.rows import RECORD, load_rows, read_record, write_adapter, write_edits
+from unlearning.language.rows import RECORD, load_rows, read_edits, read_record, write_adapter, write_edits
 from unlearning.language.session import Place, Workspace, batches, objective, session_of, train_adapter
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
@@ -322,6 +324,22 @@ def test_no_request_changes_no_bit(place):
             assert torch.equal(influence.flat(now.parameters), before)
 
 
+def test_damping_is_chosen_on_validation_rows_alone(place):
+    """Rows that the request makes right want the largest step, rows as they were the smallest; test rows have no say."""
+    with session(place, place / "adapter") as now:
+        start, rows = influence.flat(now.parameters).detach().clone(), now.data.train[:6]
+        right = [(query, COLOURS[(COLOURS.index(answer) + 1) % 3]) for query, answer in rows]
+        found = {}
+        for validation in (rows, right):
+            for test in (rows, right):
+                data = replace(now.data, validation=validation, test=test)
+                influence.assign(now.parameters, start)
+                step = llmeraser.unlearn(replace(now, data=data), rows, right, llmeraser.How())
+                found[validation is right, test is right] = step["damping"], influence.flat(now.parameters).tolist()
+    assert found[True, True] == found[True, False] != found[False, False] == found[False, True]
+    assert found[True, True][0] < found[False, False][0]
+
+
 @pytest.mark.parametrize("flags", [(), ("--curvature", "gauss-newton")])
 def test_removal_goes_where_retraining_goes(place, tmp_path, flags):
     request(place, "remove", "--ids", 1, 2, "--output", tmp_path / "a", "--damping", 0.001, *flags)
@@ -341,6 +359,18 @@ def corrupted(place, name="corrupted"):
     if not (place / name).exists():
         finetune(place, name, "--edits", wrong)
     return wrong, right
+
+
+def test_requests_of_one_seed_are_about_the_same_rows_and_those_of_another_about_others(place, tmp_path):
+    """The smaller share is a part of the larger one."""
+    rows = load_rows(str(place / "task.jsonl"), place, SIZES)
+
+    def asked(kind, share, seed):
+        return [edit["id"] for edit in read_edits(experiment.requests(kind, share, seed, rows, tmp_path)[1])]
+
+    first = asked("remove", 20, 0)
+    assert len(first) == 12 and first == asked("modify", 20, 0) == asked("correct", 20, 0)
+    assert asked("remove", 10, 0) == first[:6] and set(asked("remove", 20, 1)) != set(first)
 
 
 def test_correction_undoes_damage_and_its_inverse_returns(place, tmp_path):
@@ -527,23 +557,27 @@ def test_nothing_of_the_vision_side_is_loaded():
     assert not [name for name in loaded if name.startswith("unlearning.vision") or name in slow]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
-def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch, error):
-    folder = shutil.copytree(place / "adapter", tmp_path / "adapter")
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    record = read_record(folder)
+FULL = "No space left on device"
 
-    def full(model, part):
-        Path(part).mkdir()
-        (Path(part) / "adapter_model.safetensors").write_bytes(b"half")
+
+@pytest.mark.parametrize("error", [OSError(28, FULL), SafetensorError(FULL)])
+@pytest.mark.parametrize("at", ["adapter", "record"])
+def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch, error, at):
+    folder = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    before, record = files(tmp_path), read_record(folder)
+
+    def full(*arguments, **how):
+        file = Path(arguments[0] if at == "record" else Path(arguments[1]) / "adapter_model.safetensors")
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"half")
         raise error
 
     with session(place, folder) as now:
-        monkeypatch.setattr(type(now.peft_model), "save_pretrained", full)
+        where, name = (Path, "write_text") if at == "record" else (type(now.peft_model), "save_pretrained")
+        monkeypatch.setattr(where, name, full)
         with pytest.raises(RunFailed, match="No space left"):
-            write_adapter(now.peft_model, folder, record)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+            write_adapter(now.peft_model, folder, record | {"rank": 99})
+    assert files(tmp_path) == before
 
 
 def test_a_full_disk_below_the_frozen_part_is_one_line(place, tmp_path, monkeypatch, capsys):
@@ -555,7 +589,35 @@ def test_a_full_disk_below_the_frozen_part_is_one_line(place, tmp_path, monkeypa
     data = ("--task", place / "task.jsonl", "--base", place / "base", "--sizes", *SIZES)
     code, line = one_line(llmeraser, capsys, "finetune", *data, "--weights", tmp_path, "--quiet")
     assert code == 1 and "cannot write" in line and "No space left" in line
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not files(tmp_path)
+    monkeypatch.undo()
+    call(llmeraser, "finetune", *data, "--weights", tmp_path, "--evaluations", 1, "--quiet")
+    before, monkeypatch = files(tmp_path), pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:  # rows that come to those of earlier runs
+        patch.setattr(base, "save_file", full)
+        more = ("--task", place / "task.jsonl", "--base", place / "base", "--sizes", 70, 20, 20)
+        code, line = one_line(llmeraser, capsys, "finetune", *more, "--weights", tmp_path, "--quiet")
+    assert code == 1 and any(name.startswith("frozen/") for name in before) and files(tmp_path) == before
+
+
+def test_a_base_out_of_a_package_is_there_whole_or_not_at_all(place, tmp_path, monkeypatch):
+    """It is dequantised into a folder that gets its name at the end; what was stopped begins again."""
+    quantised, tokenizer = load_base(str(place / "base"), place)
+    quantised.config.quantization_config = {"of": "the package"}
+    monkeypatch.setattr(base, "package_file", lambda wanted, file, *_: (file.parent.mkdir(exist_ok=True), file.touch()))
+    for kind, made in ((transformers.AutoModelForCausalLM, quantised), (transformers.AutoTokenizer, tokenizer)):
+        monkeypatch.setattr(kind, "from_pretrained", lambda *_, made=made, **how: made)
+    for fails in (transformers.PreTrainedModel, type(tokenizer)):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match=FULL):
+            patch.setattr(fails, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError(28, FULL)))
+            base._smollm2(tmp_path, quiet=True)
+        assert not (tmp_path / base.SMOLLM2).exists()
+    folder = base._smollm2(tmp_path, quiet=True)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= files(folder).keys() and list(tmp_path.iterdir()) == [
+        folder
+    ]
+    whole = load_file(folder / "model.safetensors")
+    assert all(torch.equal(value, quantised.state_dict()[name]) for name, value in whole.items())
 
 
 def test_loading_shows_no_progress_bars_and_leaves_the_setting_as_it_was(place, tmp_path, monkeypatch):
@@ -572,6 +634,24 @@ def test_loading_shows_no_progress_bars_and_leaves_the_setting_as_it_was(place, 
     with pytest.raises(UserError, match="no language model"):
         load_base(base.SMOLLM2, tmp_path)
     assert logging.is_progress_bar_enabled()
+
+
+def test_a_frozen_part_on_the_disk_belongs_to_its_base_and_its_block(place, tmp_path):
+    """Its file is there for the same rows; other weights, or a part that ends elsewhere, have other outputs."""
+    rows = [("film w1 w2", "red"), ("film w3", "green")]
+    here = Place(place, tmp_path, Compute("cpu", None, tmp_path, quiet=True), Workspace())
+
+    def outputs(name, targets, blocks):
+        task = here.task(str(place / name), COLOURS, (4, 8, targets, blocks))
+        kept = set(task.kept)
+        return kept, task.encode(rows).hidden
+
+    cases = [("base", ("up_proj",), 1), ("other", ("up_proj",), 1), ("base", ("q_proj",), 1), ("base", ("q_proj",), 2)]
+    first = [outputs(*case) for case in cases]
+    again = [outputs(*case) for case in cases]
+    assert not any(kept for kept, _ in first) and all(len(kept) == len(rows) for kept, _ in again)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(first, again, strict=True))
+    assert len({tuple(hidden.flatten().tolist()) for _, hidden in first}) == len(cases)
 
 
 def test_a_task_belongs_to_the_base_that_is_there(place):
@@ -615,9 +695,64 @@ def test_what_was_made_from_other_data_is_not_taken_as_finished(place, tmp_path,
     file.write_text(file.read_text(encoding="utf-8").replace('"green"', '"red"'), encoding="utf-8")
     code, line = one_line(llmeraser, capsys, *tune)
     assert code == 2 and "other settings" in line
+    before = files(tmp_path)
+    for arguments in (("remove", tmp_path / "adapter", "--ids", 2), ("evaluate", tmp_path / "adapter")):
+        code, line = one_line(llmeraser, capsys, *arguments, *common)
+        assert code == 2 and "was trained on other data" in line and "fingerprints differ" in line
+    assert files(tmp_path) == before
     call(llmeraser, *tune, "--overwrite")
     code, line = one_line(llmeraser, capsys, *ask)  # the same request, but the adapter is another
     assert code == 2 and "other settings" in line
+
+
+def flags_of(add):
+    """The flags that a function adds to a parser, but for those that say nothing of the result."""
+    parser = Parser()
+    add(parser)
+    return {action.option_strings[-1] for action in parser._actions if action.option_strings} - {"--help", "--task"}
+
+
+def test_each_flag_of_a_training_and_of_a_request_makes_another_adapter(place, tmp_path, capsys):
+    """One at a time: what is there is refused, and stays."""
+    write_edits(tmp_path / "edits.jsonl", [{"id": 3, "remove": True}])
+    common = ("--weights", tmp_path, "--quiet")
+    data = ("--task", place / "task.jsonl", "--base", place / "base", "--sizes", *SIZES, "--evaluations", 2)
+    tune = ("finetune", *data, *common, "--output", tmp_path / "adapter")
+    ask = ("remove", tmp_path / "adapter", "--method", "finetune", *common, "--output", tmp_path / "gone")
+    for arguments in (tune, (*ask, "--ids", 1)):
+        call(llmeraser, *arguments)
+    before = files(tmp_path)
+    trained = {"--rank": [4], "--alpha": [4], "--blocks": [2], "--decay": [0.1], "--seed": [1], "--evaluations": [3]}
+    trained |= {"--edits": [tmp_path / "edits.jsonl"], "--base": [place / "other"]}
+    several = {"--targets": ["up_proj"], "--sizes": [59, 20, 20]}
+    assert trained.keys() | several.keys() == flags_of(llmeraser._add_training_flags)
+    asked = {"--method": ["retrain"], "--solver": ["adam"], "--curvature": ["gauss-newton"], "--damping": [0.5]}
+    asked |= {"--tolerance": [0.1]}
+    requests = flags_of(lambda parser: llmeraser._add_request_flags(parser, "remove"))
+    assert asked.keys() | {"--ids", "--request"} == requests
+    others = [(*(word for word in tune if word != "--sizes" and word not in SIZES), "--sizes", 59, 20, 20)]
+    others += [(*tune, "--targets", "up_proj")] + [(*tune, flag, *words) for flag, words in trained.items()]
+    others += [(*ask, "--ids", 1, flag, *words) for flag, words in asked.items()] + [(*ask, "--ids", 2)]
+    for arguments in others:
+        code, line = one_line(llmeraser, capsys, *arguments)
+        assert code == 2 and "other settings" in line and files(tmp_path) == before, arguments
+
+
+def test_an_answer_of_another_adapter_is_not_taken(place, tmp_path, capsys):
+    """Whatever its record says that this one's doesn't: what it was trained on, and how."""
+    common = ("--weights", tmp_path, "--quiet")
+    ask = ("remove", place / "adapter", "--ids", 1, "--method", "finetune", *common, "--output", tmp_path / "gone")
+    file = call(llmeraser, *ask) / RECORD
+    record = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("base", "task", "base_sha256", "fingerprint", "seed", "rank", "alpha", "blocks", "decay", "evaluations"):
+        other = {name: f"{record[name]}x" if isinstance(record[name], str) else record[name] + 1}
+        file.write_text(json.dumps(record | other), encoding="utf-8")
+        code, line = one_line(llmeraser, capsys, *ask)
+        assert code == 2 and "other settings" in line, name
+    for name in ("sizes", "targets", "edits"):
+        file.write_text(json.dumps(record | {name: record[name][:-1]}), encoding="utf-8")
+        code, line = one_line(llmeraser, capsys, *ask)
+        assert code == 2 and "other settings" in line, name
 
 
 def test_adapters_of_other_settings_have_folders_of_their_own(place, tmp_path):

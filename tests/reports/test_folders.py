@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.helpers import files, full_disk
 from tests.reports.test_tables import metric
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_text
@@ -91,6 +92,28 @@ def test_a_broken_neighbour_is_left_out_of_the_list(result, tmp_path, capsys):
     assert capsys.readouterr().err.count("left out of the list of results: ") == 5
     (tmp_path / "README.md").write_bytes("# Notizen über alles\n".encode("latin-1"))
     assert pages.write_index(tmp_path) is None
+
+
+def test_a_full_disk_leaves_every_file_the_old_or_the_new(result, tmp_path):
+    """At whichever file it is full. The result comes first, so that the others can be drawn from it, and pictures that are
+    shown no more go once the others are there."""
+    for name, table in (("old", result), ("new", result | {"date": "2026-01-03", "rows": [result["rows"][0] | {"n": 3}]})):
+        folders.write(table, tmp_path / name)
+    page, gone = tmp_path / "old/README.md", "figures/losses-resnet8-class3.png"
+    write_text(page, f"{page.read_text(encoding='utf-8')}\n[losses]({gone})")
+    (tmp_path / "old" / gone).write_bytes(b"drawn before")
+    old, new = files(tmp_path / "old"), files(tmp_path / "new")
+    order = ["result.json", "figures/metrics.png", "README.md", "rows.csv", "tables.tex"]
+    assert set(order) == new.keys() and all(old[name] != new[name] for name in order if name != "figures/metrics.png")
+    for place, name in enumerate(order):
+        with full_disk(place + 1), pytest.raises(RunFailed, match=f"cannot write .*{name}: No space left"):
+            folders.write(table, tmp_path / "old")
+        expected = old | {name: new[name] for name in order[:place]}
+        if place > 1:
+            del expected[gone]
+        assert files(tmp_path / "old") == expected
+    folders.write(table, tmp_path / "old")
+    assert files(tmp_path / "old") == new
 
 
 def test_the_result_is_written_before_its_pictures(result, tmp_path):

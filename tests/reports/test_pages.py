@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from tests.helpers import files, full_disk
 from tests.reports.test_tables import metric
-from unlearning.core.errors import UserError
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_text
 from unlearning.reports import pages
 
@@ -33,6 +34,22 @@ def root(tmp_path):
 
 def drawn(marker, root, body="old"):
     return pages.with_excerpts(f"Text.\n<!-- {marker} -->{body}<!-- end -->\nMore.\n", root, "page.md")
+
+
+def test_a_full_disk_leaves_every_page_the_old_or_the_new(root):
+    """At each of the three that would change: two with excerpts, and the list of results."""
+    (root / "docs").mkdir()
+    for name in ("README.md", "docs/a.md"):
+        write_text(root / name, "<!-- value results/t model=vit method=retrain UA -->old<!-- end -->\n")
+    old, order = files(root), ["README.md", "docs/a.md", "results/README.md"]
+    for place, name in enumerate(order):
+        for path, content in old.items():
+            (root / path).write_bytes(content)
+        with full_disk(place + 1), pytest.raises(RunFailed, match=f"cannot write .*{name}: No space left"):
+            pages.refresh(root)
+        found = files(root)
+        assert found.keys() == old.keys() and [path for path in old if found[path] != old[path]] == order[:place]
+    assert pages.refresh(root) == [root / "results/README.md"]  # the other two are there already
 
 
 def test_a_table_has_the_rows_that_fit(root):

@@ -238,6 +238,29 @@ def test_changed_weights_are_never_taken_for_the_kept_ones(weights, tmp_path, sh
         torch.testing.assert_close(after[some], model(dataset.train.images[some].float() / 255))
 
 
+@pytest.mark.parametrize("kept", ["fp32", "bf16"])
+def test_outputs_of_one_precision_are_never_taken_for_the_others(kept):
+    """Rounding would pass for a result: in one process, after training has cached the frozen part in the one."""
+    split, features, model = data.load("digits", subset=100).train, FeatureCache(100), adapted()
+    one, other = (replace(FP32, precision=precision) for precision in (kept, "bf16" if kept == "fp32" else "fp32"))
+    _, inputs, _ = features.keep(model.train(), split, one)
+    assert len(list(inputs([torch.arange(100)]))) == 1 and features.kept[0].done.all()
+    model.eval()
+    found = [predict(model, split, compute, features) for compute in (one, other)]
+    without = [predict(model, split, compute) for compute in (one, other)]
+    assert not torch.equal(*without) and torch.equal(found[1], without[1])
+    assert features.kept[0].matches(model, one) and not features.kept[0].matches(model, other)
+
+
+def test_outputs_of_some_images_are_never_taken_for_others(shared):
+    """Of one network in one precision, as many of them."""
+    digits, model = data.load("digits"), adapted().eval()
+    for split in (digits.train.take(slice(100)), digits.test.take(slice(100)), digits.train.take(slice(100, 200))):
+        shared.features.keep(model.train(), split, FP32)
+        torch.testing.assert_close(predict(model.eval(), split, FP32, shared.features), predict(model, split, FP32))
+    assert len(shared.features.kept) == 2  # of the training images, and of the test images
+
+
 @pytest.mark.parametrize("unix", [True, False])
 def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path, monkeypatch, shared, unix):
     if not unix:

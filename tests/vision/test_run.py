@@ -4,12 +4,15 @@ import sys
 
 import pytest
 import torch
+from peft import PeftModel
 
 import data
+import lora
 import models
 import pretrain
 import retrain
-from tests.helpers import FP32, Altered, call, one_line, shell
+from tests.helpers import FP32, Altered, call, files, full_disk, one_line, shell
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_torch
 from unlearning.vision.identity import of_checkpoint
 from unlearning.vision.run import Run
@@ -77,6 +80,37 @@ def test_a_finished_output_given_again_is_there_already(weights, tmp_path):
     other = shell("finetune.py", *arguments, "--output", output, "--batch-size", "64")
     assert other.returncode == 2 and other.stderr.count("\n") == 1 and "--overwrite" in other.stderr
     assert output.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_what_to_continue_from(tmp_path, monkeypatch, capsys):
+    """At the snapshot, at the adapter, at the checkpoint, which comes last: it alone says that a run is finished."""
+    common = ("--dataset", "digits", "--subset", 120, "--weights", tmp_path)
+    call(pretrain, *common, "--model", "resnet8", "--epochs", 1, "--output", tmp_path / "original.pth")
+    run = (lora, *common, "--original", tmp_path / "original.pth", "--forget-class", 3, "--epochs", 2)
+    run = (*run, "--output", tmp_path / "x.pth")
+    call(*run)
+    before, again = files(tmp_path), (*run, "--lr", 0.01, "--overwrite")
+    with full_disk(), pytest.raises(RunFailed, match="No space left"):
+        call(*again)
+    assert files(tmp_path) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(RunFailed, match="No space left"):
+            call(*again)
+    found = files(tmp_path)
+    unfinished = found.pop("x.pth.partial")
+    assert found == before
+    with full_disk(), pytest.raises(RunFailed, match=r"cannot write .*x\.pth: No space left"):
+        call(*again)
+    found = files(tmp_path)
+    assert (found["x.pth"], found["x.pth.partial"]) == (before["x.pth"], unfinished)
+    with pytest.raises(UserError, match="other settings"):  # the one that is there isn't what was asked for
+        call(*run, "--lr", 0.01)
+    capsys.readouterr()
+    call(*again)
+    assert "continuing after epoch 1" in capsys.readouterr().err
+    assert models.load_checkpoint(tmp_path / "x.pth")["config"]["lr"] == 0.01
+    assert files(tmp_path).keys() == before.keys()
 
 
 def test_argparses_own_errors_are_one_line():

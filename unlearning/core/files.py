@@ -28,12 +28,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.is_dir():  # a folder can't be renamed onto another
-            path.rename(old)
         try:
+            if path.is_dir():  # a folder can't be renamed onto another
+                path.rename(old)
             os.replace(part, path)
-        except OSError:
-            if old.exists():
+        except BaseException:  # an interrupt too
+            if old.exists() and not path.exists():
                 old.rename(path)
             raise
         shutil.rmtree(old, ignore_errors=True)

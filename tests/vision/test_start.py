@@ -1,0 +1,187 @@
+"""How a run begins: which finished or unfinished run is its own, and what its seed draws."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+import finetune
+import lora
+import loraprune
+import models
+import pretrain
+import pruneft
+import retrain
+import rfau
+from baselines import badteacher, control, gradascent, randomlabel
+from tests.helpers import call, changed
+from tests.test_data import folder_of_images
+from unlearning.core.errors import UserError
+from unlearning.core.files import write_torch
+from unlearning.vision import run as run_module
+from unlearning.vision.shared import Shared
+from unlearning.vision.start import start
+
+SMALL = ("--dataset", "digits", "--subset", 120, "--precision", "fp32", "--quiet")
+KIND = {control: ("--kind", "head-only")}
+FROM_SCRATCH = (pretrain, retrain)
+METHODS = (finetune, pruneft, lora, loraprune, rfau, control, gradascent, randomlabel, badteacher)
+# Flags that make no other result.
+CIRCUMSTANCES = {"help", "original", "device", "cache", "weights", "output", "overwrite", "quiet", "data_dir", "plot"}
+COST = {"seconds": 0.0, "memory_mib": 0.0, "trainable": 1, "steps": 1, "moved": 1}
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return Shared()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the originals of seeds 0 and 1, hardly trained."""
+    folder = tmp_path_factory.mktemp("place")
+    for seed in (0, 1):
+        call(pretrain, *SMALL, "--model", "resnet8", "--epochs", 1, "--weights", folder, "--seed", seed,
+             "--output", folder / f"{seed}.pth")  # fmt: skip
+    return folder
+
+
+def flags_of(script, place):
+    """The flags of a run of a script that forgets class 3, where it forgets."""
+    begin = ("--model", "resnet8") if script in FROM_SCRATCH else ("--original", place / "0.pth")
+    return (*SMALL, *begin, *(() if script is pretrain else ("--forget-class", 3)), *KIND.get(script, ()))
+
+
+def begun(script, shared, *flags):
+    """What `start` makes of a script's command line; of a flag that is given twice the last one counts."""
+    args = script.parser().parse_args([str(flag) for flag in flags])
+    method = args.kind if script is control else script.run.args[0]
+    return start(method, script.parser(), args, shared)
+
+
+def finished(script, shared, *flags):
+    """A run, and its checkpoint, as if it had been trained."""
+    first = begun(script, shared, *flags)
+    write_torch(first.output, first.checkpoint(first.model, COST, "python x.py"))
+    assert begun(script, shared, *flags).finished
+    return first
+
+
+def is_another(script, shared, first, *flags):
+    """True if a run of these flags is not `first`: its finished file is refused, its unfinished one isn't continued."""
+    try:
+        begun(script, shared, *flags)
+    except UserError as error:
+        assert "made with other settings" in str(error)
+    else:
+        return False
+    return begun(script, shared, *flags, "--overwrite").facts["key"] != first.facts["key"]
+
+
+def result_flags(script):
+    """The flags that make a script's result, each with another value than its default, but for those that name its network,
+    its data and what it forgets."""
+    elsewhere = {"model", "dataset", "img_size", "subset", "test_subset", "validation"}
+    elsewhere |= {f"forget_{kind}" for kind in ("class", "random", "file")} | {"mean", "std"}  # these two belong together
+    return [changed(action) for action in script.parser()._actions if action.dest not in CIRCUMSTANCES | elsewhere]
+
+
+@pytest.mark.parametrize("script", (*FROM_SCRATCH, *METHODS), ids=lambda script: script.__name__)
+def test_each_flag_that_makes_the_result_makes_another_run(script, place, shared, tmp_path, monkeypatch):
+    """One at a time: its finished file isn't taken for this one's, nor its unfinished one continued."""
+    create = models.create_for  # without ImageNet weights, which would be downloaded
+    monkeypatch.setattr(models, "create_for", lambda name, dataset, *rest: create(name, dataset, None, *rest[1:]))
+    others = result_flags(script)
+    assert {"--seed", "--precision", "--batch-size", "--epochs", "--lr"} <= {flag for flag, *_ in others}
+    if script not in (pretrain, finetune):  # flags that all methods share are one and the same
+        others = [other for other in others if other not in result_flags(finetune)]
+    flags = (*flags_of(script, place), "--output", tmp_path / "x.pth")
+    first = finished(script, shared, *flags)
+    for other in others:
+        assert is_another(script, shared, first, *flags, *other), other
+
+
+@pytest.mark.parametrize("script", FROM_SCRATCH, ids=lambda script: script.__name__)
+def test_other_data_and_another_network_make_another_run(script, shared, tmp_path):
+    """Which images there are, and how many; also where nothing in the command says so."""
+    output = ("--output", tmp_path / "x.pth")
+    flags = (*flags_of(script, None), *output)
+    first = finished(script, shared, *flags)
+    for other in (("--subset", 130), ("--test-subset", 50), ("--validation", 0.25), ("--model", "resnet20")):
+        assert is_another(script, shared, first, *flags, *other), other
+
+
+def test_a_picture_changed_or_read_at_another_size_makes_another_run(shared, tmp_path):
+    """The command says the same of a folder whose images are others by now."""
+    folder_of_images(tmp_path / "images")
+    flags = ("--dataset", f"folder:{tmp_path / 'images'}", "--model", "resnet8", "--quiet", "--output", tmp_path / "x.pth")
+    first = finished(pretrain, shared, *flags, "--img-size", 8)
+    assert is_another(pretrain, shared, first, *flags, "--img-size", 12)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "images/train/ant/0.png")
+    assert is_another(pretrain, Shared(), first, *flags, "--img-size", 8)
+
+
+def test_another_forget_set_or_original_makes_another_run(place, shared, tmp_path):
+    """Of an original what its file holds: another one of the same settings and seed may lie there by now."""
+    file, listed = shutil.copy(place / "0.pth", tmp_path / "original.pth"), tmp_path / "list.txt"
+    listed.write_text("1 5", encoding="utf-8")
+    flags = (*SMALL, "--original", file, "--output", tmp_path / "x.pth")
+    first = finished(finetune, shared, *flags, "--forget-file", listed)
+    for other in (("--forget-class", 3), ("--forget-random", 0.1), ("--forget-random", 0.2)):
+        assert is_another(finetune, shared, first, *flags, *other), other
+    listed.write_text("1 6", encoding="utf-8")
+    assert is_another(finetune, shared, first, *flags, "--forget-file", listed)
+    listed.write_text("5 1", encoding="utf-8")
+    assert begun(finetune, shared, *flags, "--forget-file", listed).finished
+    content = models.load_checkpoint(file)
+    content["state_dict"]["net.fc.bias"] += 1
+    write_torch(file, content)
+    assert is_another(finetune, shared, first, *flags, "--forget-file", listed)
+
+
+def test_circumstances_make_no_other_run(place, shared, tmp_path):
+    flags = (*flags_of(rfau, place), "--output", tmp_path / "x.pth")
+    first = finished(rfau, shared, *flags)
+    shutil.copy(place / "0.pth", tmp_path / "copy.pth")
+    for other in (
+        ("--device", "cpu"),
+        ("--cache", 0),
+        ("--weights", tmp_path),
+        ("--data-dir", tmp_path),
+        ("--plot", tmp_path / "x.png"),
+        ("--original", tmp_path / "copy.pth"),
+    ):
+        again = begun(rfau, shared, *flags, *other)
+        assert again.finished and again.facts["key"] == first.facts["key"], other
+        assert again.facts["identity"] == first.facts["identity"], other
+
+
+def drawn(script, place, tmp_path, monkeypatch, seed):
+    """What a method hands to its training, and what training made of it: two lists of tensors."""
+    handed, fit = [], run_module.fit
+
+    def watched(model, split, *arguments, **how):
+        handed.extend([*(value.clone() for value in model.state_dict().values()), split.labels.clone()])
+        return fit(model, split, *arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "fit", watched)
+        flags = (*flags_of(script, place), "--epochs", 1, "--seed", seed)
+        made = call(script, *flags, "--output", tmp_path / f"{seed}.pth")
+    return handed, list(models.load_checkpoint(made)["state_dict"].values())
+
+
+def alike(a, b):
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+DRAWS = (pretrain, retrain, lora, loraprune, rfau, randomlabel, badteacher)  # something before they train
+
+
+@pytest.mark.parametrize("script", (*FROM_SCRATCH, *METHODS), ids=lambda script: script.__name__)
+def test_seeds_differ_in_what_is_drawn_and_in_what_is_trained(script, place, tmp_path, monkeypatch):
+    """A start, an adapter's A, wrong labels, a bad teacher; then batches. From one original, with one seed each time."""
+    runs = [drawn(script, place, tmp_path, monkeypatch, seed) for seed in (0, 1)]
+    assert alike(runs[0][0], runs[1][0]) == (script not in DRAWS)
+    assert not alike(runs[0][1], runs[1][1])
