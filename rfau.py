@@ -29,6 +29,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, main, not_negative_float, positive_float, positive_int
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import method_parser
+from unlearning.vision.layers import in_every_block
 from unlearning.vision.run import Run, execute
 
 LR = PerModel(paper=1e-3)
@@ -78,10 +79,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 def every_block(model: nn.Module) -> adapters.Layers:
     """The layers that get LoRA, by name: a ViT's qkv and attention output projections, or the convolutions of a CNN's
     blocks; head and norms stay as they are."""
-    if models.is_vit(model):
-        blocks = range(len(model.net.blocks))
-        return [f"net.blocks.{block}.attn.{layer}" for block in blocks for layer in ("qkv", "proj")], []
-    return adapters.block_convolutions(model), []
+    return in_every_block(model), []
 
 
 def outputs(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[torch.Tensor]:

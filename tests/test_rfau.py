@@ -84,10 +84,12 @@ def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypa
 
 
 class Toy(nn.Module):
-    """One 1x1 convolution and a head, whose features can be worked out by hand."""
+    """A stem that passes the image on, one 1x1 convolution and a head, whose features can be worked out by hand."""
 
     def __init__(self):
         super().__init__()
+        self.stem = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.stem.weight)
         self.layer = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 1, 1, bias=False)))
         self.fc = nn.Linear(1, 2)
         self.feature_info = [{"module": "layer"}]
@@ -96,7 +98,7 @@ class Toy(nn.Module):
         return self.fc
 
     def forward(self, x):
-        return self.fc(self.layer(x).flatten(1))
+        return self.fc(self.layer(self.stem(x)).flatten(1))
 
 
 @pytest.mark.parametrize(("shift", "expected"), [("random", 2.0), ("mean", 1.0), ("head", 2.0)])

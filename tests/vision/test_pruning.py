@@ -14,7 +14,7 @@ import models
 import pruneft
 from tests.helpers import call, forgetting_three, one_line, rows_of
 from unlearning.core.errors import UserError
-from unlearning.vision import adapter_files, adapters, compaction, pruning
+from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
 
 SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
 
@@ -30,8 +30,8 @@ def network(name):
 
 
 def test_the_paper_prunes_every_convolution_or_the_last_projection():
-    assert len(pruning.prunable(models.create("resnet50", **(SHAPE | {"img_size": 32})))) == 53
-    assert pruning.prunable(network("vit_micro")) == ["net.blocks.3.attn.proj"]
+    assert len(layers.prunable(models.create("resnet50", **(SHAPE | {"img_size": 32})))) == 53
+    assert layers.prunable(network("vit_micro")) == ["net.blocks.3.attn.proj"]
 
 
 @pytest.mark.parametrize("amount", [0.25, 0.5])
@@ -47,7 +47,7 @@ def test_the_rows_of_smallest_norm_go(amount):
 def test_a_pruned_filter_is_silent_behind_its_batch_norm():
     model = network("resnet8").train()
     masks = pruning.prune_filters(copy.deepcopy(model), 0.5)
-    pruning.l2_masks(model, 0.5, pruning.prunable(model))
+    pruning.l2_masks(model, 0.5, layers.prunable(model))
     heard = {}
     for name in ("net.bn1", "net.layer1.0.bn2", "net.layer3.0.downsample.1"):
         model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: heard.__setitem__(name, o.clone()))
@@ -132,7 +132,7 @@ def test_without_its_silent_channels_a_network_answers_alike(name):
         weight = model.get_submodule(layer).weight
         assert len(mask) == len(weight)
         assert (weight[~mask] == 0).all() and (weight[mask] != 0).any()
-    assert model.net.get_submodule(models.head_name(model).removeprefix("net.")).out_features == 10
+    assert model.get_submodule(layers.heads(model)[0]).out_features == 10
 
 
 def test_a_channel_that_one_writer_still_uses_stays():
