@@ -15,6 +15,8 @@ import pruneft
 from tests.helpers import call, forgetting_three, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
+from unlearning.vision.run import Run
+from unlearning.vision.settings import Settings
 
 SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
 
@@ -153,14 +155,36 @@ def test_a_channel_that_one_writer_still_uses_stays():
 def test_what_still_speaks_is_not_taken_out():
     model = network("resnet8").eval()
     masks = pruning.l2_masks(model, 0.5, ["net.layer1.0.conv1"])  # the batch norm behind it still speaks
-    with pytest.raises(UserError, match="answers differently"):
-        compaction.remove(model, masks)
+    with pytest.raises(UserError, match="nothing to take out"):
+        compaction.remove(copy.deepcopy(model), masks)
+    with pytest.raises(UserError, match="answers differently"):  # masks of what was never silenced
+        compaction.remove(model, pruning.prune_filters(copy.deepcopy(model), 0.5))
 
 
 def test_a_vision_transformer_has_nothing_to_take_out():
     model = network("vit_micro")
     with pytest.raises(UserError, match="nothing to take out"):
         compaction.remove(model, pruning.prune_filters(model, 0.5))
+
+
+@pytest.mark.parametrize("script", [pruneft, loraprune])
+def test_what_cant_be_made_smaller_is_not_trained_first(script, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Run, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    arguments = (*forgetting_three(weights, 1, "vit_micro"), "--compact", "--output", tmp_path / "x.pth")
+    code, line = one_line(script, capsys, *arguments)
+    assert code == 2 and "--compact: nothing to take out" in line and not list(tmp_path.iterdir())
+
+
+def test_a_trial_of_compaction_draws_nothing():
+    """With --compact the adapters start from the same numbers as without it."""
+    draws = []
+    for compact in (None, "after"):
+        model = network("resnet8")
+        flags = {"compact": compact, "regrow": False, "amount": 0.5, "prune_head": False}
+        pruning.prune(model, Settings(flags), quiet=True)
+        assert model.net.conv1.out_channels == 16
+        draws.append(torch.rand(3))
+    assert torch.equal(*draws)
 
 
 @pytest.mark.parametrize("script", [pruneft, loraprune])

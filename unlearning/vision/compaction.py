@@ -57,7 +57,7 @@ def _take_out(model, masks, x):
     for name, layer in model.named_modules():
         if isinstance(layer, layers.WEIGHTED) and name in masks and (going := _removable(graph, layer, name, names, left)):
             group = _group(graph, layer, going)
-            for writer, rows in _writers(graph, group, names, norms=True):
+            for writer, rows in _writers(graph, group, names):
                 if writer in left:
                     stays = torch.ones(len(left[writer]), dtype=torch.bool)
                     stays[rows] = False
@@ -81,7 +81,8 @@ def _example(model):
 
 
 def _removable(graph, layer, name, names, left):
-    """The silent rows of a layer that can go: every layer that writes their channels is silent there too."""
+    """The silent rows of a layer that can go: every layer that writes their channels is silent there too, and so is every
+    batch norm that they pass, which would make a constant of them (of a residual stream, where a block begins with one)."""
     dead = (~left[name]).nonzero().squeeze(1).tolist()
     group = _group(graph, layer, dead) if dead else []
     if not all(_shrinks(item.target.module) for item, _ in group):
@@ -105,9 +106,9 @@ def _shrinks(module):
     return isinstance(module, (nn.Linear, nn.BatchNorm2d)) or not own
 
 
-def _writers(graph, group, names, norms=False):
-    """The layers, with `norms` their batch norms too, that lose rows with the `group`: (name, rows)."""
-    kinds = (*layers.WEIGHTED, nn.BatchNorm2d) if norms else layers.WEIGHTED
+def _writers(graph, group, names):
+    """The layers and batch norms that lose rows with the `group`: (name, rows)."""
+    kinds = (*layers.WEIGHTED, nn.BatchNorm2d)
     return [
         (names[item.target.module], list(lost))
         for item, lost in group
