@@ -77,8 +77,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 
 
 def every_block(model: nn.Module) -> adapters.Layers:
-    """The layers that get LoRA, by name: a ViT's qkv and attention output projections, or the convolutions of a CNN's
-    blocks; head and norms stay as they are."""
+    """The layers that get LoRA, by name: those of `layers.in_every_block`; head and norms stay as they are."""
     return in_every_block(model), []
 
 
