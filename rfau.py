@@ -42,13 +42,13 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     settings, started = run.settings, clock(run.compute.device)
     draw = _same_class(retain.labels, forget.labels) if settings.shift == "unseen" else _any(len(retain))
     model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise
-    original, layers = copy.deepcopy(model).eval(), models.stages(model)
+    original, layers, targets = copy.deepcopy(model).eval(), models.stages(model), every_block(model)
     sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], run.compute)
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
     cache = None
     if _all_of_it_pays(sample, retain, forget, settings):
         cache = _features(original, layers, retain, torch.arange(len(retain)), run.compute)
-    adapted = adapters.attach(model, every_block(model), settings.rank, settings.alpha)
+    adapted = adapters.attach(model, targets, settings.rank, settings.alpha)
     student, residuals = adapted.get_base_model(), []
 
     def objective(_, x, y, rows):

@@ -285,6 +285,7 @@ def test_what_two_heads_read_alike_is_a_feature_once():
             return self.one(x.flatten(1)) + self.other(x.flatten(1))
 
     split = data.Split(torch.randint(256, (5, 3, 2, 2), dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
+    assert layers.heads(Twins()) == ["one", "other"]
     assert penultimate(Twins(), split, FP32).shape == (5, 12)
 
 
