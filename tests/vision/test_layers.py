@@ -220,6 +220,22 @@ def test_a_norm_follows_what_it_alone_reads():
     assert layers.norms_after(nn.Sequential(*Fork().children())) == {"0": "1"}
 
 
+def test_a_network_without_blocks_is_refused():
+    """What is left would be the stem."""
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def get_classifier(self):
+            return self.fc
+
+    for rule, what in ((layers.prunable, "prune"), (layers.adaptable, "LoRA"), (layers.in_every_block, "LoRA")):
+        with pytest.raises(UserError, match=f"Flat has no .*{what}"):
+            rule(nn.Sequential(OrderedDict(net=Flat())))
+
+
 TWO_HEADS = ("deit_tiny_distilled_patch16_224", "levit_128s")
 
 

@@ -44,9 +44,11 @@ def heads(model: nn.Module) -> list[str]:
 
 def prunable(model: nn.Module) -> list[str]:
     """Names of the layers that are pruned. CNN: every convolution, the stem's too, as in the paper; else the last block's
-    projection. Never a head, whose rows are classes."""
+    projection. Never a head, whose rows are classes. Raises UserError where no block has a layer."""
     if last := _last_projection(model):
         return [last]
+    if not is_cnn(model):
+        raise UserError(f"{_called(model)} has no layer to prune: it has no linear layer or convolution in a block")
     inner, above = set(in_blocks(model)), set(heads(model))
     return [n for n, m in model.named_modules() if (isinstance(m, nn.Conv2d) or n in inner) and n not in above]
 
