@@ -182,7 +182,7 @@ def test_a_trial_of_compaction_draws_nothing():
         model = network("resnet8")
         flags = {"compact": compact, "regrow": False, "amount": 0.5, "prune_head": False}
         pruning.prune(model, Settings(flags), quiet=True)
-        assert model.net.conv1.out_channels == 16
+        assert model.net.layer1[0].conv1.out_channels == 16
         draws.append(torch.rand(3))
     assert torch.equal(*draws)
 
