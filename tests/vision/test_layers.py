@@ -280,6 +280,7 @@ def test_penultimate_features_are_what_the_heads_read(name):
     pixels = torch.randint(256, (5, 3, SMALL[name][1], SMALL[name][1]), dtype=torch.uint8)
     split = data.Split(pixels, torch.zeros(5, dtype=torch.int64))
     features = penultimate(model, split, FP32)
+    assert features.ndim == 2
     heads = [model.get_submodule(head) for head in layers.heads(model)]
     given = [
         part.view(5, -1, *head.weight.shape[2:]) for head, part in zip(heads, features.chunk(len(heads), 1), strict=True)
