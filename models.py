@@ -187,38 +187,23 @@ def _lite0(data_dir, quiet):
     return dict(zip(timm.create_model(EFFICIENTNET).state_dict(), theirs.values(), strict=True))
 
 
-def head_name(model: nn.Module) -> str:
-    """The dotted name of the classifier within `model`."""
-    net: Any = getattr(model, "net", model)
-    head = net.get_classifier()
-    return next(name for name, module in model.named_modules() if module is head)
-
-
 def is_vit(model: nn.Module) -> bool:
     """True for a stack of attention blocks in timm's layout."""
     net: Any = model.net
     return hasattr(net, "blocks") and hasattr(net.blocks[-1], "attn")
 
 
-def norms_after(model: nn.Module) -> dict[str, str]:
-    """Convolution name to the name of the batch norm after it; timm's blocks register the two one after the other."""
-    norms: dict[str, str] = {}
-    previous = None
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            previous = name
-        elif isinstance(module, nn.BatchNorm2d) and previous is not None:
-            norms[previous], previous = name, None
-    return norms
-
-
 def stages(model: nn.Module) -> list[str]:
-    """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages."""
+    """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages. Raises UserError
+    where timm names none with weights, as of VGG."""
     net: Any = model.net
-    info = net.feature_info
+    info = getattr(net, "feature_info", [])
     names = [f"net.{entry['module']}" for entry in getattr(info, "info", info)]
     weighty = (nn.Conv2d, nn.Linear)  # timm also names a stem's activation, and stages that this project left out
-    return [name for name in names if any(isinstance(m, weighty) for m in model.get_submodule(name).modules())]
+    names = [name for name in names if any(isinstance(m, weighty) for m in model.get_submodule(name).modules())]
+    if not names:
+        raise UserError(f"timm names no stages of {type(net).__name__}, whose outputs would be its features")
+    return names
 
 
 def _cifar_resnet(blocks: int, in_chans: int, num_classes: int) -> nn.Module:
@@ -288,7 +273,7 @@ def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> nn
     try:
         model = create(checkpoint["network"]["name"], **checkpoint["network"]["arguments"])
         if checkpoint["network"].get("compact"):
-            _shrink(model, checkpoint["state_dict"])
+            shrink(model, checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: the weights don't fit the network it names ({first_line(error)})") from None
     return load_weights(model, checkpoint, path)
@@ -303,21 +288,21 @@ def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path)
     return model.eval()
 
 
-def _shrink(model, state):
-    """Make the layers of `model` as small as a state dict of the same network has them."""
+def shrink(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Make convolutions, linear layers and batch norms of `model` as small as a state dict of the same network has them."""
     for name, module in model.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for key, tensor in own:
-            wanted = state[f"{name}.{key}"].shape
+            wanted = state.get(f"{name}.{key}", tensor).shape  # some buffers are in no state dict
             if tensor.shape != wanted:
-                smaller = torch.empty(wanted, dtype=tensor.dtype)
+                smaller = tensor.new_empty(wanted)
                 setattr(module, key, nn.Parameter(smaller) if isinstance(tensor, nn.Parameter) else smaller)
         if isinstance(module, nn.Conv2d):
-            depthwise = module.groups > 1
-            module.out_channels, inputs = module.weight.shape[:2]
-            module.groups = module.out_channels if depthwise else 1
-            module.in_channels = inputs * module.groups
-        elif isinstance(module, nn.BatchNorm2d):
+            rows, inputs = module.weight.shape[:2]
+            depthwise = module.groups > 1 and rows != module.out_channels  # of grouped ones these alone get smaller
+            module.groups = rows if depthwise else module.groups
+            module.out_channels, module.in_channels = rows, inputs * module.groups
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             module.num_features = len(module.running_mean)
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape

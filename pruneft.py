@@ -1,7 +1,7 @@
 """Prune + fine-tune: zero half of the filters, then train all remaining weights on the retain set.
 
 A baseline of PruneLoRA (A. Mittal, arXiv 2411.11907). For each pruned layer with weight rows w_1..w_n, the rows with the
-smallest ||w_i||_2 are silenced (CNN: every Conv2d, with the batch norm that follows; ViT: the last attention output
+smallest ||w_i||_2 are silenced (CNN: every Conv2d, with the norm that reads it alone; ViT: the last attention output
 projection). They stay silent, and --compact takes a CNN's out; --regrow lets them grow back, as in the published scripts.
 
     python pruneft.py --dataset cifar10 --model resnet50 --forget-class 3 --epochs 5

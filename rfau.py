@@ -29,6 +29,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, main, not_negative_float, positive_float, positive_int
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import method_parser
+from unlearning.vision.layers import in_every_block
 from unlearning.vision.run import Run, execute
 
 LR = PerModel(paper=1e-3)
@@ -41,13 +42,13 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     settings, started = run.settings, clock(run.compute.device)
     draw = _same_class(retain.labels, forget.labels) if settings.shift == "unseen" else _any(len(retain))
     model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise
-    original, layers = copy.deepcopy(model).eval(), models.stages(model)
+    original, layers, targets = copy.deepcopy(model).eval(), models.stages(model), every_block(model)
     sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], run.compute)
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
     cache = None
     if _all_of_it_pays(sample, retain, forget, settings):
         cache = _features(original, layers, retain, torch.arange(len(retain)), run.compute)
-    adapted = adapters.attach(model, every_block(model), settings.rank, settings.alpha)
+    adapted = adapters.attach(model, targets, settings.rank, settings.alpha)
     student, residuals = adapted.get_base_model(), []
 
     def objective(_, x, y, rows):
@@ -76,12 +77,8 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 
 
 def every_block(model: nn.Module) -> adapters.Layers:
-    """The layers that get LoRA, by name: a ViT's qkv and attention output projections, or the convolutions of a CNN's
-    blocks; head and norms stay as they are."""
-    if models.is_vit(model):
-        blocks = range(len(model.net.blocks))
-        return [f"net.blocks.{block}.attn.{layer}" for block in blocks for layer in ("qkv", "proj")], []
-    return adapters.block_convolutions(model), []
+    """The layers that get LoRA, by name: those of `layers.in_every_block`; head and norms stay as they are."""
+    return in_every_block(model), []
 
 
 def outputs(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[torch.Tensor]:

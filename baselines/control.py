@@ -18,15 +18,16 @@ if not __package__:
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-import models
 from data import Split
 from unlearning.core.device import peak_memory_mib
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, main
+from unlearning.vision import layers
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
 from unlearning.vision.shared import Shared
@@ -36,20 +37,24 @@ LR = PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-2)
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Edit or fit the original's head; nothing below it moves."""
-    head, kind = model.get_submodule(models.head_name(model)), run.settings.kind
+    heads: list[Any] = [model.get_submodule(name) for name in layers.heads(model)]
+    kind = run.settings.kind
     model.requires_grad_(False)
     if kind == "head-only":
-        head.requires_grad_(True)
-        optimizer = torch.optim.Adam(head.parameters(), lr=run.settings.lr)
+        trained = [parameter.requires_grad_(True) for head in heads for parameter in head.parameters()]
+        optimizer = torch.optim.Adam(trained, lr=run.settings.lr)
         return run.fit(model, retain, optimizer, freeze_norm=True)
     started = time.perf_counter()
     classes = sorted(set(forget.labels.tolist()) - set(retain.labels.tolist()))
     if not classes:
         raise UserError(f"--kind {kind} needs --forget-class: no class is forgotten as a whole")
-    if kind == "mask":
-        head.bias[classes] = float("-inf")
-    else:
-        head.weight[classes], head.bias[classes] = 0, 0
+    if kind == "mask" and any(head.bias is None for head in heads):
+        raise UserError("--kind mask: this network's head has no bias; zero-row needs none")
+    for head in heads:
+        if kind == "zero-row":
+            head.weight[classes] = 0
+        if head.bias is not None:
+            head.bias[classes] = 0 if kind == "zero-row" else float("-inf")
     seconds = time.perf_counter() - started
     run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(run.compute.device), trainable=0, steps=0)
     return model

@@ -5,6 +5,7 @@ import pickle
 from collections import OrderedDict
 
 import pytest
+import timm
 import torch
 import torchvision
 from peft import LoraConfig, get_peft_model
@@ -62,6 +63,14 @@ def test_any_timm_name_and_no_other():
         models.create("resnet9000", **SHAPE)
     with pytest.raises(UserError, match="give a timm name"):
         models.create("resnet8", **SHAPE, pretrained="data")
+
+
+def test_a_network_without_named_stages_is_refused():
+    """timm names VGG's pooling layers, whose outputs no adapter above them moves."""
+    with torch.device("meta"):
+        vgg = nn.Sequential(OrderedDict(net=timm.create_model("vgg11")))
+    with pytest.raises(UserError, match="names no stages of VGG"):
+        models.stages(vgg)
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):

@@ -84,11 +84,13 @@ def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypa
 
 
 class Toy(nn.Module):
-    """Two layers of two channels and a head, whose features can be worked out by hand: (x, 3 x), then (x, relu(3 x - 1.5))
-    of a pixel x from 0 to 1."""
+    """A stem that passes the image on, two layers of two channels and a head, whose features can be worked out by hand:
+    (x, 3 x), then (x, relu(3 x - 1.5)) of a pixel x from 0 to 1."""
 
     def __init__(self):
         super().__init__()
+        self.stem = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.stem.weight)
         self.layer1 = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 1, bias=False)))
         self.layer2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(2, 2, 1), relu=nn.ReLU()))
         self.fc = nn.Linear(2, 2)
@@ -101,7 +103,7 @@ class Toy(nn.Module):
         return self.fc
 
     def forward(self, x):
-        return self.fc(self.layer2(self.layer1(x)).flatten(1))
+        return self.fc(self.layer2(self.layer1(self.stem(x))).flatten(1))
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -12,6 +12,7 @@ from tests.helpers import FP32
 from unlearning.core.device import to_float
 from unlearning.evaluation import network
 from unlearning.metrics import membership, predictions
+from unlearning.vision import layers
 from unlearning.vision.predict import penultimate, predict, relearn
 
 
@@ -166,7 +167,7 @@ def test_penultimate_features_are_what_the_head_reads(weights):
     for name in ("resnet8", "vit_micro"):
         model = models.build(models.load_checkpoint(weights / f"digits_{name}_original_s0.pth"))
         features = penultimate(model, dataset.test, FP32)
-        head = model.get_submodule(models.head_name(model))
+        head = model.get_submodule(layers.heads(model)[0])
         logits = predict(model, dataset.test, FP32)
         torch.testing.assert_close(head(features).detach(), logits, atol=1e-4, rtol=1e-4)
 

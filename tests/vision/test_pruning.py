@@ -14,7 +14,9 @@ import models
 import pruneft
 from tests.helpers import call, forgetting_three, one_line, rows_of
 from unlearning.core.errors import UserError
-from unlearning.vision import adapter_files, adapters, compaction, pruning
+from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
+from unlearning.vision.run import Run
+from unlearning.vision.settings import Settings
 
 SHAPE = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3]}
 
@@ -30,8 +32,8 @@ def network(name):
 
 
 def test_the_paper_prunes_every_convolution_or_the_last_projection():
-    assert len(pruning.prunable(models.create("resnet50", **(SHAPE | {"img_size": 32})))) == 53
-    assert pruning.prunable(network("vit_micro")) == ["net.blocks.3.attn.proj"]
+    assert len(layers.prunable(models.create("resnet50", **(SHAPE | {"img_size": 32})))) == 53
+    assert layers.prunable(network("vit_micro")) == ["net.blocks.3.attn.proj"]
 
 
 @pytest.mark.parametrize("amount", [0.25, 0.5])
@@ -47,7 +49,7 @@ def test_the_rows_of_smallest_norm_go(amount):
 def test_a_pruned_filter_is_silent_behind_its_batch_norm():
     model = network("resnet8").train()
     masks = pruning.prune_filters(copy.deepcopy(model), 0.5)
-    pruning.l2_masks(model, 0.5, pruning.prunable(model))
+    pruning.l2_masks(model, 0.5, layers.prunable(model))
     heard = {}
     for name in ("net.bn1", "net.layer1.0.bn2", "net.layer3.0.downsample.1"):
         model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: heard.__setitem__(name, o.clone()))
@@ -132,7 +134,7 @@ def test_without_its_silent_channels_a_network_answers_alike(name):
         weight = model.get_submodule(layer).weight
         assert len(mask) == len(weight)
         assert (weight[~mask] == 0).all() and (weight[mask] != 0).any()
-    assert model.net.get_submodule(models.head_name(model).removeprefix("net.")).out_features == 10
+    assert model.get_submodule(layers.heads(model)[0]).out_features == 10
 
 
 def test_a_channel_that_one_writer_still_uses_stays():
@@ -153,14 +155,36 @@ def test_a_channel_that_one_writer_still_uses_stays():
 def test_what_still_speaks_is_not_taken_out():
     model = network("resnet8").eval()
     masks = pruning.l2_masks(model, 0.5, ["net.layer1.0.conv1"])  # the batch norm behind it still speaks
-    with pytest.raises(UserError, match="answers differently"):
-        compaction.remove(model, masks)
+    with pytest.raises(UserError, match="nothing to take out"):
+        compaction.remove(copy.deepcopy(model), masks)
+    with pytest.raises(UserError, match="answers differently"):  # masks of what was never silenced
+        compaction.remove(model, pruning.prune_filters(copy.deepcopy(model), 0.5))
 
 
 def test_a_vision_transformer_has_nothing_to_take_out():
     model = network("vit_micro")
     with pytest.raises(UserError, match="nothing to take out"):
         compaction.remove(model, pruning.prune_filters(model, 0.5))
+
+
+@pytest.mark.parametrize("script", [pruneft, loraprune])
+def test_what_cant_be_made_smaller_is_not_trained_first(script, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Run, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    arguments = (*forgetting_three(weights, 1, "vit_micro"), "--compact", "--output", tmp_path / "x.pth")
+    code, line = one_line(script, capsys, *arguments)
+    assert code == 2 and "--compact: nothing to take out" in line and not list(tmp_path.iterdir())
+
+
+def test_a_trial_of_compaction_draws_nothing():
+    """With --compact the adapters start from the same numbers as without it."""
+    draws = []
+    for compact in (None, "after"):
+        model = network("resnet8")
+        flags = {"compact": compact, "regrow": False, "amount": 0.5, "prune_head": False}
+        pruning.prune(model, Settings(flags), quiet=True)
+        assert model.net.layer1[0].conv1.out_channels == 16
+        draws.append(torch.rand(3))
+    assert torch.equal(*draws)
 
 
 @pytest.mark.parametrize("script", [pruneft, loraprune])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import models
+from unlearning.vision import layers
 
 PROMPTED = "prompted"  # several learners on one backbone: what system.assemble makes
 FRAME = 30 / 224  # width of the frame over the side of the image, as in the paper
@@ -24,7 +25,7 @@ class Backbone(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.features = network.net.get_classifier().in_features
+        self.features = network.get_submodule(layers.heads(network)[0]).weight.shape[1]
         network.net.reset_classifier(0)
         self.network = network.requires_grad_(False)
 

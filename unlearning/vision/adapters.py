@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-import models
 from unlearning.core.flags import Parser, PerModel, below_one, positive_float, positive_int
-from unlearning.vision import pruning
+from unlearning.vision import layers
 from unlearning.vision.dropout import Dropout
 
 if TYPE_CHECKING:
@@ -28,40 +28,29 @@ def last_and_head(model: nn.Module) -> Layers:
     """PruneLoRA's choice: (layers that get LoRA, layers to save whole), by name.
 
     ViT: the last block's attention output projection and the head get LoRA. CNN: the convolutions of the blocks get LoRA and
-    the head is trained in full; batch norms are saved because their statistics move.
+    the head is trained in full; batch norms are saved because their statistics move. Raises UserError where no layer fits.
     """
-    head = models.head_name(model)
-    if models.is_vit(model):
-        return [*pruning.prunable(model), head], []
-    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    return block_convolutions(model), [head, *norms]
+    below, heads = layers.adaptable(model), layers.heads(model)
+    norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return (below, [*heads, *norms]) if layers.is_cnn(model) else ([*below, *heads], norms)
 
 
-def block_convolutions(model: nn.Module) -> list[str]:
-    """Names of a CNN's convolutions within blocks: not the stem, not the shortcuts, not grouped ones."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1 and name.count(".") > 1 and ".downsample." not in name
-    ]
-
-
-def attach(model: nn.Module, layers: Layers, rank: int, alpha: float, dropout: float = 0.0) -> "PeftModel":
+def attach(model: nn.Module, targets: Layers, rank: int, alpha: float, dropout: float = 0.0) -> "PeftModel":
     """Wrap `model` with LoRA of the given rank, alpha and dropout rate: a PeftModel, the rest frozen.
 
-    layers: such as `last_and_head` returns them.
+    targets: such as `last_and_head` returns them.
     """
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
 
-    with_lora, saved = layers
+    with_lora, saved = targets
     scale: Any = alpha  # PEFT's annotation says int, its code takes any number
     peft_model = get_peft_model(
         model,
         LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=with_lora, modules_to_save=saved or None),
     )
     for module in peft_model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # saved for their statistics; their scale and offset stay frozen
+        if isinstance(module, _BatchNorm):  # saved for their statistics; their scale and offset stay frozen
             module.requires_grad_(False)
         if dropout and isinstance(module, LoraLayer):
             module.lora_dropout = nn.ModuleDict({name: Dropout(dropout) for name in module.lora_dropout})

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import data
-import models
 from unlearning.core.device import Compute, autocast, memory_format, to_float
-from unlearning.vision import feature_cache
+from unlearning.vision import feature_cache, layers
 from unlearning.vision.feature_cache import FeatureCache
 
 
@@ -37,15 +36,29 @@ def predict(
 def penultimate(model: nn.Module, split: data.Split, compute: Compute, features: FeatureCache | None = None) -> torch.Tensor:
     """Features before the classifier, float32 (N, features) on the CPU, for the images of `split`.
 
-    Of a system that votes, whose learners each have features of an image, the mean over its learners.
+    Of a network with several heads those of each, one beside the other, but once where two heads read the same. Of a head
+    that reads features of each place or token, their mean. Of a system that votes, whose learners each have features of an
+    image, the mean over its learners.
     """
-    parts: list[torch.Tensor] = []
-    head = model.get_submodule(models.head_name(model))
-    hook = head.register_forward_pre_hook(lambda module, inputs: parts.append(inputs[0].float().cpu()))
+    heads = {name: model.get_submodule(name) for name in layers.heads(model)}
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in heads}
+    keep = lambda name: lambda module, inputs: parts[name].append(_pooled(inputs[0]).float().cpu())  # noqa: E731
+    hooks = [head.register_forward_pre_hook(keep(name)) for name, head in heads.items()]
     predict(model, split, compute, features)
-    hook.remove()
-    learners = sum(map(len, parts)) // len(split)  # how often the classifier is asked about each batch
-    return torch.cat([torch.stack(parts[i : i + learners]).mean(0) for i in range(0, len(parts), learners)])
+    for hook in hooks:
+        hook.remove()
+    found: list[torch.Tensor] = []
+    for read in parts.values():
+        learners = sum(map(len, read)) // len(split)  # how often the classifier is asked about each batch
+        mean = torch.cat([torch.stack(read[i : i + learners]).mean(0) for i in range(0, len(read), learners)])
+        if not any(torch.equal(mean, other) for other in found):
+            found.append(mean)
+    return torch.cat(found, 1)
+
+
+def _pooled(features):
+    """Features (B, F), of a convolution (B, F, H, W) or of tokens (B, T, F), as (B, F)."""
+    return features.mean((2, 3)) if features.ndim == 4 else features.mean(1) if features.ndim == 3 else features
 
 
 def relearn(

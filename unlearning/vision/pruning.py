@@ -5,6 +5,7 @@ back; here a silenced filter stays zero unless `--regrow` asks for the published
 A set of masks is a dictionary: name of a layer, or of one parameter, to bool (out,), True for the rows that stay.
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn.utils import prune as torch_prune
 import models
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, fraction
-from unlearning.vision import compaction
+from unlearning.vision import compaction, layers
 from unlearning.vision.settings import Settings
 
 Masks = dict[str, torch.Tensor]
@@ -34,6 +35,8 @@ def prune(model: nn.Module, settings: Settings, quiet: bool) -> tuple[Masks, Mas
         print(f"zeros among the weights: {before:.1f} % before, {models.zeros(model):.1f} % after pruning")
     if settings.compact == "first":
         silent = compaction.remove(model, silent)
+    elif settings.compact:
+        compaction.remove(copy.deepcopy(model), silent)  # what can't be made smaller isn't trained first
     return masks, silent
 
 
@@ -52,21 +55,14 @@ def add_pruning_flags(parser: Parser) -> Parser:
     return parser
 
 
-def prunable(model: nn.Module) -> list[str]:
-    """Names of the layers that the paper prunes: every Conv2d, or a ViT's last attention output projection."""
-    if models.is_vit(model):
-        return [f"{models.stages(model)[-1]}.attn.proj"]
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-
-
 def prune_filters(model: nn.Module, amount: float, whole: bool = True) -> Masks:
     """Zero the `amount` (0..1) of the rows of smallest L2 norm in each prunable layer, in place; return the masks.
 
-    whole: silence also their biases, and the scale and offset of the batch norm that follows, without which a pruned
+    whole: silence also their biases, and the scale and offset of the norm that reads them alone, without which a pruned
     filter still outputs a constant. False: the weights alone, as in the published scripts; only such filters can grow back,
     since behind a batch norm of scale zero they would get no gradient.
     """
-    masks, norms = l2_masks(model, amount, prunable(model)), models.norms_after(model)
+    masks, norms = l2_masks(model, amount, layers.prunable(model)), layers.norms_after(model)
     if whole:
         masks |= {norms[name]: mask.clone() for name, mask in masks.items() if name in norms}  # safetensors wants copies
     else:
@@ -87,10 +83,9 @@ def l2_masks(model: nn.Module, amount: float, names: list[str]) -> Masks:
 
 
 def zero_head_rows(model: nn.Module, amount: float) -> Masks:
-    """Zero the head's weight rows of smallest L2 norm, as the paper does to its ViT; return the mask. Rows are classes, so
-    this mask isn't kept in training: it would delete kept classes for good."""
-    name = models.head_name(model)
-    return {f"{name}.weight": l2_masks(model, amount, [name])[name]}
+    """Zero each head's weight rows of smallest L2 norm, as the paper does to its ViT; return the masks. Rows are classes, so
+    these masks aren't kept in training: they would delete kept classes for good."""
+    return {f"{name}.weight": mask for name, mask in l2_masks(model, amount, layers.heads(model)).items()}
 
 
 def silence(model: nn.Module, masks: Masks) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -76,7 +77,7 @@ def fit(
         seconds += clock(device) - since
     reset_peak_memory(device)
     model.train()
-    for norm in (m for m in model.modules() if freeze_norm and isinstance(m, nn.BatchNorm2d)):
+    for norm in (m for m in model.modules() if freeze_norm and isinstance(m, _BatchNorm)):
         norm.eval()
     network, inputs, cost = _inputs(model, split, compute, features, policy)
     seconds += 0 if first else cost

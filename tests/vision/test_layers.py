@@ -1,0 +1,336 @@
+"""Which layers are pruned and get LoRA, over timm's families of networks."""
+
+import copy
+import itertools
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+from timm.models.mlp_mixer import MlpMixer, ResBlock
+from timm.models.vgg import VGG
+from torch import nn
+
+import data
+import models
+from baselines import control
+from tests.helpers import FP32
+from unlearning.core.errors import UserError
+from unlearning.exact import learners
+from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
+from unlearning.vision.predict import penultimate, predict
+from unlearning.vision.run import Run
+from unlearning.vision.settings import Settings
+from unlearning.vision.train import fit
+
+NORMALIZE = {"mean": [0.5] * 3, "std": [0.2] * 3}
+TINY = {"embed_dim": 16, "img_size": 32}
+# Timm's own small networks, and what makes one of each family small: arguments, and the side of its images.
+SMALL = {name: ({}, 32) for name in timm.list_models("test_*")}
+SMALL |= {name: ({"img_size": 32}, 32) for name in SMALL if name.startswith("test_vit")}
+SMALL |= {name: ({"img_size": 64}, 64) for name in ("test_coatnet", "test_maxvit")}
+SMALL |= {
+    "swin_tiny_patch4_window7_224": (TINY | {"depths": (1, 1), "num_heads": (2, 2), "window_size": 4}, 32),
+    "vgg": ({"cfg": [8, "M", 32, 32, "M"], "mlp_ratio": 0.01}, 32),
+    "densenet121": ({"block_config": (2, 2), "growth_rate": 8}, 32),
+    "regnetx_002": ({}, 32),
+    "levit_128s": ({"img_size": 64, "embed_dim": (16, 24, 32), "num_heads": (2, 3, 4), "depth": (1, 1, 1)}, 64),
+    "mixer": (TINY | {"num_blocks": 2}, 32),
+    "resmlp": (TINY | {"num_blocks": 2, "block_layer": ResBlock, "mlp_ratio": 4.0}, 32),
+    "convnext_atto": ({"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}, 32),
+    "deit_tiny_distilled_patch16_224": (TINY | {"depth": 2, "num_heads": 2}, 32),
+    "resnetv2_18": ({"layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32), "stem_chs": 16}, 32),
+}
+CLASSES = {"vgg": VGG, "mixer": MlpMixer, "resmlp": MlpMixer}  # whose names leave their size no argument
+COMPACT = {
+    "test_byobnet",
+    "test_convnext",
+    "test_convnext2",
+    "test_convnext3",
+    "test_efficientnet",
+    "test_efficientnet_evos",
+}
+COMPACT |= {"test_efficientnet_gn", "test_efficientnet_ln", "test_resnet", "vgg", "densenet121", "regnetx_002"}
+COMPACT |= {"convnext_atto", "resnetv2_18"}
+
+
+def network(name):
+    """A network of random weights whose norms and layer scales let something through (timm starts some of them at zero)."""
+    torch.manual_seed(0)
+    arguments = SMALL[name][0] | {"num_classes": 10}
+    net = CLASSES[name](**arguments) if name in CLASSES else timm.create_model(name, **arguments)
+    model = nn.Sequential(OrderedDict(normalize=models.Normalize(**NORMALIZE), net=net))
+    for module in model.modules():
+        for parameter in (p for p in module.parameters(recurse=False) if p.ndim == 1 or not p.any()):
+            nn.init.uniform_(parameter, 0.5, 1.0)
+    return model
+
+
+def images(name, count=4):
+    return torch.rand(count, 3, SMALL[name][1], SMALL[name][1])
+
+
+def settings(**flags):
+    return Settings({"compact": None, "regrow": False, "amount": 0.5, "prune_head": False} | flags)
+
+
+def steps(model, optimizer, name):
+    """Two optimiser steps; the names of parameters without a gradient in the second (LoRA's A has none before B moves)."""
+    learned = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model.train()(images(name)), torch.arange(4)).backward()
+        without = [key for key, p in learned.items() if p.grad is None or not p.grad.any()]
+        optimizer.step()
+    return without
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_holds_on_every_network(name):
+    """After PruneLoRA's steps: each adapter has got a gradient and none is on the stem, the masked rows are zero, the merged
+    network answers as the adapted one, and it can be made smaller if it could before."""
+    model = network(name)
+    try:
+        masks, silent = pruning.prune(model, settings(compact="after"), quiet=True)
+        compactable = True
+    except UserError as error:
+        assert str(error).startswith("--compact") and "\n" not in str(error)
+        masks, silent = pruning.prune(model, settings(), quiet=True)  # silent already: nothing changes
+        compactable = False
+    assert compactable == (name in COMPACT)
+    stem, heads = layers.stem(model), layers.heads(model)
+    assert not {*heads} & {*masks}
+    if name == "test_nfnet":
+        with pytest.raises(UserError, match="test_nfnet has no linear layer or convolution for LoRA"):
+            adapters.last_and_head(model)
+        return
+    adapted = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1)
+    keys = (key.removeprefix("base_model.model.").split(".lora_B") for key, _ in adapted.named_parameters())
+    with_lora = {key[0] for key in keys if len(key) > 1}
+    assert with_lora and not with_lora & stem and "net.patch_embed.proj" not in with_lora
+    optimizer = torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
+    pruning.keep(optimizer, adapted, silent)
+    assert steps(adapted, optimizer, name) == []
+    adapted, x = adapted.eval().double(), images(name).double()
+    with torch.no_grad():
+        expected = adapted(x)
+        merged = adapters.merge(adapted)
+        torch.testing.assert_close(merged(x), expected, atol=1e-9, rtol=1e-9)
+    for layer, mask in masks.items():
+        assert all((parameter[~mask] == 0).all() for parameter in merged.get_submodule(layer).parameters())
+    if compactable:
+        compaction.remove(merged.float(), silent)
+        with torch.no_grad():
+            torch.testing.assert_close(merged(x.float()), expected.float(), atol=1e-4, rtol=1e-4)
+
+
+def outline(name, **arguments):
+    """A network without its weights' numbers."""
+    with torch.device("meta"):
+        net = timm.create_model(name, num_classes=10, **arguments)
+    return nn.Sequential(OrderedDict(net=net))
+
+
+@pytest.mark.parametrize("name", [*models.NAMES, "tf_efficientnet_lite0", "resnet34", "seresnet50", "resnext50_32x4d"])
+def test_the_papers_networks_have_the_papers_layers(name):
+    """As older adapters have them: a ViT's last projection, or a CNN's convolutions but the stem, shortcuts and the last."""
+    model = (
+        models.create(name, in_chans=3, img_size=32, num_classes=10, **NORMALIZE) if name in models.NAMES else outline(name)
+    )
+    convolutions = [(key, module) for key, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    depth = {"vit_micro": 4, "vit_small": 12}.get(name)
+    if depth:
+        last = [f"net.blocks.{depth - 1}.attn.proj"]
+        assert adapters.last_and_head(model) == ([*last, "net.head"], []) and layers.prunable(model) == last
+        blocks = [f"net.blocks.{block}.attn.{part}" for block in range(depth) for part in ("qkv", "proj")]
+        assert layers.in_every_block(model) == blocks
+        return
+    inner = [k for k, m in convolutions if m.groups == 1 and k.count(".") > 1 and ".downsample." not in k]
+    norms = [key for key, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    head = "net.classifier" if "lite" in name else "net.fc"
+    assert adapters.last_and_head(model) == (inner, [head, *norms]) and layers.in_every_block(model) == inner
+    assert layers.prunable(model) == [key for key, _ in convolutions]
+    every = [key for key, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    pairs = [pair for pair in itertools.pairwise(every) if pair[0] not in norms and pair[1] in norms]
+    assert layers.norms_after(model) == dict(pairs)
+
+
+STEMS = {
+    "resnet18d": "conv1.0 conv1.3 conv1.6",
+    "inception_v3": "Conv2d_1a_3x3.conv Conv2d_2a_3x3.conv Conv2d_2b_3x3.conv Conv2d_3b_1x1.conv Conv2d_4a_3x3.conv",
+    "vgg11": "features.0",
+    "densenet121": "features.conv0",
+    "convnext_atto": "stem.0",
+    "regnetx_002": "stem.conv",
+    "swin_tiny_patch4_window7_224": "patch_embed.proj",
+    "test_maxvit": "stem.conv1 stem.conv2",
+    "dla34": "base_layer.0 level0.0 level1.0",
+    "repvgg_a0": "stem.conv_kxk.conv stem.conv_1x1.conv",
+}
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_stems(name):
+    assert layers.stem(outline(name)) == {f"net.{layer}" for layer in STEMS[name].split()}
+
+
+def test_projections_are_those_of_the_last_block():
+    """Attention's where there is any; in a mixer the last linear layer; in a CNN all convolutions are pruned."""
+    expected = {
+        "test_maxvit": "net.stages.3.blocks.0.attn_grid.attn.proj",
+        "test_coatnet": "net.stages.3.blocks.0.attn.proj",
+        "swin_tiny_patch4_window7_224": "net.layers.3.blocks.1.attn.proj",
+        "levit_128s": "net.stages.2.blocks.3.attn.proj.ln.linear",
+        "mixer_s16_224": "net.blocks.7.mlp_channels.fc2",
+        "visformer_tiny": "net.stage3.3.attn.proj",
+    }
+    for name, last in expected.items():
+        model = outline(name)
+        assert layers.prunable(model) == layers.adaptable(model) == [last]
+    swin = layers.in_every_block(outline("swin_tiny_patch4_window7_224"))
+    assert len(swin) == 24 and all(name.endswith((".attn.qkv", ".attn.proj")) for name in swin)
+    assert "net.stages.0.blocks.0.conv.conv1_1x1" in layers.in_every_block(outline("test_maxvit"))
+    convnext = outline("convnext_tiny")  # its 1x1 convolutions are linear layers
+    assert len(layers.adaptable(convnext)) == 36 and len(layers.prunable(convnext)) == 58
+
+
+def test_a_norm_follows_what_it_alone_reads():
+    """In pre-activation networks the norm that is registered after a convolution belongs to the next one."""
+    dense = layers.norms_after(outline("densenet121", block_config=(2, 1)))
+    inner = [f"net.features.denseblock{block}.denselayer{layer}" for block, layer in ((1, 1), (1, 2), (2, 1))]
+    assert dense == {"net.features.conv0": "net.features.norm0"} | {f"{at}.conv1": f"{at}.norm2" for at in inner}
+    before = layers.norms_after(outline("resnetv2_18"))
+    blocks = [f"net.stages.{stage}.blocks.{block}" for stage in range(4) for block in range(2)]
+    assert before == {f"{at}.conv1": f"{at}.norm2" for at in blocks}
+
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.norm(x) + x
+
+    class Branch(Fork):
+        def forward(self, x):
+            return self.norm(self.conv(x)) if x.sum() > 0 else self.norm(self.conv(-x))
+
+    assert layers.norms_after(Fork()) == layers.norms_after(Branch()) == {}
+    assert layers.norms_after(nn.Sequential(*Fork().children())) == {"0": "1"}
+
+
+def test_a_network_without_blocks_is_refused():
+    """What is left would be the stem."""
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def get_classifier(self):
+            return self.fc
+
+    for rule, what in ((layers.prunable, "prune"), (layers.adaptable, "LoRA"), (layers.in_every_block, "LoRA")):
+        with pytest.raises(UserError, match=f"Flat has no .*{what}"):
+            rule(nn.Sequential(OrderedDict(net=Flat())))
+
+
+TWO_HEADS = ("deit_tiny_distilled_patch16_224", "levit_128s")
+
+
+def test_heads():
+    expected = {
+        "deit_tiny_distilled_patch16_224": ["head", "head_dist"],
+        "levit_128s": ["head.linear", "head_dist.linear"],
+        "repvit_m0_9": ["head.head.l", "head.head_dist.l"],
+        "efficientformer_l1": ["head", "head_dist"],
+        "caformer_s18": ["head.fc.fc2"],
+        "volo_d1_224": ["aux_head", "head"],
+        "resnetv2_18": ["head.fc"],
+        "test_vit": ["head"],
+    }
+    for name, names in expected.items():
+        assert layers.heads(outline(name)) == [f"net.{head}" for head in names], name
+
+
+@pytest.mark.parametrize("name", TWO_HEADS)
+@pytest.mark.parametrize("kind", ["mask", "zero-row", "head-only"])
+def test_the_controls_edit_both_heads(name, kind, tmp_path):
+    model = network(name)
+    pixels = torch.randint(256, (8, 3, SMALL[name][1], SMALL[name][1]), dtype=torch.uint8)
+    retain, forget = data.Split(pixels[:6], torch.arange(6)), data.Split(pixels[6:], torch.tensor([7, 7]))
+    dataset = data.Dataset("toy", retain, retain, tuple("0123456789"), False, "toy")
+    flags = Settings({"kind": kind, "lr": 0.1, "epochs": 1, "batch_size": 6, "seed": 0})
+    before, logits = models.state(model), predict(model, retain, FP32)
+    edited = control.unlearn(model, retain, forget, Run(kind, flags, FP32, dataset, tmp_path / "x.pth"))
+    found = predict(edited, retain, FP32)
+    moved = {key for key, value in models.state(edited).items() if not torch.equal(value, before[key])}
+    heads = {f"{head}.{own}" for head in layers.heads(model) for own in ("weight", "bias")}
+    assert moved == ({key for key in heads if key.endswith("bias")} if kind == "mask" else heads)
+    kept = torch.arange(10) != 7
+    if kind != "head-only":
+        assert (found[:, 7] == (0 if kind == "zero-row" else -torch.inf)).all()
+        assert torch.equal(found[:, kept], logits[:, kept])
+
+
+@pytest.mark.parametrize("name", [*TWO_HEADS, "resnetv2_18"])
+def test_penultimate_features_are_what_the_heads_read(name):
+    model = network(name)
+    pixels = torch.randint(256, (5, 3, SMALL[name][1], SMALL[name][1]), dtype=torch.uint8)
+    split = data.Split(pixels, torch.zeros(5, dtype=torch.int64))
+    features = penultimate(model, split, FP32)
+    assert features.ndim == 2
+    heads = [model.get_submodule(head) for head in layers.heads(model)]
+    given = [
+        part.view(5, -1, *head.weight.shape[2:]) for head, part in zip(heads, features.chunk(len(heads), 1), strict=True)
+    ]
+    logits = torch.stack([head(part).flatten(1) for head, part in zip(heads, given, strict=True)])
+    torch.testing.assert_close(logits.mean(0).detach(), predict(model, split, FP32), atol=1e-5, rtol=1e-5)
+
+
+def test_what_two_heads_read_alike_is_a_feature_once():
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(12, 2), nn.Linear(12, 2)
+
+        def get_classifier(self):
+            return self.one, self.other
+
+        def forward(self, x):
+            return self.one(x.flatten(1)) + self.other(x.flatten(1))
+
+    split = data.Split(torch.randint(256, (5, 3, 2, 2), dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
+    assert layers.heads(Twins()) == ["one", "other"]
+    assert penultimate(Twins(), split, FP32).shape == (5, 12)
+
+
+def test_the_adapter_of_a_network_with_other_batch_norms_is_saved_whole(tmp_path):
+    """LeViT's batch norms are of tokens, and their statistics move as well."""
+    original = network("levit_128s")
+    before = copy.deepcopy(original)
+    adapted = adapters.attach(original, adapters.last_and_head(original), 4, 8)
+    steps(adapted, torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=1e-2), "levit_128s")
+    adapter_files.save(adapted, tmp_path / "adapter")
+    x = images("levit_128s")
+    with torch.no_grad():
+        expected = adapters.merge(adapted).eval()(x)
+        assert (before.eval()(x) - expected).abs().max() > 1e-2
+        torch.testing.assert_close(adapter_files.load(before, tmp_path / "adapter")(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_batch_norms_of_tokens_stay():
+    model = network("levit_128s")
+    before = models.state(model)
+    split = data.Split(torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8), torch.arange(4))
+    optimizer = torch.optim.SGD(model.net.head.parameters(), lr=0.1)
+    fit(model, split, optimizer, epochs=1, batch_size=4, seed=0, compute=FP32, freeze_norm=True)
+    moved = [key for key, value in models.state(model).items() if not torch.equal(value, before[key])]
+    assert moved and not any("running" in key for key in moved)
+
+
+@pytest.mark.parametrize("name", [*TWO_HEADS, "resnetv2_18"])
+def test_a_backbone_has_the_features_that_its_heads_have_read(name):
+    backbone = learners.Backbone(network(name).eval())
+    assert backbone(images(name)).shape == (4, backbone.features) == (4, {"deit": 16, "levi": 32, "resn": 32}[name[:4]])

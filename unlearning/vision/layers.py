@@ -1,0 +1,194 @@
+"""Which layers of a network are its stem, its blocks and its head, and so which ones are pruned and get LoRA.
+
+Stem and head are what timm's configuration of the network names (`first_conv`, `classifier`), and what belongs to them.
+There are three kinds of networks:
+
+CNN          no attention, convolutions in its blocks: every convolution is pruned, those of the blocks get LoRA.
+transformer  attention blocks: the last one's output projection is pruned and gets LoRA.
+mixer        neither: the last block's last linear layer is pruned and gets LoRA.
+
+A linear layer in a block of a CNN (ConvNeXt) is a 1x1 convolution, and counts as one.
+"""
+
+from typing import Any
+
+from torch import fx, nn
+
+import models
+from unlearning.core.errors import UserError
+
+WEIGHTED = (nn.Conv2d, nn.Linear)
+NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)  # with a scale and an offset for each channel
+# timm's names: of what passes a block by, or lies between or behind the stages; of what makes an attention's queries, and
+# of all its projections.
+ASIDE = {"downsample", "shortcut", "skip", "project", "attn_pool"}
+QUERIES = {"q", "qk", "qkv", "qkvs", "wq"}
+PROJECTIONS = QUERIES | {"k", "v", "kv", "wk", "wv", "proj"}
+
+
+def heads(model: nn.Module) -> list[str]:
+    """Names of the layers that give the logits: one, or of a network that averages two heads both.
+
+    Of a head of several layers it is the last one; of a module without layers of its own (a system's heads) the module.
+    """
+    net: Any = getattr(model, "net", model)
+    given = net.get_classifier()
+    modules = list(given) if isinstance(given, (tuple, nn.ModuleList)) else [given]
+    modules += [net.get_submodule(name) for name in _configured(net, "classifier")]
+    found: set[nn.Module] = set()
+    for module in modules:
+        layers = [layer for layer in module.modules() if isinstance(layer, WEIGHTED)]
+        found |= {layer for layer in layers if len(layer.weight) == len(layers[-1].weight)} or {module}
+    return [name for name, module in model.named_modules() if module in found]
+
+
+def prunable(model: nn.Module) -> list[str]:
+    """Names of the layers that are pruned. CNN: every convolution, the stem's too, as in the paper; else the last block's
+    projection. Never a head, whose rows are classes. Raises UserError where no block has a layer."""
+    if last := _last_projection(model):
+        return [last]
+    if not is_cnn(model):
+        raise UserError(f"{_called(model)} has no layer to prune: it has no linear layer or convolution in a block")
+    inner, above = set(in_blocks(model)), set(heads(model))
+    return [n for n, m in model.named_modules() if (isinstance(m, nn.Conv2d) or n in inner) and n not in above]
+
+
+def adaptable(model: nn.Module) -> list[str]:
+    """Names of the layers below the head that get LoRA. Raises UserError where there are none."""
+    last = _last_projection(model)
+    return _exact(model, [last] if last else in_blocks(model))
+
+
+def is_cnn(model: nn.Module) -> bool:
+    """True for a network without attention that has convolutions in its blocks."""
+    modules = (model.get_submodule(name) for name in _of_blocks(model))
+    return not models.is_vit(model) and not attentions(model) and any(isinstance(m, nn.Conv2d) for m in modules)
+
+
+def in_blocks(model: nn.Module) -> list[str]:
+    """Names of the convolutions and linear layers within blocks: not the stem, not the shortcuts, not grouped ones."""
+    return [name for name in _of_blocks(model) if getattr(model.get_submodule(name), "groups", 1) == 1]
+
+
+def in_every_block(model: nn.Module) -> list[str]:
+    """As `adaptable`, but of all blocks: a transformer's queries, keys, values and output projections, with the convolutions
+    of a mixed network, and every layer in the blocks of one without attention. Raises UserError where there are none."""
+    within, names, plain = attentions(model), in_blocks(model), models.is_vit(model)
+    within = [name for name in within if name.startswith("net.blocks.")] if plain else within
+    parts = tuple(f"{attention}.{part}." for attention in within for part in PROJECTIONS)
+    if within:
+        convolutions = {n for n in names if isinstance(model.get_submodule(n), nn.Conv2d) and not plain}
+        names = [name for name in names if f"{name}.".startswith(parts) or name in convolutions]
+    return _exact(model, names)
+
+
+def attentions(model: nn.Module) -> list[str]:
+    """Names of the attention modules within blocks: those that make queries and have an output projection."""
+    above = set(heads(model))
+    found = []
+    for name, module in model.named_modules():
+        inside = {child for child, _ in module.named_children()}
+        if "proj" in inside and QUERIES & inside and f"{name}.proj" not in above and not ASIDE & set(name.split(".")):
+            found.append(name)
+    return found
+
+
+def stem(model: nn.Module) -> set[str]:
+    """Names of the layers between the image and the first block: the whole module that holds timm's `first_conv`, and
+    single layers right behind it."""
+    net: Any = getattr(model, "net", model)
+    before = "net." if net is not model else ""
+    layers = [name for name, module in net.named_modules() if isinstance(module, WEIGHTED)]
+    first = _configured(net, "first_conv") or layers[:1]
+    parts, root = first[0].split("."), ""
+    while len(_within(layers, root + parts[0])) > len(layers) / 2:  # VGG's `features` is no stem: it holds all
+        root += parts.pop(0) + "."
+    children = [root + name for name, _ in net.get_submodule(root[:-1]).named_children()]
+    found = {*first, *_within(layers, root + parts[0])}
+    behind: set[str] = set()
+    for child in children[children.index(root + parts[0]) + 1 :]:
+        if len(inside := _within(layers, child)) > 1:  # the first block
+            found |= behind
+            break
+        behind |= set(inside)  # Inception's stem is several modules; where no block ends it, as in VGG, only the first is
+    return {before + name for name in found}
+
+
+def norms_after(model: nn.Module) -> dict[str, str]:
+    """Layer name to the name of the norm that alone reads its output: {} where torch.fx can't follow the forward pass."""
+    modules = dict(model.named_modules())
+    try:
+        nodes = [node for node in _Tracer().trace(model).nodes if node.op == "call_module"]
+    except Exception:  # a forward pass that branches on values fails in whatever way it happens to
+        return {}
+    calls = [node.target for node in nodes]
+    norms: dict[str, str] = {}
+    for node in nodes:
+        reader, *others = node.users
+        if others or reader.op != "call_module" or calls.count(node.target) + calls.count(reader.target) > 2:
+            continue
+        layer: Any = modules[node.target]
+        norm: Any = modules[reader.target]
+        if isinstance(layer, WEIGHTED) and isinstance(norm, NORMS) and norm.weight is not None:
+            norms[node.target] = reader.target
+    return norms
+
+
+class _Tracer(fx.Tracer):
+    """Goes into every module but layers, norms and those that timm knows it can't go into."""
+
+    def __init__(self):
+        from timm.layers import get_notrace_functions, get_notrace_modules
+
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.leaves = (*WEIGHTED, *NORMS, *get_notrace_modules())
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
+
+
+def _last_projection(model):
+    """The last attention's output projection, or in a mixer the last linear layer of the last block; None in a CNN."""
+    names = dict(model.named_modules())
+    if models.is_vit(model) and (usual := f"{models.stages(model)[-1]}.attn.proj") in names:
+        return usual
+    if within := attentions(model):
+        inside = model.get_submodule(f"{within[-1]}.proj").named_modules(prefix=f"{within[-1]}.proj")
+        return [name for name, module in inside if isinstance(module, WEIGHTED)][-1]
+    return None if is_cnn(model) else next(reversed(in_blocks(model)), None)
+
+
+def _of_blocks(model):
+    """Names of all layers within blocks, grouped ones too. What lies directly in the network, or in the module that holds
+    the head, is in no block."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+    apart = stem(model).union(*(_within(layers, ".".join(head.split(".")[:2])) for head in heads(model)))
+    return [name for name in layers if name.count(".") > 1 and name not in apart and not ASIDE & set(name.split("."))]
+
+
+def _exact(model, names):
+    """Those of `names` whose output with W + B A is that of W plus that of B A: none of timm's own convolutions, which
+    standardise their weights or pad as needed. Raises UserError where that is half of them or less."""
+    layers = [(name, model.get_submodule(name)) for name in names]
+    exact = [name for name, m in layers if isinstance(m, nn.Linear) or type(m).forward is nn.Conv2d.forward]
+    if 2 * len(exact) <= len(names):
+        why = "its convolutions standardise their weights or pad as needed" if names else "it has none in a block"
+        raise UserError(f"{_called(model)} has no linear layer or convolution for LoRA: {why}")
+    return exact
+
+
+def _within(layers, name):
+    """Those of `layers`, by name, that are the module of this name or lie in it."""
+    return [layer for layer in layers if f"{layer}.".startswith(f"{name}.")]
+
+
+def _configured(net, field):
+    """The names that timm's configuration gives, of modules that the network has."""
+    names = (getattr(net, "pretrained_cfg", None) or {}).get(field) or ()
+    there = dict(net.named_modules())
+    return [name for name in ((names,) if isinstance(names, str) else names) if name in there]
+
+
+def _called(model):
+    net: Any = getattr(model, "net", model)
+    return (getattr(net, "pretrained_cfg", None) or {}).get("architecture") or type(net).__name__
