@@ -318,7 +318,7 @@ def test_negative_gradients_are_weighed_as_written():
 
     retain = data.Split(image(51), torch.tensor([1]))  # one image, so that the draw is known
     forget = data.Split(image(255, 0), torch.tensor([0, 2]))
-    dataset = data.Dataset("toy", retain, retain, ("a", "b", "c"), False, "toy")
+    dataset = data.Dataset("toy", retain, retain, ("a", "b", "c"), False, "toy", ((0.5,), (0.5,)))
     for weight in (0.0, 0.9, 0.25):
         settings = Settings({"retain_weight": weight, "lr": 0.1, "epochs": 1, "batch_size": 2, "seed": 0})
         with pytest.MonkeyPatch.context() as patch:

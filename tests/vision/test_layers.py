@@ -260,7 +260,7 @@ def test_the_controls_edit_both_heads(name, kind, tmp_path):
     model = network(name)
     pixels = torch.randint(256, (8, 3, SMALL[name][1], SMALL[name][1]), dtype=torch.uint8)
     retain, forget = data.Split(pixels[:6], torch.arange(6)), data.Split(pixels[6:], torch.tensor([7, 7]))
-    dataset = data.Dataset("toy", retain, retain, tuple("0123456789"), False, "toy")
+    dataset = data.Dataset("toy", retain, retain, tuple("0123456789"), False, "toy", ((0.5,) * 3, (0.5,) * 3))
     flags = Settings({"kind": kind, "lr": 0.1, "epochs": 1, "batch_size": 6, "seed": 0})
     before, logits = models.state(model), predict(model, retain, FP32)
     edited = control.unlearn(model, retain, forget, Run(kind, flags, FP32, dataset, tmp_path / "x.pth"))
