@@ -108,7 +108,8 @@ def test_other_data_and_another_network_make_another_run(script, shared, tmp_pat
     output = ("--output", tmp_path / "x.pth")
     flags = (*flags_of(script, None), *output)
     first = finished(script, shared, *flags)
-    for other in (("--subset", 130), ("--test-subset", 50), ("--validation", 0.25), ("--model", "resnet20")):
+    constants = ("--mean", 0.3, "--std", 0.5)
+    for other in (("--subset", 130), ("--test-subset", 50), ("--validation", 0.25), ("--model", "resnet20"), constants):
         assert is_another(script, shared, first, *flags, *other), other
 
 
