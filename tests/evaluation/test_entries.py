@@ -414,6 +414,16 @@ def test_a_retrain_of_another_recipe_is_named(tmp_path, capsys):
     rows_of(longer, *place, beneath=False)
     (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert note.endswith("was: epochs 2 for 1, lr 0.05 for 0.1") and str(longer) in note
+    own = call(pretrain, *COMMON, *place, "--epochs", 1, "--mean", 0.2, "--std", 0.3)
+    child = call(finetune, *COMMON, *place, "--original", own, "--forget-class", 3, "--epochs", 1)
+    rows_of(child, longer, "--weights", tmp_path / "nowhere", beneath=False)
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert (
+        note.endswith("was: mean [0.5] for [0.2], std [0.5] for [0.3], epochs 2 for 1, lr 0.05 for 0.1")
+        and child.name in note
+    )
+    own.unlink()
+    child.unlink()
     longer.unlink()
     rows_of(call(retrain, *COMMON, *place, "--epochs", 1, "--forget-class", 3), *place, beneath=False)
     assert "note: " not in capsys.readouterr().err

@@ -560,6 +560,23 @@ def test_a_backbone_that_was_unlearned_is_refused(weights, tmp_path, capsys, met
     assert code == 2 and "so none is private" in line and not (tmp_path / "x").exists()
 
 
+def test_a_backbone_normalised_by_private_images_is_refused(tmp_path, capsys):
+    """As earlier versions trained a Retrain: its constants came from all training images, and its settings name none."""
+    common = ("--dataset", "digits", "--subset", 300, "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
+    path = call(retrain, *common, "--forget-random", 0.5)
+    content = models.load_checkpoint(path)
+    del content["config"]["mean"], content["config"]["std"]
+    content["network"]["arguments"]["mean"] = [0.3049]
+    write_torch(path, content)
+    small = ("--parts", 3, "--anchors", 50, "--epochs", 1, "--quiet")
+    flags = ("train", *DIGITS, "--backbone", path, *small, "--output", tmp_path / "system")
+    code, line = one_line(lmeraser, capsys, *flags)
+    assert code == 2 and "normalised by all images" in line and not (tmp_path / "system").exists()
+    content["network"]["arguments"]["mean"] = [0.5]  # today's constant, whoever recorded it
+    write_torch(path, content)
+    assert call(lmeraser, *flags).exists()
+
+
 def test_a_backbone_of_the_public_half_makes_the_other_half_private(weights, tmp_path):
     common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
     half = call(retrain, *common, "--forget-random", 0.5)

@@ -224,3 +224,9 @@ def test_the_unlearn_sparse_protocol_draws_nothing_below_its_limit(monkeypatch):
         membership.mia_unlearn_sparse(members, nonmembers, members[:1], seed)
     assert seen[2] == seen[3] != seen[4]
     assert sum(value >= 0 for value in seen[2]) == sum(value < 0 for value in seen[2]) == 100
+
+
+def test_the_published_attack_takes_one_image_of_each_kind_at_least():
+    assert membership.mia_lora_unlearn(
+        torch.zeros(1), torch.full((1,), 9.0), torch.tensor([0.0, 9.0, 9.0])
+    ) == pytest.approx(200 / 3)

@@ -1,5 +1,6 @@
 """The run that a method sees."""
 
+import shutil
 import sys
 
 import pytest
@@ -170,6 +171,15 @@ def test_an_original_normalised_by_its_images_is_not_there_already(tmp_path, cap
     same_identity = of_checkpoint(models.load_checkpoint(path))
     before["network"]["arguments"]["mean"] = [0.3061]
     write_torch(path, before)
+    child = ("--dataset", "digits", "--subset", 100, "--original", path, "--forget-class", 3, "--epochs", 1, "--quiet")
+    older = call(lora, *child, "--output", tmp_path / "older.pth")
+    recorded = models.load_checkpoint(older)
+    for name in ("mean", "std"):
+        del recorded["identity"]["parent"]["settings"][name]  # as earlier versions wrote it
+    today = of_checkpoint(models.load_checkpoint(older))
+    assert of_checkpoint(recorded) == today and today["parent"]["settings"]["mean"] == [0.3061]  # seeds of one row
+    for file in tmp_path.glob("older*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
     code, line = one_line(pretrain, capsys, *flags)
     assert code == 2 and "other settings" in line
     assert of_checkpoint(models.load_checkpoint(path)) != same_identity  # no seeds of one row

@@ -16,7 +16,7 @@ from unlearning.core.flags import as_words, written
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.vision import feature_cache
-from unlearning.vision.identity import canonical, digest, identity, of_checkpoint
+from unlearning.vision.identity import canonical, digest, first_parent, identity, of_checkpoint
 from unlearning.vision.shared import Shared
 
 Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
@@ -252,16 +252,22 @@ def check_identities(entries: Sequence[Entry]) -> None:
 
 
 def other_recipes(entries: Iterable[Entry]) -> list[str]:
-    """A sentence about each Retrain that an Original of its network and seed differs from in the way it was trained."""
-    originals = {(*entry.network, entry.seed): entry for entry in entries if entry.method == "original"}
-    found = []
-    for entry in entries:
-        original = originals.get((*entry.network, entry.seed)) if entry.method == "retrain" else None
-        own, theirs = (one.identity["settings"] if one else {} for one in (entry, original))
-        if original and (differing := [name for name in own if name in theirs and own[name] != theirs[name]]):
-            what = ", ".join(f"{name} {own[name]} for {theirs[name]}" for name in differing)
-            found.append(f"{entry.path} was not trained as {original.path.name} was: {what}")
-    return found
+    """A sentence about each Retrain and each Original of its network and seed that was trained in another way, be that among
+    the files or only what one of them started from."""
+    entries = sorted(entries, key=lambda entry: entry.method != "original")  # named itself, where it is there
+    found: dict[tuple[Path, str], str] = {}
+    for retrain in [entry for entry in entries if entry.method == "retrain"]:
+        own = retrain.identity["settings"]
+        for entry in entries:
+            original = first_parent(entry.identity)
+            if original["method"] != "original" or (entry.network, entry.seed) != (retrain.network, retrain.seed):
+                continue
+            theirs = original["settings"]
+            what = ", ".join(f"{k} {own[k]} for {theirs[k]}" for k in own if k in theirs and own[k] != theirs[k])
+            name = entry.path.name if entry.method == "original" else f"what {entry.path.name} started from"
+            if what:
+                found.setdefault((retrain.path, what), f"{retrain.path} was not trained as {name} was: {what}")
+    return list(found.values())
 
 
 def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:

@@ -74,6 +74,11 @@ def private_and_anchors(
         if backbone["method"] != "retrain" or backbone.get("parent"):
             what = f"{backbone['method']} began with a network that had seen the images it forgot"
             raise UserError(f"{file}: {what}, so none is private; train it with retrain.py")
+        arguments = backbone["network"]["arguments"]
+        constants = [[round(x, 4) for x in values] for values in dataset.normalisation]
+        own = backbone["config"]
+        if not ("mean" in own or own.get("pretrained") or [arguments["mean"], arguments["std"]] == constants):
+            raise UserError(f"{file} is normalised by all images, the private ones too; train it again with retrain.py")
         private = as_mask(backbone["forget"], len(private))
     candidates = (private if from_private or private.all() else ~private).nonzero().squeeze(1)
     if not 0 < count < len(candidates):

@@ -92,14 +92,15 @@ def mia_lora_unlearn(members: torch.Tensor, nonmembers: torch.Tensor, forgotten:
     """The published LoRA-Unlearn protocol, in percent, for comparison with old numbers only: one draw of `over_draws`.
 
     members, nonmembers, forgotten: losses (N,) of D_r, T_r and D_f. Logistic regression on the loss, 9,000 members
-    against 5,000 non-members (nine to five where the sets are smaller), which by itself pulls the answer to "member".
+    against 5,000 non-members (nine to five where the sets are smaller, but one of each), which by itself pulls the answer to
+    "member".
     """
     from sklearn.linear_model import LogisticRegression
 
     generator = torch.Generator().manual_seed(seed)
     share = min(1.0, len(members) / 9000, len(nonmembers) / 5000)
-    members = _draw(members, int(9000 * share), generator)
-    nonmembers = _draw(nonmembers, int(5000 * share), generator)
+    members = _draw(members, max(1, int(9000 * share)), generator)
+    nonmembers = _draw(nonmembers, max(1, int(5000 * share)), generator)
     return _called_nonmember(LogisticRegression(), members, nonmembers, forgotten)
 
 

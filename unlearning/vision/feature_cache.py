@@ -119,7 +119,7 @@ class FeatureCache:
         try:
             self.kept.append(Outputs(below, images, compute, self))
         except OSError as error:
-            print(f"frozen layers run in every epoch, which is slower and gives the same: {error}", file=sys.stderr, flush=True)
+            print(f"frozen layers run each time, slower and with the same result: {error}", file=sys.stderr, flush=True)
             return None
         return self.kept[-1]
 

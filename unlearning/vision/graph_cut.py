@@ -23,7 +23,8 @@ def cut_at(model: nn.Module, moving: set[nn.Module], x: torch.Tensor) -> Cut | N
     try:
         graph = _Tracer(moving).trace(model)
     except Exception as error:  # a forward pass that branches on values fails in whatever way it happens to
-        print(f"frozen layers run in every epoch, which is slower and gives the same: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        reason = str(error).splitlines()[0]
+        print(f"frozen layers run each time, slower and with the same result: {reason}", file=sys.stderr, flush=True)
         return None
     moved: set[fx.Node] = set()
     for node in graph.nodes:

@@ -49,14 +49,25 @@ def identity(
 def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The identity that a checkpoint stores; of an earlier version's, which stores none, made from what it says."""
     if "identity" in checkpoint:
-        known = checkpoint["identity"]
-        return known if known["parent"] else known | {"settings": with_normalisation(known["settings"], checkpoint)}
+        return _normalised(checkpoint["identity"], checkpoint)
     own = own_of(checkpoint["config"])
     share, parent = checkpoint["config"].get("forget_random"), checkpoint.get("parent")
     request = data.ForgetRequest(share=share) if share else None
     forget = forget_identity(torch.as_tensor(checkpoint["forget"]), request)
     unknown = parent and {"sha256": parent}  # `with_parent` says what it was
     return identity(checkpoint["method"], own, checkpoint["data"]["fingerprint"], forget, unknown)
+
+
+def _normalised(known: dict[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity whose first parent, or itself where it has none, names the constants of the checkpoint's network."""
+    if not known["parent"]:
+        return known | {"settings": with_normalisation(known["settings"], checkpoint)}
+    return known | {"parent": _normalised(known["parent"], checkpoint)} if "settings" in known["parent"] else known
+
+
+def first_parent(known: dict[str, Any]) -> dict[str, Any]:
+    """The identity that one descends from, as far as it is known: an original's, or itself where it has no parent."""
+    return first_parent(known["parent"]) if known["parent"] and "settings" in known["parent"] else known
 
 
 def with_normalisation(settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
