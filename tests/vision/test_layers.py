@@ -40,6 +40,8 @@ SMALL |= {
     "convnext_atto": ({"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}, 32),
     "deit_tiny_distilled_patch16_224": (TINY | {"depth": 2, "num_heads": 2}, 32),
     "resnetv2_18": ({"layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32), "stem_chs": 16}, 32),
+    "skresnet18": ({"layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32), "stem_width": 16}, 32),
+    "dla34": ({"levels": (1,) * 6, "channels": (8, 8, 16, 16, 24, 32)}, 32),
 }
 CLASSES = {"vgg": VGG, "mixer": MlpMixer, "resmlp": MlpMixer}  # whose names leave their size no argument
 COMPACT = {
@@ -51,7 +53,7 @@ COMPACT = {
     "test_efficientnet_evos",
 }
 COMPACT |= {"test_efficientnet_gn", "test_efficientnet_ln", "test_resnet", "vgg", "densenet121", "regnetx_002"}
-COMPACT |= {"convnext_atto", "resnetv2_18"}
+COMPACT |= {"convnext_atto", "resnetv2_18", "dla34"}
 
 
 def network(name):
@@ -217,6 +219,13 @@ def test_a_norm_follows_what_it_alone_reads():
             return self.norm(self.conv(x)) if x.sum() > 0 else self.norm(self.conv(-x))
 
     assert layers.norms_after(Fork()) == layers.norms_after(Branch()) == {}
+
+    class Unread(Fork):
+        def forward(self, x):
+            self.norm(x)
+            return self.conv(x)
+
+    assert layers.norms_after(Unread()) == {}  # as DLA's trees of depth one compute what only deeper ones read
     assert layers.norms_after(nn.Sequential(*Fork().children())) == {"0": "1"}
 
 
@@ -234,6 +243,27 @@ def test_a_network_without_blocks_is_refused():
     for rule, what in ((layers.prunable, "prune"), (layers.adaptable, "LoRA"), (layers.in_every_block, "LoRA")):
         with pytest.raises(UserError, match=f"Flat has no .*{what}"):
             rule(nn.Sequential(OrderedDict(net=Flat())))
+
+
+def test_lora_leaves_out_convolutions_that_its_own_are_unlike():
+    """PEFT's A has the convolution's kernel, stride and padding, but neither its dilation nor its kind of padding."""
+
+    class Blocks(nn.Module):
+        def __init__(self, *convolutions):
+            super().__init__()
+            self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+            self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 3, **given)) for given in convolutions])
+
+        def get_classifier(self):
+            return self.fc
+
+    plain, others = {"stride": 2, "padding": 1}, [{"dilation": (1, 2)}, {"padding": 1, "padding_mode": "circular"}]
+    for rule in (layers.adaptable, layers.in_every_block):
+        for other in others:
+            model = nn.Sequential(OrderedDict(net=Blocks(plain, other, plain)))
+            assert rule(model) == ["net.blocks.0.0", "net.blocks.2.0"]
+        with pytest.raises(UserError, match=r"Blocks has no .* LoRA: its convolutions .* dilated"):
+            rule(nn.Sequential(OrderedDict(net=Blocks(plain, *others))))
 
 
 TWO_HEADS = ("deit_tiny_distilled_patch16_224", "levit_128s")

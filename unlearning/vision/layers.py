@@ -124,8 +124,9 @@ def norms_after(model: nn.Module) -> dict[str, str]:
     calls = [node.target for node in nodes]
     norms: dict[str, str] = {}
     for node in nodes:
-        reader, *others = node.users
-        if others or reader.op != "call_module" or calls.count(node.target) + calls.count(reader.target) > 2:
+        readers = [*node.users]
+        reader = readers[0] if len(readers) == 1 else None  # none reads what a forward pass computes in vain
+        if reader is None or reader.op != "call_module" or calls.count(node.target) + calls.count(reader.target) > 2:
             continue
         layer: Any = modules[node.target]
         norm: Any = modules[reader.target]
@@ -168,13 +169,21 @@ def _of_blocks(model):
 
 def _exact(model, names):
     """Those of `names` whose output with W + B A is that of W plus that of B A: none of timm's own convolutions, which
-    standardise their weights or pad as needed. Raises UserError where that is half of them or less."""
-    layers = [(name, model.get_submodule(name)) for name in names]
-    exact = [name for name, m in layers if isinstance(m, nn.Linear) or type(m).forward is nn.Conv2d.forward]
+    standardise their weights or pad as needed, nor those of which PEFT's A lacks the dilation or the padding. Raises
+    UserError where that is half of them or less."""
+    exact = [name for name in names if _takes_lora(model.get_submodule(name))]
     if 2 * len(exact) <= len(names):
-        why = "its convolutions standardise their weights or pad as needed" if names else "it has none in a block"
+        why = "its convolutions standardise their weights, pad as needed or are dilated"
+        why = why if names else "it has none in a block"
         raise UserError(f"{_called(model)} has no linear layer or convolution for LoRA: {why}")
     return exact
+
+
+def _takes_lora(module):
+    if isinstance(module, nn.Linear):
+        return True
+    plain = type(module).forward is nn.Conv2d.forward
+    return plain and set(module.dilation) == {1} and module.padding_mode == "zeros"
 
 
 def _within(layers, name):
