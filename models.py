@@ -193,19 +193,6 @@ def is_vit(model: nn.Module) -> bool:
     return hasattr(net, "blocks") and hasattr(net.blocks[-1], "attn")
 
 
-def stages(model: nn.Module) -> list[str]:
-    """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages. Raises UserError
-    where timm names none with weights, as of VGG."""
-    net: Any = model.net
-    info = getattr(net, "feature_info", [])
-    names = [f"net.{entry['module']}" for entry in getattr(info, "info", info)]
-    weighty = (nn.Conv2d, nn.Linear)  # timm also names a stem's activation, and stages that this project left out
-    names = [name for name in names if any(isinstance(m, weighty) for m in model.get_submodule(name).modules())]
-    if not names:
-        raise UserError(f"timm names no stages of {type(net).__name__}, whose outputs would be its features")
-    return names
-
-
 def _cifar_resnet(blocks: int, in_chans: int, num_classes: int) -> nn.Module:
     """He et al. 2016, section 4.2: three stages of `blocks` basic blocks, widths 16-32-64 (6 * blocks + 2 layers)."""
     from timm.models.resnet import BasicBlock, ResNet

@@ -29,13 +29,6 @@ def test_resnets_have_the_layers_of_their_name(name, layers):
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_the_stages_whose_outputs_are_features():
-    """A ViT's blocks, a CNN's stages; not the stem, not the stage that a CIFAR ResNet lacks."""
-    assert models.stages(models.create("resnet8", **SHAPE)) == ["net.layer1", "net.layer2", "net.layer3"]
-    assert models.stages(models.create("resnet18", **SHAPE)) == [f"net.layer{k}" for k in (1, 2, 3, 4)]
-    assert models.stages(models.create("vit_micro", **SHAPE)) == [f"net.blocks.{k}" for k in (0, 1, 2, 3)]
-
-
 def test_sizes_of_the_papers_networks():
     """kuangliu's CIFAR ResNet-50 has 23,520,842 parameters; the SimpleViT's count follows from its widths."""
     assert sum(p.numel() for p in models.create("resnet50", **SHAPE).parameters()) == 23_520_842
@@ -63,14 +56,6 @@ def test_any_timm_name_and_no_other():
         models.create("resnet9000", **SHAPE)
     with pytest.raises(UserError, match="give a timm name"):
         models.create("resnet8", **SHAPE, pretrained="data")
-
-
-def test_a_network_without_named_stages_is_refused():
-    """timm names VGG's pooling layers, whose outputs no adapter above them moves."""
-    with torch.device("meta"):
-        vgg = nn.Sequential(OrderedDict(net=timm.create_model("vgg11")))
-    with pytest.raises(UserError, match="names no stages of VGG"):
-        models.stages(vgg)
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from torch import nn
 
 import data
 import models
+import rfau
 from baselines import control
 from tests.helpers import FP32
 from unlearning.core.errors import UserError
@@ -133,12 +134,16 @@ def outline(name, **arguments):
     return nn.Sequential(OrderedDict(net=net))
 
 
+def of_project_or_timm(name):
+    if name not in models.NAMES:
+        return outline(name)
+    return models.create(name, in_chans=3, img_size=32, num_classes=10, **NORMALIZE)
+
+
 @pytest.mark.parametrize("name", [*models.NAMES, "tf_efficientnet_lite0", "resnet34", "seresnet50", "resnext50_32x4d"])
 def test_the_papers_networks_have_the_papers_layers(name):
     """As older adapters have them: a ViT's last projection, or a CNN's convolutions but the stem, shortcuts and the last."""
-    model = (
-        models.create(name, in_chans=3, img_size=32, num_classes=10, **NORMALIZE) if name in models.NAMES else outline(name)
-    )
+    model = of_project_or_timm(name)
     convolutions = [(key, module) for key, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     depth = {"vit_micro": 4, "vit_small": 12}.get(name)
     if depth:
@@ -174,6 +179,52 @@ STEMS = {
 @pytest.mark.parametrize("name", STEMS)
 def test_stems(name):
     assert layers.stem(outline(name)) == {f"net.{layer}" for layer in STEMS[name].split()}
+
+
+def test_the_stages_whose_outputs_are_features():
+    """A ViT's blocks, a CNN's stages; not the stem, not the stage that a CIFAR ResNet lacks."""
+    expected = {
+        "resnet8": "layer1 layer2 layer3",
+        "resnet20": "layer1 layer2 layer3",
+        "resnet18": "layer1 layer2 layer3 layer4",
+        "resnet50": "layer1 layer2 layer3 layer4",
+        "vit_micro": "blocks.0 blocks.1 blocks.2 blocks.3",
+        "vit_small": " ".join(f"blocks.{block}" for block in range(12)),
+        "tf_efficientnet_lite0": "blocks.0 blocks.1 blocks.2 blocks.4 blocks.6",
+        "seresnet50": "layer1 layer2 layer3 layer4",
+        "deit_tiny_patch16_224": " ".join(f"blocks.{block}" for block in range(12)),
+        "test_byobnet": "stages.0 stages.1 stages.2 stages.3",
+        "densenet121": " ".join(f"features.denseblock{block}" for block in (1, 2, 3, 4)),
+        "ghostnet_050": "blocks.1 blocks.3 blocks.5 blocks.7 blocks.9",
+        "dla34": "level2 level3 level4 level5",
+        "rexnet_100": "features.0 features.2 features.4 features.10 features.15 features.16",
+        "lowformer_b0": "stages.0 stages.1 stages.2 stages.3 in_conv",
+    }
+    assert {*models.NAMES} < {*expected}
+    for name, names in expected.items():
+        assert layers.stages(of_project_or_timm(name)) == [f"net.{stage}" for stage in names.split()], name
+
+
+BELOW = ("test_byobnet", "densenet121", "rexnet_100", "lowformer_b0", "levit_128s", "edgenext_xx_small")
+
+
+@pytest.mark.parametrize("name", [*BELOW, "volo_d1_224", "beit_base_patch16_224"])
+def test_every_adapter_is_below_the_last_stage_and_none_is_idle(name):
+    """So RFAU's features, the last of which --shift head takes alone, give every adapter a gradient."""
+    model = outline(name)
+    side = model.net.pretrained_cfg["input_size"][-1]
+    adapted = adapters.attach(model, rfau.every_block(model), 4, 8).to("meta")
+    features = rfau.outputs(adapted.get_base_model(), layers.stages(model), torch.zeros(2, 3, side, side, device="meta"))
+    learned = [p for p in adapted.parameters() if p.requires_grad]
+    assert all(feature.requires_grad for feature in features)
+    assert len(torch.autograd.grad(features[-1].sum(), learned)) == len(learned) > 0  # raises where one has none
+
+
+@pytest.mark.parametrize("name", ["vgg11", "mvitv2_tiny", "twins_pcpvt_small"])
+def test_a_network_without_named_stages_is_refused(name):
+    """timm names VGG's pooling layers, whose outputs no adapter above them moves, and of others what isn't there."""
+    with pytest.raises(UserError, match="timm names no stages of "):
+        layers.stages(outline(name))
 
 
 def test_projections_are_those_of_the_last_block():
