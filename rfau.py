@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError

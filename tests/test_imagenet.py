@@ -14,6 +14,7 @@ import models
 import pretrain
 from tests.helpers import call
 from unlearning.core.errors import UserError
+from unlearning.vision import layers
 
 
 @pytest.fixture(scope="module")

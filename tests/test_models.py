@@ -5,7 +5,6 @@ import pickle
 from collections import OrderedDict
 
 import pytest
-import timm
 import torch
 import torchvision
 from peft import LoraConfig, get_peft_model

@@ -7,6 +7,7 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
+from timm.models.metaformer import MetaFormer
 from timm.models.mlp_mixer import MlpMixer, ResBlock
 from timm.models.vgg import VGG
 from torch import nn
@@ -44,7 +45,12 @@ SMALL |= {
     "skresnet18": ({"layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32), "stem_width": 16}, 32),
     "dla34": ({"levels": (1,) * 6, "channels": (8, 8, 16, 16, 24, 32)}, 32),
 }
-CLASSES = {"vgg": VGG, "mixer": MlpMixer, "resmlp": MlpMixer}  # whose names leave their size no argument
+CLASSES = {
+    "vgg": VGG,
+    "mixer": MlpMixer,
+    "resmlp": MlpMixer,
+    "caformer": MetaFormer,
+}  # whose names leave their size no argument
 COMPACT = {
     "test_byobnet",
     "test_convnext",
@@ -411,7 +417,22 @@ def test_frozen_batch_norms_of_tokens_stay():
     assert moved and not any("running" in key for key in moved)
 
 
-@pytest.mark.parametrize("name", [*TWO_HEADS, "resnetv2_18"])
+WIDTHS = {"deit_tiny_distilled_patch16_224": 16, "levit_128s": 32, "resnetv2_18": 32}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
 def test_a_backbone_has_the_features_that_its_heads_have_read(name):
-    backbone = learners.Backbone(network(name).eval())
-    assert backbone(images(name)).shape == (4, backbone.features) == (4, {"deit": 16, "levi": 32, "resn": 32}[name[:4]])
+    model = network(name).eval()
+    backbone = learners.Backbone(model, SMALL[name][1])
+    assert backbone(images(name)).shape == (4, backbone.features) == (4, WIDTHS[name])
+    assert not model.training and learners.Backbone(network(name), SMALL[name][1]).network.net.training
+
+
+def test_a_backbone_is_as_wide_as_what_it_gives():
+    """MetaFormer's head is an MLP whose last layer reads four times as many numbers; CrossViT has heads of two widths."""
+    former = MetaFormer(num_classes=10, depths=(1, 1, 1, 1), dims=(8, 8, 16, 24), use_mlp_head=True)
+    small = {"embed_dim": (16, 24), "depth": ((1, 1, 0),), "num_heads": (2, 2), "mlp_ratio": (2, 2, 1)}
+    for net, side, width in ((former, 32, 24), (timm.create_model("crossvit_tiny_240", **small), 240, 16 + 24)):
+        model = nn.Sequential(OrderedDict(normalize=models.Normalize(**NORMALIZE), net=net)).eval()
+        backbone = learners.Backbone(model, side)
+        assert backbone(torch.zeros(2, 3, side, side)).shape == (2, backbone.features) == (2, width)

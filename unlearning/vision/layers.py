@@ -10,7 +10,6 @@ mixer        neither: the last block's last linear layer is pruned and gets LoRA
 A linear layer in a block of a CNN (ConvNeXt) is a 1x1 convolution, and counts as one.
 """
 
-import os
 from typing import Any
 
 from torch import fx, nn
@@ -112,7 +111,8 @@ def stages(model: nn.Module) -> list[str]:
         raise UserError(f"timm names no stages of {type(net).__name__}, whose outputs would be its features")
     last, end = adapted[-1].split("."), names[-1].split(".")
     if last[: len(end)] != end:  # beside it, in the innermost module that holds both
-        end = last[: len(os.path.commonprefix([last, end])) + 1]
+        shared = next(k for k, (one, other) in enumerate(zip(last, end, strict=False)) if one != other)
+        end = last[: shared + 1]
         while isinstance(model.get_submodule(".".join(end)), nn.ModuleList):
             end = last[: len(end) + 1]
         names.append(".".join(end))
