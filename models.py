@@ -114,7 +114,8 @@ def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path
     try:
         return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{name} can't be made for images of {size} pixels ({first_line(error)})") from None
+        why = f"{size} pixels: give another --input-size ({first_line(error)})"
+        raise UserError(f"{name} can't be made for images of {why}") from None
 
 
 def create_for(
@@ -128,7 +129,8 @@ def create_for(
     """A network for `dataset`, and the arguments that make it again: (module, dict).
 
     normalisation: mean and standard deviation of each channel; None for those with which the ImageNet weights were trained,
-    or else the data set's constants. Nothing here depends on the images.
+    or else the data set's constants. Nothing here depends on the images. Raises UserError as `create` does, and where a timm
+    network doesn't take images of this size.
     """
     channels = dataset.train.images.shape[1]
     mean, std = normalisation or (pretrained and _of_weights(name, channels)) or dataset.normalisation
@@ -142,7 +144,25 @@ def create_for(
         "std": list(std),
     }
     arguments |= {"input_size": input_size} if input_size else {}
-    return create(name, **arguments, pretrained=pretrained, quiet=quiet), arguments
+    model = create(name, **arguments, pretrained=pretrained, quiet=quiet)
+    if name not in NAMES:
+        _try(model, name, arguments)
+    return model, arguments
+
+
+def _try(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
+    """Let the network answer two black images, in evaluation mode: where it can't, training would end in a traceback."""
+    side = arguments["img_size"]
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, arguments["in_chans"], side, side))
+    except Exception as error:  # each network fails at a size of its own in a way of its own
+        size = arguments.get("input_size", side)
+        raise UserError(
+            f"{name} takes no images of {size} pixels: give another --input-size ({first_line(error)})"
+        ) from None
+    finally:
+        model.train()
 
 
 def _of_weights(name: str, channels: int) -> tuple[Sequence[float], Sequence[float]] | None:
@@ -191,19 +211,6 @@ def is_vit(model: nn.Module) -> bool:
     """True for a stack of attention blocks in timm's layout."""
     net: Any = model.net
     return hasattr(net, "blocks") and hasattr(net.blocks[-1], "attn")
-
-
-def stages(model: nn.Module) -> list[str]:
-    """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages. Raises UserError
-    where timm names none with weights, as of VGG."""
-    net: Any = model.net
-    info = getattr(net, "feature_info", [])
-    names = [f"net.{entry['module']}" for entry in getattr(info, "info", info)]
-    weighty = (nn.Conv2d, nn.Linear)  # timm also names a stem's activation, and stages that this project left out
-    names = [name for name in names if any(isinstance(m, weighty) for m in model.get_submodule(name).modules())]
-    if not names:
-        raise UserError(f"timm names no stages of {type(net).__name__}, whose outputs would be its features")
-    return names
 
 
 def _cifar_resnet(blocks: int, in_chans: int, num_classes: int) -> nn.Module:

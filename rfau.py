@@ -22,14 +22,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, main, not_negative_float, positive_float, positive_int
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import method_parser
-from unlearning.vision.layers import in_every_block
+from unlearning.vision.layers import in_every_block, stages
 from unlearning.vision.run import Run, execute
 
 LR = PerModel(paper=1e-3)
@@ -42,7 +41,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     settings, started = run.settings, clock(run.compute.device)
     draw = _same_class(retain.labels, forget.labels) if settings.shift == "unseen" else _any(len(retain))
     model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise
-    original, layers, targets = copy.deepcopy(model).eval(), models.stages(model), every_block(model)
+    original, layers, targets = copy.deepcopy(model).eval(), stages(model), every_block(model)
     sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], run.compute)
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
     cache = None
@@ -82,17 +81,24 @@ def every_block(model: nn.Module) -> adapters.Layers:
 
 
 def outputs(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs float32 of the modules named in `layers` for images x float32 (B, C, H, W): a list of (B, ...)."""
-    found = []
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda module, inputs, output: found.append(output.float()))
-        for name in layers
-    ]
+    """Outputs float32 of the modules named in `layers` for images x float32 (B, C, H, W): a list of (B, ...). Raises
+    UserError where one gives several tensors, or isn't called."""
+    found: list[torch.Tensor] = []
+    refusal = UserError(f"RFAU takes no network with stages as {layers[0]}: each is to give one tensor")
+
+    def keep(module, inputs, output):
+        if not isinstance(output, torch.Tensor):
+            raise refusal
+        found.append(output.float())
+
+    hooks = [model.get_submodule(name).register_forward_hook(keep) for name in layers]
     try:
         model(x)
     finally:
         for hook in hooks:
             hook.remove()
+    if len(found) != len(layers):
+        raise refusal
     return found
 
 

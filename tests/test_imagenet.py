@@ -14,6 +14,7 @@ import models
 import pretrain
 from tests.helpers import call
 from unlearning.core.errors import UserError
+from unlearning.vision import layers
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_a_network_on_small_gray_images_resizes_them_itself(known, tmp_path):
     start = ("--model", models.EFFICIENTNET, "--pretrained", "--input-size", 32, "--output", tmp_path / "x.pth")
     again = models.build(models.load_checkpoint(call(pretrain, *common, *start)))
     assert again(x).shape == (2, 10)
-    assert len(models.stages(again)) == 5
+    assert len(layers.stages(again)) == 5
 
 
 def test_a_foreign_file_is_refused(package):

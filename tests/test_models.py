@@ -5,14 +5,16 @@ import pickle
 from collections import OrderedDict
 
 import pytest
-import timm
 import torch
 import torchvision
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torchvision.models.vision_transformer import EncoderBlock
 
+import data
 import models
+import pretrain
+from tests.helpers import one_line
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.vision.published import from_published
@@ -27,13 +29,6 @@ def test_resnets_have_the_layers_of_their_name(name, layers):
     assert len(weighted) == layers
     assert model.net.conv1.stride == (1, 1)
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-
-
-def test_the_stages_whose_outputs_are_features():
-    """A ViT's blocks, a CNN's stages; not the stem, not the stage that a CIFAR ResNet lacks."""
-    assert models.stages(models.create("resnet8", **SHAPE)) == ["net.layer1", "net.layer2", "net.layer3"]
-    assert models.stages(models.create("resnet18", **SHAPE)) == [f"net.layer{k}" for k in (1, 2, 3, 4)]
-    assert models.stages(models.create("vit_micro", **SHAPE)) == [f"net.blocks.{k}" for k in (0, 1, 2, 3)]
 
 
 def test_sizes_of_the_papers_networks():
@@ -65,12 +60,26 @@ def test_any_timm_name_and_no_other():
         models.create("resnet8", **SHAPE, pretrained="data")
 
 
-def test_a_network_without_named_stages_is_refused():
-    """timm names VGG's pooling layers, whose outputs no adapter above them moves."""
-    with torch.device("meta"):
-        vgg = nn.Sequential(OrderedDict(net=timm.create_model("vgg11")))
-    with pytest.raises(UserError, match="names no stages of VGG"):
-        models.stages(vgg)
+@pytest.mark.parametrize(("name", "size"), [("test_vit", None), ("ghostnetv3_050", 32), ("levit_128s", 100)])
+def test_images_of_a_size_that_a_network_does_not_take_are_refused_in_one_line(name, size, tmp_path, capsys):
+    flags = ("--input-size", size) if size else ()
+    common = ("--dataset", "digits", "--subset", 100, "--model", name, "--weights", tmp_path, "--quiet")
+    code, line = one_line(pretrain, capsys, *common, *flags)
+    assert code == 2 and f"{name} takes no images of {size or 8} pixels: give another --input-size (" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_trying_a_network_changes_nothing():
+    """Not its batch norms, its mode or torch's random numbers, and a ghost's dropout draws some in training."""
+    dataset = data.load("digits", subset=100)
+    torch.manual_seed(0)
+    model, arguments = models.create_for("ghostnet_050", dataset, input_size=64)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    fresh = models.create("ghostnet_050", **arguments)
+    assert torch.equal(torch.rand(3), after)
+    assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):

@@ -158,6 +158,22 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
         assert 15 < sum(value < sum(expected) / 2 for value in values) < 45 or len(set(expected)) == 1  # drawn alike
 
 
+def test_a_network_whose_stages_do_not_give_one_tensor_is_refused():
+    """SelecSLS hands lists on from block to block, and CoaT calls what is in a stage, not the stage."""
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return [x, x]
+
+    model = nn.Sequential(OrderedDict(one=nn.Identity(), two=Pair()))
+    model.uncalled = nn.ModuleList()
+    model.forward = lambda x: model.two(model.one(x))
+    assert torch.equal(rfau.outputs(model, ["one"], torch.ones(1))[0], torch.ones(1))
+    for stages in (["one", "two"], ["one", "uncalled"]):
+        with pytest.raises(UserError, match="no network with stages as one: each is to give one tensor"):
+            rfau.outputs(model, stages, torch.zeros(1))
+
+
 def test_unseen_takes_images_of_the_same_class():
     labels = torch.tensor([0, 1, 1, 2, 0, 2, 2])
     draw = rfau._same_class(labels, torch.tensor([0, 2]))

@@ -23,7 +23,7 @@ def test_bf16_is_the_default_where_it_measures_faster(monkeypatch):
     dataset = data.load("digits", subset=20)
     networks = [models.create_for(n, dataset)[0] for n in ("resnet8", "vit_small", "vit_micro", "tf_efficientnet_lite0")]
     networks += [
-        learners.Prompted(learners.Backbone(models.create_for(name, dataset)[0]), (1, 8, 8), 10, learners=2, routed=True)
+        learners.Prompted(learners.Backbone(models.create_for(name, dataset)[0], 8), (1, 8, 8), 10, learners=2, routed=True)
         for name in ("vit_small", "vit_micro")
     ]
 

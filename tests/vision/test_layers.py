@@ -7,12 +7,14 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
+from timm.models.metaformer import MetaFormer
 from timm.models.mlp_mixer import MlpMixer, ResBlock
 from timm.models.vgg import VGG
 from torch import nn
 
 import data
 import models
+import rfau
 from baselines import control
 from tests.helpers import FP32
 from unlearning.core.errors import UserError
@@ -40,8 +42,15 @@ SMALL |= {
     "convnext_atto": ({"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}, 32),
     "deit_tiny_distilled_patch16_224": (TINY | {"depth": 2, "num_heads": 2}, 32),
     "resnetv2_18": ({"layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32), "stem_chs": 16}, 32),
+    "skresnet18": ({"layers": (1, 1, 1, 1), "channels": (16, 16, 24, 32), "stem_width": 16}, 32),
+    "dla34": ({"levels": (1,) * 6, "channels": (8, 8, 16, 16, 24, 32)}, 32),
 }
-CLASSES = {"vgg": VGG, "mixer": MlpMixer, "resmlp": MlpMixer}  # whose names leave their size no argument
+CLASSES = {
+    "vgg": VGG,
+    "mixer": MlpMixer,
+    "resmlp": MlpMixer,
+    "caformer": MetaFormer,
+}  # whose names leave their size no argument
 COMPACT = {
     "test_byobnet",
     "test_convnext",
@@ -51,7 +60,7 @@ COMPACT = {
     "test_efficientnet_evos",
 }
 COMPACT |= {"test_efficientnet_gn", "test_efficientnet_ln", "test_resnet", "vgg", "densenet121", "regnetx_002"}
-COMPACT |= {"convnext_atto", "resnetv2_18"}
+COMPACT |= {"convnext_atto", "resnetv2_18", "dla34"}
 
 
 def network(name):
@@ -131,12 +140,16 @@ def outline(name, **arguments):
     return nn.Sequential(OrderedDict(net=net))
 
 
+def of_project_or_timm(name):
+    if name not in models.NAMES:
+        return outline(name)
+    return models.create(name, in_chans=3, img_size=32, num_classes=10, **NORMALIZE)
+
+
 @pytest.mark.parametrize("name", [*models.NAMES, "tf_efficientnet_lite0", "resnet34", "seresnet50", "resnext50_32x4d"])
 def test_the_papers_networks_have_the_papers_layers(name):
     """As older adapters have them: a ViT's last projection, or a CNN's convolutions but the stem, shortcuts and the last."""
-    model = (
-        models.create(name, in_chans=3, img_size=32, num_classes=10, **NORMALIZE) if name in models.NAMES else outline(name)
-    )
+    model = of_project_or_timm(name)
     convolutions = [(key, module) for key, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     depth = {"vit_micro": 4, "vit_small": 12}.get(name)
     if depth:
@@ -172,6 +185,52 @@ STEMS = {
 @pytest.mark.parametrize("name", STEMS)
 def test_stems(name):
     assert layers.stem(outline(name)) == {f"net.{layer}" for layer in STEMS[name].split()}
+
+
+def test_the_stages_whose_outputs_are_features():
+    """A ViT's blocks, a CNN's stages; not the stem, not the stage that a CIFAR ResNet lacks."""
+    expected = {
+        "resnet8": "layer1 layer2 layer3",
+        "resnet20": "layer1 layer2 layer3",
+        "resnet18": "layer1 layer2 layer3 layer4",
+        "resnet50": "layer1 layer2 layer3 layer4",
+        "vit_micro": "blocks.0 blocks.1 blocks.2 blocks.3",
+        "vit_small": " ".join(f"blocks.{block}" for block in range(12)),
+        "tf_efficientnet_lite0": "blocks.0 blocks.1 blocks.2 blocks.4 blocks.6",
+        "seresnet50": "layer1 layer2 layer3 layer4",
+        "deit_tiny_patch16_224": " ".join(f"blocks.{block}" for block in range(12)),
+        "test_byobnet": "stages.0 stages.1 stages.2 stages.3",
+        "densenet121": " ".join(f"features.denseblock{block}" for block in (1, 2, 3, 4)),
+        "ghostnet_050": "blocks.1 blocks.3 blocks.5 blocks.7 blocks.9",
+        "dla34": "level2 level3 level4 level5",
+        "rexnet_100": "features.0 features.2 features.4 features.10 features.15 features.16",
+        "lowformer_b0": "stages.0 stages.1 stages.2 stages.3 in_conv",
+    }
+    assert {*models.NAMES} < {*expected}
+    for name, names in expected.items():
+        assert layers.stages(of_project_or_timm(name)) == [f"net.{stage}" for stage in names.split()], name
+
+
+BELOW = ("test_byobnet", "densenet121", "rexnet_100", "lowformer_b0", "levit_128s", "edgenext_xx_small")
+
+
+@pytest.mark.parametrize("name", [*BELOW, "volo_d1_224", "beit_base_patch16_224"])
+def test_every_adapter_is_below_the_last_stage_and_none_is_idle(name):
+    """So RFAU's features, the last of which --shift head takes alone, give every adapter a gradient."""
+    model = outline(name)
+    side = model.net.pretrained_cfg["input_size"][-1]
+    adapted = adapters.attach(model, rfau.every_block(model), 4, 8).to("meta")
+    features = rfau.outputs(adapted.get_base_model(), layers.stages(model), torch.zeros(2, 3, side, side, device="meta"))
+    learned = [p for p in adapted.parameters() if p.requires_grad]
+    assert all(feature.requires_grad for feature in features)
+    assert len(torch.autograd.grad(features[-1].sum(), learned)) == len(learned) > 0  # raises where one has none
+
+
+@pytest.mark.parametrize("name", ["vgg11", "mvitv2_tiny", "twins_pcpvt_small"])
+def test_a_network_without_named_stages_is_refused(name):
+    """timm names VGG's pooling layers, whose outputs no adapter above them moves, and of others what isn't there."""
+    with pytest.raises(UserError, match="timm names no stages of "):
+        layers.stages(outline(name))
 
 
 def test_projections_are_those_of_the_last_block():
@@ -217,6 +276,13 @@ def test_a_norm_follows_what_it_alone_reads():
             return self.norm(self.conv(x)) if x.sum() > 0 else self.norm(self.conv(-x))
 
     assert layers.norms_after(Fork()) == layers.norms_after(Branch()) == {}
+
+    class Unread(Fork):
+        def forward(self, x):
+            self.norm(x)
+            return self.conv(x)
+
+    assert layers.norms_after(Unread()) == {}  # as DLA's trees of depth one compute what only deeper ones read
     assert layers.norms_after(nn.Sequential(*Fork().children())) == {"0": "1"}
 
 
@@ -234,6 +300,27 @@ def test_a_network_without_blocks_is_refused():
     for rule, what in ((layers.prunable, "prune"), (layers.adaptable, "LoRA"), (layers.in_every_block, "LoRA")):
         with pytest.raises(UserError, match=f"Flat has no .*{what}"):
             rule(nn.Sequential(OrderedDict(net=Flat())))
+
+
+def test_lora_leaves_out_convolutions_that_its_own_are_unlike():
+    """PEFT's A has the convolution's kernel, stride and padding, but neither its dilation nor its kind of padding."""
+
+    class Blocks(nn.Module):
+        def __init__(self, *convolutions):
+            super().__init__()
+            self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+            self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 3, **given)) for given in convolutions])
+
+        def get_classifier(self):
+            return self.fc
+
+    plain, others = {"stride": 2, "padding": 1}, [{"dilation": (1, 2)}, {"padding": 1, "padding_mode": "circular"}]
+    for rule in (layers.adaptable, layers.in_every_block):
+        for other in others:
+            model = nn.Sequential(OrderedDict(net=Blocks(plain, other, plain)))
+            assert rule(model) == ["net.blocks.0.0", "net.blocks.2.0"]
+        with pytest.raises(UserError, match=r"Blocks has no .* LoRA: its convolutions .* dilated"):
+            rule(nn.Sequential(OrderedDict(net=Blocks(plain, *others))))
 
 
 TWO_HEADS = ("deit_tiny_distilled_patch16_224", "levit_128s")
@@ -330,7 +417,22 @@ def test_frozen_batch_norms_of_tokens_stay():
     assert moved and not any("running" in key for key in moved)
 
 
-@pytest.mark.parametrize("name", [*TWO_HEADS, "resnetv2_18"])
+WIDTHS = {"deit_tiny_distilled_patch16_224": 16, "levit_128s": 32, "resnetv2_18": 32}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
 def test_a_backbone_has_the_features_that_its_heads_have_read(name):
-    backbone = learners.Backbone(network(name).eval())
-    assert backbone(images(name)).shape == (4, backbone.features) == (4, {"deit": 16, "levi": 32, "resn": 32}[name[:4]])
+    model = network(name).eval()
+    backbone = learners.Backbone(model, SMALL[name][1])
+    assert backbone(images(name)).shape == (4, backbone.features) == (4, WIDTHS[name])
+    assert not model.training and learners.Backbone(network(name), SMALL[name][1]).network.net.training
+
+
+def test_a_backbone_is_as_wide_as_what_it_gives():
+    """MetaFormer's head is an MLP whose last layer reads four times as many numbers; CrossViT has heads of two widths."""
+    former = MetaFormer(num_classes=10, depths=(1, 1, 1, 1), dims=(8, 8, 16, 24), use_mlp_head=True)
+    small = {"embed_dim": (16, 24), "depth": ((1, 1, 0),), "num_heads": (2, 2), "mlp_ratio": (2, 2, 1)}
+    for net, side, width in ((former, 32, 24), (timm.create_model("crossvit_tiny_240", **small), 240, 16 + 24)):
+        model = nn.Sequential(OrderedDict(normalize=models.Normalize(**NORMALIZE), net=net)).eval()
+        backbone = learners.Backbone(model, side)
+        assert backbone(torch.zeros(2, 3, side, side)).shape == (2, backbone.features) == (2, width)

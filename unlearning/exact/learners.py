@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import models
-from unlearning.vision import layers
 
 PROMPTED = "prompted"  # several learners on one backbone: what system.assemble makes
 FRAME = 30 / 224  # width of the frame over the side of the image, as in the paper
@@ -21,13 +20,18 @@ class Backbone(nn.Module):
     """A frozen network without its head: images float32 (B, C, H, W) in [0, 1] to features float32 (B, F).
 
     network: normalize, perhaps resize, and net, as models.create makes them; its weights are frozen, its head removed.
+    side: of the images, in pixels.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, side: int) -> None:
         super().__init__()
-        self.features = network.get_submodule(layers.heads(network)[0]).weight.shape[1]
         network.net.reset_classifier(0)
         self.network = network.requires_grad_(False)
+        # What is left gives F numbers: its head may have been several layers, or several heads of different widths.
+        training = network.training
+        with torch.no_grad():
+            self.features = network.eval()(torch.zeros(1, network.normalize.mean.shape[1], side, side)).shape[1]
+        network.train(training)
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised images at the network's own size: what a frame is added to."""
@@ -127,7 +131,7 @@ def build(checkpoint: dict[str, Any], path: str | Path = "the system") -> nn.Mod
     arguments = dict(checkpoint["network"]["arguments"])
     backbone = arguments.pop("backbone")
     network = models.create(backbone["name"], **backbone["arguments"])
-    return models.load_weights(Prompted(Backbone(network), **arguments), checkpoint, path)
+    return models.load_weights(Prompted(Backbone(network, backbone["arguments"]["img_size"]), **arguments), checkpoint, path)
 
 
 def label(network: dict[str, Any]) -> str:

@@ -162,7 +162,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder} can't answer: all its images are deleted")
     trained = [read_torch(Path(folder) / state["files"][k]) for k in there]
     source = models.load_checkpoint(_backbone_of(state, folder))
-    network = learners.Backbone(models.build(source, state["backbone"]["file"]))
+    network = learners.Backbone(models.build(source, state["backbone"]["file"]), state["shape"][-1])
     weights = {f"backbone.{key}": value for key, value in network.state_dict().items()}
     weights |= {"prompts": torch.stack([learner["prompt"] for learner in trained])}
     weights |= {f"heads.{key}": torch.stack([learner[key] for learner in trained]) for key in ("weight", "bias")}

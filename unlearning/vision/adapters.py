@@ -67,8 +67,20 @@ def inputs_as_they_are(peft_model: "PeftModel") -> Iterator[None]:
 
 
 def merge(peft_model: "PeftModel") -> nn.Module:
-    """The plain network with W + (alpha / r) B A in place of each adapted W."""
-    return peft_model.merge_and_unload()
+    """The plain network with W + (alpha / r) B A in place of each adapted W. PEFT's own function takes every module that has
+    a `base_layer` for an adapted one, as DLA's network has."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    model: Any = peft_model.get_base_model()
+    for name, module in [*model.named_modules()]:
+        if isinstance(module, LoraLayer):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save[module.active_adapter])
+    del model.peft_config
+    return model
 
 
 def add_lora_flags(parser: Parser) -> Parser:

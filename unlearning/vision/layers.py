@@ -21,7 +21,7 @@ WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)  # with a scale and an offset for each channel
 # timm's names: of what passes a block by, or lies between or behind the stages; of what makes an attention's queries, and
 # of all its projections.
-ASIDE = {"downsample", "shortcut", "skip", "project", "attn_pool"}
+ASIDE = {"downsample", "shortcut", "skip", "project", "attn_pool", "pre_classifier"}
 QUERIES = {"q", "qk", "qkv", "qkvs", "wq"}
 PROJECTIONS = QUERIES | {"k", "v", "kv", "wk", "wv", "proj"}
 
@@ -78,7 +78,9 @@ def in_every_block(model: nn.Module) -> list[str]:
     parts = tuple(f"{attention}.{part}." for attention in within for part in PROJECTIONS)
     if within:
         convolutions = {n for n in names if isinstance(model.get_submodule(n), nn.Conv2d) and not plain}
-        names = [name for name in names if f"{name}.".startswith(parts) or name in convolutions]
+        biased = (name for name in within if getattr(model.get_submodule(name), "q_bias", None) is not None)
+        unheard = {f"{name}.qkv" for name in biased}  # BEiT and Swin V2 read its weights and never call it
+        names = [n for n in names if (f"{n}.".startswith(parts) or n in convolutions) and n not in unheard]
     return _exact(model, names)
 
 
@@ -91,6 +93,30 @@ def attentions(model: nn.Module) -> list[str]:
         if "proj" in inside and QUERIES & inside and f"{name}.proj" not in above and not ASIDE & set(name.split(".")):
             found.append(name)
     return found
+
+
+def stages(model: nn.Module) -> list[str]:
+    """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages, of which the last
+    has the last layer of `in_every_block`. Raises UserError where timm names none with weights, as of VGG, or none that is
+    there."""
+    net: Any = getattr(model, "net", model)
+    info = getattr(net, "feature_info", [])
+    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+    adapted = in_every_block(model)
+    # timm also names a stem, its activation, what this project left out, and what may follow the last stage and doesn't.
+    moved = {*layers[layers.index(adapted[0]) :]}
+    named = dict.fromkeys(f"net.{entry['module']}" for entry in getattr(info, "info", info))
+    names = [name for name in named if moved & {*_within(layers, name)}]
+    if not names:
+        raise UserError(f"timm names no stages of {type(net).__name__}, whose outputs would be its features")
+    last, end = adapted[-1].split("."), names[-1].split(".")
+    if last[: len(end)] != end:  # beside it, in the innermost module that holds both
+        shared = next(k for k, (one, other) in enumerate(zip(last, end, strict=False)) if one != other)
+        end = last[: shared + 1]
+        while isinstance(model.get_submodule(".".join(end)), nn.ModuleList):
+            end = last[: len(end) + 1]
+        names.append(".".join(end))
+    return names
 
 
 def stem(model: nn.Module) -> set[str]:
@@ -124,8 +150,9 @@ def norms_after(model: nn.Module) -> dict[str, str]:
     calls = [node.target for node in nodes]
     norms: dict[str, str] = {}
     for node in nodes:
-        reader, *others = node.users
-        if others or reader.op != "call_module" or calls.count(node.target) + calls.count(reader.target) > 2:
+        readers = [*node.users]
+        reader = readers[0] if len(readers) == 1 else None  # none reads what a forward pass computes in vain
+        if reader is None or reader.op != "call_module" or calls.count(node.target) + calls.count(reader.target) > 2:
             continue
         layer: Any = modules[node.target]
         norm: Any = modules[reader.target]
@@ -150,7 +177,7 @@ class _Tracer(fx.Tracer):
 def _last_projection(model):
     """The last attention's output projection, or in a mixer the last linear layer of the last block; None in a CNN."""
     names = dict(model.named_modules())
-    if models.is_vit(model) and (usual := f"{models.stages(model)[-1]}.attn.proj") in names:
+    if models.is_vit(model) and (usual := f"{stages(model)[-1]}.attn.proj") in names:
         return usual
     if within := attentions(model):
         inside = model.get_submodule(f"{within[-1]}.proj").named_modules(prefix=f"{within[-1]}.proj")
@@ -168,13 +195,21 @@ def _of_blocks(model):
 
 def _exact(model, names):
     """Those of `names` whose output with W + B A is that of W plus that of B A: none of timm's own convolutions, which
-    standardise their weights or pad as needed. Raises UserError where that is half of them or less."""
-    layers = [(name, model.get_submodule(name)) for name in names]
-    exact = [name for name, m in layers if isinstance(m, nn.Linear) or type(m).forward is nn.Conv2d.forward]
+    standardise their weights or pad as needed, nor those of which PEFT's A lacks the dilation or the padding. Raises
+    UserError where that is half of them or less."""
+    exact = [name for name in names if _takes_lora(model.get_submodule(name))]
     if 2 * len(exact) <= len(names):
-        why = "its convolutions standardise their weights or pad as needed" if names else "it has none in a block"
+        why = "its convolutions standardise their weights, pad as needed or are dilated"
+        why = why if names else "it has none in a block"
         raise UserError(f"{_called(model)} has no linear layer or convolution for LoRA: {why}")
     return exact
+
+
+def _takes_lora(module):
+    if isinstance(module, nn.Linear):
+        return True
+    plain = type(module).forward is nn.Conv2d.forward
+    return plain and set(module.dilation) == {1} and module.padding_mode == "zeros"
 
 
 def _within(layers, name):
