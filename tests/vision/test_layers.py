@@ -113,6 +113,10 @@ def test_what_holds_on_every_network(name):
         with pytest.raises(UserError, match="test_nfnet has no linear layer or convolution for LoRA"):
             adapters.last_and_head(model)
         return
+    if name == "dla34":
+        with pytest.raises(UserError, match="own `base_layer`"):
+            adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1)
+        return
     adapted = adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1)
     keys = (key.removeprefix("base_model.model.").split(".lora_B") for key, _ in adapted.named_parameters())
     with_lora = {key[0] for key in keys if len(key) > 1}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, below_one, positive_float, positive_int
 from unlearning.vision import layers
 from unlearning.vision.dropout import Dropout
@@ -38,11 +39,13 @@ def last_and_head(model: nn.Module) -> Layers:
 def attach(model: nn.Module, targets: Layers, rank: int, alpha: float, dropout: float = 0.0) -> "PeftModel":
     """Wrap `model` with LoRA of the given rank, alpha and dropout rate: a PeftModel, the rest frozen.
 
-    targets: such as `last_and_head` returns them.
+    targets: such as `last_and_head` returns them. Raises UserError for a network that PEFT couldn't merge again.
     """
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
 
+    if any(hasattr(module, "base_layer") for module in model.modules()):  # as DLA's network has
+        raise UserError("LoRA: PEFT would take this network's own `base_layer` for an adapter's")
     with_lora, saved = targets
     scale: Any = alpha  # PEFT's annotation says int, its code takes any number
     peft_model = get_peft_model(
@@ -67,20 +70,8 @@ def inputs_as_they_are(peft_model: "PeftModel") -> Iterator[None]:
 
 
 def merge(peft_model: "PeftModel") -> nn.Module:
-    """The plain network with W + (alpha / r) B A in place of each adapted W. PEFT's own function takes every module that has
-    a `base_layer` for an adapted one, as DLA's network has."""
-    from peft.tuners.lora import LoraLayer
-    from peft.utils import ModulesToSaveWrapper
-
-    model: Any = peft_model.get_base_model()
-    for name, module in [*model.named_modules()]:
-        if isinstance(module, LoraLayer):
-            module.merge()
-            model.set_submodule(name, module.get_base_layer())
-        elif isinstance(module, ModulesToSaveWrapper):
-            model.set_submodule(name, module.modules_to_save[module.active_adapter])
-    del model.peft_config
-    return model
+    """The plain network with W + (alpha / r) B A in place of each adapted W."""
+    return peft_model.merge_and_unload()
 
 
 def add_lora_flags(parser: Parser) -> Parser:
