@@ -20,7 +20,8 @@ from unlearning.reports import answer_figures, figures, results, style
 TABLES = {
     result["table"]: result["rows"]
     for result in map(json.loads, map(type(ROOT).read_text, sorted((ROOT / "results").rglob("*.json"))))
-    if isinstance(result, dict) and "metrics" in (result.get("rows") or [{}])[0]
+    if isinstance(result, dict) and "metrics" in (first := (result.get("rows") or [{}])[0])
+    if result.get("pictures", True) or "UA" in first["metrics"]  # else there is nothing that a picture shows
 }
 MANY = 100  # rows of a table that is slow to draw
 SMALL = [name for name, rows in TABLES.items() if len(rows) < MANY or "task" in rows[0]]
