@@ -27,6 +27,15 @@ from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
 NETWORKS = ("resnet50", "vit_small", "resnet8", "resnet20", "vit_micro")
+LORA = {
+    "epochs": 5,
+    "lr": (1e-3, 1e-3, 3e-3, 3e-3, 1e-2),
+    "batch_size": 128,
+    "rank": (8, 16, 8, 8, 16),
+    "alpha": (16, 32, 16, 16, 32),
+    "dropout": 0.1,
+    "bn": "update",
+}
 # By script and flag, for each of NETWORKS or for all. The first two columns are PruneLoRA's paper's in its own methods;
 # --retain-share is Chundawat et al.'s, --saliency and --retain-weight turn a variant off. What is left was tuned here.
 DEFAULTS = {
@@ -34,28 +43,8 @@ DEFAULTS = {
     "retrain": {"epochs": (200, 90, 15, 15, 30), "lr": (0.1, 1e-3, 0.1, 0.1, 1e-3), "batch_size": 128},
     "finetune": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-3), "batch_size": 128},
     "pruneft": {"epochs": 5, "lr": 1e-3, "batch_size": 128, "amount": 0.5, "regrow": False, "prune_head": False},
-    "lora": {
-        "epochs": 5,
-        "lr": (1e-3, 1e-3, 3e-3, 3e-3, 1e-2),
-        "batch_size": 128,
-        "rank": (8, 16, 8, 8, 16),
-        "alpha": (16, 32, 16, 16, 32),
-        "dropout": 0.1,
-        "bn": "update",
-    },
-    "loraprune": {
-        "epochs": 5,
-        "lr": (1e-3, 1e-3, 3e-3, 3e-3, 1e-2),
-        "batch_size": 128,
-        "rank": (8, 16, 8, 8, 16),
-        "alpha": (16, 32, 16, 16, 32),
-        "dropout": 0.1,
-        "bn": "update",
-        "amount": 0.5,
-        "regrow": False,
-        "prune_head": False,
-        "compact": None,
-    },
+    "lora": LORA,
+    "loraprune": LORA | {"amount": 0.5, "regrow": False, "prune_head": False, "compact": None},
     "rfau": {"epochs": 1, "lr": 1e-3, "batch_size": 8, "rank": 8, "alpha": 16, "shift": "random", "forget_weight": 1},
     "baselines.gradascent": {"epochs": 1, "lr": 1e-4, "batch_size": 8, "retain_weight": 0},
     "baselines.randomlabel": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-3, 3e-4, 1e-3), "batch_size": 128, "saliency": 1},

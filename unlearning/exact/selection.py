@@ -75,8 +75,7 @@ def private_and_anchors(
             what = f"{backbone['method']} began with a network that had seen the images it forgot"
             raise UserError(f"{file}: {what}, so none is private; train it with retrain.py")
         arguments = backbone["network"]["arguments"]
-        constants = [[round(x, 4) for x in values] for values in dataset.normalisation]
-        own = backbone["config"]
+        own, constants = backbone["config"], [*map(list, dataset.normalisation)]
         if not ("mean" in own or own.get("pretrained") or [arguments["mean"], arguments["std"]] == constants):
             raise UserError(f"{file} is normalised by all images, the private ones too; train it again with retrain.py")
         private = as_mask(backbone["forget"], len(private))

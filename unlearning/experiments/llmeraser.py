@@ -132,7 +132,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) ->
             print(f"scored {cell.task} {cell.kind}{cell.share} s{cell.seed}", file=sys.stderr, flush=True)
     same = ("model", "dataset", "task", "share", "method")
     groups = statistics.grouped(rows, lambda row: tuple(row[key] for key in same))
-    found = [group[0] | {"n": len(group), "metrics": statistics.metrics_over_seeds(group)} for group in groups.values()]
+    found = statistics.rows_over_seeds(groups.values())
     add_undone(found)
     return found
 

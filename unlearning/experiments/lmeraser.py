@@ -78,7 +78,7 @@ def plan_lmeraser(request: Request) -> Plan:
 
 def plan_tune(request: Request) -> Plan:
     """Rows of TUNED at each pair of the preset's rates, scored on a tenth of the training images that no part holds."""
-    request = replace(request, source=replace(request.source, validation=0.1))
+    request = request.on_validation_images()
     pairs = product(*request.sizes["grid"])
     return _plan(request, chosen(request, TUNED), [["--lr", lr, "--head-lr", head] for lr, head in pairs])
 
@@ -111,7 +111,7 @@ def score_tune(paths: list[Path], request: Request, plan: Plan, shared: Shared) 
             scored.append(row | {"metrics": found})
             report_scored(path, request.scoring.compute)
     groups = statistics.grouped(scored, lambda row: (row["model"], row["method"]))
-    return [group[0] | {"n": len(group), "metrics": statistics.metrics_over_seeds(group)} for group in groups.values()]
+    return statistics.rows_over_seeds(groups.values())
 
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
@@ -124,7 +124,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
             found[f"{key}_ratio"] = full[key] / found[key]
     groups = statistics.grouped(scored, lambda row: (row["model"], row["forget"], row["method"]))
     ordered = sorted(groups.values(), key=lambda group: (group[0]["model"], _order(group[0]["forget"])))
-    return [group[0] | {"n": len(group), "metrics": statistics.metrics_over_seeds(group)} for group in ordered]
+    return statistics.rows_over_seeds(ordered)
 
 
 def label(state: dict[str, Any]) -> str:

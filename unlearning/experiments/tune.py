@@ -15,23 +15,19 @@ RFAU_GRID = ("0.0001", *GRID)
 
 def plan_tune(request: Request) -> Plan:
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
-    request = _on_validation_images(request)
+    request = request.on_validation_images()
     return Plan(plan(request, chosen(request), request.forget_flags["class"], lambda network, method: GRID))
 
 
 def plan_rfau_tune(request: Request) -> Plan:
     """The trained methods of RFAU's table at each learning rate of RFAU_GRID, scored on a tenth of the training images."""
-    request = _on_validation_images(request)
+    request = request.on_validation_images()
     return Plan(both_ways(request, chosen(request), lambda tag: lambda network, method: RFAU_GRID))
 
 
 def score_without_probe(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
     """Rows for choosing a learning rate, without what is beneath the head."""
     return score_files(paths, request.scoring, shared, beneath=False)
-
-
-def _on_validation_images(request: Request) -> Request:
-    return replace(request, source=replace(request.source, validation=0.1))
 
 
 TUNE = Table(

@@ -15,6 +15,11 @@ def grouped(rows: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[An
     return groups
 
 
+def rows_over_seeds(groups: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each group of rows of one identity, a seed each: the first one, with n and its metrics over seeds."""
+    return [group[0] | {"n": len(group), "metrics": metrics_over_seeds(group)} for group in groups]
+
+
 def metrics_over_seeds(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The metrics that all rows of a group have, a row for each seed, put together."""
     return {

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -42,8 +43,11 @@ def penultimate(model: nn.Module, split: data.Split, compute: Compute, features:
     """
     heads = {name: model.get_submodule(name) for name in layers.heads(model)}
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in heads}
-    keep = lambda name: lambda module, inputs: parts[name].append(_pooled(inputs[0]).float().cpu())  # noqa: E731
-    hooks = [head.register_forward_pre_hook(keep(name)) for name, head in heads.items()]
+
+    def keep(read, module, inputs):
+        read.append(_pooled(inputs[0]).float().cpu())
+
+    hooks = [head.register_forward_pre_hook(partial(keep, parts[name])) for name, head in heads.items()]
     predict(model, split, compute, features)
     for hook in hooks:
         hook.remove()
