@@ -1,29 +1,27 @@
-"""Data sets as uint8 tensors in memory, forget sets as index tensors, and batched augmentation.
+"""Data sets as uint8 tensors in memory, and batched augmentation.
 
 Files are looked for in `data_dir`, then fetched by torchvision with its checksums; Fashion-MNIST comes from Debian's
 package `dataset-fashion-mnist` where torchvision's mirror is out of reach. No worker process and no per-image Python
 after loading: a batch is one index into a tensor. Only a folder of more than 8 GiB is read while it is used.
+unlearning/images/ reads the files, and finds the images that a request names.
 """
 
-import gzip
 import hashlib
 import math
 import os
-import re
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from unlearning.core.errors import UserError
-from unlearning.core.fetch import announce, bars_of_libraries, debian_package
+from unlearning.images import forgetting
+from unlearning.images.folders import read_folder
+from unlearning.images.readers import READERS
+from unlearning.images.splits import ImageFiles, Split
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
@@ -47,68 +45,6 @@ NORMALISATION = {
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 NEUTRAL = (0.5, 0.5)  # for any other images: -1 to 1
-RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints
-NAMED = 5  # classes that are named one by one
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images uint8 (N, C, H, W), a tensor or ImageFiles, and labels int64 (N,).
-
-    Labels are float32 (N, classes) where probabilities are to be learned.
-
-    origin: the images that these were taken from, and their positions there, int64 (N,); None where these are all.
-    """
-
-    images: "torch.Tensor | ImageFiles"
-    labels: torch.Tensor
-    origin: "tuple[torch.Tensor | ImageFiles, torch.Tensor] | None" = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: "torch.Tensor | slice") -> "Split":
-        """The rows that `index` names: int64 positions or a boolean mask (N,)."""
-        images, rows = self.source
-        own = self.images.take(index) if isinstance(self.images, ImageFiles) else self.images[index]
-        return Split(own, self.labels[index], (images, rows[index]))
-
-    @property
-    def source(self) -> "tuple[torch.Tensor | ImageFiles, torch.Tensor]":
-        """As `origin`, never None."""
-        return self.origin or (self.images, torch.arange(len(self)))
-
-
-class ImageFiles:
-    """Image files in the place of a tensor uint8 (N, 3, side, side): an index reads those images, several at a time."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, paths: Sequence[str | Path] | np.ndarray, side: int) -> None:
-        self.paths, self.shape = np.asarray(paths), (len(paths), 3, side, side)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: "torch.Tensor | slice") -> torch.Tensor:
-        """The images at int64 positions, a slice or a boolean mask. Raises UserError for a file that holds no image."""
-        paths = self.take(index).paths
-        images = torch.empty(len(paths), *self.shape[1:], dtype=torch.uint8)
-
-        def read(row):
-            images[row] = _read_image(paths[row], self.shape[-1])
-
-        with ThreadPoolExecutor(os.cpu_count()) as readers:  # decoding leaves Python's lock to the others
-            list(readers.map(read, range(len(paths))))
-        return images
-
-    def take(self, index: "torch.Tensor | slice") -> "ImageFiles":
-        """ImageFiles of those at `index`, unread."""
-        return ImageFiles(self.paths[index.numpy() if isinstance(index, torch.Tensor) else index], self.shape[-1])
-
-    def to(self, device: object) -> "ImageFiles":
-        """No-op: batches are moved to the device when they are read."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -125,6 +61,10 @@ class Dataset:
     flip: bool
     fingerprint: str
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+
+    def in_words(self, forget: torch.Tensor, tag: str) -> str:
+        """A forget set as `forgetting.in_words` says it."""
+        return forgetting.in_words(self.train.labels, self.classes, forget, tag)
 
     @property
     def is_cifar10(self) -> bool:
@@ -159,19 +99,6 @@ class Source:
         return cls(data_dir=data_dir, quiet=quiet, **{name: spec[name] for name in FLAGS if name in spec})
 
 
-@dataclass(frozen=True)
-class ForgetRequest:
-    """One of the three ways to name a forget set, as `forget_indices` takes them."""
-
-    classes: tuple[int, ...] = ()
-    share: float | None = None
-    file: Path | None = None
-
-    def positions(self, train: Split) -> tuple[torch.Tensor, str]:
-        """The forget set as sorted int64 positions in `train`, and its tag for file names."""
-        return forget_indices(train, self.classes, self.share, self.file)
-
-
 def load(
     dataset: str,
     data_dir: str | Path = "data",
@@ -193,7 +120,7 @@ def load(
     """
     root, name = Path(data_dir), dataset
     if name.startswith("folder:"):
-        train, test, classes = _folder(Path(name.removeprefix("folder:")), img_size)
+        train, test, classes = read_folder(Path(name.removeprefix("folder:")), img_size)
     elif name in READERS:
         train, test, classes = READERS[name](root, quiet)
     else:
@@ -256,13 +183,6 @@ def steps_of(count: int, size: int) -> int:
     return max(1, math.ceil((count - 1) / size)) if size > 1 else count
 
 
-def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":
-    """All of two splits' images; both are tensors, or both are ImageFiles."""
-    if isinstance(images, ImageFiles):
-        return ImageFiles(np.concatenate([images.paths, others.paths]), images.shape[-1])
-    return torch.cat([images, others])
-
-
 def _thinned(split, count, classes, complaint):
     """`count` images of `split`, all classes alike. Raises UserError, beginning with `complaint`, if it can't be."""
     if not len(classes) <= count <= len(split):
@@ -282,72 +202,6 @@ def stratified(labels: torch.Tensor, count: int) -> torch.Tensor:
         members = order[labels[order] == label]
         rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
     return rank.argsort(stable=True)[:count].sort().values
-
-
-def forget_indices(
-    train: Split, classes: Sequence[int] | None = None, share: float | None = None, file: str | Path | None = None
-) -> tuple[torch.Tensor, str]:
-    """The forget set as sorted int64 positions in the training split, and its tag for file names.
-
-    Exactly one of: classes (list of class numbers), share (0..1 of all images, drawn with a fixed seed so that every
-    training seed forgets the same images), file (text, one position a line). Raises UserError for an unknown class, an
-    empty set, or one that leaves nothing to retain.
-    """
-    if file is not None:
-        index, tag = _read_ids(Path(file), len(train))
-    elif share is not None:
-        if not 0 < share < 1:
-            raise UserError(f"--forget-random {share} is not a share between 0 and 1")
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-        index, tag = order[: round(share * len(train))], tag_of_share(share)
-    elif classes:
-        known = train.labels.unique().tolist()
-        wrong = [c for c in classes if c not in known]
-        if wrong:
-            raise UserError(f"--forget-class {wrong[0]}: the classes are {known[0]} to {known[-1]}")
-        index = torch.isin(train.labels, torch.tensor(classes)).nonzero().squeeze(1)
-        tag = tag_of_classes(classes)
-    else:
-        raise UserError("nothing to forget: give --forget-class, --forget-random or --forget-file")
-    if not 0 < len(index) < len(train):
-        raise UserError(f"the forget set has {len(index)} of {len(train)} training images; it needs some, not all")
-    return index.sort().values, tag
-
-
-def forgotten_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
-    """The classes (list of int) that lie wholly in the forget set; empty for sample forgetting.
-
-    Only when the forget set is made of whole classes is it class forgetting.
-    """
-    inside = torch.zeros(len(labels), dtype=torch.bool)
-    inside[forget] = True
-    whole = [c for c in labels.unique().tolist() if inside[labels == c].all()]
-    return whole if torch.isin(labels[forget], torch.tensor(whole, dtype=torch.int64)).all() else []
-
-
-def in_words(dataset: Dataset, forget: torch.Tensor, tag: str) -> str:
-    """A forget set as people call it: "class 3 (Dress)", "random share 0.1", "list 1a2b3c4d".
-
-    forget: int64 positions in the training images; tag: its name in files. Classes of a set made of whole classes are named.
-    """
-    classes = forgotten_classes(dataset.train.labels, forget)
-    if classes:
-        some = [class_name(dataset.classes, c) for c in classes[:NAMED]]
-        more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
-        return f"class{'es' if len(classes) > 1 else ''} {', '.join(some)}{more}"
-    return re.sub(r"^(random|file)", lambda found: {"random": "random share ", "file": "list "}[found[1]], tag)
-
-
-def class_name(classes: Sequence[str], number: int) -> str:
-    """A class by its number and, where it has one, its name: "3 (Dress)"."""
-    return str(number) if classes[number] == str(number) else f"{number} ({classes[number]})"
-
-
-def retain_indices(count: int, forget: torch.Tensor) -> torch.Tensor:
-    """Sorted positions (int64) of the training images that are not in `forget`."""
-    kept = torch.ones(count, dtype=torch.bool)
-    kept[forget] = False
-    return kept.nonzero().squeeze(1)
 
 
 def random_crop(images: torch.Tensor) -> torch.Tensor:
@@ -375,32 +229,6 @@ def crop_and_flip(images: torch.Tensor) -> torch.Tensor:
     return random_flip(random_crop(images))
 
 
-def _read_ids(path, count):
-    try:
-        text = path.read_text(encoding="utf-8-sig").split()  # editors of Windows begin with a mark
-        index = torch.tensor(sorted({int(word) for word in text}), dtype=torch.int64)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--forget-file {path}: not a list of image numbers, one a line ({error})") from None
-    if len(index) and not 0 <= index[0] <= index[-1] < count:
-        raise UserError(f"--forget-file {path}: image numbers run from 0 to {count - 1}")
-    return index, tag_of_ids(index)
-
-
-def tag_of_classes(classes: Iterable[int]) -> str:
-    """A forget set's name in files and tables, for class numbers."""
-    return "class" + "-".join(str(c) for c in sorted(set(classes)))
-
-
-def tag_of_share(share: float) -> str:
-    """A forget set's name for a share of all images, between 0 and 1."""
-    return f"random{share:g}"
-
-
-def tag_of_ids(index: torch.Tensor) -> str:
-    """A name for a set of positions, ascending int64."""
-    return "file" + hashlib.sha256(index.numpy().tobytes()).hexdigest()[:8]
-
-
 def _fingerprint(*splits):
     digest = hashlib.sha256()
     for split in splits:
@@ -411,134 +239,3 @@ def _fingerprint(*splits):
             else:
                 digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _digits(root, quiet):
-    """scikit-learn's 1,797 images of 8x8, every fifth of each class (in file order) to the test split."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8)).unsqueeze(1)
-    both = Split(images, torch.from_numpy(bunch.target.astype(np.int64)))
-    test = torch.zeros(len(both), dtype=torch.bool)
-    for label in range(10):
-        test[(both.labels == label).nonzero().squeeze(1)[::5]] = True
-    return both.take(~test), both.take(test), [str(c) for c in range(10)]
-
-
-def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder: str = "") -> Callable[[Path, bool], tuple]:
-    """A reader for torchvision's data set class of this name: (root, quiet) to (train, test, class names).
-
-    megabytes: the size of its files as they are downloaded.
-    """
-
-    def read(root, quiet):
-        from torchvision import datasets
-
-        kind, where = getattr(datasets, name), root / folder if folder else root
-        try:
-            parts = _read_or_download(kind, where, splits, megabytes, quiet)
-        except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
-            if name != "FashionMNIST" or not _fashion_mnist_from_debian(root, quiet):
-                raise UserError(_what_to_put_where(kind, where, error)) from None
-            parts = [kind(where, **split) for split in splits]
-        labels = [part.labels if hasattr(part, "labels") else part.targets for part in parts]
-        images = [torch.as_tensor(part.data) for part in parts]
-        if images[0].ndim == 3:  # MNIST's format has no channel axis
-            images = [x.unsqueeze(1) for x in images]
-        elif images[0].shape[-1] == 3:
-            images = [x.permute(0, 3, 1, 2).contiguous() for x in images]
-        classes = getattr(parts[0], "classes", [str(c) for c in range(10)])
-        pairs = zip(images, labels, strict=True)
-        train, test = (Split(x, torch.as_tensor(np.asarray(y), dtype=torch.int64)) for x, y in pairs)
-        return train, test, classes
-
-    return read
-
-
-def _read_or_download(dataset, where, splits, megabytes, quiet):
-    """The splits of torchvision's data set class `dataset`, downloaded unless they are there."""
-    try:
-        return [dataset(where, **split) for split in splits]
-    except RuntimeError:  # torchvision's word for "not there, or not intact"
-        address = dataset.mirrors[0] if hasattr(dataset, "mirrors") else getattr(dataset, "url", None)
-        address = address or next(iter(dataset.split_list.values()))[0]
-        announce(dataset.__name__, megabytes, address.split("/")[2], where)
-        with bars_of_libraries(quiet):
-            return [dataset(where, download=True, **split) for split in splits]
-
-
-def _what_to_put_where(dataset, where, error):
-    if hasattr(dataset, "resources"):
-        target = where / dataset.__name__ / "raw"
-        files = [name for name, _ in dataset.resources]
-    elif hasattr(dataset, "filename"):
-        target, files = where, [dataset.filename]
-    else:
-        target, files = where, [entry[1] for entry in dataset.split_list.values() if "extra" not in entry[1]]
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
-
-
-def _fashion_mnist_from_debian(root, quiet):
-    """Fetch Fashion-MNIST's files as a Debian package; whether that worked."""
-    files = debian_package("dataset-fashion-mnist", root, quiet)
-    if files is None:
-        return False
-    from torchvision.datasets import FashionMNIST
-
-    raw = root / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
-    for name, _ in FashionMNIST.resources:
-        packed = files / "usr/share/datasets/fashion-mnist" / name
-        whole = raw / Path(name).stem
-        with gzip.open(packed) as source, open(whole.with_suffix(".part"), "wb") as target:
-            shutil.copyfileobj(source, target)
-        whole.with_suffix(".part").replace(whole)
-    shutil.rmtree(root / "debian")
-    return True
-
-
-def _folder(path, img_size):
-    """Read `train|test/<class>/*` below `path`; classes are numbered alphabetically."""
-    from torchvision.datasets import ImageFolder
-
-    trees = []
-    for part in ("train", "test"):
-        try:
-            trees.append(ImageFolder(path / part))
-        except (FileNotFoundError, OSError) as error:
-            raise UserError(f"folder:{path} needs {part}/<class>/ with images in each ({error})") from None
-    train, test = trees
-    if train.classes != test.classes:
-        raise UserError(f"folder:{path}: train and test don't hold the same classes")
-    files = [ImageFiles([file for file, _ in tree.samples], img_size) for tree in trees]
-    needed = sum(len(images) for images in files) * 3 * img_size**2
-    if needed > RESIDENT:
-        print(f"folder:{path}: {needed / 2**30:,.0f} GiB of images stay in their files", file=sys.stderr, flush=True)
-    else:
-        files = [images[:] for images in files]
-    splits = [Split(x, torch.tensor(tree.targets, dtype=torch.int64)) for x, tree in zip(files, trees, strict=True)]
-    return *splits, train.classes
-
-
-def _read_image(file, side):
-    """The image in `file`, resized unless it has this side: uint8 (3, side, side)."""
-    try:
-        with Image.open(file) as image:
-            image = image.convert("RGB")
-            pixels = np.array(image if image.size == (side, side) else image.resize((side, side)))
-    except OSError as error:
-        raise UserError(f"{file} is not a readable image ({error})") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-_TRAIN_TEST = ({"train": True}, {"train": False})
-READERS = {
-    "digits": _digits,
-    "fashion-mnist": _torchvision("FashionMNIST", 30.9, _TRAIN_TEST),
-    "mnist": _torchvision("MNIST", 11.6, _TRAIN_TEST),
-    "cifar10": _torchvision("CIFAR10", 170.5, _TRAIN_TEST),
-    "cifar100": _torchvision("CIFAR100", 169.0, _TRAIN_TEST),
-    "svhn": _torchvision("SVHN", 246.3, ({"split": "train"}, {"split": "test"}), "svhn"),
-}

@@ -24,6 +24,7 @@ import data
 from data import Split
 from unlearning.core.device import clock
 from unlearning.core.flags import Parser, PerModel, fraction, main
+from unlearning.images import splits
 from unlearning.vision.flags import method_parser
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run, execute
@@ -41,7 +42,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     some = retain.take(torch.randperm(len(retain))[: round(run.settings.retain_share * len(retain))])
     pairs = ((model, some), (random_teacher, forget))
     answers = [predict(*pair, run.compute, run.features).softmax(1) for pair in pairs]
-    both = data.Split(data.concatenate(some.images, forget.images), torch.cat(answers))
+    both = data.Split(splits.concatenate(some.images, forget.images), torch.cat(answers))
     optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
     return run.fit(model, both, optimizer, since=started)
 

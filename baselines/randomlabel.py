@@ -24,6 +24,7 @@ from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, fraction, main
+from unlearning.images import splits
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
@@ -38,7 +39,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     if classes < 2:
         raise UserError("randomlabel needs a second class: there is no wrong label in data of one")
     wrong = (forget.labels + torch.randint(1, classes, forget.labels.shape)) % classes
-    both = data.Split(data.concatenate(retain.images, forget.images), torch.cat([retain.labels, wrong]))
+    both = data.Split(splits.concatenate(retain.images, forget.images), torch.cat([retain.labels, wrong]))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=run.settings.lr)
     if run.settings.saliency < 1:

@@ -36,6 +36,7 @@ from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, 
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
+from unlearning.images import forgetting
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import figures, results, tables
 from unlearning.vision import adapters
@@ -77,7 +78,7 @@ def ours(
     unlearned = time.perf_counter()  # a checkpoint is written, so a GPU has finished too
     model = models.build(models.load_checkpoint(path))
     train, test = (predict(model, split, compute, shared.features) for split in (dataset.train, dataset.test))
-    kept, seen = data.retain_indices(len(train), forget), dataset.test.labels != 3
+    kept, seen = forgetting.retain_indices(len(train), forget), dataset.test.labels != 3
     accuracies = [
         predictions.accuracy(train[forget], dataset.train.labels[forget]),
         predictions.accuracy(train[kept], dataset.train.labels[kept]),
@@ -92,7 +93,7 @@ def theirs(
     """The same in the published way: (seconds, accuracies). settings: those of our run."""
     model = models.build(models.load_checkpoint(original)).to(device)
     started = time.perf_counter()
-    retain = dataset.train.take(data.retain_indices(len(dataset.train), forget))
+    retain = dataset.train.take(forgetting.retain_indices(len(dataset.train), forget))
     torch.manual_seed(settings.seed)
     lora = settings.get("rank", 0), settings.get("alpha", 0)
     model = published_way.unlearn(model, method, retain, epochs, settings.lr, *lora)
@@ -120,7 +121,7 @@ def memory(
     """
     shared = Shared()
     dataset = shared.load(source)
-    forget, _ = data.forget_indices(dataset.train, [3])
+    forget, _ = forgetting.forget_indices(dataset.train, [3])
     reset_peak_memory(device)
     before = peak_memory_mib(device)
     if way == "here":
@@ -143,7 +144,7 @@ def compare(name: str, args: argparse.Namespace, command: str, folder: Path) -> 
         )
         flags += ["--original", str(original)]
         dataset = shared.load(source)
-        forget, _ = data.forget_indices(dataset.train, [3])
+        forget, _ = forgetting.forget_indices(dataset.train, [3])
         for method in args.methods:
             mine = ours(method, flags, dataset, forget, args.epochs, shared)
             other = theirs(method, original, dataset, forget, args.epochs, mine[3], args.device)

@@ -19,6 +19,7 @@ from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main, positive_int
 from unlearning.core.provenance import device_name, provenance
 from unlearning.evaluation import network
+from unlearning.images import forgetting
 from unlearning.metrics import predictions
 from unlearning.reports import results
 from unlearning.vision.predict import penultimate, predict, relearn
@@ -32,7 +33,7 @@ def measure(path: Path, subset: int | None, rounds: int) -> dict[str, Any]:
     model = models.build(checkpoint, path)
     compute = Compute("cpu", None, path.parent, quiet=True).placed(model)
     dataset = data.load(checkpoint["data"]["dataset"], subset=subset)
-    forget, _ = data.forget_indices(dataset.train, classes=[3])
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3])
     sets, train = network.four_sets(dataset, forget), dataset.train
     sample = data.stratified(train.labels, min(network.PROBE_LIMIT, len(train)))
     gone = dataset.test.take(sets.forget_test)

@@ -27,6 +27,7 @@ import rfau
 from baselines import badteacher, gradascent, randomlabel
 from tests.helpers import call, served
 from unlearning.core.errors import UserError
+from unlearning.images import folders, forgetting, readers, splits
 
 LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
 
@@ -39,11 +40,11 @@ def split_of(labels):
 @given(LABELS, st.floats(0.05, 0.95))
 def test_forget_and_retain_are_a_partition(labels, share):
     try:
-        forget, tag = data.forget_indices(split_of(labels), share=share)
+        forget, tag = forgetting.forget_indices(split_of(labels), share=share)
     except UserError:
         assert round(share * len(labels)) in (0, len(labels))
         return
-    retain = data.retain_indices(len(labels), forget)
+    retain = forgetting.retain_indices(len(labels), forget)
     assert torch.cat([forget, retain]).sort().values.tolist() == list(range(len(labels)))
     assert len(forget) == round(share * len(labels))
     assert tag == f"random{share:g}"
@@ -54,19 +55,19 @@ def test_forget_and_retain_are_a_partition(labels, share):
 def test_forgetting_classes_takes_all_of_them_and_nothing_else(labels, classes):
     present = set(labels.tolist())
     try:
-        forget, _ = data.forget_indices(split_of(labels), classes=sorted(classes))
+        forget, _ = forgetting.forget_indices(split_of(labels), classes=sorted(classes))
     except UserError:
         assert not classes <= present or classes == present
         return
     assert set(labels[forget].tolist()) == classes
-    assert not classes & set(labels[data.retain_indices(len(labels), forget)].tolist())
-    assert set(data.forgotten_classes(labels, forget)) == classes
+    assert not classes & set(labels[forgetting.retain_indices(len(labels), forget)].tolist())
+    assert set(forgetting.forgotten_classes(labels, forget)) == classes
 
 
 def test_a_class_and_a_half_is_not_class_forgetting():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    assert data.forgotten_classes(labels, torch.tensor([0, 1])) == [0]
-    assert data.forgotten_classes(labels, torch.tensor([0, 1, 2])) == []
+    assert forgetting.forgotten_classes(labels, torch.tensor([0, 1])) == [0]
+    assert forgetting.forgotten_classes(labels, torch.tensor([0, 1, 2])) == []
 
 
 @settings(deadline=None, max_examples=60)
@@ -276,8 +277,8 @@ def test_a_folder_too_large_for_memory_is_read_as_it_is_used(tmp_path, monkeypat
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[0].numpy()).save(folder / f"{row}.png")
     found = {}
-    for way, limit in (("streamed", 0), ("resident", data.RESIDENT)):
-        monkeypatch.setattr(data, "RESIDENT", limit)
+    for way, limit in (("streamed", 0), ("resident", folders.RESIDENT)):
+        monkeypatch.setattr(folders, "RESIDENT", limit)
         weights = tmp_path / way
         common = (
             "--dataset",
@@ -312,7 +313,7 @@ def test_files_stand_for_a_tensor(tmp_path):
     order = [rows, rows[:1], rows[1:]]
     for some in (files, images):
         assert all(torch.equal(x, images[r]) for x, r in zip(data.batches(some, order), order, strict=True))
-    assert torch.equal(data.concatenate(files, files.take(rows))[:], torch.cat([images, images[rows]]))
+    assert torch.equal(splits.concatenate(files, files.take(rows))[:], torch.cat([images, images[rows]]))
     (tmp_path / "train" / "bee" / "0.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="not a readable image"):
         list(data.batches(files, [torch.arange(8)]))
@@ -396,18 +397,18 @@ def test_torchvisions_download_is_one_line_in_a_log(tmp_path, monkeypatch, capsy
 )
 def test_wrong_forget_sets(arguments, message):
     with pytest.raises(UserError, match=message):
-        data.forget_indices(data.load("digits").train, **arguments)
+        forgetting.forget_indices(data.load("digits").train, **arguments)
 
 
 def test_forget_file(tmp_path):
     file = tmp_path / "ids.txt"
     file.write_text("17\n3\n17\n", encoding="utf-8")
-    index, tag = data.forget_indices(data.load("digits").train, file=file)
+    index, tag = forgetting.forget_indices(data.load("digits").train, file=file)
     assert index.tolist() == [3, 17]
     assert tag.startswith("file")
     file.write_text("17\n999999\n", encoding="utf-8")
     with pytest.raises(UserError, match="0 to 1432"):
-        data.forget_indices(data.load("digits").train, file=file)
+        forgetting.forget_indices(data.load("digits").train, file=file)
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("digits", "data", 3), ("digits", "data", None, 1.0)])
@@ -421,16 +422,16 @@ def test_a_forget_set_in_words():
     named = dataclasses.replace(dataset, classes=tuple("abcdefghij"))
 
     def words(of, **request):
-        return data.in_words(of, *data.forget_indices(of.train, **request))
+        return of.in_words(*forgetting.forget_indices(of.train, **request))
 
     assert words(dataset, classes=[3]) == "class 3" and words(named, classes=[3]) == "class 3 (d)"
     assert words(named, classes=[3, 1]) == "classes 1 (b), 3 (d)"
     assert words(dataset, classes=range(8)) == "classes 0, 1, 2, 3, 4 and 3 more"
     assert words(dataset, share=0.1) == "random share 0.1"
-    assert data.in_words(dataset, torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d"
+    assert dataset.in_words(torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d"
 
 
 def test_known_sizes_are_those_of_the_data():
     dataset = data.load("digits")
     assert data.SIZES["digits"] == (len(dataset.train), len(dataset.test))
-    assert data.SIZES.keys() == data.READERS.keys()
+    assert data.SIZES.keys() == readers.READERS.keys()

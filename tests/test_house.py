@@ -11,7 +11,10 @@ import pytest
 
 from tests.helpers import ROOT, shell
 
-ORDER = ("core", "metrics", "reports", "data", "models", "vision", "language", "exact", "evaluation", "experiments")
+ORDER = (
+    *("core", "metrics", "reports", "images", "data", "models"),
+    *("vision", "language", "exact", "evaluation", "experiments"),
+)
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models"))
 BASELINES = sorted(path.stem for path in (ROOT / "baselines").glob("*.py"))
 LIBRARY = [*sorted((ROOT / "unlearning").rglob("*.py")), ROOT / "models.py", ROOT / "data.py"]

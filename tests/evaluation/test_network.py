@@ -11,6 +11,7 @@ import models
 from tests.helpers import FP32
 from unlearning.core.device import to_float
 from unlearning.evaluation import network
+from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
 from unlearning.vision import layers
 from unlearning.vision.predict import penultimate, predict, relearn
@@ -19,7 +20,7 @@ from unlearning.vision.predict import penultimate, predict, relearn
 def test_scores_are_the_counted_ones():
     """A network that is right on every image but those of class 3, and wrong on the first ten images of class 5."""
     dataset = data.load("digits")
-    forget, _ = data.forget_indices(dataset.train, classes=[3])
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3])
     logits = []
     for split in (dataset.train, dataset.test):
         answer = split.labels.clone()
@@ -31,7 +32,7 @@ def test_scores_are_the_counted_ones():
     assert scores["UA"] == scores["UA_test"] == 100
     assert scores["RA"] == pytest.approx(100 * (kept_train - 10) / kept_train)
     assert scores["TA"] == pytest.approx(100 * (kept_test - 10) / kept_test)
-    sample, _ = data.forget_indices(dataset.train, share=0.1)
+    sample, _ = forgetting.forget_indices(dataset.train, share=0.1)
     scores, _ = network.score(logits, dataset, sample, "svc")
     right = (logits[1].argmax(1) == dataset.test.labels).double().mean().item()
     assert "missing" in scores["UA_test"]
@@ -51,7 +52,7 @@ def test_a_class_without_test_images_is_compared_with_no_other_class():
     dataset = data.load("digits")
     dataset = replace(dataset, test=dataset.test.take(dataset.test.labels != 3))
     logits = [torch.nn.functional.one_hot(split.labels, 10).float() for split in (dataset.train, dataset.test)]
-    forget, _ = data.forget_indices(dataset.train, classes=[3])
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3])
     scores, curves = network.score(logits, dataset, forget, "svc", every_attack=True)
     without = ["UA_test", "MIA_AUC", "TPR1", *(key for key in scores if key.startswith(("AUC ", "TPR1 ")))]
     assert all("no test image of the forgotten class" in scores[key]["missing"] for key in without) and len(without) > 10
@@ -60,7 +61,7 @@ def test_a_class_without_test_images_is_compared_with_no_other_class():
 
 def test_curves_are_shares_and_rates():
     dataset = data.load("digits")
-    forget, _ = data.forget_indices(dataset.train, share=0.2)
+    forget, _ = forgetting.forget_indices(dataset.train, share=0.2)
     generator = torch.Generator().manual_seed(0)
     logits = [torch.randn(len(split), 10, generator=generator) for split in (dataset.train, dataset.test)]
     found, curves = network.score(logits, dataset, forget, "svc")
@@ -74,7 +75,7 @@ def test_curves_are_shares_and_rates():
 def test_published_attacks_are_modes(every_draw):
     """Each gets the feature and the non-members of its own protocol."""
     dataset = data.load("digits")
-    forget, _ = data.forget_indices(dataset.train, classes=[3, 4, 5])
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3, 4, 5])
     generator = torch.Generator().manual_seed(0)
     logits = [torch.randn(len(x), 10, generator=generator) for x in (dataset.train, dataset.test)]
     logits[0] += 2 * torch.nn.functional.one_hot(dataset.train.labels, 10)  # members are surer, so that draws differ
@@ -97,7 +98,7 @@ def test_published_attacks_are_modes(every_draw):
 
 def test_every_attack_takes_the_draws_of_the_networks_seed():
     dataset = data.load("digits", subset=500, test_subset=200)
-    forget, _ = data.forget_indices(dataset.train, share=0.2)
+    forget, _ = forgetting.forget_indices(dataset.train, share=0.2)
     generator = torch.Generator().manual_seed(1)
     logits = [torch.randn(len(x), 10, generator=generator) for x in (dataset.train, dataset.test)]
     sets = network.four_sets(dataset, forget)
@@ -145,7 +146,7 @@ def test_the_true_positive_rate_is_read_at_1_percent_in_percent():
 
 def test_the_four_sets_part_the_images():
     dataset = data.load("digits")
-    forget, _ = data.forget_indices(dataset.train, classes=[3, 5])
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3, 5])
     sets = network.four_sets(dataset, forget)
     assert set(dataset.train.labels[sets.forget].tolist()) == set(dataset.test.labels[sets.forget_test].tolist()) == {3, 5}
     assert len(sets.forget) + len(sets.retain) == len(dataset.train)
@@ -174,7 +175,7 @@ def test_penultimate_features_are_what_the_head_reads(weights):
 
 def test_relearning_leaves_the_network_alone_and_repeats(weights):
     dataset = data.load("digits")
-    forget, _ = data.forget_indices(dataset.train, classes=[3])
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3])
     gone = dataset.test.take(dataset.test.labels == 3)
     model = models.build(models.load_checkpoint(weights / "digits_resnet8_class3_finetune2_s0.pth"))
     before = models.state(model)

@@ -21,6 +21,7 @@ from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning
 from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
 from unlearning.exact.system import SYSTEM, assemble, read_system
+from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
 from unlearning.vision.predict import penultimate
 from unlearning.vision.settings import Settings
@@ -125,7 +126,7 @@ def test_nothing_depends_on_images_that_were_left_out(backbone, tmp_path, script
 def test_a_backbone_doesnt_depend_on_private_images(tmp_path):
     """Nor do its features of public images, the anchors and the centres."""
     common = ("--dataset", "digits", "--subset", 300)
-    gone, _ = data.ForgetRequest(share=0.5).positions(data.load("digits", subset=300).train)
+    gone, _ = forgetting.ForgetRequest(share=0.5).positions(data.load("digits", subset=300).train)
     found = []
     for name, shared in (("as_it_is", Shared()), ("altered", Altered(gone))):
         public = ("--model", "resnet8", "--epochs", 1, "--forget-random", 0.5, "--weights", tmp_path / name, "--quiet")

@@ -11,6 +11,7 @@ import torch
 import data
 from unlearning.core.files import sha256
 from unlearning.evaluation.entries import Entry, own_positions
+from unlearning.images import forgetting
 from unlearning.reports.answers import PICTURED, Account, Answers, Asked, File
 from unlearning.vision.identity import digest
 
@@ -25,7 +26,7 @@ def of_network(
     """
     own = own_positions(entry, forget)
     count = max(len(dataset.classes), logits[0].shape[1])
-    classes = [data.class_name(dataset.classes, c) for c in range(len(dataset.classes))]
+    classes = [forgetting.class_name(dataset.classes, c) for c in range(len(dataset.classes))]
     classes += [str(c) for c in range(len(classes), count)]
     shown = pictured(dataset.train.labels, own) if pictures else own[:0]
     asked = _asked(entry, dataset, forget, classes, shown)
@@ -80,7 +81,7 @@ def _asked(entry: Entry, dataset: data.Dataset, forget: torch.Tensor, classes: l
         digest=digest(forget),
         fingerprint=dataset.fingerprint,
         classes=classes,
-        whole=data.forgotten_classes(labels, own),
+        whole=forgetting.forgotten_classes(labels, own),
         images=images.permute(0, 2, 3, 1).contiguous().numpy(),
         truth=[classes[label] for label in labels[shown].tolist()],
         private=entry.private is not None,

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
@@ -126,7 +125,11 @@ def _score_file(
     for positions, tag in entry.forgets:
         forget = own_positions(entry, positions)
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
-        row |= {"forget": tag, "forgotten": data.in_words(dataset, forget, tag), "entry": entry}
+        row |= {
+            "forget": tag,
+            "forgotten": dataset.in_words(forget, tag),
+            "entry": entry,
+        }
         found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack, entry.seed)
         if entry.method == "retrain":
             retrained[_pair(row)] = logits[0]

@@ -15,6 +15,7 @@ from unlearning.core.files import read_torch, sha256
 from unlearning.core.flags import as_words, written
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
+from unlearning.images import forgetting
 from unlearning.vision import feature_cache
 from unlearning.vision.identity import canonical, digest, first_parent, identity, of_checkpoint
 from unlearning.vision.shared import Shared
@@ -186,8 +187,8 @@ def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:
 
 
 def _tag(entry: Entry, forget: torch.Tensor, tag: str | None, dataset: data.Dataset) -> str | None:
-    classes = data.forgotten_classes(scored_on(entry, dataset).train.labels, own_positions(entry, forget))
-    return data.tag_of_classes(classes) if classes else tag
+    classes = forgetting.forgotten_classes(scored_on(entry, dataset).train.labels, own_positions(entry, forget))
+    return forgetting.tag_of_classes(classes) if classes else tag
 
 
 def own_positions(entry: Entry, forget: torch.Tensor) -> torch.Tensor:
@@ -218,7 +219,7 @@ def forget_sets(
     return tuple(found)  # type: ignore[arg-type]  # with a forget set comes its tag
 
 
-def _wanted(entry: Entry, request: data.ForgetRequest, dataset: data.Dataset) -> tuple[torch.Tensor, str]:
+def _wanted(entry: Entry, request: forgetting.ForgetRequest, dataset: data.Dataset) -> tuple[torch.Tensor, str]:
     """The forget set (positions, tag) that the flags name: of a system, of a class or of a share those that are private."""
     positions, tag = request.positions(dataset.train)
     if entry.private is None:

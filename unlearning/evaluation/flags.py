@@ -7,6 +7,7 @@ from pathlib import Path
 import data
 from unlearning.core.device import Compute
 from unlearning.core.flags import Parser, add_cache_flag, add_device_flags
+from unlearning.images import forgetting
 from unlearning.vision.flags import forget_request, source_of
 
 ATTACKS = ("svc", "lora-unlearn", "unlearn-sparse")  # of network.ATTACKS, which takes seconds to import
@@ -26,7 +27,7 @@ class Scoring:
     attack: str = "svc"
     every_attack: bool = False
     source: data.Source | None = None
-    forget: data.ForgetRequest | None = None
+    forget: forgetting.ForgetRequest | None = None
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "Scoring":

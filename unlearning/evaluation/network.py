@@ -15,6 +15,7 @@ from torch import nn
 
 import data
 from unlearning.core.device import Compute
+from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import penultimate, relearn
@@ -49,9 +50,9 @@ Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, 
 
 def four_sets(dataset: data.Dataset, forget: torch.Tensor) -> Sets:
     """D_f, D_r, T_f and T_r as int64 positions. For sample forgetting T_f is empty and T_r the whole test set."""
-    classes = data.forgotten_classes(dataset.train.labels, forget)
+    classes = forgetting.forgotten_classes(dataset.train.labels, forget)
     gone = torch.isin(dataset.test.labels, torch.tensor(classes, dtype=torch.int64))
-    kept = data.retain_indices(len(dataset.train), forget)
+    kept = forgetting.retain_indices(len(dataset.train), forget)
     return Sets(forget, kept, gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1))
 
 
@@ -59,7 +60,7 @@ def _no_forgotten_test(dataset: data.Dataset, sets: Sets) -> str | None:
     """Why T_f is empty: NO_CLASS, or NO_TEST; None where it isn't."""
     if len(sets.forget_test):
         return None
-    return NO_TEST if data.forgotten_classes(dataset.train.labels, sets.forget) else NO_CLASS
+    return NO_TEST if forgetting.forgotten_classes(dataset.train.labels, sets.forget) else NO_CLASS
 
 
 Scores = dict[str, Any]  # a number, or {"missing": reason}, for each metric
@@ -130,7 +131,7 @@ def beneath(
 
 def distances(logits: torch.Tensor, retrain: torch.Tensor, forget: torch.Tensor) -> Scores:
     """How far the answers on training images are from Retrain's: logits float32 (N, C) of both, forget as in `score`."""
-    kept = data.retain_indices(len(logits), forget)
+    kept = forgetting.retain_indices(len(logits), forget)
     pairs = {"f": (logits[forget], retrain[forget]), "r": (logits[kept], retrain[kept])}
     measures = {"activation": predictions.activation_distance, "js": predictions.js_divergence}
     return {f"{name}_{side}": measure(*pair) for name, measure in measures.items() for side, pair in pairs.items()}

@@ -27,6 +27,7 @@ from unlearning.exact import learners
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
 from unlearning.exact.learning import Work, made_from, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, private_and_anchors
+from unlearning.images import forgetting
 from unlearning.vision.identity import forget_identity, identity, of_checkpoint, own_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -177,7 +178,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         "network": {"name": learners.PROMPTED, "arguments": {"backbone": source["network"], **arguments}},
         "state_dict": weights,
         "forget": inside,
-        "forget_tag": data.tag_of_ids(state["deleted"]) if len(inside) else None,
+        "forget_tag": forgetting.tag_of_ids(state["deleted"]) if len(inside) else None,
         "cost": {key: cost[key] for key in ("seconds", "memory_mib", "steps")} | {"trainable": numbers, "moved": numbers},
         "key": str(state["ledger"]),
         **_identified(state, source),
@@ -262,7 +263,7 @@ def _name(new: NewSystem, tag: str, network: str, backbone: Path, without: torch
     it isn't a network's ImageNet weights, and what is left out."""
     settings = new.work.settings
     begin = f"{names.part(tag, 'data')}_{names.part(network, 'network')}_"
-    left_out = f"-without-{data.tag_of_ids(without)}" if len(without) else ""
+    left_out = f"-without-{forgetting.tag_of_ids(without)}" if len(without) else ""
     own = names.started_from(backbone, begin) if Path(settings.backbone).suffix == ".pth" else ""
     return f"{begin}{new.method}{settings.parts}{names.suffix(new.named)}{own}{left_out}_s{settings.seed}"
 

@@ -27,6 +27,7 @@ from unlearning.exact.system import assemble, delete_images, read_system
 from unlearning.experiments.methods import METHODS, ONE
 from unlearning.experiments.plan import START, chosen, command, from_scratch, handed_on
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
+from unlearning.images import forgetting
 from unlearning.metrics import predictions, statistics
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
@@ -148,7 +149,7 @@ def _rows_of(folder: Path, request: Request, shared: Shared) -> list[Row]:
         found = {
             key: sum(cost[key] for cost in costs) / len(costs) for key in ("sample_epochs", "flops", "seconds", "memory_mib")
         }
-        tag = data.tag_of_classes(request.forget_classes) if asked == "class" else f"delete{asked}"
+        tag = forgetting.tag_of_classes(request.forget_classes) if asked == "class" else f"delete{asked}"
         found["accuracy"] = _accuracy(copies[0], request, shared)
         row = _described(state, label(state), tag)
         rows.append(row | {"clusters": len(state["files"]), "request": asked, "metrics": found})
@@ -177,7 +178,7 @@ def _deleted_from(
 
     asked: a number of images, or "class". draw: which of the draws of so many images.
     """
-    what = data.tag_of_classes(request.forget_classes) if asked == "class" else asked
+    what = forgetting.tag_of_classes(request.forget_classes) if asked == "class" else asked
     copy = folder.with_name(f"{folder.name}_deleted-{what}-{draw}")
     if copy.exists() and _is_of(read_system(copy), state):
         return copy

@@ -13,6 +13,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
 from unlearning.experiments.methods import FORGETS
+from unlearning.images import forgetting
 from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
@@ -118,7 +119,7 @@ class Request:
     @property
     def forget_tags(self) -> dict[str, str]:
         """The names of the two kinds of forget sets."""
-        return {"class": data.tag_of_classes(self.forget_classes), "images": data.tag_of_share(self.share)}
+        return {"class": forgetting.tag_of_classes(self.forget_classes), "images": forgetting.tag_of_share(self.share)}
 
     @property
     def scoring(self) -> Scoring:

@@ -17,6 +17,7 @@ from unlearning.core.flags import (
     seed_number,
     share,
 )
+from unlearning.images import forgetting
 
 
 def method_parser(
@@ -111,8 +112,8 @@ def source_of(args: argparse.Namespace) -> data.Source:
     )
 
 
-def forget_request(args: argparse.Namespace) -> data.ForgetRequest | None:
+def forget_request(args: argparse.Namespace) -> forgetting.ForgetRequest | None:
     """The forget set that the flags name; None where they name none."""
     if args.forget_class is None and args.forget_random is None and args.forget_file is None:
         return None
-    return data.ForgetRequest(tuple(args.forget_class or ()), args.forget_random, args.forget_file)
+    return forgetting.ForgetRequest(tuple(args.forget_class or ()), args.forget_random, args.forget_file)

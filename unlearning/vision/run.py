@@ -16,6 +16,7 @@ from unlearning.core import distributed
 from unlearning.core.device import Compute
 from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
+from unlearning.images import forgetting
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -70,7 +71,7 @@ def execute(
         print(f"there already: {begun.output}", file=sys.stderr, flush=True)
         return begun.output
     train = begun.dataset.train
-    retain, forget = train.take(data.retain_indices(len(train), begun.forget)), train.take(begun.forget)
+    retain, forget = train.take(forgetting.retain_indices(len(train), begun.forget)), train.take(begun.forget)
     run = Run(method, Settings(begun.values), begun.compute, begun.dataset, begun.output, begun.snapshot, shared.features)
     before = models.state(begun.model)
     with distributed.process_group(run.compute.device):

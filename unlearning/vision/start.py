@@ -20,6 +20,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
 from unlearning.core.flags import Parser, PerModel
 from unlearning.core.provenance import device_name, versions
+from unlearning.images import forgetting
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
 from unlearning.vision.shared import Shared
@@ -74,7 +75,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     request = forget_request(args) if forgets else None
     forget, forget_tag = torch.empty(0, dtype=torch.int64), None
     if forgets:
-        forget, forget_tag = (request or data.ForgetRequest()).positions(dataset.train)
+        forget, forget_tag = (request or forgetting.ForgetRequest()).positions(dataset.train)
     parent = read_original(args, dataset, forget) if hasattr(args, "original") else None
     torch.manual_seed(args.seed)
     model, network = _network(args, dataset, parent)
@@ -106,7 +107,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     }
     finished = not args.overwrite and _is_finished(output, same, parser)
     if forgets and not finished and not compute.quiet:
-        what = f"{len(forget):,} of {len(dataset.train):,} images: {data.in_words(dataset, forget, forget_tag or '')}"
+        what = f"{len(forget):,} of {len(dataset.train):,} images: {dataset.in_words(forget, forget_tag or '')}"
         print(f"forgets {what}", file=sys.stderr, flush=True)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}

@@ -1,0 +1,110 @@
+"""Named data sets, from their files in `data_dir`, torchvision's downloads, Debian's packages, or scikit-learn."""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unlearning.core.errors import UserError
+from unlearning.core.fetch import announce, bars_of_libraries, debian_package
+from unlearning.images.splits import Split
+
+
+def _digits(root, quiet):
+    """scikit-learn's 1,797 images of 8x8, every fifth of each class (in file order) to the test split."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8)).unsqueeze(1)
+    both = Split(images, torch.from_numpy(bunch.target.astype(np.int64)))
+    test = torch.zeros(len(both), dtype=torch.bool)
+    for label in range(10):
+        test[(both.labels == label).nonzero().squeeze(1)[::5]] = True
+    return both.take(~test), both.take(test), [str(c) for c in range(10)]
+
+
+def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder: str = "") -> Callable[[Path, bool], tuple]:
+    """A reader for torchvision's data set class of this name: (root, quiet) to (train, test, class names).
+
+    megabytes: the size of its files as they are downloaded.
+    """
+
+    def read(root, quiet):
+        from torchvision import datasets
+
+        kind, where = getattr(datasets, name), root / folder if folder else root
+        try:
+            parts = _read_or_download(kind, where, splits, megabytes, quiet)
+        except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
+            if name != "FashionMNIST" or not _fashion_mnist_from_debian(root, quiet):
+                raise UserError(_what_to_put_where(kind, where, error)) from None
+            parts = [kind(where, **split) for split in splits]
+        labels = [part.labels if hasattr(part, "labels") else part.targets for part in parts]
+        images = [torch.as_tensor(part.data) for part in parts]
+        if images[0].ndim == 3:  # MNIST's format has no channel axis
+            images = [x.unsqueeze(1) for x in images]
+        elif images[0].shape[-1] == 3:
+            images = [x.permute(0, 3, 1, 2).contiguous() for x in images]
+        classes = getattr(parts[0], "classes", [str(c) for c in range(10)])
+        pairs = zip(images, labels, strict=True)
+        train, test = (Split(x, torch.as_tensor(np.asarray(y), dtype=torch.int64)) for x, y in pairs)
+        return train, test, classes
+
+    return read
+
+
+def _read_or_download(dataset, where, splits, megabytes, quiet):
+    """The splits of torchvision's data set class `dataset`, downloaded unless they are there."""
+    try:
+        return [dataset(where, **split) for split in splits]
+    except RuntimeError:  # torchvision's word for "not there, or not intact"
+        address = dataset.mirrors[0] if hasattr(dataset, "mirrors") else getattr(dataset, "url", None)
+        address = address or next(iter(dataset.split_list.values()))[0]
+        announce(dataset.__name__, megabytes, address.split("/")[2], where)
+        with bars_of_libraries(quiet):
+            return [dataset(where, download=True, **split) for split in splits]
+
+
+def _what_to_put_where(dataset, where, error):
+    if hasattr(dataset, "resources"):
+        target = where / dataset.__name__ / "raw"
+        files = [name for name, _ in dataset.resources]
+    elif hasattr(dataset, "filename"):
+        target, files = where, [dataset.filename]
+    else:
+        target, files = where, [entry[1] for entry in dataset.split_list.values() if "extra" not in entry[1]]
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
+
+
+def _fashion_mnist_from_debian(root, quiet):
+    """Fetch Fashion-MNIST's files as a Debian package; whether that worked."""
+    files = debian_package("dataset-fashion-mnist", root, quiet)
+    if files is None:
+        return False
+    from torchvision.datasets import FashionMNIST
+
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, _ in FashionMNIST.resources:
+        packed = files / "usr/share/datasets/fashion-mnist" / name
+        whole = raw / Path(name).stem
+        with gzip.open(packed) as source, open(whole.with_suffix(".part"), "wb") as target:
+            shutil.copyfileobj(source, target)
+        whole.with_suffix(".part").replace(whole)
+    shutil.rmtree(root / "debian")
+    return True
+
+
+_TRAIN_TEST = ({"train": True}, {"train": False})
+READERS = {
+    "digits": _digits,
+    "fashion-mnist": _torchvision("FashionMNIST", 30.9, _TRAIN_TEST),
+    "mnist": _torchvision("MNIST", 11.6, _TRAIN_TEST),
+    "cifar10": _torchvision("CIFAR10", 170.5, _TRAIN_TEST),
+    "cifar100": _torchvision("CIFAR100", 169.0, _TRAIN_TEST),
+    "svhn": _torchvision("SVHN", 246.3, ({"split": "train"}, {"split": "test"}), "svhn"),
+}
