@@ -402,7 +402,7 @@ def test_what_two_heads_read_alike_is_a_feature_once():
 @pytest.mark.parametrize("name", ["levit_128s", "test_resnet", "test_vit"])
 def test_an_adapter_is_saved_whole(name, tmp_path):
     """LeViT's batch norms are of tokens, and their statistics move as well. Beside a `fc` that is saved whole PEFT takes any
-    layer whose name ends so, as beside LowFormer's `classifier` its `pre_classifier`; a `head` with LoRA is that one alone."""
+    layer whose name ends so, as beside LowFormer's `classifier` its `pre_classifier`; of a ViT the last `head` gets LoRA."""
     original = network(name)
     if name == "test_resnet":
         original.net.maxpool = nn.Sequential(OrderedDict(pre_fc=nn.Conv2d(32, 32, 1)))
