@@ -67,7 +67,9 @@ def test_timm_answers_alike_or_the_network_is_refused(name, tmp_path, monkeypatc
 def test_the_config_holds_what_images_need(tmp_path):
     write(tmp_path / "plain", "vit_micro", in_chans=1, mean=[0.25], std=[0.5])
     write(tmp_path / "enlarged", "test_resnet", input_size=48)
-    plain, enlarged = (json.loads((tmp_path / at / "config.json").read_text("utf-8")) for at in ("plain", "enlarged"))
+    plain, enlarged = (
+        json.loads((tmp_path / at / "config.json").read_text(encoding="utf-8")) for at in ("plain", "enlarged")
+    )
     assert plain["architecture"] == "vit_tiny_patch16_224" and plain["num_classes"] == 5 and plain["label_names"] == CLASSES
     assert plain[timm_folder.SOURCE] == "ab12"
     images = {"input_size": [1, 32, 32], "mean": [0.25], "std": [0.5], "crop_pct": 1.0, "interpolation": "bicubic"}
@@ -132,7 +134,10 @@ def test_what_lies_in_the_folders_place(tmp_path, monkeypatch):
         timm_folder.is_there(folder, "cd34", "", overwrite=False)
     with pytest.raises(UserError, match="without this row on its card; --overwrite"):
         timm_folder.is_there(folder, "ab12", "| 12.3 |", overwrite=False)
-    for spoil in (lambda: (folder / "notes.txt").touch(), lambda: (folder / "config.json").write_text("[]")):
+    for spoil in (
+        lambda: (folder / "notes.txt").touch(),
+        lambda: (folder / "config.json").write_text("[]", encoding="utf-8"),
+    ):
         write(folder, "test_vit")
         spoil()
         for overwrite in (False, True):
