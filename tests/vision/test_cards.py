@@ -35,7 +35,7 @@ def test_a_networks_card_says_what_was_forgotten_and_how():
     plain["data"] = {"fingerprint": None}
     card = cards.network(plain, "folder", "ab12")
     assert "# vit_micro (original)" in card and "Forgotten: nothing" in card and "## Scores" not in card
-    assert "enlarged bilinearly to 64 pixels" in cards.network(record_of("vit_micro", input_size=64), "folder", "ab12")
+    assert "resized bilinearly to 64 pixels" in cards.network(record_of("vit_micro", input_size=64), "folder", "ab12")
 
 
 def row(method, ua, **cost):

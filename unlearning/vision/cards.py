@@ -32,7 +32,7 @@ def network(checkpoint: Record, folder: str, source: str, scores: str = "") -> s
         f"logits = net((images - mean) / std)  # {_images(arguments)}",
         'names = net.pretrained_cfg.get("label_names")  # of the classes, where they are known',
     ]
-    resized = f" Images are enlarged bilinearly to {size} pixels before they are normalised." if size else ""
+    resized = f" Images are resized bilinearly to {size} pixels before they are normalised." if size else ""
     parts = [
         _head("timm", "machine-unlearning"),
         f"# {checkpoint['network']['name']} {_without(checkpoint)}",
@@ -143,7 +143,7 @@ def _made_by_timm(plain: Plain | None) -> list[str]:
 
 
 def _resized(arguments: Mapping[str, Any]) -> list[str]:
-    """The line that enlarges images, for a network that does so itself."""
+    """The line that resizes images, for a network that did so itself."""
     size = arguments.get("input_size")
     return [f'images = torch.nn.functional.interpolate(images, size={size}, mode="bilinear")'] if size else []
 
