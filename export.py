@@ -1,9 +1,12 @@
-"""Write a checkpoint's network as an ONNX file, and check with onnxruntime that it answers alike.
+"""Hand a checkpoint's network on: as an ONNX file, or as a folder for timm and the Hugging Face Hub.
 
-Images go in as float32 (batch, channels, height, width) in [0, 1], any number of them; logits come out. A network that
---compact has made smaller is as small there.
+The ONNX file is checked with onnxruntime, the folder with timm: either answers as the network does. Into ONNX go images as
+float32 (batch, channels, height, width) in [0, 1], any number of them; logits come out. A network that --compact has made
+smaller is as small there. Into timm's network go images normalised with the mean and std of its config. ViTs and timm's own
+networks are timm's; ResNets with a stem for small images are not, and go into ONNX alone.
 
     python export.py model_weights/fashion-mnist_resnet20_class3_loraprune5-compact-after_s0.pth --onnx small.onnx
+    python export.py model_weights/fashion-mnist_vit_micro_class3_lora5_s0.pth --timm vit_micro-class3
 """
 
 import argparse
@@ -11,14 +14,14 @@ import io
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 import models
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import sha256, write_bytes
+from unlearning.core.files import check_writable, sha256, write_bytes
 from unlearning.core.flags import Parser, main
+from unlearning.vision import cards, timm_folder
 
 TOLERANCE = 1e-4  # of the largest logit
 SOURCE = "checkpoint_sha256"  # where an ONNX file says what it was made from
@@ -39,11 +42,9 @@ def export(model: nn.Module, images: torch.Tensor, source: str = "") -> bytes:
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         for some in (images, images[:1]):
-            expected = model(some).numpy()
             (answers,) = session.run(None, {session.get_inputs()[0].name: some.numpy()})
-            finite = np.isfinite(expected)  # a mask's logit is minus infinity
-            off = np.abs(answers[finite] - expected[finite]).max() / np.abs(expected[finite]).max()
-            if not off < TOLERANCE or not np.array_equal(answers[~finite], expected[~finite]):
+            off = timm_folder.difference(torch.from_numpy(answers), model(some))
+            if not off < TOLERANCE:
                 raise RunFailed(f"the ONNX file answers differently, by {off:.2g} of the largest logit")
     return file.getvalue()
 
@@ -71,29 +72,51 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="checkpoint of this project")
-    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="ONNX file to write")
+    parser.add_argument("--timm", type=Path, metavar="DIR", help="folder to write, for timm and the Hugging Face Hub")
+    text = "with --timm: result file of evaluate.py --json or a table, whose row of the checkpoint goes onto the card"
+    parser.add_argument("--row", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace that file, and a folder that --timm has written")
     return parser
 
 
 def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
-    """Carry out the command line: the file's path."""
-    checkpoint = models.load_checkpoint(args.checkpoint)
-    source = sha256(args.checkpoint)
-    if args.onnx.is_dir() or (args.onnx.exists() and args.onnx.samefile(args.checkpoint)):
-        raise UserError(f"{args.onnx} is {'a folder' if args.onnx.is_dir() else 'the checkpoint itself'}")
-    if args.onnx.exists() and not args.overwrite:
-        if source_of(args.onnx) != source:
-            raise UserError(f"{args.onnx} exists, made from something else; --overwrite replaces it")
-        print(f"there already: {args.onnx}", file=sys.stderr, flush=True)
-        return args.onnx
+    """Carry out the command line: the path of the folder, or else of the file."""
+    if not (args.onnx or args.timm) or (args.row and not args.timm):
+        raise UserError("--row belongs to --timm" if args.row else "nothing to write: give --onnx FILE, --timm DIR, or both")
+    checkpoint, source = models.load_checkpoint(args.checkpoint), sha256(args.checkpoint)
+    scores = cards.scores(args.row, checkpoint, args.checkpoint) if args.row else ""
+    onnx = args.onnx if args.onnx and not _onnx_is_there(args, source) else None
+    folder = args.timm if args.timm and not timm_folder.is_there(args.timm, source, scores, args.overwrite) else None
+    for path in {args.onnx, args.timm} - {onnx, folder, None}:
+        print(f"there already: {path}", file=sys.stderr, flush=True)
     model = models.build(checkpoint, args.checkpoint)
-    arguments = checkpoint["network"]["arguments"]
-    side = arguments["img_size"]
-    content = export(model, torch.rand(8, arguments["in_chans"], side, side), source)
-    write_bytes(args.onnx, content)
-    print(f"{args.onnx}  ({len(content) / 2**20:.2f} MiB; onnxruntime answers alike)")
-    return args.onnx
+    if folder:
+        timm_folder.prepare(checkpoint, model)  # refused before anything is written
+    if onnx:
+        arguments = checkpoint["network"]["arguments"]
+        side = arguments["img_size"]
+        content = export(model, torch.rand(8, arguments["in_chans"], side, side), source)
+        write_bytes(onnx, content)
+        print(f"{onnx}  ({len(content) / 2**20:.2f} MiB; onnxruntime answers alike)")
+    if folder:
+        card = cards.network(checkpoint, folder.resolve().name, source, scores)
+        timm_folder.write(folder, model, checkpoint, source, card)
+        print(f"{folder}  (timm answers alike)")
+    return args.timm or args.onnx
+
+
+def _onnx_is_there(args: argparse.Namespace, source: str) -> bool:
+    """True if the ONNX file was made from the checkpoint of SHA-256 `source`. Raises UserError where it can't be written."""
+    file = args.onnx
+    if file.is_dir() or (file.exists() and file.samefile(args.checkpoint)):
+        raise UserError(f"{file} is {'a folder' if file.is_dir() else 'the checkpoint itself'}")
+    check_writable(file.parent)
+    if not file.exists() or args.overwrite:
+        return False
+    if source_of(file) != source:
+        raise UserError(f"{file} exists, made from something else; --overwrite replaces it")
+    return True
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=run.settings.lr)
     with adapters.inputs_as_they_are(adapted):
         run.fit(adapted, retain, optimizer, freeze_norm=run.settings.bn == "freeze")
-    adapter_files.save(adapted, adapter_files.folder_for(run.output))
+    adapter_files.save(adapted, run)
     return adapters.merge(adapted)
 
 

@@ -29,7 +29,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     pruning.keep(optimizer, adapted, silent)
     with adapters.inputs_as_they_are(adapted):
         run.fit(adapted, retain, optimizer, freeze_norm=settings.bn == "freeze")
-    adapter_files.save(adapted, adapter_files.folder_for(run.output), masks, compact=settings.compact == "first")
+    adapter_files.save(adapted, run, masks, compact=settings.compact == "first")
     merged = adapters.merge(adapted)
     if settings.compact == "after":
         compaction.remove(merged, silent)

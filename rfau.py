@@ -71,7 +71,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
         from unlearning.reports import paper_figures
 
         paper_figures.residuals(residuals, layers, settings.plot)
-    adapter_files.save(adapted, adapter_files.folder_for(run.output))
+    adapter_files.save(adapted, run)
     return adapters.merge(adapted)
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 import data
@@ -20,6 +21,8 @@ import evaluate
 from unlearning.core.device import Compute
 from unlearning.core.flags import PerModel, main
 from unlearning.evaluation.flags import Scoring
+from unlearning.vision.run import Run
+from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +89,31 @@ def changed(action):
         return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
     default = default.of("resnet8") if isinstance(default, PerModel) else default or 0
     return name, default + 1 if action.type.__name__ in ("positive_int", "seed_number") else default / 2 or 0.25
+
+
+def record_of(name, forget=(4, 7), **arguments):
+    """What the checkpoint of a network says of itself, but for its weights: of an invented run that forgot two images."""
+    shape = {"in_chans": 3, "num_classes": 5, "img_size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]} | arguments
+    return {
+        "network": {"name": name, "arguments": shape},
+        "method": "lora",
+        "config": {"forget_class": [3]},
+        "data": {"tag": "digits", "fingerprint": "of digits"},
+        "forget": torch.tensor(forget, dtype=torch.int64),
+        "forget_tag": "class3",
+        "command": "python lora.py --forget-class 3",
+        "parent": "of the original",
+    }
+
+
+def finished_run(output, name, **arguments):
+    """A run of `record_of` whose files lie at `output`."""
+    return Run("lora", Settings({}), FP32, None, output, record=record_of(name, **arguments))
+
+
+def lines_of(card):
+    """The Python of a Markdown text: its first block."""
+    return card.split("```python\n")[1].split("```")[0]
 
 
 def files(folder):

@@ -1,11 +1,16 @@
-"""Exporting: the file that was there is replaced or stays. What it holds: vision/test_pruning.py."""
+"""Exporting: what was there is replaced or stays. What is written: vision/test_pruning.py and vision/test_timm_folder.py."""
 
 import pytest
+import timm
+import torch
 
 import export
+import models
 import pretrain
-from tests.helpers import call, files, full_disk
+from tests.helpers import call, files, full_disk, one_line, rows_of
 from unlearning.core.errors import RunFailed
+from unlearning.evaluation import collect
+from unlearning.reports import results, tables
 
 
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
@@ -28,3 +33,55 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
     assert files(tmp_path) == before
     call(*again)
     assert files(tmp_path) == before | {"x.onnx": b"new"}
+
+
+def test_a_checkpoint_goes_to_timm_with_its_row(weights, tmp_path, capsys):
+    path, folder, rows = weights / "digits_vit_micro_class3_lora2_s0.pth", tmp_path / "x", tmp_path / "rows.json"
+    call(export, path, "--timm", folder)
+    before, _ = files(folder), capsys.readouterr()
+    assert call(export, path, "--timm", folder) == folder
+    assert capsys.readouterr().err == f"there already: {folder}\n" and files(folder) == before
+    scored = collect.result("evaluate", "python evaluate.py", rows_of(path, "--weights", tmp_path, beneath=False), "logits")
+    rows.write_text(results.dump(scored), encoding="utf-8")
+    code, line = one_line(export, capsys, path, "--timm", folder, "--row", rows)
+    assert code == 2 and "--overwrite" in line and files(folder) == before
+    call(export, path, "--timm", folder, "--row", rows, "--overwrite")
+    found = {name for name, content in files(folder).items() if content != before[name]}
+    assert found == {"README.md"}
+    assert f"| {tables.cell(scored['rows'][0], 'UA')} |" in (folder / "README.md").read_text(encoding="utf-8")
+    network = models.build(models.load_checkpoint(path))
+    net, images = timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(net(network.normalize(images)), network(images), atol=1e-5, rtol=1e-5)
+
+
+def test_mistakes_are_named_before_anything_is_written(weights, tmp_path, capsys):
+    vit, resnet = (weights / f"digits_{name}_original_s0.pth" for name in ("vit_micro", "resnet8"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
+    before = files(tmp_path)
+    for arguments, said in {
+        (vit,): "nothing to write",
+        (vit, "--onnx", tmp_path / "x.onnx", "--row", tmp_path / "rows.json"): "--row belongs to --timm",
+        (vit, "--timm", tmp_path / "x", "--row", tmp_path / "rows.json"): "is not a result file",
+        (vit, "--timm", tmp_path / "mine"): "name another folder",
+        (vit, "--timm", tmp_path / "mine", "--overwrite"): "name another folder",
+        (vit, "--timm", tmp_path / "mine" / "notes.txt"): "is a file",
+        (vit, "--onnx", tmp_path / "mine" / "notes.txt" / "x"): "cannot write into",
+        (resnet, "--timm", tmp_path / "x", "--onnx", tmp_path / "x.onnx"): "--onnx writes it for other tools",
+        (tmp_path / "nowhere.pth", "--timm", tmp_path / "x"): "no file",
+        (tmp_path / "mine", "--timm", tmp_path / "x"): "cannot be read",
+        (tmp_path / "mine" / "notes.txt", "--timm", tmp_path / "x"): "not a readable checkpoint",
+    }.items():
+        code, line = one_line(export, capsys, *arguments)
+        assert code == 2 and said in line, line
+        assert files(tmp_path) == before
+
+
+def test_a_full_disk_leaves_the_old_folder(weights, tmp_path):
+    vits = (weights / f"digits_vit_micro_{what}_s0.pth" for what in ("original", "class3_lora2"))
+    call(export, next(vits), "--timm", tmp_path / "x")
+    before = files(tmp_path)
+    with full_disk(), pytest.raises(RunFailed, match=r"cannot write .*x.*: No space left"):
+        call(export, next(vits), "--timm", tmp_path / "x", "--overwrite")
+    assert files(tmp_path) == before

@@ -13,7 +13,7 @@ import pretrain
 import rfau
 from baselines import badteacher, gradascent, randomlabel
 from tests.evaluation.test_entries import noisy_folder
-from tests.helpers import FP32, call, one_line, rows_of
+from tests.helpers import FP32, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
 from unlearning.metrics import predictions
 from unlearning.reports import paper_figures
@@ -60,10 +60,10 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
     base = models.build(original(weights, model))
     x = torch.rand(16, 1, 8, 8)
     with torch.no_grad():
-        adapted = PeftModel.from_pretrained(base, tmp_path / "x_adapter").eval()
-        torch.testing.assert_close(adapted(x), models.build(found)(x), atol=1e-4, rtol=1e-4)
-    restored = adapted.unload().state_dict()
-    assert all(torch.equal(value, restored[key]) for key, value in original(weights, model)["state_dict"].items())
+        adapted = PeftModel.from_pretrained(base.net, tmp_path / "x_adapter").eval()
+        torch.testing.assert_close(adapted(base.normalize(x)), models.build(found)(x), atol=1e-4, rtol=1e-4)
+    restored, before = adapted.unload().state_dict(), models.build(original(weights, model)).net.state_dict()
+    assert all(torch.equal(value, restored[key]) for key, value in before.items())
     assert sum(file.stat().st_size for file in (tmp_path / "x_adapter").iterdir()) < 300_000
 
 
@@ -151,7 +151,7 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
     flags = {"shift": shift, "rank": 1, "alpha": 1.0, "forget_weight": 2.0, "plot": None, "lr": 0.1}
     settings = Settings(flags | {"epochs": 3 if cached else 1, "batch_size": 1, "seed": 0})  # 3 images drawn: more than D_r
     dataset = data.Dataset("toy", retain, retain, ("a", "b"), False, "toy", ((0.5,), (0.5,)))
-    rfau.unlearn(model, retain, forget, Run("rfau", settings, FP32, dataset, tmp_path / "x.pth"))
+    rfau.unlearn(model, retain, forget, Run("rfau", settings, FP32, dataset, tmp_path / "x.pth", record=record_of("toy")))
     for time, expected in (("start", start), ("later", later)):
         values = sorted(loss.item() for loss in losses[time])
         assert sorted({round(value, 4) for value in values}) == pytest.approx(sorted(set(expected)), abs=1e-4)

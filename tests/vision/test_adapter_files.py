@@ -1,61 +1,181 @@
-"""An adapter's folder is replaced as a whole, or every byte of it stays."""
+"""An adapter's folder: replaced as a whole or not at all, of today's and of earlier versions, and its card."""
 
+import copy
 import os
-from pathlib import Path
+import warnings
 
 import pytest
 import torch
-from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 import models
-from tests.helpers import files
-from unlearning.core.errors import RunFailed
-from unlearning.vision import adapter_files, adapters
+from tests.helpers import files, finished_run, lines_of, record_of
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.vision import adapter_files, adapters, pruning
+from unlearning.vision.adapter_files import ADAPTER_FILE, MASK_FILE
+from unlearning.vision.identity import digest
+from unlearning.vision.settings import Settings
 
 FULL = OSError(28, "No space left on device")
+PRUNING = Settings({"compact": None, "regrow": False, "amount": 0.5, "prune_head": False})
 
 
-def adapted(rank):
-    """A tiny network with an adapter."""
-    torch.manual_seed(rank)
-    model = models.create("resnet8", in_chans=1, num_classes=3, img_size=8, mean=[0.3], std=[0.3])
-    return adapters.attach(model, adapters.last_and_head(model), rank, 8, 0.1)
+def network(name="resnet8", **arguments):
+    """A network in whose batch norms no scale is zero, as in a trained one."""
+    torch.manual_seed(0)
+    model = models.create(name, **record_of(name, **arguments)["network"]["arguments"]).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
+            module.running_var.uniform_(0.5, 1.0)
+    return model
 
 
-def adapter_fails(model, folder):
-    Path(folder).mkdir()
-    (Path(folder) / "adapter_model.safetensors").write_bytes(b"half")
-    raise FULL
+def adapted(model, rank=2):
+    """A PeftModel on a copy of `model`, as after training: every number of the adapter has moved."""
+    peft_model = adapters.attach(copy.deepcopy(model), adapters.last_and_head(model), rank, 8, 0.1)
+    for key, tensor in peft_model.state_dict().items():
+        if "lora_" in key or "modules_to_save" in key:
+            tensor += (torch.rand(tensor.shape) / 10).to(tensor.dtype)  # batch norms count in whole numbers
+    return peft_model.eval()
 
 
-def mask_fails(tensors, file, metadata):
-    file.write_bytes(b"half")
-    raise FULL
+def failing(call):
+    """`save_file` on a disk that is full at the given call of it."""
+    calls = []
+
+    def save(tensors, file, metadata):
+        calls.append(file)
+        if len(calls) == call:
+            file.write_bytes(b"half")
+            raise FULL
+        save_file(tensors, file, metadata)
+
+    return save
 
 
-def rename_fails(source, target):
-    raise FULL
+def rename_fails(source, target, rename=os.replace):
+    if os.path.isdir(source):
+        raise FULL
+    rename(source, target)
 
 
 @pytest.mark.parametrize(
     ("where", "name", "fails"),
-    [
-        (PeftModel, "save_pretrained", adapter_fails),
-        (adapter_files, "save_file", mask_fails),
-        (os, "replace", rename_fails),
-    ],
+    [(adapter_files, "save_file", failing(1)), (adapter_files, "save_file", failing(2)), (os, "replace", rename_fails)],
     ids=["adapter", "mask", "rename"],
 )
 def test_a_failure_at_any_step_leaves_the_old_folder(tmp_path, monkeypatch, where, name, fails):
-    folder, masks = tmp_path / "x_adapter", {"net.conv1": torch.ones(16, dtype=torch.bool)}
-    adapter_files.save(adapted(2), folder, masks)
-    (folder / "notes.txt").write_text("of the old one", encoding="utf-8")
-    before, new = files(tmp_path), adapted(4)
-    assert {f"x_adapter/{file}" for file in ("adapter_model.safetensors", adapter_files.MASK_FILE)} < set(before)
+    model, run, masks = (
+        network(),
+        finished_run(tmp_path / "x.pth", "resnet8"),
+        {"net.conv1": torch.ones(16, dtype=torch.bool)},
+    )
+    adapter_files.save(adapted(model), run, masks)
+    (tmp_path / "x_adapter" / "notes.txt").write_text("of the old one", encoding="utf-8")
+    before, new = files(tmp_path), adapted(model, rank=4)
+    assert {f"x_adapter/{file}" for file in (ADAPTER_FILE, MASK_FILE, "README.md", "adapter_config.json")} < set(before)
     with monkeypatch.context() as patch:
         patch.setattr(where, name, fails)
         with pytest.raises(RunFailed, match="No space left"):
-            adapter_files.save(new, folder, masks)
+            adapter_files.save(new, run, masks)
     assert files(tmp_path) == before
-    adapter_files.save(new, folder)
-    assert set(before) - set(files(tmp_path)) == {f"x_adapter/{file}" for file in ("notes.txt", adapter_files.MASK_FILE)}
+    adapter_files.save(new, run)
+    assert set(before) - set(files(tmp_path)) == {f"x_adapter/{file}" for file in ("notes.txt", MASK_FILE)}
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
+def test_a_folder_of_an_earlier_version_still_loads(name, tmp_path):
+    """As PEFT itself writes a network with its normalisation: every name begins with `net.`, those of masks too."""
+    original = network(name)
+    pruned = copy.deepcopy(original)
+    masks, _ = pruning.prune(pruned, PRUNING, quiet=True)
+    peft_model = adapted(pruned)
+    peft_model.save_pretrained(str(tmp_path / "old"))
+    save_file(masks, tmp_path / "old" / MASK_FILE, {"compact": "False"})
+    assert all(key.startswith("base_model.model.net.") for key in load_file(tmp_path / "old" / ADAPTER_FILE))
+    adapter_files.save(peft_model, finished_run(tmp_path / "new.pth", name), masks)
+    x = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        expected = peft_model(x)
+        assert (original(x) - expected).abs().max() > 1e-2
+        for folder in ("old", "new_adapter"):
+            loaded = adapter_files.load(copy.deepcopy(original), tmp_path / folder)
+            torch.testing.assert_close(loaded(x), expected, atol=1e-6, rtol=1e-5, msg=folder)
+
+
+def rewritten(folder, change):
+    """Apply `change` to the tensors of an adapter's file, a dictionary."""
+    tensors = load_file(folder / ADAPTER_FILE)
+    change(tensors)
+    save_file(tensors, folder / ADAPTER_FILE, adapter_files.PLAIN)
+
+
+KEY = "base_model.model.layer1.0.conv1.lora_A.weight"
+CHANGES = {
+    "none is missing": lambda tensors: tensors.pop(KEY),
+    "none is renamed": lambda tensors: tensors.update({KEY.replace("layer1", "net.layer1"): tensors.pop(KEY)}),
+    "none is one too many": lambda tensors: tensors.update({KEY.replace("conv1", "conv3"): tensors[KEY].clone()}),
+    "each has its shape": lambda tensors: tensors.update({KEY: tensors[KEY][:, :1].clone()}),
+    "each module is whole": lambda tensors: tensors.pop("base_model.model.fc.bias"),
+}
+
+
+@pytest.mark.parametrize("rule", CHANGES)
+def test_names_that_dont_fit_are_refused(rule, tmp_path):
+    """PEFT only warns, or fails with a key."""
+    original = network()
+    adapter_files.save(adapted(original), finished_run(tmp_path / "x.pth", "resnet8"))
+    rewritten(tmp_path / "x_adapter", CHANGES[rule])
+    with pytest.raises(UserError, match=r"x_adapter holds no adapter for this network") as refused:
+        adapter_files.load(original, tmp_path / "x_adapter")
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_adapter_is_refused(tmp_path):
+    adapter_files.save(adapted(network()), finished_run(tmp_path / "x.pth", "resnet8"))
+    with pytest.raises(UserError, match="holds no adapter for this network"):
+        adapter_files.load(network("vit_micro"), tmp_path / "x_adapter")
+    with pytest.raises(UserError, match="can't be read as part of an adapter"):
+        adapter_files.load(network(), tmp_path / "nowhere")
+    (tmp_path / "x_adapter" / ADAPTER_FILE).write_bytes(b"half")
+    with pytest.raises(UserError, match="can't be read as part of an adapter"):
+        adapter_files.load(network(), tmp_path / "x_adapter")
+
+
+CASES = [("resnet8", None), ("resnet8", "after"), ("resnet8", "first"), ("resnet18", None), ("vit_micro", "after")]
+
+
+@pytest.mark.parametrize(("name", "pruned"), [*CASES, ("test_resnet", None)])
+def test_the_lines_of_the_card_use_the_adapter(name, pruned, tmp_path, monkeypatch):
+    """Without this project, but for a network that was made smaller first; with images that it enlarges itself."""
+    arguments = {"input_size": 48} if name == "test_resnet" else {}
+    original = network(name, **arguments)
+    base = copy.deepcopy(original)
+    masks = None
+    if pruned:
+        masks, _ = pruning.prune(base, Settings({**PRUNING, "compact": "first" if pruned == "first" else None}), quiet=True)
+    peft_model = adapted(base)
+    adapter_files.save(peft_model, finished_run(tmp_path / "x.pth", name, **arguments), masks, compact=pruned == "first")
+    checkpoint = record_of(name, **arguments) | {"format": models.FORMAT, "state_dict": original.state_dict(), "cost": {}}
+    torch.save(checkpoint | {"seed": 0, "key": "", "data": {"fingerprint": "", "tag": ""}}, tmp_path / "ORIGINAL.pth")
+    card = (tmp_path / "x_adapter" / "README.md").read_text(encoding="utf-8")
+    assert ("import models" in card) == (pruned == "first")
+    monkeypatch.chdir(tmp_path)
+    given = {"images": torch.rand(3, 3, 32, 32)}
+    expected = peft_model(given["images"])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(lines_of(card), given)
+    torch.testing.assert_close(given["logits"], expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_card_says_what_was_done(tmp_path):
+    run = finished_run(tmp_path / "x.pth", "resnet8", in_chans=1, mean=[0.25], std=[0.5])
+    run.record["classes"] = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
+    adapter_files.save(adapted(network(in_chans=1, mean=[0.25], std=[0.5])), run)
+    card = (tmp_path / "x_adapter" / "README.md").read_text(encoding="utf-8")
+    known = ("resnet8", "by lora", "2 training images", "class3, Dress", digest(torch.tensor([4, 7])), "of the original")
+    for text in (*known, "`python lora.py --forget-class 3`", "[0.25]", "[0.5]"):
+        assert text in card, text
+    assert "More Information Needed" not in card and "license" not in card  # PEFT's template; the owner's to give

@@ -2,11 +2,13 @@
 
 import copy
 import itertools
+import warnings
 from collections import OrderedDict
 
 import pytest
 import timm
 import torch
+from peft import PeftModel
 from timm.models.metaformer import MetaFormer
 from timm.models.mlp_mixer import MlpMixer, ResBlock
 from timm.models.vgg import VGG
@@ -16,7 +18,7 @@ import data
 import models
 import rfau
 from baselines import control
-from tests.helpers import FP32
+from tests.helpers import FP32, finished_run
 from unlearning.core.errors import UserError
 from unlearning.exact import learners
 from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
@@ -397,18 +399,27 @@ def test_what_two_heads_read_alike_is_a_feature_once():
     assert penultimate(Twins(), split, FP32).shape == (5, 12)
 
 
-def test_the_adapter_of_a_network_with_other_batch_norms_is_saved_whole(tmp_path):
-    """LeViT's batch norms are of tokens, and their statistics move as well."""
-    original = network("levit_128s")
+@pytest.mark.parametrize("name", ["levit_128s", "test_resnet", "test_vit"])
+def test_an_adapter_is_saved_whole(name, tmp_path):
+    """LeViT's batch norms are of tokens, and their statistics move as well. Beside a `fc` that is saved whole PEFT takes any
+    layer whose name ends so, as beside LowFormer's `classifier` its `pre_classifier`; of a ViT the last `head` gets LoRA."""
+    original = network(name)
+    if name == "test_resnet":
+        original.net.maxpool = nn.Sequential(OrderedDict(pre_fc=nn.Conv2d(32, 32, 1)))
+    if name == "test_vit":
+        original.net.fc_norm = nn.Sequential(OrderedDict(head=nn.Linear(64, 64)))
     before = copy.deepcopy(original)
     adapted = adapters.attach(original, adapters.last_and_head(original), 4, 8)
-    steps(adapted, torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=1e-2), "levit_128s")
-    adapter_files.save(adapted, tmp_path / "adapter")
-    x = images("levit_128s")
-    with torch.no_grad():
+    steps(adapted, torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=1e-2), name)
+    adapter_files.save(adapted, finished_run(tmp_path / "x.pth", name))
+    x, plain = images(name), copy.deepcopy(before)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
         expected = adapters.merge(adapted).eval()(x)
         assert (before.eval()(x) - expected).abs().max() > 1e-2
-        torch.testing.assert_close(adapter_files.load(before, tmp_path / "adapter")(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(adapter_files.load(before, tmp_path / "x_adapter")(x), expected, atol=1e-5, rtol=1e-5)
+        by_peft = PeftModel.from_pretrained(plain.net, tmp_path / "x_adapter").eval()
+        torch.testing.assert_close(by_peft(plain.normalize(x)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_frozen_batch_norms_of_tokens_stay():

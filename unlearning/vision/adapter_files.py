@@ -1,26 +1,35 @@
-"""The adapter's folder beside a checkpoint, in PEFT's own format.
+"""The adapter's folder beside a checkpoint, in PEFT's own format, for the plain network without its normalisation.
 
 It also holds the batch-norm layers, because their running statistics move while the network trains in the paper's way, and
 a mask file where the base was pruned first; without these two the adapter on the original wouldn't give the logits of the
-merged network.
+merged network. Folders of earlier versions are for the network with its normalisation: their names begin with `net.`.
 """
 
+import copy
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unlearning.core import distributed
-from unlearning.core.files import replacing
-from unlearning.vision import compaction, pruning
+from unlearning.core.errors import UserError
+from unlearning.core.files import first_line, replacing, write_text
+from unlearning.vision import cards, compaction, pruning
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-MASK_FILE = "mask.safetensors"
+    from unlearning.vision.run import Run
+
+ADAPTER_FILE, MASK_FILE = "adapter_model.safetensors", "mask.safetensors"
+PLAIN = {"format": "pt", "fits": "plain"}  # what the file says of itself; those of earlier versions don't say "fits"
+NET = "net."  # under which a network with its normalisation holds the plain one
+PEFTS = "base_model.model."
 
 
 def folder_for(checkpoint: str | Path) -> Path:
@@ -29,34 +38,87 @@ def folder_for(checkpoint: str | Path) -> Path:
 
 
 def save(
-    peft_model: "PeftModel",
-    folder: Path,
-    masks: dict[str, torch.Tensor] | None = None,
-    compact: bool = False,
+    peft_model: "PeftModel", run: "Run", masks: Mapping[str, torch.Tensor] | None = None, compact: bool = False
 ) -> None:
-    """Write the adapter in PEFT's format, and `masks` beside it, replacing `folder` as a whole; on rank 0 alone.
+    """Write the adapter in PEFT's format, `masks` and a card beside it, replacing the folder as a whole; on rank 0 alone.
 
-    compact: True if the base was made smaller by these masks first. Raises RunFailed on a full disk.
+    run: whose output the folder lies beside. compact: True if the base was made smaller by these masks first. Raises
+    RunFailed on a full disk.
     """
     if not distributed.is_main():
         return
+    net: Any = peft_model.get_base_model().net
+    tensors, config = _for_plain_network(peft_model, net)
+    folder = folder_for(run.output)
     with replacing(folder) as part:
-        peft_model.save_pretrained(str(part))
+        part.mkdir()
+        save_file(tensors, part / ADAPTER_FILE, PLAIN)
+        config.save_pretrained(
+            str(part), auto_mapping_dict={"base_model_class": type(net).__name__, "parent_library": type(net).__module__}
+        )
         if masks:
-            save_file(masks, part / MASK_FILE, {"compact": str(compact)})
+            named = {name.removeprefix(NET): mask for name, mask in masks.items()}
+            save_file(named, part / MASK_FILE, {"compact": str(compact)})
+        write_text(part / "README.md", cards.adapter(run.record, net, folder.name, bool(masks), compact))
 
 
-def load(original: nn.Module, folder: str | Path) -> "PeftModel":
-    """The adapter in `folder` on `original`, which is changed: pruned first where a mask lies beside the adapter, and made
-    smaller where the base was."""
-    from peft import PeftModel
+def _for_plain_network(peft_model, net):
+    """The adapter's tensors and its PEFT configuration, with names as in `net`: exactly these layers, whatever others are
+    called. Of modules that are saved whole PEFT takes all whose names end like one of its list, so that their tensors are
+    saved too."""
+    from peft import get_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+    from peft.utils import ModulesToSaveWrapper
 
-    mask_file = Path(folder) / MASK_FILE
-    if mask_file.exists():
-        with safe_open(mask_file, "pt") as file:
-            compact = (file.metadata() or {}).get("compact")
-        masks = load_file(mask_file)
+    found = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    tensors = {name.replace(PEFTS + NET, PEFTS, 1): value.contiguous().clone() for name, value in found.items()}
+    with_lora = [name for name, module in net.named_modules() if isinstance(module, LoraLayer)]
+    saved = [name for name, module in net.named_modules() if isinstance(module, ModulesToSaveWrapper)]
+    inner = tuple(f"{name}." for name in [*with_lora, *saved])
+    for name, module in net.named_modules():
+        if saved and name.endswith(tuple(saved)) and name not in saved and not name.startswith(inner):
+            tensors |= {f"{PEFTS}{name}.{key}": value.contiguous().clone() for key, value in module.state_dict().items()}
+    config = copy.deepcopy(peft_model.peft_config["default"])
+    config.target_modules, config.modules_to_save = "|".join(map(re.escape, with_lora)), saved or None
+    config.inference_mode = True
+    return tensors, config
+
+
+def load(original: nn.Module, folder: str | Path) -> nn.Module:
+    """`original` with the adapter in `folder`, which takes images in [0, 1], in evaluation mode.
+
+    `original` is changed: pruned first where a mask lies beside the adapter, and made smaller where the base was. Raises
+    UserError where the folder holds no adapter, or one for another network.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    tensors, about = _read(Path(folder) / ADAPTER_FILE)
+    plain = "fits" in about
+    if (Path(folder) / MASK_FILE).exists():
+        masks, of = _read(Path(folder) / MASK_FILE)
+        masks = {(NET if plain else "") + name: mask for name, mask in masks.items()}
         pruning.silence(original, masks)
-        if compact == "True":
+        if of.get("compact") == "True":
             compaction.remove(original, masks)
-    return PeftModel.from_pretrained(original, folder).eval()
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        adapted = PeftModel(original.get_submodule("net") if plain else original, config)
+        odd = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() ^ tensors.keys()
+        if odd:
+            raise ValueError(f"only one of them has {min(odd)}")
+        set_peft_model_state_dict(adapted, tensors)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} holds no adapter for this network ({first_line(error)})") from None
+    if not plain:
+        return adapted.eval()
+    original.net = adapted
+    return original.eval()
+
+
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors in a file, and what it says of itself. Raises UserError where it can't be read."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return load_file(file), opened.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} can't be read as part of an adapter ({first_line(error)})") from None

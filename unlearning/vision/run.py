@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Run:
     """One training or unlearning, as its method sees it.
 
     snapshot: the file of an unfinished run. features: cached outputs of frozen layers. cost: what `fit` has measured.
+    record: what its files say of it.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Run:
     snapshot: Snapshot | None = None
     features: FeatureCache | None = None
     cost: dict[str, float] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def fit(self, model: nn.Module, split: data.Split, optimizer: Optimizer, **policy: Any) -> nn.Module:
         """Train `model` in place as `train.fit` describes, for this run's epochs, and return it; add to the cost."""
@@ -72,7 +74,10 @@ def execute(
         return begun.output
     train = begun.dataset.train
     retain, forget = train.take(forgetting.retain_indices(len(train), begun.forget)), train.take(begun.forget)
-    run = Run(method, Settings(begun.values), begun.compute, begun.dataset, begun.output, begun.snapshot, shared.features)
+    record = begun.facts | {"network": begun.network, "forget": begun.forget, "command": command}
+    record |= {"classes": list(begun.dataset.classes)}
+    where, features = (begun.compute, begun.dataset, begun.output, begun.snapshot), shared.features
+    run = Run(method, Settings(begun.values), *where, features, record=record)
     before = models.state(begun.model)
     with distributed.process_group(run.compute.device):
         model = unlearn(begun.model, retain, forget, run).cpu()
