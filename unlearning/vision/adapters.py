@@ -33,7 +33,8 @@ def last_and_head(model: nn.Module) -> Layers:
     """
     below, heads = layers.adaptable(model), layers.heads(model)
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    return (below, [*heads, *norms]) if layers.is_cnn(model) else ([*below, *heads], norms)
+    with_lora = below if layers.is_cnn(model) else list(dict.fromkeys([*below, *heads]))
+    return with_lora, [name for name in (*heads, *norms) if name not in with_lora]
 
 
 def attach(model: nn.Module, targets: Layers, rank: int, alpha: float, dropout: float = 0.0) -> "PeftModel":

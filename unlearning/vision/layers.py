@@ -90,7 +90,8 @@ def named(model: nn.Module, wanted: Sequence[str], flag: str) -> tuple[str, ...]
     layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
     found: dict[str, None] = {}
     for word in wanted:
-        meant = [n for n in layers if fnmatchcase(n, word) or fnmatchcase(n, f"*.{word}") or n == word]
+        meant = [n for n in layers if n in (word, f"net.{word}")]
+        meant = meant or [n for n in layers if fnmatchcase(n, word) or fnmatchcase(n, f"*.{word}")]
         if not meant:
             some = ", ".join(name.removeprefix("net.") for name in (*layers[:2], *layers[-2:]))
             raise UserError(
