@@ -316,7 +316,9 @@ def hugging_face(folder, kind, size=32):
     net = transformers.AutoModelForImageClassification.from_config(config)
     randomise(net)
     net.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4] * 3, "image_std": [0.2] * 3}), "utf-8")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.4] * 3, "image_std": [0.2] * 3}), encoding="utf-8"
+    )
     return net.eval()
 
 

@@ -81,7 +81,7 @@ def is_one(content: object) -> bool:
 
 
 def load(model: Any, found: Found, path: Path) -> str:
-    """Give the network its tensors: "97 of 97" of its own were there. Raises UserError where one doesn't fit or is left over."""
+    """Give the network its tensors: "97 of 97" of its own were there. Raises UserError where some don't fit."""
     wanted = model.net.state_dict()
     given = published.converted(found.tensors, model.net) if found.kind == LORA_UNLEARN else found.tensors
     given = _without_prefix(given, wanted)
