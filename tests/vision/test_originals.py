@@ -106,7 +106,7 @@ def test_a_state_dict_in_whatever_wrapping(theirs, tmp_path, wrapping):
         torch.save(WRAPPED[wrapping](net.state_dict()), path)
     args = finetune.parser().parse_args([*map(str, own(folder)), "--mean", "0.5", "--std", "0.5"])
     dataset = data.load("digits")
-    model, parent = started(path, dataset, Told.from_flags(args))
+    model, parent = started(path, dataset, Told.from_flags(args, args.model))
     with torch.no_grad():
         torch.testing.assert_close(model(dataset.test.images / 255), net((dataset.test.images / 255 - 0.5) / 0.5))
     assert parent["network"]["name"] == "net.py:small" and parent["network"]["layers"]["unheard"] == []

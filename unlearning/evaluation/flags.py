@@ -44,7 +44,7 @@ class Scoring:
             args.every_attack,
             source_of(args),
             forget_request(args),
-            Told.from_flags(args),
+            Told.from_flags(args, args.model),
         )
 
 

@@ -4,6 +4,7 @@ import argparse
 import glob
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from unlearning.core import names
 from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, sha256
+from unlearning.core.flags import written
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import foreign, layers
 from unlearning.vision.identity import identity
@@ -42,20 +44,21 @@ class Told:
     input_size: int | None = None
 
     @classmethod
-    def from_flags(cls, args: argparse.Namespace) -> "Told":
-        """What --model and the flags of `add_elsewhere_flags` say."""
+    def from_flags(cls, args: argparse.Namespace, model: str | None) -> "Told":
+        """What the flags of `add_elsewhere_flags` say. model: what --model does."""
         if (args.mean is None) != (args.std is None):
             raise UserError("--mean and --std belong together: give both")
-        own = OwnNetwork.parse(args.model)
+        own = OwnNetwork.parse(model)
         constants = (args.mean, args.std) if args.mean else None
         entry, head = getattr(args, "entry", None), tuple(args.head or ())
-        return cls(own.name if own else args.model, own, constants, head, entry, args.input_size)
+        return cls(own.name if own else model, own, constants, head, entry, args.input_size)
 
-    @property
-    def flags(self) -> list[str]:
-        """The flags that were given and that a file of this project has no use for."""
-        given = {"--mean": self.constants, "--head": self.head, "--entry": self.entry, "--input-size": self.input_size}
-        return [flag for flag, value in given.items() if value]
+    def as_flags(self) -> list[str]:
+        """The flags of `add_elsewhere_flags` that were given, with their values, as words of a command line."""
+        mean, std = self.constants or ((), ())
+        given: dict[str, Sequence[Any]] = {"--mean": mean, "--std": std, "--head": self.head}
+        given |= {"--entry": [self.entry or ""], "--input-size": [self.input_size or ""]}
+        return [word for flag, values in given.items() if any(map(str, values)) for word in (flag, *map(written, values))]
 
 
 def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[str, Any]:
@@ -71,10 +74,20 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
         raise UserError(f"{path} was trained on {checkpoint['data']['tag']}, not on this {dataset.tag}")
     if told.model and told.model != checkpoint["network"]["name"]:
         raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {told.model}")
-    if told.flags:
-        raise UserError(f"{told.flags[0]} is for networks from elsewhere; {path} says its own")
+    if flags := told.as_flags():
+        raise UserError(f"{flags[0]} is for networks from elsewhere; {path} says its own")
     usual = not args.original or _is_usual(args, checkpoint["network"]["name"], dataset.tag)
     return checkpoint | {"sha256": sha256(path), "file": path, "usual": usual}
+
+
+def network_in(path: Path) -> str:
+    """The name of the network that a file says it holds. Raises UserError where it doesn't say."""
+    if not is_elsewhere(path):
+        return models.load_checkpoint(path)["network"]["name"]
+    name = foreign.read(path).name
+    if name is None:
+        raise UserError(f"{path} doesn't say which network it holds: name it with --model")
+    return name
 
 
 def from_elsewhere(

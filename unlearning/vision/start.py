@@ -70,7 +70,7 @@ class Start:
 
 def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared) -> Start:
     """Read what the flags name and check that it fits together; see `run.execute` for what is refused."""
-    source, told = source_of(args), Told.from_flags(args)
+    source, told = source_of(args), Told.from_flags(args, args.model)
     dataset = shared.load(source)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = _forgotten(args, dataset, parent)
