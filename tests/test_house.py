@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import ROOT, shell
 
 ORDER = (
-    *("core", "metrics", "reports", "images", "data", "models"),
+    *("core", "metrics", "reports", "images", "data", "networks", "models"),
     *("vision", "language", "exact", "evaluation", "experiments"),
 )
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models"))

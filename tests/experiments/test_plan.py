@@ -64,7 +64,7 @@ def test_a_method_is_a_row_where_it_fits():
 
     assert tables() == list(FORGETS)
     assert tables(forgets="images") == ["random", "audit", "rfau", "rfau-tune"]
-    assert tables(forgets="class") == ["prunelora", "audit", "rfau", "tune", "rfau-tune"]
+    assert tables(forgets="class") == [table for table in FORGETS if "class" in FORGETS[table]]
     assert tables(tables=("tune", "random"), forgets="class") == ["tune"]
 
 
@@ -75,6 +75,7 @@ def test_a_method_is_a_row_where_it_fits():
          "loraprune_--prune-head"),
         ("random", "original retrain head-only finetune pruneft lora loraprune"),
         ("tune", "original retrain head-only finetune pruneft lora loraprune"),
+        ("sequence", "original retrain head-only finetune pruneft lora loraprune"),
         ("audit", "original retrain mask head-only finetune pruneft lora loraprune"),
         ("rfau", "original retrain mask head-only finetune loraprune gradascent gradascent_--retain-weight_0.9 randomlabel "
          "randomlabel_--saliency_0.5 badteacher rfau rfau_--shift_unseen rfau_--shift_mean rfau_--shift_head"),
@@ -111,7 +112,8 @@ def test_a_row_of_llmerasers_table_runs_what_its_name_says(name):
     assert llmeraser.ROWS[name] == asked.get(name, usual)
 
 
-COMMON = {"model", "dataset", "seed", "weights", "subset", "test-subset", "validation", "epochs", "lr"}  # of every script
+# Of every script; the last two where each request has a file of its own.
+COMMON = {"model", "dataset", "seed", "weights", "subset", "test-subset", "validation", "epochs", "lr", "output", "original"}
 
 
 @pytest.mark.parametrize("table", FORGETS)

@@ -2,9 +2,16 @@
 
 import itertools
 
+import pytest
+import timm
+import torch
+
 import data
+import reproduce
 from tests.experiments.tables import SMALL, make, planned
+from tests.helpers import call, one_line
 from tests.test_data import folder_of_images
+from tests.test_models import TheirViT, resnet_keys, their_resnet
 from unlearning.experiments import prunelora, running
 
 
@@ -85,3 +92,38 @@ def test_the_papers_preset_is_the_papers_experiment():
         assert lengths[script, "resnet50"] == lengths[script, "vit_small"] == expected
     for script in ("pretrain", "retrain"):
         assert lengths[script, "resnet50"] == {"200"} and lengths[script, "vit_small"] == {"90"}
+
+
+def test_a_table_from_originals_that_others_have_trained(tmp_path, monkeypatch, capsys):
+    """Nothing is pre-trained; without a Retrain the gap is missing, for that reason."""
+    net = timm.create_model("test_resnet", in_chans=1, num_classes=10)
+    torch.save({"arch": "test_resnet", "state_dict": net.state_dict()}, tmp_path / "theirs.pth")
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    flags = ("--model", "timm:test_resnet", "--original", "theirs.pth", "--methods", "finetune", "lora", "--seeds", "2")
+    rows = make(tmp_path, monkeypatch, *flags)["rows"]
+    assert [(row["method"], row["n"]) for row in rows] == [("original", 1), ("finetune", 2), ("lora", 2)]
+    assert "no Retrain" in rows[1]["metrics"]["gap"]["missing"] and "mean" in rows[1]["metrics"]["probe"]
+    assert (tmp_path / "results" / "prunelora-quick-original-theirs-digits" / "README.md").exists()
+    for wrong, message in (
+        (("audit", "--original", "theirs.pth"), "audit has no --original"),
+        (("prunelora", "--original", "theirs.pth", "--model", "a", "b"), "names 2 networks and --original 1 files"),
+        (("prunelora", "--original", "theirs.pth", "theirs.pth"), "both hold a timm:test_resnet"),
+    ):
+        code, line = one_line(reproduce, capsys, *wrong)
+        assert code == 2 and message in line
+
+
+@pytest.mark.slow
+def test_figure_1_from_the_base_files_of_lora_unlearn(tmp_path, monkeypatch):
+    folder_of_images(tmp_path / "images", classes=data.CIFAR10_CLASSES)
+    base = {f"module.{name}": value for name, value in resnet_keys(their_resnet().state_dict()).items()}
+    torch.save({"net": base, "acc": 95.6, "epoch": 199}, tmp_path / "resnet10.pth")
+    torch.save({"state_dict": TheirViT().state_dict()}, tmp_path / "basevit10.tar")
+    monkeypatch.chdir(tmp_path)
+    args = ("prunelora", "--preset", "paper", "--dataset", "folder:images", "--original", "resnet10.pth", "basevit10.tar")
+    path = call(
+        reproduce, *args, "--epochs", 1, "--methods", "finetune", "pruneft", "lora", "loraprune", "--seeds", 1, "--quiet"
+    )
+    rows = reproduce.results.read(path)["rows"]
+    assert {row["model"] for row in rows} == {"resnet50", "vit_small"} and len(rows) == 10
+    assert all("missing" in row["metrics"]["gap"] for row in rows)

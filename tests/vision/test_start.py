@@ -84,6 +84,8 @@ def result_flags(script):
     its data and what it forgets."""
     elsewhere = {"model", "dataset", "img_size", "subset", "test_subset", "validation"}
     elsewhere |= {f"forget_{kind}" for kind in ("class", "random", "file")} | {"mean", "std"}  # these two belong together
+    if script not in FROM_SCRATCH:  # of networks that others have trained: tests/vision/test_originals.py
+        elsewhere |= {"head", "entry", "input_size"}
     return [changed(action) for action in script.parser()._actions if action.dest not in CIRCUMSTANCES | elsewhere]
 
 

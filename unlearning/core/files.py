@@ -1,9 +1,11 @@
 """Files that are replaced in one step: the old content or the new, never a part."""
 
+import argparse
 import contextlib
 import hashlib
 import io
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 
 from unlearning.core.errors import RunFailed, UserError
+
+UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
 
 
 @contextlib.contextmanager
@@ -76,15 +80,23 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
 
 
 def read_torch(path: str | Path) -> Any:
-    """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one."""
+    """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one.
+
+    Beside tensors and plain values it may hold an argparse.Namespace, in which training scripts keep their flags.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error):
+            raise UserError(f"{path} {UNREADABLE}") from None
+        raise UserError(f"{path} holds objects that only running code could read: save the state_dict() alone") from None
     except Exception:  # foreign bytes make the reader fail in many ways, and its texts are about itself
-        raise UserError(f"{path} is not a readable checkpoint: damaged, cut off, or another kind of file") from None
+        raise UserError(f"{path} {UNREADABLE}") from None
 
 
 def sha256(path: str | Path) -> str:

@@ -22,6 +22,11 @@ def part(text: str, kind: str) -> str:
     return f"{safe[: LONGEST[kind] - 9]}-{digest}"
 
 
+def begin(network: str, tag: str) -> str:
+    """What the names of all files of a network and its data begin with. tag: the data's."""
+    return f"{part(tag, 'data')}_{part(network, 'network')}_"
+
+
 def suffix(flags: dict[str, str]) -> str:
     """{"--rank": "2", "--regrow": ""} to "-rank-2-regrow"; what is too long becomes 8 hexadecimal digits."""
     text = "".join(f"-{name.removeprefix('--')} {value}".rstrip().replace(" ", "-") for name, value in flags.items())

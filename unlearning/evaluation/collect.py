@@ -33,9 +33,10 @@ from unlearning.evaluation.entries import (
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.metrics import statistics
+from unlearning.networks.own import OwnNetwork
+from unlearning.vision import originals
 from unlearning.vision.identity import with_parent
 from unlearning.vision.predict import predict
-from unlearning.vision.published import from_published
 from unlearning.vision.shared import Shared
 
 TABLE = ("dataset", "model", "forget")  # what all rows of a table have in common
@@ -57,7 +58,7 @@ def score_files(
     missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are two Retrains to
     measure from.
     """
-    described = _or_left_out(_once(paths), lambda path: tagged(describe(path, scoring, shared), scoring, shared))
+    described = _described(_once(paths), scoring, shared)
     given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
     entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
@@ -79,6 +80,19 @@ def score_files(
         network.compare(row, original, retrain)
         row["before"], row["retrained"] = (other and other.get("answers") for other in (original, retrain))
     return _put_seeds_together(scored)
+
+
+def _described(paths: list[Path], scoring: Scoring, shared: Shared) -> list[Entry]:
+    """An entry for each file that can be scored, in their order. This project's come first, for they know what they started
+    from."""
+    known: list[Entry] = []
+
+    def described(path):
+        known.append(tagged(describe(path, scoring, shared, known), scoring, shared))
+        return known[-1]
+
+    found = _or_left_out(sorted(paths, key=originals.is_elsewhere), described)
+    return sorted(found, key=lambda entry: paths.index(entry.path))
 
 
 def _once(paths: Sequence[str | Path]) -> list[Path]:
@@ -114,7 +128,7 @@ def _score_file(
 
     states: digests of every file's tensors.
     """
-    dataset, model = scored_on(entry, dataset_of(entry, scoring, shared)), network_of(entry)
+    dataset, model = scored_on(entry, dataset_of(entry, scoring, shared)), network_of(entry, scoring.told.own)
     size = {"zeros": models.zeros(model), "bytes": _bytes(entry.path)}
     compute = scoring.compute.placed(model)
     model.to(compute.device)
@@ -146,12 +160,12 @@ def _score_file(
     return rows
 
 
-def network_of(entry: Entry) -> torch.nn.Module:
-    """The network of a file, on the CPU, in evaluation mode."""
+def network_of(entry: Entry, own: OwnNetwork | None = None) -> torch.nn.Module:
+    """The network of a file, on the CPU, in evaluation mode. own: what makes it, where that is the user's own."""
     content = read(entry.path)
-    if entry.source is None:
-        return from_published(content, entry.path)[0]
-    return (learners if entry.path.is_dir() else models).build(content, entry.path)
+    if content is None:
+        return originals.rebuilt(entry.path, entry.spec, entry.identity["settings"].get("entry"), own)
+    return learners.build(content, entry.path) if entry.path.is_dir() else models.build(content, entry.path, own)
 
 
 def refuse_nan(path: Path, logits: Sequence[torch.Tensor]) -> None:
@@ -215,6 +229,11 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
             if forgets := _accompanied(entry, entries):
                 found.append(replace(entry, forgets=forgets))
                 known.add(digest)
+    away = {one.origin: Path(one.elsewhere) for one in entries if one.elsewhere and one.origin}
+    for origin, path in away.items():
+        if origin not in known and path.exists() and originals.digest_of(path) == origin:
+            entry = describe(path, scoring, shared, entries)
+            found.append(replace(entry, forgets=_accompanied(entry, entries)))
     return found
 
 

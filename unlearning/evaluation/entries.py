@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from unlearning.core.flags import as_words, written
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.images import forgetting
-from unlearning.vision import feature_cache
-from unlearning.vision.identity import canonical, digest, first_parent, identity, of_checkpoint
+from unlearning.vision import feature_cache, originals
+from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
 from unlearning.vision.shared import Shared
 
 Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
@@ -27,14 +27,15 @@ Network = tuple[str, str, str]  # which images, as `Entry.images` says, the netw
 class Entry:
     """What a file says of itself, without its weights.
 
-    source: the data that it was made with; None for LoRA-Unlearn's files. private: positions of the training images that a
-    system is about, ascending int64. tensors: a digest of each. flags: those that differ from their defaults. origin: the
-    SHA-256 of the original that it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on,
-    each with its tag. All forget sets are ascending int64 positions in the training images, of a system too.
+    source: the data that it was made with. private: positions of the training images that a system is about, ascending
+    int64. tensors: a digest of each. flags: those that differ from their defaults. origin: the SHA-256 of the original that
+    it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on, each with its tag. All of
+    them are ascending int64 positions in the training images, of a system too. spec: what a checkpoint says of its network.
+    elsewhere: where the original lay that it comes from, if others had trained that; of such a one itself its own place.
     """
 
     path: Path
-    source: data.Source | None
+    source: data.Source
     fingerprint: str
     private: torch.Tensor | None
     tensors: dict[str, bytes]
@@ -54,6 +55,8 @@ class Entry:
     origin: str | None
     forgets: tuple[tuple[torch.Tensor, str], ...] = ()
     date: str | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
+    elsewhere: str | None = None
 
     @property
     def network(self) -> Network:
@@ -78,9 +81,11 @@ class NotScored(UserError):
 
 
 def read(path: Path) -> Any:
-    """What a checkpoint's file holds, or a system's folder."""
+    """What a checkpoint's file holds, or a system's folder; None for a network that others have trained."""
     if (path / "adapter_config.json").exists():
         raise UserError(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
+    if originals.is_elsewhere(path):
+        return None
     if path.is_dir():
         from unlearning.exact import system
 
@@ -88,11 +93,15 @@ def read(path: Path) -> Any:
     return read_torch(path)
 
 
-def describe(path: Path, scoring: Scoring, shared: Shared) -> Entry:
-    """The Entry of a file. Raises UserError for one of neither this project nor LoRA-Unlearn, NotScored for a backbone."""
+def describe(path: Path, scoring: Scoring, shared: Shared, others: Sequence[Entry] = ()) -> Entry:
+    """The Entry of a file. Raises NotScored for a backbone, UserError for what holds no network.
+
+    others: entries of which one may have started from this file, and knows its network.
+    """
     content = read(path)
-    if not models.is_checkpoint(content):
-        return _describe_published(path, content, scoring, shared)
+    if content is None:
+        digest = originals.digest_of(path)
+        return _describe_elsewhere(path, scoring, shared, next((e for e in others if digest == e.origin), None))
     checkpoint = models.checked(content, path)
     if checkpoint["data"]["fingerprint"] is None:
         raise NotScored(f"{path} holds ImageNet weights, a backbone of lmeraser.py")
@@ -102,34 +111,40 @@ def describe(path: Path, scoring: Scoring, shared: Shared) -> Entry:
         raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {error})") from None
 
 
-def _describe_published(path: Path, content: Any, scoring: Scoring, shared: Shared) -> Entry:
-    from unlearning.vision.published import from_published
-
-    if scoring.source is None:
+def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: Entry | None) -> Entry:
+    """The Entry of a network that others have trained. derived: a file that started from it, None if there is none."""
+    source = derived.source if derived else scoring.source
+    if source is None:
         raise UserError(f"{path} doesn't say what it was trained on: give --dataset")
-    _, name = from_published(content, path)
-    fingerprint, digest = shared.load(scoring.source).fingerprint, sha256(path)
-    unknown = {"missing": "cost: LoRA-Unlearn's files don't say"}
+    spec = {key: value for key, value in derived.spec.items() if key != "compact"} if derived else None
+    entry = derived and first_parent(derived.identity)["settings"].get("entry")
+    told = replace(scoring.told, entry=entry or scoring.told.entry)
+    found = originals.from_elsewhere(path, told, shared.load(source), scoring.compute.quiet, spec)
+    base = bool(derived) or found["base"]
+    unknown = {"missing": "cost: files from elsewhere don't say"}
+    own = f"published {path.name}"
     return Entry(
         path=path,
-        source=None,
-        fingerprint=fingerprint,
+        source=source,
+        fingerprint=found["data"]["fingerprint"],
         private=None,
-        tensors={},
-        model=name,
-        shape="",
-        method=f"published {path.name}",
-        identity=identity(f"published {digest}", {}, fingerprint, None, None),
+        tensors=feature_cache.digests(found["state_dict"]),
+        model=learners.label(found["network"]),
+        shape=_shape(found["network"]),
+        method="original" if base else own,
+        identity=found["identity"] | ({} if base else {"method": own}),
         flags={},
         epochs=None,
         seed=0,
-        forget=torch.empty(0, dtype=torch.int64),
+        forget=found["forget"],
         forget_tag=None,
-        command=f"LoRA-Unlearn's {path.name}",
+        command=f"trained elsewhere: {path.name}",
         cost=dict.fromkeys(("seconds", "memory_mib", "trainable", "steps", "moved"), unknown),
         device="unknown hardware",
-        sha256=digest,
+        sha256=found["sha256"],
         origin=None,
+        spec=found["network"],
+        elsewhere=str(path),
     )
 
 
@@ -157,6 +172,8 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         sha256=None if path.is_dir() else sha256(path),
         origin=checkpoint.get("origin", parent),
         date=checkpoint.get("date"),
+        spec=checkpoint["network"],
+        elsewhere=checkpoint.get("elsewhere"),
     )
 
 
@@ -168,7 +185,7 @@ def _shape(network: dict[str, Any]) -> str:
 
 def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
     """The data that a file was made with. Raises UserError when they have changed."""
-    dataset = shared.load(entry.source or scoring.source)  # type: ignore[arg-type]  # one of them is there
+    dataset = shared.load(entry.source)
     if dataset.fingerprint != entry.fingerprint:
         raise UserError(f"{entry.path} was made with other data than this {dataset.tag}: their fingerprints differ")
     return dataset

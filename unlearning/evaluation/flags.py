@@ -1,7 +1,7 @@
 """The flags that say how checkpoints are scored."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import data
@@ -9,6 +9,7 @@ from unlearning.core.device import Compute
 from unlearning.core.flags import Parser, add_cache_flag, add_device_flags
 from unlearning.images import forgetting
 from unlearning.vision.flags import forget_request, source_of
+from unlearning.vision.originals import Told
 
 ATTACKS = ("svc", "lora-unlearn", "unlearn-sparse")  # of network.ATTACKS, which takes seconds to import
 
@@ -18,7 +19,8 @@ class Scoring:
     """How checkpoints are scored.
 
     weights: folder in which Original and Retrain are looked for. attack: one of ATTACKS. every_attack: also each attack
-    feature with each attacker. source, forget: for files that don't say on which data, and to forget what.
+    feature with each attacker. source, forget: for files that don't say on which data, and to forget what. told: what
+    networks from elsewhere don't say.
     """
 
     compute: Compute
@@ -28,12 +30,22 @@ class Scoring:
     every_attack: bool = False
     source: data.Source | None = None
     forget: forgetting.ForgetRequest | None = None
+    told: Told = field(default_factory=Told)
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "Scoring":
         """What the flags of evaluate.py ask for."""
         compute = Compute.from_flags(args)
-        return cls(compute, args.weights, args.data_dir, args.mia, args.every_attack, source_of(args), forget_request(args))
+        return cls(
+            compute,
+            args.weights,
+            args.data_dir,
+            args.mia,
+            args.every_attack,
+            source_of(args),
+            forget_request(args),
+            Told.from_flags(args, args.model),
+        )
 
 
 def add_scoring_flags(parser: Parser) -> None:

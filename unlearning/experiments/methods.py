@@ -9,10 +9,12 @@ FORGETS = {
     "audit": ("class", "images"),
     "rfau": ("class", "images"),
     "tune": ("class",),
+    "sequence": ("class",),
     "rfau-tune": ("class", "images"),
 }
 # Tables that a line names where it isn't in all of these.
-OF_PRUNELORA = ("prunelora", "random", "audit", "tune")
+OF_PRUNELORA = ("prunelora", "random", "audit", "tune", "sequence")
+FROM_ORIGINALS = ("prunelora", "random", "rfau", "tune", "rfau-tune", "sequence")  # tables that start from any
 OF_RFAU = ("rfau", "rfau-tune")
 
 

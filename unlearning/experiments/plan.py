@@ -33,13 +33,28 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], rates: Rat
         for network in request.networks:
             common = ["--model", network, *handed_on(request, seed)]
             common += ["--cache", str(request.cache)] if request.cache != CACHE_MIB else []
-            for name in methods:
+            for name in planned(request, methods):
                 own = common if name == "original" else common + forget
                 if name in ("original", "retrain"):
                     runs.append((METHODS[name].script, own + from_scratch(request, network)))
                 else:
+                    own = own + started_from(request, network)
                     runs += _trainings(name, own, request.sizes["epochs"], rates(network, name))
     return runs
+
+
+def planned(request: Request, methods: Sequence[str]) -> list[str]:
+    """Of `methods` those that are run: where others have trained the originals, they aren't, and Retrain is only if asked
+    for, because nobody here knows its recipe."""
+    asked = request.methods or ()
+    return [name for name in methods if not request.originals or name not in ("original", "retrain") or name in asked]
+
+
+def started_from(request: Request, network: str) -> list[str]:
+    """The flags that name the original where others have trained it."""
+    if network not in request.originals:
+        return []
+    return ["--original", str(request.originals[network]), *request.told.as_flags()]
 
 
 def _trainings(name: str, common: list[str], lengths: Sequence[int], rates: Sequence[str | None]) -> list[Run]:

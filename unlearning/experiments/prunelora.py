@@ -63,7 +63,7 @@ def plan_prunelora(request: Request) -> Plan:
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
     """The rows, with what is left beneath the head."""
-    return score_files(paths, request.scoring, shared)
+    return score_files([*paths, *request.originals.values()], request.scoring, shared)
 
 
 ABOUT = "PruneLoRA and its baselines: a class is forgotten."

@@ -12,8 +12,10 @@ from unlearning.core.device import Compute, resolve_device
 from unlearning.core.errors import UserError
 from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
-from unlearning.experiments.methods import FORGETS
+from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS
 from unlearning.images import forgetting
+from unlearning.networks.own import OwnNetwork
+from unlearning.vision.originals import Told, network_in
 from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
@@ -27,8 +29,9 @@ class Request:
 
     sizes: the preset's entry of the table, with what --subset and --epochs put in its place. changed: what these say, for
     the table's name. source: the data, thinned to the preset's size by `fitted`. models, methods: as given, None for the
-    preset's and for all rows. share: of the images that are forgotten where images are. only: "class" or "images", of a
-    table that forgets both. cache: MiB for outputs of frozen layers.
+    preset's and for all rows. originals: files to start from in the place of networks trained here, by network. told: what
+    these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
+    forgets both. cache: MiB for outputs of frozen layers.
     """
 
     table: str
@@ -38,6 +41,8 @@ class Request:
     source: data.Source
     models: tuple[str, ...] | None
     methods: tuple[str, ...] | None
+    originals: Mapping[str, Path]
+    told: Told
     forget_classes: tuple[int, ...]
     share: float
     only: str | None
@@ -62,15 +67,20 @@ class Request:
         given = {name: value for name, value in asked.items() if value is not None}
         if wrong := given.keys() - sizes.keys():
             raise UserError(f"{args.table} has no --{min(wrong)}")
+        originals = _originals(args)
+        if originals:
+            given["original"] = [path.stem for path in originals.values()]
         dataset = args.dataset or sizes.get("dataset", DATASET)
         return cls(
             table=args.table,
             preset=args.preset,
-            sizes=sizes | given,
+            sizes=sizes | {name: given[name] for name in given.keys() & sizes.keys()},
             changed=names.suffix({f"--{name}": written(value) for name, value in given.items()}),
             source=data.Source(dataset, args.data_dir, img_size=args.img_size, quiet=args.quiet),
-            models=args.model and tuple(args.model),
+            models=tuple(originals) or (args.model and tuple(args.model)),
             methods=args.methods and tuple(args.methods),
+            originals=originals,
+            told=replace(Told.from_flags(args, None), own=_own(args)),
             forget_classes=tuple(args.forget_class),
             share=args.share,
             only=args.only,
@@ -125,7 +135,8 @@ class Request:
     def scoring(self) -> Scoring:
         """How the checkpoints are scored; they say themselves what they have forgotten."""
         compute = Compute(resolve_device(self.device), self.precision, self.weights, self.quiet)
-        return Scoring(compute, self.weights, self.source.data_dir, self.attack, self.every_attack)
+        data_dir = self.source.data_dir
+        return Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told)
 
     def on_validation_images(self) -> "Request":
         """The same, scored on a tenth of the training images that nothing is trained on, as tunings are."""
@@ -141,6 +152,34 @@ class Request:
         )
         subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
         return replace(self, source=replace(self.source, subset=subset, test_subset=test))
+
+
+def _own(args: argparse.Namespace) -> OwnNetwork | None:
+    """The network of the user's own among those of --model. Raises UserError where there are several."""
+    own = [found for name in args.model or () if (found := OwnNetwork.parse(name))]
+    if len(own) > 1:
+        raise UserError("--model: a table takes one network of one's own")
+    return own[0] if own else None
+
+
+def _originals(args: argparse.Namespace) -> dict[str, Path]:
+    """The files of --original, each by the network that it holds. Raises UserError where a table can't start from them."""
+    if not args.original:
+        if flags := Told.from_flags(args, None).as_flags():
+            raise UserError(f"{flags[0]} says what a file of --original doesn't: name one")
+        return {}
+    if args.table not in FROM_ORIGINALS:
+        raise UserError(f"{args.table} has no --original; {', '.join(FROM_ORIGINALS)} have")
+    if args.model and len(args.model) != len(args.original):
+        raise UserError(f"--model names {len(args.model)} networks and --original {len(args.original)} files: one for each")
+    told = args.model or [None] * len(args.original)
+    found: dict[str, Path] = {}
+    for path, name in zip(args.original, told, strict=True):
+        name = name or network_in(path)
+        if name in found:
+            raise UserError(f"{found[name]} and {path} both hold a {name}: a table takes one")
+        found[name] = path
+    return found
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def plan_rfau_tune(request: Request) -> Plan:
 
 def score_without_probe(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
     """Rows for choosing a learning rate, without what is beneath the head."""
-    return score_files(paths, request.scoring, shared, beneath=False)
+    return score_files([*paths, *request.originals.values()], request.scoring, shared, beneath=False)
 
 
 TUNE = Table(

@@ -28,6 +28,7 @@ FOLDED = (DISTANCES, COST)  # shown in Markdown on a click
 COLUMNS = {
     "UA": Column(HEADLINE, "UA %"),
     "UA_test": Column(HEADLINE, "UA-test %"),
+    "UA_earlier": Column(HEADLINE, "UA of earlier requests %"),
     "RA": Column(HEADLINE, "RA %"),
     "TA": Column(HEADLINE, "TA %"),
     "MIA": Column(HEADLINE, "MIA-Efficacy %"),

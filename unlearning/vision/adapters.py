@@ -33,7 +33,8 @@ def last_and_head(model: nn.Module) -> Layers:
     """
     below, heads = layers.adaptable(model), layers.heads(model)
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    return (below, [*heads, *norms]) if layers.is_cnn(model) else ([*below, *heads], norms)
+    with_lora = below if layers.is_cnn(model) else list(dict.fromkeys([*below, *heads]))
+    return with_lora, [name for name in (*heads, *norms) if name not in with_lora]
 
 
 def attach(model: nn.Module, targets: Layers, rank: int, alpha: float, dropout: float = 0.0) -> "PeftModel":
@@ -79,6 +80,8 @@ def add_lora_flags(parser: Parser) -> Parser:
     parser.add_argument("--rank", type=positive_int, default=RANK, help=f"rank of the update (default: {RANK})")
     parser.add_argument("--alpha", type=positive_float, default=ALPHA, help=f"scale times rank (default: {ALPHA})")
     parser.add_argument("--dropout", type=below_one, default=0.1, help="dropout before the adapter (default: 0.1)")
+    text = "layers that get LoRA: names, ends of names, or patterns (default: by the kind of network)"
+    parser.add_argument("--lora-targets", nargs="+", off=None, metavar="LAYER", help=text)
     parser.add_argument(
         "--bn", choices=("update", "freeze"), default="update", help="batch-norm statistics (default: update, as published)"
     )

@@ -19,6 +19,8 @@ from unlearning.core.flags import (
 )
 from unlearning.images import forgetting
 
+HEAD = "layers that give the logits (default: the network's own, or its last)"
+
 
 def method_parser(
     doc: str | None,
@@ -37,16 +39,18 @@ def method_parser(
     parser = Parser(doc)
     flag = parser.add_argument
     add_data_flags(parser)
-    flag("--model", help=f"{', '.join(models.NAMES)} or a timm name (default: resnet20, or what --original holds)")
+    add_model_flag(parser)
     if original:
-        text = "checkpoint to start from (default: by name in --weights)"
+        text = "checkpoint to start from, or a network from elsewhere: a file or a folder (default: by name in --weights)"
         flag("--original", type=Path, identity=False, help=text)
+        add_elsewhere_flags(parser)
     else:
         flag("--pretrained", action="store_true", help="start from ImageNet weights (a timm name)")
         flag("--input-size", type=positive_int, help="the network resizes images to this side in pixels")
         text = "of each channel, pixels from 0 to 1 (default: published ones of the data set or of --pretrained, else 0.5)"
         flag("--mean", type=share, nargs="+", metavar="MEAN", help=f"mean {text}")
         flag("--std", type=positive_float, nargs="+", metavar="STD", help=f"standard deviation {text}")
+        flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
     if forget:
         add_forget_flags(parser)
     flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
@@ -57,6 +61,22 @@ def method_parser(
     add_cache_flag(parser)
     add_output_flags(parser)
     return parser
+
+
+def add_model_flag(parser: Parser) -> None:
+    """--model."""
+    kinds = f"{', '.join(models.NAMES)}, a timm name, torchvision:NAME, or your own FILE.py:FUNCTION"
+    parser.add_argument("--model", help=f"{kinds} (default: resnet20, or what --original holds)")
+
+
+def add_elsewhere_flags(parser: Parser) -> None:
+    """The flags that say what a network from elsewhere doesn't say itself."""
+    flag, text = parser.add_argument, "of each channel, pixels from 0 to 1, for a network from elsewhere that doesn't say"
+    flag("--mean", type=share, nargs="+", off=None, metavar="MEAN", help=f"mean {text}")
+    flag("--std", type=positive_float, nargs="+", off=None, metavar="STD", help=f"standard deviation {text}")
+    flag("--input-size", type=positive_int, off=None, help="a network from elsewhere resizes images to this side in pixels")
+    flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
+    flag("--entry", off=None, metavar="KEY", help="key of the state dict in a file from elsewhere (default: found)")
 
 
 def add_output_flags(parser: Parser) -> None:

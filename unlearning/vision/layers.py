@@ -1,6 +1,7 @@
 """Which layers of a network are its stem, its blocks and its head, and so which ones are pruned and get LoRA.
 
-Stem and head are what timm's configuration of the network names (`first_conv`, `classifier`), and what belongs to them.
+Stem and head are what timm's configuration of the network names (`first_conv`, `classifier`), and what belongs to them; of a
+network that has none the first layer, and the last. What the user has named (`models.LayerNames`) goes before every rule.
 There are three kinds of networks:
 
 CNN          no attention, convolutions in its blocks: every convolution is pruned, those of the blocks get LoRA.
@@ -10,20 +11,25 @@ mixer        neither: the last block's last linear layer is pruned and gets LoRA
 A linear layer in a block of a CNN (ConvNeXt) is a 1x1 convolution, and counts as one.
 """
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 import models
 from unlearning.core.errors import UserError
 
+BY_HAND = "--{}-targets names some by hand"
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)  # with a scale and an offset for each channel
-# timm's names: of what passes a block by, or lies between or behind the stages; of what makes an attention's queries, and
-# of all its projections.
+# Names in timm and transformers: of what passes a block by, or lies between or behind the stages; of what makes an
+# attention's queries, of what gives its output, and of all its projections.
 ASIDE = {"downsample", "shortcut", "skip", "project", "attn_pool", "pre_classifier"}
-QUERIES = {"q", "qk", "qkv", "qkvs", "wq"}
-PROJECTIONS = QUERIES | {"k", "v", "kv", "wk", "wv", "proj"}
+QUERIES = {"q", "qk", "qkv", "qkvs", "wq", "q_proj"}
+OUTPUTS = ("proj", "o_proj", "out_proj")
+PROJECTIONS = QUERIES | {"k", "v", "kv", "wk", "wv", "k_proj", "v_proj", *OUTPUTS}
 
 
 def heads(model: nn.Module) -> list[str]:
@@ -32,6 +38,10 @@ def heads(model: nn.Module) -> list[str]:
     Of a head of several layers it is the last one; of a module without layers of its own (a system's heads) the module.
     """
     net: Any = getattr(model, "net", model)
+    if told := models.layer_names(model).head:
+        return [*told]
+    if not hasattr(net, "get_classifier"):
+        return [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)][-1:]
     given = net.get_classifier()
     modules = list(given) if isinstance(given, (tuple, nn.ModuleList)) else [given]
     modules += [net.get_submodule(name) for name in _configured(net, "classifier")]
@@ -45,16 +55,20 @@ def heads(model: nn.Module) -> list[str]:
 def prunable(model: nn.Module) -> list[str]:
     """Names of the layers that are pruned. CNN: every convolution, the stem's too, as in the paper; else the last block's
     projection. Never a head, whose rows are classes. Raises UserError where no block has a layer."""
+    if told := models.layer_names(model).prune:
+        return [*told]
     if last := _last_projection(model):
         return [last]
     if not is_cnn(model):
-        raise UserError(f"{_called(model)} has no layer to prune: it has no linear layer or convolution in a block")
+        raise UserError(f"{_called(model)} has no layer to prune: none in a block; {BY_HAND.format('prune')}")
     inner, above = set(in_blocks(model)), set(heads(model))
     return [n for n, m in model.named_modules() if (isinstance(m, nn.Conv2d) or n in inner) and n not in above]
 
 
 def adaptable(model: nn.Module) -> list[str]:
     """Names of the layers below the head that get LoRA. Raises UserError where there are none."""
+    if models.layer_names(model).lora:
+        return _by_hand(model)
     last = _last_projection(model)
     return _exact(model, [last] if last else in_blocks(model))
 
@@ -68,6 +82,23 @@ def is_cnn(model: nn.Module) -> bool:
 def in_blocks(model: nn.Module) -> list[str]:
     """Names of the convolutions and linear layers within blocks: not the stem, not the shortcuts, not grouped ones."""
     return [name for name in _of_blocks(model) if getattr(model.get_submodule(name), "groups", 1) == 1]
+
+
+def named(model: nn.Module, wanted: Sequence[str], flag: str) -> tuple[str, ...]:
+    """Names of the convolutions and linear layers that a user means by `wanted`: whole names, ends of names, or patterns
+    with * and ?. Raises UserError for one that means none, naming `flag`."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+    found: dict[str, None] = {}
+    for word in wanted:
+        meant = [n for n in layers if n in (word, f"net.{word}")]
+        meant = meant or [n for n in layers if fnmatchcase(n, word) or fnmatchcase(n, f"*.{word}")]
+        if not meant:
+            some = ", ".join(name.removeprefix("net.") for name in (*layers[:2], *layers[-2:]))
+            raise UserError(
+                f"{flag} {word}: {_called(model)} has no convolution or linear layer of this name; it has {some}"
+            )
+        found |= dict.fromkeys(meant)
+    return tuple(found)
 
 
 def in_every_block(model: nn.Module) -> list[str]:
@@ -86,12 +117,12 @@ def in_every_block(model: nn.Module) -> list[str]:
 
 def attentions(model: nn.Module) -> list[str]:
     """Names of the attention modules within blocks: those that make queries and have an output projection."""
-    above = set(heads(model))
+    apart = {*heads(model), *models.layer_names(model).unheard}
     found = []
     for name, module in model.named_modules():
         inside = {child for child, _ in module.named_children()}
-        if "proj" in inside and QUERIES & inside and f"{name}.proj" not in above and not ASIDE & set(name.split(".")):
-            found.append(name)
+        if QUERIES & inside and (last := _output_of(module)) and not ASIDE & set(name.split(".")):
+            found += [name] if f"{name}.{last}" not in apart else []
     return found
 
 
@@ -140,6 +171,19 @@ def stem(model: nn.Module) -> set[str]:
     return {before + name for name in found}
 
 
+def unheard(model: nn.Module, images: torch.Tensor) -> tuple[str, ...]:
+    """Names of the convolutions and linear layers that aren't called when the network answers `images`, in evaluation mode:
+    functions that read their weights directly, as PyTorch's own attention does, would read past LoRA."""
+    silent = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    heard: set[nn.Module] = set()
+    hooks = [module.register_forward_pre_hook(lambda module, _: heard.add(module)) for module in silent.values()]
+    with torch.no_grad():
+        model.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return tuple(name for name, module in silent.items() if module not in heard)
+
+
 def norms_after(model: nn.Module) -> dict[str, str]:
     """Layer name to the name of the norm that alone reads its output: {} where torch.fx can't follow the forward pass."""
     modules = dict(model.named_modules())
@@ -180,9 +224,15 @@ def _last_projection(model):
     if models.is_vit(model) and (usual := f"{stages(model)[-1]}.attn.proj") in names:
         return usual
     if within := attentions(model):
-        inside = model.get_submodule(f"{within[-1]}.proj").named_modules(prefix=f"{within[-1]}.proj")
+        last = f"{within[-1]}.{_output_of(model.get_submodule(within[-1]))}"
+        inside = model.get_submodule(last).named_modules(prefix=last)
         return [name for name, module in inside if isinstance(module, WEIGHTED)][-1]
     return None if is_cnn(model) else next(reversed(in_blocks(model)), None)
+
+
+def _output_of(attention):
+    """What the child that gives an attention's output is called; None where there is none."""
+    return next((name for name in OUTPUTS if hasattr(attention, name)), None)
 
 
 def _of_blocks(model):
@@ -197,12 +247,24 @@ def _exact(model, names):
     """Those of `names` whose output with W + B A is that of W plus that of B A: none of timm's own convolutions, which
     standardise their weights or pad as needed, nor those of which PEFT's A lacks the dilation or the padding. Raises
     UserError where that is half of them or less."""
+    unheard = models.layer_names(model).unheard
+    names = [name for name in names if name not in unheard]
     exact = [name for name in names if _takes_lora(model.get_submodule(name))]
     if 2 * len(exact) <= len(names):
         why = "its convolutions standardise their weights, pad as needed or are dilated"
         why = why if names else "it has none in a block"
-        raise UserError(f"{_called(model)} has no linear layer or convolution for LoRA: {why}")
+        raise UserError(f"{_called(model)} has no linear layer or convolution for LoRA: {why}; {BY_HAND.format('lora')}")
     return exact
+
+
+def _by_hand(model):
+    """The layers that the user wants LoRA on. Raises UserError for one that can't have it."""
+    told = models.layer_names(model)
+    for name in told.lora:
+        if name in told.unheard or not _takes_lora(model.get_submodule(name)):
+            why = "is never called" if name in told.unheard else "standardises its weights, pads as needed or is dilated"
+            raise UserError(f"--lora-targets {name}: this layer of {_called(model)} {why}, so LoRA can't be merged into it")
+    return [*told.lora]
 
 
 def _takes_lora(module):

@@ -43,6 +43,8 @@ def prune(model: nn.Module, settings: Settings, quiet: bool) -> tuple[Masks, Mas
 def add_pruning_flags(parser: Parser) -> Parser:
     """The flags that pruneft and loraprune share."""
     parser.add_argument("--amount", type=fraction, default=0.5, help="share of rows to prune (default: 0.5)")
+    text = "layers that are pruned: names, ends of names, or patterns (default: by the kind of network)"
+    parser.add_argument("--prune-targets", nargs="+", off=None, metavar="LAYER", help=text)
     parser.add_argument("--regrow", action="store_true", help="prune weights alone and drop the masks, as published")
     parser.add_argument(
         "--compact",

@@ -1,51 +1,49 @@
-"""Networks out of the published LoRA-Unlearn files."""
+"""The names of tensors in LoRA-Unlearn's own files, and those of this project's networks.
 
-from pathlib import Path
-from typing import Any
+Its base files are `{"net": ...}` (ResNet-50) and `{"state_dict": ...}` (ViT), its unlearned ones bare state dicts. Its
+scripts pre-train the ResNet with other deviations (.2023, .1994, .2010) than they unlearn and evaluate with (.2471, .2435,
+.2616): here all have the latter.
+"""
 
 import torch
 from torch import nn
 
-import data
-import models
-from unlearning.core.errors import UserError
-from unlearning.core.files import first_line
-
-FROM_SCRATCH_STD = (0.2023, 0.1994, 0.2010)  # with which their ResNet was pre-trained, not unlearned or evaluated
+Tensors = dict[str, torch.Tensor]
+PREFIXES = ("module.", "base_model.model.")
 
 
-def from_published(state: Any, path: str | Path) -> tuple[nn.Module, str]:
-    """A network out of one of LoRA-Unlearn's own files: (module in evaluation mode, "resnet50" or "vit_small").
+def recognised(tensors: Tensors) -> str | None:
+    """ "resnet50" or "vit_small" for the names of LoRA-Unlearn's files, with or without LoRA; None for others."""
+    names = set(_unwrapped(tensors))
+    names |= {name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".") for name in names}
+    if {"conv_proj.weight", "heads.head.weight", "pos_embedding"} <= names:
+        return "vit_small" if _shape_of(tensors, "conv_proj.weight") == (384, 3, 4, 4) else None
+    return "resnet50" if {"linear.weight", "layer4.2.conv3.weight", "layer1.0.shortcut.0.weight"} <= names else None
 
-    state: what `read` returned for `path`.
-    Accepts bare state dicts, `{"net": ...}` and `{"state_dict": ...}`, `module.` and `base_model.model.` prefixes, and
-    unmerged LoRA, which is merged here (alpha / r is 16/8 for the ResNet, 32/16 for the ViT: 2 in both).
+
+def _shape_of(tensors: Tensors, end: str) -> tuple[int, ...]:
+    """The shape of the tensor whose name ends so."""
+    return next(tuple(value.shape) for name, value in tensors.items() if name.endswith(end))
+
+
+def converted(tensors: Tensors, net: nn.Module) -> Tensors:
+    """The tensors of such a file by the names of `net`, this project's resnet50 or vit_small.
+
+    Unmerged LoRA is merged (alpha / r is 16/8 for the ResNet, 32/16 for the ViT: 2 in both).
     """
-    from_scratch = isinstance(state, dict) and "net" in state
-    for wrapper in ("net", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} is neither a checkpoint of this project nor a state dict")
-    state = {key.removeprefix("module.").removeprefix("base_model.model."): value for key, value in state.items()}
-    state = _merge_lora(state, scale=2.0)
-    if "conv_proj.weight" in state:
-        name, rename = "vit_small", _vit_key
-    elif "linear.weight" in state and "layer4.2.conv3.weight" in state:
-        name, rename = "resnet50", _resnet_key
-    else:
-        raise UserError(f"{path}: neither LoRA-Unlearn's ResNet-50 nor its ViT, nor a checkpoint of this project")
-    mean, std = data.NORMALISATION["cifar10"]
-    std = FROM_SCRATCH_STD if from_scratch else std
-    classes = len(state["heads.head.weight" if name == "vit_small" else "linear.weight"])
-    model: Any = models.create(name, in_chans=3, num_classes=classes, img_size=32, mean=mean, std=std)
-    if "pos_embedding" in state:
-        state["pos_embedding"] = state["pos_embedding"].reshape(model.net.pos_embed.shape)
-    try:
-        model.net.load_state_dict({rename(key): value for key, value in state.items()})
-    except RuntimeError as error:
-        raise UserError(f"{path}: keys like LoRA-Unlearn's, but {first_line(error)}") from None
-    return model.eval(), name
+    state = _merge_lora(_unwrapped(tensors), scale=2.0)
+    if "pos_embedding" not in state:
+        return {_resnet_key(key): value for key, value in state.items()}
+    wanted = net.get_parameter("pos_embed").shape
+    if state["pos_embedding"].numel() == wanted.numel():
+        state["pos_embedding"] = state["pos_embedding"].reshape(wanted)
+    return {_vit_key(key): value for key, value in state.items()}
+
+
+def _unwrapped(tensors):
+    for prefix in PREFIXES:
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
 
 
 def _merge_lora(state, scale):

@@ -2,10 +2,9 @@
 
 import argparse
 import datetime
-import glob
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import models
 from unlearning.core import distributed, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.files import sha256
 from unlearning.core.flags import Parser, PerModel
 from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
+from unlearning.vision import layers, originals
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
+from unlearning.vision.originals import Told
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
 
@@ -70,15 +70,13 @@ class Start:
 
 def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared) -> Start:
     """Read what the flags name and check that it fits together; see `run.execute` for what is refused."""
-    source, forgets = source_of(args), hasattr(args, "forget_class")
+    source, told = source_of(args), Told.from_flags(args, args.model)
     dataset = shared.load(source)
-    request = forget_request(args) if forgets else None
-    forget, forget_tag = torch.empty(0, dtype=torch.int64), None
-    if forgets:
-        forget, forget_tag = (request or forgetting.ForgetRequest()).positions(dataset.train)
-    parent = read_original(args, dataset, forget) if hasattr(args, "original") else None
+    parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
+    forgotten = _forgotten(args, dataset, parent)
+    forget, forget_tag = forgotten.positions, forgotten.tag
     torch.manual_seed(args.seed)
-    model, network = _network(args, dataset, parent)
+    model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
     model.to(compute.device)
     compute = compute.placed(model)
@@ -88,10 +86,10 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     known = values if parent else values | {name: network["arguments"][name] for name in ("mean", "std")}
     settings, sha = parser.settings(known), parent and parent["sha256"]
     own = parser.own_settings(known)
-    drawn, lineage = forget_identity(forget, request), parent and of_checkpoint(parent)
+    drawn, lineage = forget_identity(forget, forgotten.request), parent and of_checkpoint(parent)
     made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha}
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
-    begin = _begin(network["name"], dataset.tag)
+    begin = names.begin(network["name"], dataset.tag)
     stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
     output = args.output or _output(args, stem, begin, parent, same, parser)
     facts: dict[str, Any] = {
@@ -104,69 +102,63 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "data": source.described(dataset),
         "parent": sha,
         "origin": parent and (parent.get("origin") or sha),
+        "elsewhere": parent and parent.get("elsewhere"),
     }
     finished = not args.overwrite and _is_finished(output, same, parser)
-    if forgets and not finished and not compute.quiet:
-        what = f"{len(forget):,} of {len(dataset.train):,} images: {dataset.in_words(forget, forget_tag or '')}"
+    if forget_tag is not None and not finished and not compute.quiet:
+        what = f"{len(forget):,} of {len(dataset.train):,} images: {dataset.in_words(forget, forget_tag)}"
+        what += f" ({forgotten.before:,} of them forgotten before)" if forgotten.before else ""
         print(f"forgets {what}", file=sys.stderr, flush=True)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
 
 
-def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch.Tensor) -> dict[str, Any]:
-    """The checkpoint to start from, if it belongs to these data and this request, with its SHA-256 and its file, and whether
-    that is the usual one."""
-    path = args.original or _find_original(args, args.model, dataset.tag)
-    checkpoint = models.load_checkpoint(path)
-    if checkpoint["data"]["fingerprint"] is None:
-        raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
-    if checkpoint["data"]["fingerprint"] != dataset.fingerprint:
-        raise UserError(f"{path} was trained on {checkpoint['data']['tag']}, not on this {dataset.tag}")
-    if args.model and args.model != checkpoint["network"]["name"]:
-        raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {args.model}")
-    if len(checkpoint["forget"]) and not torch.equal(checkpoint["forget"], forget):
-        raise UserError(f"{path} has forgotten {checkpoint['forget_tag']} already; start from an original")
-    usual = not args.original or _is_usual(args, checkpoint["network"]["name"], dataset.tag)
-    return checkpoint | {"sha256": sha256(path), "file": path, "usual": usual}
+@dataclass(frozen=True)
+class _Forgotten:
+    """What a run forgets: sorted int64 positions, their tag, the request where it is all of it, and how many of them the
+    original had forgotten before."""
+
+    positions: torch.Tensor
+    tag: str | None = None
+    request: forgetting.ForgetRequest | None = None
+    before: int = 0
 
 
-def _is_usual(args: argparse.Namespace, network: str, tag: str) -> bool:
-    """True if --original names the file that would be found without it, or is called like one that isn't there."""
-    try:
-        return args.original.samefile(_find_original(args, network, tag))
-    except UserError:
-        return args.original.stem == f"{_begin(network, tag)}original_s{args.seed}"
+def _forgotten(args: argparse.Namespace, dataset: data.Dataset, parent: dict[str, Any] | None) -> _Forgotten:
+    """The request that the flags name, together with what the original has forgotten already."""
+    if not hasattr(args, "forget_class"):
+        return _Forgotten(torch.empty(0, dtype=torch.int64))
+    request = forget_request(args) or forgetting.ForgetRequest()
+    asked, tag = request.positions(dataset.train)
+    before = parent["forget"] if parent else asked
+    union = torch.cat([before, asked]).unique()
+    if torch.equal(union, asked):
+        return _Forgotten(asked, tag, request)
+    if parent and len(union) == len(dataset.train):
+        raise UserError(f"with what {parent['file']} has forgotten already nothing is left to retain")
+    classes = forgetting.forgotten_classes(dataset.train.labels, union)
+    return _Forgotten(
+        union, forgetting.tag_of_classes(classes) if classes else forgetting.tag_of_ids(union), None, len(before)
+    )
 
 
-def _find_original(args: argparse.Namespace, network: str | None, tag: str) -> Path:
-    """The original by name: the one that pretrain.py makes by default, else the only one of this network, data and seed."""
-    stem = _begin(network or "resnet20", tag) + "original"
-    usual = args.weights / f"{stem}_s{args.seed}.pth"
-    others = sorted(args.weights.glob(f"{glob.escape(stem)}-*_s{args.seed}.pth"))
-    if usual.exists() or len(others) == 1:
-        return usual if usual.exists() else others[0]
-    if others:
-        raise UserError(f"several originals, {' and '.join(map(str, others))}: name one with --original")
-    raise UserError(f"no original {usual}; train it with pretrain.py or name one with --original")
-
-
-def _begin(network: str, tag: str) -> str:
-    """What the names of all files of a network and its data begin with."""
-    return f"{names.part(tag, 'data')}_{names.part(network, 'network')}_"
-
-
-def _network(args: argparse.Namespace, dataset: data.Dataset, parent: dict | None) -> tuple[nn.Module, dict[str, Any]]:
+def _network(
+    args: argparse.Namespace, told: Told, dataset: data.Dataset, parent: dict[str, Any] | None
+) -> tuple[nn.Module, dict[str, Any]]:
     """The original's network, or a fresh one, with its name and the arguments of models.create."""
+    model: Any
     if parent:
-        return models.build(parent, parent["file"]), parent["network"]
-    name = args.model or "resnet20"
-    if (args.mean is None) != (args.std is None):
-        raise UserError("--mean and --std belong together: give both")
-    normalisation = (args.mean, args.std) if args.mean else None
-    folder = args.data_dir if args.pretrained else None
-    model, arguments = models.create_for(name, dataset, folder, args.input_size, args.quiet, normalisation)
-    return model, {"name": name, "arguments": arguments}
+        model, network = models.build(parent, parent["file"], told.own), parent["network"]
+    else:
+        folder = args.data_dir if args.pretrained else None
+        name = told.model or "resnet20"
+        model, arguments = models.create_for(name, dataset, folder, told.input_size, args.quiet, told.constants, told.own)
+        network = {"name": name, "arguments": arguments} | originals.described(model, name, told, dataset)
+    by_hand = {kind: getattr(args, f"{kind}_targets", None) or () for kind in ("lora", "prune")}
+    meant = {kind: layers.named(model, words, f"--{kind}-targets") for kind, words in by_hand.items()}
+    model.layer_names = replace(models.layer_names(model), **meant)
+    return model, network
 
 
 def _resolved(args: argparse.Namespace, network: str, precision: str | None) -> dict[str, Any]:

@@ -1,0 +1,418 @@
+"""Networks that others have trained as originals: what is read, how it is matched, what is refused, and what comes of it."""
+
+import argparse
+import json
+
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from safetensors.torch import save_file
+from torch import nn
+
+import data
+import evaluate
+import finetune
+import lora
+import loraprune
+import models
+import pruneft
+import retrain
+from tests.helpers import call, one_line, rows_of
+from tests.test_data import folder_of_images
+from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
+from unlearning.core.errors import UserError
+from unlearning.vision import foreign, layers, originals
+from unlearning.vision.originals import Told
+
+CODE = """
+from torch import nn
+
+def small(num_classes, in_chans):
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 8, 3, padding=1), nn.ReLU(),
+        nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(), nn.Linear(256, num_classes),
+    )
+
+def two_outputs():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+    return Two()
+
+def broken():
+    raise KeyError("width")
+
+number = 3
+"""
+WHERE = ("--dataset", "digits", "--quiet")
+ENOUGH = ("--mean", 0.5, "--std", 0.5)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """A folder with net.py, a network that it makes trained on digits by somebody, and its state dict in net.pth."""
+    folder = tmp_path_factory.mktemp("theirs")
+    (folder / "net.py").write_text(CODE, encoding="utf-8")
+    scope = {}
+    exec(CODE, scope)
+    torch.manual_seed(0)
+    net, train = scope["small"](10, 1), data.load("digits").train
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(40):
+        loss = nn.functional.cross_entropy(net((train.images / 255 - 0.5) / 0.5), train.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.save(net.eval().state_dict(), folder / "net.pth")
+    return folder, net
+
+
+def own(folder):
+    return ("--model", f"{folder / 'net.py'}:small")
+
+
+def started(path, dataset, told, quiet=True):
+    """The network of `from_elsewhere`, in evaluation mode."""
+    parent = originals.from_elsewhere(path, told, dataset, quiet)
+    return models.build(parent, path, told.own), parent
+
+
+def prefixed(state, prefix):
+    return {prefix + name: value for name, value in state.items()}
+
+
+WRAPPED = {
+    "bare": lambda state: state,
+    "model": lambda state: {"model": state, "epoch": 3},
+    "state_dict": lambda state: {"state_dict": prefixed(state, "module."), "best_prec1": 91.0},
+    "net": lambda state: {"net": prefixed(state, "_orig_mod."), "acc": 1},
+    "model_state_dict": lambda state: {"model_state_dict": prefixed(state, "module._orig_mod."), "optimizer": {"state": {}}},
+    "lightning": lambda state: {"state_dict": prefixed(state, "model."), "pytorch-lightning_version": "2.0"},
+    "average": lambda state: {"model_ema": {"n_averaged": torch.tensor(3), **prefixed(state, "module.")}},
+    "counted": lambda state: state | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)},
+}
+
+
+@pytest.mark.parametrize("wrapping", [*WRAPPED, "safetensors"])
+def test_a_state_dict_in_whatever_wrapping(theirs, tmp_path, wrapping):
+    folder, net = theirs
+    path = tmp_path / ("x.safetensors" if wrapping == "safetensors" else "x.pth")
+    if wrapping == "safetensors":
+        save_file(net.state_dict(), path)
+    else:
+        torch.save(WRAPPED[wrapping](net.state_dict()), path)
+    args = finetune.parser().parse_args([*map(str, own(folder)), "--mean", "0.5", "--std", "0.5"])
+    dataset = data.load("digits")
+    model, parent = started(path, dataset, Told.from_flags(args, args.model))
+    with torch.no_grad():
+        torch.testing.assert_close(model(dataset.test.images / 255), net((dataset.test.images / 255 - 0.5) / 0.5))
+    assert parent["network"]["name"] == "net.py:small" and parent["network"]["layers"]["unheard"] == []
+
+
+def test_weights_and_their_average_in_one_file(theirs, tmp_path, capsys):
+    """The weights themselves are taken, and the run says that there are others; --entry takes these, and is another run."""
+    folder, net = theirs
+    other = {name: value * 2 for name, value in net.state_dict().items()}
+    torch.save({"state_dict_ema": other, "state_dict": net.state_dict()}, tmp_path / "x.pth")
+    start = (*WHERE[:2], "--original", tmp_path / "x.pth", *own(folder), *ENOUGH, "--forget-class", 3, "--epochs", 1)
+    first = call(finetune, *start, "--weights", tmp_path)
+    said = capsys.readouterr().err
+    assert "under 'state_dict' (also there: state_dict_ema; --entry takes one); as net.py:small" in said
+    assert "11 of 11 tensors match" in said and "% of 256 test images are right" in said and "chance" not in said
+    second = call(finetune, *start, "--weights", tmp_path, "--entry", "state_dict_ema", "--quiet")
+    assert first != second and not torch.equal(
+        *(models.load_checkpoint(p)["state_dict"]["net.0.weight"] for p in (first, second))
+    )
+    code, line = one_line(finetune, capsys, *start, "--weights", tmp_path, "--entry", "ema", "--quiet")
+    assert code == 2 and "no state dict 'ema'; it has state_dict, state_dict_ema" in line
+
+
+def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
+    """Every method starts from it; the file doesn't change; evaluate finds it again as the Original, and a Retrain."""
+    folder, _ = theirs
+    before = (folder / "net.pth").read_bytes()
+    start = (*WHERE, "--weights", tmp_path, "--original", folder / "net.pth", *own(folder), *ENOUGH, "--forget-class", 3)
+    made = [call(script, *start, "--epochs", 1) for script in (finetune, pruneft, lora, loraprune)]
+    for path in made:
+        checkpoint = models.load_checkpoint(path)
+        assert checkpoint["network"]["name"] == "net.py:small"
+        assert str(folder) not in str(checkpoint["network"])  # only the name and a digest
+        assert checkpoint["origin"] == originals.digest_of(folder / "net.pth")
+    assert call(lora, *start, "--epochs", 1) == made[2]  # there already
+    rows = rows_of(*made[:2], "--weights", tmp_path, *own(folder), beneath=False)
+    assert [row["method"] for row in rows] == ["original", "finetune", "pruneft"]
+    assert rows[0]["metrics"]["UA"]["mean"] < 20 < rows[1]["metrics"]["UA"]["mean"] + 20
+    assert "no Retrain" in rows[1]["metrics"]["gap"]["missing"]
+    call(retrain, *WHERE, "--weights", tmp_path, *own(folder), *ENOUGH, "--forget-class", 3, "--epochs", 2)
+    rows = rows_of(made[0], "--weights", tmp_path, *own(folder))
+    assert [row["method"] for row in rows] == ["original", "retrain", "finetune"]
+    assert rows[2]["metrics"]["gap"]["mean"] >= 0 and "missing" not in rows[2]["metrics"]["relearn_steps"]
+    assert (folder / "net.pth").read_bytes() == before
+    code, line = one_line(evaluate, capsys, made[0], "--weights", tmp_path)
+    assert code == 2 and "net.py:small is a network of one's own" in line and "--model FILE.py:FUNCTION" in line
+
+
+def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, tmp_path, capsys):
+    folder, _ = theirs
+    code = tmp_path / "net.py"
+    code.write_text(CODE, encoding="utf-8")
+    start = (*WHERE, "--weights", tmp_path, "--original", folder / "net.pth", *own(tmp_path), *ENOUGH, "--forget-class", 3)
+    path = call(finetune, *start, "--epochs", 1)
+    code.write_text(CODE + f"\nopen({str(tmp_path / 'witness')!r}, 'w')\n", encoding="utf-8")
+    assert one_line(evaluate, capsys, path, "--weights", tmp_path)[0] == 2
+    assert not (tmp_path / "witness").exists()
+    capsys.readouterr()
+    rows_of(path, "--weights", tmp_path, *own(tmp_path), beneath=False)
+    assert f"note: {code} has changed since {path} was written" in capsys.readouterr().err
+    assert (tmp_path / "witness").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "11 tensors; say of which network with --model"),
+        (("--model", "resnet8"), "of the network's"),
+        (("--model", "{}/none.py:small"), "there is no file"),
+        (("--model", "{}/net.py"), "name a function in it"),
+        (("--model", "{}/net.py:large"), "has no function 'large'"),
+        (("--model", "{}/net.py:number"), "has no function 'number'"),
+        (("--model", "{}/net.py:broken"), "failed: KeyError: 'width'"),
+        (("--model", "{}/net.py:two_outputs"), "answers two images by tuple"),
+        (("--model", "{}/net.py:small", "--mean", 0.5), "belong together"),
+        (("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5), "a mean of 2 channels, and images of 1"),
+        (("--model", "{}/net.py:small", "--head", "2.0"), "doesn't give 10 logits: name the layer that does with --head"),
+        (
+            ("--model", "{}/net.py:small", "--head", "fc"),
+            "no convolution or linear layer of this name; it has 0, 2.0",
+        ),
+        (("--model", "torchvision:resnet9"), "torchvision has no network 'resnet9'"),
+        (("--model", "torchvision:resnet18"), "takes no images of 8 pixels"),
+        (("--model", "timm:resnet9"), "unknown model 'timm:resnet9'"),
+    ],
+)
+def test_refusals(theirs, tmp_path, capsys, flags, message):
+    folder, _ = theirs
+    flags = [str(flag).format(folder) for flag in flags]
+    start = (*WHERE, "--weights", tmp_path, "--original", folder / "net.pth", "--forget-class", 3, *flags)
+    code, line = one_line(finetune, capsys, *start)
+    assert code == 2 and message in line, line
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_by_hand(theirs, tmp_path, capsys):
+    folder, _ = theirs
+    start = (*WHERE, "--weights", tmp_path, "--original", folder / "net.pth", *own(folder), *ENOUGH, "--forget-class", 3)
+    start = (*start, "--epochs", 1)
+    usual = models.load_checkpoint(call(loraprune, *start))["state_dict"]
+    by_hand = models.load_checkpoint(call(loraprune, *start, "--lora-targets", "0", "--prune-targets", "2.0"))["state_dict"]
+    original = torch.load(folder / "net.pth")
+    assert torch.equal(usual["net.2.0.weight"] != original["2.0.weight"], torch.ones_like(original["2.0.weight"]) > 0)
+    silent = by_hand["net.2.0.weight"].flatten(1).abs().sum(1) == 0
+    assert silent.sum() == 8 and torch.equal(by_hand["net.2.0.weight"][~silent], original["2.0.weight"][~silent])
+    assert not torch.equal(by_hand["net.0.weight"], original["0.weight"])  # the stem, as was asked
+    code, line = one_line(lora, capsys, *start, "--lora-targets", "conv9")
+    assert code == 2 and "--lora-targets conv9" in line
+    made = call(lora, *start, "--output", tmp_path / "lora.pth")
+    code, line = one_line(lora, capsys, *WHERE, *own(folder), *ENOUGH, "--original", made, "--forget-class", 3)
+    assert code == 2 and "--mean is for networks from elsewhere" in line
+
+
+class Attention(nn.Module):
+    """A block with PyTorch's own attention, which reads its projections' weights and never calls them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 2, stride=2)
+        self.block = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2, batch_first=True), "mlp": nn.Linear(8, 8)})
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).mT
+        return self.head(self.block["mlp"](x + self.block["attention"](x, x, x)[0]).mean(1))
+
+
+def test_layers_that_are_never_called_get_no_lora():
+    torch.manual_seed(0)
+    model = nn.Sequential(models.Normalize([0.5], [0.5]))
+    model.net = Attention()
+    found = layers.unheard(model, torch.rand(2, 1, 8, 8))
+    assert found == ("net.block.attention.out_proj",)
+    model.layer_names = models.LayerNames(unheard=found)
+    assert layers.adaptable(model) == ["net.block.mlp"] and layers.heads(model) == ["net.head"]
+    model.layer_names = models.LayerNames(unheard=found, lora=found)
+    with pytest.raises(UserError, match="this layer of Attention is never called"):
+        layers.adaptable(model)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of images of two classes, and the data set."""
+    folder = tmp_path_factory.mktemp("pictures")
+    folder_of_images(folder, classes=["ant", "bee"])
+    return folder, data.load(f"folder:{folder}")
+
+
+def test_a_file_of_timms_train_script(pictures, tmp_path, capsys):
+    """It says its network, mean and deviation; the weights aren't the averaged ones unless asked."""
+    _, dataset = pictures
+    net = timm.create_model("test_resnet", num_classes=2)
+    randomise(net)
+    args = argparse.Namespace(model="test_resnet", mean=[0.4, 0.5, 0.6], std=[0.1, 0.2, 0.3], model_kwargs={})
+    content = {
+        "epoch": 3,
+        "arch": "test_resnet",
+        "state_dict": net.state_dict(),
+        "optimizer": {},
+        "version": 2,
+        "args": args,
+    }
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(content, path)
+    model, parent = started(path, dataset, Told())
+    assert parent["network"]["name"] == "timm:test_resnet"
+    x = torch.rand(3, 3, 32, 32)
+    normalised = torchvision.transforms.functional.normalize(x, args.mean, args.std)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net.eval()(normalised), atol=1e-4, rtol=1e-4)
+    assert originals.from_elsewhere(path, Told(model="timm:test_resnet"), dataset, True)["network"] == parent["network"]
+    with pytest.raises(UserError, match="holds a timm:test_resnet, not a timm:test_vit"):
+        originals.from_elsewhere(path, Told(model="timm:test_vit"), dataset, True)
+
+
+def test_torchvisions_networks_with_both_stems(pictures, tmp_path):
+    _, dataset = pictures
+    for small in (False, True):
+        net = torchvision.models.resnet18(num_classes=2)
+        if small:
+            net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        randomise(net)
+        path = tmp_path / f"{small}.pth"
+        args = argparse.Namespace(model="resnet18", lr=0.1)
+        torch.save({"model": net.state_dict(), "lr_scheduler": {}, "args": args} if small else net.state_dict(), path)
+        told = Told() if small else Told(model="torchvision:resnet18")  # their train.py says it
+        model, parent = started(path, dataset, told)
+        assert parent["network"]["arguments"].get("small_stem", False) == small
+        x = torch.rand(3, 3, 32, 32)
+        normalised = torchvision.transforms.functional.normalize(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), net.eval()(normalised), atol=1e-4, rtol=1e-4)
+        assert layers.heads(model) == ["net.fc"] and "net.conv1" not in layers.adaptable(model)
+
+
+def hugging_face(folder, kind, size=32):
+    """A folder of a small network of transformers; the network."""
+    names = {"id2label": {0: "ant", 1: "bee"}, "label2id": {"ant": 0, "bee": 1}}
+    if kind == "vit":
+        config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                                        image_size=size, patch_size=8, **names)  # fmt: skip
+    else:
+        config = transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **names
+        )
+    torch.manual_seed(0)
+    net = transformers.AutoModelForImageClassification.from_config(config)
+    randomise(net)
+    net.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.4] * 3, "image_std": [0.2] * 3}), encoding="utf-8"
+    )
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapted"), [("vit", ["net.vit.layers.1.attention.o_proj"]), ("resnet", None)], ids=["vit", "resnet"]
+)
+def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
+    folder, dataset = pictures
+    net = hugging_face(tmp_path / "hf", kind)
+    model, parent = started(tmp_path / "hf", dataset, Told())
+    assert parent["network"]["name"] == f"hf:{kind}"
+    x = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net((x - 0.4) / 0.2).logits, atol=1e-5, rtol=1e-5)
+    found = layers.adaptable(model)
+    assert found == adapted if adapted else all(".encoder." in name and "shortcut" not in name for name in found)
+    start = ("--dataset", f"folder:{folder}", "--original", tmp_path / "hf", "--forget-file", ids(tmp_path), "--quiet")
+    made = call(loraprune, *start, "--epochs", 1, "--weights", tmp_path)
+    built = models.build(models.load_checkpoint(made), made)
+    assert built(x).shape == (3, 2)
+    (original, row) = rows_of(made, "--weights", tmp_path)
+    assert (original["method"], row["method"]) == ("original", "loraprune")
+    if kind == "vit":
+        with pytest.raises(UserError, match="was trained on images of 32 pixels, these have 16: give --img-size 32"):
+            originals.from_elsewhere(tmp_path / "hf", Told(), data.load(f"folder:{folder}", img_size=16), True)
+
+
+def ids(folder):
+    """A file that names one image."""
+    (folder / "ids.txt").write_text("1", encoding="utf-8")
+    return folder / "ids.txt"
+
+
+def test_classes_in_another_order_or_number_are_refused(pictures, tmp_path):
+    _, dataset = pictures
+    hugging_face(tmp_path / "hf", "resnet")
+    file = tmp_path / "hf" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"id2label": {"0": "bee", "1": "ant"}}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"numbers its classes otherwise: its class 0 is bee, this \S+ is ant"):
+        originals.from_elsewhere(tmp_path / "hf", Told(), dataset, True)
+    state = resnet_keys(their_resnet().state_dict())
+    torch.save(state, tmp_path / "resnet10.pth")
+    with pytest.raises(UserError, match=r"knows 10 classes, and this .* has 2"):
+        originals.from_elsewhere(tmp_path / "resnet10.pth", Told(), dataset, True)
+    net = timm.create_model("test_resnet", num_classes=10)
+    torch.save(net.state_dict(), tmp_path / "ten.pth")
+    with pytest.raises(UserError, match=r"\(10, .*in the file and \(2, .*other classes, channels or --model"):
+        originals.from_elsewhere(tmp_path / "ten.pth", Told(model="timm:test_resnet"), dataset, True)
+
+
+def test_a_wrong_image_size_is_refused(tmp_path):
+    folder_of_images(tmp_path / "ten", classes=[f"c{i}" for i in range(10)])
+    torch.save({"state_dict": TheirViT().state_dict()}, tmp_path / "basevit10.tar")
+    dataset = data.load(f"folder:{tmp_path / 'ten'}", img_size=16)
+    with pytest.raises(UserError, match="was trained on images of 32 pixels, these have 16: give --img-size 32"):
+        originals.from_elsewhere(tmp_path / "basevit10.tar", Told(), dataset, True)
+    positions = timm.create_model("test_vit", img_size=32, num_classes=10)
+    torch.save(positions.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(UserError, match=r"pos_embed is .* another image size"):
+        originals.from_elsewhere(
+            tmp_path / "vit.pth", Told(model="timm:test_vit"), data.load(f"folder:{tmp_path / 'ten'}", img_size=64), True
+        )
+
+
+def test_chance_is_warned_about(theirs, tmp_path, capsys):
+    """As when the file numbers its classes in another order."""
+    folder, net = theirs
+    torch.save(
+        {name: value.roll(3, 0) if "4." in name else value for name, value in net.state_dict().items()}, tmp_path / "x"
+    )
+    start = (*WHERE, "--weights", tmp_path, "--original", tmp_path / "x", *own(folder), *ENOUGH, "--forget-class", 3)
+    call(finetune, *start, "--epochs", 1)
+    said = capsys.readouterr().err
+    assert "knows no more than chance" in said and "other --mean and --std" in said
+
+
+def test_what_is_no_network(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x01\x02")
+    torch.save({"weights": 3}, tmp_path / "none.pth")
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    torch.save({"left": {"w": torch.ones(1)}, "right": {"w": torch.ones(1)}}, tmp_path / "two.pth")
+    for name, message in {
+        "empty": "neither a timm architecture nor a model type",
+        "odd": "no image classifier of Hugging Face",
+        "bad.safetensors": "not a readable safetensors file",
+        "gone.safetensors": "no file",
+        "none.pth": "neither a checkpoint of this project nor a state dict",
+        "list.pth": "holds list, not a state dict",
+        "two.pth": "several state dicts, left, right: name one with --entry",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            foreign.read(tmp_path / name)

@@ -1,0 +1,115 @@
+"""Requests one after the other: each is carried out on what the one before has left, and Retrain answers all of them.
+
+After each request the table has a row for each method: the scores on all that is to be forgotten so far, and how much of
+what was forgotten earlier has come back.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+import models
+from unlearning.evaluation.collect import score_files
+from unlearning.experiments.methods import METHODS
+from unlearning.experiments.plan import chosen, from_scratch, handed_on, planned, started_from
+from unlearning.experiments.request import Plan, Request, Row, Run, Table
+from unlearning.metrics import predictions, statistics
+from unlearning.vision.predict import predict
+from unlearning.vision.shared import Shared
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "first": {"dataset": "digits", "model": ["resnet8"], "subset": None, "pretrain": [15], "epochs": [3], "seeds": 1},
+    "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
+    "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
+    "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
+}
+CLASSES = (0, 1, 2, 3, 4)  # the requests, unless --forget-class names others
+FIRST = {"missing": "earlier UA: nothing was forgotten before the first request"}
+NONE = {"missing": "earlier UA: the Original has answered no request"}
+
+
+def requests(request: Request) -> Sequence[int]:
+    """The class of each request, in order."""
+    return request.forget_classes if len(request.forget_classes) > 1 else CLASSES
+
+
+def plan_sequence(request: Request) -> Plan:
+    """Original; Retrain of the first request, of the first two ...; each method on the original, then on what it left."""
+    runs: list[Run] = []
+    classes = [str(label) for label in requests(request)]
+    rows = [name for name in chosen(request) if name not in ("original", "retrain")]
+    for seed in range(request.seeds):
+        for network in request.networks:
+            common = ["--model", network, *handed_on(request, seed)]
+            start = from_scratch(request, network)
+            if not request.originals:
+                runs.append((METHODS["original"].script, common + start))
+            for count in range(1, len(classes) + 1) if planned(request, ["retrain"]) else ():
+                runs.append((METHODS["retrain"].script, [*common, "--forget-class", *classes[:count], *start]))
+            for name in rows:
+                runs += _one_after_the_other(name, network, seed, classes, common, request)
+    return Plan(runs)
+
+
+def _one_after_the_other(
+    name: str, network: str, seed: int, classes: list[str], common: list[str], request: Request
+) -> list[Run]:
+    """The runs of a row: the first from the original that is found by name, the others from the file before."""
+    method, runs = METHODS[name], []
+    before = started_from(request, network)
+    for count, label in enumerate(classes, 1):
+        length = (method.epochs or request.sizes["epochs"])[0]
+        stem = f"{network}_{name.replace(' ', '').replace('--', '-')}_request{count}_s{seed}.pth".replace("/", "-")
+        output = request.weights / stem
+        own = ["--epochs", str(length)] if length else []
+        own += ["--output", str(output), *method.flags]
+        runs.append((method.script, [*common, *before, "--forget-class", label, *own]))
+        before = ["--original", str(output)]
+    return runs
+
+
+def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
+    """The rows of each request, with what of earlier ones has come back."""
+    rows = score_files([*paths, *request.originals.values()], request.scoring, shared, beneath=False)
+    dataset = shared.load(request.source)
+    order = list(requests(request))
+    answered: dict[tuple[str, str, str], list[float | dict[str, str]]] = {}
+    for path in paths:
+        checkpoint = models.load_checkpoint(path)
+        if checkpoint["method"] == "original":
+            continue
+        found = earlier(checkpoint, path, dataset, order, request, shared)
+        key = (checkpoint["network"]["name"], checkpoint["method"], checkpoint["forget_tag"])
+        answered.setdefault(key, []).append(found)
+    for row in rows:
+        row["request"] = len(row["forget"].removeprefix("class").split("-"))
+        values = answered.get((row["model"], row["method"].split(" ")[0], row["forget"]), [NONE])
+        row["metrics"]["UA_earlier"] = statistics.over_seeds(values)
+    return sorted(rows, key=lambda row: (row["dataset"], row["model"], row["request"]))
+
+
+def earlier(
+    checkpoint: dict[str, Any], path: Path, dataset: data.Dataset, order: list[int], request: Request, shared: Shared
+) -> float | dict[str, str]:
+    """100 % minus the accuracy on the training images of all requests but the last one; why it is missing for the first."""
+    labels = dataset.train.labels
+    before = [label for label in order if label in labels[checkpoint["forget"]].unique().tolist()][:-1]
+    if not before:
+        return FIRST
+    old = torch.isin(labels, torch.tensor(before)).nonzero().squeeze(1)
+    model = models.build(checkpoint, path)
+    compute = request.scoring.compute.placed(model)
+    return 100 - predictions.accuracy(predict(model, dataset.train.take(old), compute), labels[old])
+
+
+TABLE = Table(
+    "Five classes are forgotten one after the other, each from what the request before has left.",
+    plan_sequence,
+    PRESETS,
+    3,
+    score,
+    pictures=False,
+)

@@ -1,0 +1,73 @@
+"""A network of the user's own: a function in a Python file, named on the command line as FILE.py:FUNCTION.
+
+The file is imported only where the command line names it. A checkpoint records the function's name and the file's SHA-256,
+and reading one never imports anything.
+"""
+
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unlearning.core.errors import UserError
+from unlearning.core.files import first_line, sha256
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A function that returns a network, and its file."""
+
+    file: Path
+    function: str
+
+    @classmethod
+    def parse(cls, text: str | None) -> "OwnNetwork | None":
+        """What a --model names; None where that is no FILE.py:FUNCTION. Raises UserError where there is no such file."""
+        file, _, function = (text or "").rpartition(":")
+        if not file.endswith(".py"):
+            if (text or "").endswith(".py"):
+                raise UserError(f"--model {text}: name a function in it, as {text}:FUNCTION")
+            return None
+        if not Path(file).is_file():
+            raise UserError(f"--model {text}: there is no file {file}")
+        return cls(Path(file), function)
+
+    @property
+    def name(self) -> str:
+        """What files and tables call the network."""
+        return f"{self.file.name}:{self.function}"
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self.file)
+
+    def create(self, **known: Any) -> nn.Module:
+        """The network that the function returns, given those of `known` that its parameters name.
+
+        Raises UserError where the file or the function fails, or returns something else.
+        """
+        try:
+            spec: Any = importlib.util.spec_from_file_location(f"_own_{self.file.stem}", self.file.resolve())
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses and pickles in the file look themselves up there
+            sys.path.insert(0, str(self.file.resolve().parent))  # for files beside it that it imports
+            try:
+                spec.loader.exec_module(module)
+            finally:
+                sys.path.pop(0)
+            function = getattr(module, self.function, None)
+            if not callable(function):
+                raise UserError(f"{self.file} has no function {self.function!r}")
+            net = function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
+        except UserError:
+            raise
+        except Exception as error:  # a stranger's code fails in ways of its own
+            raise UserError(f"{self.file}:{self.function} failed: {type(error).__name__}: {first_line(error)}") from None
+        if not isinstance(net, nn.Module):
+            raise UserError(f"{self.file}:{self.function} returns {type(net).__name__}, not a torch.nn.Module")
+        return net

@@ -1,0 +1,261 @@
+"""The original that a run starts from: a checkpoint of this project, or a network that others have trained."""
+
+import argparse
+import glob
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import data
+import models
+from unlearning.core import names
+from unlearning.core.device import to_float
+from unlearning.core.errors import UserError
+from unlearning.core.files import read_torch, sha256
+from unlearning.core.flags import written
+from unlearning.networks.own import OwnNetwork
+from unlearning.vision import foreign, layers
+from unlearning.vision.identity import identity
+
+TRIED = 256  # test images on which a network from elsewhere is tried before anything is done to it
+Constants = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the command line says of a network from elsewhere.
+
+    model: its name, as models.create knows it. own: the user's function that makes it. constants: mean and deviation of each
+    channel. head: names of the layers that give the logits. entry: the key of the state dict in the file. input_size: side
+    in pixels to which the network is to resize images.
+    """
+
+    model: str | None = None
+    own: OwnNetwork | None = None
+    constants: Constants | None = None
+    head: tuple[str, ...] = ()
+    entry: str | None = None
+    input_size: int | None = None
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace, model: str | None) -> "Told":
+        """What the flags of `add_elsewhere_flags` say. model: what --model does."""
+        if (args.mean is None) != (args.std is None):
+            raise UserError("--mean and --std belong together: give both")
+        own = OwnNetwork.parse(model)
+        constants = (args.mean, args.std) if args.mean else None
+        entry, head = getattr(args, "entry", None), tuple(args.head or ())
+        return cls(own.name if own else model, own, constants, head, entry, args.input_size)
+
+    def as_flags(self) -> list[str]:
+        """The flags of `add_elsewhere_flags` that were given, with their values, as words of a command line."""
+        mean, std = self.constants or ((), ())
+        given: dict[str, Sequence[Any]] = {"--mean": mean, "--std": std, "--head": self.head}
+        given |= {"--entry": [self.entry or ""], "--input-size": [self.input_size or ""]}
+        return [word for flag, values in given.items() if any(map(str, values)) for word in (flag, *map(written, values))]
+
+
+def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[str, Any]:
+    """The checkpoint to start from, if it belongs to these data, with its SHA-256, its file, and whether that is the usual
+    one. Of a network from elsewhere it is what a checkpoint of it would hold."""
+    path = args.original or _find(args, told.model, dataset.tag)
+    if is_elsewhere(path):
+        return from_elsewhere(path, told, dataset, args.quiet)
+    checkpoint = models.load_checkpoint(path)
+    if checkpoint["data"]["fingerprint"] is None:
+        raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
+    if checkpoint["data"]["fingerprint"] != dataset.fingerprint:
+        raise UserError(f"{path} was trained on {checkpoint['data']['tag']}, not on this {dataset.tag}")
+    if told.model and told.model != checkpoint["network"]["name"]:
+        raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {told.model}")
+    if flags := told.as_flags():
+        raise UserError(f"{flags[0]} is for networks from elsewhere; {path} says its own")
+    usual = not args.original or _is_usual(args, checkpoint["network"]["name"], dataset.tag)
+    return checkpoint | {"sha256": sha256(path), "file": path, "usual": usual}
+
+
+def network_in(path: Path) -> str:
+    """The name of the network that a file says it holds. Raises UserError where it doesn't say."""
+    if not is_elsewhere(path):
+        return models.load_checkpoint(path)["network"]["name"]
+    name = foreign.read(path).name
+    if name is None:
+        raise UserError(f"{path} doesn't say which network it holds: name it with --model")
+    return name
+
+
+def from_elsewhere(
+    path: Path, told: Told, dataset: data.Dataset, quiet: bool, network: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint of a network that others have trained would hold, with its SHA-256 and its file.
+
+    network: what a checkpoint that started from it says of it; None to recognise it. Raises UserError where the file doesn't
+    fit the network, or the network the data.
+    """
+    found = foreign.read(path, told.entry)
+    if network is None:
+        network = _recognised(found, told, path, dataset)
+    model: Any = models.create(network["name"], **network["arguments"], own=told.own)
+    matched = foreign.load(model, found, path)
+    if models.is_elsewhere(network["name"]) or told.head:
+        network = {"layers": _layers(model, told, dataset)} | network
+    model.layer_names = models.told_layers(network)
+    _check_head(model, path, dataset)
+    _say(model, found, path, f"as {network['name']} {matched} tensors match", dataset, quiet)
+    digest = digest_of(path)
+    told_by = {"original": digest[:12]} | ({"entry": told.entry} if told.entry else {})
+    arguments = {"input_size": told.input_size} if told.input_size else {}
+    return {
+        "format": models.FORMAT,
+        "network": network,
+        "state_dict": model.state_dict(),
+        "method": "original",
+        "identity": identity("original", told_by | arguments, dataset.fingerprint, None, None),
+        "data": {"fingerprint": dataset.fingerprint, "tag": dataset.tag},
+        "forget": torch.empty(0, dtype=torch.int64),
+        "forget_tag": None,
+        "sha256": digest,
+        "file": path,
+        "usual": False,
+        "elsewhere": str(path),
+        "base": found.base,
+    }
+
+
+def described(model: Any, name: str, told: Told, dataset: data.Dataset) -> dict[str, Any]:
+    """What a checkpoint says, beside name and arguments, of a network that neither this project nor timm has."""
+    if not models.is_elsewhere(name) and not told.head:
+        return {}
+    layers_told = {"layers": _layers(model, told, dataset)}
+    model.layer_names = models.told_layers(layers_told)
+    _check_head(model, name, dataset)
+    return layers_told | ({"code": told.own.sha256} if told.own else {})
+
+
+def rebuilt(path: Path, network: dict[str, Any], entry: str | None, own: OwnNetwork | None) -> nn.Module:
+    """The network in a file from elsewhere, in evaluation mode. network: what `from_elsewhere` says of it."""
+    model: Any = models.create(network["name"], **network["arguments"], own=own)
+    foreign.load(model, foreign.read(path, entry), path)
+    model.layer_names = models.told_layers(network)
+    return model.eval()
+
+
+def is_elsewhere(path: Path) -> bool:
+    """True for what others have trained: neither a checkpoint nor a system of this project."""
+    if path.is_dir():
+        return (path / "config.json").exists()
+    return path.suffix == ".safetensors" or not models.is_checkpoint(read_torch(path))
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files, each by its name and its own SHA-256."""
+    if not path.is_dir():
+        return sha256(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _recognised(found: foreign.Found, told: Told, path: Path, dataset: data.Dataset) -> dict[str, Any]:
+    """The network of a file from elsewhere: its name and the arguments of models.create, for these data."""
+    name = told.model or found.name
+    if name is None:
+        way = "say of which network with --model: a timm name, torchvision:NAME or FILE.py:FUNCTION"
+        raise UserError(f"{path} holds {found.kind} of {len(found.tensors)} tensors; {way}")
+    if found.name and told.model and told.model not in (found.name, found.name.split(":")[-1]):
+        raise UserError(f"{path} holds a {found.name}, not a {told.model}")
+    name = found.name or name
+    side, channels = dataset.train.images.shape[-1], dataset.train.images.shape[1]
+    if found.size and found.size != side and not told.input_size:
+        way = f"--img-size {found.size}, or --input-size {found.size} to let the network resize them"
+        raise UserError(f"{path} was trained on images of {found.size} pixels, these have {side}: give {way}")
+    _check_classes(found, path, dataset)
+    mean, std = told.constants or found.constants or models.constants_of(name, channels) or dataset.normalisation
+    if not len(mean) == len(std) == channels:
+        raise UserError(f"{path}: a mean of {len(mean)} channels, and images of {channels}: give --mean and --std")
+    arguments: dict[str, Any] = {"in_chans": channels, "num_classes": len(dataset.classes), "img_size": side}
+    arguments |= {"mean": list(mean), "std": list(std)} | found.arguments
+    arguments |= {"input_size": told.input_size} if told.input_size else {}
+    first = found.tensors.get("conv1.weight", found.tensors.get("module.conv1.weight"))
+    if name.startswith("torchvision:resn") and first is not None and first.shape[-1] == 3:
+        arguments["small_stem"] = True
+    models.try_images(models.create(name, **arguments, own=told.own), name, arguments)
+    return {"name": name, "arguments": arguments} | ({"code": told.own.sha256} if told.own else {})
+
+
+def _check_classes(found: foreign.Found, path: Path, dataset: data.Dataset) -> None:
+    """Raise UserError where the file's classes can't be the data set's."""
+    if found.classes is None:
+        rows = [value for name, value in found.tensors.items() if name.endswith("linear.weight") or "heads.head" in name]
+        count = len(rows[0]) if found.kind == foreign.LORA_UNLEARN and rows else len(dataset.classes)
+    else:
+        count = len(found.classes)
+    if count != len(dataset.classes):
+        raise UserError(f"{path} knows {count} classes, and this {dataset.tag} has {len(dataset.classes)}")
+    ours = tuple(map(str, dataset.classes))
+    if found.classes and set(found.classes) == set(ours) and found.classes != ours:
+        place = next(i for i in range(count) if found.classes[i] != ours[i])
+        theirs, own = found.classes[place], ours[place]
+        raise UserError(
+            f"{path} numbers its classes otherwise: its class {place} is {theirs}, this {dataset.tag}'s is {own}"
+        )
+
+
+def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str]]:
+    """Of a network that isn't timm's what its layers are called: those named by --head, and those that are never called."""
+    some = to_float(dataset.test.images[torch.arange(2)])
+    head = layers.named(model, told.head, "--head")
+    return {"head": [*head], "unheard": [*layers.unheard(model, some)]}
+
+
+def _check_head(model: Any, path: Path | str, dataset: data.Dataset) -> None:
+    """Raise UserError where what counts as the head doesn't give one logit for each class."""
+    for name in layers.heads(model):
+        head: Any = model.get_submodule(name)
+        if not hasattr(head, "weight") or len(head.weight) != len(dataset.classes):
+            count = len(dataset.classes)
+            raise UserError(f"{path}: {name} doesn't give {count} logits: name the layer that does with --head")
+
+
+def _say(model: nn.Module, found: foreign.Found, path: Path, matched: str, dataset: data.Dataset, quiet: bool) -> None:
+    """Say what was recognised, and how many of some test images the network knows; warn where that is chance."""
+    some = data.stratified(dataset.test.labels, min(TRIED, len(dataset.test)))
+    images = dataset.test.take(some)
+    with torch.inference_mode():
+        order = torch.arange(len(some)).split(64)
+        answers = torch.cat([model.eval()(to_float(x)) for x in data.batches(images.images, order)])
+    right = (answers.argmax(1) == images.labels).float().mean().item()
+    where = f" under {found.entry!r}" if found.entry else ""
+    where += f" (also there: {', '.join(found.others)}; --entry takes one)" if found.others else ""
+    if not quiet:
+        text = f"{path}: {found.kind}{where}; {matched}"
+        print(f"{text}; {100 * right:.1f} % of {len(some)} test images are right", file=sys.stderr, flush=True)
+    chance = 1 / len(dataset.classes)
+    if right < chance + 3 * (chance * (1 - chance) / len(some)) ** 0.5:
+        why = "other --mean and --std, another order of the classes, or other images than it was trained on look like this"
+        print(f"warning: {path} knows no more than chance ({100 * right:.1f} %): {why}", file=sys.stderr, flush=True)
+
+
+def _is_usual(args: argparse.Namespace, network: str, tag: str) -> bool:
+    """True if --original names the file that would be found without it, or is called like one that isn't there."""
+    try:
+        return args.original.samefile(_find(args, network, tag))
+    except UserError:
+        return args.original.stem == f"{names.begin(network, tag)}original_s{args.seed}"
+
+
+def _find(args: argparse.Namespace, network: str | None, tag: str) -> Path:
+    """The original by name: the one that pretrain.py makes by default, else the only one of this network, data and seed."""
+    stem = names.begin(network or "resnet20", tag) + "original"
+    usual = args.weights / f"{stem}_s{args.seed}.pth"
+    others = sorted(args.weights.glob(f"{glob.escape(stem)}-*_s{args.seed}.pth"))
+    if usual.exists() or len(others) == 1:
+        return usual if usual.exists() else others[0]
+    if others:
+        raise UserError(f"several originals, {' and '.join(map(str, others))}: name one with --original")
+    raise UserError(f"no original {usual}; train it with pretrain.py or name one with --original")
