@@ -13,15 +13,18 @@ import argparse
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import models
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, sha256, write_bytes
+from unlearning.core.files import check_writable, write_bytes
 from unlearning.core.flags import Parser, main
-from unlearning.vision import cards, timm_folder
+from unlearning.networks.own import OwnNetwork
+from unlearning.vision import cards, originals, timm_folder
+from unlearning.vision.originals import Told
 
 TOLERANCE = 1e-4  # of the largest logit
 SOURCE = "checkpoint_sha256"  # where an ONNX file says what it was made from
@@ -71,7 +74,8 @@ def _onnxruntime():
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", type=Path, help="checkpoint of this project")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, or a network from elsewhere that says its image size")
+    parser.add_argument("--model", metavar="FILE.py:FUNCTION", help="what makes the network, where that is your own")
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="ONNX file to write")
     parser.add_argument("--timm", type=Path, metavar="DIR", help="folder to write, for timm and the Hugging Face Hub")
     text = "with --timm: result file of evaluate.py --json or a table, whose row of the checkpoint goes onto the card"
@@ -84,13 +88,14 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
     """Carry out the command line: the path of the folder, or else of the file."""
     if not (args.onnx or args.timm) or (args.row and not args.timm):
         raise UserError("--row belongs to --timm" if args.row else "nothing to write: give --onnx FILE, --timm DIR, or both")
-    checkpoint, source = models.load_checkpoint(args.checkpoint), sha256(args.checkpoint)
+    own, checkpoint = OwnNetwork.parse(args.model), _read(args.checkpoint)
+    source = originals.digest_of(args.checkpoint)
     scores = cards.scores(args.row, checkpoint, args.checkpoint) if args.row else ""
     onnx = args.onnx if args.onnx and not _onnx_is_there(args, source) else None
     folder = args.timm if args.timm and not timm_folder.is_there(args.timm, source, scores, args.overwrite) else None
     for path in {args.onnx, args.timm} - {onnx, folder, None}:
         print(f"there already: {path}", file=sys.stderr, flush=True)
-    model = models.build(checkpoint, args.checkpoint)
+    model = models.build(checkpoint, args.checkpoint, own)
     if folder:
         timm_folder.prepare(checkpoint, model)  # refused before anything is written
     if onnx:
@@ -104,6 +109,11 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
         timm_folder.write(folder, model, checkpoint, source, card)
         print(f"{folder}  (timm answers alike)")
     return args.timm or args.onnx
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint, or what one of a network from elsewhere would hold."""
+    return originals.alone(path, Told()) if originals.is_elsewhere(path) else models.load_checkpoint(path)
 
 
 def _onnx_is_there(args: argparse.Namespace, source: str) -> bool:

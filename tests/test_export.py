@@ -4,13 +4,16 @@ import pytest
 import timm
 import torch
 
+import data
 import export
 import models
 import pretrain
 from tests.helpers import call, files, full_disk, one_line, rows_of
+from tests.test_models import TheirViT, randomise
 from unlearning.core.errors import RunFailed
 from unlearning.evaluation import collect
 from unlearning.reports import results, tables
+from unlearning.vision import originals
 
 
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
@@ -85,3 +88,32 @@ def test_a_full_disk_leaves_the_old_folder(weights, tmp_path):
     with full_disk(), pytest.raises(RunFailed, match=r"cannot write .*x.*: No space left"):
         call(export, next(vits), "--timm", tmp_path / "x", "--overwrite")
     assert files(tmp_path) == before
+
+
+def test_a_base_file_of_lora_unlearn_goes_to_timm(tmp_path, capsys):
+    """Its ViT is one of timm's; ResNets with a stem for small images, and what doesn't say its image size, are refused."""
+    net = TheirViT()
+    randomise(net)
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "basevit10.tar")
+    folder = call(export, tmp_path / "basevit10.tar", "--timm", tmp_path / "vit")
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in data.NORMALISATION["cifar10"])
+    x = torch.rand(2, 3, 32, 32)
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded((x - mean) / std), net.eval()((x - mean) / std), atol=1e-4, rtol=1e-4)
+    assert "has forgotten: the file that it was made from doesn't say" in (folder / "README.md").read_text(encoding="utf-8")
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
+    code, line = one_line(export, capsys, tmp_path / "w.pth", "--timm", tmp_path / "w")
+    assert code == 2 and "doesn't say classes and image size" in line
+
+
+def test_an_unlearned_timm_folder_is_an_original_again(weights, tmp_path):
+    """What export writes, the methods read."""
+    file = weights / "digits_vit_micro_class3_lora2_s0.pth"
+    folder = call(export, file, "--timm", tmp_path / "vit")
+    again = originals.from_elsewhere(folder, originals.Told(), data.load("digits"), quiet=True)
+    x = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            models.build(again)(x), models.build(models.load_checkpoint(file))(x), atol=1e-5, rtol=1e-5
+        )

@@ -358,7 +358,7 @@ def test_classes_in_another_order_or_number_are_refused(pictures, tmp_path):
     file = tmp_path / "hf" / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(config | {"id2label": {"0": "bee", "1": "ant"}}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"numbers its classes otherwise: its class 0 is bee, this \S+ is ant"):
+    with pytest.raises(UserError, match=r"numbers its classes otherwise: its class 0 is bee, that of this \S+ is ant"):
         originals.from_elsewhere(tmp_path / "hf", Told(), dataset, True)
     state = resnet_keys(their_resnet().state_dict())
     torch.save(state, tmp_path / "resnet10.pth")

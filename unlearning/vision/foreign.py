@@ -59,7 +59,8 @@ def read(path: Path, entry: str | None = None) -> Found:
     key, tensors, others = _state_dict(content, path, entry)
     if name := published.recognised(tensors):
         mean, std = data.NORMALISATION["cifar10"]
-        return Found(LORA_UNLEARN, tensors, key, others, name, {}, ([*mean], [*std]), 32)
+        classes = tuple(map(str, range(published.classes(tensors))))
+        return Found(LORA_UNLEARN, tensors, key, others, name, {}, ([*mean], [*std]), 32, classes)
     known, arch = content.get("args"), content.get("arch")
     told: dict[str, Any] = vars(known) if hasattr(known, "__dict__") else known if isinstance(known, dict) else {}
     if isinstance(arch, str):
@@ -178,13 +179,15 @@ def _timm_folder(path, config):
         raise UserError(f"{path} has no model.safetensors")
     content = _safetensors(weights) if weights.suffix == ".safetensors" else read_torch(weights)
     key, tensors, others = _state_dict(content, weights, None)
+    given = config.get("model_args") or {}
+    own = {name: value for name, value in given.items() if name not in ("in_chans", "num_classes", "img_size")}
     return Found(
         "a folder of timm",
         tensors,
         key,
         others,
         f"timm:{config['architecture']}",
-        {"model_args": config["model_args"]} if config.get("model_args") else {},
+        {"model_args": own} if own else {},
         (list(known["mean"]), list(known["std"])) if known.get("mean") and known.get("std") else None,
         (known.get("input_size") or [None])[-1],
         tuple(config["label_names"]) if config.get("label_names") else None,

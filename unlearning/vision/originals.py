@@ -28,6 +28,26 @@ Constants = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
+class Images:
+    """What a network must fit: channels, side in pixels, class names, and constants for networks that don't know their own.
+
+    called: the data's name in messages.
+    """
+
+    channels: int
+    side: int
+    classes: tuple[str, ...]
+    constants: Constants
+    called: str
+
+    @classmethod
+    def of(cls, dataset: data.Dataset) -> "Images":
+        """Those of a data set."""
+        shape, (mean, std) = dataset.train.images.shape, dataset.normalisation
+        return cls(shape[1], shape[-1], tuple(map(str, dataset.classes)), ([*mean], [*std]), f"this {dataset.tag}")
+
+
+@dataclass(frozen=True)
 class Told:
     """What the command line says of a network from elsewhere.
 
@@ -100,7 +120,7 @@ def from_elsewhere(
     """
     found = foreign.read(path, told.entry)
     if network is None:
-        network = _recognised(found, told, path, dataset)
+        network = _recognised(found, told, path, Images.of(dataset))
     model: Any = models.create(network["name"], **network["arguments"], own=told.own)
     matched = foreign.load(model, found, path)
     if models.is_elsewhere(network["name"]) or told.head:
@@ -138,6 +158,31 @@ def described(model: Any, name: str, told: Told, dataset: data.Dataset) -> dict[
     return layers_told | ({"code": told.own.sha256} if told.own else {})
 
 
+def alone(path: Path, told: Told) -> dict[str, Any]:
+    """What a checkpoint of a network from elsewhere would hold, without the images that it was trained on.
+
+    Raises UserError where the file doesn't say network, classes and image size.
+    """
+    found = foreign.read(path, told.entry)
+    if found.classes is None or found.size is None:
+        raise UserError(f"{path} doesn't say classes and image size: start a method from it, and export what that makes")
+    images = Images(3, told.input_size or found.size, found.classes, ([0.5] * 3, [0.5] * 3), "a network like it")
+    network = _recognised(found, told, path, images)
+    model: Any = models.create(network["name"], **network["arguments"], own=told.own)
+    foreign.load(model, found, path)
+    return {
+        "network": network,
+        "state_dict": model.state_dict(),
+        "method": "original",
+        "classes": list(found.classes),
+        "forget": torch.empty(0, dtype=torch.int64),
+        "command": f"trained elsewhere: {path.name}",
+        "data": {},
+        "cost": {},
+        "elsewhere": str(path),
+    }
+
+
 def rebuilt(path: Path, network: dict[str, Any], entry: str | None, own: OwnNetwork | None) -> nn.Module:
     """The network in a file from elsewhere, in evaluation mode. network: what `from_elsewhere` says of it."""
     model: Any = models.create(network["name"], **network["arguments"], own=own)
@@ -150,6 +195,8 @@ def is_elsewhere(path: Path) -> bool:
     """True for what others have trained: neither a checkpoint nor a system of this project."""
     if path.is_dir():
         return (path / "config.json").exists()
+    if not path.exists():
+        raise UserError(f"no file {path}")
     return path.suffix == ".safetensors" or not models.is_checkpoint(read_torch(path))
 
 
@@ -161,24 +208,22 @@ def digest_of(path: Path) -> str:
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
 
 
-def _recognised(found: foreign.Found, told: Told, path: Path, dataset: data.Dataset) -> dict[str, Any]:
-    """The network of a file from elsewhere: its name and the arguments of models.create, for these data."""
-    name = told.model or found.name
-    if name is None:
+def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) -> dict[str, Any]:
+    """The network of a file from elsewhere: its name and the arguments of models.create, for these images."""
+    if found.name is None and told.model is None:
         way = "say of which network with --model: a timm name, torchvision:NAME or FILE.py:FUNCTION"
         raise UserError(f"{path} holds {found.kind} of {len(found.tensors)} tensors; {way}")
     if found.name and told.model and told.model not in (found.name, found.name.split(":")[-1]):
         raise UserError(f"{path} holds a {found.name}, not a {told.model}")
-    name = found.name or name
-    side, channels = dataset.train.images.shape[-1], dataset.train.images.shape[1]
-    if found.size and found.size != side and not told.input_size:
+    name = found.name or told.model or ""
+    if found.size and found.size != images.side and not told.input_size:
         way = f"--img-size {found.size}, or --input-size {found.size} to let the network resize them"
-        raise UserError(f"{path} was trained on images of {found.size} pixels, these have {side}: give {way}")
-    _check_classes(found, path, dataset)
-    mean, std = told.constants or found.constants or models.constants_of(name, channels) or dataset.normalisation
-    if not len(mean) == len(std) == channels:
-        raise UserError(f"{path}: a mean of {len(mean)} channels, and images of {channels}: give --mean and --std")
-    arguments: dict[str, Any] = {"in_chans": channels, "num_classes": len(dataset.classes), "img_size": side}
+        raise UserError(f"{path} was trained on images of {found.size} pixels, these have {images.side}: give {way}")
+    _check_classes(found, path, images)
+    mean, std = told.constants or found.constants or models.constants_of(name, images.channels) or images.constants
+    if not len(mean) == len(std) == images.channels:
+        raise UserError(f"{path}: a mean of {len(mean)} channels, and images of {images.channels}: give --mean and --std")
+    arguments: dict[str, Any] = {"in_chans": images.channels, "num_classes": len(images.classes), "img_size": images.side}
     arguments |= {"mean": list(mean), "std": list(std)} | found.arguments
     arguments |= {"input_size": told.input_size} if told.input_size else {}
     first = found.tensors.get("conv1.weight", found.tensors.get("module.conv1.weight"))
@@ -188,22 +233,15 @@ def _recognised(found: foreign.Found, told: Told, path: Path, dataset: data.Data
     return {"name": name, "arguments": arguments} | ({"code": told.own.sha256} if told.own else {})
 
 
-def _check_classes(found: foreign.Found, path: Path, dataset: data.Dataset) -> None:
-    """Raise UserError where the file's classes can't be the data set's."""
-    if found.classes is None:
-        rows = [value for name, value in found.tensors.items() if name.endswith("linear.weight") or "heads.head" in name]
-        count = len(rows[0]) if found.kind == foreign.LORA_UNLEARN and rows else len(dataset.classes)
-    else:
-        count = len(found.classes)
-    if count != len(dataset.classes):
-        raise UserError(f"{path} knows {count} classes, and this {dataset.tag} has {len(dataset.classes)}")
-    ours = tuple(map(str, dataset.classes))
-    if found.classes and set(found.classes) == set(ours) and found.classes != ours:
-        place = next(i for i in range(count) if found.classes[i] != ours[i])
-        theirs, own = found.classes[place], ours[place]
-        raise UserError(
-            f"{path} numbers its classes otherwise: its class {place} is {theirs}, this {dataset.tag}'s is {own}"
-        )
+def _check_classes(found: foreign.Found, path: Path, images: Images) -> None:
+    """Raise UserError where the file's classes can't be those of the images."""
+    theirs, ours = found.classes or images.classes, images.classes
+    if len(theirs) != len(ours):
+        raise UserError(f"{path} knows {len(theirs)} classes, and {images.called} has {len(ours)}")
+    if set(theirs) == set(ours) and theirs != ours:
+        place = next(i for i in range(len(ours)) if theirs[i] != ours[i])
+        what = f"its class {place} is {theirs[place]}, that of {images.called} is {ours[place]}"
+        raise UserError(f"{path} numbers its classes otherwise: {what}")
 
 
 def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str]]:

@@ -21,6 +21,14 @@ def recognised(tensors: Tensors) -> str | None:
     return "resnet50" if {"linear.weight", "layer4.2.conv3.weight", "layer1.0.shortcut.0.weight"} <= names else None
 
 
+def classes(tensors: Tensors) -> int:
+    """How many classes such a file knows."""
+    ends = [
+        f"{head}.{layer}weight" for head in ("linear", "heads.head") for layer in ("", "base_layer.", "original_module.")
+    ]
+    return next(len(value) for name, value in tensors.items() if name.endswith(tuple(ends)))
+
+
 def _shape_of(tensors: Tensors, end: str) -> tuple[int, ...]:
     """The shape of the tensor whose name ends so."""
     return next(tuple(value.shape) for name, value in tensors.items() if name.endswith(end))
