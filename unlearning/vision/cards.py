@@ -116,7 +116,7 @@ def _facts(record: Record) -> list[str]:
     name, forget, of = record["network"]["name"], record["forget"], record["data"]
     size = record["network"]["arguments"]["img_size"]
     facts = [f"- Network: {name}, for images of {size} pixels."]
-    if record.get("elsewhere"):
+    if not of:
         facts += ["- Data, and what it has forgotten: the file that it was made from doesn't say."]
         return [*facts, f"- Origin: {record['command']}."]
     facts += [f"- Data: {of['tag']}, SHA-256 `{of['fingerprint']}`."] if of["fingerprint"] else ["- Data: ImageNet alone."]

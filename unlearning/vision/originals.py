@@ -179,7 +179,6 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
         "command": f"trained elsewhere: {path.name}",
         "data": {},
         "cost": {},
-        "elsewhere": str(path),
     }
 
 
