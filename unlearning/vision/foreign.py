@@ -92,10 +92,10 @@ def load(model: Any, found: Found, path: Path) -> str:
     extra = [name for name in given if name not in wanted]
     other = [name for name in given if name in wanted and name not in fitting]
     if missing or extra or other:
-        how_many = f"{path}: {len(fitting)} of the network's {len(wanted)} tensors match"
+        how_many = f"{path}: {len(fitting - optional)} of the network's {len(wanted.keys() - optional)} tensors match"
         raise UserError(f"{how_many}; {_misfit(given, wanted, missing, extra, other)}")
     model.net.load_state_dict(dict(wanted) | given)
-    return f"{len(fitting)} of {len(wanted)}"
+    return f"{len(fitting - optional)} of {len(wanted.keys() - optional)}"
 
 
 def _misfit(given, wanted, missing, extra, other):
