@@ -27,7 +27,7 @@ from unlearning.core.device import Compute, autocast, clock, memory_format, to_f
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, main, not_negative_float, positive_float, positive_int
 from unlearning.vision import adapter_files, adapters
-from unlearning.vision.flags import method_parser
+from unlearning.vision.flags import add_targets_flag, method_parser
 from unlearning.vision.layers import in_every_block, stages
 from unlearning.vision.run import Run, execute
 
@@ -160,6 +160,7 @@ def parser() -> Parser:
     )
     text = "lambda (default: 1)"
     parser.add_argument("--forget-weight", type=not_negative_float, default=1.0, metavar="LAMBDA", help=text)
+    add_targets_flag(parser, "lora", "get LoRA")
     parser.add_argument("--rank", type=positive_int, default=8, help="rank of the update (default: 8)")
     parser.add_argument("--alpha", type=positive_float, default=16, help="its scale times r (default: 16)")
     parser.add_argument(

@@ -416,3 +416,14 @@ def test_what_is_no_network(tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             foreign.read(tmp_path / name)
+
+
+def test_flags_go_before_what_a_file_says(tmp_path):
+    """LoRA-Unlearn's deviations are those of its unlearning scripts unless --std says otherwise."""
+    folder_of_images(tmp_path / "ten", classes=[f"c{i}" for i in range(10)])
+    dataset = data.load(f"folder:{tmp_path / 'ten'}")
+    torch.save({"state_dict": TheirViT().state_dict()}, tmp_path / "basevit10.tar")
+    for std in ([0.2471, 0.2435, 0.2616], [0.2023, 0.1994, 0.2010]):
+        told = Told(constants=([0.5] * 3, std) if std[0] == 0.2023 else None)
+        found = originals.from_elsewhere(tmp_path / "basevit10.tar", told, dataset, True)
+        assert found["network"]["arguments"]["std"] == std

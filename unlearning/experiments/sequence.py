@@ -100,7 +100,7 @@ def earlier(
     if not before:
         return FIRST
     old = torch.isin(labels, torch.tensor(before)).nonzero().squeeze(1)
-    model = models.build(checkpoint, path)
+    model = models.build(checkpoint, path, request.told.own)
     compute = request.scoring.compute.placed(model)
     return 100 - predictions.accuracy(predict(model, dataset.train.take(old), compute), labels[old])
 

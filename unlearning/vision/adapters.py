@@ -14,6 +14,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, below_one, positive_float, positive_int
 from unlearning.vision import layers
 from unlearning.vision.dropout import Dropout
+from unlearning.vision.flags import add_targets_flag
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -80,8 +81,7 @@ def add_lora_flags(parser: Parser) -> Parser:
     parser.add_argument("--rank", type=positive_int, default=RANK, help=f"rank of the update (default: {RANK})")
     parser.add_argument("--alpha", type=positive_float, default=ALPHA, help=f"scale times rank (default: {ALPHA})")
     parser.add_argument("--dropout", type=below_one, default=0.1, help="dropout before the adapter (default: 0.1)")
-    text = "layers that get LoRA: names, ends of names, or patterns (default: by the kind of network)"
-    parser.add_argument("--lora-targets", nargs="+", off=None, metavar="LAYER", help=text)
+    add_targets_flag(parser, "lora", "get LoRA")
     parser.add_argument(
         "--bn", choices=("update", "freeze"), default="update", help="batch-norm statistics (default: update, as published)"
     )

@@ -79,6 +79,12 @@ def add_elsewhere_flags(parser: Parser) -> None:
     flag("--entry", off=None, metavar="KEY", help="key of the state dict in a file from elsewhere (default: found)")
 
 
+def add_targets_flag(parser: Parser, kind: str, what: str) -> None:
+    """--lora-targets or --prune-targets, by `kind`. what: is done to these layers."""
+    text = f"layers that {what}: names, ends of names, or patterns (default: by the kind of network)"
+    parser.add_argument(f"--{kind}-targets", nargs="+", off=None, metavar="LAYER", help=text)
+
+
 def add_output_flags(parser: Parser) -> None:
     """--weights, --output, --overwrite and --quiet."""
     flag, default = parser.add_argument, Path("model_weights")

@@ -17,6 +17,7 @@ import models
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, fraction
 from unlearning.vision import compaction, layers
+from unlearning.vision.flags import add_targets_flag
 from unlearning.vision.settings import Settings
 
 Masks = dict[str, torch.Tensor]
@@ -43,8 +44,7 @@ def prune(model: nn.Module, settings: Settings, quiet: bool) -> tuple[Masks, Mas
 def add_pruning_flags(parser: Parser) -> Parser:
     """The flags that pruneft and loraprune share."""
     parser.add_argument("--amount", type=fraction, default=0.5, help="share of rows to prune (default: 0.5)")
-    text = "layers that are pruned: names, ends of names, or patterns (default: by the kind of network)"
-    parser.add_argument("--prune-targets", nargs="+", off=None, metavar="LAYER", help=text)
+    add_targets_flag(parser, "prune", "are pruned")
     parser.add_argument("--regrow", action="store_true", help="prune weights alone and drop the masks, as published")
     parser.add_argument(
         "--compact",
