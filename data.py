@@ -9,9 +9,10 @@ unlearning/images/ reads the files, and finds the images that a request names.
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.images import forgetting
-from unlearning.images.folders import read_folder
+from unlearning.images.arrays import read_npz
+from unlearning.images.folders import read_csv, read_folder
+from unlearning.images.pictures import listed
 from unlearning.images.readers import READERS
-from unlearning.images.splits import ImageFiles, Split
+from unlearning.images.splits import Contents, ImageFiles, Split
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
-NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
+NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH", "csv:FILE", "npz:FILE")
+OWN = ("folder", "csv", "npz")  # what names of a user's own images begin with, before a colon and a path
 SIZES = {  # training and test images
     "digits": (1433, 364),
     "fashion-mnist": (60_000, 10_000),
@@ -45,6 +49,7 @@ NORMALISATION = {
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 NEUTRAL = (0.5, 0.5)  # for any other images: -1 to 1
+TRAITS = {"train": "training images", "test": "test images", "side": "pixels a side"}  # of `_traits`, in words
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,9 @@ class Source:
     test_subset: int | None = None
     quiet: bool = field(default=False, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", one_spelling(self.dataset))
+
     def load(self) -> Dataset:
         """Read the data set."""
         return load(**{each.name: getattr(self, each.name) for each in fields(self)})
@@ -91,7 +99,16 @@ class Source:
     def described(self, dataset: Dataset) -> dict[str, Any]:
         """What a file says of the data that it was made with."""
         own = {name: value for name, value in asdict(self).items() if name not in ("data_dir", "quiet")}
-        return own | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
+        return own | {"tag": dataset.tag, "fingerprint": dataset.fingerprint} | _traits(dataset)
+
+    @property
+    def is_there(self) -> bool:
+        """False for a user's own data that aren't where their name says."""
+        return not is_own(self.dataset) or Path(self.dataset.partition(":")[2]).exists()
+
+    def at(self, place: str | None) -> "Source":
+        """The same where it lies by now, `place`, if it and that are a user's own data."""
+        return replace(self, dataset=place) if place and is_own(place) and is_own(self.dataset) else self
 
     @classmethod
     def of(cls, spec: dict[str, Any], data_dir: Path, quiet: bool = False) -> "Source":
@@ -113,42 +130,125 @@ def load(
     subset: keep this many training images, the same share of every class, drawn with a fixed seed.
     validation: hold this share of the training images out and put it in the test split's place, for choosing
         hyper-parameters without looking at test images.
-    img_size: side in pixels to which `folder:PATH` images are resized; ignored elsewhere.
+    img_size: side in pixels to which images of `folder:PATH` and `csv:FILE` are resized; ignored elsewhere.
     test_subset: as `subset`, of the test images (of the held-out ones, where there are such).
-    quiet: no progress bar where files are downloaded.
-    Raises UserError when the name is unknown or a file can't be had.
+    quiet: no progress bar where files are downloaded, and no word about what is skipped and resized.
+    Raises UserError when the name is unknown, or a file can't be had or read.
     """
-    root, name = Path(data_dir), dataset
-    if name.startswith("folder:"):
-        train, test, classes = read_folder(Path(name.removeprefix("folder:")), img_size)
-    elif name in READERS:
-        train, test, classes = READERS[name](root, quiet)
-    else:
-        raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
-    tag = short_name(name) + (f"-{img_size}px" if name.startswith("folder:") and img_size != 32 else "")
+    name = one_spelling(dataset)
+    train, test, classes, _ = _read(name, Path(data_dir), validation > 0, img_size, quiet)
+    title, side = short_name(name), f"-{img_size}px" if name.startswith(("folder:", "csv:")) and img_size != 32 else ""
     if validation:
-        held_out = stratified(train.labels, round(validation * len(train)))
-        kept = torch.ones(len(train), dtype=torch.bool)
-        kept[held_out] = False
-        train, test = train.take(kept), train.take(held_out)
+        train, test = _held_out(train, validation, classes, quiet)
+    assert test is not None  # readers refuse what has no test images
     if subset:
-        train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {tag}")
+        train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {title}")
     if test_subset:
-        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {tag}")
-    tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
-    tag += f"-test{test_subset}" if test_subset else ""
+        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {title}")
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
     known = "cifar10" if tuple(classes) == CIFAR10_CLASSES else name
     mean, std = ((value,) * train.images.shape[1] for value in NEUTRAL)
-    constants = NORMALISATION.get(known, (mean, std))
-    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test), constants)
+    constants, fingerprint = NORMALISATION.get(known, (mean, std)), _fingerprint(train, test)
+    tag = title + (f"-{fingerprint[:6]}" if is_own(name) else "") + side
+    tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
+    tag += f"-test{test_subset}" if test_subset else ""
+    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, fingerprint, constants)
+
+
+def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool) -> Contents:
+    """What the data set's reader finds. root: folder of files that a name stands for; validation: True where test images
+    aren't needed."""
+    kind, _, path = name.partition(":")
+    if name in READERS:
+        return Contents(*READERS[name](root, quiet))
+    if not is_own(name):
+        raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
+    if kind == "npz":
+        return read_npz(Path(path), validation, quiet)
+    return (read_folder if kind == "folder" else read_csv)(Path(path), img_size, validation, quiet)
+
+
+def _held_out(train: Split, share: float, classes: Sequence[str], quiet: bool) -> tuple[Split, Split]:
+    """The training images without a share of them, and that share. Of each class one image at least is on either side, where
+    there are enough; a class of which none is held out is named."""
+    count = round(share * len(train))
+    if not 0 < count < len(train):
+        raise UserError(f"--validation {share:g}: it would hold {count} of {len(train)} training images out")
+    held_out = stratified(train.labels, count, left=1)
+    kept = torch.ones(len(train), dtype=torch.bool)
+    kept[held_out] = False
+    train, test = train.take(kept), train.take(held_out)
+    for where, split in (("is held out", test), ("stays for training", train)):
+        lost = [forgetting.class_name(classes, c) for c in range(len(classes)) if c not in split.labels]
+        if lost and not quiet:
+            print(f"--validation {share:g}: no image {where} of class {listed(lost)}", file=sys.stderr, flush=True)
+    return train, test
+
+
+def is_own(name: str) -> bool:
+    """True for a data set that is a user's own, which lies where its name says."""
+    return name.partition(":")[0] in OWN and ":" in name
+
+
+def one_spelling(name: str) -> str:
+    """A data set's name, of a path one spelling: relative to the current folder where it lies in it, else absolute."""
+    if not is_own(name):
+        return name
+    kind, _, path = name.partition(":")
+    place = Path(os.path.abspath(os.path.expanduser(path)))
+    return f"{kind}:{place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place}"
 
 
 def short_name(name: str) -> str:
-    """A data set's name in those of files: folder:../many/ is many."""
-    return Path(os.path.abspath(name.removeprefix("folder:"))).name if name.startswith("folder:") else name
+    """A data set's name in those of files: folder:../many/ is many, csv:list.csv is list."""
+    if not is_own(name):
+        return name
+    kind, _, path = name.partition(":")
+    place = Path(os.path.abspath(os.path.expanduser(path)))
+    return place.name if kind == "folder" else place.stem
+
+
+def check_same(path: str | Path, known: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise UserError, which says what differs, unless `dataset` is what the file `path` was made with. known: what
+    `Source.described` wrote into it; files of earlier versions say less."""
+    if known["fingerprint"] == dataset.fingerprint:
+        return
+    own = _traits(dataset)
+    differing = [
+        f"{known[trait]} {words}, not {own[trait]}"
+        for trait, words in TRAITS.items()
+        if known.get(trait, own[trait]) != own[trait]
+    ]
+    theirs = known.get("classes", own["classes"])
+    if theirs != own["classes"]:
+        gone, new = ([name for name in a if name not in b] for a, b in ((theirs, own["classes"]), (own["classes"], theirs)))
+        parts = [f"{word} {listed(names)}" for word, names in (("without", gone), ("with", new)) if names]
+        differing.append(f"its classes {' and '.join(parts) or 'in another order'}")
+    alike = (
+        "as many images of the same classes, but other pixels or labels"
+        if "classes" in known
+        else "their fingerprints differ"
+    )
+    what = "; ".join(differing) or alike
+    raise UserError(f"{path} was trained on {known.get('tag', 'other data')}, not on this {dataset.tag}: {what}")
+
+
+def _traits(dataset: Dataset) -> dict[str, Any]:
+    """What tells data sets apart in words."""
+    counts = {"train": len(dataset.train), "test": len(dataset.test)}
+    return {**counts, "side": dataset.train.images.shape[-1], "classes": list(dataset.classes)}
+
+
+def class_table(dataset: Dataset) -> str:
+    """Number, name and numbers of training and test images of each class, a line for each."""
+    from tabulate import tabulate
+
+    counts = (split.labels.bincount(minlength=len(dataset.classes)).tolist() for split in (dataset.train, dataset.test))
+    rows = [[place, *row] for place, row in enumerate(zip(dataset.classes, *counts, strict=True))]
+    header = ("number", "class", "training images", "test images")
+    return tabulate(rows, header, "plain", disable_numparse=[1]) + "\n"
 
 
 def batches(images: "torch.Tensor | ImageFiles", order: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -190,17 +290,23 @@ def _thinned(split, count, classes, complaint):
     return split.take(stratified(split.labels, count))
 
 
-def stratified(labels: torch.Tensor, count: int) -> torch.Tensor:
+def stratified(labels: torch.Tensor, count: int, left: int = 0) -> torch.Tensor:
     """Sorted int64 positions of `count` images, spread over the classes as evenly as their sizes allow.
 
-    The draw has a fixed seed of its own, so that every training seed sees the same images.
+    Where `count` is enough, each class gives at least one image; `left` of each class are never drawn. The draw has a fixed
+    seed of its own, so that every training seed sees the same images.
     """
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(labels), generator=generator)
     rank = torch.empty(len(labels), dtype=torch.float64)
+    first, last = [], []
     for label in labels.unique():  # a member's place within its class, as a share of that class
         members = order[labels[order] == label]
         rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+        first += members[: 1 if len(members) > left else 0].tolist()
+        last += members[len(members) - left :].tolist()
+    if len(first) <= count <= len(labels) - len(last):
+        rank[first], rank[last] = -1.0, 2.0  # before and behind all others; no draw changes that was so anyway
     return rank.argsort(stable=True)[:count].sort().values
 
 

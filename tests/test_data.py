@@ -238,10 +238,17 @@ def test_a_folder_has_one_name_however_it_is_written(tmp_path, monkeypatch):
     folder_of_images(tmp_path / "many")
     monkeypatch.chdir(tmp_path)
     written = ("folder:many", "folder:./many", "folder:many/", f"folder:{tmp_path}/many")
-    assert {data.load(name, img_size=8).tag for name in written} == {"many-8px"}
+    loaded = data.load("folder:many", img_size=8)
+    assert loaded.tag == f"many-{loaded.fingerprint[:6]}-8px"
+    assert {data.load(name, img_size=8).tag for name in written} == {loaded.tag}
+    assert {data.Source(name, tmp_path) for name in written} == {data.Source("folder:many", tmp_path)}
+    assert data.Source("folder:many", tmp_path).described(loaded)["dataset"] == "folder:many"
+    monkeypatch.setenv("HOME", str(tmp_path))  # a shell leaves the sign as it is after a colon
+    assert data.Source("folder:~/many", tmp_path) == data.Source("folder:many", tmp_path)
     monkeypatch.chdir(tmp_path / "many")
-    assert data.load("folder:.", img_size=8).tag == "many-8px"
+    assert data.load("folder:.", img_size=8).tag == loaded.tag
     assert data.short_name("cifar10") == "cifar10" and data.short_name("folder:../x/y") == "y"
+    assert data.short_name("csv:a/list.csv") == "list" and data.short_name("npz:list.npz") == "list"
 
 
 def test_folder_format_and_class_order(tmp_path):

@@ -651,7 +651,7 @@ def test_images_are_not_deleted_by_number_from_other_data(copy, capsys):
     write_torch(folder / SYSTEM, state)
     before = files(folder)
     code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", private(folder)[0])
-    assert code == 2 and "other data" in line and files(folder) == before
+    assert code == 2 and "but other pixels or labels" in line and files(folder) == before
 
 
 def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):
@@ -684,7 +684,7 @@ def test_a_finished_system_is_there_already_and_another_is_refused(backbone, cop
     train(lmeraser, backbone, folder)
     assert f"there already: {folder}" in capsys.readouterr().err and files(folder) == before
     arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", folder)
-    circumstances = {"help", "data_dir", "device", "weights", "output", "overwrite", "quiet", "jobs"}
+    circumstances = {"help", "data_dir", "device", "weights", "output", "overwrite", "quiet", "jobs", "list_classes"}
     given = {"dataset", "backbone", "subset", "parts", "anchors", "epochs", "batch_size"}
     elsewhere = circumstances | given | {"img_size", "test_subset", "ids", "ids_file", "forget_class"}
     others = [changed(flag) for flag in lmeraser.commands()[1]._actions if flag.dest not in elsewhere]

@@ -28,7 +28,19 @@ KIND = {control: ("--kind", "head-only")}
 FROM_SCRATCH = (pretrain, retrain)
 METHODS = (finetune, pruneft, lora, loraprune, rfau, control, gradascent, randomlabel, badteacher)
 # Flags that make no other result.
-CIRCUMSTANCES = {"help", "original", "device", "cache", "weights", "output", "overwrite", "quiet", "data_dir", "plot"}
+CIRCUMSTANCES = {
+    "help",
+    "original",
+    "device",
+    "cache",
+    "weights",
+    "output",
+    "overwrite",
+    "quiet",
+    "data_dir",
+    "plot",
+    "list_classes",
+}
 COST = {"seconds": 0.0, "memory_mib": 0.0, "trainable": 1, "steps": 1, "moved": 1}
 
 

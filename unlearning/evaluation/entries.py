@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ Network = tuple[str, str, str]  # which images, as `Entry.images` says, the netw
 class Entry:
     """What a file says of itself, without its weights.
 
-    source: the data that it was made with; None for LoRA-Unlearn's files. private: positions of the training images that a
-    system is about, ascending int64. tensors: a digest of each. flags: those that differ from their defaults. origin: the
-    SHA-256 of the original that it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on,
-    each with its tag. All forget sets are ascending int64 positions in the training images, of a system too.
+    source: the data that it was made with; None for LoRA-Unlearn's files. spec: what it says of these. private:
+    positions of the training images that a system is about, ascending int64. tensors: a digest of each. flags: those that
+    differ from their defaults. origin: the SHA-256 of the original that it comes from. forget: what it has forgotten.
+    forgets: the forget sets that it is scored on, each with its tag. All forget sets are ascending int64 positions in the
+    training images, of a system too.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Entry:
     origin: str | None
     forgets: tuple[tuple[torch.Tensor, str], ...] = ()
     date: str | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> Network:
@@ -157,6 +159,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         sha256=None if path.is_dir() else sha256(path),
         origin=checkpoint.get("origin", parent),
         date=checkpoint.get("date"),
+        spec=spec,
     )
 
 
@@ -167,11 +170,23 @@ def _shape(network: dict[str, Any]) -> str:
 
 
 def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
-    """The data that a file was made with. Raises UserError when they have changed."""
-    dataset = shared.load(entry.source or scoring.source)  # type: ignore[arg-type]  # one of them is there
-    if dataset.fingerprint != entry.fingerprint:
-        raise UserError(f"{entry.path} was made with other data than this {dataset.tag}: their fingerprints differ")
-    return dataset
+    """The data that a file was made with; a user's own are looked for where --dataset says, too. Raises UserError when they
+    have changed."""
+    if entry.source is None:
+        return shared.load(scoring.source)  # type: ignore[arg-type]  # `_describe_published` has seen to it
+    named = [entry.source.at(scoring.source.dataset)] if scoring.source else []
+    failed = []
+    for source in dict.fromkeys([*named, entry.source]):
+        try:
+            dataset = shared.load(source)
+            data.check_same(entry.path, entry.spec, dataset)
+            return dataset
+        except UserError as error:
+            failed.append(error)
+    if len(failed) == 1 and not entry.source.is_there:
+        where = f"which are not at {entry.source.dataset} any more: if they have moved, name their place by --dataset"
+        raise UserError(f"{entry.path} was made with images {where}")
+    raise failed[0]
 
 
 def scored_on(entry: Entry, dataset: data.Dataset) -> data.Dataset:

@@ -1,16 +1,14 @@
 """Images with their labels: tensors in memory, or files that are read as they are used."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from unlearning.images.pictures import read_image
+from unlearning.images.pictures import read_images
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,7 @@ class ImageFiles:
 
     def __getitem__(self, index: "torch.Tensor | slice") -> torch.Tensor:
         """The images at int64 positions, a slice or a boolean mask. Raises UserError for a file that holds no image."""
-        paths = self.take(index).paths
-        images = torch.empty(len(paths), *self.shape[1:], dtype=torch.uint8)
-
-        def read(row):
-            images[row] = read_image(paths[row], self.shape[-1])
-
-        with ThreadPoolExecutor(os.cpu_count()) as readers:  # decoding leaves Python's lock to the others
-            list(readers.map(read, range(len(paths))))
-        return images
+        return read_images(self.take(index).paths, self.shape[-1])[0]
 
     def take(self, index: "torch.Tensor | slice") -> "ImageFiles":
         """ImageFiles of those at `index`, unread."""
@@ -71,6 +61,16 @@ class ImageFiles:
     def to(self, device: object) -> "ImageFiles":
         """No-op: batches are moved to the device when they are read."""
         return self
+
+
+class Contents(NamedTuple):
+    """What is read of a data set. test: None where it has no test images and none are asked for. files: the names of the
+    training images, where each has a file of its own."""
+
+    train: Split
+    test: Split | None
+    classes: Sequence[str]
+    files: Sequence[str] = ()
 
 
 def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":

@@ -47,6 +47,7 @@ def method_parser(
         text = "of each channel, pixels from 0 to 1 (default: published ones of the data set or of --pretrained, else 0.5)"
         flag("--mean", type=share, nargs="+", metavar="MEAN", help=f"mean {text}")
         flag("--std", type=positive_float, nargs="+", metavar="STD", help=f"standard deviation {text}")
+        add_flip_flag(parser)
     if forget:
         add_forget_flags(parser)
     flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
@@ -72,6 +73,7 @@ def add_data_flags(parser: Parser) -> None:
     """--dataset and what selects images from it."""
     flag = parser.add_argument
     names = ", ".join(data.NAMES)
+    text = "print the classes with their numbers and counts of images, and do nothing else"
     flag("--dataset", default="fashion-mnist", identity="data", help=f"{names} (default: fashion-mnist)")
     flag("--data-dir", type=Path, default=Path("data"), identity=False, help="folder of data files (default: data)")
     flag("--subset", type=positive_int, identity="data", help="keep this many training images, all classes alike")
@@ -88,8 +90,15 @@ def add_data_flags(parser: Parser) -> None:
         type=positive_int,
         default=32,
         identity="data",
-        help="side of folder: images in pixels (default: 32)",
+        help="side of folder: and csv: images in pixels (default: 32)",
     )
+    flag("--list-classes", action="store_true", identity=False, help=text)
+
+
+def add_flip_flag(parser: Parser) -> None:
+    """--no-flip, of what is trained on mirrored images."""
+    text = "never mirror images in training (digits, mnist and svhn never are)"
+    parser.add_argument("--no-flip", action="store_true", off=False, help=text)
 
 
 def add_forget_flags(parser: Parser) -> None:

@@ -18,6 +18,7 @@ from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
 from unlearning.images import forgetting
 from unlearning.vision.feature_cache import FeatureCache
+from unlearning.vision.flags import source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
@@ -59,13 +60,17 @@ def execute(
     args: argparse.Namespace,
     command: str,
     shared: Shared | None = None,
-) -> Path:
+) -> Path | None:
     """Run unlearn(model, retain, forget, run) on what the flags name and write its checkpoint: the path.
 
-    A finished checkpoint of the same settings is returned as it is. Raises UserError before anything is computed when the
-    output was made with other settings, or when the original is missing or doesn't fit data, network or forget set.
+    A finished checkpoint of the same settings is returned as it is; --list-classes prints the classes and returns None.
+    Raises UserError before anything is computed when the output was made with other settings, or when the original is
+    missing or doesn't fit data, network or forget set.
     """
     shared = shared or Shared(args.cache)
+    if args.list_classes:
+        print(data.class_table(shared.load(source_of(args))), end="")
+        return None
     begun = start(method, parser(), args, shared)
     if begun.finished:
         print(f"there already: {begun.output}", file=sys.stderr, flush=True)

@@ -59,6 +59,7 @@ class Start:
             "state_dict": state,
             "command": command,
             "forget": self.forget,
+            "classes": list(self.dataset.classes),
             "seed": self.values["seed"],
             "cost": cost,
             "device": device_name(self.compute.device) + several,
@@ -121,8 +122,7 @@ def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch
     checkpoint = models.load_checkpoint(path)
     if checkpoint["data"]["fingerprint"] is None:
         raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
-    if checkpoint["data"]["fingerprint"] != dataset.fingerprint:
-        raise UserError(f"{path} was trained on {checkpoint['data']['tag']}, not on this {dataset.tag}")
+    data.check_same(path, checkpoint["data"], dataset)
     if args.model and args.model != checkpoint["network"]["name"]:
         raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {args.model}")
     if len(checkpoint["forget"]) and not torch.equal(checkpoint["forget"], forget):
