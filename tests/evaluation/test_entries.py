@@ -133,6 +133,29 @@ def test_data_of_one_name_are_told_apart(tmp_path):
     assert {row["dataset"] for row in rows} == tags and len(tags) == 2
 
 
+def test_images_that_have_moved_are_looked_for_where_dataset_says(tmp_path, capsys):
+    old, new, other = (tmp_path / name / "images" for name in ("old", "new", "other"))
+    noisy_folder(old, ("ant", "bee", "cat"))
+    flags = ("--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet", "--forget-class", 1)
+    path = call(retrain, "--dataset", f"folder:{old}", *flags, "--output", tmp_path / "x.pth")
+    asked = (path, "--weights", tmp_path / "nowhere")
+    (before,) = rows_of(*asked, beneath=False)
+    (tmp_path / "new").mkdir()
+    old.rename(new)
+    code, line = one_line(evaluate, capsys, *asked)
+    assert code == 2 and f"images which are not at folder:{old} any more: if they have moved, name their place" in line
+    (row,) = rows_of(*asked, "--dataset", f"folder:{new}", beneath=False)
+    assert row["metrics"]["RA"] == before["metrics"]["RA"]
+    noisy_folder(other, ("ant", "bee", "cow"), seed=1)
+    code, line = one_line(evaluate, capsys, *asked, "--dataset", f"folder:{other}", "--quiet")
+    assert code == 2 and "not on this images-" in line and line.endswith(": its classes without cat and with cow")
+    new.rename(old)  # what a file itself says holds where the flag is about another file
+    (row,) = rows_of(*asked, "--dataset", f"folder:{other}", beneath=False)
+    assert row["metrics"]["RA"] == before["metrics"]["RA"]
+    (row,) = rows_of(*asked, "--dataset", "digits", beneath=False)
+    assert row["metrics"]["RA"] == before["metrics"]["RA"]
+
+
 def test_the_same_run_twice_is_an_error_and_not_two_seeds(place, tmp_path, capsys):
     path = unlearned(finetune, place)
     copy = shutil.copy(path, tmp_path / "copy.pth")
