@@ -6,13 +6,13 @@ after loading: a batch is one index into a tensor. Only a folder of more than 8 
 unlearning/images/ reads the files, and finds the images that a request names.
 """
 
-import hashlib
 import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from unlearning.images.arrays import read_npz
 from unlearning.images.folders import read_csv, read_folder
 from unlearning.images.pictures import listed
 from unlearning.images.readers import READERS
-from unlearning.images.splits import Contents, ImageFiles, Split
+from unlearning.images.records import Files, Known, completed, fingerprint
+from unlearning.images.splits import Absent, Contents, ImageFiles, Split
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
@@ -56,7 +57,8 @@ TRAITS = {"train": "training images", "test": "test images", "side": "pixels a s
 class Dataset:
     """A training and a test split; `tag` names them in file names, `fingerprint` is a SHA-256 of every byte of both.
 
-    normalisation: mean and standard deviation of each channel for networks that start afresh, pixels from 0 to 1.
+    normalisation: mean and standard deviation of each channel for networks that start afresh, pixels from 0 to 1. files: of
+    a user's own data. missing: int64 positions of the training images whose files aren't there any more.
     """
 
     tag: str
@@ -66,6 +68,22 @@ class Dataset:
     flip: bool
     fingerprint: str
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    files: Files | None = None
+    missing: torch.Tensor = field(default_factory=partial(torch.empty, 0, dtype=torch.int64))
+
+    def part(self, rows: torch.Tensor) -> Split:
+        """The training images at int64 positions `rows`; where some are missing, labels and the number of images alone."""
+        taken = self.train.take(rows)
+        if torch.isin(self.missing, rows).any():
+            nothing: Any = Absent((len(rows), *self.train.images.shape[1:]))
+            return Split(nothing, taken.labels)
+        return taken
+
+    def check_missing(self, forget: torch.Tensor, tag: str) -> None:
+        """Raise UserError where other images than those at the int64 positions `forget` are missing."""
+        if len(lost := self.missing[~torch.isin(self.missing, forget)]):
+            what = f"{len(lost):,} training images, number {listed(list(map(str, lost.tolist())))}, are missing"
+            raise UserError(f"{self.tag}: {what}, which are not among those to be forgotten ({tag})")
 
     def in_words(self, forget: torch.Tensor, tag: str) -> str:
         """A forget set as `forgetting.in_words` says it."""
@@ -79,7 +97,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """What the data flags name: the arguments of `load`. quiet makes no other source."""
+    """What the data flags name: the arguments of `load`. quiet makes no other source.
+
+    known: what a checkpoint says of these data, by which they are known again though images to be forgotten are deleted.
+    """
 
     dataset: str
     data_dir: Path
@@ -88,6 +109,7 @@ class Source:
     img_size: int = 32
     test_subset: int | None = None
     quiet: bool = field(default=False, compare=False)
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", one_spelling(self.dataset))
@@ -98,8 +120,9 @@ class Source:
 
     def described(self, dataset: Dataset) -> dict[str, Any]:
         """What a file says of the data that it was made with."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("data_dir", "quiet")}
-        return own | {"tag": dataset.tag, "fingerprint": dataset.fingerprint} | _traits(dataset)
+        own = {name: getattr(self, name) for name in FLAGS} | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
+        kept = {"files": vars(dataset.files), "test_fingerprint": fingerprint(dataset.test)} if dataset.files else {}
+        return own | _traits(dataset) | kept
 
     @property
     def is_there(self) -> bool:
@@ -113,7 +136,8 @@ class Source:
     @classmethod
     def of(cls, spec: dict[str, Any], data_dir: Path, quiet: bool = False) -> "Source":
         """The source that `described` has written; files of earlier versions don't know --test-subset."""
-        return cls(data_dir=data_dir, quiet=quiet, **{name: spec[name] for name in FLAGS if name in spec})
+        own = {name: spec[name] for name in FLAGS if name in spec}
+        return cls(data_dir=data_dir, quiet=quiet, known=Known.of(spec), **own)
 
 
 def load(
@@ -124,6 +148,7 @@ def load(
     img_size: int = 32,
     test_subset: int | None = None,
     quiet: bool = False,
+    known: Known | None = None,
 ) -> Dataset:
     """Load a data set by name (one of NAMES).
 
@@ -133,13 +158,42 @@ def load(
     img_size: side in pixels to which images of `folder:PATH` and `csv:FILE` are resized; ignored elsewhere.
     test_subset: as `subset`, of the test images (of the held-out ones, where there are such).
     quiet: no progress bar where files are downloaded, and no word about what is skipped and resized.
+    known: what a checkpoint says of these data; if nothing but files of training images has gone since, they are the same.
     Raises UserError when the name is unknown, or a file can't be had or read.
     """
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
     name = one_spelling(dataset)
-    train, test, classes, _ = _read(name, Path(data_dir), validation > 0, img_size, quiet)
-    title, side = short_name(name), f"-{img_size}px" if name.startswith(("folder:", "csv:")) and img_size != 32 else ""
+    whole = _read(name, Path(data_dir), validation > 0, img_size, quiet, known)
+    files, gone = Files.of(whole) if whole.files else None, torch.zeros(len(whole.train), dtype=torch.bool)
+    if known and files:
+        whole, files, gone = completed(whole, files, known)
+    train, test = _chosen(whole, name, subset, validation, test_subset, quiet)
+    missing = gone[train.source[1]].nonzero().squeeze(1)
+    train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
+    digest = fingerprint(train, test)
+    if known and len(missing) and fingerprint(test) == known.says["test_fingerprint"]:
+        wanted = {"subset": subset, "validation": validation, "img_size": img_size, "test_subset": test_subset}
+        digest = known.fingerprint if all(known.says[flag] == value for flag, value in wanted.items()) else digest
+    tag = short_name(name) + (f"-{digest[:6]}" if is_own(name) else "")
+    tag += f"-{img_size}px" if name.startswith(("folder:", "csv:")) and img_size != 32 else ""
+    tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
+    tag += f"-test{test_subset}" if test_subset else ""
+    constants = _constants("cifar10" if tuple(whole.classes) == CIFAR10_CLASSES else name, train.images.shape[1])
+    return Dataset(tag, train, test, tuple(whole.classes), name not in UPRIGHT, digest, constants, files, missing)
+
+
+def _constants(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel: the published ones, or for other images NEUTRAL."""
+    mean, std = ((value,) * channels for value in NEUTRAL)
+    return NORMALISATION.get(name, (mean, std))
+
+
+def _chosen(
+    whole: Contents, name: str, subset: int | None, validation: float, test_subset: int | None, quiet: bool
+) -> tuple[Split, Split]:
+    """The training and the test images that the arguments of `load` choose of a whole data set."""
+    train, test, classes, title = whole.train, whole.test, whole.classes, short_name(name)
     if validation:
         train, test = _held_out(train, validation, classes, quiet)
     assert test is not None  # readers refuse what has no test images
@@ -147,17 +201,10 @@ def load(
         train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {title}")
     if test_subset:
         test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {title}")
-    train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
-    known = "cifar10" if tuple(classes) == CIFAR10_CLASSES else name
-    mean, std = ((value,) * train.images.shape[1] for value in NEUTRAL)
-    constants, fingerprint = NORMALISATION.get(known, (mean, std)), _fingerprint(train, test)
-    tag = title + (f"-{fingerprint[:6]}" if is_own(name) else "") + side
-    tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
-    tag += f"-test{test_subset}" if test_subset else ""
-    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, fingerprint, constants)
+    return train, test
 
 
-def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool) -> Contents:
+def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, known: Known | None) -> Contents:
     """What the data set's reader finds. root: folder of files that a name stands for; validation: True where test images
     aren't needed."""
     kind, _, path = name.partition(":")
@@ -167,7 +214,10 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool) -
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if kind == "npz":
         return read_npz(Path(path), validation, quiet)
-    return (read_folder if kind == "folder" else read_csv)(Path(path), img_size, validation, quiet)
+    classes = known.says["classes"] if known else ()
+    if kind == "folder":
+        return read_folder(Path(path), img_size, validation, quiet, classes)
+    return read_csv(Path(path), img_size, validation, quiet, classes, set(known.files.names) if known else set())
 
 
 def _held_out(train: Split, share: float, classes: Sequence[str], quiet: bool) -> tuple[Split, Split]:
@@ -221,6 +271,8 @@ def check_same(path: str | Path, known: Mapping[str, Any], dataset: Dataset) -> 
         for trait, words in TRAITS.items()
         if known.get(trait, own[trait]) != own[trait]
     ]
+    if dataset.files and (record := Known.of(known)):
+        differing += record.files.differing(dataset.files)
     theirs = known.get("classes", own["classes"])
     if theirs != own["classes"]:
         gone, new = ([name for name in a if name not in b] for a, b in ((theirs, own["classes"]), (own["classes"], theirs)))
@@ -333,15 +385,3 @@ def random_flip(images: torch.Tensor) -> torch.Tensor:
 def crop_and_flip(images: torch.Tensor) -> torch.Tensor:
     """`random_crop`, then `random_flip`."""
     return random_flip(random_crop(images))
-
-
-def _fingerprint(*splits):
-    digest = hashlib.sha256()
-    for split in splits:
-        for part in (split.images, split.labels):
-            digest.update(str(tuple(part.shape)).encode())
-            if isinstance(part, ImageFiles):  # their bytes would take as long as an epoch
-                digest.update("".join(f"{Path(path).name} {os.path.getsize(path)}\n" for path in part.paths).encode())
-            else:
-                digest.update(part.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -130,6 +130,7 @@ def _score_file(
             "forgotten": dataset.in_words(forget, tag),
             "entry": entry,
         }
+        dataset.check_missing(forget, tag)
         found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack, entry.seed)
         if entry.method == "retrain":
             retrained[_pair(row)] = logits[0]
@@ -139,7 +140,11 @@ def _score_file(
             under, curves = network.beneath(model, dataset, forget, compute, shared.features)
             found |= under
             row["curves"] |= curves
+        if len(dataset.missing):
+            found, row["curves"] = network.without_forgotten(found, row["curves"])
         row["metrics"] = found | entry.cost | size
+        if keep and len(dataset.missing):
+            raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
         if keep:
             row |= answers.of_network(entry, logits, dataset, positions, keep == "pictures")
         rows.append(row)

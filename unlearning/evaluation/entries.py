@@ -191,7 +191,10 @@ def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
 
 def scored_on(entry: Entry, dataset: data.Dataset) -> data.Dataset:
     """Of a file's data the images that it is scored on: of a system those that are private."""
-    return dataset if entry.private is None else replace(dataset, train=dataset.train.take(entry.private))
+    if entry.private is None:
+        return dataset
+    missing = torch.isin(entry.private, dataset.missing).nonzero().squeeze(1)
+    return replace(dataset, train=dataset.train.take(entry.private), missing=missing)
 
 
 def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:

@@ -127,6 +127,7 @@ def delete_images(
     source = _backbone_of(state, folder)
     backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
     state["deleted"] = torch.cat([state["deleted"], ids]).sort().values
+    dataset.check_missing(state["deleted"], "deleted from the system")
     if torch.isin(ids, state["anchors"]).any():  # private ones have shaped the parts, so all begin again
         _put_into_parts(state, split, backbone, dataset, work)
         hit = list(range(len(state["files"])))

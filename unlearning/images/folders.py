@@ -4,7 +4,7 @@ import csv
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,11 +20,13 @@ NO_TEST = "give --validation SHARE, which scores on training images that are hel
 Files = list[tuple[str, str]]  # of pictures: path and class name
 
 
-def read_folder(path: Path, img_size: int, validation: bool = False, quiet: bool = False) -> Contents:
+def read_folder(
+    path: Path, img_size: int, validation: bool = False, quiet: bool = False, classes: Sequence[str] = ()
+) -> Contents:
     """Read `train|test/<class>/*` below `path`; classes are numbered as `in_order` says.
 
     validation: test images are held out of the training images, so that a folder needs no others. quiet: nothing is said of
-    what is skipped and resized.
+    what is skipped and resized. classes: those that were there once, where the training images of some may be deleted.
     """
     name, skipped = f"folder:{path}", _Skipped()
     if not (path / "train").is_dir():
@@ -42,12 +44,20 @@ def read_folder(path: Path, img_size: int, validation: bool = False, quiet: bool
         if not validation and there != ["test"]:
             unused = f", and {there[1]}/ isn't used" if there[1:] else ""
             print(f"{name}: {there[0]}/ is the test split{unused}", file=sys.stderr, flush=True)
-    return _read(name, train, test, path / "train", img_size, validation, quiet)
+    return _read(name, train, test, path / "train", img_size, validation, quiet, classes)
 
 
-def read_csv(path: Path, img_size: int, validation: bool = False, quiet: bool = False) -> Contents:
+def read_csv(
+    path: Path,
+    img_size: int,
+    validation: bool = False,
+    quiet: bool = False,
+    classes: Sequence[str] = (),
+    were_there: Collection[str] = (),
+) -> Contents:
     """Read the pictures that a table names, a row for each, with columns of FILE_COLUMNS and LABEL_COLUMNS, and `split` with
-    train, test or val. Files lie relative to the table's folder. Arguments as of `read_folder`."""
+    train, test or val. Files lie relative to the table's folder. Arguments as of `read_folder`;
+    were_there: names of training files that may be deleted."""
     name = f"csv:{path}"
     parts: dict[str, Files] = {part: [] for part in ("train", *TEST)}
     seen: dict[str, int] = {}
@@ -60,14 +70,17 @@ def read_csv(path: Path, img_size: int, validation: bool = False, quiet: bool = 
             raise UserError(f"{name}: {where}: to forget one of them would leave it in training")
         seen[place] = line
         parts[part].append((place, label))
-    if missing := [file for file in seen if not os.path.isfile(file)]:
+    parts["train"] = [
+        pair for pair in parts["train"] if os.path.isfile(pair[0]) or _name(pair[0], path.parent) not in were_there
+    ]
+    if missing := [file for part in parts.values() for file, _ in part if not os.path.isfile(file)]:
         raise UserError(f"{name}: {len(missing):,} of {len(seen):,} files aren't there: {listed(missing)}")
     test = next((parts[part] for part in TEST if parts[part]), [])
     if not parts["train"]:
         raise UserError(f"{name} has no training images")
     if not test and not validation:
         raise UserError(f"{name} has no rows of split test or val; {NO_TEST}")
-    return _read(name, parts["train"], test, path.parent, img_size, validation, quiet)
+    return _read(name, parts["train"], test, path.parent, img_size, validation, quiet, classes)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -172,10 +185,16 @@ def _column(columns: Sequence[str], wanted: Sequence[str], name: str) -> int:
     return found[0]
 
 
-def _read(name, train, test, root, img_size, validation, quiet):
+def _name(file, root):
+    """What a record calls a file: its path below `root`, where it lies there."""
+    return Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else file
+
+
+def _read(name, train, test, root, img_size, validation, quiet, expected):
     """The Contents of files. test: read only where no validation images stand in for them. root: what files' names are
-    relative to."""
+    relative to. expected: classes of which there may be no training images any more."""
     classes = in_order(label for _, label in train)
+    classes = list(expected) if set(classes) < set(expected) else classes
     needed = (len(train) + len(test)) * 3 * img_size**2
     test = [] if validation else test
     if strange := sorted({label for _, label in test} ^ set(classes)) if test else []:
@@ -193,8 +212,7 @@ def _read(name, train, test, root, img_size, validation, quiet):
     splits = [Split(images[: len(train)], labels[: len(train)]), Split(images[len(train) :], labels[len(train) :])]
     if isinstance(images, ImageFiles):
         splits = [Split(images.take(rows), labels[rows]) for rows in (slice(len(train)), slice(len(train), None))]
-    names = [Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else file for file, _ in train]
-    return Contents(splits[0], splits[1] if test else None, classes, names)
+    return Contents(splits[0], splits[1] if test else None, classes, [_name(file, root) for file, _ in train])
 
 
 def _report_sizes(name, sizes, side):

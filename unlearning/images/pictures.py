@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from unlearning.core.errors import UserError
 
+NOWHERE = ""  # the path of an image that isn't there any more, which is read as black
 LISTED = 10  # files that an error names one by one
 NOT_READ = ("EPS", "MPEG")  # EPS takes a program beside PIL, and of MPEG it knows the header alone
 BITS, PHOTOMETRIC = 258, 262  # tags of TIFF: bits of a pixel; 0 where the smallest value is white
@@ -43,12 +44,15 @@ def read_image(file: str | Path, side: int) -> torch.Tensor:
 def read_images(files: Sequence[str | Path] | np.ndarray, side: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """The pictures in `files`, uint8 (N, 3, side, side), several read at a time, and the width and height of each file.
 
-    Raises UserError that names all files that hold none.
+    One that is NOWHERE is black and has no size. Raises UserError that names all files that hold no picture.
     """
     images, sizes, wrong = torch.empty(len(files), 3, side, side, dtype=torch.uint8), [(0, 0)] * len(files), {}
     warnings.simplefilter("error", Image.DecompressionBombWarning)  # one line says it
 
     def read(row):
+        if files[row] == NOWHERE:
+            images[row] = 0
+            return
         try:
             colours = _colours(files[row])
         except Exception as error:  # PIL's formats fail in a dozen ways

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from unlearning.core.errors import UserError
 from unlearning.images.pictures import read_images
 
 
@@ -63,6 +64,27 @@ class ImageFiles:
         return self
 
 
+class Absent:
+    """Stands for images uint8 of this shape that aren't there any more: whoever wants to look at them is told so."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        """Raises UserError."""
+        what = "are not there any more, and this method looks at them"
+        raise UserError(f"images to be forgotten {what}: finetune, pruneft, lora, loraprune and retrain don't")
+
+    def to(self, device: object) -> torch.Tensor:
+        """Raises UserError."""
+        return self[:]
+
+
 class Contents(NamedTuple):
     """What is read of a data set. test: None where it has no test images and none are asked for. files: the names of the
     training images, where each has a file of its own."""
@@ -75,6 +97,8 @@ class Contents(NamedTuple):
 
 def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":
     """All of two splits' images; both are tensors, or both are ImageFiles."""
+    if absent := [some for some in (images, others) if isinstance(some, Absent)]:
+        return absent[0][:]
     if isinstance(images, ImageFiles):
         return ImageFiles(np.concatenate([images.paths, others.paths]), images.shape[-1])
     return torch.cat([images, others])

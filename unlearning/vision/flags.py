@@ -48,6 +48,9 @@ def method_parser(
         flag("--mean", type=share, nargs="+", metavar="MEAN", help=f"mean {text}")
         flag("--std", type=positive_float, nargs="+", metavar="STD", help=f"standard deviation {text}")
         add_flip_flag(parser)
+    if forget and not original:
+        text = "checkpoint of the same folder or table; images that are missing since are those to be forgotten"
+        flag("--data-of", type=Path, identity=False, metavar="FILE", help=text)
     if forget:
         add_forget_flags(parser)
     flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")

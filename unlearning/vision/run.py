@@ -75,8 +75,8 @@ def execute(
     if begun.finished:
         print(f"there already: {begun.output}", file=sys.stderr, flush=True)
         return begun.output
-    train = begun.dataset.train
-    retain, forget = train.take(forgetting.retain_indices(len(train), begun.forget)), train.take(begun.forget)
+    kept = forgetting.retain_indices(len(begun.dataset.train), begun.forget)
+    retain, forget = begun.dataset.part(kept), begun.dataset.part(begun.forget)
     run = Run(method, Settings(begun.values), begun.compute, begun.dataset, begun.output, begun.snapshot, shared.features)
     before = models.state(begun.model)
     with distributed.process_group(run.compute.device):

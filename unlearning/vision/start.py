@@ -5,7 +5,7 @@ import datetime
 import glob
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from unlearning.core.files import sha256
 from unlearning.core.flags import Parser, PerModel
 from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
+from unlearning.images.records import Known
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
 from unlearning.vision.shared import Shared
@@ -72,11 +73,11 @@ class Start:
 def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared) -> Start:
     """Read what the flags name and check that it fits together; see `run.execute` for what is refused."""
     source, forgets = source_of(args), hasattr(args, "forget_class")
-    dataset = shared.load(source)
+    dataset = _dataset(args, source, shared)
     request = forget_request(args) if forgets else None
     forget, forget_tag = torch.empty(0, dtype=torch.int64), None
     if forgets:
-        forget, forget_tag = (request or forgetting.ForgetRequest()).positions(dataset.train)
+        forget, forget_tag = _forget_set(request, dataset)
     parent = read_original(args, dataset, forget) if hasattr(args, "original") else None
     torch.manual_seed(args.seed)
     model, network = _network(args, dataset, parent)
@@ -109,10 +110,35 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     finished = not args.overwrite and _is_finished(output, same, parser)
     if forgets and not finished and not compute.quiet:
         what = f"{len(forget):,} of {len(dataset.train):,} images: {dataset.in_words(forget, forget_tag or '')}"
-        print(f"forgets {what}", file=sys.stderr, flush=True)
+        gone = f"; {len(dataset.missing):,} of these are not in their files any more" if len(dataset.missing) else ""
+        print(f"forgets {what}{gone}", file=sys.stderr, flush=True)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
+
+
+def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
+    """The data, completed by what the original or the checkpoint of --data-of says of them."""
+    path = getattr(args, "data_of", None)
+    if path is None and not (getattr(args, "original", None) and data.is_own(source.dataset)):
+        return shared.load(source)
+    says = models.load_checkpoint(path or args.original)["data"]
+    dataset = shared.load(replace(source, known=Known.of(says)))
+    if path:
+        data.check_same(path, says, dataset)
+    return dataset
+
+
+def _forget_set(request: forgetting.ForgetRequest | None, dataset: data.Dataset) -> tuple[torch.Tensor, str]:
+    """The forget set and its tag: what is asked for, or else the images that are missing. Raises UserError where images are
+    missing that aren't asked for."""
+    if request is None and len(dataset.missing):
+        classes = forgetting.forgotten_classes(dataset.train.labels, dataset.missing)
+        tag = forgetting.tag_of_classes(classes) if classes else forgetting.tag_of_ids(dataset.missing)
+        return dataset.missing, tag
+    forget, tag = (request or forgetting.ForgetRequest()).positions(dataset.train)
+    dataset.check_missing(forget, tag)
+    return forget, tag
 
 
 def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch.Tensor) -> dict[str, Any]:
