@@ -118,13 +118,14 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
 
 
 def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
-    """The data, completed by what the original or the checkpoint of --data-of says of them."""
-    path = getattr(args, "data_of", None)
-    if path is None and not (getattr(args, "original", None) and data.is_own(source.dataset)):
+    """The data, where they are a user's own completed by what the original or the checkpoint of --data-of says of them."""
+    path = getattr(args, "data_of", None) or (data.is_own(source.dataset) and getattr(args, "original", None))
+    if not path:
         return shared.load(source)
-    says = models.load_checkpoint(path or args.original)["data"]
-    dataset = shared.load(replace(source, known=Known.of(says)))
-    if path:
+    says = models.load_checkpoint(path)["data"]
+    known = Known.of(says)
+    dataset = shared.load(replace(source, known=known))
+    if known or not hasattr(args, "original"):  # else `read_original` looks, after the forget set is known
         data.check_same(path, says, dataset)
     return dataset
 
