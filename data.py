@@ -209,7 +209,8 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
     aren't needed."""
     kind, _, path = name.partition(":")
     if name in READERS:
-        return Contents(*READERS[name](root, quiet))
+        train, test, classes = READERS[name](root, quiet)
+        return Contents(Split(train.images, train.labels), test, classes)
     if not is_own(name):
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if kind == "npz":
