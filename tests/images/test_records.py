@@ -18,6 +18,7 @@ import rfau
 from baselines import badteacher, control, gradascent, randomlabel, sisa
 from tests.helpers import call, files, one_line, rows_of
 from unlearning.core.errors import UserError
+from unlearning.core.files import write_torch
 from unlearning.exact.backbone import write_backbone
 from unlearning.exact.system import read_system
 from unlearning.images import folders
@@ -140,6 +141,38 @@ def test_others_that_are_missing_or_changed_are_named(place, without, tmp_path, 
     assert code == 2 and line.endswith("1 files with other pixels or another label: cat/3.png")
     code, line = one_line(retrain, capsys, *flags_of(retrain, place, without), "--output", tmp_path / "y.pth")
     assert code == 2 and "cat/3.png" in line and not (tmp_path / "y.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"files": {}},
+        {
+            "files": {
+                "names": ["a", 3],
+                "digests": torch.zeros(2, dtype=torch.int64),
+                "labels": torch.zeros(2, dtype=torch.int64),
+            }
+        },
+        {
+            "files": {
+                "names": ["a"],
+                "digests": torch.zeros(2, dtype=torch.int64),
+                "labels": torch.zeros(1, dtype=torch.int64),
+            }
+        },
+        {"files": {"names": ["a"], "digests": torch.zeros(1), "labels": torch.zeros(1, dtype=torch.int64)}},
+        {"classes": 3},
+        {"test_fingerprint": None},
+    ],
+)
+def test_a_damaged_record_is_one_line(place, without, tmp_path, capsys, damage):
+    content = models.load_checkpoint(place / "original.pth")
+    content["data"] |= damage
+    write_torch(tmp_path / "bad.pth", content)
+    flags = ("--dataset", f"folder:{without}", *COMMON, "--original", tmp_path / "bad.pth")
+    code, line = one_line(finetune, capsys, *flags, "--output", tmp_path / "x.pth")
+    assert code == 2 and line == "finetune.py: what a checkpoint says of its data's files is damaged"
 
 
 def test_a_changed_test_image_is_noticed(place, without, tmp_path, capsys):

@@ -20,6 +20,7 @@ from unlearning.vision import feature_cache
 from unlearning.vision.identity import canonical, digest, first_parent, identity, of_checkpoint
 from unlearning.vision.shared import Shared
 
+SINCE = {"no_flip": False}  # settings of a recipe that are left out where they are off
 Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
 
 
@@ -276,12 +277,12 @@ def other_recipes(entries: Iterable[Entry]) -> list[str]:
     entries = sorted(entries, key=lambda entry: entry.method != "original")  # named itself, where it is there
     found: dict[tuple[Path, str], str] = {}
     for retrain in [entry for entry in entries if entry.method == "retrain"]:
-        own = retrain.identity["settings"]
+        own = SINCE | retrain.identity["settings"]
         for entry in entries:
             original = first_parent(entry.identity)
             if original["method"] != "original" or (entry.network, entry.seed) != (retrain.network, retrain.seed):
                 continue
-            theirs = original["settings"]
+            theirs = SINCE | original["settings"]
             what = ", ".join(f"{k} {own[k]} for {theirs[k]}" for k in own if k in theirs and own[k] != theirs[k])
             name = entry.path.name if entry.method == "original" else f"what {entry.path.name} started from"
             if what:

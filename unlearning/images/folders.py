@@ -1,6 +1,7 @@
 """Pictures in files of their own: `folder:PATH`, a folder for each class, and `csv:FILE`, a table of files and labels."""
 
 import csv
+import io
 import os
 import sys
 from collections import Counter
@@ -152,7 +153,7 @@ def _rows(path, name):
     except UnicodeDecodeError:
         raise UserError(f"{name} is not a text in UTF-8") from None
     header = text.partition("\n")[0]
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=max(",;\t", key=header.count), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
     try:
         columns = [column.strip().lower() for column in next(reader, [])]
         places = [_column(columns, wanted, name) for wanted in (FILE_COLUMNS, LABEL_COLUMNS)]

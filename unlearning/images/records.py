@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unlearning.core.errors import UserError
 from unlearning.images.pictures import NOWHERE, listed
 from unlearning.images.splits import Contents, ImageFiles, Split
 
@@ -59,8 +60,16 @@ class Known:
 
     @classmethod
     def of(cls, says: Mapping[str, Any]) -> "Known | None":
-        """None where it keeps no files: data of other kinds, and checkpoints of earlier versions."""
-        return cls(says["fingerprint"], says) if "files" in says else None
+        """None where it keeps no files: data of other kinds, and checkpoints of earlier versions. Raises UserError for a
+        damaged one."""
+        if "files" not in says:
+            return None
+        names, numbers = says["files"].get("names"), [says["files"].get(key) for key in ("digests", "labels")]
+        sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        sound &= all(isinstance(x, torch.Tensor) and x.shape == (len(names),) and x.dtype == torch.int64 for x in numbers)
+        if not (sound and isinstance(says.get("classes"), list) and isinstance(says.get("test_fingerprint"), str)):
+            raise UserError("what a checkpoint says of its data's files is damaged")
+        return cls(says["fingerprint"], says)
 
     @property
     def files(self) -> Files:
