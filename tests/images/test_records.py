@@ -1,6 +1,8 @@
 """A folder without the images to be forgotten, which are deleted: runs and scores are as with them, but for their pixels."""
 
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +21,13 @@ from baselines import badteacher, control, gradascent, randomlabel, sisa
 from tests.helpers import call, files, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
+from unlearning.evaluation import entries
+from unlearning.evaluation.flags import Scoring
 from unlearning.exact.backbone import write_backbone
 from unlearning.exact.system import read_system
+from unlearning.experiments import audit
 from unlearning.images import folders
+from unlearning.vision.shared import Shared
 
 CLASSES = ("ant", "bee", "cat")
 GONE = {"ant/1.png": 1, "bee/2.png": 8}  # names and numbers
@@ -275,3 +281,19 @@ def test_a_system_deletes_images_that_are_gone_already(place, tmp_path, capsys):
     assert read_system(folder)["deleted"].tolist() == kept[:2]
     call(sisa, "delete", folder, "--ids", kept[2], "--quiet")  # and later those that are still there
     assert read_system(folder)["deleted"].tolist() == kept[:3]
+    (without,) = rows_of(folder, "--weights", tmp_path / "nowhere", beneath=False)
+    for number in kept[:2]:
+        shutil.copy(place / "pets" / "train" / names[number], tmp_path / "pets" / "train" / names[number])
+    (whole,) = rows_of(folder, "--weights", tmp_path / "nowhere", beneath=False)
+    assert "missing" in without["metrics"]["UA"] and "mean" in whole["metrics"]["UA"]
+    assert all(without["metrics"][key] == whole["metrics"][key] for key in ("RA", "TA"))
+
+
+def test_an_audit_needs_all_images(place, without):
+    """It compares what many networks answer on them."""
+    args = evaluate.parser().parse_args([str(place / "finetune.pth"), "--dataset", f"folder:{without}", "--quiet"])
+    scoring = Scoring.from_flags(args)
+    entry = entries.describe(place / "finetune.pth", scoring, Shared())
+    moved = replace(entry, source=entry.source.at(f"folder:{without}"), forgets=((entry.forget, entry.forget_tag),))
+    with pytest.raises(UserError, match=r"2 training images, number 1, 8, are missing.*an audit looks at all of them"):
+        audit._answers(moved, SimpleNamespace(scoring=scoring), Shared())
