@@ -272,13 +272,13 @@ def check_same(path: str | Path, known: Mapping[str, Any], dataset: Dataset) -> 
         for trait, words in TRAITS.items()
         if known.get(trait, own[trait]) != own[trait]
     ]
-    if dataset.files and (record := Known.of(known)):
-        differing += record.files.differing(dataset.files)
     theirs = known.get("classes", own["classes"])
     if theirs != own["classes"]:
         gone, new = ([name for name in a if name not in b] for a, b in ((theirs, own["classes"]), (own["classes"], theirs)))
         parts = [f"{word} {listed(names)}" for word, names in (("without", gone), ("with", new)) if names]
         differing.append(f"its classes {' and '.join(parts) or 'in another order'}")
+    if dataset.files and known.get("side") == own["side"] and (record := Known.of(known)):
+        differing += record.files.differing(dataset.files)
     alike = (
         "as many images of the same classes, but other pixels or labels"
         if "classes" in known

@@ -120,7 +120,7 @@ def rank_alone(labels, count):
     rank = torch.empty(len(labels), dtype=torch.float64)
     for position in order.tolist():
         label = labels[position].item()
-        rank[position] = (place[label] + 0.5) / (labels == label).sum()
+        rank[position] = (place[label] + 0.5) / int((labels == label).sum())
         place[label] += 1
     return rank.argsort(stable=True)[:count].sort().values
 

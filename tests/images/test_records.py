@@ -139,12 +139,13 @@ def test_others_that_are_missing_or_changed_are_named(place, without, tmp_path, 
     shutil.copy(without / "train/cat/0.png", without / "train/cat/9.png")
     code, line = one_line(finetune, capsys, *flags, "--overwrite")
     assert (
-        code == 2 and "18 training images, not 17; 2 files missing: ant/1.png, bee/2.png; 1 files new: cat/9.png; " in line
+        code == 2
+        and "18 training images, not 17; missing files (2): ant/1.png, bee/2.png; new files (1): cat/9.png; " in line
     )
-    assert line.endswith("1 files with other pixels or another label: cat/3.png")
+    assert line.endswith("files with other pixels or another label (1): cat/3.png")
     (without / "train/cat/9.png").unlink()
     code, line = one_line(finetune, capsys, *flags, "--overwrite")
-    assert code == 2 and line.endswith("1 files with other pixels or another label: cat/3.png")
+    assert code == 2 and line.endswith("files with other pixels or another label (1): cat/3.png")
     code, line = one_line(retrain, capsys, *flags_of(retrain, place, without), "--output", tmp_path / "y.pth")
     assert code == 2 and "cat/3.png" in line and not (tmp_path / "y.pth").exists()
 

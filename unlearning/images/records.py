@@ -44,8 +44,8 @@ class Files:
         a, b = (torch.tensor([places[name] for name in same], dtype=torch.int64) for places in (own, theirs))
         unlike = (self.digests[a] != other.digests[b]) | (self.labels[a] != other.labels[b])
         changed = [same[place] for place in unlike.nonzero().squeeze(1).tolist()]
-        kinds = (("missing", gone), ("new", new), ("with other pixels or another label", changed))
-        return [f"{len(names):,} files {kind}: {listed(names)}" for kind, names in kinds if names]
+        kinds = (("missing files", gone), ("new files", new), ("files with other pixels or another label", changed))
+        return [f"{kind} ({len(names):,}): {listed(names)}" for kind, names in kinds if names]
 
 
 @dataclass(frozen=True)
