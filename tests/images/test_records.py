@@ -135,6 +135,10 @@ def test_others_that_are_missing_or_changed_are_named(place, without, tmp_path, 
     )
     for asked in (("--forget-class", 0, 1), ("--forget-file", place / "ids.txt")):
         assert call(finetune, *flags, *asked, "--overwrite").exists()
+    shutil.copy(without / "train/cat/5.png", without / "train/cat/6.png")  # of the last image, one more
+    code, line = one_line(finetune, capsys, *flags, "--overwrite")
+    assert code == 2 and line.endswith("missing files (2): ant/1.png, bee/2.png; new files (1): cat/6.png")
+    (without / "train/cat/6.png").unlink()
     shutil.copy(without / "train/cat/0.png", without / "train/cat/3.png")
     shutil.copy(without / "train/cat/0.png", without / "train/cat/9.png")
     code, line = one_line(finetune, capsys, *flags, "--overwrite")
@@ -206,6 +210,14 @@ def test_the_same_images_are_drawn_of_a_folder_that_lacks_some(place, without):
             assert found.fingerprint == there.fingerprint or not len(gone)
         else:  # one of them is held out, on which nothing can be scored
             assert found.fingerprint != there.fingerprint
+
+
+def test_other_settings_are_other_data_though_files_are_missing(place, without):
+    whole = data.Source(f"folder:{place / 'pets'}", place, img_size=8)
+    known = data.Known.of(whole.described(whole.load()))
+    assert data.load(f"folder:{without}", img_size=8, known=known).fingerprint == known.fingerprint
+    fewer = data.load(f"folder:{without}", img_size=8, known=known, subset=17)
+    assert len(fewer.missing) and fewer.fingerprint != known.fingerprint
 
 
 def test_a_table_may_name_files_that_are_gone(place, without):
