@@ -34,6 +34,7 @@ METHODS = (finetune, pruneft, lora, loraprune, rfau, control, gradascent, random
 CIRCUMSTANCES = {
     "help",
     "original",
+    "data_of",
     "device",
     "cache",
     "weights",
@@ -42,8 +43,8 @@ CIRCUMSTANCES = {
     "quiet",
     "data_dir",
     "plot",
-    "list_classes",
 }
+CIRCUMSTANCES |= {"list_classes"}
 COST = {"seconds": 0.0, "memory_mib": 0.0, "trainable": 1, "steps": 1, "moved": 1}
 
 
