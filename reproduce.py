@@ -112,7 +112,7 @@ def parser() -> Parser:
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
     flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    flag("--img-size", type=positive_int, default=32, help="side of folder: images (default: 32)")
+    flag("--img-size", type=positive_int, default=32, help="side of folder: and csv: images (default: 32)")
     flag("--model", nargs="+", help="networks (default: the preset's)")
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
     flag("--subset", type=positive_int, help="training images, all classes alike (default: the preset's)")
