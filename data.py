@@ -6,12 +6,13 @@ after loading: a batch is one index into a tensor. Only a folder of more than 8 
 unlearning/images/ reads the files, and finds the images that a request names.
 """
 
-import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.images import forgetting
-from unlearning.images.folders import read_folder
+from unlearning.images.arrays import read_npz
+from unlearning.images.folders import read_csv, read_folder
+from unlearning.images.pictures import listed
 from unlearning.images.readers import READERS
-from unlearning.images.splits import ImageFiles, Split
+from unlearning.images.records import Files, Known, completed, fingerprint
+from unlearning.images.splits import Absent, Contents, ImageFiles, Split
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
-NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH")
+NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH", "csv:FILE", "npz:FILE")
+OWN = ("folder", "csv", "npz")  # what names of a user's own images begin with, before a colon and a path
 SIZES = {  # training and test images
     "digits": (1433, 364),
     "fashion-mnist": (60_000, 10_000),
@@ -45,13 +50,15 @@ NORMALISATION = {
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 NEUTRAL = (0.5, 0.5)  # for any other images: -1 to 1
+TRAITS = {"train": "training images", "test": "test images", "side": "pixels a side"}  # of `_traits`, in words
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A training and a test split; `tag` names them in file names, `fingerprint` is a SHA-256 of every byte of both.
 
-    normalisation: mean and standard deviation of each channel for networks that start afresh, pixels from 0 to 1.
+    normalisation: mean and standard deviation of each channel for networks that start afresh, pixels from 0 to 1. files: of
+    a user's own data. missing: int64 positions of the training images whose files aren't there any more.
     """
 
     tag: str
@@ -61,6 +68,22 @@ class Dataset:
     flip: bool
     fingerprint: str
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    files: Files | None = None
+    missing: torch.Tensor = field(default_factory=partial(torch.empty, 0, dtype=torch.int64))
+
+    def part(self, rows: torch.Tensor) -> Split:
+        """The training images at int64 positions `rows`; where some are missing, labels and the number of images alone."""
+        taken = self.train.take(rows)
+        if torch.isin(self.missing, rows).any():
+            nothing: Any = Absent((len(rows), *self.train.images.shape[1:]))
+            return Split(nothing, taken.labels)
+        return taken
+
+    def check_missing(self, forget: torch.Tensor, tag: str) -> None:
+        """Raise UserError where other images than those at the int64 positions `forget` are missing."""
+        if len(lost := self.missing[~torch.isin(self.missing, forget)]):
+            what = f"{len(lost):,} training images, number {listed(list(map(str, lost.tolist())))}, are missing"
+            raise UserError(f"{self.tag}: {what}, which are not among those to be forgotten ({tag})")
 
     def in_words(self, forget: torch.Tensor, tag: str) -> str:
         """A forget set as `forgetting.in_words` says it."""
@@ -74,7 +97,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """What the data flags name: the arguments of `load`. quiet makes no other source."""
+    """What the data flags name: the arguments of `load`. quiet makes no other source.
+
+    known: what a checkpoint says of these data, by which they are known again though images to be forgotten are deleted.
+    """
 
     dataset: str
     data_dir: Path
@@ -83,6 +109,10 @@ class Source:
     img_size: int = 32
     test_subset: int | None = None
     quiet: bool = field(default=False, compare=False)
+    known: Known | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", one_spelling(self.dataset))
 
     def load(self) -> Dataset:
         """Read the data set."""
@@ -90,13 +120,24 @@ class Source:
 
     def described(self, dataset: Dataset) -> dict[str, Any]:
         """What a file says of the data that it was made with."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("data_dir", "quiet")}
-        return own | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
+        own = {name: getattr(self, name) for name in FLAGS} | {"tag": dataset.tag, "fingerprint": dataset.fingerprint}
+        kept = {"files": vars(dataset.files), "test_fingerprint": fingerprint(dataset.test)} if dataset.files else {}
+        return own | _traits(dataset) | kept
+
+    @property
+    def is_there(self) -> bool:
+        """False for a user's own data that aren't where their name says."""
+        return not is_own(self.dataset) or Path(self.dataset.partition(":")[2]).exists()
+
+    def at(self, place: str | None) -> "Source":
+        """The same where it lies by now, `place`, if it and that are a user's own data."""
+        return replace(self, dataset=place) if place and is_own(place) and is_own(self.dataset) else self
 
     @classmethod
     def of(cls, spec: dict[str, Any], data_dir: Path, quiet: bool = False) -> "Source":
         """The source that `described` has written; files of earlier versions don't know --test-subset."""
-        return cls(data_dir=data_dir, quiet=quiet, **{name: spec[name] for name in FLAGS if name in spec})
+        own = {name: spec[name] for name in FLAGS if name in spec}
+        return cls(data_dir=data_dir, quiet=quiet, known=Known.of(spec), **own)
 
 
 def load(
@@ -107,48 +148,160 @@ def load(
     img_size: int = 32,
     test_subset: int | None = None,
     quiet: bool = False,
+    known: Known | None = None,
 ) -> Dataset:
     """Load a data set by name (one of NAMES).
 
     subset: keep this many training images, the same share of every class, drawn with a fixed seed.
     validation: hold this share of the training images out and put it in the test split's place, for choosing
         hyper-parameters without looking at test images.
-    img_size: side in pixels to which `folder:PATH` images are resized; ignored elsewhere.
+    img_size: side in pixels to which images of `folder:PATH` and `csv:FILE` are resized; ignored elsewhere.
     test_subset: as `subset`, of the test images (of the held-out ones, where there are such).
-    quiet: no progress bar where files are downloaded.
-    Raises UserError when the name is unknown or a file can't be had.
+    quiet: no progress bar where files are downloaded, and no word about what is skipped and resized.
+    known: what a checkpoint says of these data; if nothing but files of training images has gone since, they are the same.
+    Raises UserError when the name is unknown, or a file can't be had or read.
     """
-    root, name = Path(data_dir), dataset
-    if name.startswith("folder:"):
-        train, test, classes = read_folder(Path(name.removeprefix("folder:")), img_size)
-    elif name in READERS:
-        train, test, classes = READERS[name](root, quiet)
-    else:
-        raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
-    tag = short_name(name) + (f"-{img_size}px" if name.startswith("folder:") and img_size != 32 else "")
-    if validation:
-        held_out = stratified(train.labels, round(validation * len(train)))
-        kept = torch.ones(len(train), dtype=torch.bool)
-        kept[held_out] = False
-        train, test = train.take(kept), train.take(held_out)
-    if subset:
-        train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {tag}")
-    if test_subset:
-        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {tag}")
+    name = one_spelling(dataset)
+    whole = _read(name, Path(data_dir), validation > 0, img_size, quiet, known)
+    files, gone = Files.of(whole) if whole.files else None, torch.zeros(len(whole.train), dtype=torch.bool)
+    if known and files:
+        whole, files, gone = completed(whole, files, known)
+    train, test = _chosen(whole, name, subset, validation, test_subset, quiet)
+    missing = gone[train.source[1]].nonzero().squeeze(1)
+    train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
+    digest = fingerprint(train, test)
+    if known and len(missing) and fingerprint(test) == known.says["test_fingerprint"]:
+        wanted = {"subset": subset, "validation": validation, "img_size": img_size, "test_subset": test_subset}
+        digest = known.fingerprint if all(known.says[flag] == value for flag, value in wanted.items()) else digest
+    tag = short_name(name) + (f"-{digest[:6]}" if is_own(name) else "")
+    tag += f"-{img_size}px" if name.startswith(("folder:", "csv:")) and img_size != 32 else ""
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
-    train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
-    known = "cifar10" if tuple(classes) == CIFAR10_CLASSES else name
-    mean, std = ((value,) * train.images.shape[1] for value in NEUTRAL)
-    constants = NORMALISATION.get(known, (mean, std))
-    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test), constants)
+    constants = _constants("cifar10" if tuple(whole.classes) == CIFAR10_CLASSES else name, train.images.shape[1])
+    return Dataset(tag, train, test, tuple(whole.classes), name not in UPRIGHT, digest, constants, files, missing)
+
+
+def _constants(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel: the published ones, or for other images NEUTRAL."""
+    mean, std = ((value,) * channels for value in NEUTRAL)
+    return NORMALISATION.get(name, (mean, std))
+
+
+def _chosen(
+    whole: Contents, name: str, subset: int | None, validation: float, test_subset: int | None, quiet: bool
+) -> tuple[Split, Split]:
+    """The training and the test images that the arguments of `load` choose of a whole data set."""
+    train, test, classes, title = whole.train, whole.test, whole.classes, short_name(name)
+    if validation:
+        train, test = _held_out(train, validation, classes, quiet)
+    assert test is not None  # readers refuse what has no test images
+    if subset:
+        train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {title}")
+    if test_subset:
+        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {title}")
+    return train, test
+
+
+def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, known: Known | None) -> Contents:
+    """What the data set's reader finds. root: folder of files that a name stands for; validation: True where test images
+    aren't needed."""
+    kind, _, path = name.partition(":")
+    if name in READERS:
+        train, test, classes = READERS[name](root, quiet)
+        return Contents(Split(train.images, train.labels), test, classes)
+    if not is_own(name):
+        raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
+    if kind == "npz":
+        return read_npz(Path(path), validation, quiet)
+    classes = known.says["classes"] if known else ()
+    if kind == "folder":
+        return read_folder(Path(path), img_size, validation, quiet, classes)
+    return read_csv(Path(path), img_size, validation, quiet, classes, set(known.files.names) if known else set())
+
+
+def _held_out(train: Split, share: float, classes: Sequence[str], quiet: bool) -> tuple[Split, Split]:
+    """The training images without a share of them, and that share. Of each class one image at least is on either side, where
+    there are enough; a class of which none is held out is named."""
+    count = round(share * len(train))
+    if not 0 < count < len(train):
+        raise UserError(f"--validation {share:g}: it would hold {count} of {len(train)} training images out")
+    held_out = stratified(train.labels, count, left=1)
+    kept = torch.ones(len(train), dtype=torch.bool)
+    kept[held_out] = False
+    train, test = train.take(kept), train.take(held_out)
+    for where, split in (("is held out", test), ("stays for training", train)):
+        lost = [forgetting.class_name(classes, c) for c in range(len(classes)) if c not in split.labels]
+        if lost and not quiet:
+            print(f"--validation {share:g}: no image {where} of class {listed(lost)}", file=sys.stderr, flush=True)
+    return train, test
+
+
+def is_own(name: str) -> bool:
+    """True for a data set that is a user's own, which lies where its name says."""
+    return name.partition(":")[0] in OWN and ":" in name
+
+
+def one_spelling(name: str) -> str:
+    """A data set's name, of a path one spelling: relative to the current folder where it lies in it, else absolute."""
+    if not is_own(name):
+        return name
+    kind, _, path = name.partition(":")
+    place = Path(os.path.abspath(os.path.expanduser(path)))
+    return f"{kind}:{place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place}"
 
 
 def short_name(name: str) -> str:
-    """A data set's name in those of files: folder:../many/ is many."""
-    return Path(os.path.abspath(name.removeprefix("folder:"))).name if name.startswith("folder:") else name
+    """A data set's name in those of files: folder:../many/ is many, csv:list.csv is list."""
+    if not is_own(name):
+        return name
+    kind, _, path = name.partition(":")
+    place = Path(os.path.abspath(os.path.expanduser(path)))
+    return place.name if kind == "folder" else place.stem
+
+
+def check_same(path: str | Path, known: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise UserError, which says what differs, unless `dataset` is what the file `path` was made with. known: what
+    `Source.described` wrote into it; files of earlier versions say less."""
+    if known["fingerprint"] == dataset.fingerprint:
+        return
+    own = _traits(dataset)
+    differing = [
+        f"{known[trait]} {words}, not {own[trait]}"
+        for trait, words in TRAITS.items()
+        if known.get(trait, own[trait]) != own[trait]
+    ]
+    theirs = known.get("classes", own["classes"])
+    if theirs != own["classes"]:
+        gone, new = ([name for name in a if name not in b] for a, b in ((theirs, own["classes"]), (own["classes"], theirs)))
+        parts = [f"{word} {listed(names)}" for word, names in (("without", gone), ("with", new)) if names]
+        differing.append(f"its classes {' and '.join(parts) or 'in another order'}")
+    if dataset.files and known.get("side") == own["side"] and (record := Known.of(known)):
+        differing += record.files.differing(dataset.files)
+    alike = (
+        "as many images of the same classes, but other pixels or labels"
+        if "classes" in known
+        else "their fingerprints differ"
+    )
+    what = "; ".join(differing) or alike
+    raise UserError(f"{path} was trained on {known.get('tag', 'other data')}, not on this {dataset.tag}: {what}")
+
+
+def _traits(dataset: Dataset) -> dict[str, Any]:
+    """What tells data sets apart in words."""
+    counts = {"train": len(dataset.train), "test": len(dataset.test)}
+    return {**counts, "side": dataset.train.images.shape[-1], "classes": list(dataset.classes)}
+
+
+def class_table(dataset: Dataset) -> str:
+    """Number, name and numbers of training and test images of each class, a line for each."""
+    from tabulate import tabulate
+
+    counts = (split.labels.bincount(minlength=len(dataset.classes)).tolist() for split in (dataset.train, dataset.test))
+    rows = [[place, *row] for place, row in enumerate(zip(dataset.classes, *counts, strict=True))]
+    header = ("number", "class", "training images", "test images")
+    return tabulate(rows, header, "plain", disable_numparse=[1]) + "\n"
 
 
 def batches(images: "torch.Tensor | ImageFiles", order: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -190,17 +343,23 @@ def _thinned(split, count, classes, complaint):
     return split.take(stratified(split.labels, count))
 
 
-def stratified(labels: torch.Tensor, count: int) -> torch.Tensor:
+def stratified(labels: torch.Tensor, count: int, left: int = 0) -> torch.Tensor:
     """Sorted int64 positions of `count` images, spread over the classes as evenly as their sizes allow.
 
-    The draw has a fixed seed of its own, so that every training seed sees the same images.
+    Where `count` is enough, each class gives at least one image; `left` of each class are never drawn. The draw has a fixed
+    seed of its own, so that every training seed sees the same images.
     """
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(labels), generator=generator)
     rank = torch.empty(len(labels), dtype=torch.float64)
+    first, last = [], []
     for label in labels.unique():  # a member's place within its class, as a share of that class
         members = order[labels[order] == label]
         rank[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+        first += members[: 1 if len(members) > left else 0].tolist()
+        last += members[len(members) - left :].tolist()
+    if len(first) <= count <= len(labels) - len(last):
+        rank[first], rank[last] = -1.0, 2.0  # before and behind all others; no draw changes that was so anyway
     return rank.argsort(stable=True)[:count].sort().values
 
 
@@ -227,15 +386,3 @@ def random_flip(images: torch.Tensor) -> torch.Tensor:
 def crop_and_flip(images: torch.Tensor) -> torch.Tensor:
     """`random_crop`, then `random_flip`."""
     return random_flip(random_crop(images))
-
-
-def _fingerprint(*splits):
-    digest = hashlib.sha256()
-    for split in splits:
-        for part in (split.images, split.labels):
-            digest.update(str(tuple(part.shape)).encode())
-            if isinstance(part, ImageFiles):  # their bytes would take as long as an epoch
-                digest.update("".join(f"{Path(path).name} {os.path.getsize(path)}\n" for path in part.paths).encode())
-            else:
-                digest.update(part.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -18,13 +18,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import data
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.reports import answers, tables
-from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag
+from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag, source_of
 from unlearning.vision.shared import Shared
 
 
@@ -61,6 +62,9 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
 
     if args.list:
         print(listing.listing(args.weights), end="")
+        return
+    if args.list_classes:
+        print(data.class_table((shared or Shared()).load(source_of(args))), end="")
         return
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")

@@ -116,7 +116,7 @@ def parser() -> Parser:
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
     flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    flag("--img-size", type=positive_int, default=32, help="side of folder: images (default: 32)")
+    flag("--img-size", type=positive_int, default=32, help="side of folder: and csv: images (default: 32)")
     flag("--model", nargs="+", help="networks (default: the preset's)")
     text = "files to start from, one for each network; Retrain is then made only if --methods names it"
     flag("--original", nargs="+", type=Path, metavar="FILE", help=text)

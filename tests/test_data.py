@@ -81,6 +81,100 @@ def test_a_stratified_draw_is_even_over_equal_classes(classes, each, draw):
     assert per_class.max() - per_class.min() <= 1
 
 
+def per_class(split, classes):
+    return split.labels.bincount(minlength=classes).tolist()
+
+
+def uneven(root, sizes=(40, 40, 4, 1)):
+    """A folder of classes of these sizes, two test images each."""
+    for part in ("train", "test"):
+        for label, size in enumerate(sizes):
+            (root / part / f"c{label}").mkdir(parents=True)
+            for i in range(size if part == "train" else 2):
+                Image.new("RGB", (8, 8), (label, i, 0)).save(root / part / f"c{label}" / f"{i}.png")
+    return f"folder:{root}"
+
+
+def test_a_subset_keeps_an_image_of_every_class(tmp_path, capsys):
+    name = uneven(tmp_path)
+    assert per_class(data.load(name, img_size=8, subset=8).train, 4) == [3, 3, 1, 1]
+    assert per_class(data.load(name, img_size=8, subset=4, test_subset=4).train, 4) == [1, 1, 1, 1]
+    held = data.load(name, img_size=8, validation=0.1, test_subset=5)
+    assert per_class(held.train, 4) == [36, 37, 3, 1] and per_class(held.test, 3) == [2, 2, 1]
+    assert capsys.readouterr().err == "--validation 0.1: no image is held out of class 3 (c3)\n"
+    data.load(name, img_size=8, validation=0.03)
+    assert "no image is held out of class 3 (c3)" in capsys.readouterr().err
+    data.load(name, img_size=8, validation=0.97)
+    assert "no image stays for training of class " in capsys.readouterr().err
+    data.load(name, img_size=8, validation=0.03, quiet=True)
+    assert not capsys.readouterr().err
+    for share, count in ((0.001, 0), (0.999, 85)):
+        with pytest.raises(UserError, match=f"--validation {share}: it would hold {count} of 85 training images out"):
+            data.load(name, img_size=8, validation=share)
+
+
+def rank_alone(labels, count):
+    """The draw of earlier versions, which may leave classes out."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    place = {label: 0 for label in labels.tolist()}
+    rank = torch.empty(len(labels), dtype=torch.float64)
+    for position in order.tolist():
+        label = labels[position].item()
+        rank[position] = (place[label] + 0.5) / int((labels == label).sum())
+        place[label] += 1
+    return rank.argsort(stable=True)[:count].sort().values
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=6), st.data())
+def test_a_draw_with_every_class_is_what_it_was(sizes, draw):
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    count = draw.draw(st.integers(1, len(labels)))
+    before, now, held = rank_alone(labels, count), data.stratified(labels, count), data.stratified(labels, count, left=1)
+    rest = forgetting.retain_indices(len(labels), before)
+    every = len(labels[before].unique()) == len(sizes)
+    assert len(now) == len(held) == count
+    if every or count < len(sizes):
+        assert torch.equal(now, before)
+    else:
+        assert len(labels[now].unique()) == len(sizes)
+    if every and len(labels[rest].unique()) == len(sizes):
+        assert torch.equal(held, before)
+    elif len(sizes) <= count <= len(labels) - len(sizes):
+        assert all(size == 1 or 0 < (labels[held] == c).sum() < size for c, size in enumerate(sizes))
+
+
+def test_data_that_differ_are_told_apart_in_words(tmp_path):
+    """What a file says of its data, against data with one thing changed; files of earlier versions say less."""
+    name = uneven(tmp_path, (4, 4))
+    source = data.Source(name, tmp_path, img_size=8)
+    there = source.load()
+    known = source.described(there)
+    data.check_same("x.pth", known, there)
+    pixels = dataclasses.replace(there, fingerprint="1" * 64)
+    fewer = dataclasses.replace(pixels, train=there.train.take(slice(7)), classes=("c0", "cat"))
+    larger = data.load(name, img_size=16)
+    begin = f"x.pth was trained on {there.tag}, not on this"
+    for other, what in (
+        (pixels, f"{there.tag}: as many images of the same classes, but other pixels or labels"),
+        (fewer, f"{there.tag}: 8 training images, not 7; its classes without c1 and with cat"),
+        (dataclasses.replace(pixels, classes=("c1", "c0")), f"{there.tag}: its classes in another order"),
+        (dataclasses.replace(pixels, test=there.test.take(slice(1))), f"{there.tag}: 4 test images, not 1"),
+        (larger, f"{larger.tag}: 8 pixels a side, not 16"),
+    ):
+        with pytest.raises(UserError) as error:
+            data.check_same("x.pth", known, other)
+        assert str(error.value) == f"{begin} {what}"
+    old = {key: known[key] for key in ("tag", "fingerprint", "dataset", "img_size")}
+    with pytest.raises(UserError, match=r"not on this .*: their fingerprints differ"):
+        data.check_same("x.pth", old, fewer)
+
+
+def test_a_table_of_classes(tmp_path):
+    table = data.class_table(data.load(uneven(tmp_path, (3, 1)), img_size=8)).splitlines()
+    assert [line.split() for line in table[1:]] == [["0", "c0", "3", "2"], ["1", "c1", "1", "2"]]
+
+
 def test_random_crop_moves_each_image_by_its_own_whole_offset():
     images = torch.arange(1, 3 * 2 * 16 * 16 + 1, dtype=torch.float32).remainder(251).to(torch.uint8).view(3, 2, 16, 16)
     torch.manual_seed(0)
@@ -238,10 +332,17 @@ def test_a_folder_has_one_name_however_it_is_written(tmp_path, monkeypatch):
     folder_of_images(tmp_path / "many")
     monkeypatch.chdir(tmp_path)
     written = ("folder:many", "folder:./many", "folder:many/", f"folder:{tmp_path}/many")
-    assert {data.load(name, img_size=8).tag for name in written} == {"many-8px"}
+    loaded = data.load("folder:many", img_size=8)
+    assert loaded.tag == f"many-{loaded.fingerprint[:6]}-8px"
+    assert {data.load(name, img_size=8).tag for name in written} == {loaded.tag}
+    assert {data.Source(name, tmp_path) for name in written} == {data.Source("folder:many", tmp_path)}
+    assert data.Source("folder:many", tmp_path).described(loaded)["dataset"] == "folder:many"
+    monkeypatch.setenv("HOME", str(tmp_path))  # a shell leaves the sign as it is after a colon
+    assert data.Source("folder:~/many", tmp_path) == data.Source("folder:many", tmp_path)
     monkeypatch.chdir(tmp_path / "many")
-    assert data.load("folder:.", img_size=8).tag == "many-8px"
+    assert data.load("folder:.", img_size=8).tag == loaded.tag
     assert data.short_name("cifar10") == "cifar10" and data.short_name("folder:../x/y") == "y"
+    assert data.short_name("csv:a/list.csv") == "list" and data.short_name("npz:list.npz") == "list"
 
 
 def test_folder_format_and_class_order(tmp_path):

@@ -129,7 +129,35 @@ def test_data_of_one_name_are_told_apart(tmp_path):
         paths.append(call(retrain, *common, "--forget-class", 1, "--quiet", "--output", tmp_path / f"{side}.pth"))
     rows = rows_of(*paths, "--weights", tmp_path / "nowhere", beneath=False)
     assert [row["n"] for row in rows] == [1, 1]
-    assert len({row["dataset"] for row in rows}) == 2 and all(row["dataset"].startswith("images-8px (") for row in rows)
+    tags = {f"images-{models.load_checkpoint(path)['data']['fingerprint'][:6]}-8px" for path in paths}
+    assert {row["dataset"] for row in rows} == tags and len(tags) == 2
+
+
+def test_images_that_have_moved_are_looked_for_where_dataset_says(tmp_path, capsys):
+    old, new, other = (tmp_path / name / "images" for name in ("old", "new", "other"))
+    noisy_folder(old, ("ant", "bee", "cat"))
+    flags = ("--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet", "--forget-class", 1)
+    path = call(retrain, "--dataset", f"folder:{old}", *flags, "--output", tmp_path / "x.pth")
+    asked = (path, "--weights", tmp_path / "nowhere")
+    (before,) = rows_of(*asked, beneath=False)
+    (tmp_path / "new").mkdir()
+    old.rename(new)
+    code, line = one_line(evaluate, capsys, *asked)
+    assert code == 2 and f"images which are not at folder:{old} any more: if they have moved, name their place" in line
+    (row,) = rows_of(*asked, "--dataset", f"folder:{new}", beneath=False)
+    assert row["metrics"]["RA"] == before["metrics"]["RA"]
+    noisy_folder(other, ("ant", "bee", "cow"), seed=1)
+    code, line = one_line(evaluate, capsys, *asked, "--dataset", f"folder:{other}", "--quiet")
+    assert (
+        code == 2
+        and "not on this images-" in line
+        and ": its classes without cat and with cow; missing files (4): cat/0.png" in line
+    )
+    new.rename(old)  # what a file itself says holds where the flag is about another file
+    (row,) = rows_of(*asked, "--dataset", f"folder:{other}", beneath=False)
+    assert row["metrics"]["RA"] == before["metrics"]["RA"]
+    (row,) = rows_of(*asked, "--dataset", "digits", beneath=False)
+    assert row["metrics"]["RA"] == before["metrics"]["RA"]
 
 
 def test_the_same_run_twice_is_an_error_and_not_two_seeds(place, tmp_path, capsys):
@@ -383,7 +411,8 @@ def test_a_file_is_scored_on_no_other_data_than_its_own(place, tmp_path, capsys)
         write_torch(tmp_path / f"{name}.pth", content)
         arguments = (tmp_path / f"{name}.pth", *flags, "--weights", tmp_path / "nowhere", "--json", tmp_path / "t.json")
         code, line = one_line(evaluate, capsys, *arguments)
-        assert code == 2 and f"{name}.pth was made with other data than this digits-200: their fingerprints differ" in line
+        alike = "as many images of the same classes, but other pixels or labels"
+        assert code == 2 and f"{name}.pth was trained on digits-200, not on this digits-200: {alike}" in line
     assert not (tmp_path / "t.json").exists()
 
 
@@ -425,6 +454,11 @@ def test_a_retrain_of_another_recipe_is_named(tmp_path, capsys):
     own.unlink()
     child.unlink()
     longer.unlink()
+    upright = call(retrain, *COMMON, *place, "--epochs", 1, "--no-flip", "--forget-class", 3)
+    rows_of(upright, *place, beneath=False)
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert note.endswith("was: no_flip True for False")
+    upright.unlink()
     rows_of(call(retrain, *COMMON, *place, "--epochs", 1, "--forget-class", 3), *place, beneath=False)
     assert "note: " not in capsys.readouterr().err
 

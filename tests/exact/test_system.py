@@ -16,6 +16,7 @@ import models
 import retrain
 from baselines import sisa
 from tests.helpers import FP32, KILL, Altered, call, changed, files, full_disk, one_line, rows_of, shell
+from tests.test_data import folder_of_images
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning
@@ -651,7 +652,29 @@ def test_images_are_not_deleted_by_number_from_other_data(copy, capsys):
     write_torch(folder / SYSTEM, state)
     before = files(folder)
     code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", private(folder)[0])
-    assert code == 2 and "other data" in line and files(folder) == before
+    assert code == 2 and "but other pixels or labels" in line and files(folder) == before
+
+
+def test_a_system_of_ones_own_images(tmp_path, capsys, monkeypatch):
+    """Mirrored in training unless --no-flip; its images may move, and what answers says its classes' names."""
+    classes, flipped, flip = ("ant", "bee", "cat"), [], data.random_flip
+    monkeypatch.setattr(data, "random_flip", lambda images: flipped.append(len(images)) or flip(images))
+    folder_of_images(tmp_path / "old", classes=classes)
+    torch.manual_seed(0)
+    model, arguments = models.create_for("resnet8", data.load(f"folder:{tmp_path / 'old'}", img_size=8))
+    write_backbone(tmp_path / "backbone.pth", model, {"name": "resnet8", "arguments": arguments})
+    flags = ("--dataset", f"folder:{tmp_path / 'old'}", "--img-size", 8, "--backbone", tmp_path / "backbone.pth")
+    flags += ("--parts", 2, "--anchors", 3, "--epochs", 1, "--jobs", 1, "--quiet", "--output")
+    call(sisa, "train", *flags, tmp_path / "flipped")
+    assert flipped and assemble(tmp_path / "flipped")["classes"] == list(classes)
+    flipped.clear()
+    folder = call(sisa, "train", *flags, tmp_path / "system", "--no-flip")
+    assert assemble(folder)["config"]["no_flip"] is True
+    (tmp_path / "old").rename(tmp_path / "new")
+    code, line = one_line(sisa, capsys, "delete", folder, "--ids", private(folder)[0], "--quiet")
+    assert code == 2 and "there is no folder" in line
+    delete(sisa, folder, "--ids", private(folder)[0], "--dataset", f"folder:{tmp_path / 'new'}")
+    assert not flipped and len(read_system(folder)["deleted"]) == 1
 
 
 def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):
@@ -684,7 +707,7 @@ def test_a_finished_system_is_there_already_and_another_is_refused(backbone, cop
     train(lmeraser, backbone, folder)
     assert f"there already: {folder}" in capsys.readouterr().err and files(folder) == before
     arguments = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", folder)
-    circumstances = {"help", "data_dir", "device", "weights", "output", "overwrite", "quiet", "jobs"}
+    circumstances = {"help", "data_dir", "device", "weights", "output", "overwrite", "quiet", "jobs", "list_classes"}
     given = {"dataset", "backbone", "subset", "parts", "anchors", "epochs", "batch_size"}
     elsewhere = circumstances | given | {"img_size", "test_subset", "ids", "ids_file", "forget_class"}
     others = [changed(flag) for flag in lmeraser.commands()[1]._actions if flag.dest not in elsewhere]

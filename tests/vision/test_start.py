@@ -6,7 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+import data
+import evaluate
 import finetune
+import lmeraser
 import lora
 import loraprune
 import models
@@ -14,11 +17,11 @@ import pretrain
 import pruneft
 import retrain
 import rfau
-from baselines import badteacher, control, gradascent, randomlabel
+from baselines import badteacher, control, gradascent, randomlabel, sisa
 from tests.helpers import call, changed
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
-from unlearning.core.files import write_torch
+from unlearning.core.files import sha256, write_torch
 from unlearning.vision import run as run_module
 from unlearning.vision.shared import Shared
 from unlearning.vision.start import start
@@ -28,7 +31,20 @@ KIND = {control: ("--kind", "head-only")}
 FROM_SCRATCH = (pretrain, retrain)
 METHODS = (finetune, pruneft, lora, loraprune, rfau, control, gradascent, randomlabel, badteacher)
 # Flags that make no other result.
-CIRCUMSTANCES = {"help", "original", "device", "cache", "weights", "output", "overwrite", "quiet", "data_dir", "plot"}
+CIRCUMSTANCES = {
+    "help",
+    "original",
+    "data_of",
+    "device",
+    "cache",
+    "weights",
+    "output",
+    "overwrite",
+    "quiet",
+    "data_dir",
+    "plot",
+}
+CIRCUMSTANCES |= {"list_classes"}
 COST = {"seconds": 0.0, "memory_mib": 0.0, "trainable": 1, "steps": 1, "moved": 1}
 
 
@@ -158,6 +174,71 @@ def test_circumstances_make_no_other_run(place, shared, tmp_path):
         again = begun(rfau, shared, *flags, *other)
         assert again.finished and again.facts["key"] == first.facts["key"], other
         assert again.facts["identity"] == first.facts["identity"], other
+
+
+def test_two_folders_of_one_name_have_files_of_their_own(shared, tmp_path):
+    """And each run finds the original of its own images by name."""
+    found = {}
+    for side, classes in (("a", ("ant", "bee")), ("b", ("ant", "cat"))):
+        folder_of_images(tmp_path / side / "pets", classes=classes)
+        Image.new("RGB", (8, 8), (ord(side), 0, 0)).save(tmp_path / side / "pets/train/ant/0.png")
+        flags = ("--dataset", f"folder:{tmp_path / side / 'pets'}", "--img-size", 8, "--model", "resnet8", "--quiet")
+        original = finished(pretrain, shared, *flags, "--weights", tmp_path)
+        child = begun(finetune, shared, *flags, "--weights", tmp_path, "--forget-class", 1)
+        assert child.facts["parent"] == sha256(original.output)
+        assert models.load_checkpoint(original.output)["classes"] == list(classes)
+        found[side] = original.output, child.output
+    assert len({path for pair in found.values() for path in pair}) == 4
+    assert all(
+        path.name.startswith(f"pets-{models.load_checkpoint(path)['data']['fingerprint'][:6]}-8px_")
+        for path, _ in found.values()
+    )
+    what = r"its classes without bee and with cat; missing files \(4\): bee/0.png, .*; new files \(4\): cat/0.png"
+    with pytest.raises(UserError, match=f"not on this pets-.*: {what}"):
+        begun(finetune, shared, *flags, "--forget-class", 1, "--original", found["a"][0])
+
+
+def test_an_old_original_of_a_folder_is_found_by_its_path(shared, tmp_path):
+    """Its name and what it says of the data are those of an earlier version; the fingerprint decides."""
+    folder_of_images(tmp_path / "pets")
+    flags = ("--dataset", f"folder:{tmp_path / 'pets'}", "--img-size", 8, "--model", "resnet8", "--quiet")
+    made = finished(pretrain, shared, *flags, "--weights", tmp_path)
+    content = models.load_checkpoint(made.output)
+    del content["classes"]
+    content["data"] = {name: content["data"][name] for name in (*data.FLAGS, "fingerprint")} | {"tag": "pets-8px"}
+    write_torch(tmp_path / "pets-8px_resnet8_original_s0.pth", content)
+    made.output.unlink()
+    flags += ("--weights", tmp_path, "--forget-class", 1)
+    with pytest.raises(UserError, match="name one with --original"):
+        begun(finetune, shared, *flags)
+    child = begun(finetune, shared, *flags, "--original", tmp_path / "pets-8px_resnet8_original_s0.pth")
+    assert child.facts["data"]["tag"] == f"pets-{content['data']['fingerprint'][:6]}-8px"
+
+
+@pytest.mark.parametrize("script", (pretrain, retrain, finetune, control, gradascent, lmeraser, sisa, evaluate))
+def test_classes_are_listed_and_nothing_else_is_done(script, tmp_path, monkeypatch, capsys):
+    folder_of_images(tmp_path / "pets", classes=("10", "9"))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset", "folder:pets", "--img-size", "8", "--list-classes", *map(str, KIND.get(script, ()))]
+    args = script.parser().parse_args([*(["train"] if script in (lmeraser, sisa) else []), *flags])
+    assert script.run(args, "python x.py") is None
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [["0", "9", "4", "4"], ["1", "10", "4", "4"]]
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+
+
+@pytest.mark.parametrize("script", FROM_SCRATCH, ids=lambda script: script.__name__)
+def test_no_flip_leaves_mirroring_out(script, shared, tmp_path, monkeypatch):
+    """And is in no setting of files without it."""
+    flipped, flip = [], data.random_flip
+    monkeypatch.setattr(data, "random_flip", lambda images: flipped.append(len(images)) or flip(images))
+    folder_of_images(tmp_path / "pets")
+    flags = ("--dataset", f"folder:{tmp_path / 'pets'}", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet")
+    flags += ("--weights", tmp_path, *(("--forget-class", 1) if script is retrain else ()))
+    assert "no_flip" not in models.load_checkpoint(call(script, *flags))["config"] and flipped
+    flipped.clear()
+    path = call(script, *flags, "--no-flip")
+    assert models.load_checkpoint(path)["config"]["no_flip"] is True and "-no-flip_s0" in path.name and not flipped
 
 
 def drawn(script, place, tmp_path, monkeypatch, seed):

@@ -144,6 +144,7 @@ def _score_file(
             "forgotten": dataset.in_words(forget, tag),
             "entry": entry,
         }
+        dataset.check_missing(forget, tag)
         found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack, entry.seed)
         if entry.method == "retrain":
             retrained[_pair(row)] = logits[0]
@@ -153,7 +154,11 @@ def _score_file(
             under, curves = network.beneath(model, dataset, forget, compute, shared.features)
             found |= under
             row["curves"] |= curves
+        if len(dataset.missing):
+            found, row["curves"] = network.without_forgotten(found, row["curves"])
         row["metrics"] = found | entry.cost | size
+        if keep and len(dataset.missing):
+            raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
         if keep:
             row |= answers.of_network(entry, logits, dataset, positions, keep == "pictures")
         rows.append(row)
@@ -164,7 +169,7 @@ def network_of(entry: Entry, own: OwnNetwork | None = None) -> torch.nn.Module:
     """The network of a file, on the CPU, in evaluation mode. own: what makes it, where that is the user's own."""
     content = read(entry.path)
     if content is None:
-        return originals.rebuilt(entry.path, entry.spec, entry.identity["settings"].get("entry"), own)
+        return originals.rebuilt(entry.path, entry.built, entry.identity["settings"].get("entry"), own)
     return learners.build(content, entry.path) if entry.path.is_dir() else models.build(content, entry.path, own)
 
 

@@ -20,6 +20,7 @@ from unlearning.vision import feature_cache, originals
 from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
 from unlearning.vision.shared import Shared
 
+SINCE = {"no_flip": False}  # settings of a recipe that are left out where they are off
 Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
 
 
@@ -27,11 +28,12 @@ Network = tuple[str, str, str]  # which images, as `Entry.images` says, the netw
 class Entry:
     """What a file says of itself, without its weights.
 
-    source: the data that it was made with. private: positions of the training images that a system is about, ascending
-    int64. tensors: a digest of each. flags: those that differ from their defaults. origin: the SHA-256 of the original that
-    it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on, each with its tag. All of
-    them are ascending int64 positions in the training images, of a system too. spec: what a checkpoint says of its network.
-    elsewhere: where the original lay that it comes from, if others had trained that; of such a one itself its own place.
+    source: the data that it was made with. spec: what it says of these. private: positions of the training images that a
+    system is about, ascending int64. tensors: a digest of each. flags: those that differ from their defaults. origin: the
+    SHA-256 of the original that it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on,
+    each with its tag. All of them are ascending int64 positions in the training images, of a system too. built: what a
+    checkpoint says of its network. elsewhere: where the original lay that it comes from, if others had trained that; of such
+    a one itself its own place.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Entry:
     forgets: tuple[tuple[torch.Tensor, str], ...] = ()
     date: str | None = None
     spec: dict[str, Any] = field(default_factory=dict)
+    built: dict[str, Any] = field(default_factory=dict)
     elsewhere: str | None = None
 
     @property
@@ -116,7 +119,7 @@ def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: E
     source = derived.source if derived else scoring.source
     if source is None:
         raise UserError(f"{path} doesn't say what it was trained on: give --dataset")
-    spec = {key: value for key, value in derived.spec.items() if key != "compact"} if derived else None
+    spec = {key: value for key, value in derived.built.items() if key != "compact"} if derived else None
     entry = derived and first_parent(derived.identity)["settings"].get("entry")
     told = replace(scoring.told, entry=entry or scoring.told.entry)
     found = originals.from_elsewhere(path, told, shared.load(source), scoring.compute.quiet, spec)
@@ -143,7 +146,8 @@ def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: E
         device="unknown hardware",
         sha256=found["sha256"],
         origin=None,
-        spec=found["network"],
+        spec=found["data"],
+        built=found["network"],
         elsewhere=str(path),
     )
 
@@ -172,7 +176,8 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         sha256=None if path.is_dir() else sha256(path),
         origin=checkpoint.get("origin", parent),
         date=checkpoint.get("date"),
-        spec=checkpoint["network"],
+        spec=spec,
+        built=checkpoint["network"],
         elsewhere=checkpoint.get("elsewhere"),
     )
 
@@ -184,16 +189,29 @@ def _shape(network: dict[str, Any]) -> str:
 
 
 def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
-    """The data that a file was made with. Raises UserError when they have changed."""
-    dataset = shared.load(entry.source)
-    if dataset.fingerprint != entry.fingerprint:
-        raise UserError(f"{entry.path} was made with other data than this {dataset.tag}: their fingerprints differ")
-    return dataset
+    """The data that a file was made with; a user's own are looked for where --dataset says, too. Raises UserError when they
+    have changed."""
+    named = [entry.source.at(scoring.source.dataset)] if scoring.source else []
+    failed = []
+    for source in dict.fromkeys([*named, entry.source]):
+        try:
+            dataset = shared.load(source)
+            data.check_same(entry.path, entry.spec, dataset)
+            return dataset
+        except UserError as error:
+            failed.append(error)
+    if len(failed) == 1 and not entry.source.is_there:
+        where = f"which are not at {entry.source.dataset} any more: if they have moved, name their place by --dataset"
+        raise UserError(f"{entry.path} was made with images {where}")
+    raise failed[0]
 
 
 def scored_on(entry: Entry, dataset: data.Dataset) -> data.Dataset:
     """Of a file's data the images that it is scored on: of a system those that are private."""
-    return dataset if entry.private is None else replace(dataset, train=dataset.train.take(entry.private))
+    if entry.private is None:
+        return dataset
+    missing = torch.isin(entry.private, dataset.missing).nonzero().squeeze(1)
+    return replace(dataset, train=dataset.train.take(entry.private), missing=missing)
 
 
 def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:
@@ -275,12 +293,12 @@ def other_recipes(entries: Iterable[Entry]) -> list[str]:
     entries = sorted(entries, key=lambda entry: entry.method != "original")  # named itself, where it is there
     found: dict[tuple[Path, str], str] = {}
     for retrain in [entry for entry in entries if entry.method == "retrain"]:
-        own = retrain.identity["settings"]
+        own = SINCE | retrain.identity["settings"]
         for entry in entries:
             original = first_parent(entry.identity)
             if original["method"] != "original" or (entry.network, entry.seed) != (retrain.network, retrain.seed):
                 continue
-            theirs = original["settings"]
+            theirs = SINCE | original["settings"]
             what = ", ".join(f"{k} {own[k]} for {theirs[k]}" for k in own if k in theirs and own[k] != theirs[k])
             name = entry.path.name if entry.method == "original" else f"what {entry.path.name} started from"
             if what:

@@ -45,6 +45,8 @@ RELEARN_STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # where a relearn
 RELEARN_LIMIT = 250  # images of T_f at each point of a relearning curve
 NO_CLASS = "no class is forgotten as a whole"
 NO_TEST = "no test image of the forgotten class"
+GONE = "images to be forgotten are not in the folder any more"
+OF_FORGOTTEN = ("UA", "MIA", "MIA_draw_sd", "MIA_AUC", "TPR1", "activation_f", "js_f")  # metrics that look at D_f
 Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, T_f, T_r as positions, int64
 
 
@@ -116,6 +118,8 @@ def beneath(
 
     cached: outputs of frozen layers, as for `predict`. Both curves are None where they have no meaning.
     """
+    if len(dataset.missing):
+        return {"probe": {"missing": f"probe: {GONE}"}}, {"features": None, "relearn": None}
     sets, train = four_sets(dataset, forget), dataset.train
     sample = data.stratified(train.labels, min(PROBE_LIMIT, len(train)))
     features = penultimate(model, train.take(sample), compute, cached)
@@ -127,6 +131,17 @@ def beneath(
     some = gone.take(slice(RELEARN_LIMIT))
     curve = relearn(model, train.take(forget), some, compute, RELEARN_STEPS)
     return {"probe": found}, {"features": plane, "relearn": curve}
+
+
+def without_forgotten(found: Scores, curves: dict[str, Any]) -> tuple[Scores, dict[str, Any]]:
+    """(metrics, curves) without what was read off D_f, of whose images some are missing."""
+    gone = {
+        name: {"missing": f"UA, MIA and what else looks at D_f: {GONE}"}
+        for name in found
+        if name in OF_FORGOTTEN or " " in name
+    }
+    losses = {name: values for name, values in curves["losses"].items() if name != "D_f"}
+    return found | gone, curves | {"roc": None, "losses": losses}
 
 
 def distances(logits: torch.Tensor, retrain: torch.Tensor, forget: torch.Tensor) -> Scores:
@@ -141,9 +156,12 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
     """Add what is measured from the Original and the Retrain of the same seed, rows as collect.py makes them, or None."""
     found = row["metrics"]
     if retrain:
-        found |= {f"d{key}": found[key] - retrain["metrics"][key] for key in predictions.GAP_METRICS}
-        found["gap"] = predictions.average_gap(found, retrain["metrics"])
-        found["ToW"] = predictions.tug_of_war(found, retrain["metrics"])
+        pairs = {key: (found[key], retrain["metrics"][key]) for key in predictions.GAP_METRICS}
+        lost = {key: next((one for one in pair if isinstance(one, dict)), None) for key, pair in pairs.items()}
+        found |= {f"d{key}": lost[key] or pair[0] - pair[1] for key, pair in pairs.items()}
+        unknown = next(filter(None, lost.values()), None)
+        found["gap"] = unknown or predictions.average_gap(found, retrain["metrics"])
+        found["ToW"] = unknown or predictions.tug_of_war(found, retrain["metrics"])
     else:
         missing = {"missing": f"distances: no Retrain of seed {row['seed']} for {row['forget']} on {row['model']}"}
         found |= dict.fromkeys((*(f"d{key}" for key in predictions.GAP_METRICS), "gap", "ToW"), missing)

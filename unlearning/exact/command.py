@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
@@ -10,7 +11,7 @@ from unlearning.core.flags import Parser, add_device_flags, mark, positive_float
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
-from unlearning.vision.flags import add_data_flags, add_output_flags, source_of
+from unlearning.vision.flags import add_data_flags, add_flip_flag, add_output_flags, source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
@@ -43,6 +44,7 @@ def system_parser(doc: str | None, *, parts: int, split_help: str) -> tuple[Pars
     _add_id_flags(trainer, "leave out, as if never there,")
     deleter: Parser = actions.add_parser("delete", help="delete images from a system")
     deleter.add_argument("folder", type=Path, help="the system")
+    deleter.add_argument("--dataset", metavar="NAME:PATH", help="where images of your own are by now, if they have moved")
     deleter.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     deleter.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
     deleter.add_argument("--quiet", action="store_true", help="no progress")
@@ -58,6 +60,7 @@ def system_parser(doc: str | None, *, parts: int, split_help: str) -> tuple[Pars
 def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
     flag = trainer.add_argument
     add_data_flags(trainer)
+    add_flip_flag(trainer)
     text = f"a network's name, for its ImageNet weights, or a checkpoint of retrain.py (default: {models.EFFICIENTNET})"
     flag("--backbone", default=models.EFFICIENTNET, identity="parent", help=text)
     flag("--input-size", type=positive_int, default=48, help="side in pixels it resizes images to (default: 48)")
@@ -87,18 +90,21 @@ def _add_id_flags(parser: Parser, what: str) -> None:
 
 def run_system(
     method: str, split: Split, trainer: Parser, args: argparse.Namespace, command: str, shared: Shared | None = None
-) -> Path:
-    """Carry out one of the command line's actions and return the system's folder."""
+) -> Path | None:
+    """Carry out one of the command line's actions and return the system's folder; None if --list-classes."""
     shared = shared or Shared()
     if args.action == "show":
         show(args.folder)
         return args.folder
+    if args.action == "train" and args.list_classes:
+        print(data.class_table(shared.load(source_of(args))), end="")
+        return None
     request = ImageRequest(tuple(args.ids or ()), args.ids_file, args.forget_class)
     if args.action == "delete":
         if (maker := read_system(args.folder)["method"]) != method:
             raise UserError(f"{args.folder} is a system of {maker}: delete from it with that script, not with {method}")
         compute = Compute.from_flags(args, scratch=args.folder)
-        delete_images(args.folder, split, request, compute, args.data_dir, command, shared, args.jobs)
+        delete_images(args.folder, split, request, compute, args.data_dir, command, shared, args.jobs, args.dataset)
         folder = args.folder
     else:
         work = Work(Settings(trainer.settings(args)), Compute.from_flags(args), args.jobs)

@@ -62,7 +62,8 @@ def train_parts(
     seconds = sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
     device = work.compute.device
     started = clock(device)
-    shown = (dataset.flip, state["shape"], state["classes"], work)
+    flip = dataset.flip and not work.settings.get("no_flip")  # systems of earlier versions don't know it
+    shown = (flip, state["shape"], state["classes"], work)
     missing = [Part(backbone, k, dataset.train.take(members[k]), *shown) for k in files if k not in done]
     with tqdm(total=len(missing), desc="parts", unit=" parts", leave=False, disable=work.compute.quiet or None) as bar:
         for learned in _learn_all(missing, work):

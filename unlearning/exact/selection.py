@@ -67,8 +67,7 @@ def private_and_anchors(
     """
     private = torch.ones(len(dataset.train), dtype=torch.bool)
     if backbone["data"]["fingerprint"]:
-        if backbone["data"]["fingerprint"] != dataset.fingerprint:
-            raise UserError(f"{file} was trained on other data than this {dataset.tag}")
+        data.check_same(file, backbone["data"], dataset)
         if not len(backbone["forget"]):
             raise UserError(f"{file} has seen all images, so none is private; train it with retrain.py")
         if backbone["method"] != "retrain" or backbone.get("parent"):

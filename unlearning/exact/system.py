@@ -104,18 +104,19 @@ def delete_images(
     command: str,
     shared: Shared,
     jobs: int | None = None,
+    place: str | None = None,
 ) -> dict[str, Any]:
     """Delete images from the system in `folder`: train their parts again, write, and add to the ledger: the new entry.
 
+    place: the name of a user's own data where they have moved since.
     Where all of these images are deleted already, nothing is done: the last entry, {} if there is none. Raises UserError,
     with nothing changed, for images that are unknown, named twice or public, and where some are gone already.
     """
     state = read_system(folder)
     settings = Settings(state["config"])
     work = Work(settings, replace(compute, precision=settings.precision), jobs)
-    dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet))
-    if dataset.fingerprint != state["data"]["fingerprint"]:
-        raise UserError(f"{folder} was trained on other data than this {dataset.tag}: their fingerprints differ")
+    dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet).at(place))
+    data.check_same(folder, state["data"], dataset)
     private = as_mask(state["private"], len(dataset.train))
     if request.done(dataset.train.labels, private, state["deleted"]):
         print(f"there already: {folder} without these images", file=sys.stderr, flush=True)
@@ -126,6 +127,7 @@ def delete_images(
     source = _backbone_of(state, folder)
     backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
     state["deleted"] = torch.cat([state["deleted"], ids]).sort().values
+    dataset.check_missing(state["deleted"], "deleted from the system")
     if torch.isin(ids, state["anchors"]).any():  # private ones have shaped the parts, so all begin again
         _put_into_parts(state, split, backbone, dataset, work)
         hit = list(range(len(state["files"])))
@@ -179,6 +181,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         "state_dict": weights,
         "forget": inside,
         "forget_tag": forgetting.tag_of_ids(state["deleted"]) if len(inside) else None,
+        "classes": state["data"].get("classes"),
         "cost": {key: cost[key] for key in ("seconds", "memory_mib", "steps")} | {"trainable": numbers, "moved": numbers},
         "key": str(state["ledger"]),
         **_identified(state, source),

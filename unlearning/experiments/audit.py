@@ -101,6 +101,7 @@ def compare(answers: Sequence[Answers], reference: Sequence[Answers]) -> dict[st
 def _answers(entry: Entry, request: Request, shared: Shared) -> dict[str, Answers]:
     """What one network answers, for each of its forget sets by tag. Raises UserError where it answers NaN."""
     dataset, model = dataset_of(entry, request.scoring, shared), network_of(entry, request.told.own)
+    dataset.check_missing(entry.forget[:0], "an audit looks at all of them")
     compute = request.scoring.compute.placed(model)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
     train_logits, test_logits = (predict(model, split, compute) for split in (dataset.train, test))

@@ -1,35 +1,224 @@
-"""Trees of pictures, a folder for each class: `folder:PATH`."""
+"""Pictures in files of their own: `folder:PATH`, a folder for each class, and `csv:FILE`, a table of files and labels."""
 
+import csv
+import io
+import os
 import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.images.splits import ImageFiles, Split
+from unlearning.images.pictures import listed, read_images, suffixes
+from unlearning.images.splits import Contents, ImageFiles, Split
 
 RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints
+TEST = ("test", "val", "valid", "validation")  # names of a test split; the first that is there is taken
+FILE_COLUMNS, LABEL_COLUMNS = ("file", "filename", "path", "image"), ("label", "class", "target")
+NO_TEST = "give --validation SHARE, which scores on training images that are held out"
+Files = list[tuple[str, str]]  # of pictures: path and class name
 
 
-def read_folder(path: Path, img_size: int) -> tuple[Split, Split, list[str]]:
-    """Read `train|test/<class>/*` below `path`; classes are numbered alphabetically."""
-    from torchvision.datasets import ImageFolder
+def read_folder(
+    path: Path, img_size: int, validation: bool = False, quiet: bool = False, classes: Sequence[str] = ()
+) -> Contents:
+    """Read `train|test/<class>/*` below `path`; classes are numbered as `in_order` says.
 
-    trees = []
-    for part in ("train", "test"):
-        try:
-            trees.append(ImageFolder(path / part))
-        except (FileNotFoundError, OSError) as error:
-            raise UserError(f"folder:{path} needs {part}/<class>/ with images in each ({error})") from None
-    train, test = trees
-    if train.classes != test.classes:
-        raise UserError(f"folder:{path}: train and test don't hold the same classes")
-    files = [ImageFiles([file for file, _ in tree.samples], img_size) for tree in trees]
-    held: list[ImageFiles | torch.Tensor] = [*files]
-    needed = sum(len(images) for images in files) * 3 * img_size**2
+    validation: test images are held out of the training images, so that a folder needs no others. quiet: nothing is said of
+    what is skipped and resized. classes: those that were there once, where the training images of some may be deleted.
+    """
+    name, skipped = f"folder:{path}", _Skipped()
+    if not (path / "train").is_dir():
+        raise UserError(f"{name} needs train/<class>/ with images in each: there is no folder {path / 'train'}")
+    there = [part for part in TEST if (path / part).is_dir()]
+    train = _tree(path / "train", skipped)
+    test = _tree(path / there[0], skipped) if there else []
+    if not train:
+        raise UserError(f"{name} needs train/<class>/ with images in each: {path / 'train'} has no class folder with images")
+    if not test and not validation:
+        what = f"{path / there[0]} has no class folder with images" if there else "it has no test/ and no val/"
+        raise UserError(f"{name}: {what}; {NO_TEST}")
+    if not quiet:
+        skipped.report(name)
+        if not validation and there != ["test"]:
+            unused = f", and {there[1]}/ isn't used" if there[1:] else ""
+            print(f"{name}: {there[0]}/ is the test split{unused}", file=sys.stderr, flush=True)
+    return _read(name, train, test, path / "train", img_size, validation, quiet, classes)
+
+
+def read_csv(
+    path: Path,
+    img_size: int,
+    validation: bool = False,
+    quiet: bool = False,
+    classes: Sequence[str] = (),
+    were_there: Collection[str] = (),
+) -> Contents:
+    """Read the pictures that a table names, a row for each, with columns of FILE_COLUMNS and LABEL_COLUMNS, and `split` with
+    train, test or val. Files lie relative to the table's folder. Arguments as of `read_folder`;
+    were_there: names of training files that may be deleted."""
+    name = f"csv:{path}"
+    parts: dict[str, Files] = {part: [] for part in ("train", *TEST)}
+    seen: dict[str, int] = {}
+    for line, (file, label, part) in _rows(path, name):
+        if part not in parts:
+            raise UserError(f"{name}, line {line}: its split is {part!r}, neither train nor test nor val")
+        place = os.path.normpath(path.parent / file)
+        if place in seen:
+            where = f"lines {seen[place]} and {line} name the same file {file}"
+            raise UserError(f"{name}: {where}: to forget one of them would leave it in training")
+        seen[place] = line
+        parts[part].append((place, label))
+    parts["train"] = [
+        pair for pair in parts["train"] if os.path.isfile(pair[0]) or _name(pair[0], path.parent) not in were_there
+    ]
+    if missing := [file for part in parts.values() for file, _ in part if not os.path.isfile(file)]:
+        raise UserError(f"{name}: {len(missing):,} of {len(seen):,} files aren't there: {listed(missing)}")
+    test = next((parts[part] for part in TEST if parts[part]), [])
+    if not parts["train"]:
+        raise UserError(f"{name} has no training images")
+    if not test and not validation:
+        raise UserError(f"{name} has no rows of split test or val; {NO_TEST}")
+    return _read(name, parts["train"], test, path.parent, img_size, validation, quiet, classes)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names once each: in numeric order where all are whole numbers, else as text."""
+    every = sorted(set(names))
+    return sorted(every, key=int) if all(name.isdecimal() for name in every) else every
+
+
+class _Skipped:
+    """Counts what lies in a folder and isn't read."""
+
+    def __init__(self) -> None:
+        self.files: Counter[str] = Counter()
+        self.folders: list[str] = []
+
+    def report(self, name: str) -> None:
+        """Say it in one line, if there is anything."""
+        parts = [f"class folders that are hidden or hold no images ({listed(self.folders)})"] if self.folders else []
+        if self.files:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.files.items()))
+            parts.insert(0, f"{sum(self.files.values()):,} files that are no pictures of a class ({kinds})")
+        if parts:
+            print(f"{name}: skipped {' and '.join(parts)}", file=sys.stderr, flush=True)
+
+
+def _tree(root: Path, skipped: _Skipped) -> Files:
+    """The pictures below root/<class>/, class by class; within one in the order of torchvision's ImageFolder."""
+    known, found = suffixes(), []
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+        skipped.files.update(_kind(entry.name) for entry in entries if not entry.is_dir())
+        for label in in_order(entry.name for entry in entries if entry.is_dir()):
+            own = list(_pictures(root / label, label.startswith("."), known, skipped))
+            found += [(file, label) for file in own]
+            skipped.folders += [] if own else [f"{root.name}/{label}"]
+    except OSError as error:
+        raise UserError(f"{error.filename} can't be read: {error.strerror}") from None
+    return found
+
+
+def _pictures(top, hidden, known, skipped):
+    """The paths of the pictures of one class. hidden: its folder is."""
+
+    def stop(error):
+        raise error
+
+    for folder, _, names in sorted(os.walk(top, onerror=stop, followlinks=True)):
+        inside = hidden or any(part.startswith(".") for part in Path(folder).relative_to(top).parts)
+        for file in sorted(names):
+            if inside or file.startswith(".") or os.path.splitext(file)[1].lower() not in known:
+                skipped.files["hidden" if inside else _kind(file)] += 1
+            else:
+                yield os.path.join(folder, file)
+
+
+def _kind(file):
+    """What the line about skipped files calls one."""
+    if file.startswith("."):
+        return "hidden"
+    return os.path.splitext(file)[1].lower() or "without a suffix"
+
+
+def _rows(path, name):
+    """The table's rows as (line number, (file, label, split)), a split that isn't given being train."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # tables of Windows begin with a mark
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is not a text in UTF-8") from None
+    header = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    try:
+        columns = [column.strip().lower() for column in next(reader, [])]
+        places = [_column(columns, wanted, name) for wanted in (FILE_COLUMNS, LABEL_COLUMNS)]
+        split = columns.index("split") if "split" in columns else None
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if len(cells) != len(columns):
+                raise UserError(f"{name}, line {reader.line_num}: {len(cells)} cells for {len(columns)} columns")
+            file, label = (cells[place] for place in places)
+            if not file or not label:
+                raise UserError(f"{name}, line {reader.line_num}: an empty cell where a file and a label are needed")
+            yield reader.line_num, (file, label, "train" if split is None else _split(cells[split]))
+    except csv.Error as error:
+        raise UserError(f"{name}, line {reader.line_num}: {error}") from None
+
+
+def _split(cell):
+    word = cell.lower()
+    return "train" if word == "training" else word
+
+
+def _column(columns: Sequence[str], wanted: Sequence[str], name: str) -> int:
+    """The place of the one column that has one of the wanted names."""
+    found = [place for place, column in enumerate(columns) if column in wanted]
+    if len(found) != 1:
+        has = " and ".join(columns[place] for place in found) or f"none among {', '.join(columns) or 'no columns'}"
+        raise UserError(f"{name} needs one column named {' or '.join(wanted)}; it has {has}")
+    return found[0]
+
+
+def _name(file, root):
+    """What a record calls a file: its path below `root`, where it lies there."""
+    return Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else file
+
+
+def _read(name, train, test, root, img_size, validation, quiet, expected):
+    """The Contents of files. test: read only where no validation images stand in for them. root: what files' names are
+    relative to. expected: classes of which there may be no training images any more."""
+    classes = in_order(label for _, label in train)
+    classes = list(expected) if set(classes) < set(expected) else classes
+    needed = (len(train) + len(test)) * 3 * img_size**2
+    test = [] if validation else test
+    if strange := sorted({label for _, label in test} ^ set(classes)) if test else []:
+        raise UserError(f"{name}: train and test don't hold the same classes: {listed(strange)} only in one of them")
+    files = ImageFiles([file for file, _ in [*train, *test]], img_size)
+    images: ImageFiles | torch.Tensor = files
     if needed > RESIDENT:
-        print(f"folder:{path}: {needed / 2**30:,.0f} GiB of images stay in their files", file=sys.stderr, flush=True)
+        print(f"{name}: {needed / 2**30:,.0f} GiB of images stay in their files", file=sys.stderr, flush=True)
     else:
-        held = [images[:] for images in files]
-    splits = [Split(x, torch.tensor(tree.targets, dtype=torch.int64)) for x, tree in zip(held, trees, strict=True)]
-    return *splits, train.classes
+        images, sizes = read_images(files.paths, img_size)
+        if not quiet:
+            _report_sizes(name, sizes, img_size)
+    number = {label: place for place, label in enumerate(classes)}
+    labels = torch.tensor([number[label] for _, label in [*train, *test]], dtype=torch.int64)
+    splits = [Split(images[: len(train)], labels[: len(train)]), Split(images[len(train) :], labels[len(train) :])]
+    if isinstance(images, ImageFiles):
+        splits = [Split(images.take(rows), labels[rows]) for rows in (slice(len(train)), slice(len(train), None))]
+    return Contents(splits[0], splits[1] if test else None, classes, [_name(file, root) for file, _ in train])
+
+
+def _report_sizes(name, sizes, side):
+    """Say that images were resized, if any was."""
+    if any(size != (side, side) for size in sizes):
+        width, height = max(sizes, key=lambda size: size[0] * size[1])
+        what = f"images are resized to {side} x {side} pixels without keeping their aspect ratio"
+        print(f"{name}: {what}; the largest is {width} x {height}", file=sys.stderr, flush=True)

@@ -98,6 +98,12 @@ def tag_of_classes(classes: Iterable[int]) -> str:
     return "class" + "-".join(str(c) for c in sorted(set(classes)))
 
 
+def tag_of(labels: torch.Tensor, index: torch.Tensor) -> str:
+    """The name of a set of positions, ascending int64: of its classes where it is made of whole ones. labels: int64 (N,)."""
+    classes = forgotten_classes(labels, index)
+    return tag_of_classes(classes) if classes else tag_of_ids(index)
+
+
 def tag_of_share(share: float) -> str:
     """A forget set's name for a share of all images, between 0 and 1."""
     return f"random{share:g}"

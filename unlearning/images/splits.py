@@ -1,16 +1,15 @@
 """Images with their labels: tensors in memory, or files that are read as they are used."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from unlearning.images.pictures import read_image
+from unlearning.core.errors import UserError
+from unlearning.images.pictures import read_images
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,7 @@ class ImageFiles:
 
     def __getitem__(self, index: "torch.Tensor | slice") -> torch.Tensor:
         """The images at int64 positions, a slice or a boolean mask. Raises UserError for a file that holds no image."""
-        paths = self.take(index).paths
-        images = torch.empty(len(paths), *self.shape[1:], dtype=torch.uint8)
-
-        def read(row):
-            images[row] = read_image(paths[row], self.shape[-1])
-
-        with ThreadPoolExecutor(os.cpu_count()) as readers:  # decoding leaves Python's lock to the others
-            list(readers.map(read, range(len(paths))))
-        return images
+        return read_images(self.take(index).paths, self.shape[-1])[0]
 
     def take(self, index: "torch.Tensor | slice") -> "ImageFiles":
         """ImageFiles of those at `index`, unread."""
@@ -73,8 +64,41 @@ class ImageFiles:
         return self
 
 
+class Absent:
+    """Stands for images uint8 of this shape that aren't there any more: whoever wants to look at them is told so."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        """Raises UserError."""
+        what = "are not there any more, and this method looks at them"
+        raise UserError(f"images to be forgotten {what}: finetune, pruneft, lora, loraprune and retrain don't")
+
+    def to(self, device: object) -> torch.Tensor:
+        """Raises UserError."""
+        return self[:]
+
+
+class Contents(NamedTuple):
+    """What is read of a data set. test: None where it has no test images and none are asked for. files: the names of the
+    training images, where each has a file of its own."""
+
+    train: Split
+    test: Split | None
+    classes: Sequence[str]
+    files: Sequence[str] = ()
+
+
 def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":
     """All of two splits' images; both are tensors, or both are ImageFiles."""
+    if absent := [some for some in (images, others) if isinstance(some, Absent)]:
+        return absent[0][:]
     if isinstance(images, ImageFiles):
         return ImageFiles(np.concatenate([images.paths, others.paths]), images.shape[-1])
     return torch.cat([images, others])

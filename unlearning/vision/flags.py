@@ -51,6 +51,10 @@ def method_parser(
         flag("--mean", type=share, nargs="+", metavar="MEAN", help=f"mean {text}")
         flag("--std", type=positive_float, nargs="+", metavar="STD", help=f"standard deviation {text}")
         flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
+        add_flip_flag(parser)
+    if forget and not original:
+        text = "checkpoint of the same folder or table; images that are missing since are those to be forgotten"
+        flag("--data-of", type=Path, identity=False, metavar="FILE", help=text)
     if forget:
         add_forget_flags(parser)
     flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
@@ -98,6 +102,7 @@ def add_data_flags(parser: Parser) -> None:
     """--dataset and what selects images from it."""
     flag = parser.add_argument
     names = ", ".join(data.NAMES)
+    text = "print the classes with their numbers and counts of images, and do nothing else"
     flag("--dataset", default="fashion-mnist", identity="data", help=f"{names} (default: fashion-mnist)")
     flag("--data-dir", type=Path, default=Path("data"), identity=False, help="folder of data files (default: data)")
     flag("--subset", type=positive_int, identity="data", help="keep this many training images, all classes alike")
@@ -114,8 +119,15 @@ def add_data_flags(parser: Parser) -> None:
         type=positive_int,
         default=32,
         identity="data",
-        help="side of folder: images in pixels (default: 32)",
+        help="side of folder: and csv: images in pixels (default: 32)",
     )
+    flag("--list-classes", action="store_true", identity=False, help=text)
+
+
+def add_flip_flag(parser: Parser) -> None:
+    """--no-flip, of what is trained on mirrored images."""
+    text = "never mirror images in training (digits, mnist and svhn never are)"
+    parser.add_argument("--no-flip", action="store_true", off=False, help=text)
 
 
 def add_forget_flags(parser: Parser) -> None:

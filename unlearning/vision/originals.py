@@ -90,8 +90,7 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
     checkpoint = models.load_checkpoint(path)
     if checkpoint["data"]["fingerprint"] is None:
         raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
-    if checkpoint["data"]["fingerprint"] != dataset.fingerprint:
-        raise UserError(f"{path} was trained on {checkpoint['data']['tag']}, not on this {dataset.tag}")
+    data.check_same(path, checkpoint["data"], dataset)
     if told.model and told.model != checkpoint["network"]["name"]:
         raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {told.model}")
     if flags := told.as_flags():

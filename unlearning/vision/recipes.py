@@ -17,7 +17,8 @@ LR = PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
 def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run: Run) -> nn.Module:
     """Train `model` from its start on `retain`, by cross-entropy; `forget` is never looked at."""
     steps = run.settings.epochs * data.steps_of(len(retain), run.settings.batch_size)
-    return run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, run.dataset.flip, len(run.dataset.classes)))
+    flip = run.dataset.flip and not run.settings.no_flip
+    return run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, flip, len(run.dataset.classes)))
 
 
 def paper_recipe(model: nn.Module, steps: int, lr: float, flip: bool, classes: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
 from unlearning.images import forgetting
 from unlearning.vision.feature_cache import FeatureCache
+from unlearning.vision.flags import source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
@@ -61,23 +62,25 @@ def execute(
     args: argparse.Namespace,
     command: str,
     shared: Shared | None = None,
-) -> Path:
+) -> Path | None:
     """Run unlearn(model, retain, forget, run) on what the flags name and write its checkpoint: the path.
 
-    A finished checkpoint of the same settings is returned as it is. Raises UserError before anything is computed when the
-    output was made with other settings, or when the original is missing or doesn't fit data, network or forget set.
+    A finished checkpoint of the same settings is returned as it is; --list-classes prints the classes and returns None.
+    Raises UserError before anything is computed when the output was made with other settings, or when the original is
+    missing or doesn't fit data, network or forget set.
     """
     shared = shared or Shared(args.cache)
+    if args.list_classes:
+        return print(data.class_table(shared.load(source_of(args))), end="")
     begun = start(method, parser(), args, shared)
     if begun.finished:
         print(f"there already: {begun.output}", file=sys.stderr, flush=True)
         return begun.output
-    train = begun.dataset.train
-    retain, forget = train.take(forgetting.retain_indices(len(train), begun.forget)), train.take(begun.forget)
-    record = begun.facts | {"network": begun.network, "forget": begun.forget, "command": command}
-    record |= {"classes": list(begun.dataset.classes)}
-    where, features = (begun.compute, begun.dataset, begun.output, begun.snapshot), shared.features
-    run = Run(method, Settings(begun.values), *where, features, record=record)
+    dataset, forget = begun.dataset, begun.dataset.part(begun.forget)
+    retain = dataset.part(forgetting.retain_indices(len(dataset.train), begun.forget))
+    record = begun.facts | {"network": begun.network, "command": command}
+    where = begun.compute, dataset, begun.output, begun.snapshot
+    run = Run(method, Settings(begun.values), *where, shared.features, record=record)
     before = models.state(begun.model)
     with distributed.process_group(run.compute.device):
         model = unlearn(begun.model, retain, forget, run).cpu()

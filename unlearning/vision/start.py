@@ -19,6 +19,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel
 from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
+from unlearning.images.records import Known
 from unlearning.vision import layers, originals
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
@@ -58,7 +59,6 @@ class Start:
             "network": self.network | ({"compact": True} if smaller else {}),
             "state_dict": state,
             "command": command,
-            "forget": self.forget,
             "seed": self.values["seed"],
             "cost": cost,
             "device": device_name(self.compute.device) + several,
@@ -71,7 +71,7 @@ class Start:
 def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared) -> Start:
     """Read what the flags name and check that it fits together; see `run.execute` for what is refused."""
     source, told = source_of(args), Told.from_flags(args, args.model)
-    dataset = shared.load(source)
+    dataset = _dataset(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = _forgotten(args, dataset, parent)
     forget, forget_tag = forgotten.positions, forgotten.tag
@@ -98,7 +98,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "flags": flags,
         "identity": identity(method, own, dataset.fingerprint, drawn, lineage),
         "key": key(same),
+        "forget": forget,
         "forget_tag": forget_tag,
+        "classes": list(dataset.classes),
         "data": source.described(dataset),
         "parent": sha,
         "origin": parent and (parent.get("origin") or sha),
@@ -108,6 +110,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     if forget_tag is not None and not finished and not compute.quiet:
         what = f"{len(forget):,} of {len(dataset.train):,} images: {dataset.in_words(forget, forget_tag)}"
         what += f" ({forgotten.before:,} of them forgotten before)" if forgotten.before else ""
+        what += f"; {len(dataset.missing):,} of these are not in their files any more" if len(dataset.missing) else ""
         print(f"forgets {what}", file=sys.stderr, flush=True)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
@@ -125,22 +128,42 @@ class _Forgotten:
     before: int = 0
 
 
+def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
+    """The data, where they are a user's own completed by what the original or the checkpoint of --data-of says of them."""
+    path = getattr(args, "data_of", None) or (data.is_own(source.dataset) and getattr(args, "original", None))
+    if not path or originals.is_elsewhere(path):
+        return shared.load(source)
+    says = models.load_checkpoint(path)["data"]
+    known = Known.of(says)
+    dataset = shared.load(replace(source, known=known))
+    if known or not hasattr(args, "original"):  # else `originals.read` looks, after the forget set is known
+        data.check_same(path, says, dataset)
+    return dataset
+
+
+def _forget_set(request: forgetting.ForgetRequest | None, dataset: data.Dataset) -> tuple[torch.Tensor, str]:
+    """The forget set and its tag: what is asked for, or else the images that are missing. Raises UserError where images are
+    missing that aren't asked for."""
+    if request is None and len(dataset.missing):
+        return dataset.missing, forgetting.tag_of(dataset.train.labels, dataset.missing)
+    forget, tag = (request or forgetting.ForgetRequest()).positions(dataset.train)
+    dataset.check_missing(forget, tag)
+    return forget, tag
+
+
 def _forgotten(args: argparse.Namespace, dataset: data.Dataset, parent: dict[str, Any] | None) -> _Forgotten:
     """The request that the flags name, together with what the original has forgotten already."""
     if not hasattr(args, "forget_class"):
         return _Forgotten(torch.empty(0, dtype=torch.int64))
-    request = forget_request(args) or forgetting.ForgetRequest()
-    asked, tag = request.positions(dataset.train)
+    request = forget_request(args)
+    asked, tag = _forget_set(request, dataset)
     before = parent["forget"] if parent else asked
     union = torch.cat([before, asked]).unique()
     if torch.equal(union, asked):
         return _Forgotten(asked, tag, request)
     if parent and len(union) == len(dataset.train):
         raise UserError(f"with what {parent['file']} has forgotten already nothing is left to retain")
-    classes = forgetting.forgotten_classes(dataset.train.labels, union)
-    return _Forgotten(
-        union, forgetting.tag_of_classes(classes) if classes else forgetting.tag_of_ids(union), None, len(before)
-    )
+    return _Forgotten(union, forgetting.tag_of(dataset.train.labels, union), None, len(before))
 
 
 def _network(

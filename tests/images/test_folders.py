@@ -1,0 +1,242 @@
+"""Folders and tables of pictures: which files are read, in which order, and what is said of the rest."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+import pretrain
+from tests.helpers import call
+from unlearning.core.errors import UserError
+from unlearning.images import folders, forgetting
+
+
+def picture(file, value, size=(8, 8)):
+    """A picture of one colour, the file's folder made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 10, 20)).save(file)
+
+
+def tree(root, classes=("ant", "bee"), parts=("train", "test"), each=4):
+    """A folder of pictures whose red says the class and whose number of pictures is `each` a class and part."""
+    for part in parts:
+        for number, name in enumerate(classes):
+            for i in range(each):
+                picture(root / part / name / f"{i}.png", number * 20)
+    return root
+
+
+def loaded(root, **how):
+    return data.load(f"folder:{root}", img_size=8, **how)
+
+
+def test_the_fingerprint_of_an_ordinary_folder_is_what_it_was(tmp_path):
+    """By the rule of earlier versions: torchvision's order of files, PIL's RGB, shapes and bytes of both splits."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 13), ("test", 5)):
+        for name in ("Zebra", "ant", "bee 2"):
+            for i in range(count):
+                file = tmp_path / part / name / ("deep" if i % 3 else ".").strip(".") / f"{i}.{'JPG' if i % 2 else 'png'}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (8, 8 + i % 2, 3)).astype(np.uint8)).save(file)
+    from torchvision.datasets import ImageFolder
+
+    digest = hashlib.sha256()
+    for part in ("train", "test"):
+        listed = ImageFolder(tmp_path / part)
+        pixels = [np.array(Image.open(file).convert("RGB").resize((8, 8))) for file, _ in listed.samples]
+        images, labels = np.stack(pixels).transpose(0, 3, 1, 2), np.array(listed.targets)
+        for array in (images, labels):
+            digest.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    assert loaded(tmp_path).fingerprint == digest.hexdigest()
+
+
+def test_numeric_class_names_are_in_numeric_order(tmp_path):
+    dataset = loaded(tree(tmp_path, [str(number) for number in range(12)], each=1))
+    assert dataset.classes == tuple(map(str, range(12)))
+    index, _ = forgetting.forget_indices(dataset.train, classes=[2])
+    assert dataset.train.images[index, 0].unique().tolist() == [40]
+    assert folders.in_order(["10", "9", "x"]) == ["10", "9", "x"] and folders.in_order(["10", "9", "010"]) == [
+        "9",
+        "010",
+        "10",
+    ]
+
+
+def test_val_stands_in_for_a_test_split(tmp_path, capsys):
+    for part in ("val", "valid", "validation"):
+        root = tree(tmp_path / part, parts=("train", part))
+        assert len(loaded(root).test) == 8
+        assert f"folder:{root}: {part}/ is the test split\n" == capsys.readouterr().err
+    tree(tmp_path / "val", ("ant", "bee"), parts=("test",), each=2)
+    assert len(loaded(tmp_path / "val").test) == 4
+    assert capsys.readouterr().err == f"folder:{tmp_path / 'val'}: test/ is the test split, and val/ isn't used\n"
+
+
+def test_no_test_split_takes_validation(tmp_path):
+    root = tree(tmp_path / "alone", parts=("train",))
+    with pytest.raises(UserError, match=r"it has no test/ and no val/; give --validation SHARE"):
+        loaded(root)
+    dataset = loaded(root, validation=0.25)
+    assert (len(dataset.train), len(dataset.test)) == (6, 2)
+    (root / "test" / "ant").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"test has no class folder with images; give --validation"):
+        loaded(root)
+    (root / "test" / "ant" / "0.png").write_bytes(b"never opened")
+    assert loaded(root, validation=0.25).fingerprint == dataset.fingerprint
+
+
+def test_what_is_no_training_data_is_one_line(tmp_path):
+    (tmp_path / "train").mkdir()
+    for path, message in ((tmp_path / "nowhere", "there is no folder"), (tmp_path, "has no class folder with images")):
+        with pytest.raises(UserError, match=f"needs train/<class>/ with images in each: .*{message}"):
+            loaded(path)
+    tree(tmp_path / "more", ("ant", "bee"))
+    picture(tmp_path / "more" / "test" / "cat" / "0.png", 1)
+    with pytest.raises(UserError, match="train and test don't hold the same classes: cat only in one of them"):
+        loaded(tmp_path / "more")
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    tree(tmp_path)
+    monkeypatch.setattr(folders.os, "walk", lambda top, onerror, followlinks: onerror(PermissionError(13, "no", str(top))))
+    with pytest.raises(UserError, match="train/ant can't be read: no"):
+        loaded(tmp_path)
+
+
+def test_every_format_is_read_and_the_rest_is_counted(tmp_path, capsys):
+    tree(tmp_path)
+    suffixes = ("gif", "webp", "jp2", "tga", "ico", "jfif", "PNG", "ppm", "bmp", "tiff")
+    for suffix in suffixes:
+        picture(tmp_path / "train" / "ant" / f"x.{suffix}", 0)
+    for name in (
+        "bee/Thumbs.db",
+        "bee/notes.txt",
+        "ant/.DS_Store",
+        "ant/._0.png",
+        "ant/more.txt",
+        "ant/README",
+        "stray.png",
+    ):
+        (tmp_path / "train" / name).write_bytes(b"\0")
+    for name in (".cache", "empty", "ant/.ipynb_checkpoints"):
+        (tmp_path / "train" / name).mkdir()
+    picture(tmp_path / "train" / ".cache" / "0.png", 0)
+    picture(tmp_path / "train" / "ant" / ".ipynb_checkpoints" / "0.png", 0)
+    dataset = loaded(tmp_path)
+    assert dataset.train.labels.tolist() == [0] * (4 + len(suffixes)) + [1] * 4 and dataset.classes == ("ant", "bee")
+    counted = "9 files that are no pictures of a class (1 .db, 1 .png, 2 .txt, 4 hidden, 1 without a suffix)"
+    empty = "class folders that are hidden or hold no images (train/.cache, train/empty)"
+    assert capsys.readouterr().err == f"folder:{tmp_path}: skipped {counted} and {empty}\n"
+    assert loaded(tmp_path, quiet=True).fingerprint == dataset.fingerprint and not capsys.readouterr().err
+
+
+def test_resizing_is_said_once_with_the_largest(tmp_path, capsys):
+    tree(tmp_path)
+    loaded(tmp_path)
+    assert not capsys.readouterr().err
+    picture(tmp_path / "train" / "ant" / "wide.png", 1, (30, 20))
+    picture(tmp_path / "test" / "ant" / "high.png", 1, (21, 31))
+    loaded(tmp_path)
+    what = "images are resized to 8 x 8 pixels without keeping their aspect ratio; the largest is 21 x 31"
+    assert capsys.readouterr().err == f"folder:{tmp_path}: {what}\n"
+    loaded(tmp_path, quiet=True)
+    assert not capsys.readouterr().err
+
+
+def test_unreadable_pictures_of_both_splits_are_named_at_once(tmp_path):
+    tree(tmp_path)
+    for name in ("train/ant/0.png", "test/bee/3.png"):
+        (tmp_path / name).write_bytes(b"no")
+    with pytest.raises(UserError, match=r"2 files are not readable images: .*train/ant/0.png \(.*test/bee/3.png \("):
+        loaded(tmp_path)
+
+
+def test_a_channel_that_is_the_same_everywhere_does_no_harm(tmp_path):
+    """Pictures of one and the same colour: constants normalise them, not their own standard deviation of 0."""
+    for part in ("train", "test"):
+        for name in ("ant", "bee"):
+            picture(tmp_path / part / name / "0.png", 0)
+    flags = ("--dataset", f"folder:{tmp_path}", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet")
+    assert call(pretrain, *flags, "--output", tmp_path / "x.pth").exists()
+
+
+def table(root, text, encoding="utf-8"):
+    """A table beside pictures 0.png to 7.png, whose red is their number."""
+    for number in range(8):
+        picture(root / "pictures" / f"{number}.png", number)
+    (root / "list.csv").write_text(text, encoding=encoding)
+    return f"csv:{root / 'list.csv'}"
+
+
+LABELS = ("10", "9", "10", "9", "9", "10", "9", "10")
+PARTS = ("train", "train", "train", "train", "test", "TEST", "val", "val")
+ROWS = [f"pictures/{n}.png,{label},{part}" for n, (label, part) in enumerate(zip(LABELS, PARTS, strict=True))]
+HEADED = "\n".join(["File,Label,Split", *ROWS]) + "\n"
+
+
+def test_a_table_names_files_labels_and_splits(tmp_path, capsys):
+    dataset = data.load(table(tmp_path, HEADED, "utf-8-sig"), img_size=8)
+    assert dataset.classes == ("9", "10") and dataset.tag == f"list-{dataset.fingerprint[:6]}-8px"
+    assert dataset.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and dataset.train.labels.tolist() == [1, 0, 1, 0]
+    assert dataset.test.images[:, 0, 0, 0].tolist() == [4, 5] and dataset.test.labels.tolist() == [0, 1]
+    assert not capsys.readouterr().err
+    without = "".join(line + "\n" for line in HEADED.splitlines() if not line.lower().endswith("test"))
+    dataset = data.load(table(tmp_path, without), img_size=8)
+    assert dataset.test.images[:, 0, 0, 0].tolist() == [6, 7]
+    semicolons = HEADED.replace(",", ";").replace("Label", "target").replace("File", " path ") + "\n;;\n"
+    assert data.load(table(tmp_path, semicolons), img_size=8).train.labels.tolist() == [1, 0, 1, 0]
+
+
+def test_a_table_without_splits_takes_validation(tmp_path):
+    name = table(tmp_path, "\n".join(line.rpartition(",")[0] for line in HEADED.splitlines()))
+    with pytest.raises(UserError, match="has no rows of split test or val; give --validation"):
+        data.load(name)
+    dataset = data.load(name, img_size=8, validation=0.25)
+    assert (len(dataset.train), len(dataset.test)) == (6, 2) and dataset.test.labels.tolist() == [1, 0]
+
+
+MALFORMED = [
+    (
+        HEADED.replace("File", "name"),
+        "needs one column named file or filename or path or image; it has none among name, label",
+    ),
+    (HEADED.replace("Split", "path"), "needs one column named file .*; it has file and path"),
+    (HEADED.replace("Label", "kind"), "needs one column named label or class or target; it has none among"),
+    ("", "it has none among no columns"),
+    (HEADED.replace(",9,train", ",9", 1), "line 3: 2 cells for 3 columns"),
+    (HEADED.replace(",9,train", ",,train", 1), "line 3: an empty cell"),
+    (HEADED.replace(",9,train", ",9,dev", 1), "line 3: its split is 'dev', neither train nor test nor val"),
+    (HEADED.replace("/3.png", "/../pictures/1.png"), "lines 3 and 5 name the same file .*1.png"),
+    (HEADED.replace("/3.", "/33.").replace("/6.", "/66."), "2 of 8 files aren't there: .*33.png, .*66.png"),
+    (HEADED.replace("train", "test"), "has no training images"),
+    (HEADED + 'pictures/8.png,"9,train\n', "line 10: unexpected end of data"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MALFORMED, ids=[message[:30] for _, message in MALFORMED])
+def test_a_malformed_table_is_one_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=rf"csv:.*list.csv.*{message}"):
+        data.load(table(tmp_path, text))
+
+
+def test_a_table_that_is_none_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"csv:.*nowhere.csv: No such file"):
+        data.load(f"csv:{tmp_path / 'nowhere.csv'}")
+    with pytest.raises(UserError, match="is not a text in UTF-8"):
+        data.load(table(tmp_path, HEADED + "é", "latin-1"))
+
+
+def test_a_table_of_a_folders_files_is_the_same_data(tmp_path):
+    """Their pixels and labels give the fingerprint, and not how they were named."""
+    tree(tmp_path)
+    lines = [
+        f"{file.relative_to(tmp_path)},{file.parent.name},{file.parent.parent.name}"
+        for file in sorted(tmp_path.rglob("*.png"))
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label,split", *lines]), encoding="utf-8")
+    assert data.load(f"csv:{tmp_path / 'list.csv'}", img_size=8).fingerprint == loaded(tmp_path).fingerprint
+    assert torch.equal(data.load(f"csv:{tmp_path / 'list.csv'}", img_size=8).test.labels, loaded(tmp_path).test.labels)
