@@ -19,6 +19,7 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.images import forgetting
+from unlearning.images.catalogue import Catalogue
 from unlearning.images.folders import read_folder
 from unlearning.images.readers import READERS
 from unlearning.images.splits import ImageFiles, Split
@@ -52,6 +53,7 @@ class Dataset:
     """A training and a test split; `tag` names them in file names, `fingerprint` is a SHA-256 of every byte of both.
 
     normalisation: mean and standard deviation of each channel for networks that start afresh, pixels from 0 to 1.
+    catalogue: the full training set, of which `train` may be a part.
     """
 
     tag: str
@@ -61,6 +63,16 @@ class Dataset:
     flip: bool
     fingerprint: str
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    catalogue: Catalogue | None = None
+
+    @property
+    def whole(self) -> Catalogue:
+        """The catalogue; where none is known, that of the training images."""
+        return self.catalogue or Catalogue.of_labels(self.train.labels)
+
+    def forgotten(self, request: forgetting.ForgetRequest) -> forgetting.Forgotten:
+        """The forget set of a request. Raises UserError as `ForgetRequest.resolve` does."""
+        return request.resolve(self.train, self.whole)
 
     def in_words(self, forget: torch.Tensor, tag: str) -> str:
         """A forget set as `forgetting.in_words` says it."""
@@ -127,6 +139,8 @@ def load(
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
+    count, files = len(train), train.names
+    train = Split(train.images, train.labels)  # a reader may have taken it from something larger
     tag = short_name(name) + (f"-{img_size}px" if name.startswith("folder:") and img_size != 32 else "")
     if validation:
         held_out = stratified(train.labels, round(validation * len(train)))
@@ -139,11 +153,14 @@ def load(
         test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {tag}")
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
+    positions = train.source[1]
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
     known = "cifar10" if tuple(classes) == CIFAR10_CLASSES else name
     mean, std = ((value,) * train.images.shape[1] for value in NEUTRAL)
     constants = NORMALISATION.get(known, (mean, std))
-    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, _fingerprint(train, test), constants)
+    fingerprint, folder = _fingerprint(train, test), Path(name.removeprefix("folder:")) if files else None
+    catalogue = Catalogue(count, positions, tuple(classes), files, folder, name, fingerprint)
+    return Dataset(tag, train, test, tuple(classes), name not in UPRIGHT, fingerprint, constants, catalogue)
 
 
 def short_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """Trees of pictures, a folder for each class: `folder:PATH`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,4 +33,5 @@ def read_folder(path: Path, img_size: int) -> tuple[Split, Split, list[str]]:
     else:
         held = [images[:] for images in files]
     splits = [Split(x, torch.tensor(tree.targets, dtype=torch.int64)) for x, tree in zip(held, trees, strict=True)]
-    return *splits, train.classes
+    names = tuple(Path(file).relative_to(path).as_posix() for file, _ in train.samples)
+    return replace(splits[0], names=names), splits[1], train.classes

@@ -20,11 +20,14 @@ class Split:
     Labels are float32 (N, classes) where probabilities are to be learned.
 
     origin: the images that these were taken from, and their positions there, int64 (N,); None where these are all.
+    names: the file of each image, below the folder of its data set, with forward slashes; None where they have none. What is
+    taken has none: `Dataset.catalogue` keeps those of all.
     """
 
     images: "torch.Tensor | ImageFiles"
     labels: torch.Tensor
     origin: "tuple[torch.Tensor | ImageFiles, torch.Tensor] | None" = None
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -59,6 +59,7 @@ class Start:
             "state_dict": state,
             "command": command,
             "forget": self.forget,
+            **(self.dataset.whole.recorded(self.forget) if len(self.forget) else {}),
             "seed": self.values["seed"],
             "cost": cost,
             "device": device_name(self.compute.device) + several,
@@ -73,9 +74,10 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     source, forgets = source_of(args), hasattr(args, "forget_class")
     dataset = shared.load(source)
     request = forget_request(args) if forgets else None
+    forgotten = dataset.forgotten(request or forgetting.ForgetRequest()) if forgets else None
     forget, forget_tag = torch.empty(0, dtype=torch.int64), None
-    if forgets:
-        forget, forget_tag = (request or forgetting.ForgetRequest()).positions(dataset.train)
+    if forgotten:
+        forget, forget_tag = forgotten.positions, forgotten.tag
     parent = read_original(args, dataset, forget) if hasattr(args, "original") else None
     torch.manual_seed(args.seed)
     model, network = _network(args, dataset, parent)
@@ -88,7 +90,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     known = values if parent else values | {name: network["arguments"][name] for name in ("mean", "std")}
     settings, sha = parser.settings(known), parent and parent["sha256"]
     own = parser.own_settings(known)
-    drawn, lineage = forget_identity(forget, request), parent and of_checkpoint(parent)
+    wanted = forget_identity(forget, forgotten.draw if forgotten else None)
+    lineage = parent and of_checkpoint(parent)
     made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha}
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = _begin(network["name"], dataset.tag)
@@ -98,7 +101,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "method": method,
         "config": settings,
         "flags": flags,
-        "identity": identity(method, own, dataset.fingerprint, drawn, lineage),
+        "identity": identity(method, own, dataset.fingerprint, wanted, lineage),
         "key": key(same),
         "forget_tag": forget_tag,
         "data": source.described(dataset),
@@ -106,12 +109,18 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "origin": parent and (parent.get("origin") or sha),
     }
     finished = not args.overwrite and _is_finished(output, same, parser)
-    if forgets and not finished and not compute.quiet:
-        what = f"{len(forget):,} of {len(dataset.train):,} images: {dataset.in_words(forget, forget_tag or '')}"
-        print(f"forgets {what}", file=sys.stderr, flush=True)
+    if forgotten and not finished:
+        _say(forgotten, dataset, compute.quiet)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
+
+
+def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, quiet: bool) -> None:
+    """Say what is odd about a request and, unless quiet, what is about to be forgotten."""
+    line = forgetting.by_class(dataset.train.labels, dataset.classes, forgotten.positions, "forgets")
+    for text in (*forgotten.notes, *([] if quiet else [line])):
+        print(text, file=sys.stderr, flush=True)
 
 
 def read_original(args: argparse.Namespace, dataset: data.Dataset, forget: torch.Tensor) -> dict[str, Any]:

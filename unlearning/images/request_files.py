@@ -1,0 +1,232 @@
+"""Files that name images to forget: text, tables, arrays, JSON, and checkpoints that have forgotten them."""
+
+import csv
+import io
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearning.core.errors import UserError
+from unlearning.core.files import first_line, read_torch
+from unlearning.images.catalogue import Catalogue
+from unlearning.images.classes import listed
+
+NUMBERS = ("index", "id", "position", "number")  # names of a table's column of image numbers
+FILES = ("file", "filename", "path", "name")
+KEY = "forget"  # of JSON, of a dictionary of tensors and of several arrays
+SYSTEM = "system.pth"  # in the folder of a system of parts
+
+
+@dataclass(frozen=True)
+class Named:
+    """The images of a request: positions among those that were loaded, ascending int64, and what is to be said of it."""
+
+    positions: torch.Tensor
+    notes: tuple[str, ...] = ()
+
+
+def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
+    """The loaded images that a file names, by number in the full training set, by name, by pattern or by a boolean mask.
+
+    Text has one a line; a table (.csv, .tsv) a column of NUMBERS or FILES; .npy, .npz, .pt and .json a list or a mask as
+    long as the full training set; a checkpoint of this project, or the folder of a system, what it has forgotten. flag: what
+    errors begin with. Raises UserError for a file that names nothing, or something unknown.
+    """
+    what = f"{flag} {file}"
+    path = file / SYSTEM if (file / SYSTEM).exists() else file
+    try:
+        words = _READERS.get(path.suffix.lower(), _read_text)(path, catalogue)
+    except OSError as error:
+        raise UserError(f"{what} cannot be read ({error.strerror or first_line(error)})") from None
+    except (ValueError, csv.Error) as error:  # the message is this module's own or that of JSON, NumPy or csv
+        raise UserError(f"{what}: {first_line(error)}") from None
+    return named(words, catalogue, what)
+
+
+def named(words: Sequence[int | str], catalogue: Catalogue, what: str) -> Named:
+    """The loaded images of numbers in the full training set and of names. what: errors and notes begin with it.
+
+    Raises UserError for none, for unknown ones, and where --subset or --validation has left out all of them.
+    """
+    if not words:
+        raise UserError(f"{what}: it names no image")
+    if len(words) == catalogue.count > 2 and set(words) <= {0, 1}:
+        way = "as a mask give booleans, as image numbers leave out the doubles"
+        raise UserError(f"{what}: {len(words):,} numbers, all 0 or 1, are as many as there are training images; {way}")
+    every = catalogue.numbers_of(words, what)
+    numbers = torch.tensor(sorted(set(every)), dtype=torch.int64)
+    positions, notes = catalogue.loaded(numbers), []
+    if doubles := len(every) - len(numbers):
+        notes.append(f"{what}: {_images(doubles)} named more than once, counted once")
+    if not len(positions):
+        raise UserError(f"{what}: --subset or --validation has left out {_all_of(len(numbers))}")
+    if missing := len(numbers) - len(positions):
+        left = f"{missing:,} of {len(numbers):,} images left out by --subset or --validation"
+        notes.append(f"{what}: {left}, {len(positions):,} remain")
+    return Named(positions, tuple(notes))
+
+
+def as_words(text: str) -> list[int | str]:
+    """Numbers with commas or blanks between them, or the one name of a file."""
+    parts = [part for part in re.split(r"[\s,;]+", text) if part]
+    return [int(part) for part in parts] if parts and all(map(_is_number, parts)) else [text]
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+", text, re.ASCII) is not None
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' if count > 1 else ''}"
+
+
+def _all_of(count: int) -> str:
+    return "its only image" if count == 1 else f"all of its {count:,} images"
+
+
+def _decoded(file: Path) -> str:
+    """A file's text: UTF-8, or what the mark of its first bytes says, as editors and shells of Windows write it."""
+    raw = file.read_bytes()
+    if b"\0" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is not a text file; known endings are " + ", ".join(_READERS))
+    try:
+        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its text is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _read_text(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    """One number or name a line, or several numbers; # begins a comment at a line's start and after a blank."""
+    found: list[int | str] = []
+    for line in filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in _decoded(file).splitlines())):
+        found += as_words(line)
+    return found
+
+
+def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    """The one column of a table that names images; whole lines may be comments, for a cell may have a # in it."""
+    lines = [line for line in _decoded(file).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        return []
+    header = lines[0]
+    sign = max(",;\t", key=header.count)
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=sign))
+    columns = {(name or "").strip().casefold(): name for name in next(csv.reader([header], delimiter=sign))}
+    wanted = FILES if catalogue.files and columns.keys() & set(FILES) else NUMBERS
+    known = [name for name in columns if name in wanted]
+    if len(known) != 1:
+        there = f"it has {listed(known)}; keep one" if known else f"its first line has {listed(columns) or 'none'}"
+        raise ValueError(f"it needs a column called {listed(NUMBERS)} or, where images are files, {listed(FILES)}; {there}")
+    cells = [(row[columns[known[0]]] or "").strip() for row in rows]
+    kind = "an image number" if wanted is NUMBERS else "a file's name"
+    for place, cell in enumerate(cells, 1):
+        if not cell or (wanted is NUMBERS and not _is_number(cell)):
+            raise ValueError(f"{cell!r} in row {place} of column {known[0]} is not {kind}")
+    return cells if wanted is FILES else list(map(int, cells))
+
+
+def _read_json(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    text = _decoded(file)
+    try:
+        return _of_values(json.loads(text), catalogue) if text.strip() else []
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON ({error})") from None
+
+
+def _read_array(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    try:
+        read = np.load(file, allow_pickle=False)
+    except (EOFError, ValueError, zipfile.BadZipFile):
+        raise ValueError("it is no array, or one that can't be read without running code") from None
+    if isinstance(read, np.ndarray):
+        return _of_array(read, catalogue)
+    with read:
+        if KEY not in read and len(read.files) != 1:
+            raise ValueError(f"it needs one array, or one called {KEY}; it has {listed(read.files) or 'none'}")
+        return _of_array(read[KEY if KEY in read else read.files[0]], catalogue)
+
+
+def _read_tensor(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    content = read_torch(file)
+    if isinstance(content, dict) and "data" in content and ({"state_dict", "ledger"} & content.keys()):
+        return _of_checkpoint(content, catalogue)
+    return _of_values(content, catalogue)
+
+
+def _of_values(values: Any, catalogue: Catalogue) -> Sequence[int | str]:
+    """What a file's content names: a list, a tensor or a dictionary with one as KEY."""
+    if isinstance(values, dict):
+        if KEY not in values:
+            raise ValueError(f"it needs a list called {KEY}; it has {listed(values) or 'none'}")
+        values = values[KEY]
+    if isinstance(values, torch.Tensor):
+        return _of_array(values.numpy(force=True), catalogue)
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f"it needs a list of numbers, names or booleans, not {type(values).__name__}")
+    if values and all(isinstance(value, bool) for value in values):
+        return _of_array(np.array(values), catalogue)
+    if wrong := [value for value in values if isinstance(value, bool) or not isinstance(value, (int, str))]:
+        raise ValueError(f"{wrong[0]!r} is neither the number nor the name of an image")
+    return list(values)
+
+
+def _of_array(values: np.ndarray, catalogue: Catalogue) -> Sequence[int | str]:
+    """What an array names: booleans as long as the full training set, whole numbers, or text."""
+    if values.size != max((1, *values.shape)) and values.size:
+        raise ValueError(f"it needs one dimension, and has the shape {values.shape}")
+    values = values.reshape(-1)
+    if values.dtype.kind == "b":
+        if len(values) != catalogue.count:
+            raise ValueError(f"its mask has {len(values):,} values, and the full training set {catalogue.count:,} images")
+        return values.nonzero()[0].tolist()
+    if values.dtype.kind not in "iuU" and values.size:
+        raise ValueError(f"it needs whole numbers, names or booleans, not {values.dtype}")
+    return values.tolist()
+
+
+def _of_checkpoint(content: dict[str, Any], catalogue: Catalogue) -> Sequence[int | str]:
+    """What a checkpoint of this project, or a system of parts, has forgotten: numbers in the full training set, or names.
+
+    Numbers hold for the images that it was made with; where others are loaded, names do, and numbers in the full set of the
+    same name. Earlier versions' files have neither.
+    """
+    gone = content.get("deleted", content.get("forget"))
+    if not isinstance(gone, torch.Tensor) or gone.dtype != torch.int64:
+        raise ValueError("it doesn't say what it has forgotten")
+    if not len(gone):
+        raise ValueError("it has forgotten nothing")
+    made_with = content["data"]
+    if made_with.get("fingerprint") == catalogue.fingerprint:
+        return catalogue.positions[_checked(gone, len(catalogue.positions))].tolist()
+    if content.get("forget_names") and catalogue.files:
+        return list(map(str, content["forget_names"]))
+    if "forget_images" in content and not catalogue.files and made_with.get("dataset") == catalogue.dataset:
+        return _checked(content["forget_images"], catalogue.count).tolist()
+    of = made_with.get("tag")
+    raise ValueError(f"it was made with other images ({of}), and can't say which of these it has forgotten")
+
+
+def _checked(numbers: Any, count: int) -> torch.Tensor:
+    """Numbers of a checkpoint, if they are int64 from 0 to below `count`."""
+    whole = isinstance(numbers, torch.Tensor) and numbers.dtype == torch.int64
+    if not whole or bool(((numbers < 0) | (numbers >= count)).any()):
+        raise ValueError(f"its forget set doesn't fit {count:,} training images: it is damaged")
+    return numbers
+
+
+_READERS = {
+    ".csv": _read_table,
+    ".tsv": _read_table,
+    ".json": _read_json,
+    ".npy": _read_array,
+    ".npz": _read_array,
+    ".pt": _read_tensor,
+    ".pth": _read_tensor,
+}
