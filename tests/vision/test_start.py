@@ -83,7 +83,8 @@ def result_flags(script):
     """The flags that make a script's result, each with another value than its default, but for those that name its network,
     its data and what it forgets."""
     elsewhere = {"model", "dataset", "img_size", "subset", "test_subset", "validation"}
-    elsewhere |= {f"forget_{kind}" for kind in ("class", "random", "file")} | {"mean", "std"}  # these two belong together
+    elsewhere |= {f"forget_{kind}" for kind in ("class", "random", "file", "count")} | {"of_class"}
+    elsewhere |= {"mean", "std"}  # these two belong together
     return [changed(action) for action in script.parser()._actions if action.dest not in CIRCUMSTANCES | elsewhere]
 
 

@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def plan_lmeraser(request: Request) -> Plan:
     """LMEraser over its number of clusters, SISA, and one prompt for all, on a backbone of public images."""
     if len(request.forget_classes) > 1:
-        raise UserError("lmeraser deletes one class: give --forget-class one number")
+        raise UserError("lmeraser deletes one class: give --forget-class one of them")
     return _plan(request, chosen(request), [request.sizes["rates"]])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.images.classes import listed
+from unlearning.core.words import listed
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from unlearning.core.errors import UserError
+from unlearning.core.words import listed
 
-LISTED = 10  # names or numbers that an error line has at most
 # CIFAR-100's superclasses and the five classes of each, as the files of Krizhevsky (2009) spell them.
 CIFAR100 = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -60,12 +60,6 @@ def class_name(classes: Sequence[str], number: int) -> str:
 def word_of(number: int, classes: Sequence[str]) -> str:
     """The word that means this class to `class_numbers`: its number, as "id:3" where another class is called 3."""
     return str(number) if _numbers(str(number), classes, "") == [number] else f"id:{number}"
-
-
-def listed(words: Iterable[object]) -> str:
-    """Words with commas between them, the first LISTED and how many more."""
-    every = [str(word) for word in words]
-    return ", ".join(every[:LISTED]) + (f" and {len(every) - LISTED:,} more" if len(every) > LISTED else "")
 
 
 def _parts(word: str | int, classes: Sequence[str], flag: str) -> Iterable[tuple[str, list[int]]]:
@@ -128,7 +122,8 @@ def _is_number(word: str) -> bool:
 def _what_there_is(unknown: Sequence[str], classes: Sequence[str], known: Sequence[int]) -> str:
     """What to say of words that name no class: which names are like them, and which classes there are."""
     names = {_plainly(name): name for name in (*_superclasses(classes), *(classes[c] for c in known))}
-    like = [names[one] for word in unknown for one in difflib.get_close_matches(_plainly(word), names)]
+    words = [_plainly(word.removeprefix("super:")) for word in unknown if not _is_number(word)]
+    like = [names[one] for word in words for one in difflib.get_close_matches(word, names)]
     meant = f"did you mean {listed(dict.fromkeys(like))}? " if like else ""
     if all(classes[c] == str(c) for c in known):
         return f"{meant}the classes are {known[0]} to {known[-1]}"

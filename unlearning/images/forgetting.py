@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.words import NAMED, portions
 from unlearning.images.catalogue import Catalogue
 from unlearning.images.classes import class_name, class_numbers
 from unlearning.images.request_files import read_file
 from unlearning.images.splits import Split
-
-NAMED = 5  # classes that are named one by one
 
 
 @dataclass(frozen=True)
@@ -137,15 +136,13 @@ def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor,
 def by_class(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, verb: str, kind: str = "") -> str:
     """A request in a line: "forgets 320 of 10,000 images: all 200 of class 3 (Dress), 120 of class 5 (Sandal)".
 
-    labels: int64 (N,) of the images that it is about. forget: int64 positions among them. Of many classes the NAMED largest
-    parts are named. verb: what happens; kind: what these images are, before the word.
+    labels: int64 (N,) of the images that it is about. forget: int64 positions among them. verb: what happens; kind: what
+    these images are, before the word.
     """
-    inside, every = (torch.bincount(some, minlength=len(classes)).tolist() for some in (labels[forget], labels))
-    order = sorted((c for c, count in enumerate(inside) if count), key=lambda c: (-inside[c], c))
-    parts = [f"{'all ' * (inside[c] == every[c])}{inside[c]:,} of class {class_name(classes, c)}" for c in order[:NAMED]]
-    more = len(order) - NAMED
-    rest = f" and {more} more class{'es' if more > 1 else ''}" if more > 0 else ""
-    return f"{verb} {len(forget):,} of {len(labels):,} {kind}images: {', '.join(parts)}{rest}"
+    names = [f"class {class_name(classes, c)}" for c in range(len(classes))]
+    counts = [torch.bincount(some, minlength=len(names)).tolist() for some in (labels[forget], labels)]
+    inside, every = (dict(zip(names, count, strict=False)) for count in counts)
+    return f"{verb} {len(forget):,} of {len(labels):,} {kind}images: {portions(inside, every, 'classes')}"
 
 
 def retain_indices(count: int, forget: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import zipfile
@@ -15,8 +16,8 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, read_torch
+from unlearning.core.words import listed
 from unlearning.images.catalogue import Catalogue
-from unlearning.images.classes import listed
 
 NUMBERS = ("index", "id", "position", "number")  # names of a table's column of image numbers
 FILES = ("file", "filename", "path", "name")
@@ -45,8 +46,8 @@ def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
         words = _READERS.get(path.suffix.lower(), _read_text)(path, catalogue)
     except OSError as error:
         raise UserError(f"{what} cannot be read ({error.strerror or first_line(error)})") from None
-    except (ValueError, csv.Error) as error:  # the message is this module's own or that of JSON, NumPy or csv
-        raise UserError(f"{what}: {first_line(error)}") from None
+    except (ValueError, csv.Error) as error:  # with a message of this module, or of csv
+        raise UserError(f"{what}: {error}") from None
     return named(words, catalogue, what)
 
 
@@ -111,8 +112,9 @@ def _read_text(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
 
 
 def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
-    """The one column of a table that names images; whole lines may be comments, for a cell may have a # in it."""
-    lines = [line for line in _decoded(file).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    """The one column of a table that names images; comments stand above its header, for a cell may begin with a #."""
+    lines = [line for line in _decoded(file).splitlines() if line.strip()]
+    lines = list(itertools.dropwhile(lambda line: line.lstrip().startswith("#"), lines))
     if not lines:
         return []
     header = lines[0]
