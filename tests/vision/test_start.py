@@ -1,6 +1,7 @@
 """How a run begins: which finished or unfinished run is its own, and what its seed draws."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import pruneft
 import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel
+from data import Source
 from tests.helpers import call, changed
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
@@ -127,14 +129,15 @@ def test_a_picture_changed_or_read_at_another_size_makes_another_run(shared, tmp
 def test_another_forget_set_or_original_makes_another_run(place, shared, tmp_path):
     """Of an original what its file holds: another one of the same settings and seed may lie there by now."""
     file, listed = shutil.copy(place / "0.pth", tmp_path / "original.pth"), tmp_path / "list.txt"
-    listed.write_text("1 5", encoding="utf-8")
+    numbers = shared.load(Source("digits", Path("data"), 120)).whole.positions.tolist()
+    listed.write_text(f"{numbers[1]} {numbers[5]}", encoding="utf-8")
     flags = (*SMALL, "--original", file, "--output", tmp_path / "x.pth")
     first = finished(finetune, shared, *flags, "--forget-file", listed)
-    for other in (("--forget-class", 3), ("--forget-random", 0.1), ("--forget-random", 0.2)):
+    for other in (("--forget-class", 3), ("--forget-random", 0.1), ("--forget-random", 0.2), ("--forget-count", 2)):
         assert is_another(finetune, shared, first, *flags, *other), other
-    listed.write_text("1 6", encoding="utf-8")
+    listed.write_text(f"{numbers[1]} {numbers[6]}", encoding="utf-8")
     assert is_another(finetune, shared, first, *flags, "--forget-file", listed)
-    listed.write_text("5 1", encoding="utf-8")
+    listed.write_text(f"{numbers[5]} {numbers[1]}", encoding="utf-8")
     assert begun(finetune, shared, *flags, "--forget-file", listed).finished
     content = models.load_checkpoint(file)
     content["state_dict"]["net.fc.bias"] += 1
