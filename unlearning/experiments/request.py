@@ -166,7 +166,9 @@ class Request:
         if not self.forgets_class:
             return self
         count, words = CLASSES.get(self.source.dataset), self.class_words
-        if count and all(re.fullmatch(r"[\d,-]+|id:-?\d+", word, re.ASCII) for word in words):  # a number is no name there
+        if count and all(
+            re.fullmatch(r"(id:)?-?\d+(,(id:)?-?\d+)*", word, re.ASCII) for word in words
+        ):  # a number is no name there
             names, known = tuple(map(str, range(count))), range(count)
             return replace(self, forget_classes=tuple(classes.class_numbers(words, names, known, "--forget-class")))
         dataset = shared.load(self.source)
@@ -180,7 +182,7 @@ class Request:
             return None
         dataset = shared.load(self.source)
         forget = forgetting.ForgetRequest(classes=self.forget_classes).resolve(dataset.train, dataset.whole).positions
-        return forgetting.by_class(dataset.train.labels, dataset.classes, forget, "forgets")
+        return forgetting.by_class(dataset.train.labels, dataset.classes, forget, "forgets the private ones of")
 
 
 @dataclass(frozen=True)
