@@ -260,7 +260,7 @@ def test_a_number_is_the_same_image_whatever_is_left_out(tmp_path, digits, how):
 
 def test_what_was_left_out_is_counted_and_an_error_where_nothing_is_left(tmp_path, thinned):
     inside = thinned.whole.positions[:2].tolist()
-    outside = [i for i in range(1433) if i not in thinned.whole.positions.tolist()][:3]
+    outside = sorted(set(range(1433)) - set(thinned.whole.positions.tolist()))[:3]
     found = read(tmp_path, "a.txt", as_text(" ".join(map(str, inside + outside))), thinned)
     left = f"--forget-file {tmp_path / 'a.txt'}: 3 of 5 images left out by --subset or --validation, 2 remain"
     assert found.positions.tolist() == [0, 1] and found.notes == (left,)
