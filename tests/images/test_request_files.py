@@ -17,6 +17,7 @@ from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.images.forgetting import ForgetRequest
 from unlearning.images.request_files import read_file
+from unlearning.vision.identity import forget_identity
 
 WANTED = [3, 17, 1432]  # of the 1,433 training images of digits
 
@@ -216,14 +217,18 @@ def test_names_in_tables_arrays_and_json_and_paths_from_here(tmp_path, animals, 
     assert read(tmp_path, "a.txt", as_text(f"{tmp_path}/link/train/bee/3.png"), animals).positions.tolist() == [7]
 
 
-def test_a_name_with_a_bracket_is_that_file_before_it_is_a_pattern(tmp_path):
+def test_a_path_is_that_file_before_it_is_a_pattern_or_the_end_of_another_path(tmp_path):
     folder_of_images(tmp_path / "odd")
     for part in ("train", "test"):
         (tmp_path / "odd" / part / "ant" / "0.png").rename(tmp_path / "odd" / part / "ant" / "a[1].png")
         (tmp_path / "odd" / part / "ant" / "1.png").rename(tmp_path / "odd" / part / "ant" / "a1.png")
+    nested = tmp_path / "odd/train/bee/train/ant"  # a file whose last parts are another's path
+    nested.mkdir(parents=True)
+    (tmp_path / "odd/train/bee/2.png").rename(nested / "2.png")
     odd = data.load(f"folder:{tmp_path / 'odd'}", img_size=8)
     files = odd.whole.files
-    for word, expected in (("ant/a[1].png", "train/ant/a[1].png"), ("ant/a[12].png", "train/ant/a1.png")):
+    words = {"ant/a[1].png": "train/ant/a[1].png", "ant/a[12].png": "train/ant/a1.png", "train/ant/2.png": "train/ant/2.png"}
+    for word, expected in words.items():
         (position,) = read(tmp_path, "a.txt", as_text(word), odd).positions.tolist()
         assert files[position] == expected
 
@@ -311,6 +316,26 @@ def test_what_an_unlearned_checkpoint_has_forgotten_is_retrained_and_kept_by_num
     }
     for name, message in wrong.items():
         assert message in refusal(tmp_path, f"{name}.pth", lambda file: None, digits)
+
+
+def test_a_retrain_of_what_a_checkpoint_has_forgotten_is_that_of_the_same_request(tmp_path, capsys):
+    """By its file's name and its identity, so that tables set it beside the checkpoint; on other images it is a list."""
+    where = (*COMMON, "--dataset", "digits", "--subset", 120, "--weights", tmp_path, "--quiet")
+    for request in (("--forget-class", 3), ("--forget-random", 0.1), ("--forget-count", 3, "--of-class", 5)):
+        first = call(retrain, *where, *request)
+        capsys.readouterr()
+        assert call(retrain, *where, "--forget-file", first) == first
+        assert capsys.readouterr().err == f"there already: {first}\n"
+        found = torch.load(first, weights_only=True)
+        part = data.load("digits", subset=120)
+        again = part.forgotten(ForgetRequest(file=first))
+        assert forget_identity(again.positions, again.draw) == found["identity"]["forget"]
+        old = {key: value for key, value in found.items() if key != "identity"}
+        torch.save(old, tmp_path / "old.pth")
+        if "random" in first.name:
+            assert part.forgotten(ForgetRequest(file=tmp_path / "old.pth")).draw == {"random": 0.1, "seed": 0}
+        elsewhere = data.load("digits", subset=400).forgotten(ForgetRequest(file=first))
+        assert elsewhere.tag.startswith("file") and elsewhere.draw is None
 
 
 def test_a_checkpoint_of_a_folder_knows_its_images_by_name(tmp_path, animals, capsys):

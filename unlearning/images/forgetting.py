@@ -55,7 +55,7 @@ class ForgetRequest:
             raise UserError("--of-class says of which classes --forget-count or --forget-random draws: give one of these")
         if self.file is not None:
             found = read_file(self.file, catalogue, "--forget-file")
-            forgotten = Forgotten(found.positions, tag_of_ids(found.positions), notes=found.notes)
+            forgotten = Forgotten(found.positions, found.tag or tag_of_ids(found.positions), found.draw, found.notes)
         elif self.share is not None or self.count is not None:
             forgotten = self._drawn(train.labels, catalogue.classes)
         elif self.classes:

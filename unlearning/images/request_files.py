@@ -7,7 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,16 @@ SYSTEM = "system.pth"  # in the folder of a system of parts
 
 @dataclass(frozen=True)
 class Named:
-    """The images of a request: positions among those that were loaded, ascending int64, and what is to be said of it."""
+    """The images of a request: positions among those that were loaded, ascending int64, and what is to be said of it.
+
+    tag, draw: of a checkpoint of these very images, what it calls its forget set, and what makes it where it was drawn at
+    random, so that a Retrain of the same images is found to be that.
+    """
 
     positions: torch.Tensor
     notes: tuple[str, ...] = ()
+    tag: str | None = None
+    draw: dict[str, Any] | None = None
 
 
 def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
@@ -43,12 +49,14 @@ def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
     what = f"{flag} {file}"
     path = file / SYSTEM if (file / SYSTEM).exists() else file
     try:
-        words = _READERS.get(path.suffix.lower(), _read_text)(path, catalogue)
+        read = _READERS.get(path.suffix.lower(), _read_text)(path, catalogue)
+        words = _of_checkpoint(read, catalogue) if isinstance(read, dict) else read
+        called = _called(read, catalogue) if isinstance(read, dict) else {}
     except OSError as error:
         raise UserError(f"{what} cannot be read ({error.strerror or first_line(error)})") from None
     except (ValueError, csv.Error) as error:  # with a message of this module, or of csv
         raise UserError(f"{what}: {error}") from None
-    return named(words, catalogue, what)
+    return replace(named(words, catalogue, what), **called)
 
 
 def named(words: Sequence[int | str], catalogue: Catalogue, what: str) -> Named:
@@ -155,10 +163,11 @@ def _read_array(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
         return _of_array(read[KEY if KEY in read else read.files[0]], catalogue)
 
 
-def _read_tensor(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+def _read_tensor(file: Path, catalogue: Catalogue) -> Sequence[int | str] | dict[str, Any]:
+    """What a file of PyTorch's names; of a checkpoint its content."""
     content = read_torch(file)
     if isinstance(content, dict) and "data" in content and ({"state_dict", "ledger"} & content.keys()):
-        return _of_checkpoint(content, catalogue)
+        return content
     return _of_values(content, catalogue)
 
 
@@ -204,7 +213,7 @@ def _of_checkpoint(content: dict[str, Any], catalogue: Catalogue) -> Sequence[in
         raise ValueError("it doesn't say what it has forgotten")
     if not len(gone):
         raise ValueError("it has forgotten nothing")
-    made_with = content["data"]
+    made_with = _part(content, "data")
     if made_with.get("fingerprint") == catalogue.fingerprint:
         return catalogue.positions[_checked(gone, len(catalogue.positions))].tolist()
     if content.get("forget_names") and catalogue.files:
@@ -213,6 +222,22 @@ def _of_checkpoint(content: dict[str, Any], catalogue: Catalogue) -> Sequence[in
         return _checked(content["forget_images"], catalogue.count).tolist()
     of = made_with.get("tag")
     raise ValueError(f"it was made with other images ({of}), and can't say which of these it has forgotten")
+
+
+def _called(content: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """The tag and the draw of a checkpoint's forget set, where it was made with these very images."""
+    tag = content.get("forget_tag")
+    if _part(content, "data").get("fingerprint") != catalogue.fingerprint or not isinstance(tag, str):
+        return {}
+    share, known = _part(content, "config").get("forget_random"), _part(_part(content, "identity"), "forget")
+    known = known or ({"random": share, "seed": 0} if share else None)  # earlier versions store no identity
+    return {"tag": tag, "draw": None if not known or "positions" in known else known}
+
+
+def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A dictionary within a checkpoint; an empty one where there is none."""
+    part = content.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _checked(numbers: Any, count: int) -> torch.Tensor:
