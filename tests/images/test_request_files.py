@@ -304,7 +304,7 @@ def test_what_an_unlearned_checkpoint_has_forgotten_is_retrained_and_kept_by_num
     assert old.resolve(part.train, part.whole).positions.tolist() == [5, 40, 41]
     code, line = one_line(retrain, capsys, *where, "--forget-file", tmp_path / "old.pth")
     assert code == 2 and "it was made with other images (digits-120), and can't say which of these it has" in line
-    damaged = {"forget_images": torch.tensor([5000])}, {"forget_images": [1]}, {"forget": None}
+    damaged = {"forget_images": torch.tensor([5000])}, {"forget_images": [1]}, {"forget": None}, {"data": None}
     for name, content in (("whole", found), *((f"bad{i}", found | damage) for i, damage in enumerate(damaged))):
         torch.save(content, tmp_path / f"{name}.pth")
     no_fit = "its forget set doesn't fit 1,433 training images: it is damaged"
@@ -314,6 +314,7 @@ def test_what_an_unlearned_checkpoint_has_forgotten_is_retrained_and_kept_by_num
         "bad1": no_fit,
         "bad2": "doesn't say what it has forgotten",
     }
+    wrong["bad3"] = "it was made with other images (None)"
     for name, message in wrong.items():
         assert message in refusal(tmp_path, f"{name}.pth", lambda file: None, digits)
 

@@ -17,6 +17,7 @@ import torch
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, read_torch
 from unlearning.core.words import listed
+from unlearning.images import checkpoints
 from unlearning.images.catalogue import Catalogue
 
 NUMBERS = ("index", "id", "position", "number")  # names of a table's column of image numbers
@@ -50,8 +51,8 @@ def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
     path = file / SYSTEM if (file / SYSTEM).exists() else file
     try:
         read = _READERS.get(path.suffix.lower(), _read_text)(path, catalogue)
-        words = _of_checkpoint(read, catalogue) if isinstance(read, dict) else read
-        called = _called(read, catalogue) if isinstance(read, dict) else {}
+        words = checkpoints.words_of(read, catalogue) if isinstance(read, dict) else read
+        called = checkpoints.called(read, catalogue) if isinstance(read, dict) else {}
     except OSError as error:
         raise UserError(f"{what} cannot be read ({error.strerror or first_line(error)})") from None
     except (ValueError, csv.Error) as error:  # with a message of this module, or of csv
@@ -166,9 +167,7 @@ def _read_array(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
 def _read_tensor(file: Path, catalogue: Catalogue) -> Sequence[int | str] | dict[str, Any]:
     """What a file of PyTorch's names; of a checkpoint its content."""
     content = read_torch(file)
-    if isinstance(content, dict) and "data" in content and ({"state_dict", "ledger"} & content.keys()):
-        return content
-    return _of_values(content, catalogue)
+    return content if checkpoints.is_one(content) else _of_values(content, catalogue)
 
 
 def _of_values(values: Any, catalogue: Catalogue) -> Sequence[int | str]:
@@ -200,52 +199,6 @@ def _of_array(values: np.ndarray, catalogue: Catalogue) -> Sequence[int | str]:
     if values.dtype.kind not in "iuU" and values.size:
         raise ValueError(f"it needs whole numbers, names or booleans, not {values.dtype}")
     return values.tolist()
-
-
-def _of_checkpoint(content: dict[str, Any], catalogue: Catalogue) -> Sequence[int | str]:
-    """What a checkpoint of this project, or a system of parts, has forgotten: numbers in the full training set, or names.
-
-    Numbers hold for the images that it was made with; where others are loaded, names do, and numbers in the full set of the
-    same name. Earlier versions' files have neither.
-    """
-    gone = content.get("deleted", content.get("forget"))
-    if not isinstance(gone, torch.Tensor) or gone.dtype != torch.int64:
-        raise ValueError("it doesn't say what it has forgotten")
-    if not len(gone):
-        raise ValueError("it has forgotten nothing")
-    made_with = _part(content, "data")
-    if made_with.get("fingerprint") == catalogue.fingerprint:
-        return catalogue.positions[_checked(gone, len(catalogue.positions))].tolist()
-    if content.get("forget_names") and catalogue.files:
-        return list(map(str, content["forget_names"]))
-    if "forget_images" in content and not catalogue.files and made_with.get("dataset") == catalogue.dataset:
-        return _checked(content["forget_images"], catalogue.count).tolist()
-    of = made_with.get("tag")
-    raise ValueError(f"it was made with other images ({of}), and can't say which of these it has forgotten")
-
-
-def _called(content: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """The tag and the draw of a checkpoint's forget set, where it was made with these very images."""
-    tag = content.get("forget_tag")
-    if _part(content, "data").get("fingerprint") != catalogue.fingerprint or not isinstance(tag, str):
-        return {}
-    share, known = _part(content, "config").get("forget_random"), _part(_part(content, "identity"), "forget")
-    known = known or ({"random": share, "seed": 0} if share else None)  # earlier versions store no identity
-    return {"tag": tag, "draw": None if not known or "positions" in known else known}
-
-
-def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """A dictionary within a checkpoint; an empty one where there is none."""
-    part = content.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _checked(numbers: Any, count: int) -> torch.Tensor:
-    """Numbers of a checkpoint, if they are int64 from 0 to below `count`."""
-    whole = isinstance(numbers, torch.Tensor) and numbers.dtype == torch.int64
-    if not whole or bool(((numbers < 0) | (numbers >= count)).any()):
-        raise ValueError(f"its forget set doesn't fit {count:,} training images: it is damaged")
-    return numbers
 
 
 _READERS = {
