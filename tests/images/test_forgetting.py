@@ -10,7 +10,7 @@ import evaluate
 import finetune
 import pretrain
 import retrain
-from tests.helpers import call, one_line
+from tests.helpers import call, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.evaluation import collect
 from unlearning.evaluation.flags import Scoring
@@ -129,5 +129,10 @@ def test_each_script_says_what_it_is_about_to_forget_and_quiet_ones_do_not(tmp_p
     args = evaluate.parser().parse_args([str(file), "--forget-count", "4", "--of-class", "7", "--weights", str(tmp_path)])
     collect.score_files(args.checkpoints, Scoring.from_flags(args), Shared(args.cache), beneath=False)
     assert capsys.readouterr().err.splitlines()[0] == "forgets 4 of 120 images: 4 of class 7"
+    number = int(data.load("digits", subset=120).whole.positions[9])
+    (tmp_path / "twice.txt").write_text(f"{number} {number}", encoding="utf-8")
+    rows_of(file, "--forget-file", tmp_path / "twice.txt", "--weights", tmp_path, beneath=False)  # quietly
+    note = f"--forget-file {tmp_path / 'twice.txt'}: 1 image named more than once, counted once"
+    assert note in (said := capsys.readouterr().err.splitlines()) and not any("forgets" in line for line in said)
     code, said = one_line(evaluate, capsys, file, "--forget-class", "seven", "--weights", tmp_path)
     assert code == 2 and said.endswith("--forget-class seven: the classes are 0 to 9")

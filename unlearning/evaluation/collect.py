@@ -62,7 +62,7 @@ def score_files(
     given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
     entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
-    for line in request_in_words(given, scoring, shared) if not scoring.compute.quiet else ():
+    for line in request_in_words(given, scoring, shared):
         print(line, file=sys.stderr, flush=True)
     for sentence in other_recipes(entries):
         print(f"note: {sentence}", file=sys.stderr, flush=True)

@@ -235,7 +235,10 @@ def _wanted(entry: Entry, request: forgetting.ForgetRequest, dataset: data.Datas
 
 
 def request_in_words(entries: Iterable[Entry], scoring: Scoring, shared: Shared) -> list[str]:
-    """What is to be said of the forget set that `scoring` names, on each of the data of the entries: lines."""
+    """What is to be said of the forget set that `scoring` names, on each of the data of the entries: lines.
+
+    Where scoring is quiet only what is odd about it.
+    """
     said: dict[str, None] = {}
     for entry in entries if scoring.forget else ():
         dataset = dataset_of(entry, scoring, shared)
@@ -243,6 +246,8 @@ def request_in_words(entries: Iterable[Entry], scoring: Scoring, shared: Shared)
         kind = "" if entry.private is None else "private "
         said |= dict.fromkeys(dataset.forgotten(scoring.forget).notes)  # type: ignore[arg-type]  # there is one
         forget = own_positions(entry, entry.forgets[0][0])
+        if scoring.compute.quiet:
+            continue
         said[forgetting.by_class(own.train.labels, own.classes, forget, "forgets", kind)] = None
     return list(said)
 
