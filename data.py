@@ -21,6 +21,7 @@ import torch
 from unlearning.core.errors import UserError
 from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
+from unlearning.images.catalogue import Catalogue
 from unlearning.images.folders import read_csv, read_folder
 from unlearning.images.pictures import listed
 from unlearning.images.readers import READERS
@@ -58,7 +59,8 @@ class Dataset:
     """A training and a test split; `tag` names them in file names, `fingerprint` is a SHA-256 of every byte of both.
 
     normalisation: mean and standard deviation of each channel for networks that start afresh, pixels from 0 to 1. files: of
-    a user's own data. missing: int64 positions of the training images whose files aren't there any more.
+    a user's own data. missing: int64 positions of the training images whose files aren't there any more. catalogue: the full
+    training set, of which `train` may be a part.
     """
 
     tag: str
@@ -70,6 +72,7 @@ class Dataset:
     normalisation: tuple[tuple[float, ...], tuple[float, ...]]
     files: Files | None = None
     missing: torch.Tensor = field(default_factory=partial(torch.empty, 0, dtype=torch.int64))
+    catalogue: Catalogue | None = None
 
     def part(self, rows: torch.Tensor) -> Split:
         """The training images at int64 positions `rows`; where some are missing, labels and the number of images alone."""
@@ -84,6 +87,15 @@ class Dataset:
         if len(lost := self.missing[~torch.isin(self.missing, forget)]):
             what = f"{len(lost):,} training images, number {listed(list(map(str, lost.tolist())))}, are missing"
             raise UserError(f"{self.tag}: {what}, which are not among those to be forgotten ({tag})")
+
+    @property
+    def whole(self) -> Catalogue:
+        """The catalogue; where none is known, that of the training images."""
+        return self.catalogue or Catalogue.of_labels(self.train.labels)
+
+    def forgotten(self, request: forgetting.ForgetRequest) -> forgetting.Forgotten:
+        """The forget set of a request. Raises UserError as `ForgetRequest.resolve` does."""
+        return request.resolve(self.train, self.whole)
 
     def in_words(self, forget: torch.Tensor, tag: str) -> str:
         """A forget set as `forgetting.in_words` says it."""
@@ -170,6 +182,7 @@ def load(
         whole, files, gone = completed(whole, files, known)
     train, test = _chosen(whole, name, subset, validation, test_subset, quiet)
     missing = gone[train.source[1]].nonzero().squeeze(1)
+    positions = train.source[1]
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
     digest = fingerprint(train, test)
     if known and len(missing) and fingerprint(test) == known.says["test_fingerprint"]:
@@ -180,7 +193,19 @@ def load(
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
     constants = _constants("cifar10" if tuple(whole.classes) == CIFAR10_CLASSES else name, train.images.shape[1])
-    return Dataset(tag, train, test, tuple(whole.classes), name not in UPRIGHT, digest, constants, files, missing)
+    classes = tuple(whole.classes)
+    catalogue = Catalogue(len(whole.train), positions, classes, *_named_files(whole, name), name, digest)
+    return Dataset(tag, train, test, classes, name not in UPRIGHT, digest, constants, files, missing, catalogue)
+
+
+def _named_files(whole: Contents, name: str) -> tuple[tuple[str, ...] | None, Path | None]:
+    """The files of all training images below a folder, and that folder; None where they have no files of their own."""
+    kind, _, path = name.partition(":")
+    if not whole.files:
+        return None, None
+    if kind == "folder":
+        return tuple(f"train/{file}" for file in whole.files), Path(path)
+    return tuple(whole.files), Path(path).parent
 
 
 def _constants(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -34,7 +34,7 @@ from unlearning.core.flags import Parser, main, not_negative_float, positive_flo
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import Rows, check_edits, edited, read_edits, read_record, write_adapter
+from unlearning.language.rows import Rows, check_edits, edited, in_words, read_edits, read_record, write_adapter
 from unlearning.language.session import Place, Session, Workspace, batches, objective, session_of, train_adapter
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
@@ -199,6 +199,8 @@ def answer(args: argparse.Namespace, command: str, place: Place) -> Path:
     folder = args.output or Path(f"{args.adapter}_{args.action}-{_digest(edits)}_{args.method}{names.suffix(own)}")
     if _is_finished(folder, record | {"edits": record["edits"] + edits}, args.overwrite, flags):
         return folder
+    if not place.compute.quiet:
+        print(in_words(args.action, edits, rows), file=sys.stderr, flush=True)
     with session_of(record, place, None if how.method == "retrain" else args.adapter) as session:
         batches(session, before + after + session.data.validation)
         now = session if how.method == "influence" else replace(session, rows=changed)

@@ -24,6 +24,7 @@ networks, fewer epochs), paper (the paper's everything).
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
 
     request = Request.from_flags(args, table)
     shared = shared or table.shared(request)
-    request = request.fitted(shared)
+    request = request.fitted(shared).resolved(shared)
     plan = table.plan(request)
     if args.dry_run:
         print(*(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)), sep="\n")
@@ -90,6 +91,8 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     if not request.overwrite:
         folders.check_ours(request.folder)
     check_writable(request.folder)
+    if not request.quiet and (line := request.in_words(shared)):
+        print(line, file=sys.stderr, flush=True)
     made_by = commit()  # of the code as it is now, whatever is pulled meanwhile
     rows = table.score(run_all(plan.runs, shared, request.quiet), request, plan, shared)
     if table.published:
@@ -125,7 +128,8 @@ def parser() -> Parser:
     flag("--subset", type=positive_int, help="training images, all classes alike (default: the preset's)")
     flag("--epochs", type=positive_int, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
-    flag("--forget-class", type=int, nargs="+", default=[3], help="classes to forget (default: 3)")
+    text = "classes to forget, by name or number (default: 3)"
+    flag("--forget-class", nargs="+", default=["3"], metavar="CLASS", help=text)
     flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
     flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")

@@ -68,7 +68,7 @@ def test_a_malformed_command_line_gets_one_line(name, capsys):
 
 SAID = [
     ("finetune", ("--epoch", "3"), "finetune.py: unrecognized arguments: --epoch 3; did you mean --epochs?"),
-    ("finetune", ("--for", "3"), "did you mean --forget-class or --forget-random or --forget-file?"),
+    ("finetune", ("--for", "3"), "did you mean --forget-class or --forget-random or --forget-file or --forget-count?"),
     ("finetune", ("--epochs", "2", "3"), "finetune.py: unrecognized arguments: 3; --help explains all flags"),
     ("finetune", ("--epochs", "x"), "argument --epochs: 'x' is not a whole number above 0; --help explains all flags"),
     ("finetune", ("--epochs", "2.5"), "'2.5' is not a whole number above 0"),

@@ -107,7 +107,8 @@ def test_runs_from_different_originals_are_rows_of_their_own(place, tmp_path):
 
 
 def test_lists_of_images_count_by_what_they_hold(place, tmp_path):
-    for name, ids in (("a", range(20)), ("b", range(19, -1, -1)), ("c", range(30))):
+    numbers = data.load("digits", subset=200).whole.positions.tolist()
+    for name, ids in (("a", numbers[:20]), ("b", numbers[19::-1]), ("c", numbers[:30])):
         (tmp_path / f"{name}.txt").write_text("\n".join(map(str, ids)), encoding="utf-8")
     a, b, c = (unlearned(finetune, place, "--forget-file", tmp_path / f"{name}.txt", "--seed", seed, "--output",
                          tmp_path / f"{name}.pth") for name, seed in (("a", 0), ("b", 1), ("c", 1)))  # fmt: skip
@@ -118,6 +119,11 @@ def test_lists_of_images_count_by_what_they_hold(place, tmp_path):
 def test_a_draw_is_known_by_its_share(place):
     found = models.load_checkpoint(unlearned(finetune, place, "--forget-random", 0.2))["identity"]["forget"]
     assert found == {"random": 0.2, "seed": 0}
+    path = unlearned(finetune, place, "--forget-count", 7, "--of-class", "5,3")
+    assert models.load_checkpoint(path)["identity"]["forget"] == {"count": 7, "of": [3, 5], "seed": 0}
+    assert path.name == "digits-200_resnet8_count7-of3-5_finetune1_s0.pth"
+    (row,) = rows_of(path, "--weights", place / "nowhere", beneath=False)
+    assert (row["forget"], row["forgotten"]) == ("count7-of3-5", "7 random images of classes 3, 5")
 
 
 def test_data_of_one_name_are_told_apart(tmp_path):
@@ -319,7 +325,8 @@ def test_values_of_every_type_are_recorded_and_told_apart():
 def test_a_forget_set_counts_by_what_it_holds(place, tmp_path, capsys):
     """The same images under another name are there already, be it another file, another order, or a class named twice."""
     for name in ("a", "b"):
-        (tmp_path / f"{name}.txt").write_text("3\n5\n7\n", encoding="utf-8")
+        numbers = data.load("digits", subset=200).whole.positions[[3, 5, 7]].tolist()
+        (tmp_path / f"{name}.txt").write_text("\n".join(map(str, numbers)), encoding="utf-8")
     first = unlearned(finetune, place, "--forget-file", tmp_path / "a.txt")
     before = first.stat().st_mtime_ns
     assert unlearned(finetune, place, "--forget-file", tmp_path / "b.txt") == first
@@ -355,8 +362,9 @@ def test_a_copy_of_an_original_beside_it_does_no_harm(place, tmp_path):
 
 def test_a_class_named_by_its_images_is_that_class(place, tmp_path):
     """So that the Retrain of the one is the Retrain of the other."""
-    labels = data.load("digits", subset=200).train.labels
-    (tmp_path / "threes.txt").write_text("\n".join(map(str, (labels == 3).nonzero().squeeze(1).tolist())), encoding="utf-8")
+    part = data.load("digits", subset=200)
+    numbers = part.whole.positions[part.train.labels == 3].tolist()
+    (tmp_path / "threes.txt").write_text("\n".join(map(str, numbers)), encoding="utf-8")
     listed = unlearned(finetune, place, "--forget-file", tmp_path / "threes.txt")
     exact = call(retrain, *COMMON, "--weights", tmp_path, "--forget-class", 3, "--epochs", 1)
     for paths in ((listed, exact), (exact, listed)):

@@ -29,6 +29,7 @@ from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
 DIGITS = ("--dataset", "digits", "--subset", 300)
+TWO = ("--parts", 2, "--epochs", 1, "--jobs", 1)  # a smaller system still
 SMALL = ("--parts", 6, "--anchors", 60, "--epochs", 3, "--batch-size", 16, "--quiet")
 
 
@@ -78,6 +79,11 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(x, y) for k in a for x, y in zip(a[k], b[k], strict=True))
 
 
+def full(positions):
+    """The numbers that images of the subset have in the full training set, by which a request names them."""
+    return data.load("digits", subset=300).whole.positions[positions].tolist()
+
+
 def private(folder, count=None):
     return read_system(folder)["private"][:count].tolist()
 
@@ -88,9 +94,9 @@ def test_deleting_equals_never_having_had(backbone, copy, tmp_path, script):
     folder = copy(script)
     ids = private(folder)[5:200:37]
     before = learned(folder)
-    entry = delete(script, folder, "--ids", *ids)
+    entry = delete(script, folder, "--ids", *full(ids))
     assert len(entry["parts"]) > 1 and entry["ids"] == ids
-    without = train(script, backbone, tmp_path / "without", "--ids", *ids)
+    without = train(script, backbone, tmp_path / "without", "--ids", *full(ids))
     assert same(learned(folder), learned(without))
     for k, learner in before.items():
         hit = k in entry["parts"]
@@ -98,8 +104,8 @@ def test_deleting_equals_never_having_had(backbone, copy, tmp_path, script):
     first, second = copy(script, "a"), copy(script, "b")
     for one, two in ((ids[:2], ids[2:]), (ids[2:], ids[:2])):
         target = first if one == ids[:2] else second
-        delete(script, target, "--ids", *one)
-        delete(script, target, "--ids", *two)
+        delete(script, target, "--ids", *full(one))
+        delete(script, target, "--ids", *full(two))
     assert same(learned(first), learned(folder)) and same(learned(second), learned(folder))
 
 
@@ -113,7 +119,7 @@ def test_nothing_depends_on_images_that_were_left_out(backbone, tmp_path, script
     for name, shared in (("as_it_is", Shared()), ("altered", Altered(torch.tensor(ids)))):
         folders.append(tmp_path / name)
         where = ("--backbone", backbone, *SMALL, *flags, "--output", folders[-1])
-        call(script, "train", *DIGITS, *where, "--ids", *ids, shared=shared)
+        call(script, "train", *DIGITS, *where, "--ids", *full(ids), shared=shared)
     states = [read_system(folder) for folder in folders]
     tensors = [{key: x for key, x in state.items() if isinstance(x, torch.Tensor)} for state in states]
     assert {"private", "anchors", "deleted", "part"} <= tensors[0].keys()
@@ -167,7 +173,7 @@ def test_the_ledger_says_what_was_trained(copy, script):
     ids = state["private"][[0, 50, 100]]
     hit = state["part"][ids].unique().tolist()
     left = sum(int((state["part"] == k).sum()) for k in hit) - 3
-    entry = delete(script, folder, "--ids", *ids.tolist())
+    entry = delete(script, folder, "--ids", *full(ids.tolist()))
     assert entry["parts"] == hit
     assert (entry["images"], entry["sample_epochs"]) == (left, 3 * left)
     assert entry["full_sample_epochs"] == 3 * (len(state["private"]) - 3)
@@ -192,49 +198,86 @@ def test_an_emptied_cluster_is_dropped_and_a_request_may_hit_all(copy):
     state = read_system(folder)
     sizes = state["part"][state["part"] >= 0].bincount(minlength=6)
     smallest = int(torch.where(sizes > 0, sizes, 1000).argmin())
-    delete(lmeraser, folder, "--ids", *(state["part"] == smallest).nonzero().squeeze(1).tolist())
+    delete(lmeraser, folder, "--ids", *full((state["part"] == smallest).nonzero().squeeze(1).tolist()))
     assert smallest not in learned(folder)
     model = learners.build(assemble(folder))
     assert len(model.centres) == len(learned(folder))
     assert model(torch.rand(5, 1, 8, 8)).isfinite().all()
     state = read_system(folder)
     every = [int((state["part"] == k).nonzero()[0]) for k in learned(folder)]
-    assert delete(lmeraser, folder, "--ids", *every)["parts"] == list(learned(folder))
+    assert delete(lmeraser, folder, "--ids", *full(every))["parts"] == list(learned(folder))
 
 
 def test_a_class_is_deleted_whole_and_one_without_private_images_is_not(copy, capsys):
     folder = copy(lmeraser)
     labels = data.load("digits", subset=300).train.labels
     gone = private(folder)[0]
-    delete(lmeraser, folder, "--ids", gone)
+    delete(lmeraser, folder, "--ids", *full([gone]))
     entry = delete(lmeraser, folder, "--class", int(labels[gone]))
     assert set(labels[entry["ids"]].tolist()) == {int(labels[gone])} and gone not in entry["ids"]
     assert not (labels[torch.cat([learner[3] for learner in learned(folder).values()])] == labels[gone]).any()
     code, line = one_line(lmeraser, capsys, "delete", folder, "--class", 11)
-    assert code == 2 and "no private image" in line
+    assert code == 2 and "--class 11: the classes are 0 to 9" in line
+    public = full(read_system(folder)["anchors"][:1])
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--class", int(labels[gone]), "--ids", *public)
+    assert code == 2 and "is public" in line
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--class", int(labels[gone]), (int(labels[gone]) + 1) % 10)
+    assert code == 2 and f"--class {int(labels[gone])}: no private image is of this class" in line
+
+
+def test_what_a_system_forgets_is_said_first_and_doubles_and_what_was_left_out_are_counted(backbone, tmp_path, capsys):
+    """Numbers are those of the full training set: of three images that --subset left out none is deleted."""
+    folder, dataset = train(lmeraser, backbone, tmp_path / "system", *TWO), data.load("digits", subset=300)
+    one, two = private(folder, 2)
+    outside = sorted(set(range(1433)) - set(full(range(300))))[:3]
+    capsys.readouterr()
+    ids = (*full([one, two]), f"{full([two])[0]},{outside[0]}", *outside[1:])
+    call(lmeraser, "delete", folder, "--jobs", 1, "--ids", *ids)
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [
+        "--ids: 1 image named more than once, counted once",
+        "--ids: 3 of 5 images left out by --subset or --validation, 2 remain",
+    ]
+    first, second = dataset.train.labels[[one, two]].tolist()
+    parts = [f"1 of class {c}" for c in sorted((first, second))] if first != second else [f"2 of class {first}"]
+    assert said[2] == f"forgets 2 of 240 private images: {', '.join(parts)}"
+    assert read_system(folder)["deleted"].tolist() == [one, two]
+    three = int(((dataset.train.labels == 3) & torch.isin(torch.arange(300), read_system(folder)["private"])).sum())
+    gone = sum(label == 3 for label in (first, second))
+    call(lmeraser, "delete", folder, "--jobs", 1, "--class", 3)
+    line = f"forgets {three - gone} of 238 private images: all {three - gone} of class 3"
+    assert capsys.readouterr().err.splitlines()[0] == line
+    again = tmp_path / "again"
+    flags = (*DIGITS, *SMALL[:-1], *TWO, "--backbone", backbone, "--output", again)
+    call(lmeraser, "train", *flags, "--ids-file", folder)
+    line = f"leaves out {three - gone + 2} of 240 private images: all {three} of class 3"
+    assert capsys.readouterr().err.splitlines()[0].startswith(line)
+    assert torch.equal(read_system(again)["deleted"], read_system(folder)["deleted"])
 
 
 def test_public_anchors_cannot_be_deleted_and_private_ones_cost_everything(backbone, copy, tmp_path, capsys):
     folder = copy(lmeraser)
     anchor = read_system(folder)["anchors"][0].item()
     assert not set(read_system(folder)["anchors"].tolist()) & set(private(folder))
-    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", anchor)
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *full([anchor]))
     assert code == 2 and "is public" in line
     own = train(lmeraser, backbone, tmp_path / "own", "--anchors-from", "private")
     anchor = read_system(own)["anchors"][7].item()
-    entry = delete(lmeraser, own, "--ids", anchor)
+    entry = delete(lmeraser, own, "--ids", *full([anchor]))
     assert entry["sample_epochs"] == entry["full_sample_epochs"] == 3 * 299
-    without = train(lmeraser, backbone, tmp_path / "without", "--anchors-from", "private", "--ids", anchor)
+    without = train(lmeraser, backbone, tmp_path / "without", "--anchors-from", "private", "--ids", *full([anchor]))
     assert same(learned(own), learned(without))
     assert torch.equal(read_system(own)["centres"], read_system(without)["centres"])
 
 
 MISTAKES = [
-    (("--ids", "300"), "image numbers run from 0 to 299"),
-    (("--ids", "-1"), "image numbers run from 0 to 299"),
-    (("--ids", "{id}", "{id}"), "is named twice"),
-    (("--ids", "{gone}", "{id}"), "is deleted already"),
-    (("--ids-file", "/nowhere"), "not a list of image numbers"),
+    (("--ids", "1433"), "--ids: no image 1433; image numbers run from 0 to 1432"),
+    (("--ids", "-1", "2000,3000"), "--ids: no image -1, 2000, 3000; image numbers run from 0 to 1432"),
+    (("--ids", "a.png"), "--ids: no image 'a.png': images of digits have no file names; numbers run from 0 to 1432"),
+    (("--ids", "{outside}"), "--ids: --subset or --validation has left out its only image"),
+    (("--ids", "{gone}", "{id}"), "image {gone} is deleted already"),
+    (("--ids-file", "/nowhere"), "--ids-file /nowhere cannot be read (No such file or directory)"),
+    (("--class", "thre"), "--class thre: the classes are 0 to 9"),
     ((), "nothing to delete"),
 ]
 
@@ -242,11 +285,13 @@ MISTAKES = [
 @pytest.mark.parametrize(("flags", "message"), MISTAKES, ids=lambda x: x if isinstance(x, str) else "")
 def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     folder = copy(lmeraser)
-    gone, known = private(folder, 2)
+    loaded = full(range(300))
+    gone, known = full(private(folder, 2))
+    words = {"id": known, "gone": gone, "outside": next(i for i in range(1433) if i not in loaded)}
     delete(lmeraser, folder, "--ids", gone)
     before = files(folder)
-    code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(id=known, gone=gone) for flag in flags))
-    assert code == 2 and message in line
+    code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(**words) for flag in flags))
+    assert code == 2 and message.format(**words) in line
     assert files(folder) == before
 
 
@@ -255,7 +300,7 @@ def test_a_deletion_given_again_is_there_already(copy, capsys, named):
     folder = copy(lmeraser)
     state = read_system(folder)
     labels = data.load("digits").train.labels
-    wanted = [labels[private(folder, 1)[0]].item()] if named == "--class" else private(folder, 2)
+    wanted = [labels[full(private(folder, 1))].item()] if named == "--class" else full(private(folder, 2))
     first = delete(lmeraser, folder, named, *wanted)
     before, _ = files(folder), capsys.readouterr()
     assert delete(lmeraser, folder, named, *wanted) == first
@@ -273,7 +318,7 @@ def test_another_backbone_is_refused(systems, copy, tmp_path, capsys):
     state["backbone"]["file"] = str(other)
     write_torch(folder / SYSTEM, state)
     before = files(folder)
-    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", private(folder)[0])
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *full([private(folder)[0]]))
     assert code == 2 and "not the file" in line and files(folder) == before
 
 
@@ -297,10 +342,10 @@ def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(c
     ids, before = private(folder)[::40], learned(folder)
     stop_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
-        delete(lmeraser, folder, "--ids", *ids)
+        delete(lmeraser, folder, "--ids", *full(ids))
     assert same(learned(folder), before) and read_system(folder)["ledger"] == []
     assert learners.build(assemble(folder))(torch.rand(3, 1, 8, 8)).shape == (3, 10)
-    entry = delete(lmeraser, folder, "--ids", *ids)
+    entry = delete(lmeraser, folder, "--ids", *full(ids))
     assert len(entry["parts"]) > 1
     state = read_system(folder)
     assert {file.name for file in folder.glob("part_*")} == {name for name in state["files"] if name}
@@ -310,11 +355,11 @@ def test_a_killed_deletion_leaves_the_old_state_or_the_new(backbone, tmp_path):
     """Proof 6, killed once the first new part has been written."""
     folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 40)
     ids, before = private(folder)[::20], learned(folder)
-    arguments = ("lmeraser.py", "delete", folder, "--quiet", "--ids", *ids)
+    arguments = ("lmeraser.py", "delete", folder, "--quiet", "--ids", *full(ids))
     killed = shell(*arguments, kill_when=lambda: any(folder.glob("part_*_0001.pth")))
     assert killed.returncode == KILL
     assert same(learned(folder), before) and read_system(folder)["ledger"] == []
-    call(lmeraser, "delete", folder, "--quiet", "--ids", *ids)
+    call(lmeraser, "delete", folder, "--quiet", "--ids", *full(ids))
     assert read_system(folder)["ledger"][0]["ids"] == ids
 
 
@@ -430,7 +475,7 @@ def test_the_assembled_network_is_its_learners(systems, backbone, script):
 def test_evaluate_scores_a_system_like_any_checkpoint(copy, capsys):
     folder = copy(lmeraser)
     three = private(folder)[:3]
-    delete(lmeraser, folder, "--ids", *three)
+    delete(lmeraser, folder, "--ids", *full(three))
     (row,) = rows_of(folder, "--weights", folder.parent, "--precision", "fp32")  # the untrained answers nearly tie
     assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser", 1)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(folder, three))
@@ -464,17 +509,17 @@ def test_systems_scored_together_are_asked_about_the_same_images(backbone, copy,
     """Image numbers are those of the training images, whatever each system holds of them."""
     ids = private(systems[lmeraser])[40:60]
     folder = copy(lmeraser)
-    delete(lmeraser, folder, "--ids", *ids)
+    delete(lmeraser, folder, "--ids", *full(ids))
     untouched = systems[lmeraser]
     wide = train(lmeraser, backbone, tmp_path / "wide", "--anchors", 30)  # more images are private to it
-    delete(lmeraser, wide, "--ids", *ids)
+    delete(lmeraser, wide, "--ids", *full(ids))
     rows = rows_of(folder, untouched, wide, "--weights", tmp_path / "nowhere", beneath=False)
     found = {(row["dataset"], row["metrics"]["UA"]["mean"]) for row in rows}
     assert {name for name, _ in found} == {"digits-300, 240 private", "digits-300, 270 private"}
     expected = [errors_on(system, ids) for system in (folder, untouched, wide)]
     assert sorted(value for _, value in found) == pytest.approx(sorted(expected))
     file = tmp_path / "ids.txt"
-    file.write_text("\n".join(map(str, ids)), encoding="utf-8")
+    file.write_text("\n".join(map(str, full(ids))), encoding="utf-8")
     (row,) = rows_of(untouched, "--forget-file", file, "--weights", tmp_path / "nowhere", beneath=False)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, ids))
     (row,) = rows_of(untouched, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
@@ -482,9 +527,10 @@ def test_systems_scored_together_are_asked_about_the_same_images(backbone, copy,
     threes = [i for i in private(untouched) if labels[i] == 3]
     assert row["forget"] == "class3" and row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, threes))
     public = next(i for i in range(300) if i not in private(untouched))
-    file.write_text(str(public), encoding="utf-8")
+    (number,) = full([public])
+    file.write_text(str(number), encoding="utf-8")
     code, line = one_line(evaluate, capsys, untouched, "--forget-file", file)
-    assert code == 2 and f"image {public} is public" in line
+    assert code == 2 and f"image {number} is public" in line and number != public
 
 
 def test_systems_on_other_backbones_and_images_lie_side_by_side(weights, tmp_path, capsys):
@@ -536,7 +582,7 @@ def test_deleted_images_look_like_strangers(backbone, tmp_path, monkeypatch):
     folder = train(lmeraser, backbone, tmp_path / "system", *flags)
     dataset = data.load("digits", subset=300)
     ids, kept = private(folder)[1::2], private(folder)[::2]
-    delete(lmeraser, folder, "--ids", *ids)
+    delete(lmeraser, folder, "--ids", *full(ids))
     model = learners.build(assemble(folder))
     with torch.no_grad():
         train_loss = predictions.loss(model(dataset.train.images.float() / 255), dataset.train.labels)
@@ -592,7 +638,7 @@ def test_a_backbone_of_the_public_half_makes_the_other_half_private(weights, tmp
 
 def test_show_prints_the_ledger(copy, capsys):
     folder = copy(sisa)
-    delete(sisa, folder, "--ids", *private(folder, 1))
+    delete(sisa, folder, "--ids", *full(private(folder, 1)))
     call(sisa, "show", folder)
     text = capsys.readouterr().out
     assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
@@ -608,11 +654,11 @@ def test_a_full_disk_at_any_file_of_a_deletion_leaves_the_old_system_with_all_it
     for nth in range(1, parts + 2):
         last = SYSTEM if nth > parts else "part_"
         with full_disk(nth) as written, pytest.raises(RunFailed, match=f"cannot write .*{last}.*No space left"):
-            delete(script, folder, "--ids", *ids)
+            delete(script, folder, "--ids", *full(ids))
         assert len(written) == nth and same(learned(folder), answer)
         assert all(files(folder)[name] == content for name, content in before.items())
         assert models_answer(folder).shape == (3, 10)
-    delete(script, folder, "--ids", *ids)
+    delete(script, folder, "--ids", *full(ids))
     assert len(files(folder)) == 1 + len(learned(folder))
 
 
@@ -651,7 +697,7 @@ def test_images_are_not_deleted_by_number_from_other_data(copy, capsys):
     state["data"]["fingerprint"] = "0" * 64
     write_torch(folder / SYSTEM, state)
     before = files(folder)
-    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", private(folder)[0])
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *full([private(folder)[0]]))
     assert code == 2 and "but other pixels or labels" in line and files(folder) == before
 
 
@@ -689,9 +735,9 @@ def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):
     assert known(ward) != usual and assemble(ward)["flags"]["--linkage"] == "ward"
     folder = copy(lmeraser)
     gone = private(folder, 2)
-    delete(lmeraser, folder, "--ids", *gone)
+    delete(lmeraser, folder, "--ids", *full(gone))
     assert known(folder) != usual
-    assert known(folder) == known(train(lmeraser, backbone, tmp_path / "without", "--ids", *gone))
+    assert known(folder) == known(train(lmeraser, backbone, tmp_path / "without", "--ids", *full(gone)))
     other = tmp_path / "other.pth"
     content = models.load_checkpoint(backbone) | {"method": "retrain"}
     write_torch(other, content)
@@ -713,7 +759,7 @@ def test_a_finished_system_is_there_already_and_another_is_refused(backbone, cop
     others = [changed(flag) for flag in lmeraser.commands()[1]._actions if flag.dest not in elsewhere]
     assert {flag for flag, *_ in others} > {"--lr", "--head-lr", "--linkage", "--input-size", "--seed", "--precision"}
     others += [("--parts", 5), ("--anchors", 61), ("--epochs", 2), ("--batch-size", 8), ("--subset", 310)]
-    others += [("--test-subset", 50), ("--ids", private(folder)[0]), ("--class", 3)]
+    others += [("--test-subset", 50), ("--ids", *full([private(folder)[0]])), ("--class", 3)]
     for other in others:
         code, line = one_line(lmeraser, capsys, *arguments, *other)
         assert code == 2 and "was made " in line and files(folder) == before, (other, line)
@@ -814,13 +860,13 @@ def test_each_script_deletes_from_its_own_systems(copy, capsys):
     """The other's split would put all images into other parts when an anchor goes."""
     folder = copy(lmeraser)
     before = files(folder)
-    code, line = one_line(sisa, capsys, "delete", folder, "--ids", private(folder)[0])
+    code, line = one_line(sisa, capsys, "delete", folder, "--ids", *full([private(folder)[0]]))
     assert code == 2 and "a system of lmeraser" in line and files(folder) == before
 
 
 def test_a_system_without_images_is_shown_and_not_scored(copy, capsys):
     folder = copy(sisa)
-    call(sisa, "delete", folder, "--ids", *private(folder))
+    call(sisa, "delete", folder, "--ids", *full(private(folder)))
     assert "sisa: 0 parts" in capsys.readouterr().out
     with pytest.raises(UserError, match="all its images are deleted"):
         assemble(folder)
@@ -829,6 +875,6 @@ def test_a_system_without_images_is_shown_and_not_scored(copy, capsys):
 def test_a_class_that_never_was_there_is_not_there_already(copy, capsys):
     folder = copy(lmeraser)
     one = private(folder, 1)
-    delete(lmeraser, folder, "--ids", *one)
-    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *one, "--class", 99)
-    assert code == 2 and "deleted already" in line
+    delete(lmeraser, folder, "--ids", *full(one))
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *full(one), "--class", 99)
+    assert code == 2 and "--class 99: the classes are 0 to 9" in line

@@ -22,7 +22,8 @@ def request_of(*arguments):
     args = reproduce.parser().parse_args(arguments)
     request = Request.from_flags(args, reproduce.table_of(args.table))
     sizes = request.sizes.get("subset"), request.sizes.get("test")
-    return dataclasses.replace(request, source=dataclasses.replace(request.source, subset=sizes[0], test_subset=sizes[1]))
+    source = dataclasses.replace(request.source, subset=sizes[0], test_subset=sizes[1])
+    return dataclasses.replace(request, source=source).resolved(None)  # numbers of the named data sets need no data
 
 
 def planned(*arguments):

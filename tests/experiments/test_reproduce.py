@@ -1,5 +1,6 @@
 """reproduce.py from end to end on digits: what it keeps, refuses and names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 import loraprune
 import reproduce
 from data import Source
-from tests.experiments.tables import SMALL, make
+from tests.experiments.tables import SMALL, make, request_of
 from tests.helpers import call, one_line, shell
+from tests.test_data import folder_of_images
+from unlearning.core.errors import UserError
 from unlearning.experiments import prunelora
 from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
@@ -108,6 +111,44 @@ def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monk
     first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
     both = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1", "--forget-class", "4")
     assert both["rows"][:3] == first["rows"] and [row["forget"] for row in both["rows"]] == ["class3"] * 3 + ["class4"] * 3
+
+
+def test_classes_of_a_table_go_by_name_and_a_wrong_one_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder_of_images(tmp_path / "animals", classes=("0", "2", "bee"))
+
+    def named(*words):
+        call(reproduce, "prunelora", "--dataset", "folder:animals", "--seeds", 1, "--dry-run", "--forget-class", *words)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if " retrain.py " in line]
+        return {tuple(line[line.index("--forget-class") + 1 : line.index("--epochs")]) for line in lines}
+
+    assert named("Bee") == {("id:2",)} and named("2") == {("1",)} and named("id:2,0") == {("0", "id:2")}
+    for table in ("prunelora", "rfau", "audit", "lmeraser", "tune", "rfau-tune"):
+        for word, message in (("77", "the classes are 0 to 9"), ("three", "the classes are 0 to 9")):
+            code, line = one_line(reproduce, capsys, table, "--dataset", "digits", "--forget-class", word)
+            assert code == 2 and f"--forget-class {word}: {message}" in line, (table, line)
+    code, line = one_line(reproduce, capsys, "lmeraser", "--dataset", "folder:animals", "--forget-class", "beee")
+    assert code == 2 and "did you mean bee? the classes are 0 to 2: 0, 1 (2), 2 (bee)" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"animals"}
+
+
+def test_the_classes_of_a_known_data_set_need_no_data():
+    """Plans, and commands after --dry-run, of data that aren't there; tables of other requests don't ask about classes."""
+    for words, numbers in ((("99",), (99,)), (("5,id:3", "5"), (3, 5))):
+        request = request_of("prunelora", "--dataset", "cifar100", "--forget-class", *words)
+        assert request.forget_classes == numbers
+        assert request.forget_flags["class"] == ["--forget-class", *map(str, numbers)]
+    with pytest.raises(UserError, match="--forget-class 10: the classes are 0 to 9"):
+        request_of("prunelora", "--dataset", "cifar10", "--forget-class", "10")
+    assert request_of("random", "--dataset", "cifar10", "--forget-class", "10").forget_classes == ()
+    assert request_of("rfau", "--only", "images", "--forget-class", "10").forget_classes == ()
+
+
+def test_a_table_of_systems_says_what_they_forget():
+    source = Source("digits", Path("data"))
+    request = replace(request_of("lmeraser", "--dataset", "digits", "--forget-class", "5"), source=source)
+    assert request.in_words(Shared()) == "forgets the private ones of 145 of 1,433 images: all 145 of class 5"
+    assert request_of("prunelora").in_words(None) is None  # its scripts say it
 
 
 def test_somebodys_own_files_stop_a_table_before_it_is_trained(tmp_path, monkeypatch, capsys):

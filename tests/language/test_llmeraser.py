@@ -27,7 +27,7 @@ from unlearning.core.flags import Parser
 from unlearning.experiments import llmeraser as experiment
 from unlearning.language import base, influence, scores
 from unlearning.language.base import BLOCK, Tail, Task, adapted, load_base, lora_config
-from unlearning.language.rows import RECORD, load_rows, read_edits, read_record, write_adapter, write_edits
+from unlearning.language.rows import RECORD, in_words, load_rows, read_edits, read_record, write_adapter, write_edits
 from unlearning.language.session import Place, Workspace, batches, objective, session_of, train_adapter
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
@@ -459,6 +459,18 @@ def test_each_adapter_is_scored_on_its_own_request(place, tmp_path):
     alone = forget_losses(first) | forget_losses(second)
     assert alone["first"] != alone["second"]
     assert forget_losses(first, second) == alone
+
+
+def test_a_request_about_rows_is_said_first(place, tmp_path, capsys):
+    flags = ("--weights", place, "--output", tmp_path / "gone", "--method", "gradascent")
+    folder = call(llmeraser, "remove", place / "adapter", *flags, "--ids", 1, 2, 30)
+    record = read_record(folder)
+    asked = [answer for _, answer in record["ledger"][0]["before"]]
+    whole = [answer for _, answer in where(place).rows(record["task"], record["sizes"]).train]
+    parts = [f"{asked.count(one)} of answer {one}" for one in sorted(set(asked), key=lambda one: (-asked.count(one), one))]
+    assert capsys.readouterr().err.splitlines()[0] == f"forgets 3 of {len(whole)} rows: {', '.join(parts)}"
+    rows = [("a", "red"), ("b", "red"), None, ("c", "blue"), ("d", "red")]
+    assert in_words("correct", [{"id": 3}, {"id": 4}], rows) == "corrects 2 of 4 rows: all 1 of answer blue, 1 of answer red"
 
 
 def test_the_adapter_loads_with_peft_and_the_base_is_never_written(place, tmp_path):

@@ -118,7 +118,7 @@ def test_argparses_own_errors_are_one_line():
     for arguments, word in (
         (("finetune.py", "--modl", "x"), "--modl"),
         (("-m", "baselines.control", "--dataset", "digits"), "--kind"),
-        (("finetune.py", "--forget-class", "Dress"), "Dress"),
+        (("finetune.py", "--forget-count", "Dress"), "Dress"),
     ):
         done = shell(*arguments)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and word in done.stderr
@@ -126,7 +126,8 @@ def test_argparses_own_errors_are_one_line():
 
 def test_retrain_depends_on_no_pixel_and_no_label_of_what_is_forgotten(tmp_path):
     gone = torch.arange(0, 300, 3)
-    (tmp_path / "gone.txt").write_text("\n".join(map(str, gone.tolist())), encoding="utf-8")
+    numbers = data.load("digits", subset=300).whole.positions[gone]
+    (tmp_path / "gone.txt").write_text("\n".join(map(str, numbers.tolist())), encoding="utf-8")
     flags = ("--dataset", "digits", "--subset", 300, "--model", "resnet8", "--forget-file", tmp_path / "gone.txt")
     states = []
     for name, shared in (("as_it_is", Shared()), ("altered", Altered(gone))):

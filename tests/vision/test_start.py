@@ -1,6 +1,7 @@
 """How a run begins: which finished or unfinished run is its own, and what its seed draws."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ import pruneft
 import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel, sisa
+from data import Source
 from tests.helpers import call, changed
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
@@ -99,7 +101,8 @@ def result_flags(script):
     """The flags that make a script's result, each with another value than its default, but for those that name its network,
     its data and what it forgets."""
     elsewhere = {"model", "dataset", "img_size", "subset", "test_subset", "validation"}
-    elsewhere |= {f"forget_{kind}" for kind in ("class", "random", "file")} | {"mean", "std"}  # these two belong together
+    elsewhere |= {f"forget_{kind}" for kind in ("class", "random", "file", "count")} | {"of_class"}
+    elsewhere |= {"mean", "std"}  # these two belong together
     if script not in FROM_SCRATCH:  # of networks that others have trained: tests/vision/test_originals.py
         elsewhere |= {"head", "entry", "input_size"}
     return [changed(action) for action in script.parser()._actions if action.dest not in CIRCUMSTANCES | elsewhere]
@@ -144,14 +147,15 @@ def test_a_picture_changed_or_read_at_another_size_makes_another_run(shared, tmp
 def test_another_forget_set_or_original_makes_another_run(place, shared, tmp_path):
     """Of an original what its file holds: another one of the same settings and seed may lie there by now."""
     file, listed = shutil.copy(place / "0.pth", tmp_path / "original.pth"), tmp_path / "list.txt"
-    listed.write_text("1 5", encoding="utf-8")
+    numbers = shared.load(Source("digits", Path("data"), 120)).whole.positions.tolist()
+    listed.write_text(f"{numbers[1]} {numbers[5]}", encoding="utf-8")
     flags = (*SMALL, "--original", file, "--output", tmp_path / "x.pth")
     first = finished(finetune, shared, *flags, "--forget-file", listed)
-    for other in (("--forget-class", 3), ("--forget-random", 0.1), ("--forget-random", 0.2)):
+    for other in (("--forget-class", 3), ("--forget-random", 0.1), ("--forget-random", 0.2), ("--forget-count", 2)):
         assert is_another(finetune, shared, first, *flags, *other), other
-    listed.write_text("1 6", encoding="utf-8")
+    listed.write_text(f"{numbers[1]} {numbers[6]}", encoding="utf-8")
     assert is_another(finetune, shared, first, *flags, "--forget-file", listed)
-    listed.write_text("5 1", encoding="utf-8")
+    listed.write_text(f"{numbers[5]} {numbers[1]}", encoding="utf-8")
     assert begun(finetune, shared, *flags, "--forget-file", listed).finished
     content = models.load_checkpoint(file)
     content["state_dict"]["net.fc.bias"] += 1

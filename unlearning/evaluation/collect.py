@@ -27,6 +27,7 @@ from unlearning.evaluation.entries import (
     other_recipes,
     own_positions,
     read,
+    request_in_words,
     scored_on,
     tagged,
 )
@@ -62,6 +63,8 @@ def score_files(
     given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
     entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
+    for line in request_in_words(given, scoring, shared):
+        print(line, file=sys.stderr, flush=True)
     for sentence in other_recipes(entries):
         print(f"note: {sentence}", file=sys.stderr, flush=True)
     names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)

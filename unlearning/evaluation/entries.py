@@ -255,17 +255,36 @@ def forget_sets(
 
 
 def _wanted(entry: Entry, request: forgetting.ForgetRequest, dataset: data.Dataset) -> tuple[torch.Tensor, str]:
-    """The forget set (positions, tag) that the flags name: of a system, of a class or of a share those that are private."""
-    positions, tag = request.positions(dataset.train)
+    """The forget set (positions, tag) that the flags name: of a system, of a class or of a draw those that are private."""
+    found = dataset.forgotten(request)
+    positions, tag = found.positions, found.tag
     if entry.private is None:
         return positions, _tag(entry, positions, tag, dataset) or tag
     inside = positions[torch.isin(positions, entry.private)]
     if request.file and len(inside) < len(positions):
         public = next(i for i in positions.tolist() if i not in set(inside.tolist()))
-        raise UserError(f"{request.file}: image {public} is public in {entry.path}")
+        raise UserError(f"{request.file}: image {dataset.whole.positions[public]} is public in {entry.path}")
     if not 0 < len(inside) < len(entry.private):
         raise UserError(f"{entry.path}: {len(inside)} of its {len(entry.private)} private images are in {tag}")
     return inside, tag
+
+
+def request_in_words(entries: Iterable[Entry], scoring: Scoring, shared: Shared) -> list[str]:
+    """What is to be said of the forget set that `scoring` names, on each of the data of the entries: lines.
+
+    Where scoring is quiet only what is odd about it.
+    """
+    said: dict[str, None] = {}
+    for entry in entries if scoring.forget else ():
+        dataset = dataset_of(entry, scoring, shared)
+        own = scored_on(entry, dataset)
+        kind = "" if entry.private is None else "private "
+        said |= dict.fromkeys(dataset.forgotten(scoring.forget).notes)  # type: ignore[arg-type]  # there is one
+        forget = own_positions(entry, entry.forgets[0][0])
+        if scoring.compute.quiet:
+            continue
+        said[forgetting.by_class(own.train.labels, own.classes, forget, "forgets", kind)] = None
+    return list(said)
 
 
 def check_identities(entries: Sequence[Entry]) -> None:

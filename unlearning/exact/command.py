@@ -78,11 +78,13 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
 
 
 def _add_id_flags(parser: Parser, what: str) -> None:
+    numbers = "numbers from 0 in the full training set, or names of files"
+    files = "text, .csv, .json, .npy, .npz, .pt, or a checkpoint that has forgotten them"
     for flag in (
-        parser.add_argument("--ids", type=int, nargs="+", metavar="ID", help=f"{what} these images, by number from 0"),
-        parser.add_argument("--ids-file", type=Path, metavar="FILE", help=f"{what} the images numbered in FILE, one a line"),
+        parser.add_argument("--ids", nargs="+", metavar="ID", help=f"{what} these images: {numbers}"),
+        parser.add_argument("--ids-file", type=Path, metavar="FILE", help=f"{what} the images that FILE names: {files}"),
         parser.add_argument(
-            "--class", type=int, dest="forget_class", metavar="CLASS", help=f"{what} all images of this class"
+            "--class", nargs="+", dest="forget_class", metavar="CLASS", help=f"{what} all images of these classes"
         ),
     ):
         mark(flag, identity="forget")
@@ -99,7 +101,7 @@ def run_system(
     if args.action == "train" and args.list_classes:
         print(data.class_table(shared.load(source_of(args))), end="")
         return None
-    request = ImageRequest(tuple(args.ids or ()), args.ids_file, args.forget_class)
+    request = ImageRequest(tuple(args.ids or ()), args.ids_file, tuple(args.forget_class or ()))
     if args.action == "delete":
         if (maker := read_system(args.folder)["method"]) != method:
             raise UserError(f"{args.folder} is a system of {maker}: delete from it with that script, not with {method}")

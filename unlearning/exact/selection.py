@@ -8,52 +8,75 @@ import torch
 
 import data
 from unlearning.core.errors import UserError
+from unlearning.images import forgetting
+from unlearning.images.classes import class_name, class_numbers
+from unlearning.images.request_files import Named, as_words, named, read_file
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Training images that a request names: by number, by a file of numbers, by class."""
+    """Training images that a request names: by number in the full training set or by name, by a file of these, by class.
 
-    ids: tuple[int, ...] = ()
+    ids: numbers or names. file: as `request_files.read_file` reads it. classes: words as `classes.class_numbers` reads them.
+    """
+
+    ids: tuple[int | str, ...] = ()
     file: Path | None = None
-    label: int | None = None
+    classes: tuple[int | str, ...] = ()
 
-    def positions(self, labels: torch.Tensor, private: torch.Tensor, deleted: torch.Tensor) -> torch.Tensor:
-        """Ascending int64 positions; of a class those that aren't deleted yet.
+    def positions(self, dataset: data.Dataset, private: torch.Tensor, deleted: torch.Tensor) -> Named:
+        """Ascending int64 positions among the loaded images; of a class those that aren't deleted yet; and what to say.
 
-        private: bool mask (N,). deleted: int64 positions. Raises UserError for images that are unknown, named twice, gone
-        already or public.
+        private: bool mask (N,). deleted: int64 positions. Raises UserError for images that are unknown, gone already or
+        public.
         """
-        ids = self._numbers()
-        if wrong := [i for i in ids if not 0 <= i < len(labels)]:
-            raise UserError(f"image {wrong[0]}: image numbers run from 0 to {len(labels) - 1}")
-        if len(set(ids)) < len(ids):
-            raise UserError(f"image {next(i for i in ids if ids.count(i) > 1)} is named twice")
-        if public := [i for i in ids if not private[i]]:
-            raise UserError(f"image {public[0]} is public: the backbone or the centres know it")
-        if again := set(ids) & set(deleted.tolist()):
-            raise UserError(f"image {min(again)} is deleted already")
-        if self.label is not None:
-            ids += self._of_class(labels, private & ~as_mask(deleted, len(labels)))
-        return torch.tensor(sorted(set(ids)), dtype=torch.int64)
+        ids, notes = self._named(dataset)
+        numbers = dataset.whole.positions
+        if public := [i for i in ids.tolist() if not private[i]]:
+            raise UserError(f"image {numbers[public[0]]} is public: the backbone or the centres know it")
+        if len(again := ids[torch.isin(ids, deleted)]):
+            raise UserError(f"image {numbers[again[0]]} is deleted already")
+        there = private & ~as_mask(deleted, len(private))
+        chosen = [ids]
+        for label in self._labels(dataset):
+            chosen.append(((dataset.train.labels == label) & there).nonzero().squeeze(1))
+            if not len(chosen[-1]):
+                name = class_name(dataset.classes, label)
+                raise UserError(f"--class {name}: no private image is of this class, or all are deleted already")
+        return Named(torch.cat(chosen).unique(), notes)
 
-    def done(self, labels: torch.Tensor, private: torch.Tensor, deleted: torch.Tensor) -> bool:
+    def done(self, dataset: data.Dataset, private: torch.Tensor, deleted: torch.Tensor) -> bool:
         """True if it names images, and all of them are deleted already. Arguments as of `positions`."""
-        named = set(self._numbers())
-        if self.label is not None:
-            named |= (of_class := set(((labels == self.label) & private).nonzero().squeeze(1).tolist()))
-            if not of_class:  # there never were any: a mistake
+        ids, _ = self._named(dataset)
+        named = as_mask(ids, len(private))
+        for label in self._labels(dataset):
+            of_class = (dataset.train.labels == label) & private
+            if not of_class.any():  # there never were any: a mistake
                 return False
-        return bool(named) and named <= set(deleted.tolist())
+            named |= of_class
+        return bool(named.any()) and not (named & ~as_mask(deleted, len(private))).any()
 
-    def _numbers(self) -> list[int]:
-        return [*self.ids, *(_read_numbers(self.file) if self.file else [])]
+    def _named(self, dataset: data.Dataset) -> tuple[torch.Tensor, tuple[str, ...]]:
+        """The images that numbers and names mean, ascending int64 positions, and what to say of them."""
+        found = []
+        if self.ids:
+            words = [w for word in self.ids for w in ([word] if isinstance(word, int) else as_words(word))]
+            found.append(named(words, dataset.whole, "--ids"))
+        if self.file:
+            found.append(read_file(self.file, dataset.whole, "--ids-file"))
+        positions = torch.cat([torch.empty(0, dtype=torch.int64), *(one.positions for one in found)])
+        return positions.unique(), tuple(note for one in found for note in one.notes)
 
-    def _of_class(self, labels: torch.Tensor, there: torch.Tensor) -> list[int]:
-        found = ((labels == self.label) & there).nonzero().squeeze(1).tolist()
-        if not found:
-            raise UserError(f"--class {self.label}: no private image is of this class")
-        return found
+    def _labels(self, dataset: data.Dataset) -> list[int]:
+        there = dataset.train.labels.unique().tolist()
+        return class_numbers(self.classes, dataset.classes, there, "--class") if self.classes else []
+
+
+def in_words(dataset: data.Dataset, of: torch.Tensor, ids: torch.Tensor, verb: str) -> str:
+    """A request to a system in a line. of: bool mask (N,) of its images; ids: ascending int64 positions among all images."""
+    own = of.nonzero().squeeze(1)
+    inside = torch.searchsorted(own, ids)
+    return forgetting.by_class(dataset.train.labels[own], dataset.classes, inside, verb, "private ")
 
 
 def private_and_anchors(
@@ -92,10 +115,3 @@ def private_and_anchors(
 def as_mask(positions: torch.Tensor, count: int) -> torch.Tensor:
     """Positions int64 as a bool mask (count,)."""
     return torch.isin(torch.arange(count), positions)
-
-
-def _read_numbers(file: Path) -> list[int]:
-    try:
-        return [int(word) for word in file.read_text(encoding="utf-8-sig").split()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"--ids-file {file}: not a list of image numbers ({error})") from None

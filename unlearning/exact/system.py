@@ -26,8 +26,9 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.exact import learners
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
 from unlearning.exact.learning import Work, made_from, train_parts
-from unlearning.exact.selection import ImageRequest, as_mask, private_and_anchors
+from unlearning.exact.selection import ImageRequest, as_mask, in_words, private_and_anchors
 from unlearning.images import forgetting
+from unlearning.images.request_files import Named
 from unlearning.vision.identity import forget_identity, identity, of_checkpoint, own_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -74,7 +75,8 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     content = models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
-    without = new.request.positions(dataset.train.labels, private, NOTHING)
+    asked = new.request.positions(dataset, private, NOTHING)
+    without = asked.positions
     folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file) | {"private": private.nonzero().squeeze(1), "anchors": anchors}
     if _is_there(folder, state, without, new.overwrite):
@@ -82,6 +84,8 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         since = f" ({count} images deleted from it since)" if count else ""
         print(f"there already: {folder}{since}", file=sys.stderr, flush=True)
         return folder
+    if len(without):
+        _say(asked, in_words(dataset, private, without, "leaves out"), new.work.compute.quiet)
     backbone = load_backbone(content, file, new.work.compute.device)
     state |= {"deleted": without, "files": [], "ledger": []}
     part = _partial(folder)
@@ -110,7 +114,7 @@ def delete_images(
 
     place: the name of a user's own data where they have moved since.
     Where all of these images are deleted already, nothing is done: the last entry, {} if there is none. Raises UserError,
-    with nothing changed, for images that are unknown, named twice or public, and where some are gone already.
+    with nothing changed, for images that are unknown or public, and where some are gone already.
     """
     state = read_system(folder)
     settings = Settings(state["config"])
@@ -118,13 +122,16 @@ def delete_images(
     dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet).at(place))
     data.check_same(folder, state["data"], dataset)
     private = as_mask(state["private"], len(dataset.train))
-    if request.done(dataset.train.labels, private, state["deleted"]):
+    if request.done(dataset, private, state["deleted"]):
         print(f"there already: {folder} without these images", file=sys.stderr, flush=True)
         return state["ledger"][-1] if state["ledger"] else {}
-    ids = request.positions(dataset.train.labels, private, state["deleted"])
+    asked = request.positions(dataset, private, state["deleted"])
+    ids = asked.positions
     if not len(ids):
         raise UserError("nothing to delete: give --ids, --ids-file or --class")
     source = _backbone_of(state, folder)
+    there = private & ~as_mask(state["deleted"], len(private))
+    _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet)
     backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
     state["deleted"] = torch.cat([state["deleted"], ids]).sort().values
     dataset.check_missing(state["deleted"], "deleted from the system")
@@ -142,6 +149,12 @@ def delete_images(
     write_torch(folder / SYSTEM, state)  # until here the old state holds
     _sweep(folder, state)
     return state["ledger"][-1]
+
+
+def _say(asked: Named, line: str, quiet: bool) -> None:
+    """Say what is odd about a request and, unless quiet, what is about to happen."""
+    for text in (*asked.notes, *([] if quiet else [line])):
+        print(text, file=sys.stderr, flush=True)
 
 
 def read_system(folder: str | Path) -> dict[str, Any]:

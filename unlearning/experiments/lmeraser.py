@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def plan_lmeraser(request: Request) -> Plan:
     """LMEraser over its number of clusters, SISA, and one prompt for all, on a backbone of public images."""
     if len(request.forget_classes) > 1:
-        raise UserError("lmeraser deletes one class: give --forget-class one number")
+        raise UserError("lmeraser deletes one class: give --forget-class one of them")
     return _plan(request, chosen(request), [request.sizes["rates"]])
 
 
@@ -183,11 +183,12 @@ def _deleted_from(
     if copy.exists() and _is_of(read_system(copy), state):
         return copy
     if asked == "class":
-        images = ImageRequest(label=request.forget_classes[0])
+        images = ImageRequest(classes=request.forget_classes)
     else:
         generator = torch.Generator().manual_seed(1000 * state["seed"] + draw)  # the same images for every system
         some = state["private"][torch.randperm(len(state["private"]), generator=generator)[:asked]]
-        images = ImageRequest(tuple(some.tolist()))
+        dataset = shared.load(data.Source.of(state["data"], request.source.data_dir))
+        images = ImageRequest(tuple(dataset.whole.positions[some].tolist()))
     name = SCRIPTS[state["method"]]
     split = importlib.import_module(name).split
     compute = replace(request.scoring.compute, quiet=True)

@@ -1,6 +1,7 @@
 """What the user asks of reproduce.py, and what a table is made of."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,14 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
 from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS
-from unlearning.images import forgetting
+from unlearning.images import classes, forgetting
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision.originals import Told, network_in
 from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
+CLASSES = {name: 100 if name == "cifar100" else 10 for name in data.SIZES}  # how many each data set has
+OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
 
@@ -31,7 +34,8 @@ class Request:
     the table's name. source: the data, thinned to the preset's size by `fitted`. models, methods: as given, None for the
     preset's and for all rows. originals: files to start from in the place of networks trained here, by network. told: what
     these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
-    forgets both. cache: MiB for outputs of frozen layers.
+    forgets both. cache: MiB for outputs of frozen layers. class_words: the classes to forget, as given; forget_classes:
+    their numbers, once they are `resolved`; class_names: the data's, where they were read to do so.
     """
 
     table: str
@@ -43,7 +47,7 @@ class Request:
     methods: tuple[str, ...] | None
     originals: Mapping[str, Path]
     told: Told
-    forget_classes: tuple[int, ...]
+    class_words: tuple[str, ...]
     share: float
     only: str | None
     seeds: int
@@ -55,6 +59,8 @@ class Request:
     every_attack: bool
     results: Path
     overwrite: bool
+    forget_classes: tuple[int, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -81,7 +87,7 @@ class Request:
             methods=args.methods and tuple(args.methods),
             originals=originals,
             told=replace(Told.from_flags(args, None), own=_own(args)),
-            forget_classes=tuple(args.forget_class),
+            class_words=tuple(args.forget_class),
             share=args.share,
             only=args.only,
             seeds=args.seeds or sizes.get("seeds", table.seeds),
@@ -122,7 +128,7 @@ class Request:
     def forget_flags(self) -> dict[str, list[str]]:
         """The flags that name the two kinds of forget sets to a script."""
         return {
-            "class": ["--forget-class", *map(str, self.forget_classes)],
+            "class": ["--forget-class", *map(self._word, self.forget_classes)],
             "images": ["--forget-random", str(self.share)],
         }
 
@@ -130,6 +136,16 @@ class Request:
     def forget_tags(self) -> dict[str, str]:
         """The names of the two kinds of forget sets."""
         return {"class": forgetting.tag_of_classes(self.forget_classes), "images": forgetting.tag_of_share(self.share)}
+
+    def _word(self, label: int) -> str:
+        """A class as a script's flag takes it."""
+        return classes.word_of(label, self.class_names) if self.class_names else str(label)
+
+    @property
+    def forgets_class(self) -> bool:
+        """True if the table forgets a class."""
+        kinds = FORGETS.get(self.table, OF_SYSTEMS.get(self.table, ()))
+        return "class" in kinds and self.only in (None, "class")
 
     @property
     def scoring(self) -> Scoring:
@@ -152,6 +168,32 @@ class Request:
         )
         subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
         return replace(self, source=replace(self.source, subset=subset, test_subset=test))
+
+    def resolved(self, shared: Any) -> "Request":
+        """The same with the numbers of the classes to forget. Raises UserError for one that there isn't.
+
+        shared: what `Table.shared` makes. The data are read only where names or a folder's classes are asked for.
+        """
+        if not self.forgets_class:
+            return self
+        count, words = CLASSES.get(self.source.dataset), self.class_words
+        if count and all(
+            re.fullmatch(r"(id:)?-?\d+(,(id:)?-?\d+)*", word, re.ASCII) for word in words
+        ):  # a number is no name there
+            names, known = tuple(map(str, range(count))), range(count)
+            return replace(self, forget_classes=tuple(classes.class_numbers(words, names, known, "--forget-class")))
+        dataset = shared.load(self.source)
+        there = dataset.train.labels.unique().tolist()
+        numbers = classes.class_numbers(words, dataset.classes, there, "--forget-class")
+        return replace(self, forget_classes=tuple(numbers), class_names=dataset.classes)
+
+    def in_words(self, shared: Any) -> str | None:
+        """What a table of systems forgets, in a line; the scripts of others say it. The request is `resolved`."""
+        if self.table not in OF_SYSTEMS:
+            return None
+        dataset = shared.load(self.source)
+        forget = forgetting.ForgetRequest(classes=self.forget_classes).resolve(dataset.train, dataset.whole).positions
+        return forgetting.by_class(dataset.train.labels, dataset.classes, forget, "forgets the private ones of")
 
 
 def _own(args: argparse.Namespace) -> OwnNetwork | None:

@@ -5,56 +5,103 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.words import NAMED, portions
+from unlearning.images.catalogue import Catalogue
+from unlearning.images.classes import class_name, class_numbers
+from unlearning.images.request_files import read_file
 from unlearning.images.splits import Split
 
-NAMED = 5  # classes that are named one by one
+
+@dataclass(frozen=True)
+class Forgotten:
+    """A forget set: sorted int64 positions among the loaded training images, and its tag for file names.
+
+    draw: what makes it where it was drawn at random, for `identity`. notes: lines about the request that a user has to see.
+    """
+
+    positions: torch.Tensor
+    tag: str
+    draw: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ForgetRequest:
-    """One of the three ways to name a forget set, as `forget_indices` takes them."""
+    """One of the four ways to name a forget set.
 
-    classes: tuple[int, ...] = ()
+    classes: words as `classes.class_numbers` reads them. share: 0..1 of the images; count: so many of them; both are drawn
+    with a fixed seed, so that every training seed forgets the same. of: draw from these classes only. file: as
+    `request_files.read_file` reads it.
+    """
+
+    classes: tuple[int | str, ...] = ()
     share: float | None = None
     file: Path | None = None
+    count: int | None = None
+    of: tuple[int | str, ...] = ()
+
+    def resolve(self, train: Split, catalogue: Catalogue | None = None) -> Forgotten:
+        """The forget set among the training images that were loaded.
+
+        Raises UserError for an unknown class or image, an empty set, or one that leaves nothing to retain.
+        """
+        catalogue = catalogue or Catalogue.of_labels(train.labels)
+        if self.of and self.share is None and self.count is None:
+            raise UserError("--of-class says of which classes --forget-count or --forget-random draws: give one of these")
+        if self.file is not None:
+            found = read_file(self.file, catalogue, "--forget-file")
+            forgotten = Forgotten(found.positions, found.tag or tag_of_ids(found.positions), found.draw, found.notes)
+        elif self.share is not None or self.count is not None:
+            forgotten = self._drawn(train.labels, catalogue.classes)
+        elif self.classes:
+            numbers = class_numbers(self.classes, catalogue.classes, train.labels.unique().tolist(), "--forget-class")
+            forgotten = Forgotten(_of_classes(train.labels, numbers), tag_of_classes(numbers))
+        else:
+            raise UserError("nothing to forget: give --forget-class, --forget-random, --forget-count or --forget-file")
+        count = len(forgotten.positions)
+        if not 0 < count < len(train):
+            raise UserError(f"the forget set has {count} of {len(train)} training images; it needs some, not all")
+        return forgotten
 
     def positions(self, train: Split) -> tuple[torch.Tensor, str]:
-        """The forget set as sorted int64 positions in `train`, and its tag for file names."""
-        return forget_indices(train, self.classes, self.share, self.file)
+        """The forget set as sorted int64 positions in `train`, and its tag, where no more than labels is known."""
+        forgotten = self.resolve(train)
+        return forgotten.positions, forgotten.tag
+
+    def _drawn(self, labels: torch.Tensor, classes: Sequence[str]) -> Forgotten:
+        """A draw of so many images or of a share of them, of all or of some classes."""
+        of = class_numbers(self.of, classes, labels.unique().tolist(), "--of-class") if self.of else []
+        pool = _of_classes(labels, of) if of else torch.arange(len(labels))
+        where = {"of": of} if of else {}
+        if self.share is not None:
+            if not 0 < self.share < 1:
+                raise UserError(f"--forget-random {self.share} is not a share between 0 and 1")
+            count, tag, how = round(self.share * len(pool)), tag_of_share(self.share), {"random": self.share, **where}
+        else:
+            count, tag, how = self.count or 0, f"count{self.count}", {"count": self.count, **where}
+            if not 0 < count <= len(pool):
+                whose = f"class {', '.join(class_name(classes, c) for c in of)}" if of else "the training set"
+                raise UserError(f"--forget-count {count}: {whose} has {len(pool):,} images")
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))
+        positions = pool[order[:count]].sort().values
+        return Forgotten(positions, tag + ("-of" + "-".join(map(str, of)) if of else ""), how | {"seed": 0})
 
 
 def forget_indices(
-    train: Split, classes: Sequence[int] | None = None, share: float | None = None, file: str | Path | None = None
+    train: Split, classes: Sequence[int | str] | None = None, share: float | None = None, file: str | Path | None = None
 ) -> tuple[torch.Tensor, str]:
-    """The forget set as sorted int64 positions in the training split, and its tag for file names.
+    """What `ForgetRequest.positions` returns, for one of these."""
+    return ForgetRequest(tuple(classes or ()), share, Path(file) if file else None).positions(train)
 
-    Exactly one of: classes (list of class numbers), share (0..1 of all images, drawn with a fixed seed so that every
-    training seed forgets the same images), file (text, one position a line). Raises UserError for an unknown class, an
-    empty set, or one that leaves nothing to retain.
-    """
-    if file is not None:
-        index, tag = _read_ids(Path(file), len(train))
-    elif share is not None:
-        if not 0 < share < 1:
-            raise UserError(f"--forget-random {share} is not a share between 0 and 1")
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-        index, tag = order[: round(share * len(train))], tag_of_share(share)
-    elif classes:
-        known = train.labels.unique().tolist()
-        wrong = [c for c in classes if c not in known]
-        if wrong:
-            raise UserError(f"--forget-class {wrong[0]}: the classes are {known[0]} to {known[-1]}")
-        index = torch.isin(train.labels, torch.tensor(classes)).nonzero().squeeze(1)
-        tag = tag_of_classes(classes)
-    else:
-        raise UserError("nothing to forget: give --forget-class, --forget-random or --forget-file")
-    if not 0 < len(index) < len(train):
-        raise UserError(f"the forget set has {len(index)} of {len(train)} training images; it needs some, not all")
-    return index.sort().values, tag
+
+def _of_classes(labels: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+    """Ascending int64 positions of the images of these classes."""
+    return torch.isin(labels, torch.tensor(numbers, dtype=torch.int64)).nonzero().squeeze(1)
 
 
 def forgotten_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
@@ -69,7 +116,7 @@ def forgotten_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
 
 
 def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, tag: str) -> str:
-    """A forget set as people call it: "class 3 (Dress)", "random share 0.1", "list 1a2b3c4d".
+    """A forget set as people call it: "class 3 (Dress)", "random share 0.1", "100 random images", "list 1a2b3c4d".
 
     forget: int64 positions in the training images; tag: its name in files. Classes of a set made of whole classes are named.
     """
@@ -78,12 +125,24 @@ def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor,
         some = [class_name(classes, c) for c in whole[:NAMED]]
         more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
         return f"class{'es' if len(whole) > 1 else ''} {', '.join(some)}{more}"
-    return re.sub(r"^(random|file)", lambda found: {"random": "random share ", "file": "list "}[found[1]], tag)
+    drawn = re.fullmatch(r"(?:random(?P<share>[^-]+(?:-\d+)?)|count(?P<count>\d+))(?:-of(?P<of>[\d-]+))?", tag)
+    if drawn:
+        of = [class_name(classes, int(c)) for c in (drawn["of"] or "").split("-") if c]
+        where = f" of class{'es' if len(of) > 1 else ''} {', '.join(of)}" if of else ""
+        return (f"random share {drawn['share']}" if drawn["share"] else f"{drawn['count']} random images") + where
+    return re.sub(r"^file", "list ", tag)
 
 
-def class_name(classes: Sequence[str], number: int) -> str:
-    """A class by its number and, where it has one, its name: "3 (Dress)"."""
-    return str(number) if classes[number] == str(number) else f"{number} ({classes[number]})"
+def by_class(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, verb: str, kind: str = "") -> str:
+    """A request in a line: "forgets 320 of 10,000 images: all 200 of class 3 (Dress), 120 of class 5 (Sandal)".
+
+    labels: int64 (N,) of the images that it is about. forget: int64 positions among them. verb: what happens; kind: what
+    these images are, before the word.
+    """
+    names = [f"class {class_name(classes, c)}" for c in range(len(classes))]
+    counts = [torch.bincount(some, minlength=len(names)).tolist() for some in (labels[forget], labels)]
+    inside, every = (dict(zip(names, count, strict=False)) for count in counts)
+    return f"{verb} {len(forget):,} of {len(labels):,} {kind}images: {portions(inside, every, 'classes')}"
 
 
 def retain_indices(count: int, forget: torch.Tensor) -> torch.Tensor:
@@ -112,14 +171,3 @@ def tag_of_share(share: float) -> str:
 def tag_of_ids(index: torch.Tensor) -> str:
     """A name for a set of positions, ascending int64."""
     return "file" + hashlib.sha256(index.numpy().tobytes()).hexdigest()[:8]
-
-
-def _read_ids(path, count):
-    try:
-        text = path.read_text(encoding="utf-8-sig").split()  # editors of Windows begin with a mark
-        index = torch.tensor(sorted({int(word) for word in text}), dtype=torch.int64)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--forget-file {path}: not a list of image numbers, one a line ({error})") from None
-    if len(index) and not 0 <= index[0] <= index[-1] < count:
-        raise UserError(f"--forget-file {path}: image numbers run from 0 to {count - 1}")
-    return index, tag_of_ids(index)

@@ -7,6 +7,7 @@ stored as edits as well, so corrupting, retraining and unlearning share one form
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import replacing, write_text
+from unlearning.core.words import portions
 from unlearning.language import movielens
 
 RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
 FORMAT = 1
+VERBS = {"remove": "forgets", "modify": "modifies", "correct": "corrects"}  # what is said of each kind of request
+LONGEST = 40  # letters of an answer that are said
 KINDS = {"remove": "remove", "modify": "query", "correct": "response"}  # request: the field of its edits
 Rows = list[tuple[str, str]]  # queries and answers
 
@@ -97,6 +101,14 @@ def _check_field(edit: dict[str, Any], kind: str | None, answers: Sequence[str])
         raise UserError(f"row {row}: its new {field} is empty")
     if field == "response" and edit[field] not in answers:
         raise UserError(f"row {row}: {edit[field]!r} is none of the answers {', '.join(answers)}")
+
+
+def in_words(action: str, edits: Sequence[dict[str, Any]], rows: Sequence[Any]) -> str:
+    """A request in a line: "forgets 2 of 500 rows: 1 of answer yes, 1 of answer no". rows: before it, removed ones None."""
+    asked, there = [rows[edit["id"]] for edit in edits], [row for row in rows if row is not None]
+    inside, every = (Counter(f"answer {answer[:LONGEST]}" for _, answer in some) for some in (asked, there))
+    what = portions(dict(sorted(inside.items())), every, "answers")
+    return f"{VERBS[action]} {len(asked):,} of {len(there):,} rows: {what}"
 
 
 def edited(rows: Sequence[Any], edits: Sequence[dict[str, Any]]) -> list[Any]:

@@ -131,16 +131,22 @@ def add_flip_flag(parser: Parser) -> None:
 
 
 def add_forget_flags(parser: Parser) -> None:
-    """The three ways to name a forget set."""
+    """The four ways to name a forget set."""
     group = parser.add_mutually_exclusive_group()
+    names = "by name or number (id:3 is always a number, super:fish a superclass of cifar100)"
+    files = "text, .csv, .json, .npy, .npz, .pt, or a checkpoint that has forgotten them"
     for flag in (
-        group.add_argument("--forget-class", type=int, nargs="+", metavar="CLASS", help="forget these classes, by number"),
+        group.add_argument("--forget-class", nargs="+", metavar="CLASS", help=f"forget these classes, {names}"),
         group.add_argument("--forget-random", type=float, metavar="SHARE", help="forget this share (0 to 1) of the images"),
-        group.add_argument(
-            "--forget-file", type=Path, metavar="FILE", help="forget the images numbered in FILE, one a line"
-        ),
+        group.add_argument("--forget-file", type=Path, metavar="FILE", help=f"forget the images that FILE names: {files}"),
     ):
         mark(flag, identity="forget")
+    text, of = "forget N images, the same for every seed", "draw --forget-count or --forget-random from"
+    for flag in (
+        group.add_argument("--forget-count", type=positive_int, metavar="N", help=text),
+        parser.add_argument("--of-class", nargs="+", metavar="CLASS", help=f"{of} these classes alone"),
+    ):
+        mark(flag, identity="forget", off=None)
 
 
 def source_of(args: argparse.Namespace) -> data.Source:
@@ -152,6 +158,7 @@ def source_of(args: argparse.Namespace) -> data.Source:
 
 def forget_request(args: argparse.Namespace) -> forgetting.ForgetRequest | None:
     """The forget set that the flags name; None where they name none."""
-    if args.forget_class is None and args.forget_random is None and args.forget_file is None:
-        return None
-    return forgetting.ForgetRequest(tuple(args.forget_class or ()), args.forget_random, args.forget_file)
+    request = forgetting.ForgetRequest(
+        tuple(args.forget_class or ()), args.forget_random, args.forget_file, args.forget_count, tuple(args.of_class or ())
+    )
+    return None if request == forgetting.ForgetRequest() else request

@@ -13,18 +13,15 @@ import torch
 
 import data
 from unlearning.core.flags import plain
-from unlearning.images import forgetting
 
 # Of the settings that a file records, those that `identity` knows in another way, or that earlier versions recorded besides.
 ELSEWHERE = (*data.FLAGS, "seed", "lr_given", "action", "backbone")
-REQUESTS = ("forget_class", "forget_random", "forget_file", "ids")  # and those that begin so
+REQUESTS = ("forget_class", "forget_random", "forget_file", "forget_count", "of_class", "ids")  # and those that begin so
 
 
-def forget_identity(forget: torch.Tensor, request: forgetting.ForgetRequest | None = None) -> dict[str, Any] | None:
-    """A forget set, int64 positions: a random draw by its share and seed, any other by a digest; None for an empty one."""
-    if request is not None and request.share is not None:
-        return {"random": request.share, "seed": 0}
-    return {"positions": digest(forget)} if len(forget) else None
+def forget_identity(forget: torch.Tensor, draw: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """A forget set, int64 positions: a random draw by what makes it, any other by a digest; None for an empty one."""
+    return draw or ({"positions": digest(forget)} if len(forget) else None)
 
 
 def digest(forget: torch.Tensor) -> str:
@@ -53,8 +50,8 @@ def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
         return _normalised(checkpoint["identity"], checkpoint)
     own = own_of(checkpoint["config"])
     share, parent = checkpoint["config"].get("forget_random"), checkpoint.get("parent")
-    request = forgetting.ForgetRequest(share=share) if share else None
-    forget = forget_identity(torch.as_tensor(checkpoint["forget"]), request)
+    draw = {"random": share, "seed": 0} if share else None
+    forget = forget_identity(torch.as_tensor(checkpoint["forget"]), draw)
     unknown = parent and {"sha256": parent}  # `with_parent` says what it was
     return identity(checkpoint["method"], own, checkpoint["data"]["fingerprint"], forget, unknown)
 

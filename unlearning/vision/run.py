@@ -78,9 +78,14 @@ def execute(
         return begun.output
     dataset, forget = begun.dataset, begun.dataset.part(begun.forget)
     retain = dataset.part(forgetting.retain_indices(len(dataset.train), begun.forget))
-    record = begun.facts | {"network": begun.network, "command": command}
     where = begun.compute, dataset, begun.output, begun.snapshot
-    run = Run(method, Settings(begun.values), *where, shared.features, record=record)
+    run = Run(
+        method,
+        Settings(begun.values),
+        *where,
+        shared.features,
+        record=begun.facts | {"network": begun.network, "command": command},
+    )
     before = models.state(begun.model)
     with distributed.process_group(run.compute.device):
         model = unlearn(begun.model, retain, forget, run).cpu()

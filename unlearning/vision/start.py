@@ -59,6 +59,7 @@ class Start:
             "network": self.network | ({"compact": True} if smaller else {}),
             "state_dict": state,
             "command": command,
+            **(self.dataset.whole.recorded(self.forget) if len(self.forget) else {}),
             "seed": self.values["seed"],
             "cost": cost,
             "device": device_name(self.compute.device) + several,
@@ -74,7 +75,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     dataset = _dataset(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = _forgotten(args, dataset, parent)
-    forget, forget_tag = forgotten.positions, forgotten.tag
+    forget, forget_tag = torch.empty(0, dtype=torch.int64), None
+    if forgotten:
+        forget, forget_tag = forgotten.positions, forgotten.tag
     torch.manual_seed(args.seed)
     model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
@@ -86,7 +89,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     known = values if parent else values | {name: network["arguments"][name] for name in ("mean", "std")}
     settings, sha = parser.settings(known), parent and parent["sha256"]
     own = parser.own_settings(known)
-    drawn, lineage = forget_identity(forget, forgotten.request), parent and of_checkpoint(parent)
+    wanted = forget_identity(forget, forgotten.draw if forgotten else None)
+    lineage = parent and of_checkpoint(parent)
     made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha}
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = names.begin(network["name"], dataset.tag)
@@ -96,7 +100,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "method": method,
         "config": settings,
         "flags": flags,
-        "identity": identity(method, own, dataset.fingerprint, drawn, lineage),
+        "identity": identity(method, own, dataset.fingerprint, wanted, lineage),
         "key": key(same),
         "forget": forget,
         "forget_tag": forget_tag,
@@ -107,25 +111,21 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "elsewhere": parent and parent.get("elsewhere"),
     }
     finished = not args.overwrite and _is_finished(output, same, parser)
-    if forget_tag is not None and not finished and not compute.quiet:
-        what = f"{len(forget):,} of {len(dataset.train):,} images: {dataset.in_words(forget, forget_tag)}"
-        what += f" ({forgotten.before:,} of them forgotten before)" if forgotten.before else ""
-        what += f"; {len(dataset.missing):,} of these are not in their files any more" if len(dataset.missing) else ""
-        print(f"forgets {what}", file=sys.stderr, flush=True)
+    if forgotten and not finished:
+        _say(forgotten, dataset, parent, compute.quiet)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
 
 
-@dataclass(frozen=True)
-class _Forgotten:
-    """What a run forgets: sorted int64 positions, their tag, the request where it is all of it, and how many of them the
-    original had forgotten before."""
-
-    positions: torch.Tensor
-    tag: str | None = None
-    request: forgetting.ForgetRequest | None = None
-    before: int = 0
+def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool) -> None:
+    """Say what is odd about a request and, unless quiet, what is about to be forgotten."""
+    line = forgetting.by_class(dataset.train.labels, dataset.classes, forgotten.positions, "forgets")
+    before = len(parent["forget"]) if parent else 0
+    line += f"; {before:,} of them were forgotten before" if before else ""
+    line += f"; {len(dataset.missing):,} of them are not in their files any more" if len(dataset.missing) else ""
+    for text in (*forgotten.notes, *([] if quiet else [line])):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
@@ -141,29 +141,30 @@ def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> d
     return dataset
 
 
-def _forget_set(request: forgetting.ForgetRequest | None, dataset: data.Dataset) -> tuple[torch.Tensor, str]:
-    """The forget set and its tag: what is asked for, or else the images that are missing. Raises UserError where images are
-    missing that aren't asked for."""
-    if request is None and len(dataset.missing):
-        return dataset.missing, forgetting.tag_of(dataset.train.labels, dataset.missing)
-    forget, tag = (request or forgetting.ForgetRequest()).positions(dataset.train)
-    dataset.check_missing(forget, tag)
-    return forget, tag
-
-
-def _forgotten(args: argparse.Namespace, dataset: data.Dataset, parent: dict[str, Any] | None) -> _Forgotten:
-    """The request that the flags name, together with what the original has forgotten already."""
+def _forgotten(
+    args: argparse.Namespace, dataset: data.Dataset, parent: dict[str, Any] | None
+) -> forgetting.Forgotten | None:
+    """What the flags ask to forget, together with what the original has forgotten already; None for a method that forgets
+    nothing."""
     if not hasattr(args, "forget_class"):
-        return _Forgotten(torch.empty(0, dtype=torch.int64))
-    request = forget_request(args)
-    asked, tag = _forget_set(request, dataset)
-    before = parent["forget"] if parent else asked
-    union = torch.cat([before, asked]).unique()
-    if torch.equal(union, asked):
-        return _Forgotten(asked, tag, request)
+        return None
+    asked = _asked(forget_request(args), dataset)
+    union = torch.cat([parent["forget"] if parent else asked.positions, asked.positions]).unique()
+    if torch.equal(union, asked.positions):
+        return asked
     if parent and len(union) == len(dataset.train):
         raise UserError(f"with what {parent['file']} has forgotten already nothing is left to retain")
-    return _Forgotten(union, forgetting.tag_of(dataset.train.labels, union), None, len(before))
+    return forgetting.Forgotten(union, forgetting.tag_of(dataset.train.labels, union), notes=asked.notes)
+
+
+def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset) -> forgetting.Forgotten:
+    """The forget set of a request, or without one the images that are missing. Raises UserError where images are missing
+    that aren't asked for."""
+    if request is None and len(dataset.missing):
+        return forgetting.Forgotten(dataset.missing, forgetting.tag_of(dataset.train.labels, dataset.missing))
+    found = dataset.forgotten(request or forgetting.ForgetRequest())
+    dataset.check_missing(found.positions, found.tag)
+    return found
 
 
 def _network(

@@ -1,0 +1,23 @@
+"""Lists and portions as messages say them, short however many there are."""
+
+from collections.abc import Iterable, Mapping
+
+LISTED = 10  # names or numbers that a line has at most
+NAMED = 5  # portions that a line has at most
+
+
+def listed(words: Iterable[object]) -> str:
+    """Words with commas between them, the first LISTED and how many more."""
+    every = [str(word) for word in words]
+    return ", ".join(every[:LISTED]) + (f" and {len(every) - LISTED:,} more" if len(every) > LISTED else "")
+
+
+def portions(inside: Mapping[str, int], every: Mapping[str, int], more: str) -> str:
+    """Counts by name, the largest NAMED: "all 200 of class 3 (Dress), 120 of class 5 (Sandal) and 90 more classes".
+
+    inside: how many there are of each; every: of how many; names that are equally frequent stay in their order. more: what
+    the others are, in the plural.
+    """
+    order = sorted((name for name, count in inside.items() if count), key=lambda name: -inside[name])
+    parts = [f"{'all ' * (inside[name] == every[name])}{inside[name]:,} of {name}" for name in order[:NAMED]]
+    return ", ".join(parts) + (f" and {len(order) - NAMED:,} more {more}" if len(order) > NAMED else "")

@@ -1,0 +1,60 @@
+"""What checkpoints and systems of parts have forgotten, in the words of a request."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from unlearning.images.catalogue import Catalogue
+
+
+def is_one(content: Any) -> bool:
+    """True for what a checkpoint's file holds, or a system's."""
+    return isinstance(content, dict) and "data" in content and bool({"state_dict", "ledger"} & content.keys())
+
+
+def words_of(content: dict[str, Any], catalogue: Catalogue) -> Sequence[int | str]:
+    """What a checkpoint of this project, or a system of parts, has forgotten: numbers in the full training set, or names.
+
+    Numbers hold for the images that it was made with; where others are loaded, names do, and numbers in the full set of the
+    same name. Earlier versions' files have neither. Raises ValueError where it can't be said.
+    """
+    gone = content.get("deleted", content.get("forget"))
+    if not isinstance(gone, torch.Tensor) or gone.dtype != torch.int64:
+        raise ValueError("it doesn't say what it has forgotten")
+    if not len(gone):
+        raise ValueError("it has forgotten nothing")
+    made_with = _part(content, "data")
+    if made_with.get("fingerprint") == catalogue.fingerprint:
+        return catalogue.positions[_checked(gone, len(catalogue.positions))].tolist()
+    if content.get("forget_names") and catalogue.files:
+        return list(map(str, content["forget_names"]))
+    if "forget_images" in content and not catalogue.files and made_with.get("dataset") == catalogue.dataset:
+        return _checked(content["forget_images"], catalogue.count).tolist()
+    of = made_with.get("tag")
+    raise ValueError(f"it was made with other images ({of}), and can't say which of these it has forgotten")
+
+
+def called(content: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """The tag and the draw of a checkpoint's forget set, where it was made with these very images."""
+    tag = content.get("forget_tag")
+    if _part(content, "data").get("fingerprint") != catalogue.fingerprint or not isinstance(tag, str):
+        return {}
+    share, known = _part(content, "config").get("forget_random"), _part(_part(content, "identity"), "forget")
+    if not known and share:  # earlier versions store no identity
+        known = {"random": share, "seed": 0}
+    return {"tag": tag, "draw": None if not known or "positions" in known else known}
+
+
+def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A dictionary within a checkpoint; an empty one where there is none."""
+    part = content.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _checked(numbers: Any, count: int) -> torch.Tensor:
+    """Numbers of a checkpoint, if they are int64 from 0 to below `count`."""
+    whole = isinstance(numbers, torch.Tensor) and numbers.dtype == torch.int64
+    if not whole or bool(((numbers < 0) | (numbers >= count)).any()):
+        raise ValueError(f"its forget set doesn't fit {count:,} training images: it is damaged")
+    return numbers

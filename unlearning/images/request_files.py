@@ -1,0 +1,212 @@
+"""Files that name images to forget: text, tables, arrays, JSON, and checkpoints that have forgotten them."""
+
+import csv
+import io
+import itertools
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearning.core.errors import UserError
+from unlearning.core.files import first_line, read_torch
+from unlearning.core.words import listed
+from unlearning.images import checkpoints
+from unlearning.images.catalogue import Catalogue
+
+NUMBERS = ("index", "id", "position", "number")  # names of a table's column of image numbers
+FILES = ("file", "filename", "path", "name")
+KEY = "forget"  # of JSON, of a dictionary of tensors and of several arrays
+SYSTEM = "system.pth"  # in the folder of a system of parts
+
+
+@dataclass(frozen=True)
+class Named:
+    """The images of a request: positions among those that were loaded, ascending int64, and what is to be said of it.
+
+    tag, draw: of a checkpoint of these very images, what it calls its forget set, and what makes it where it was drawn at
+    random, so that a Retrain of the same images is found to be that.
+    """
+
+    positions: torch.Tensor
+    notes: tuple[str, ...] = ()
+    tag: str | None = None
+    draw: dict[str, Any] | None = None
+
+
+def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
+    """The loaded images that a file names, by number in the full training set, by name, by pattern or by a boolean mask.
+
+    Text has one a line; a table (.csv, .tsv) a column of NUMBERS or FILES; .npy, .npz, .pt and .json a list or a mask as
+    long as the full training set; a checkpoint of this project, or the folder of a system, what it has forgotten. flag: what
+    errors begin with. Raises UserError for a file that names nothing, or something unknown.
+    """
+    what = f"{flag} {file}"
+    path = file / SYSTEM if (file / SYSTEM).exists() else file
+    try:
+        read = _READERS.get(path.suffix.lower(), _read_text)(path, catalogue)
+        words = checkpoints.words_of(read, catalogue) if isinstance(read, dict) else read
+        called = checkpoints.called(read, catalogue) if isinstance(read, dict) else {}
+    except OSError as error:
+        raise UserError(f"{what} cannot be read ({error.strerror or first_line(error)})") from None
+    except (ValueError, csv.Error) as error:  # with a message of this module, or of csv
+        raise UserError(f"{what}: {error}") from None
+    return replace(named(words, catalogue, what), **called)
+
+
+def named(words: Sequence[int | str], catalogue: Catalogue, what: str) -> Named:
+    """The loaded images of numbers in the full training set and of names. what: errors and notes begin with it.
+
+    Raises UserError for none, for unknown ones, and where --subset or --validation has left out all of them.
+    """
+    if not words:
+        raise UserError(f"{what}: it names no image")
+    if len(words) == catalogue.count > 2 and set(words) <= {0, 1}:
+        way = "as a mask give booleans, as image numbers leave out the doubles"
+        raise UserError(f"{what}: {len(words):,} numbers, all 0 or 1, are as many as there are training images; {way}")
+    every = catalogue.numbers_of(words, what)
+    numbers = torch.tensor(sorted(set(every)), dtype=torch.int64)
+    positions, notes = catalogue.loaded(numbers), []
+    if doubles := len(every) - len(numbers):
+        notes.append(f"{what}: {_images(doubles)} named more than once, counted once")
+    if not len(positions):
+        raise UserError(f"{what}: --subset or --validation has left out {_all_of(len(numbers))}")
+    if missing := len(numbers) - len(positions):
+        left = f"{missing:,} of {len(numbers):,} images left out by --subset or --validation"
+        notes.append(f"{what}: {left}, {len(positions):,} remain")
+    return Named(positions, tuple(notes))
+
+
+def as_words(text: str) -> list[int | str]:
+    """Numbers with commas or blanks between them, or the one name of a file."""
+    parts = [part for part in re.split(r"[\s,;]+", text) if part]
+    return [int(part) for part in parts] if parts and all(map(_is_number, parts)) else [text]
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+", text, re.ASCII) is not None
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' if count > 1 else ''}"
+
+
+def _all_of(count: int) -> str:
+    return "its only image" if count == 1 else f"all of its {count:,} images"
+
+
+def _decoded(file: Path) -> str:
+    """A file's text: UTF-8, or what the mark of its first bytes says, as editors and shells of Windows write it."""
+    raw = file.read_bytes()
+    if b"\0" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is not a text file; known endings are " + ", ".join(_READERS))
+    try:
+        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its text is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _read_text(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    """One number or name a line, or several numbers; # begins a comment at a line's start and after a blank."""
+    found: list[int | str] = []
+    for line in filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in _decoded(file).splitlines())):
+        found += as_words(line)
+    return found
+
+
+def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    """The one column of a table that names images; comments stand above its header, for a cell may begin with a #."""
+    lines = [line for line in _decoded(file).splitlines() if line.strip()]
+    lines = list(itertools.dropwhile(lambda line: line.lstrip().startswith("#"), lines))
+    if not lines:
+        return []
+    header = lines[0]
+    sign = max(",;\t", key=header.count)
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=sign))
+    columns = {(name or "").strip().casefold(): name for name in next(csv.reader([header], delimiter=sign))}
+    wanted = FILES if catalogue.files and columns.keys() & set(FILES) else NUMBERS
+    known = [name for name in columns if name in wanted]
+    if len(known) != 1:
+        there = f"it has {listed(known)}; keep one" if known else f"its first line has {listed(columns) or 'none'}"
+        raise ValueError(f"it needs a column called {listed(NUMBERS)} or, where images are files, {listed(FILES)}; {there}")
+    cells = [(row[columns[known[0]]] or "").strip() for row in rows]
+    kind = "an image number" if wanted is NUMBERS else "a file's name"
+    for place, cell in enumerate(cells, 1):
+        if not cell or (wanted is NUMBERS and not _is_number(cell)):
+            raise ValueError(f"{cell!r} in row {place} of column {known[0]} is not {kind}")
+    return cells if wanted is FILES else list(map(int, cells))
+
+
+def _read_json(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    text = _decoded(file)
+    try:
+        return _of_values(json.loads(text), catalogue) if text.strip() else []
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON ({error})") from None
+
+
+def _read_array(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    try:
+        read = np.load(file, allow_pickle=False)
+    except (EOFError, ValueError, zipfile.BadZipFile):
+        raise ValueError("it is no array, or one that can't be read without running code") from None
+    if isinstance(read, np.ndarray):
+        return _of_array(read, catalogue)
+    with read:
+        if KEY not in read and len(read.files) != 1:
+            raise ValueError(f"it needs one array, or one called {KEY}; it has {listed(read.files) or 'none'}")
+        return _of_array(read[KEY if KEY in read else read.files[0]], catalogue)
+
+
+def _read_tensor(file: Path, catalogue: Catalogue) -> Sequence[int | str] | dict[str, Any]:
+    """What a file of PyTorch's names; of a checkpoint its content."""
+    content = read_torch(file)
+    return content if checkpoints.is_one(content) else _of_values(content, catalogue)
+
+
+def _of_values(values: Any, catalogue: Catalogue) -> Sequence[int | str]:
+    """What a file's content names: a list, a tensor or a dictionary with one as KEY."""
+    if isinstance(values, dict):
+        if KEY not in values:
+            raise ValueError(f"it needs a list called {KEY}; it has {listed(values) or 'none'}")
+        values = values[KEY]
+    if isinstance(values, torch.Tensor):
+        return _of_array(values.numpy(force=True), catalogue)
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f"it needs a list of numbers, names or booleans, not {type(values).__name__}")
+    if values and all(isinstance(value, bool) for value in values):
+        return _of_array(np.array(values), catalogue)
+    if wrong := [value for value in values if isinstance(value, bool) or not isinstance(value, (int, str))]:
+        raise ValueError(f"{wrong[0]!r} is neither the number nor the name of an image")
+    return list(values)
+
+
+def _of_array(values: np.ndarray, catalogue: Catalogue) -> Sequence[int | str]:
+    """What an array names: booleans as long as the full training set, whole numbers, or text."""
+    if values.size != max((1, *values.shape)) and values.size:
+        raise ValueError(f"it needs one dimension, and has the shape {values.shape}")
+    values = values.reshape(-1)
+    if values.dtype.kind == "b":
+        if len(values) != catalogue.count:
+            raise ValueError(f"its mask has {len(values):,} values, and the full training set {catalogue.count:,} images")
+        return values.nonzero()[0].tolist()
+    if values.dtype.kind not in "iuU" and values.size:
+        raise ValueError(f"it needs whole numbers, names or booleans, not {values.dtype}")
+    return values.tolist()
+
+
+_READERS = {
+    ".csv": _read_table,
+    ".tsv": _read_table,
+    ".json": _read_json,
+    ".npy": _read_array,
+    ".npz": _read_array,
+    ".pt": _read_tensor,
+    ".pth": _read_tensor,
+}
