@@ -84,7 +84,7 @@ SAID = [
     ("llmeraser", ("forget", "a"), "choose from finetune, remove, modify, correct, evaluate"),
     ("reproduce", ("prunlora",), "did you mean prunelora"),
     ("reproduce", (), "required: table; table: prunelora, random, sequence"),
-    ("export", (), "the following arguments are required: checkpoint, --onnx; --help explains all flags"),
+    ("export", (), "the following arguments are required: checkpoint; --help explains all flags"),
     ("benchmarks.compare", ("--methods", "finetun"), "did you mean finetune?"),
     ("benchmarks.throughput", ("--device", "cuda:9"), "--device cuda:9"),
 ]

@@ -1,5 +1,6 @@
 """README.md of what is handed on: a network's folder for timm, an adapter's for PEFT. With the lines that use it."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,9 @@ def _facts(record: Record) -> list[str]:
         return [*facts, f"- Origin: {record['command']}."]
     facts += [f"- Data: {of['tag']}, SHA-256 `{of['fingerprint']}`."] if of["fingerprint"] else ["- Data: ImageNet alone."]
     if len(forget):
-        known, wanted = record.get("classes") or [], record["config"].get("forget_class") or []
-        names = [known[number] for number in wanted if number < len(known) and known[number] != str(number)]
+        known, tag = record.get("classes") or [], record["forget_tag"]
+        numbers = [int(word) for word in tag[5:].split("-")] if re.fullmatch(r"class\d+(-\d+)*", tag) else []
+        names = [known[number] for number in numbers if number < len(known) and known[number] != str(number)]
         facts += [
             f"- Forgotten: {len(forget):,} training images ({', '.join([record['forget_tag'], *names])}). SHA-256 of their "
             f"positions in the training set, ascending, as 64-bit integers: `{digest(forget)}`."

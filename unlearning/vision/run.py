@@ -30,8 +30,7 @@ from unlearning.vision.train import fit
 class Run:
     """One training or unlearning, as its method sees it.
 
-    snapshot: the file of an unfinished run. features: cached outputs of frozen layers. cost: what `fit` has measured.
-    record: what its files say of it.
+    snapshot: of an unfinished run. features: cached outputs of frozen layers. cost: as measured. record: for its files.
     """
 
     method: str
@@ -65,9 +64,8 @@ def execute(
 ) -> Path | None:
     """Run unlearn(model, retain, forget, run) on what the flags name and write its checkpoint: the path.
 
-    A finished checkpoint of the same settings is returned as it is; --list-classes prints the classes and returns None.
-    Raises UserError before anything is computed when the output was made with other settings, or when the original is
-    missing or doesn't fit data, network or forget set.
+    A finished checkpoint is returned as it is; --list-classes prints the classes and returns None. Raises UserError, before
+    anything is computed, where the output was made otherwise or the original doesn't fit data, network or forget set.
     """
     shared = shared or Shared(args.cache)
     if args.list_classes:
@@ -78,14 +76,8 @@ def execute(
         return begun.output
     dataset, forget = begun.dataset, begun.dataset.part(begun.forget)
     retain = dataset.part(forgetting.retain_indices(len(dataset.train), begun.forget))
-    where = begun.compute, dataset, begun.output, begun.snapshot
-    run = Run(
-        method,
-        Settings(begun.values),
-        *where,
-        shared.features,
-        record=begun.facts | {"network": begun.network, "command": command},
-    )
+    where, says = (begun.compute, dataset, begun.output, begun.snapshot), {"network": begun.network, "command": command}
+    run = Run(method, Settings(begun.values), *where, shared.features, record=begun.facts | says)
     before = models.state(begun.model)
     with distributed.process_group(run.compute.device):
         model = unlearn(begun.model, retain, forget, run).cpu()
