@@ -73,6 +73,8 @@ def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsy
     methods = ("--methods", "lmeraser --parts 50", "sisa --parts 5")
     result = make(tmp_path, monkeypatch, *methods, "--seeds", "2", table="lmeraser")
     rows = {(row["forget"], row["method"]): row for row in result["rows"]}
+    words = {row["forget"]: row["forgotten"] for row in result["rows"]}
+    assert words == {"delete1": "1 image", "delete10": "10 images", "class3": "class 3"}
     kinds = (lmeraser.ONE, "lmeraser --parts 50", "sisa --parts 5")
     assert list(rows) == [(request, kind) for request in ("delete1", "delete10", "class3") for kind in kinds]
     assert all(row["n"] == 2 for row in rows.values())

@@ -151,10 +151,18 @@ def _rows_of(folder: Path, request: Request, shared: Shared) -> list[Row]:
         }
         tag = forgetting.tag_of_classes(request.forget_classes) if asked == "class" else f"delete{asked}"
         found["accuracy"] = _accuracy(copies[0], request, shared)
-        row = _described(state, label(state), tag)
+        row = _described(state, label(state), tag) | {"forgotten": _in_words(asked, request, shared)}
         rows.append(row | {"clusters": len(state["files"]), "request": asked, "metrics": found})
     report_scored(folder, request.scoring.compute)
     return rows
+
+
+def _in_words(asked: int | str, request: Request, shared: Shared) -> str:
+    """A request as people call it: "10 images", "class 3 (Dress)"."""
+    if asked != "class":
+        return f"{asked} image{'' if asked == 1 else 's'}"
+    dataset, classes = shared.load(request.source), forgetting.ForgetRequest(request.forget_classes)
+    return dataset.in_words(dataset.forgotten(classes).positions, "")
 
 
 def _described(state: dict[str, Any], method: str, forget: str) -> Row:
