@@ -201,7 +201,7 @@ def _hugging_face_folder(path, config):
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        net: Any = AutoModelForImageClassification.from_pretrained(path, local_files_only=True)
+        net: Any = AutoModelForImageClassification.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each way in which such a folder is none has an error of its own
         raise UserError(f"{path} is no image classifier of Hugging Face ({first_line(error)})") from None
     finally:
