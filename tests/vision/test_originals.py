@@ -429,13 +429,15 @@ def test_flags_go_before_what_a_file_says(tmp_path):
         assert found["network"]["arguments"]["std"] == std
 
 
-def test_no_code_of_a_folder_runs(tmp_path):
+def test_no_code_of_a_folder_runs(tmp_path, monkeypatch):
     """transformers would ask on the terminal whether to import it."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     hugging_face(tmp_path / "hf", "vit")
     file = tmp_path / "hf" / "config.json"
     own = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForImageClassification": "evil.M"}}
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | own), encoding="utf-8")
-    code = f"open({str(tmp_path / 'witness')!r}, 'w')\nfrom transformers import ViTConfig as C, ViTForImageClassification as M\n"
+    code = f"open({str(tmp_path / 'witness')!r}, 'w')\n"
+    code += "from transformers import ViTConfig as C, ViTForImageClassification as M\n"
     (tmp_path / "hf" / "evil.py").write_text(code, encoding="utf-8")
     with pytest.raises(UserError, match="no image classifier of Hugging Face"):
         foreign.read(tmp_path / "hf")
