@@ -193,6 +193,7 @@ def create_for(
     """
     channels = dataset.train.images.shape[1]
     mean, std = normalisation or (pretrained and constants_of(name, channels)) or dataset.normalisation
+    mean, std = (list(values) * (channels if len(values) == 1 else 1) for values in (mean, std))
     if not len(mean) == len(std) == channels:
         raise UserError(f"--mean and --std: {len(mean)} and {len(std)} numbers for images of {channels} channels")
     arguments: dict[str, Any] = {
@@ -222,9 +223,10 @@ def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
             answers = model.eval()(torch.zeros(2, arguments["in_chans"], side, side))
     except Exception as error:  # each network fails at a size of its own in a way of its own
         size = arguments.get("input_size", side)
-        raise UserError(
-            f"{name} takes no images of {size} pixels: give another --input-size ({first_line(error)})"
-        ) from None
+        what, way = f"{size} pixels", ": give another --input-size"
+        if "channel" in str(error):
+            what, way = f"{arguments['in_chans']} channels", ""
+        raise UserError(f"{name} takes no images of {what}{way} ({first_line(error)})") from None
     finally:
         model.train()
     shape = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__

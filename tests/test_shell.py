@@ -165,7 +165,6 @@ MISTAKES = [
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--seed", "9"), "train it with pretrain.py"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--subset", "500", "--original", "{original}"), "not on this"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--model", "resnet20", "--original", "{original}"), "holds a"),
-    (finetune, ("--dataset", "digits", "--forget-class", "5", "--original", "{unlearned}"), "has forgotten class3 already"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--original", "{text}"), "not a readable checkpoint"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "cuda:7"), "--device cuda:7"),
     (finetune, ("--dataset", "digits", "--forget-class", "3", "--device", "meta"), "--device meta"),

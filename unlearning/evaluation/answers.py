@@ -81,7 +81,7 @@ def _asked(entry: Entry, dataset: data.Dataset, forget: torch.Tensor, classes: l
         digest=digest(forget),
         fingerprint=dataset.fingerprint,
         classes=classes,
-        whole=forgetting.forgotten_classes(labels, own),
+        whole=forgetting.whole_classes(labels, own),
         images=images.permute(0, 2, 3, 1).contiguous().numpy(),
         truth=[classes[label] for label in labels[shown].tolist()],
         private=entry.private is not None,

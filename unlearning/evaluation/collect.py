@@ -231,9 +231,10 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
             if (digest := sha256(path)) in known:  # given already, or a copy
                 continue
             entry = describe(path, scoring, shared)
-            if entry.method != method or entry.network not in [other.network for other in entries]:
+            near = next((other for other in entries if other.network == entry.network), None)
+            if entry.method != method or near is None:
                 continue
-            entry = tagged(entry, scoring, shared)
+            entry = tagged(replace(entry, source=near.source), scoring, shared)  # the same images, which may have moved
             if forgets := _accompanied(entry, entries):
                 found.append(replace(entry, forgets=forgets))
                 known.add(digest)

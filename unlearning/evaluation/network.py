@@ -51,8 +51,9 @@ Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, 
 
 
 def four_sets(dataset: data.Dataset, forget: torch.Tensor) -> Sets:
-    """D_f, D_r, T_f and T_r as int64 positions. For sample forgetting T_f is empty and T_r the whole test set."""
-    classes = forgetting.forgotten_classes(dataset.train.labels, forget)
+    """D_f, D_r, T_f and T_r as int64 positions. T_f has the test images of the classes that lie wholly in D_f: where there
+    are none, in sample forgetting, T_r is the whole test set."""
+    classes = forgetting.whole_classes(dataset.train.labels, forget)
     gone = torch.isin(dataset.test.labels, torch.tensor(classes, dtype=torch.int64))
     kept = forgetting.retain_indices(len(dataset.train), forget)
     return Sets(forget, kept, gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1))
@@ -62,7 +63,7 @@ def _no_forgotten_test(dataset: data.Dataset, sets: Sets) -> str | None:
     """Why T_f is empty: NO_CLASS, or NO_TEST; None where it isn't."""
     if len(sets.forget_test):
         return None
-    return NO_TEST if forgetting.forgotten_classes(dataset.train.labels, sets.forget) else NO_CLASS
+    return NO_TEST if forgetting.whole_classes(dataset.train.labels, sets.forget) else NO_CLASS
 
 
 Scores = dict[str, Any]  # a number, or {"missing": reason}, for each metric

@@ -128,7 +128,7 @@ class Request:
     def forget_flags(self) -> dict[str, list[str]]:
         """The flags that name the two kinds of forget sets to a script."""
         return {
-            "class": ["--forget-class", *map(self._word, self.forget_classes)],
+            "class": ["--forget-class", *map(self.word, self.forget_classes)],
             "images": ["--forget-random", str(self.share)],
         }
 
@@ -137,7 +137,7 @@ class Request:
         """The names of the two kinds of forget sets."""
         return {"class": forgetting.tag_of_classes(self.forget_classes), "images": forgetting.tag_of_share(self.share)}
 
-    def _word(self, label: int) -> str:
+    def word(self, label: int) -> str:
         """A class as a script's flag takes it."""
         return classes.word_of(label, self.class_names) if self.class_names else str(label)
 

@@ -16,6 +16,7 @@ from unlearning.evaluation.collect import score_files
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.plan import chosen, from_scratch, handed_on, planned, started_from
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
+from unlearning.images.classes import class_numbers
 from unlearning.metrics import predictions, statistics
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
@@ -33,13 +34,17 @@ NONE = {"missing": "earlier UA: the Original has answered no request"}
 
 def requests(request: Request) -> Sequence[int]:
     """The class of each request, in order."""
-    return request.forget_classes if len(request.forget_classes) > 1 else CLASSES
+    if len(request.forget_classes) < 2:
+        return CLASSES
+    names = request.class_names or tuple(map(str, range(max(request.forget_classes) + 1)))
+    words = (class_numbers([word], names, request.forget_classes, "--forget-class") for word in request.class_words)
+    return [number for numbers in words for number in numbers]
 
 
 def plan_sequence(request: Request) -> Plan:
     """Original; Retrain of the first request, of the first two ...; each method on the original, then on what it left."""
     runs: list[Run] = []
-    classes = [str(label) for label in requests(request)]
+    classes = [request.word(label) for label in requests(request)]
     rows = [name for name in chosen(request) if name not in ("original", "retrain")]
     for seed in range(request.seeds):
         for network in request.networks:

@@ -35,7 +35,8 @@ def class_numbers(words: Iterable[str | int], classes: Sequence[str], known: Seq
     """The class numbers, ascending, that the words of a request mean.
 
     words: numbers, names, several of these with commas between them, `id:3` for a number and nothing else, `super:fish` for
-    a superclass of CIFAR-100; an int is a number. A name wins over a number; upper and lower case, `_` and blanks are alike
+    a superclass of CIFAR-100; an int is a number. A name wins over a number, and where all names are numbers there is no
+    other way to say one than `id:3`; upper and lower case, `_` and blanks are alike
     where no two classes differ in them alone. classes: names by number. known: ascending, the numbers that there are
     images of. flag: what errors begin with. Raises UserError for words that name no class, or several.
     """
@@ -88,7 +89,7 @@ def _numbers(word: str, classes: Sequence[str], flag: str) -> list[int]:
     return (
         _named(word, {name: [number] for number, name in enumerate(classes)}, flag)
         or (_named(rest, supers, flag) if kind == "super" else [])
-        or ([int(word)] if _is_number(word) else [])
+        or ([int(word)] if _is_number(word) and not _are_called_otherwise(classes) else [])
         or _named(word, supers, flag)
     )
 
@@ -112,6 +113,11 @@ def _superclasses(classes: Sequence[str]) -> dict[str, list[int]]:
 
 def _plainly(name: str) -> str:
     return name.casefold().replace("_", " ").strip()
+
+
+def _are_called_otherwise(classes: Sequence[str]) -> bool:
+    """True where all names are whole numbers and not the classes' own: a number that isn't among them is a mistake."""
+    return all(map(_is_number, classes)) and any(name != str(number) for number, name in enumerate(classes))
 
 
 def _is_number(word: str) -> bool:

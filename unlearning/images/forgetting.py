@@ -109,10 +109,15 @@ def forgotten_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
 
     Only when the forget set is made of whole classes is it class forgetting.
     """
+    whole = whole_classes(labels, forget)
+    return whole if torch.isin(labels[forget], torch.tensor(whole, dtype=torch.int64)).all() else []
+
+
+def whole_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
+    """The classes (list of int) that lie wholly in the forget set, whatever else it holds. labels: int64 (N,)."""
     inside = torch.zeros(len(labels), dtype=torch.bool)
     inside[forget] = True
-    whole = [c for c in labels.unique().tolist() if inside[labels == c].all()]
-    return whole if torch.isin(labels[forget], torch.tensor(whole, dtype=torch.int64)).all() else []
+    return [c for c in labels.unique().tolist() if inside[labels == c].all()]
 
 
 def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, tag: str) -> str:

@@ -75,7 +75,10 @@ def add_model_flag(parser: Parser) -> None:
 
 def add_elsewhere_flags(parser: Parser) -> None:
     """The flags that say what a network from elsewhere doesn't say itself."""
-    flag, text = parser.add_argument, "of each channel, pixels from 0 to 1, for a network from elsewhere that doesn't say"
+    flag, text = (
+        parser.add_argument,
+        "of each channel, or one for all, pixels from 0 to 1, for a network from elsewhere that doesn't say",
+    )
     flag("--mean", type=share, nargs="+", off=None, metavar="MEAN", help=f"mean {text}")
     flag("--std", type=positive_float, nargs="+", off=None, metavar="STD", help=f"standard deviation {text}")
     flag("--input-size", type=positive_int, off=None, help="a network from elsewhere resizes images to this side in pixels")

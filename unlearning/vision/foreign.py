@@ -103,6 +103,8 @@ def _misfit(given, wanted, missing, extra, other):
     if other:
         name = next((name for name in other if "pos" in name), other[0])
         way = "another image size (--img-size, --input-size)?" if "pos" in name else "other classes, channels or --model?"
+        if tuple(given[name].shape[2:]) == (7, 7):  # of this project's own ResNets it is 3x3
+            way = "timm:NAME and torchvision:NAME have such a first layer"
         return f"{name} is {tuple(given[name].shape)} in the file and {tuple(wanted[name].shape)} in the network: {way}"
     parts = [f"{len(missing)} are missing ({', '.join(missing[:3])} ...)"] if missing else []
     parts += [f"{len(extra)} of the file's are unknown to it ({', '.join(extra[:3])} ...)"] if extra else []

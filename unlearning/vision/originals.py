@@ -219,8 +219,10 @@ def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) ->
         raise UserError(f"{path} was trained on images of {found.size} pixels, these have {images.side}: give {way}")
     _check_classes(found, path, images)
     mean, std = told.constants or found.constants or models.constants_of(name, images.channels) or images.constants
+    mean, std = (list(values) * (images.channels if len(values) == 1 else 1) for values in (mean, std))
     if not len(mean) == len(std) == images.channels:
-        raise UserError(f"{path}: a mean of {len(mean)} channels, and images of {images.channels}: give --mean and --std")
+        what = f"mean and deviation of {len(mean)} and {len(std)} channels"
+        raise UserError(f"{path}: {what}, and images of {images.channels}: --mean and --std take a number for each, or one")
     arguments: dict[str, Any] = {"in_chans": images.channels, "num_classes": len(images.classes), "img_size": images.side}
     arguments |= {"mean": list(mean), "std": list(std)} | found.arguments
     arguments |= {"input_size": told.input_size} if told.input_size else {}

@@ -123,7 +123,7 @@ def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[st
     line = forgetting.by_class(dataset.train.labels, dataset.classes, forgotten.positions, "forgets")
     before = len(parent["forget"]) if parent else 0
     line += f"; {before:,} of them were forgotten before" if before else ""
-    line += f"; {len(dataset.missing):,} of them are not in their files any more" if len(dataset.missing) else ""
+    line += f"; {len(dataset.missing):,} of these are not in their files any more" if len(dataset.missing) else ""
     for text in (*forgotten.notes, *([] if quiet else [line])):
         print(text, file=sys.stderr, flush=True)
 
