@@ -38,6 +38,7 @@ def parser() -> Parser:
     parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of Originals and Retrains")
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
     add_data_flags(parser)
+    parser.set_defaults(dataset=None)  # files say themselves what they were made with; those from elsewhere don't
     add_forget_flags(parser)
     add_model_flag(parser)
     add_elsewhere_flags(parser)

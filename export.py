@@ -88,6 +88,8 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
     """Carry out the command line: the path of the folder, or else of the file."""
     if not (args.onnx or args.timm) or (args.row and not args.timm):
         raise UserError("--row belongs to --timm" if args.row else "nothing to write: give --onnx FILE, --timm DIR, or both")
+    if args.timm and args.timm.exists() and args.checkpoint.exists() and args.timm.samefile(args.checkpoint):
+        raise UserError(f"{args.timm} is the network that is read itself")
     own, checkpoint = OwnNetwork.parse(args.model), _read(args.checkpoint)
     source = originals.digest_of(args.checkpoint)
     scores = cards.scores(args.row, checkpoint, args.checkpoint) if args.row else ""
@@ -121,6 +123,8 @@ def _onnx_is_there(args: argparse.Namespace, source: str) -> bool:
     file = args.onnx
     if file.is_dir() or (file.exists() and file.samefile(args.checkpoint)):
         raise UserError(f"{file} is {'a folder' if file.is_dir() else 'the checkpoint itself'}")
+    if args.checkpoint.is_dir() and file.resolve().is_relative_to(args.checkpoint.resolve()):
+        raise UserError(f"{file} lies in the folder that is read, {args.checkpoint}")
     check_writable(file.parent)
     if not file.exists() or args.overwrite:
         return False

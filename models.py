@@ -359,7 +359,7 @@ def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint", own: 
         model.layer_names = told_layers(checkpoint["network"])
         code = checkpoint["network"].get("code")
         if own and code and code != own.sha256:
-            print(f"note: {own.file} has changed since {path} was written", file=sys.stderr, flush=True)
+            print(f"note: {own.file} is not the file that {path} was made with", file=sys.stderr, flush=True)
         if checkpoint["network"].get("compact"):
             shrink(model, checkpoint["state_dict"])
     except (RuntimeError, TypeError, KeyError, AttributeError) as error:

@@ -129,7 +129,7 @@ def parser() -> Parser:
     flag("--epochs", type=positive_int, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     text = "classes to forget, by name or number (default: 3)"
-    flag("--forget-class", nargs="+", default=["3"], metavar="CLASS", help=text)
+    flag("--forget-class", nargs="+", metavar="CLASS", help=text)
     flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
     flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")

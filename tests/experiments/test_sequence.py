@@ -47,7 +47,7 @@ def table(tmp_path_factory):
     """The folder of a table of three requests, and its rows."""
     folder = tmp_path_factory.mktemp("sequence")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sequence.PRESETS, "quick", SMALL | {"pretrain": [6]})
+        patch.setitem(sequence.PRESETS, "quick", SMALL | {"pretrain": [6], "forget": ("0", "1")})
         flags = ("--methods", "finetune", "--seeds", "2", "--forget-class", "2", "7", "4")
         rows = make(folder, patch, *flags, table="sequence")["rows"]
     return folder, rows
@@ -70,7 +70,12 @@ def test_what_was_forgotten_earlier_is_measured_on_its_own(table):
     dataset = data.load("digits")
     earlier = dataset.train.take(dataset.train.labels.eq(2) | dataset.train.labels.eq(7))
     for seed in (0, 1):
-        path = folder / "model_weights" / "sequence-quick-digits" / f"resnet8_finetune_request3_s{seed}.pth"
+        path = (
+            folder
+            / "model_weights"
+            / "sequence-quick-forget-class-2-7-4-digits"
+            / f"resnet8_finetune_class2-7-4_s{seed}.pth"
+        )
         logits = predict(models.build(models.load_checkpoint(path)), earlier, FP32)
         expected = 100 - predictions.accuracy(logits, earlier.labels)
         assert row["metrics"]["UA_earlier"]["values"][seed] == pytest.approx(expected)

@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -17,12 +18,14 @@ import finetune
 import lora
 import loraprune
 import models
+import pretrain
 import pruneft
 import retrain
 from tests.helpers import call, one_line, rows_of
 from tests.test_data import folder_of_images
 from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
 from unlearning.core.errors import UserError
+from unlearning.networks.own import OwnNetwork
 from unlearning.vision import foreign, layers, originals
 from unlearning.vision.originals import Told
 
@@ -166,7 +169,7 @@ def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, t
     assert not (tmp_path / "witness").exists()
     capsys.readouterr()
     rows_of(path, "--weights", tmp_path, *own(tmp_path), beneath=False)
-    assert f"note: {code} has changed since {path} was written" in capsys.readouterr().err
+    assert f"note: {code} is not the file that {path} was made with" in capsys.readouterr().err
     assert (tmp_path / "witness").exists()
 
 
@@ -182,14 +185,14 @@ def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, t
         (("--model", "{}/net.py:broken"), "failed: KeyError: 'width'"),
         (("--model", "{}/net.py:two_outputs"), "answers two images by tuple"),
         (("--model", "{}/net.py:small", "--mean", 0.5), "belong together"),
-        (("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5), "a mean of 2 channels, and images of 1"),
+        (("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5), "of 2 and 2 channels, and images of 1"),
         (("--model", "{}/net.py:small", "--head", "2.0"), "doesn't give 10 logits: name the layer that does with --head"),
         (
             ("--model", "{}/net.py:small", "--head", "fc"),
             "no convolution or linear layer of this name; it has 0, 2.0",
         ),
         (("--model", "torchvision:resnet9"), "torchvision has no network 'resnet9'"),
-        (("--model", "torchvision:resnet18"), "takes no images of 8 pixels"),
+        (("--model", "torchvision:resnet18"), "takes no images of 1 channels"),
         (("--model", "timm:resnet9"), "unknown model 'timm:resnet9'"),
     ],
 )
@@ -442,3 +445,66 @@ def test_no_code_of_a_folder_runs(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no image classifier of Hugging Face"):
         foreign.read(tmp_path / "hf")
     assert not (tmp_path / "witness").exists()
+
+
+def test_one_file_read_in_two_ways_has_two_originals(theirs, tmp_path):
+    """Each row is set against the network that it started from, whatever the order of the files."""
+    folder, net = theirs
+    state = net.state_dict()
+    wrong = state | {name: state[name].roll(3, 0) for name in ("4.weight", "4.bias")}
+    torch.save({"state_dict": state, "model_ema": wrong}, tmp_path / "x.pth")
+    start = (*WHERE, "--original", tmp_path / "x.pth", *own(folder), *ENOUGH, "--forget-class", 3, "--epochs", 1)
+    a = call(finetune, *start, "--output", tmp_path / "a.pth")
+    b = call(finetune, *start, "--entry", "model_ema", "--output", tmp_path / "b.pth")
+    for files in ((a, b), (b, a)):
+        rows = rows_of(*files, "--weights", tmp_path, *own(folder), beneath=False)
+        low, high = sorted(row["metrics"]["RA"]["mean"] for row in rows if row["method"].startswith("original"))
+        assert low < 20 < 80 < high
+
+
+def test_the_file_of_ones_own_network_is_part_of_what_a_run_is(theirs, tmp_path, capsys):
+    """Changed, it makes another network: nothing finished is taken for it, nor averaged with it."""
+    code = tmp_path / "net.py"
+    code.write_text(CODE, encoding="utf-8")
+    start = (*WHERE, "--weights", tmp_path, *own(tmp_path), "--epochs", 1)
+    call(pretrain, *start)
+    assert call(pretrain, *start).exists()  # there already
+    code.write_text(CODE.replace("nn.ReLU(),", "nn.GELU(),", 1), encoding="utf-8")
+    code_, line = one_line(pretrain, capsys, *start)
+    assert code_ == 2 and "made with other settings" in line
+
+
+def test_a_file_may_import_what_lies_beside_it(tmp_path):
+    """Though this project has modules of the same names."""
+    (tmp_path / "models.py").write_text(CODE, encoding="utf-8")
+    (tmp_path / "net.py").write_text("from models import small", encoding="utf-8")
+    net = OwnNetwork.parse(f"{tmp_path / 'net.py'}:small").create(num_classes=10, in_chans=1)
+    assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    import models as again
+
+    assert again is models
+
+
+def test_inputs_are_not_replaced(theirs, tmp_path, capsys):
+    folder, _ = theirs
+    original = tmp_path / "net.pth"
+    original.write_bytes((folder / "net.pth").read_bytes())
+    start = (
+        *WHERE,
+        "--original",
+        original,
+        *own(folder),
+        *ENOUGH,
+        "--forget-class",
+        3,
+        "--epochs",
+        1,
+        "--overwrite",
+        "--output",
+    )
+    code, line = one_line(finetune, capsys, *start, original)
+    assert code == 2 and "is the original itself" in line
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    before = (tmp_path / "picture.png").read_bytes()
+    assert one_line(finetune, capsys, *start, tmp_path / "picture.png")[0] == 2
+    assert (tmp_path / "picture.png").read_bytes() == before

@@ -36,7 +36,7 @@ from unlearning.exact import learners
 from unlearning.metrics import statistics
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import originals
-from unlearning.vision.identity import with_parent
+from unlearning.vision.identity import canonical, first_parent, with_parent
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -238,12 +238,20 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
             if forgets := _accompanied(entry, entries):
                 found.append(replace(entry, forgets=forgets))
                 known.add(digest)
-    away = {one.origin: Path(one.elsewhere) for one in entries if one.elsewhere and one.origin}
-    for origin, path in away.items():
-        if origin not in known and path.exists() and originals.digest_of(path) == origin:
-            entry = describe(path, scoring, shared, entries)
-            found.append(replace(entry, forgets=_accompanied(entry, entries)))
+    have = {(entry.sha256, entry.key) for entry in entries}
+    away = {(one.origin, _start_of(one)): one for one in entries if one.elsewhere and one.origin}
+    for (origin, start), one in away.items():
+        path = Path(one.elsewhere or "")
+        if (origin, start) not in have and path.exists() and originals.digest_of(path) == origin:
+            entry = describe(path, scoring, shared, [one])
+            same = [other for other in entries if _start_of(other) == start]
+            found.append(replace(entry, forgets=_accompanied(entry, same)))
     return found
+
+
+def _start_of(entry: Entry) -> str:
+    """The identity of the original that a file comes from, as text: one file from elsewhere may be read in several ways."""
+    return canonical(first_parent(entry.identity))
 
 
 def _accompanied(entry: Entry, entries: Sequence[Entry]) -> tuple[tuple[torch.Tensor, str], ...]:
@@ -268,7 +276,9 @@ def _original_of(row: dict[str, Any], scored: list[dict[str, Any]]) -> dict[str,
     entry = row["entry"]
     same = [r for r in scored if r["entry"].method == "original" and _pair(r)[:-1] == _pair(row)[:-1]]
     if entry.origin:
-        return next((r for r in same if r["entry"].sha256 == entry.origin), None)
+        same = [r for r in same if r["entry"].sha256 == entry.origin]
+        exact = [r for r in same if r["entry"].key == _start_of(entry)]
+        return next(iter(exact or [r for r in same if not r["entry"].elsewhere]), None)
     if entry.method == "original":
         return row
     own = [r for r in same if r["seed"] == row["seed"]]

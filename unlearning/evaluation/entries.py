@@ -135,7 +135,7 @@ def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: E
         model=learners.label(found["network"]),
         shape=_shape(found["network"]),
         method="original" if base else own,
-        identity=found["identity"] | ({} if base else {"method": own}),
+        identity=of_checkpoint(found) | ({} if base else {"method": own}),
         flags={},
         epochs=None,
         seed=0,

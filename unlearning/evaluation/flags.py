@@ -42,7 +42,7 @@ class Scoring:
             args.data_dir,
             args.mia,
             args.every_attack,
-            source_of(args),
+            source_of(args) if args.dataset else None,
             forget_request(args),
             Told.from_flags(args, args.model),
         )

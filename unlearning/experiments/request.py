@@ -74,6 +74,8 @@ class Request:
         if wrong := given.keys() - sizes.keys():
             raise UserError(f"{args.table} has no --{min(wrong)}")
         originals = _originals(args)
+        if "forget" in sizes and args.forget_class:  # the order of requests is another table
+            given["forget-class"] = args.forget_class
         if originals:
             given["original"] = [path.stem for path in originals.values()]
         dataset = args.dataset or sizes.get("dataset", DATASET)
@@ -87,7 +89,7 @@ class Request:
             methods=args.methods and tuple(args.methods),
             originals=originals,
             told=replace(Told.from_flags(args, None), own=_own(args)),
-            class_words=tuple(args.forget_class),
+            class_words=tuple(args.forget_class or sizes.get("forget", ("3",))),
             share=args.share,
             only=args.only,
             seeds=args.seeds or sizes.get("seeds", table.seeds),

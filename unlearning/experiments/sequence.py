@@ -12,6 +12,7 @@ import torch
 
 import data
 import models
+from unlearning.core import names
 from unlearning.evaluation.collect import score_files
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.plan import chosen, from_scratch, handed_on, planned, started_from
@@ -21,23 +22,22 @@ from unlearning.metrics import predictions, statistics
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
-PRESETS: dict[str, dict[str, Any]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "first": {"dataset": "digits", "model": ["resnet8"], "subset": None, "pretrain": [15], "epochs": [3], "seeds": 1},
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
     "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
 }
-CLASSES = (0, 1, 2, 3, 4)  # the requests, unless --forget-class names others
+# The requests, a class each, unless --forget-class names others.
+PRESETS = {name: sizes | {"forget": ("0", "1", "2", "3", "4")} for name, sizes in SIZES.items()}
 FIRST = {"missing": "earlier UA: nothing was forgotten before the first request"}
 NONE = {"missing": "earlier UA: the Original has answered no request"}
 
 
 def requests(request: Request) -> Sequence[int]:
     """The class of each request, in order."""
-    if len(request.forget_classes) < 2:
-        return CLASSES
-    names = request.class_names or tuple(map(str, range(max(request.forget_classes) + 1)))
-    words = (class_numbers([word], names, request.forget_classes, "--forget-class") for word in request.class_words)
+    known = request.class_names or tuple(map(str, range(max(request.forget_classes) + 1)))
+    words = (class_numbers([word], known, request.forget_classes, "--forget-class") for word in request.class_words)
     return [number for numbers in words for number in numbers]
 
 
@@ -67,7 +67,8 @@ def _one_after_the_other(
     before = started_from(request, network)
     for count, label in enumerate(classes, 1):
         length = (method.epochs or request.sizes["epochs"])[0]
-        stem = f"{network}_{name.replace(' ', '').replace('--', '-')}_request{count}_s{seed}.pth".replace("/", "-")
+        text = f"{network}_{name}_class{'-'.join(classes[:count])}".replace(" --", "-").replace(" ", "-")
+        stem = f"{names.part(text, 'flags')}_s{seed}.pth"
         output = request.weights / stem
         own = ["--epochs", str(length)] if length else []
         own += ["--output", str(output), *method.flags]

@@ -4,9 +4,11 @@ The file is imported only where the command line names it. A checkpoint records 
 and reading one never imports anything.
 """
 
+import contextlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,27 @@ from torch import nn
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, sha256
+
+
+@contextlib.contextmanager
+def _files_beside(folder: Path) -> Iterator[None]:
+    """Lets a file import what lies beside it where others of the same names are loaded, such as this project's `models`."""
+    beside = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    others = [name for name, module in sys.modules.items() if name.split(".")[0] in beside and not _is_in(module, folder)]
+    hidden = {name: sys.modules.pop(name) for name in others}
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.update(hidden)
+
+
+def _is_in(module: object, folder: Path) -> bool:
+    """True if a module's file lies in a folder."""
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve().is_relative_to(folder)
 
 
 @dataclass(frozen=True)
@@ -55,11 +78,8 @@ class OwnNetwork:
             spec: Any = importlib.util.spec_from_file_location(f"_own_{self.file.stem}", self.file.resolve())
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # dataclasses and pickles in the file look themselves up there
-            sys.path.insert(0, str(self.file.resolve().parent))  # for files beside it that it imports
-            try:
+            with _files_beside(self.file.resolve().parent):
                 spec.loader.exec_module(module)
-            finally:
-                sys.path.pop(0)
             function = getattr(module, self.function, None)
             if not callable(function):
                 raise UserError(f"{self.file} has no function {self.function!r}")

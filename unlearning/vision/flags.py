@@ -154,9 +154,8 @@ def add_forget_flags(parser: Parser) -> None:
 
 def source_of(args: argparse.Namespace) -> data.Source:
     """The data set that the flags name."""
-    return data.Source(
-        args.dataset, args.data_dir, args.subset, args.validation, args.img_size, args.test_subset, args.quiet
-    )
+    name, thinned = args.dataset or "fashion-mnist", (args.subset, args.validation, args.img_size, args.test_subset)
+    return data.Source(name, args.data_dir, *thinned, args.quiet)
 
 
 def forget_request(args: argparse.Namespace) -> forgetting.ForgetRequest | None:

@@ -91,16 +91,17 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     own = parser.own_settings(known)
     wanted = forget_identity(forget, forgotten.draw if forgotten else None)
     lineage = parent and of_checkpoint(parent)
-    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha}
+    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | _code(network)
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = names.begin(network["name"], dataset.tag)
     stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
     output = args.output or _output(args, stem, begin, parent, same, parser)
+    _check_output(output, parent)
     facts: dict[str, Any] = {
         "method": method,
         "config": settings,
         "flags": flags,
-        "identity": identity(method, own, dataset.fingerprint, wanted, lineage),
+        "identity": identity(method, own | _code(network), dataset.fingerprint, wanted, lineage),
         "key": key(same),
         "forget": forget,
         "forget_tag": forget_tag,
@@ -150,6 +151,7 @@ def _forgotten(
         return None
     asked = _asked(forget_request(args), dataset)
     union = torch.cat([parent["forget"] if parent else asked.positions, asked.positions]).unique()
+    dataset.check_missing(union, asked.tag)
     if torch.equal(union, asked.positions):
         return asked
     if parent and len(union) == len(dataset.train):
@@ -158,13 +160,10 @@ def _forgotten(
 
 
 def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset) -> forgetting.Forgotten:
-    """The forget set of a request, or without one the images that are missing. Raises UserError where images are missing
-    that aren't asked for."""
+    """The forget set of a request, or without one the images that are missing."""
     if request is None and len(dataset.missing):
         return forgetting.Forgotten(dataset.missing, forgetting.tag_of(dataset.train.labels, dataset.missing))
-    found = dataset.forgotten(request or forgetting.ForgetRequest())
-    dataset.check_missing(found.positions, found.tag)
-    return found
+    return dataset.forgotten(request or forgetting.ForgetRequest())
 
 
 def _network(
@@ -213,6 +212,19 @@ def _output(
     return args.weights / f"{stem}{names.started_from(parent['file'], begin)}{end}"
 
 
+def _code(network: Mapping[str, Any]) -> dict[str, str]:
+    """Of a network of the user's own some digits of its file's SHA-256: another file makes another network."""
+    return {"code": network["code"][:12]} if "code" in network else {}
+
+
+def _check_output(output: Path, parent: dict[str, Any] | None) -> None:
+    """Raise UserError where writing the output would destroy the original, or something that is no checkpoint."""
+    if parent and output.exists() and output.samefile(parent["file"]):
+        raise UserError(f"--output {output} is the original itself")
+    if output.is_file() and output.suffix != ".pth" and originals.is_elsewhere(output):
+        raise UserError(f"--output {output} is there and no checkpoint of this project: it isn't replaced")
+
+
 def _is_finished(output: Path, same: dict[str, Any], parser: Parser) -> bool:
     """True if the output is there and was made as `same` says. Raises UserError if it was made otherwise."""
     if output.exists() and not _was_made(output, same, parser):
@@ -226,6 +238,7 @@ def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
         return False
     found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
+    made_from |= _code(found["network"])
     own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
     if not found.get("parent"):
         own = with_normalisation(own, found)
