@@ -10,6 +10,7 @@ from PIL import Image
 import data
 import pretrain
 from tests.helpers import call
+from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting
 
@@ -240,3 +241,14 @@ def test_a_table_of_a_folders_files_is_the_same_data(tmp_path):
     (tmp_path / "list.csv").write_text("\n".join(["file,label,split", *lines]), encoding="utf-8")
     assert data.load(f"csv:{tmp_path / 'list.csv'}", img_size=8).fingerprint == loaded(tmp_path).fingerprint
     assert torch.equal(data.load(f"csv:{tmp_path / 'list.csv'}", img_size=8).test.labels, loaded(tmp_path).test.labels)
+
+
+def test_one_picture_under_two_names_is_refused(tmp_path):
+    """Forgetting one of them would leave it in training."""
+    folder_of_images(tmp_path / "x")
+    (tmp_path / "x/train/bee/again.png").symlink_to(tmp_path / "x/train/ant/0.png")
+    with pytest.raises(UserError, match=r"ant/0\.png and .*again\.png are one file"):
+        data.load(f"folder:{tmp_path / 'x'}")
+    (tmp_path / "x.csv").write_text("file,label\nx/train/ant/0.png,ant\nx/train/bee/again.png,bee\n", encoding="utf-8")
+    with pytest.raises(UserError, match="lines 2 and 3 name the same file"):
+        data.load(f"csv:{tmp_path / 'x.csv'}", validation=0.5)

@@ -86,7 +86,7 @@ class NotScored(UserError):
 def read(path: Path) -> Any:
     """What a checkpoint's file holds, or a system's folder; None for a network that others have trained."""
     if (path / "adapter_config.json").exists():
-        raise UserError(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
+        raise NotScored(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
     if originals.is_elsewhere(path):
         return None
     if path.is_dir():

@@ -66,10 +66,10 @@ def read_csv(
         if part not in parts:
             raise UserError(f"{name}, line {line}: its split is {part!r}, neither train nor test nor val")
         place = os.path.normpath(path.parent / file)
-        if place in seen:
-            where = f"lines {seen[place]} and {line} name the same file {file}"
+        if (real := os.path.realpath(place)) in seen:
+            where = f"lines {seen[real]} and {line} name the same file {file}"
             raise UserError(f"{name}: {where}: to forget one of them would leave it in training")
-        seen[place] = line
+        seen[real] = line
         parts[part].append((place, label))
     parts["train"] = [
         pair for pair in parts["train"] if os.path.isfile(pair[0]) or _name(pair[0], path.parent) not in were_there
@@ -119,6 +119,10 @@ def _tree(root: Path, skipped: _Skipped) -> Files:
             skipped.folders += [] if own else [f"{root.name}/{label}"]
     except OSError as error:
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from None
+    places: dict[str, str] = {}
+    for file, _ in found:
+        if (other := places.setdefault(os.path.realpath(file), file)) != file:
+            raise UserError(f"{other} and {file} are one file: to forget one of them would leave it in training")
     return found
 
 

@@ -131,6 +131,8 @@ def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
     rows = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=sign))
     columns = {(name or "").strip().casefold(): name for name in next(csv.reader([header], delimiter=sign))}
     wanted = FILES if catalogue.files and columns.keys() & set(FILES) else NUMBERS
+    if len(columns) != len(next(csv.reader([header], delimiter=sign))):
+        raise ValueError("two of its columns have one name")
     known = [name for name in columns if name in wanted]
     if len(known) != 1:
         there = f"it has {listed(known)}; keep one" if known else f"its first line has {listed(columns) or 'none'}"
@@ -147,6 +149,8 @@ def _read_json(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
     text = _decoded(file)
     try:
         return _of_values(json.loads(text), catalogue) if text.strip() else []
+    except RecursionError:
+        raise ValueError("its lists lie too deep in each other") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error})") from None
 
@@ -177,6 +181,8 @@ def _of_values(values: Any, catalogue: Catalogue) -> Sequence[int | str]:
             raise ValueError(f"it needs a list called {KEY}; it has {listed(values) or 'none'}")
         values = values[KEY]
     if isinstance(values, torch.Tensor):
+        if values.layout != torch.strided or values.is_quantized or values.is_meta or values.is_floating_point():
+            raise ValueError(f"it needs whole numbers, names or booleans, not a tensor of {values.dtype}, {values.layout}")
         return _of_array(values.numpy(force=True), catalogue)
     if not isinstance(values, (list, tuple)):
         raise ValueError(f"it needs a list of numbers, names or booleans, not {type(values).__name__}")
