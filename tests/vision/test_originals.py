@@ -508,3 +508,12 @@ def test_inputs_are_not_replaced(theirs, tmp_path, capsys):
     before = (tmp_path / "picture.png").read_bytes()
     assert one_line(finetune, capsys, *start, tmp_path / "picture.png")[0] == 2
     assert (tmp_path / "picture.png").read_bytes() == before
+
+
+def test_the_original_of_a_folder_that_was_called_otherwise_is_found(tmp_path):
+    folder_of_images(tmp_path / "old")
+    size = ("--img-size", 8, "--model", "resnet8", "--weights", tmp_path, "--epochs", 1, "--quiet")
+    original = call(pretrain, "--dataset", f"folder:{tmp_path / 'old'}", *size)
+    (tmp_path / "old").rename(tmp_path / "new")
+    path = call(finetune, "--dataset", f"folder:{tmp_path / 'new'}", *size, "--forget-count", 1)
+    assert models.load_checkpoint(path)["parent"] == originals.digest_of(original)

@@ -54,7 +54,7 @@ def read_images(files: Sequence[str | Path] | np.ndarray, side: int) -> tuple[to
             images[row] = 0
             return
         try:
-            colours = _colours(files[row])
+            colours = _colours(str(files[row]))
         except Exception as error:  # PIL's formats fail in a dozen ways
             wrong[row] = _reason(error)
             return

@@ -84,7 +84,7 @@ class Told:
 def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[str, Any]:
     """The checkpoint to start from, if it belongs to these data, with its SHA-256, its file, and whether that is the usual
     one. Of a network from elsewhere it is what a checkpoint of it would hold."""
-    path = args.original or _find(args, told.model, dataset.tag)
+    path = args.original or _find(args, told.model, dataset)
     if is_elsewhere(path):
         return from_elsewhere(path, told, dataset, args.quiet)
     checkpoint = models.load_checkpoint(path)
@@ -95,7 +95,7 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
         raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {told.model}")
     if flags := told.as_flags():
         raise UserError(f"{flags[0]} is for networks from elsewhere; {path} says its own")
-    usual = not args.original or _is_usual(args, checkpoint["network"]["name"], dataset.tag)
+    usual = not args.original or _is_usual(args, checkpoint["network"]["name"], dataset)
     return checkpoint | {"sha256": sha256(path), "file": path, "usual": usual}
 
 
@@ -279,19 +279,23 @@ def _say(model: nn.Module, found: foreign.Found, path: Path, matched: str, datas
         print(f"warning: {path} knows no more than chance ({100 * right:.1f} %): {why}", file=sys.stderr, flush=True)
 
 
-def _is_usual(args: argparse.Namespace, network: str, tag: str) -> bool:
+def _is_usual(args: argparse.Namespace, network: str, dataset: data.Dataset) -> bool:
     """True if --original names the file that would be found without it, or is called like one that isn't there."""
     try:
-        return args.original.samefile(_find(args, network, tag))
+        return args.original.samefile(_find(args, network, dataset))
     except UserError:
-        return args.original.stem == f"{names.begin(network, tag)}original_s{args.seed}"
+        return args.original.stem == f"{names.begin(network, dataset.tag)}original_s{args.seed}"
 
 
-def _find(args: argparse.Namespace, network: str | None, tag: str) -> Path:
-    """The original by name: the one that pretrain.py makes by default, else the only one of this network, data and seed."""
-    stem = names.begin(network or "resnet20", tag) + "original"
-    usual = args.weights / f"{stem}_s{args.seed}.pth"
-    others = sorted(args.weights.glob(f"{glob.escape(stem)}-*_s{args.seed}.pth"))
+def _find(args: argparse.Namespace, network: str | None, dataset: data.Dataset) -> Path:
+    """The original by name: the one that pretrain.py makes by default, else the only one of this network, data and seed; of
+    a user's own data also one that was made when their folder was called otherwise."""
+    begin = names.begin(network or "resnet20", dataset.tag)
+    usual = args.weights / f"{begin}original_s{args.seed}.pth"
+    others = sorted(args.weights.glob(f"{glob.escape(begin)}original-*_s{args.seed}.pth"))
+    if not usual.exists() and not others and (digits := dataset.fingerprint[:6]) in begin:
+        same = glob.escape(begin[begin.index(digits) :])
+        others = sorted({*args.weights.glob(f"*-{same}original*_s{args.seed}.pth")})
     if usual.exists() or len(others) == 1:
         return usual if usual.exists() else others[0]
     if others:

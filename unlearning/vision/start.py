@@ -175,7 +175,8 @@ def _network(
         model, network = models.build(parent, parent["file"], told.own), parent["network"]
     else:
         folder = args.data_dir if args.pretrained else None
-        name = told.model or "resnet20"
+        of = getattr(args, "data_of", None)
+        name = told.model or (of and models.load_checkpoint(of)["network"]["name"]) or "resnet20"
         model, arguments = models.create_for(name, dataset, folder, told.input_size, args.quiet, told.constants, told.own)
         network = {"name": name, "arguments": arguments} | originals.described(model, name, told, dataset)
     by_hand = {kind: getattr(args, f"{kind}_targets", None) or () for kind in ("lora", "prune")}
