@@ -1,7 +1,5 @@
 """Exporting: what was there is replaced or stays. What is written: vision/test_pruning.py and vision/test_timm_folder.py."""
 
-import json
-
 import pytest
 import timm
 import torch
@@ -119,16 +117,3 @@ def test_an_unlearned_timm_folder_is_an_original_again(weights, tmp_path):
         torch.testing.assert_close(
             models.build(again)(x), models.build(models.load_checkpoint(file))(x), atol=1e-5, rtol=1e-5
         )
-
-
-def test_a_timm_folder_of_one_channel_is_exported_again(weights, tmp_path):
-    folder = call(export, weights / "digits_vit_micro_original_s0.pth", "--timm", tmp_path / "vit")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | {"label_names": [*"abcdefghij"]}), encoding="utf-8")
-    nets = [
-        timm.create_model(f"local-dir:{f}", pretrained=True).eval()
-        for f in (folder, call(export, folder, "--timm", tmp_path / "2"))
-    ]
-    x = torch.rand(2, 1, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(*(net(x) for net in nets))

@@ -673,3 +673,29 @@ def test_the_card_of_an_adapter_says_how_it_is_used(theirs, pictures, tmp_path, 
     exec(lines_of(card), given)
     model = models.build(models.load_checkpoint(made), made, originals.OwnNetwork.parse(own(folder)[1]))
     torch.testing.assert_close(given["logits"], model(given["images"]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("said", [{"input_size": [1, 32, 32]}, {"input_size": [1, 32, 32], "mean": [0.5], "std": [0.2]}])
+def test_a_folder_of_one_channel_alone(tmp_path, said):
+    net = timm.create_model("test_resnet", num_classes=2, in_chans=1).eval()
+    folder = timm_config(
+        tmp_path / "timm",
+        architecture="test_resnet",
+        pretrained_cfg=said,
+        model_args={"in_chans": 1},
+        label_names=["a", "b"],
+    )
+    save_file(net.state_dict(), folder / "model.safetensors")
+    model, x = models.build(originals.alone(folder, Told())), torch.rand(2, 1, 32, 32)
+    normalised = (x - model.get_buffer("normalize.mean")) / model.get_buffer("normalize.std")
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(normalised))
+
+
+def test_a_hugging_face_folder_of_one_channel_alone(tmp_path):
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_channels=1,
+                                       image_size=32)  # fmt: skip
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 0.25, "image_std": 0.5}', encoding="utf-8")
+    found = originals.alone(tmp_path, Told())["network"]["arguments"]
+    assert (found["in_chans"], found["mean"], found["std"]) == (1, [0.25], [0.5])
