@@ -495,6 +495,13 @@ def test_names_like_lora_unlearns(pictures, tmp_path):
     wide = usual | {"layer1.0.conv2.weight": torch.zeros(()).expand(128, 128, 3, 3)}
     assert found(wide).name is None
     assert found(usual | {"layer4.2.conv3.weight": torch.zeros(()).expand(1024, 512, 1, 1)}).name is None
+    assert found(usual | {"linear.weight": torch.zeros(())}).name is None
+    layer = {"layer4.2.conv3.lora_A.default.weight": torch.zeros(1), "layer4.2.conv3.base_layer.weight": torch.zeros(1)}
+    half = foreign.Found(foreign.LORA_UNLEARN, usual | layer, "net")
+    model = nn.Sequential()
+    model.net = nn.Linear(1, 1)
+    with pytest.raises(UserError, match="that doesn't fit its network"):
+        foreign.load(model, half, path)
     own = found(usual, "net.py:ResNet50")
     assert (own.kind, own.name, own.constants, own.classes, own.size, own.base) == ("a state dict", *[None] * 4, True)
     assert own.tensors.keys() == usual.keys()
@@ -541,6 +548,7 @@ def test_weights_that_are_no_numbers_for_it(theirs, tmp_path, odd):
         ({"mean": "abc", "std": "abc"}, "its mean is 'abc'"),
         ({"mean": [0.5], "std": [0.0]}, "its std is .0.0., and images are divided by it"),
         ({"mean": [float("nan")], "std": [1.0]}, "its mean is"),
+        ({"mean": [10**400], "std": [1.0]}, "its mean is"),
         ({"model_kwargs": [1]}, "not names and values"),
         ({"model_kwargs": {"checkpoint_path": "x"}}, "nothing that a file may ask of timm"),
     ],
@@ -699,3 +707,10 @@ def test_a_hugging_face_folder_of_one_channel_alone(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 0.25, "image_std": 0.5}', encoding="utf-8")
     found = originals.alone(tmp_path, Told())["network"]["arguments"]
     assert (found["in_chans"], found["mean"], found["std"]) == (1, [0.25], [0.5])
+
+
+def test_weights_in_half_precision_train_in_full(tmp_path):
+    net = hugging_face(tmp_path / "hf", "vit").half()
+    net.save_pretrained(tmp_path / "hf")
+    model = models.build(originals.alone(tmp_path / "hf", Told()))
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}

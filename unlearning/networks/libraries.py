@@ -51,7 +51,7 @@ def from_hugging_face(config: dict[str, Any]) -> nn.Module:
         net = AutoModelForImageClassification.from_config(AutoConfig.for_model(config["model_type"], **known))
     except Exception as error:  # each configuration fails in a way of its own
         raise UserError(f"transformers makes no image classifier of this configuration ({first_line(error)})") from None
-    return returning_logits(net)
+    return returning_logits(net.float())  # the configuration of weights kept in half precision asks for that
 
 
 def returning_logits(net: nn.Module) -> nn.Module:

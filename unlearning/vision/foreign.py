@@ -5,7 +5,6 @@ reference scripts; folders of timm and of Hugging Face. Everything is read with 
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,7 +116,7 @@ def _constants(mean: Any, std: Any, where: str, single: bool = False) -> tuple[l
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30  # NaN isn't
 
 
 def _model_args(given: Any, where: str) -> dict[str, Any]:
@@ -154,7 +153,10 @@ def load(model: Any, found: Found, path: Path) -> str:
     """Give the network its tensors: "97 of 97" of its own were there. Raises UserError where some don't fit."""
     wanted = model.net.state_dict()
     _check_plain(found.tensors, path)
-    given = published.converted(found.tensors, model.net) if found.kind == LORA_UNLEARN else found.tensors
+    try:
+        given = published.converted(found.tensors, model.net) if found.kind == LORA_UNLEARN else found.tensors
+    except (AttributeError, LookupError, RuntimeError) as error:  # LoRA's halves don't fit, or there is but one of them
+        raise UserError(f"{path}: {found.kind} that doesn't fit its network ({first_line(error)})") from None
     given = _without_prefix(given, wanted)
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     fitting = {name for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
@@ -343,7 +345,7 @@ def _hugging_face_folder(path, config):
         {"config": net.config.to_diff_dict() | {"model_type": config["model_type"]}},
         _prepared(path / "preprocessor_config.json"),
         _side(getattr(net.config, "image_size", None), path),
-        tuple(names[number] for number in sorted(names)),
+        tuple(str(names[number]) for number in sorted(names)),
         getattr(net.config, "num_channels", None),
     )
 

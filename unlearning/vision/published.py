@@ -21,6 +21,8 @@ def recognised(tensors: Tensors) -> str | None:
     for name, value in _unwrapped(tensors).items():
         plain[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = tuple(value.shape)
     # Others give their networks these names too: what tells them apart is how many blocks there are, and how wide.
+    if any(len(shape) != 2 for name, shape in plain.items() if name in ("linear.weight", "heads.head.weight")):
+        return None
     blocks = {match[1] for match in map(BLOCK.match, plain) if match}
     if {"conv_proj.weight", "heads.head.weight", "pos_embedding"} <= plain.keys():
         whole = blocks == {f"encoder.layers.encoder_layer_{i}." for i in range(12)} and "class_token" not in plain
