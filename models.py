@@ -329,8 +329,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def is_checkpoint(content: object) -> bool:
-    """True if what `read_torch` returned says that it is this project's."""
-    return isinstance(content, dict) and "format" in content
+    """True if what `read_torch` returned says that it is this project's, be it damaged: others write a "format" too."""
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        return False
+    return sum(place in content for place in CONTENT) >= 4
 
 
 def checked(checkpoint: Any, path: str | Path) -> dict[str, Any]:

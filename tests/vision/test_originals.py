@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 
 import pytest
 import timm
@@ -21,7 +22,7 @@ import models
 import pretrain
 import pruneft
 import retrain
-from tests.helpers import call, one_line, rows_of
+from tests.helpers import call, lines_of, one_line, rows_of
 from tests.test_data import folder_of_images
 from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
 from unlearning.core.errors import UserError
@@ -281,7 +282,7 @@ def test_a_file_of_timms_train_script(pictures, tmp_path, capsys):
     with torch.no_grad():
         torch.testing.assert_close(model(x), net.eval()(normalised), atol=1e-4, rtol=1e-4)
     assert originals.from_elsewhere(path, Told(model="timm:test_resnet"), dataset, True)["network"] == parent["network"]
-    with pytest.raises(UserError, match="holds a timm:test_resnet, not a timm:test_vit"):
+    with pytest.raises(UserError, match=r"0 of the network's .* another --model"):
         originals.from_elsewhere(path, Told(model="timm:test_vit"), dataset, True)
 
 
@@ -517,3 +518,271 @@ def test_the_original_of_a_folder_that_was_called_otherwise_is_found(tmp_path):
     (tmp_path / "old").rename(tmp_path / "new")
     path = call(finetune, "--dataset", f"folder:{tmp_path / 'new'}", *size, "--forget-count", 1)
     assert models.load_checkpoint(path)["parent"] == originals.digest_of(original)
+
+
+def test_a_folder_without_a_classifier_is_refused(tmp_path):
+    """transformers would make a random one."""
+    net = hugging_face(tmp_path / "hf", "vit")
+    net.vit.save_pretrained(tmp_path / "hf")
+    with pytest.raises(UserError, match=r"it lacks 2 tensors \(classifier.bias, classifier.weight"):
+        foreign.read(tmp_path / "hf")
+
+
+STATE = {"fc.weight": torch.ones(2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"arch": "mobilenet_v2", "best_acc1": 1.0}, "torchvision:mobilenet_v2"),
+        ({"arch": "vgg16", "best_acc1": 1.0}, "torchvision:vgg16"),  # timm's has other names
+        ({"arch": "vgg16", "version": 2}, "timm:vgg16"),
+        ({"arch": "test_vit"}, "timm:test_vit"),
+        ({"arch": "mine"}, None),
+        ({"args": argparse.Namespace(model="test_vit"), "lr_scheduler": {}}, "timm:test_vit"),  # DeiT, MAE
+        ({"args": argparse.Namespace(model="vgg16"), "lr_scheduler": {}}, "torchvision:vgg16"),
+        ({"args": argparse.Namespace(model="mine"), "lr_scheduler": {}}, None),
+    ],
+)
+def test_whose_network_a_training_scripts_file_is_of(tmp_path, content, name):
+    torch.save({"state_dict": STATE} | content, tmp_path / "x.pth")
+    assert foreign.read(tmp_path / "x.pth").name == name
+    assert foreign.read(tmp_path / "x.pth", model="net.py:mine").name in (None, "net.py:mine")
+
+
+def test_names_like_lora_unlearns(pictures, tmp_path):
+    """Its ResNet-50 has names that many CIFAR networks have; --model says whose code it is, and it is read as it stands."""
+    state = {name: torch.zeros(()).expand(value.shape) for name, value in their_resnet().state_dict().items()}
+    usual = resnet_keys(state)
+    path = tmp_path / "x.pth"
+
+    def found(state, model=None):
+        torch.save(state, path)
+        return foreign.read(path, model=model)
+
+    assert found(usual).name == found(usual, "resnet50").name == "resnet50"
+    deeper = {name.replace("layer3.5", "layer3.22"): value for name, value in usual.items() if "layer3.5" in name}
+    assert found(usual | deeper).name is None  # ResNet-101
+    assert found({name: value for name, value in usual.items() if not name.startswith("layer3.5")}).name is None
+    wide = usual | {"layer1.0.conv2.weight": torch.zeros(()).expand(128, 128, 3, 3)}
+    assert found(wide).name is None
+    assert found(usual | {"layer4.2.conv3.weight": torch.zeros(()).expand(1024, 512, 1, 1)}).name is None
+    assert found(usual | {"linear.weight": torch.zeros(())}).name is None
+    layer = {"layer4.2.conv3.lora_A.default.weight": torch.zeros(1), "layer4.2.conv3.base_layer.weight": torch.zeros(1)}
+    half = foreign.Found(foreign.LORA_UNLEARN, usual | layer, "net")
+    model = nn.Sequential()
+    model.net = nn.Linear(1, 1)
+    with pytest.raises(UserError, match="that doesn't fit its network"):
+        foreign.load(model, half, path)
+    own = found(usual, "net.py:ResNet50")
+    assert (own.kind, own.name, own.constants, own.classes, own.size, own.base) == ("a state dict", *[None] * 4, True)
+    assert own.tensors.keys() == usual.keys()
+
+
+@pytest.mark.parametrize("said", [{"format": "pt"}, {"format": 1}, {"format": 2, "config": {}, "seed": 0}])
+def test_others_have_a_format_too(theirs, tmp_path, said):
+    _, net = theirs
+    torch.save(said | {"state_dict": net.state_dict()}, tmp_path / "x.pth")
+    assert originals.is_elsewhere(tmp_path / "x.pth")
+    ours = dict.fromkeys(("format", "network", "method", "config", "data", "seed"), 1)  # lacks its state_dict: damaged
+    torch.save(ours, tmp_path / "ours.pth")
+    assert not originals.is_elsewhere(tmp_path / "ours.pth")
+
+
+WEIGHTS = {
+    "quantised": (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "4.bias is quantised"),
+    "sparse": (lambda w: w.to_sparse(), "4.bias is sparse"),
+    "meta": (lambda w: w.to("meta"), "4.bias is on the meta device"),
+    "complex": (lambda w: w + 1j, "4.bias is of torch.complex64"),
+    "whole": (lambda w: w.long(), "4.bias is of torch.int64"),
+    "nan": (lambda w: w * torch.nan, "4.bias holds NaN"),
+    "infinite": (lambda w: w.double() * 1e300, "4.bias holds infinity"),
+}
+
+
+@pytest.mark.parametrize("odd", WEIGHTS)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_weights_that_are_no_numbers_for_it(theirs, tmp_path, odd):
+    folder, net = theirs
+    change, message = WEIGHTS[odd]
+    state = dict(net.state_dict())
+    found = foreign.Found("a state dict", state | {"4.bias": change(state["4.bias"])})
+    model = nn.Sequential()
+    model.net = originals.OwnNetwork.parse(f"{folder / 'net.py'}:small").create(num_classes=10, in_chans=1)
+    with pytest.raises(UserError, match=message):
+        foreign.load(model, found, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"mean": 3, "std": [1.0]}, "its mean is '3', not a list of numbers"),
+        ({"mean": "abc", "std": "abc"}, "its mean is 'abc'"),
+        ({"mean": [0.5], "std": [0.0]}, "its std is .0.0., and images are divided by it"),
+        ({"mean": [float("nan")], "std": [1.0]}, "its mean is"),
+        ({"mean": [10**400], "std": [1.0]}, "its mean is"),
+        ({"model_kwargs": [1]}, "not names and values"),
+        ({"model_kwargs": {"checkpoint_path": "x"}}, "nothing that a file may ask of timm"),
+    ],
+)
+def test_odd_flags_in_a_file(tmp_path, said, message):
+    torch.save({"arch": "test_vit", "args": argparse.Namespace(**said), "state_dict": STATE}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=message):
+        foreign.read(tmp_path / "x.pth")
+
+
+def timm_config(folder, **said):
+    """A folder of timm whose config.json says these things."""
+    folder.mkdir(exist_ok=True)
+    save_file(STATE, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architecture": "test_vit"} | said), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"pretrained_cfg": "x"}, "pretrained_cfg is 'x'"),
+        ({"model_args": [1]}, "not names and values"),
+        ({"pretrained_cfg": {"input_size": 8}}, "input_size is '8'"),
+        ({"pretrained_cfg": {"input_size": [3, 8, 16]}}, "this project's are square"),
+        ({"mean": "abc", "std": [1.0]}, "its mean is 'abc'"),
+        ({"mean": [None] * 3, "std": [1.0] * 3}, "its mean is"),
+        ({"label_names": [["a"], "b"]}, "label_names are no list of names"),
+        ({"label_names": "ab"}, "label_names are no list of names"),
+        ({"model_args": {"pretrained": True}}, "pretrained='True' is nothing that a file may ask"),
+        ({"model_args": {"pretrained_cfg_overlay": "x"}}, "nothing that a file may ask"),
+        ({"model_args": {"checkpoint_path": "x"}}, "nothing that a file may ask"),
+        ({"model_args": {"cache_dir": "x"}}, "nothing that a file may ask"),
+        ({"model_args": {"act_layer": "/root/x"}}, "nothing that a file may ask"),
+        ({"model_args": {"act_layer": ["a", ["x.pth"]]}}, "nothing that a file may ask"),
+        ({"model_args": {"block": {"file": "x"}}}, "nothing that a file may ask"),
+    ],
+)
+def test_odd_configurations_of_timm(tmp_path, said, message):
+    with pytest.raises(UserError, match=message):
+        foreign.read(timm_config(tmp_path / "timm", **said))
+
+
+def test_harmless_arguments_of_timm(tmp_path):
+    given = {"depth": 2, "act_layer": "gelu", "qkv_bias": True, "layers": [1, [2]], "fc_norm": None, "in_chans": 1}
+    found = foreign.read(timm_config(tmp_path / "timm", model_args=given))
+    assert found.arguments == {"model_args": {name: value for name, value in given.items() if name != "in_chans"}}
+
+
+def test_what_prepares_images_for_hugging_face(tmp_path):
+    hugging_face(tmp_path / "hf", "vit")
+    config, file = tmp_path / "hf" / "config.json", tmp_path / "hf" / "preprocessor_config.json"
+    known = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(known | {"image_size": [32, 32]}), encoding="utf-8")
+    right = {
+        '{"image_mean": 0.5, "image_std": 0.25}': ([0.5], [0.25]),
+        '{"do_normalize": false, "image_mean": [0.5], "image_std": [0.5]}': ([0.0], [1.0]),
+        '{"rescale_factor": 0.00392156862745098}': None,
+    }
+    for text, constants in right.items():
+        file.write_text(text, encoding="utf-8")
+        found = foreign.read(tmp_path / "hf")
+        assert found.constants == constants and found.size == 32
+    wrong = {"[1]": "is list", "{": "can't be read", '{"do_rescale": false}': r"aren't in \[0, 1\]",
+             '{"rescale_factor": 1}': r"aren't in \[0, 1\]", '{"image_mean": "x", "image_std": 1}': "its mean"}  # fmt: skip
+    for text, message in wrong.items():
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            foreign.read(tmp_path / "hf")
+
+
+def test_a_folders_digest_is_of_its_files(tmp_path):
+    folder = timm_config(tmp_path / "timm")
+    before = originals.digest_of(folder)
+    (folder / "sub.json").mkdir()
+    (folder / "gone.bin").symlink_to(tmp_path / "nowhere")
+    assert originals.digest_of(folder) == before
+    (folder / "new.json").write_text("{}", encoding="utf-8")
+    assert originals.digest_of(folder) != before
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "fits"),
+    [
+        (("Ant", "Bee"), ("ant", "bee"), True),
+        (("Bee", "ant"), ("ant", "bee"), False),
+        (("bee", "fly", "ant"), ("ant", "fly", "wasp"), False),  # one of them alone
+        (("a", "A"), ("A", "a"), False),
+        (("crane", "fly", "crane"), ("crane", "fly", "crane2"), True),  # as in ImageNet
+        (("0", "1", "2"), ("1", "2", "3"), True),  # LoRA-Unlearn's have no names
+        (("1", "0"), ("0", "1"), False),
+    ],
+)
+def test_names_of_classes(tmp_path, theirs, ours, fits):
+    found = foreign.Found("a folder of timm", STATE, classes=theirs)
+    images = originals.Images(3, 8, ours, ([0.5], [0.5]), "these")
+    if fits:
+        originals._check_classes(found, tmp_path, images)
+    else:
+        with pytest.raises(UserError, match="numbers its classes otherwise: its class"):
+            originals._check_classes(found, tmp_path, images)
+
+
+@pytest.mark.parametrize("kind", ["timm", "own"])
+def test_the_card_of_an_adapter_says_how_it_is_used(theirs, pictures, tmp_path, monkeypatch, kind):
+    """Its original is no checkpoint of this project: the lines read it as this project does."""
+    folder, _ = theirs
+    if kind == "timm":
+        torch.manual_seed(0)
+        net = timm.create_model("test_resnet", num_classes=2)
+        randomise(net)
+        torch.save({"a": net.state_dict(), "b": net.state_dict()}, tmp_path / "x.pth")
+        told = ("--dataset", f"folder:{pictures[0]}", "--model", "timm:test_resnet", "--entry", "b", "--forget-file")
+        start = (*told, ids(tmp_path), "--original", tmp_path / "x.pth", "--quiet", "--epochs", 1)
+    else:
+        start = (*WHERE, "--original", folder / "net.pth", *own(folder), *ENOUGH, "--forget-class", 3, "--epochs", 1)
+    made = call(lora, *start, "--weights", tmp_path / "made")
+    again = call(lora, *WHERE[:2], *own(folder), "--original", made, "--forget-class", 4, "--epochs", 1, "--output",
+                 tmp_path / "again.pth") if kind == "own" else None  # fmt: skip
+    (place,) = (tmp_path / "made").glob("*_adapter")
+    card = (place / "README.md").read_text(encoding="utf-8")
+    assert "what others have trained" in card and originals.digest_of(start[start.index("--original") + 1]) in card
+    if again:
+        card_again = (tmp_path / "again_adapter" / "README.md").read_text(encoding="utf-8")
+        assert "what others have trained" not in card_again  # its original is a checkpoint of this project
+    shutil.copy(tmp_path / "x.pth" if kind == "timm" else folder / "net.pth", place.parent / "ORIGINAL.pth")
+    shutil.copy(folder / "net.py", place.parent)
+    monkeypatch.chdir(place.parent)
+    given = {"images": torch.rand(2, 3, 32, 32) if kind == "timm" else torch.rand(2, 1, 8, 8)}
+    exec(lines_of(card), given)
+    model = models.build(models.load_checkpoint(made), made, originals.OwnNetwork.parse(own(folder)[1]))
+    torch.testing.assert_close(given["logits"], model(given["images"]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("said", [{"input_size": [1, 32, 32]}, {"input_size": [1, 32, 32], "mean": [0.5], "std": [0.2]}])
+def test_a_folder_of_one_channel_alone(tmp_path, said):
+    net = timm.create_model("test_resnet", num_classes=2, in_chans=1).eval()
+    folder = timm_config(
+        tmp_path / "timm",
+        architecture="test_resnet",
+        pretrained_cfg=said,
+        model_args={"in_chans": 1},
+        label_names=["a", "b"],
+    )
+    save_file(net.state_dict(), folder / "model.safetensors")
+    model, x = models.build(originals.alone(folder, Told())), torch.rand(2, 1, 32, 32)
+    normalised = (x - model.get_buffer("normalize.mean")) / model.get_buffer("normalize.std")
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(normalised))
+
+
+def test_a_hugging_face_folder_of_one_channel_alone(tmp_path):
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_channels=1,
+                                       image_size=32)  # fmt: skip
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 0.25, "image_std": 0.5}', encoding="utf-8")
+    found = originals.alone(tmp_path, Told())["network"]["arguments"]
+    assert (found["in_chans"], found["mean"], found["std"]) == (1, [0.25], [0.5])
+
+
+def test_weights_in_half_precision_train_in_full(tmp_path):
+    net = hugging_face(tmp_path / "hf", "vit").half()
+    net.save_pretrained(tmp_path / "hf")
+    model = models.build(originals.alone(tmp_path / "hf", Told()))
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}

@@ -11,6 +11,13 @@ TORCHVISION, HUGGING_FACE, TIMM = "torchvision:", "hf:", "timm:"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation with which torchvision's were trained
 
 
+def torchvision_names() -> list[str]:
+    """The names of torchvision's networks that classify images."""
+    from torchvision import models
+
+    return models.list_models(models)
+
+
 def from_torchvision(name: str, num_classes: int, small_stem: bool = False, **size: Any) -> nn.Module:
     """torchvision's network `name`, freshly initialised.
 
@@ -19,7 +26,7 @@ def from_torchvision(name: str, num_classes: int, small_stem: bool = False, **si
     """
     from torchvision import models
 
-    known = models.list_models(models)  # those that classify images
+    known = torchvision_names()
     if name not in known:
         raise UserError(f"torchvision has no network {name!r}; it has {', '.join(known[:5])} ...")
     own: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
@@ -44,7 +51,7 @@ def from_hugging_face(config: dict[str, Any]) -> nn.Module:
         net = AutoModelForImageClassification.from_config(AutoConfig.for_model(config["model_type"], **known))
     except Exception as error:  # each configuration fails in a way of its own
         raise UserError(f"transformers makes no image classifier of this configuration ({first_line(error)})") from None
-    return returning_logits(net)
+    return returning_logits(net.float())  # the configuration of weights kept in half precision asks for that
 
 
 def returning_logits(net: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import nn
 
 from unlearning.core.errors import UserError
 from unlearning.reports import results, tables
-from unlearning.vision.identity import digest
+from unlearning.vision.identity import digest, first_parent
 from unlearning.vision.timm_folder import Plain, plain_of
 
 Record = Mapping[str, Any]  # of a checkpoint what it says of itself: "network", "method", "forget", "command", ...
@@ -48,8 +48,16 @@ def network(checkpoint: Record, folder: str, source: str, scores: str = "") -> s
 def adapter(record: Record, net: nn.Module, folder: str, masked: bool, compact: bool) -> str:
     """The card of an adapter. net: the plain network that it fits. folder: its name. masked: True where a mask lies beside
     it. compact: True where the network was made smaller by that before it was adapted."""
-    original, arguments = record.get("parent"), record["network"]["arguments"]
-    if compact:
+    arguments = record["network"]["arguments"]
+    # Of what is unlearned again the parent is a checkpoint of this project, wherever the first original is from.
+    original, file = "`ORIGINAL.pth` is the checkpoint", None
+    if record.get("elsewhere") and record.get("origin") == record.get("parent"):
+        file = f"ORIGINAL{Path(record['elsewhere']).suffix}"
+        original = f"`{file}` is what others have trained, a file or folder"
+    if file:
+        fits = "It fits the original as this project reads it."
+        lines = _read_from_elsewhere(record, file, folder)
+    elif compact:
         fits = "It fits the original without the channels that its mask names, which this project takes out."
         lines = [
             "import models",
@@ -73,7 +81,7 @@ def adapter(record: Record, net: nn.Module, folder: str, masked: bool, compact: 
             *_resized(arguments),
             f"logits = net((images - mean) / std)  # {_images(arguments)}",
         ]
-    facts = [*_facts(record), f"- Original: `ORIGINAL.pth` is the checkpoint of SHA-256 `{original}`."]
+    facts = [*_facts(record), f"- Original: {original}, of SHA-256 `{record.get('parent')}`."]
     parts = [
         _head("peft", "lora", "machine-unlearning"),
         f"# An adapter: {record['network']['name']} {_without(record)}",
@@ -82,6 +90,25 @@ def adapter(record: Record, net: nn.Module, folder: str, masked: bool, compact: 
         "## Use\n\n" + _block(lines),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _read_from_elsewhere(record: Record, file: str, folder: str) -> list[str]:
+    """The lines that use an adapter of a network that others have trained, whose file lies at `file`."""
+    network = record["network"]
+    entry = first_parent(record["identity"])["settings"].get("entry") if "identity" in record else None
+    own, imported = "None", []
+    if ".py:" in network["name"]:
+        own = f'OwnNetwork.parse("{network["name"]}")'
+        imported = ["from unlearning.networks.own import OwnNetwork"]
+    return [
+        "from pathlib import Path",
+        *imported,
+        "from unlearning.vision import adapter_files, originals",
+        f"network = {dict(network)!r}",
+        f'original = originals.rebuilt(Path("{file}"), network, {entry!r}, {own})',
+        f'adapted = adapter_files.load(original, "{folder}")',
+        f"logits = adapted(images)  # {_images(network['arguments'])}",
+    ]
 
 
 def scores(file: Path, checkpoint: Record, path: Path) -> str:

@@ -6,7 +6,7 @@ reference scripts; folders of timm and of Hugging Face. Everything is read with 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ LORA_UNLEARN = "a file of LoRA-Unlearn"
 ENTRIES = ("state_dict", "model", "net", "model_state_dict", "model_state", "weights", "params")
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
 BESIDE = ("n_averaged", "total_ops", "total_params")  # what tools leave among the weights
+FETCHING = ("cache_dir", "model_name", "scriptable", "exportable", "no_jit", "features_only", "file", "url")
+FILES = (".bin", ".npz", ".pt", ".pth", ".safetensors", ".tar")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -32,7 +34,8 @@ class Found:
 
     kind: what it was recognised as, in words. entry: the key under which the tensors lay. name: of the network, as
     models.create knows it; None where the file doesn't say. arguments: of models.create, as far as the file says. constants:
-    mean and standard deviation. size: side in pixels of the images that it was trained on. classes: their names.
+    mean and standard deviation. size: side in pixels of the images that it was trained on. classes: their names. channels:
+    of these images.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class Found:
     constants: tuple[list[float], list[float]] | None = None
     size: int | None = None
     classes: tuple[str, ...] | None = None
+    channels: int | None = None
 
     @property
     def base(self) -> bool:
@@ -51,26 +55,90 @@ class Found:
         return self.kind != LORA_UNLEARN or self.entry is not None
 
 
-def read(path: Path, entry: str | None = None) -> Found:
-    """What lies at `path`. entry: the key of the state dict to take. Raises UserError for what holds no weights."""
+def read(path: Path, entry: str | None = None, model: str | None = None) -> Found:
+    """What lies at `path`. entry: the key of the state dict to take. model: what the user says that its network is called,
+    which goes before what a file's names and flags let one guess. Raises UserError for what holds no weights."""
     if path.is_dir():
         return _folder(path)
+    found = _file(path, entry)
+    if not found.name or model in (None, found.name, found.name.split(":")[-1]):
+        return found
+    if found.kind == LORA_UNLEARN:
+        return Found("a state dict", found.tensors, found.entry, found.others)
+    return replace(found, name=None, arguments={})
+
+
+def _file(path: Path, entry: str | None) -> Found:
     content = _safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     key, tensors, others = _state_dict(content, path, entry)
     if name := published.recognised(tensors):
         mean, std = data.NORMALISATION["cifar10"]
         classes = tuple(map(str, range(published.classes(tensors))))
-        return Found(LORA_UNLEARN, tensors, key, others, name, {}, ([*mean], [*std]), 32, classes)
+        return Found(LORA_UNLEARN, tensors, key, others, name, {}, ([*mean], [*std]), 32, classes, 3)
     known, arch = content.get("args"), content.get("arch")
     told: dict[str, Any] = vars(known) if hasattr(known, "__dict__") else known if isinstance(known, dict) else {}
     if isinstance(arch, str):
-        constants = ([*told["mean"]], [*told["std"]]) if told.get("mean") and told.get("std") else None
-        own = {"model_args": dict(told["model_kwargs"])} if told.get("model_kwargs") else {}
-        return Found("a file of timm's train.py", tensors, key, others, f"timm:{arch}", own, constants)
+        # timm's train.py writes a version too; PyTorch's ImageNet example, whose networks are torchvision's, doesn't.
+        by_timm = bool(told) or "version" in content
+        name = _library_of(arch, libraries.TIMM if by_timm else libraries.TORCHVISION)
+        constants = _constants(told.get("mean"), told.get("std"), f"{path}: args")
+        own = _model_args(told.get("model_kwargs"), f"{path}: args.model_kwargs")
+        kind = "a file of timm's train.py" if by_timm else "a training script's file"
+        return Found(kind, tensors, key, others, name, own, constants)
     if isinstance(told.get("model"), str) and "lr_scheduler" in content:
-        name = f"{libraries.TORCHVISION}{told['model']}"
+        name = _library_of(told["model"], libraries.TORCHVISION)
         return Found("a file of torchvision's train.py", tensors, key, others, name)
     return Found("a state dict", tensors, key, others)
+
+
+def _library_of(name: str, first: str) -> str | None:
+    """The name of a network with that of its library: of `first`, where both have one called so; None where neither does."""
+    import timm
+
+    known = {libraries.TIMM: timm.is_model(name), libraries.TORCHVISION: name in libraries.torchvision_names()}
+    return next((library + name for library in (first, *known) if known[library]), None)
+
+
+def _constants(mean: Any, std: Any, where: str, single: bool = False) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation that a file says, None where it says none. single: one number for all channels is one too.
+
+    Raises UserError for what normalises nothing.
+    """
+    if mean is None or std is None:
+        return None
+    both = [[value] if single and _is_number(value) else value for value in (mean, std)]
+    for name, values in zip(("mean", "std"), both, strict=True):
+        if not isinstance(values, (list, tuple)) or not values or not all(map(_is_number, values)):
+            raise UserError(f"{where}: its {name} is {str(values)[:60]!r}, not a list of numbers")
+    if not all(value > 0 for value in both[1]):
+        raise UserError(f"{where}: its std is {list(both[1])}, and images are divided by it")
+    return [*both[0]], [*both[1]]
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30  # NaN isn't
+
+
+def _model_args(given: Any, where: str) -> dict[str, Any]:
+    """Further arguments of timm.create_model, as arguments of models.create. Raises UserError for one that could make timm
+    read or fetch something, which no file may ask for: all but numbers, words, and lists of them."""
+    if not given:
+        return {}
+    if not isinstance(given, dict):
+        raise UserError(f"{where} is {str(given)[:60]}, not names and values")
+    for name, value in given.items():
+        if name in FETCHING or str(name).startswith(("pretrained", "hf_", "checkpoint")) or not _is_harmless(value):
+            raise UserError(f"{where}: {name}={str(value)[:60]!r} is nothing that a file may ask of timm")
+    own = {str(name): value for name, value in given.items() if name not in ("in_chans", "num_classes", "img_size")}
+    return {"model_args": own} if own else {}
+
+
+def _is_harmless(value):
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_harmless, value))
+    if isinstance(value, str):
+        return not any(part in value for part in ("/", "\\", ":", "~")) and not value.endswith(FILES)
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def is_one(content: object) -> bool:
@@ -84,7 +152,11 @@ def is_one(content: object) -> bool:
 def load(model: Any, found: Found, path: Path) -> str:
     """Give the network its tensors: "97 of 97" of its own were there. Raises UserError where some don't fit."""
     wanted = model.net.state_dict()
-    given = published.converted(found.tensors, model.net) if found.kind == LORA_UNLEARN else found.tensors
+    _check_plain(found.tensors, path)
+    try:
+        given = published.converted(found.tensors, model.net) if found.kind == LORA_UNLEARN else found.tensors
+    except (AttributeError, LookupError, RuntimeError) as error:  # LoRA's halves don't fit, or there is but one of them
+        raise UserError(f"{path}: {found.kind} that doesn't fit its network ({first_line(error)})") from None
     given = _without_prefix(given, wanted)
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     fitting = {name for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
@@ -94,8 +166,30 @@ def load(model: Any, found: Found, path: Path) -> str:
     if missing or extra or other:
         how_many = f"{path}: {len(fitting - optional)} of the network's {len(wanted.keys() - optional)} tensors match"
         raise UserError(f"{how_many}; {_misfit(given, wanted, missing, extra, other)}")
+    _check_values(given, wanted, path)
     model.net.load_state_dict(dict(wanted) | given)
     return f"{len(fitting - optional)} of {len(wanted.keys() - optional)}"
+
+
+def _check_plain(tensors, path):
+    """Raise UserError for tensors whose numbers don't lie there as such."""
+    for name, value in tensors.items():
+        odd = "sparse" if value.layout != torch.strided else "quantised" if value.is_quantized else None
+        odd = "on the meta device, without numbers" if value.is_meta else odd
+        if odd:
+            raise UserError(f"{path}: tensor {name} is {odd}: save the state dict of an ordinary network")
+
+
+def _check_values(given, wanted, path):
+    """Raise UserError for numbers that a network can't calculate with."""
+    for name, value in given.items():
+        if value.is_complex() or (wanted[name].is_floating_point() and not value.is_floating_point()):
+            raise UserError(f"{path}: tensor {name} is of {value.dtype}, and the network's of {wanted[name].dtype}")
+        loaded = value.to(wanted[name].dtype)
+        if loaded.isnan().any():
+            raise UserError(f"{path}: tensor {name} holds NaN")
+        if loaded.isinf().any() and not wanted[name].isinf().any():  # of a mask it may be meant
+            raise UserError(f"{path}: tensor {name} holds infinity")
 
 
 def _misfit(given, wanted, missing, extra, other):
@@ -176,24 +270,47 @@ def _folder(path):
 
 def _timm_folder(path, config):
     known = config.get("pretrained_cfg") or config
+    if not isinstance(known, dict):
+        raise UserError(f"{path}/config.json: its pretrained_cfg is {str(known)[:60]!r}, not names and values")
+    channels, size = _input_size(known.get("input_size"), path)
     weights = next((path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists()), None)
     if weights is None:
         raise UserError(f"{path} has no model.safetensors")
     content = _safetensors(weights) if weights.suffix == ".safetensors" else read_torch(weights)
     key, tensors, others = _state_dict(content, weights, None)
-    given = config.get("model_args") or {}
-    own = {name: value for name, value in given.items() if name not in ("in_chans", "num_classes", "img_size")}
+    names = config.get("label_names") or None
+    if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{path}/config.json: its label_names are no list of names")
     return Found(
         "a folder of timm",
         tensors,
         key,
         others,
         f"timm:{config['architecture']}",
-        {"model_args": own} if own else {},
-        (list(known["mean"]), list(known["std"])) if known.get("mean") and known.get("std") else None,
-        (known.get("input_size") or [None])[-1],
-        tuple(config["label_names"]) if config.get("label_names") else None,
+        _model_args(config.get("model_args"), f"{path}/config.json: model_args"),
+        _constants(known.get("mean"), known.get("std"), f"{path}/config.json"),
+        size,
+        names and tuple(names),
+        channels,
     )
+
+
+def _input_size(size, path):
+    """(channels, side in pixels) of timm's input_size; of None, None for both."""
+    if size is None:
+        return None, None
+    if not isinstance(size, (list, tuple)) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise UserError(f"{path}/config.json: its input_size is {str(size)[:60]!r}, not [channels, height, width]")
+    return size[0], _side(size[1:], path)
+
+
+def _side(size, path):
+    """The side in pixels of images whose size a configuration says as one number or as height and width."""
+    if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    if size is not None and not (isinstance(size, int) and size > 0):
+        raise UserError(f"{path}/config.json: its images are of {str(size)[:60]} pixels, and this project's are square")
+    return size
 
 
 def _hugging_face_folder(path, config):
@@ -203,15 +320,21 @@ def _hugging_face_folder(path, config):
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        net: Any = AutoModelForImageClassification.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        net: Any
+        net, about = AutoModelForImageClassification.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
     except Exception as error:  # each way in which such a folder is none has an error of its own
         raise UserError(f"{path} is no image classifier of Hugging Face ({first_line(error)})") from None
     finally:
         if bars:
             logging.enable_progress_bar()
-    file = path / "preprocessor_config.json"
-    prepared = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    mean, std = prepared.get("image_mean"), prepared.get("image_std")
+    # What the file lacks the library fills with random numbers: the head, where only the network beneath it was saved.
+    lacking = [name for name in about["missing_keys"] if not name.endswith("num_batches_tracked")]
+    lacking = sorted([*lacking, *(key[0] for key in about["mismatched_keys"])])
+    if lacking:
+        named = ", ".join(lacking[:3])
+        raise UserError(f"{path} is no image classifier of Hugging Face: it lacks {len(lacking)} tensors ({named} ...)")
     names = net.config.id2label
     return Found(
         "a folder of Hugging Face",
@@ -220,7 +343,24 @@ def _hugging_face_folder(path, config):
         (),
         f"{libraries.HUGGING_FACE}{config['model_type']}",
         {"config": net.config.to_diff_dict() | {"model_type": config["model_type"]}},
-        (list(mean), list(std)) if mean and std and prepared.get("do_normalize", True) else None,
-        getattr(net.config, "image_size", None),
-        tuple(names[number] for number in sorted(names)),
+        _prepared(path / "preprocessor_config.json"),
+        _side(getattr(net.config, "image_size", None), path),
+        tuple(str(names[number]) for number in sorted(names)),
+        getattr(net.config, "num_channels", None),
     )
+
+
+def _prepared(file):
+    """Mean and deviation that a folder of Hugging Face says of images in [0, 1]; None where it says none."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can't be read ({first_line(error)})") from None
+    if not isinstance(told, dict):
+        raise UserError(f"{file} is {type(told).__name__}, not names and values")
+    factor = told.get("rescale_factor", 1 / 255)
+    if not told.get("do_rescale", True) or not _is_number(factor) or abs(255 * factor - 1) > 1e-3:
+        raise UserError(f"{file}: its network takes images that aren't in [0, 1], as this project's are")
+    if not told.get("do_normalize", True):
+        return [0.0], [1.0]
+    return _constants(told.get("image_mean"), told.get("image_std"), str(file), single=True)

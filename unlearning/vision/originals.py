@@ -4,6 +4,7 @@ import argparse
 import glob
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def from_elsewhere(
     network: what a checkpoint that started from it says of it; None to recognise it. Raises UserError where the file doesn't
     fit the network, or the network the data.
     """
-    found = foreign.read(path, told.entry)
+    found = foreign.read(path, told.entry, network["name"] if network else told.model)
     if network is None:
         network = _recognised(found, told, path, Images.of(dataset))
     model: Any = models.create(network["name"], **network["arguments"], own=told.own)
@@ -162,10 +163,12 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
 
     Raises UserError where the file doesn't say network, classes and image size.
     """
-    found = foreign.read(path, told.entry)
+    found = foreign.read(path, told.entry, told.model)
     if found.classes is None or found.size is None:
         raise UserError(f"{path} doesn't say classes and image size: start a method from it, and export what that makes")
-    images = Images(3, told.input_size or found.size, found.classes, ([0.5] * 3, [0.5] * 3), "a network like it")
+    channels = found.channels or (len(found.constants[0]) if found.constants else 3)
+    constants = [0.5] * channels, [0.5] * channels
+    images = Images(channels, told.input_size or found.size, found.classes, constants, "a network like it")
     network = _recognised(found, told, path, images)
     model: Any = models.create(network["name"], **network["arguments"], own=told.own)
     foreign.load(model, found, path)
@@ -184,7 +187,7 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
 def rebuilt(path: Path, network: dict[str, Any], entry: str | None, own: OwnNetwork | None) -> nn.Module:
     """The network in a file from elsewhere, in evaluation mode. network: what `from_elsewhere` says of it."""
     model: Any = models.create(network["name"], **network["arguments"], own=own)
-    foreign.load(model, foreign.read(path, entry), path)
+    foreign.load(model, foreign.read(path, entry, network["name"]), path)
     model.layer_names = models.told_layers(network)
     return model.eval()
 
@@ -202,7 +205,7 @@ def digest_of(path: Path) -> str:
     """SHA-256 of a file, or of a folder's files, each by its name and its own SHA-256."""
     if not path.is_dir():
         return sha256(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
+    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin") and file.is_file())
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
 
 
@@ -238,10 +241,16 @@ def _check_classes(found: foreign.Found, path: Path, images: Images) -> None:
     theirs, ours = found.classes or images.classes, images.classes
     if len(theirs) != len(ours):
         raise UserError(f"{path} knows {len(theirs)} classes, and {images.called} has {len(ours)}")
-    if set(theirs) == set(ours) and theirs != ours:
-        place = next(i for i in range(len(ours)) if theirs[i] != ours[i])
-        what = f"its class {place} is {theirs[place]}, that of {images.called} is {ours[place]}"
-        raise UserError(f"{path} numbers its classes otherwise: {what}")
+    if theirs == tuple(map(str, range(len(theirs)))) and set(theirs) != set(ours):
+        return  # numbers in the place of names say nothing
+    for fold in (str, str.casefold):
+        places = {fold(name): place for place, name in enumerate(ours)}
+        often = Counter(map(fold, theirs))  # ImageNet has two classes called crane
+        for place, name in enumerate(theirs):
+            known = fold(name)
+            if name != ours[place] and often[known] == 1 and places.get(known, place) != place:
+                what = f"its class {place} is {name}, that of {images.called} is {ours[place]}"
+                raise UserError(f"{path} numbers its classes otherwise: {what}")
 
 
 def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str]]:

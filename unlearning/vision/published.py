@@ -5,20 +5,33 @@ scripts pre-train the ResNet with other deviations (.2023, .1994, .2010) than th
 .2616): here all have the latter.
 """
 
+import re
+
 import torch
 from torch import nn
 
 Tensors = dict[str, torch.Tensor]
 PREFIXES = ("module.", "base_model.model.")
+BLOCK = re.compile(r"(layer\d+\.\d+\.|encoder\.layers\.\w+\.)")
 
 
 def recognised(tensors: Tensors) -> str | None:
     """ "resnet50" or "vit_small" for the names of LoRA-Unlearn's files, with or without LoRA; None for others."""
-    names = set(_unwrapped(tensors))
-    names |= {name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".") for name in names}
-    if {"conv_proj.weight", "heads.head.weight", "pos_embedding"} <= names:
-        return "vit_small" if _shape_of(tensors, "conv_proj.weight") == (384, 3, 4, 4) else None
-    return "resnet50" if {"linear.weight", "layer4.2.conv3.weight", "layer1.0.shortcut.0.weight"} <= names else None
+    plain = {}
+    for name, value in _unwrapped(tensors).items():
+        plain[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = tuple(value.shape)
+    # Others give their networks these names too: what tells them apart is how many blocks there are, and how wide.
+    if any(len(shape) != 2 for name, shape in plain.items() if name in ("linear.weight", "heads.head.weight")):
+        return None
+    blocks = {match[1] for match in map(BLOCK.match, plain) if match}
+    if {"conv_proj.weight", "heads.head.weight", "pos_embedding"} <= plain.keys():
+        whole = blocks == {f"encoder.layers.encoder_layer_{i}." for i in range(12)} and "class_token" not in plain
+        return "vit_small" if whole and plain["conv_proj.weight"] == (384, 3, 4, 4) else None
+    if blocks != {f"layer{i}.{j}." for i, count in zip((1, 2, 3, 4), (3, 4, 6, 3), strict=True) for j in range(count)}:
+        return None
+    shapes = {"conv1.weight": (64, 3, 3, 3), "layer1.0.shortcut.0.weight": (256, 64, 1, 1)}
+    shapes |= {"layer1.0.conv2.weight": (64, 64, 3, 3), "layer4.2.conv3.weight": (2048, 512, 1, 1)}
+    return "resnet50" if "linear.weight" in plain and shapes.items() <= plain.items() else None
 
 
 def classes(tensors: Tensors) -> int:
@@ -27,11 +40,6 @@ def classes(tensors: Tensors) -> int:
         f"{head}.{layer}weight" for head in ("linear", "heads.head") for layer in ("", "base_layer.", "original_module.")
     ]
     return next(len(value) for name, value in tensors.items() if name.endswith(tuple(ends)))
-
-
-def _shape_of(tensors: Tensors, end: str) -> tuple[int, ...]:
-    """The shape of the tensor whose name ends so."""
-    return next(tuple(value.shape) for name, value in tensors.items() if name.endswith(end))
 
 
 def converted(tensors: Tensors, net: nn.Module) -> Tensors:
