@@ -22,6 +22,7 @@ import models
 from unlearning.core.errors import UserError
 
 BY_HAND = "--{}-targets names some by hand"
+PARAMETRISED = "computes its weights from others (weight norm, spectral norm)"
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)  # with a scale and an offset for each channel
 # Names in timm and transformers: of what passes a block by, or lies between or behind the stages; of what makes an
@@ -71,6 +72,30 @@ def adaptable(model: nn.Module) -> list[str]:
         return _by_hand(model)
     last = _last_projection(model)
     return _exact(model, [last] if last else in_blocks(model))
+
+
+def fit_for_lora(model: nn.Module, targets: tuple[list[str], list[str]]) -> tuple[list[str], list[str]]:
+    """`targets`, names of layers that get LoRA and of modules that are trained and saved whole. Raises UserError where the
+    merged network, or what a checkpoint of it gives, would be another than the one that was trained."""
+    shared = _shared(model)
+    whole = {name: "shares its weights with another module" for name in targets[1] if name in shared}
+    for name, why in ({name: _unfit(model, name, shared) for name in targets[0]} | whole).items():
+        if why:
+            raise UserError(f"{_called(model)}: {name.removeprefix('net.')} {why}, so LoRA can't be merged into the network")
+    return targets
+
+
+def is_parametrised(module: nn.Module) -> bool:
+    """True for a layer whose weight is computed from other parameters, as weight norm and spectral norm do, old and new."""
+    return isinstance(module, WEIGHTED) and "weight" not in dict(module.named_parameters(recurse=False))
+
+
+def to_prune(model: nn.Module, name: str) -> Any:
+    """The layer of this name. Raises UserError where its rows can't be zeroed, for they are computed anew."""
+    layer = model.get_submodule(name)
+    if is_parametrised(layer):
+        raise UserError(f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED}, so its rows can't be pruned")
+    return layer
 
 
 def is_cnn(model: nn.Module) -> bool:
@@ -244,34 +269,49 @@ def _of_blocks(model):
 
 
 def _exact(model, names):
-    """Those of `names` whose output with W + B A is that of W plus that of B A: none of timm's own convolutions, which
-    standardise their weights or pad as needed, nor those of which PEFT's A lacks the dilation or the padding. Raises
-    UserError where that is half of them or less."""
-    unheard = models.layer_names(model).unheard
-    names = [name for name in names if name not in unheard]
-    exact = [name for name in names if _takes_lora(model.get_submodule(name))]
-    if 2 * len(exact) <= len(names):
-        why = "its convolutions standardise their weights, pad as needed or are dilated"
-        why = why if names else "it has none in a block"
-        raise UserError(f"{_called(model)} has no linear layer or convolution for LoRA: {why}; {BY_HAND.format('lora')}")
+    """Those of `names` whose output with W + B A is that of W plus that of B A. Raises UserError where that is half of them
+    or less."""
+    unheard, shared = models.layer_names(model).unheard, _shared(model)
+    why = {name: _unfit(model, name, shared) for name in names if name not in unheard}
+    exact = [name for name, reason in why.items() if not reason]
+    if 2 * len(exact) <= len(why):
+        odd = (f"its {name.removeprefix('net.')} {reason}" for name, reason in why.items() if reason)
+        what = f"{_called(model)} has no linear layer or convolution for LoRA"
+        raise UserError(f"{what}: {next(odd, 'it has none in a block')}; {BY_HAND.format('lora')}")
     return exact
 
 
 def _by_hand(model):
     """The layers that the user wants LoRA on. Raises UserError for one that can't have it."""
-    told = models.layer_names(model)
+    told, shared = models.layer_names(model), _shared(model)
     for name in told.lora:
-        if name in told.unheard or not _takes_lora(model.get_submodule(name)):
-            why = "is never called" if name in told.unheard else "standardises its weights, pads as needed or is dilated"
+        if why := "is never called" if name in told.unheard else _unfit(model, name, shared):
             raise UserError(f"--lora-targets {name}: this layer of {_called(model)} {why}, so LoRA can't be merged into it")
     return [*told.lora]
 
 
-def _takes_lora(module):
-    if isinstance(module, nn.Linear):
-        return True
-    plain = type(module).forward is nn.Conv2d.forward
-    return plain and set(module.dilation) == {1} and module.padding_mode == "zeros"
+def _unfit(model, name, shared):
+    """Why W + B A can't take the place of a layer's W, or None: it is another layer's too, it is computed anew from other
+    parameters, or the layer is one of timm's own convolutions, which standardise their weights or pad as needed, or one of
+    which PEFT's A lacks the dilation or the padding. shared: as `_shared` gives it."""
+    module = model.get_submodule(name)
+    if name in shared:
+        return "shares its weights with another module"
+    if is_parametrised(module):
+        return PARAMETRISED
+    plain = isinstance(module, nn.Linear) or type(module).forward is nn.Conv2d.forward
+    if plain and {*getattr(module, "dilation", ())} <= {1} and getattr(module, "padding_mode", "zeros") == "zeros":
+        return None
+    return "standardises its weights, pads as needed or is dilated"
+
+
+def _shared(model):
+    """Names of the modules whose weight is another module's too, or that the network has under two names."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    several = (name for alike in names.values() if len(alike) > 1 for name in alike)
+    return {name.removesuffix(".weight") for name in several if name.endswith(".weight")}
 
 
 def _within(layers, name):
