@@ -45,6 +45,39 @@ def two_outputs():
 def broken():
     raise KeyError("width")
 
+class Odd(nn.Module):
+    # Its last layer is another than its head.
+    def __init__(self, kind, classes=10):
+        super().__init__()
+        self.kind = kind
+        self.stem, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, classes)
+        if kind == "places":
+            self.head = nn.Conv2d(8, classes, 1)
+        self.other = nn.Linear(8, classes)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        if self.kind == "places":
+            return self.head(x).mean((2, 3))
+        x = x.mean((2, 3))
+        if self.kind == "spare":
+            return self.head(x)
+        other = self.other(x)
+        logits = self.head(x)
+        return logits if self.kind == "called" else logits.mul_(other.sigmoid())
+
+def spare():
+    return Odd("spare")
+
+def called():
+    return Odd("called")
+
+def places():
+    return Odd("places")
+
+def gate():
+    return Odd("gate")
+
 number = 3
 """
 WHERE = ("--dataset", "digits", "--quiet")
@@ -182,14 +215,17 @@ def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, t
         (("--model", "{}/net.py:broken"), "failed: KeyError: 'width'"),
         (("--model", "{}/net.py:two_outputs"), "answers two images by tuple"),
         (("--model", "{}/net.py:small", "--mean", 0.5), "belong together"),
-        (("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5), "a mean of 2 channels, and images of 1"),
+        (
+            ("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5),
+            "deviation of 2 and 2 channels, and images of 1",
+        ),
         (("--model", "{}/net.py:small", "--head", "2.0"), "doesn't give 10 logits: name the layer that does with --head"),
         (
             ("--model", "{}/net.py:small", "--head", "fc"),
             "no convolution or linear layer of this name; it has 0, 2.0",
         ),
         (("--model", "torchvision:resnet9"), "torchvision has no network 'resnet9'"),
-        (("--model", "torchvision:resnet18"), "takes no images of 8 pixels"),
+        (("--model", "torchvision:resnet18"), "takes no images of 1 channels"),
         (("--model", "timm:resnet9"), "unknown model 'timm:resnet9'"),
     ],
 )
@@ -200,6 +236,27 @@ def test_refusals(theirs, tmp_path, capsys, flags, message):
     code, line = one_line(finetune, capsys, *start)
     assert code == 2 and message in line, line
     assert not list(tmp_path.iterdir())
+
+
+def from_file(folder, tmp_path, function, *head):
+    """What a checkpoint would say of the layers of a network that `function` in net.py makes."""
+    flags = ["--model", f"{folder / 'net.py'}:{function}", "--mean", "0.5", "--std", "0.5", *head]
+    args = finetune.parser().parse_args(flags)
+    told = Told.from_flags(args, args.model)
+    torch.save(told.own.create().state_dict(), tmp_path / "x.pth")
+    return originals.from_elsewhere(tmp_path / "x.pth", told, data.load("digits"), True)["network"]["layers"]
+
+
+def test_the_head_is_what_gives_the_logits(theirs, tmp_path):
+    """Not the layer that is defined last, which may be a spare one, or be there for something else."""
+    folder, _ = theirs
+    torch.manual_seed(0)
+    assert from_file(folder, tmp_path, "spare") == {"head": ["net.head"], "unheard": ["net.other"]}
+    assert from_file(folder, tmp_path, "called") == {"head": ["net.head"], "unheard": []}
+    assert from_file(folder, tmp_path, "places")["head"] == ["net.head"]
+    with pytest.raises(UserError, match=r"net.py:gate: no layer's outputs .* with --head"):
+        from_file(folder, tmp_path, "gate")
+    assert from_file(folder, tmp_path, "gate", "--head", "head")["head"] == ["net.head"]
 
 
 def test_layers_by_hand(theirs, tmp_path, capsys):

@@ -13,6 +13,7 @@ A linear layer in a block of a CNN (ConvNeXt) is a 1x1 convolution, and counts a
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -199,14 +200,19 @@ def stem(model: nn.Module) -> set[str]:
 def unheard(model: nn.Module, images: torch.Tensor) -> tuple[str, ...]:
     """Names of the convolutions and linear layers that aren't called when the network answers `images`, in evaluation mode:
     functions that read their weights directly, as PyTorch's own attention does, would read past LoRA."""
-    silent = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
-    heard: set[nn.Module] = set()
-    hooks = [module.register_forward_pre_hook(lambda module, _: heard.add(module)) for module in silent.values()]
-    with torch.no_grad():
-        model.eval()(images)
-    for hook in hooks:
-        hook.remove()
-    return tuple(name for name, module in silent.items() if module not in heard)
+    _, heard = _outputs(model, images)
+    return tuple(name for name, module in model.named_modules() if isinstance(module, WEIGHTED) and name not in heard)
+
+
+def giving(model: nn.Module, images: torch.Tensor) -> str | None:
+    """Name of the convolution or linear layer whose output, of a convolution its mean over places, is what the network
+    answers to `images`, in evaluation mode; None where there is none, or where what it gives is changed again."""
+    answers, heard = _outputs(model, images)
+    for name, output in reversed(heard.items()):
+        logits = output.flatten(2).mean(2) if output.ndim == 4 else output
+        if logits.numel() == answers.numel() and torch.allclose(logits.reshape_as(answers), answers, 1e-4, 1e-5):
+            return name
+    return None
 
 
 def norms_after(model: nn.Module) -> dict[str, str]:
@@ -241,6 +247,24 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module, name):
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
+
+
+def _outputs(model, images):
+    """The network's answers to `images` in evaluation mode, and what its convolutions and linear layers gave, by name, in
+    the order of their last calls."""
+    heard: dict[str, torch.Tensor] = {}
+
+    def keep(name, module, inputs, output):
+        heard.pop(name, None)
+        heard[name] = output.clone()  # which the network may change in place
+
+    named_layers = [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+    hooks = [module.register_forward_hook(partial(keep, name)) for name, module in named_layers]
+    with torch.no_grad():
+        answers = model.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return answers, heard
 
 
 def _last_projection(model):
