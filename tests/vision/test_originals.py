@@ -23,10 +23,12 @@ from tests.helpers import call, one_line, rows_of
 from tests.test_data import folder_of_images
 from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
 from unlearning.core.errors import UserError
+from unlearning.networks.own import OwnNetwork
 from unlearning.vision import foreign, layers, originals
 from unlearning.vision.originals import Told
 
 CODE = """
+import torch
 from torch import nn
 
 def small(num_classes, in_chans):
@@ -77,6 +79,44 @@ def places():
 
 def gate():
     return Odd("gate")
+
+class Broken(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.layers = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Dropout(0.5), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10))
+        if kind == "lazy":
+            self.layers[4] = nn.LazyLinear(10)
+        if kind == "whole":
+            self.places = nn.Parameter(torch.arange(8), requires_grad=False)
+        if kind == "bare":
+            self.layers, self.weight = nn.Flatten(), nn.Parameter(torch.rand(64, 10))
+
+    def forward(self, x):
+        x = self.layers(x)
+        if self.kind == "bare":
+            return x @ self.weight
+        if self.training and self.kind == "fails":
+            raise ValueError("no labels")
+        return (x, x) if self.training and self.kind == "tuple" else x
+
+def tuple_in_training():
+    return Broken("tuple")
+
+def fails_in_training():
+    return Broken("fails")
+
+def lazy():
+    return Broken("lazy")
+
+def whole_numbers():
+    return Broken("whole")
+
+def bare():
+    return Broken("bare")
+
+def sound():
+    return Broken("none")
 
 number = 3
 """
@@ -214,6 +254,11 @@ def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, t
         (("--model", "{}/net.py:number"), "has no function 'number'"),
         (("--model", "{}/net.py:broken"), "failed: KeyError: 'width'"),
         (("--model", "{}/net.py:two_outputs"), "answers two images by tuple"),
+        (("--model", "{}/net.py:tuple_in_training"), "in training mode answers two images by tuple, not by (2, 10)"),
+        (("--model", "{}/net.py:fails_in_training"), "fails in training mode (no labels)"),
+        (("--model", "{}/net.py:lazy"), "its parameter layers.4.weight has no size yet"),
+        (("--model", "{}/net.py:whole_numbers"), "its parameter places holds int64: make it a buffer"),
+        (("--model", "{}/net.py:bare"), "has neither a Conv2d nor a Linear layer"),
         (("--model", "{}/net.py:small", "--mean", 0.5), "belong together"),
         (
             ("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5),
@@ -236,6 +281,16 @@ def test_refusals(theirs, tmp_path, capsys, flags, message):
     code, line = one_line(finetune, capsys, *start)
     assert code == 2 and message in line, line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_changes_nothing(theirs):
+    """Neither the statistics of a network that is then trained nor what is drawn for it."""
+    folder, _ = theirs
+    net = OwnNetwork.parse(f"{folder / 'net.py'}:sound").create()
+    before, state = models.state(net), torch.get_rng_state()
+    models.try_images(net, "sound", {"img_size": 8, "in_chans": 1, "num_classes": 10})
+    assert net.training and models.moved(before, models.state(net)) == 0
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def from_file(folder, tmp_path, function, *head):
