@@ -1,8 +1,8 @@
 """Which layers of a network are its stem, its blocks and its head, and so which ones are pruned and get LoRA.
 
 Stem and head are what timm's configuration of the network names (`first_conv`, `classifier`), and what belongs to them; of a
-network that has none the first layer, and the last. What the user has named (`models.LayerNames`) goes before every rule.
-There are three kinds of networks:
+network that has none the first layer, and the last (of one of the user's own `giving`). What the user has named
+(`models.LayerNames`) goes before every rule. There are three kinds of networks:
 
 CNN          no attention, convolutions in its blocks: every convolution is pruned, those of the blocks get LoRA.
 transformer  attention blocks: the last one's output projection is pruned and gets LoRA.
@@ -95,7 +95,8 @@ def to_prune(model: nn.Module, name: str) -> Any:
     """The layer of this name. Raises UserError where its rows can't be zeroed, for they are computed anew."""
     layer = model.get_submodule(name)
     if is_parametrised(layer):
-        raise UserError(f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED}, so its rows can't be pruned")
+        what = f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED}"
+        raise UserError(f"{what}, so its rows can't be pruned; {BY_HAND.format('prune')}")
     return layer
 
 
