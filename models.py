@@ -4,6 +4,7 @@ A network here is `nn.Sequential(normalize, net)`: floats in [0, 1] go in, logit
 wrongly. Checkpoints are read with `weights_only=True`, so no file can run code.
 """
 
+import copy
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -213,14 +214,18 @@ def create_for(
 
 
 def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
-    """Let the network answer two black images, in evaluation mode: where it can't, training would end in a traceback.
+    """Let the network answer two black images, in evaluation mode and in training mode: where it can't, training would end
+    in a traceback. The network, and what is drawn after this, stay as they are.
 
-    Raises UserError for that, and where the answers aren't one logit for each class.
+    Raises UserError for that, where the answers aren't one logit for each class, for weights that can't be trained, and
+    where none is a convolution's or a linear layer's.
     """
-    side = arguments["img_size"]
+    _check_weights(model, name)
+    side, classes = arguments["img_size"], arguments["num_classes"]
+    black = torch.zeros(2, arguments["in_chans"], side, side)
     try:
         with torch.no_grad():
-            answers = model.eval()(torch.zeros(2, arguments["in_chans"], side, side))
+            answers: Any = model.eval()(black)
     except Exception as error:  # each network fails at a size of its own in a way of its own
         size = arguments.get("input_size", side)
         what, way = f"{size} pixels", ": give another --input-size"
@@ -229,9 +234,15 @@ def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
         raise UserError(f"{name} takes no images of {what}{way} ({first_line(error)})") from None
     finally:
         model.train()
-    shape = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
-    if shape != (2, arguments["num_classes"]):
-        raise UserError(f"{name} answers two images by {shape}, not by (2, {arguments['num_classes']}): one logit a class")
+    _check_answers(answers, classes, name)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            answers = copy.deepcopy(model)(black)  # whose batch norms' statistics move
+    except Exception as error:
+        raise UserError(f"{name} fails in training mode ({first_line(error)})") from None
+    _check_answers(answers, classes, f"{name} in training mode")
+    if not any(isinstance(module, (nn.Conv2d, nn.Linear)) for module in model.modules()):
+        raise UserError(f"{name} has neither a Conv2d nor a Linear layer, which the methods change")
 
 
 def constants_of(name: str, channels: int) -> tuple[Sequence[float], Sequence[float]] | None:
@@ -269,6 +280,23 @@ def create_pretrained(name: str, data_dir: Path, quiet: bool = False, **argument
     except Exception as error:  # timm's hub raises a dozen kinds, none of which a user can act on by name
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"no ImageNet weights for {name} ({reason})") from None
+
+
+def _check_weights(model, name):
+    """Raise UserError for a network with parameters that no optimiser can train."""
+    for key, parameter in model.named_parameters():
+        place = f"{name}: its parameter {key.removeprefix('net.')}"
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise UserError(f"{place} has no size yet: let the network answer an image before the function returns it")
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            raise UserError(f"{place} holds {str(parameter.dtype).removeprefix('torch.')}: make it a buffer")
+
+
+def _check_answers(answers, classes, called):
+    """Raise UserError where the answers to two images aren't one logit for each class."""
+    shape = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
+    if shape != (2, classes):
+        raise UserError(f"{called} answers two images by {shape}, not by (2, {classes}): one logit a class")
 
 
 def _lite0(data_dir, quiet):

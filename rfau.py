@@ -38,6 +38,7 @@ CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Align the residuals in few steps over `forget`, then merge the adapters."""
+    adapter_files.check_replaceable(run.output)
     settings, started = run.settings, clock(run.compute.device)
     draw = _same_class(retain.labels, forget.labels) if settings.shift == "unseen" else _any(len(retain))
     model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise

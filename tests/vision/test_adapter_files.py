@@ -8,7 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lora
+import loraprune
 import models
+import rfau
 from tests.helpers import files, finished_run, lines_of, record_of
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.vision import adapter_files, adapters, pruning
@@ -82,6 +85,37 @@ def test_a_failure_at_any_step_leaves_the_old_folder(tmp_path, monkeypatch, wher
     assert files(tmp_path) == before
     adapter_files.save(new, run)
     assert set(before) - set(files(tmp_path)) == {f"x_adapter/{file}" for file in ("notes.txt", MASK_FILE)}
+
+
+@pytest.mark.parametrize("script", [lora, loraprune, rfau])
+@pytest.mark.parametrize(
+    ("name", "what"), [("thesis.txt", "holds thesis.txt"), ("README.md", "holds README.md"), ("", "no folder")]
+)
+def test_nothing_of_anyones_is_replaced(script, name, what, tmp_path):
+    """Before anything is computed: the folder's name isn't only this project's."""
+    taken = tmp_path / "x_adapter"
+    if name:
+        taken.mkdir()
+    (taken / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=f"x_adapter is where the adapter goes, and .*{what}"):
+        script.unlearn(None, None, None, finished_run(tmp_path / "x.pth", "resnet8"))
+
+
+def test_an_adapter_of_this_project_is_replaced(tmp_path):
+    """Also an earlier one, without a card, and a folder that holds nothing."""
+    adapter_files.check_replaceable(tmp_path / "x.pth")
+    masks = {"net.conv1": torch.ones(16, dtype=torch.bool)}
+    adapter_files.save(adapted(network()), finished_run(tmp_path / "x.pth", "resnet8"), masks)
+    folder = adapter_files.folder_for(tmp_path / "x.pth")
+    adapter_files.check_replaceable(tmp_path / "x.pth")
+    (folder / "README.md").unlink()
+    adapter_files.check_replaceable(tmp_path / "x.pth")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"holds notes.txt"):
+        adapter_files.check_replaceable(tmp_path / "x.pth")
+    for file in folder.iterdir():
+        file.unlink()
+    adapter_files.check_replaceable(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_micro"])

@@ -308,25 +308,76 @@ def test_a_network_without_blocks_is_refused():
             rule(nn.Sequential(OrderedDict(net=Flat())))
 
 
+class Blocks(nn.Module):
+    """A stem, blocks of one convolution each, of these arguments, and a head."""
+
+    def __init__(self, *convolutions):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 3, **given)) for given in convolutions])
+
+    def get_classifier(self):
+        return self.fc
+
+
 def test_lora_leaves_out_convolutions_that_its_own_are_unlike():
     """PEFT's A has the convolution's kernel, stride and padding, but neither its dilation nor its kind of padding."""
-
-    class Blocks(nn.Module):
-        def __init__(self, *convolutions):
-            super().__init__()
-            self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
-            self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 3, **given)) for given in convolutions])
-
-        def get_classifier(self):
-            return self.fc
 
     plain, others = {"stride": 2, "padding": 1}, [{"dilation": (1, 2)}, {"padding": 1, "padding_mode": "circular"}]
     for rule in (layers.adaptable, layers.in_every_block):
         for other in others:
             model = nn.Sequential(OrderedDict(net=Blocks(plain, other, plain)))
             assert rule(model) == ["net.blocks.0.0", "net.blocks.2.0"]
-        with pytest.raises(UserError, match=r"Blocks has no .* LoRA: its convolutions .* dilated"):
+        with pytest.raises(UserError, match=r"Blocks has no .* LoRA: its blocks.1.0 .* dilated"):
             rule(nn.Sequential(OrderedDict(net=Blocks(plain, *others))))
+
+
+def share(blocks, modules):
+    """Give the second block the first one's weight, or its module."""
+    if modules:
+        blocks[1][0] = blocks[0][0]
+    else:
+        blocks[1][0].weight = blocks[0][0].weight
+
+
+ODD = {
+    "one weight": (lambda blocks: share(blocks, modules=False), "shares its weights with another module"),
+    "one module": (lambda blocks: share(blocks, modules=True), "shares its weights with another module"),
+    "weight norm": (lambda blocks: nn.utils.parametrizations.weight_norm(blocks[0][0]), "computes its weights from others"),
+    "old weight norm": (lambda blocks: nn.utils.weight_norm(blocks[0][0]), "computes its weights from others"),
+    "spectral norm": (
+        lambda blocks: nn.utils.parametrizations.spectral_norm(blocks[0][0]),
+        "computes its weights from others",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("odd", ODD)
+def test_layers_whose_weights_arent_their_own_get_no_lora(odd):
+    """Merging would add both changes to a weight that two layers have, and lose those of one that is computed anew."""
+    change, why = ODD[odd]
+    model = nn.Sequential(OrderedDict(net=Blocks({}, {})))
+    change(model.net.blocks)
+    for rule in (layers.adaptable, layers.in_every_block, adapters.last_and_head):
+        with pytest.raises(UserError, match=f"Blocks has no .* LoRA: its blocks.0.0 {why}"):
+            rule(model)
+    with pytest.raises(UserError, match=f"Blocks: blocks.0.0 {why}"):
+        adapters.attach(model, (["net.blocks.0.0"], []), 2, 4)
+    model.layer_names = models.LayerNames(lora=("net.blocks.0.0",))
+    with pytest.raises(UserError, match=f"--lora-targets net.blocks.0.0: this layer of Blocks {why}"):
+        layers.adaptable(model)
+    if "norm" in odd:
+        with pytest.raises(UserError, match=f"Blocks: blocks.0.0 {why}.* pruned"):
+            pruning.prune_filters(model, 0.5)
+
+
+def test_what_is_saved_whole_is_no_other_modules_too():
+    """Of a head that shares its weight a checkpoint would give one of two back."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[0].weight = net[1].weight
+    with pytest.raises(UserError, match="Sequential: 1 shares its weights with another module"):
+        adapters.attach(nn.Sequential(OrderedDict(net=net)), ([], ["net.1"]), 2, 4)
 
 
 TWO_HEADS = ("deit_tiny_distilled_patch16_224", "levit_128s")

@@ -31,6 +31,7 @@ from unlearning.vision import foreign, layers, originals
 from unlearning.vision.originals import Told
 
 CODE = """
+import torch
 from torch import nn
 
 def small(num_classes, in_chans):
@@ -48,6 +49,77 @@ def two_outputs():
 
 def broken():
     raise KeyError("width")
+
+class Odd(nn.Module):
+    # Its last layer is another than its head.
+    def __init__(self, kind, classes=10):
+        super().__init__()
+        self.kind = kind
+        self.stem, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, classes)
+        if kind == "places":
+            self.head = nn.Conv2d(8, classes, 1)
+        self.other = nn.Linear(8, classes)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        if self.kind == "places":
+            return self.head(x).mean((2, 3))
+        x = x.mean((2, 3))
+        if self.kind == "spare":
+            return self.head(x)
+        other = self.other(x)
+        logits = self.head(x)
+        return logits if self.kind == "called" else logits.mul_(other.sigmoid())
+
+def spare():
+    return Odd("spare")
+
+def called():
+    return Odd("called")
+
+def places():
+    return Odd("places")
+
+def gate():
+    return Odd("gate")
+
+class Broken(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.layers = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Dropout(0.5), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10))
+        if kind == "lazy":
+            self.layers[4] = nn.LazyLinear(10)
+        if kind == "whole":
+            self.places = nn.Parameter(torch.arange(8), requires_grad=False)
+        if kind == "bare":
+            self.layers, self.weight = nn.Flatten(), nn.Parameter(torch.rand(64, 10))
+
+    def forward(self, x):
+        x = self.layers(x)
+        if self.kind == "bare":
+            return x @ self.weight
+        if self.training and self.kind == "fails":
+            raise ValueError("no labels")
+        return (x, x) if self.training and self.kind == "tuple" else x
+
+def tuple_in_training():
+    return Broken("tuple")
+
+def fails_in_training():
+    return Broken("fails")
+
+def lazy():
+    return Broken("lazy")
+
+def whole_numbers():
+    return Broken("whole")
+
+def bare():
+    return Broken("bare")
+
+def sound():
+    return Broken("none")
 
 number = 3
 """
@@ -185,6 +257,11 @@ def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, t
         (("--model", "{}/net.py:number"), "has no function 'number'"),
         (("--model", "{}/net.py:broken"), "failed: KeyError: 'width'"),
         (("--model", "{}/net.py:two_outputs"), "answers two images by tuple"),
+        (("--model", "{}/net.py:tuple_in_training"), "in training mode answers two images by tuple, not by (2, 10)"),
+        (("--model", "{}/net.py:fails_in_training"), "fails in training mode (no labels)"),
+        (("--model", "{}/net.py:lazy"), "its parameter layers.4.weight has no size yet"),
+        (("--model", "{}/net.py:whole_numbers"), "its parameter places holds int64: make it a buffer"),
+        (("--model", "{}/net.py:bare"), "has neither a Conv2d nor a Linear layer"),
         (("--model", "{}/net.py:small", "--mean", 0.5), "belong together"),
         (("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5), "of 2 and 2 channels, and images of 1"),
         (("--model", "{}/net.py:small", "--head", "2.0"), "doesn't give 10 logits: name the layer that does with --head"),
@@ -204,6 +281,37 @@ def test_refusals(theirs, tmp_path, capsys, flags, message):
     code, line = one_line(finetune, capsys, *start)
     assert code == 2 and message in line, line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_changes_nothing(theirs):
+    """Neither the statistics of a network that is then trained nor what is drawn for it."""
+    folder, _ = theirs
+    net = OwnNetwork.parse(f"{folder / 'net.py'}:sound").create()
+    before, state = models.state(net), torch.get_rng_state()
+    models.try_images(net, "sound", {"img_size": 8, "in_chans": 1, "num_classes": 10})
+    assert net.training and models.moved(before, models.state(net)) == 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def from_file(folder, tmp_path, function, *head):
+    """What a checkpoint would say of the layers of a network that `function` in net.py makes."""
+    flags = ["--model", f"{folder / 'net.py'}:{function}", "--mean", "0.5", "--std", "0.5", *head]
+    args = finetune.parser().parse_args(flags)
+    told = Told.from_flags(args, args.model)
+    torch.save(told.own.create().state_dict(), tmp_path / "x.pth")
+    return originals.from_elsewhere(tmp_path / "x.pth", told, data.load("digits"), True)["network"]["layers"]
+
+
+def test_the_head_is_what_gives_the_logits(theirs, tmp_path):
+    """Not the layer that is defined last, which may be a spare one, or be there for something else."""
+    folder, _ = theirs
+    torch.manual_seed(0)
+    assert from_file(folder, tmp_path, "spare") == {"head": ["net.head"], "unheard": ["net.other"]}
+    assert from_file(folder, tmp_path, "called") == {"head": ["net.head"], "unheard": []}
+    assert from_file(folder, tmp_path, "places")["head"] == ["net.head"]
+    with pytest.raises(UserError, match=r"net.py:gate: no layer's outputs .* with --head"):
+        from_file(folder, tmp_path, "gate")
+    assert from_file(folder, tmp_path, "gate", "--head", "head")["head"] == ["net.head"]
 
 
 def test_layers_by_hand(theirs, tmp_path, capsys):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from unlearning.vision.run import Run
 
 ADAPTER_FILE, MASK_FILE = "adapter_model.safetensors", "mask.safetensors"
+CONFIG_FILE, CARD_FILE = "adapter_config.json", "README.md"  # PEFT's name for its own
+FILES = {ADAPTER_FILE, MASK_FILE, CONFIG_FILE, CARD_FILE}
 PLAIN = {"format": "pt", "fits": "plain"}  # what the file says of itself; those of earlier versions don't say "fits"
 NET = "net."  # under which a network with its normalisation holds the plain one
 PEFTS = "base_model.model."
@@ -35,6 +37,18 @@ PEFTS = "base_model.model."
 def folder_for(checkpoint: str | Path) -> Path:
     """The adapter's folder beside a checkpoint: x.pth to x_adapter."""
     return Path(checkpoint).with_name(Path(checkpoint).stem + "_adapter")
+
+
+def check_replaceable(checkpoint: str | Path) -> None:
+    """Raise UserError where the place of the adapter beside a checkpoint is taken by what isn't an adapter of this project
+    and no more, for `save` replaces the folder as a whole."""
+    folder = folder_for(checkpoint)
+    if not folder.exists() and not folder.is_symlink():
+        return
+    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if not folder.is_dir() or there - FILES or (there and CONFIG_FILE not in there):
+        what = f"holds {min(there - FILES or there)}" if there else "is no folder"
+        raise UserError(f"{folder} is where the adapter goes, and {what}: move it, or give another --output")
 
 
 def save(
@@ -59,7 +73,7 @@ def save(
         if masks:
             named = {name.removeprefix(NET): mask for name, mask in masks.items()}
             save_file(named, part / MASK_FILE, {"compact": str(compact)})
-        write_text(part / "README.md", cards.adapter(run.record, net, folder.name, bool(masks), compact))
+        write_text(part / CARD_FILE, cards.adapter(run.record, net, folder.name, bool(masks), compact))
 
 
 def _for_plain_network(peft_model, net):

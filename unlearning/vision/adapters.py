@@ -48,7 +48,7 @@ def attach(model: nn.Module, targets: Layers, rank: int, alpha: float, dropout: 
 
     if any(hasattr(module, "base_layer") for module in model.modules()):  # as DLA's network has
         raise UserError("LoRA: PEFT would take this network's own `base_layer` for an adapter's")
-    with_lora, saved = targets
+    with_lora, saved = layers.fit_for_lora(model, targets)
     scale: Any = alpha  # PEFT's annotation says int, its code takes any number
     peft_model = get_peft_model(
         model,

@@ -19,7 +19,7 @@ from unlearning.core.flags import (
 )
 from unlearning.images import forgetting
 
-HEAD = "layers that give the logits (default: the network's own, or its last)"
+HEAD = "layers that give the logits (default: what the network says, or those found)"
 
 
 def method_parser(

@@ -1,8 +1,8 @@
 """Which layers of a network are its stem, its blocks and its head, and so which ones are pruned and get LoRA.
 
 Stem and head are what timm's configuration of the network names (`first_conv`, `classifier`), and what belongs to them; of a
-network that has none the first layer, and the last. What the user has named (`models.LayerNames`) goes before every rule.
-There are three kinds of networks:
+network that has none the first layer, and the last (of one of the user's own `giving`). What the user has named
+(`models.LayerNames`) goes before every rule. There are three kinds of networks:
 
 CNN          no attention, convolutions in its blocks: every convolution is pruned, those of the blocks get LoRA.
 transformer  attention blocks: the last one's output projection is pruned and gets LoRA.
@@ -13,6 +13,7 @@ A linear layer in a block of a CNN (ConvNeXt) is a 1x1 convolution, and counts a
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ import models
 from unlearning.core.errors import UserError
 
 BY_HAND = "--{}-targets names some by hand"
+PARAMETRISED = "computes its weights from others (weight norm, spectral norm)"
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)  # with a scale and an offset for each channel
 # Names in timm and transformers: of what passes a block by, or lies between or behind the stages; of what makes an
@@ -71,6 +73,31 @@ def adaptable(model: nn.Module) -> list[str]:
         return _by_hand(model)
     last = _last_projection(model)
     return _exact(model, [last] if last else in_blocks(model))
+
+
+def fit_for_lora(model: nn.Module, targets: tuple[list[str], list[str]]) -> tuple[list[str], list[str]]:
+    """`targets`, names of layers that get LoRA and of modules that are trained and saved whole. Raises UserError where the
+    merged network, or what a checkpoint of it gives, would be another than the one that was trained."""
+    shared = _shared(model)
+    whole = {name: "shares its weights with another module" for name in targets[1] if name in shared}
+    for name, why in ({name: _unfit(model, name, shared) for name in targets[0]} | whole).items():
+        if why:
+            raise UserError(f"{_called(model)}: {name.removeprefix('net.')} {why}, so LoRA can't be merged into the network")
+    return targets
+
+
+def is_parametrised(module: nn.Module) -> bool:
+    """True for a layer whose weight is computed from other parameters, as weight norm and spectral norm do, old and new."""
+    return isinstance(module, WEIGHTED) and "weight" not in dict(module.named_parameters(recurse=False))
+
+
+def to_prune(model: nn.Module, name: str) -> Any:
+    """The layer of this name. Raises UserError where its rows can't be zeroed, for they are computed anew."""
+    layer = model.get_submodule(name)
+    if is_parametrised(layer):
+        what = f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED}"
+        raise UserError(f"{what}, so its rows can't be pruned; {BY_HAND.format('prune')}")
+    return layer
 
 
 def is_cnn(model: nn.Module) -> bool:
@@ -174,14 +201,19 @@ def stem(model: nn.Module) -> set[str]:
 def unheard(model: nn.Module, images: torch.Tensor) -> tuple[str, ...]:
     """Names of the convolutions and linear layers that aren't called when the network answers `images`, in evaluation mode:
     functions that read their weights directly, as PyTorch's own attention does, would read past LoRA."""
-    silent = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
-    heard: set[nn.Module] = set()
-    hooks = [module.register_forward_pre_hook(lambda module, _: heard.add(module)) for module in silent.values()]
-    with torch.no_grad():
-        model.eval()(images)
-    for hook in hooks:
-        hook.remove()
-    return tuple(name for name, module in silent.items() if module not in heard)
+    _, heard = _outputs(model, images)
+    return tuple(name for name, module in model.named_modules() if isinstance(module, WEIGHTED) and name not in heard)
+
+
+def giving(model: nn.Module, images: torch.Tensor) -> str | None:
+    """Name of the convolution or linear layer whose output, of a convolution its mean over places, is what the network
+    answers to `images`, in evaluation mode; None where there is none, or where what it gives is changed again."""
+    answers, heard = _outputs(model, images)
+    for name, output in reversed(heard.items()):
+        logits = output.flatten(2).mean(2) if output.ndim == 4 else output
+        if logits.numel() == answers.numel() and torch.allclose(logits.reshape_as(answers), answers, 1e-4, 1e-5):
+            return name
+    return None
 
 
 def norms_after(model: nn.Module) -> dict[str, str]:
@@ -218,6 +250,24 @@ class _Tracer(fx.Tracer):
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
 
 
+def _outputs(model, images):
+    """The network's answers to `images` in evaluation mode, and what its convolutions and linear layers gave, by name, in
+    the order of their last calls."""
+    heard: dict[str, torch.Tensor] = {}
+
+    def keep(name, module, inputs, output):
+        heard.pop(name, None)
+        heard[name] = output.clone()  # which the network may change in place
+
+    named_layers = [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
+    hooks = [module.register_forward_hook(partial(keep, name)) for name, module in named_layers]
+    with torch.no_grad():
+        answers = model.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return answers, heard
+
+
 def _last_projection(model):
     """The last attention's output projection, or in a mixer the last linear layer of the last block; None in a CNN."""
     names = dict(model.named_modules())
@@ -244,34 +294,49 @@ def _of_blocks(model):
 
 
 def _exact(model, names):
-    """Those of `names` whose output with W + B A is that of W plus that of B A: none of timm's own convolutions, which
-    standardise their weights or pad as needed, nor those of which PEFT's A lacks the dilation or the padding. Raises
-    UserError where that is half of them or less."""
-    unheard = models.layer_names(model).unheard
-    names = [name for name in names if name not in unheard]
-    exact = [name for name in names if _takes_lora(model.get_submodule(name))]
-    if 2 * len(exact) <= len(names):
-        why = "its convolutions standardise their weights, pad as needed or are dilated"
-        why = why if names else "it has none in a block"
-        raise UserError(f"{_called(model)} has no linear layer or convolution for LoRA: {why}; {BY_HAND.format('lora')}")
+    """Those of `names` whose output with W + B A is that of W plus that of B A. Raises UserError where that is half of them
+    or less."""
+    unheard, shared = models.layer_names(model).unheard, _shared(model)
+    why = {name: _unfit(model, name, shared) for name in names if name not in unheard}
+    exact = [name for name, reason in why.items() if not reason]
+    if 2 * len(exact) <= len(why):
+        odd = (f"its {name.removeprefix('net.')} {reason}" for name, reason in why.items() if reason)
+        what = f"{_called(model)} has no linear layer or convolution for LoRA"
+        raise UserError(f"{what}: {next(odd, 'it has none in a block')}; {BY_HAND.format('lora')}")
     return exact
 
 
 def _by_hand(model):
     """The layers that the user wants LoRA on. Raises UserError for one that can't have it."""
-    told = models.layer_names(model)
+    told, shared = models.layer_names(model), _shared(model)
     for name in told.lora:
-        if name in told.unheard or not _takes_lora(model.get_submodule(name)):
-            why = "is never called" if name in told.unheard else "standardises its weights, pads as needed or is dilated"
+        if why := "is never called" if name in told.unheard else _unfit(model, name, shared):
             raise UserError(f"--lora-targets {name}: this layer of {_called(model)} {why}, so LoRA can't be merged into it")
     return [*told.lora]
 
 
-def _takes_lora(module):
-    if isinstance(module, nn.Linear):
-        return True
-    plain = type(module).forward is nn.Conv2d.forward
-    return plain and set(module.dilation) == {1} and module.padding_mode == "zeros"
+def _unfit(model, name, shared):
+    """Why W + B A can't take the place of a layer's W, or None: it is another layer's too, it is computed anew from other
+    parameters, or the layer is one of timm's own convolutions, which standardise their weights or pad as needed, or one of
+    which PEFT's A lacks the dilation or the padding. shared: as `_shared` gives it."""
+    module = model.get_submodule(name)
+    if name in shared:
+        return "shares its weights with another module"
+    if is_parametrised(module):
+        return PARAMETRISED
+    plain = isinstance(module, nn.Linear) or type(module).forward is nn.Conv2d.forward
+    if plain and {*getattr(module, "dilation", ())} <= {1} and getattr(module, "padding_mode", "zeros") == "zeros":
+        return None
+    return "standardises its weights, pads as needed or is dilated"
+
+
+def _shared(model):
+    """Names of the modules whose weight is another module's too, or that the network has under two names."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    several = (name for alike in names.values() if len(alike) > 1 for name in alike)
+    return {name.removesuffix(".weight") for name in several if name.endswith(".weight")}
 
 
 def _within(layers, name):

@@ -254,9 +254,19 @@ def _check_classes(found: foreign.Found, path: Path, images: Images) -> None:
 
 
 def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str]]:
-    """Of a network that isn't timm's what its layers are called: those named by --head, and those that are never called."""
+    """Of a network that isn't timm's what its layers are called: those named by --head, and those that are never called.
+
+    Of a network of the user's own that names no head it is the layer whose output is the answer. Raises UserError where no
+    layer's is: which one an activation or a scale follows only the user knows.
+    """
     some = to_float(dataset.test.images[torch.arange(2)])
     head = layers.named(model, told.head, "--head")
+    if told.own and not head and not hasattr(model.net, "get_classifier"):
+        found = layers.giving(model, some)
+        if found is None:
+            way = "name the layer whose outputs become the logits with --head"
+            raise UserError(f"{told.own.name}: no layer's outputs are the network's answers as they are: {way}")
+        head = (found,)
     return {"head": [*head], "unheard": [*layers.unheard(model, some)]}
 
 

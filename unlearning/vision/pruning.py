@@ -7,7 +7,6 @@ A set of masks is a dictionary: name of a layer, or of one parameter, to bool (o
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -77,7 +76,7 @@ def l2_masks(model: nn.Module, amount: float, names: list[str]) -> Masks:
     """Zero the weights of the `amount` (0..1) of each layer's rows with the smallest L2 norm, in place; return the masks."""
     masks = {}
     for name in names:
-        layer: Any = model.get_submodule(name)
+        layer = layers.to_prune(model, name)
         torch_prune.ln_structured(layer, "weight", amount, n=2, dim=0)
         masks[name] = layer.weight_mask.flatten(1)[:, 0].bool()
         torch_prune.remove(layer, "weight")
