@@ -185,12 +185,14 @@ def create_for(
     quiet: bool = False,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
     own: OwnNetwork | None = None,
+    **further: Any,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A network for `dataset`, and the arguments that make it again: (module, dict).
 
     normalisation: mean and standard deviation of each channel; None for those with which the ImageNet weights were trained,
-    or else the data set's constants. own: what makes the network, where that is the user's own. Nothing here depends on the
-    images. Raises UserError as `create` does, and where a network doesn't take images of this size.
+    or else the data set's constants. own: what makes the network, where that is the user's own. further: arguments of
+    `create` that say what it is. Nothing here depends on the images. Raises UserError as `create` does, and where a network
+    doesn't take images of this size.
     """
     channels = dataset.train.images.shape[1]
     mean, std = normalisation or (pretrained and constants_of(name, channels)) or dataset.normalisation
@@ -204,7 +206,7 @@ def create_for(
         "mean": list(mean),
         "std": list(std),
     }
-    arguments |= {"input_size": input_size} if input_size else {}
+    arguments |= further | ({"input_size": input_size} if input_size else {})
     if own:
         name = own.name
     model = create(name, **arguments, pretrained=pretrained, quiet=quiet, own=own)

@@ -453,6 +453,9 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     assert built(x).shape == (3, 2)
     (original, row) = rows_of(made, "--weights", tmp_path)
     assert (original["method"], row["method"]) == ("original", "loraprune")
+    again = ("--dataset", f"folder:{folder}", "--model", tmp_path / "hf", "--forget-file", ids(tmp_path), "--quiet")
+    call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
+    assert "mean" in rows_of(made, "--weights", tmp_path, beneath=False)[-1]["metrics"]["gap"]
     if kind == "vit":
         with pytest.raises(UserError, match="was trained on images of 32 pixels, these have 16: give --img-size 32"):
             originals.from_elsewhere(tmp_path / "hf", Told(), data.load(f"folder:{folder}", img_size=16), True)

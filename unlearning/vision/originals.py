@@ -127,7 +127,8 @@ def from_elsewhere(
         network = {"layers": _layers(model, told, dataset)} | network
     model.layer_names = models.told_layers(network)
     _check_head(model, path, dataset)
-    _say(model, found, path, f"as {network['name']} {matched} tensors match", dataset, quiet)
+    stem = " with a 3x3 first layer and no pooling behind it" if network["arguments"].get("small_stem") else ""
+    _say(model, found, path, f"as {network['name']}{stem} {matched} tensors match", dataset, quiet)
     digest = digest_of(path)
     told_by = {"original": digest[:12]} | ({"entry": told.entry} if told.entry else {})
     arguments = {"input_size": told.input_size} if told.input_size else {}

@@ -20,7 +20,7 @@ from unlearning.core.flags import Parser, PerModel
 from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import layers, originals
+from unlearning.vision import foreign, layers, originals
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
 from unlearning.vision.originals import Told
@@ -174,10 +174,14 @@ def _network(
     if parent:
         model, network = models.build(parent, parent["file"], told.own), parent["network"]
     else:
-        folder = args.data_dir if args.pretrained else None
-        of = getattr(args, "data_of", None)
+        of, folder = getattr(args, "data_of", None), args.data_dir if args.pretrained else None
         name = told.model or (of and models.load_checkpoint(of)["network"]["name"]) or "resnet20"
-        model, arguments = models.create_for(name, dataset, folder, told.input_size, args.quiet, told.constants, told.own)
+        constants, further = told.constants, {}
+        if Path(name).is_dir():  # timm's or Hugging Face's, whose network is trained afresh
+            found = foreign.read(Path(name))
+            name, further, constants = found.name or name, found.arguments, constants or found.constants
+        size = told.input_size
+        model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, told.own, **further)
         network = {"name": name, "arguments": arguments} | originals.described(model, name, told, dataset)
     by_hand = {kind: getattr(args, f"{kind}_targets", None) or () for kind in ("lora", "prune")}
     meant = {kind: layers.named(model, words, f"--{kind}-targets") for kind, words in by_hand.items()}
