@@ -225,7 +225,7 @@ def test_nothing_of_a_committed_table_is_cut_off(table):
                 assert_inside(figure)
 
 
-@pytest.mark.parametrize("table", [name for name, rows in TABLES.items() if "request" in rows[0]])
+@pytest.mark.parametrize("table", [name for name, rows in TABLES.items() if "clusters" in rows[0]])
 def test_numbers_of_clusters_lie_apart_and_in_their_panel(table):
     figure = drawn("cost", TABLES[table])
     figure.draw_without_rendering()

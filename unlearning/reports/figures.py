@@ -260,7 +260,7 @@ def steps(rows: list[Any]) -> Figure | None:
 
 
 def _has_metric(row: Any) -> bool:
-    other = "request" in row or "task" in row or "ratio" in row["metrics"]
+    other = "clusters" in row or "task" in row or "ratio" in row["metrics"]
     return not other and any("mean" in row["metrics"].get(key, {}) for key in METRICS)
 
 
@@ -268,7 +268,7 @@ PICTURES = {
     "metrics": Picture(_has_metric, metrics),
     "speed": Picture(lambda row: "ratio" in row["metrics"], paper_figures.speed),
     "shares": Picture(lambda row: "task" in row, paper_figures.shares, by=("model",)),
-    "cost": Picture(lambda row: "request" in row, paper_figures.cost, by=("model",)),
+    "cost": Picture(lambda row: "clusters" in row, paper_figures.cost, by=("model",)),
     "plane": Picture(lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
     "losses": Picture(lambda row: "curves" in row, panel_figures.losses, alone=True),
     "roc": Picture(lambda row: "curves" in row and row["curves"]["roc"], panel_figures.roc, alone=True),
