@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.words import listed
 from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
 from unlearning.images.catalogue import Catalogue
 from unlearning.images.folders import read_csv, read_folder
-from unlearning.images.pictures import listed
 from unlearning.images.readers import READERS
 from unlearning.images.records import Files, Known, completed, fingerprint
 from unlearning.images.splits import Absent, Contents, ImageFiles, Split
@@ -181,8 +181,8 @@ def load(
     if known and files:
         whole, files, gone = completed(whole, files, known)
     train, test = _chosen(whole, name, subset, validation, test_subset, quiet)
-    missing = gone[train.source[1]].nonzero().squeeze(1)
     positions = train.source[1]
+    missing = gone[positions].nonzero().squeeze(1)
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
     digest = fingerprint(train, test)
     if known and len(missing) and fingerprint(test) == known.says["test_fingerprint"]:

@@ -115,7 +115,8 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """A checkpoint, or what one of a network from elsewhere would hold."""
-    return originals.alone(path, Told()) if originals.is_elsewhere(path) else models.load_checkpoint(path)
+    content = originals.checkpoint_in(path)
+    return models.checked(content, path) if content else originals.alone(path, Told())
 
 
 def _onnx_is_there(args: argparse.Namespace, source: str) -> bool:

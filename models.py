@@ -196,15 +196,15 @@ def create_for(
     """
     channels = dataset.train.images.shape[1]
     mean, std = normalisation or (pretrained and constants_of(name, channels)) or dataset.normalisation
-    mean, std = (list(values) * (channels if len(values) == 1 else 1) for values in (mean, std))
+    mean, std = for_each_channel(mean, std, channels)
     if not len(mean) == len(std) == channels:
         raise UserError(f"--mean and --std: {len(mean)} and {len(std)} numbers for images of {channels} channels")
     arguments: dict[str, Any] = {
         "in_chans": channels,
         "num_classes": len(dataset.classes),
         "img_size": dataset.train.images.shape[-1],
-        "mean": list(mean),
-        "std": list(std),
+        "mean": mean,
+        "std": std,
     }
     arguments |= further | ({"input_size": input_size} if input_size else {})
     if own:
@@ -262,6 +262,12 @@ def constants_of(name: str, channels: int) -> tuple[Sequence[float], Sequence[fl
         return None
     alike = [[round(sum(x) / len(x), 4)] * channels if channels != len(x) else x for x in constants]
     return alike[0], alike[1]
+
+
+def for_each_channel(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[list[float], list[float]]:
+    """Constants as lists; one number stands for all channels."""
+    both = [list(values) * (channels if len(values) == 1 else 1) for values in (mean, std)]
+    return both[0], both[1]
 
 
 def create_pretrained(name: str, data_dir: Path, quiet: bool = False, **arguments: Any) -> nn.Module:

@@ -15,7 +15,7 @@ GREY = np.array([[0, 255, 256], [257, 32768, 65280], [65534, 65535, 4096]], dtyp
 
 def read(file, side=3):
     """The picture in a file as (side, side, 3)."""
-    return pictures.read_image(file, side).permute(1, 2, 0).numpy()
+    return pictures.read_images([file], side)[0][0].permute(1, 2, 0).numpy()
 
 
 def tiff(values, bits, photometric=1, sample=1):

@@ -11,7 +11,7 @@ import torch
 import data
 import models
 from unlearning.core.errors import UserError
-from unlearning.core.files import read_torch, sha256
+from unlearning.core.files import sha256
 from unlearning.core.flags import as_words, written
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
@@ -87,13 +87,11 @@ def read(path: Path) -> Any:
     """What a checkpoint's file holds, or a system's folder; None for a network that others have trained."""
     if (path / "adapter_config.json").exists():
         raise NotScored(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
-    if originals.is_elsewhere(path):
-        return None
-    if path.is_dir():
+    if path.is_dir() and not originals.is_elsewhere(path):
         from unlearning.exact import system
 
         return system.assemble(path)
-    return read_torch(path)
+    return originals.checkpoint_in(path)
 
 
 def describe(path: Path, scoring: Scoring, shared: Shared, others: Sequence[Entry] = ()) -> Entry:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.images.pictures import listed, read_images, suffixes
+from unlearning.core.words import listed
+from unlearning.images.pictures import read_images, suffixes
 from unlearning.images.splits import Contents, ImageFiles, Split
 
 RESIDENT = 8 * 2**30  # bytes of a folder's images that are held in memory; one number for all machines, for fingerprints

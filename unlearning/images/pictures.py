@@ -16,9 +16,9 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from unlearning.core.errors import UserError
+from unlearning.core.words import listed
 
 NOWHERE = ""  # the path of an image that isn't there any more, which is read as black
-LISTED = 10  # files that an error names one by one
 NOT_READ = ("EPS", "MPEG")  # EPS takes a program beside PIL, and of MPEG it knows the header alone
 BITS, PHOTOMETRIC = 258, 262  # tags of TIFF: bits of a pixel; 0 where the smallest value is white
 WIDE = ("PNG", "TIFF", "JPEG2000")  # formats whose 16 bits span black to white
@@ -34,11 +34,6 @@ def suffixes() -> set[str]:
         name for name, maker in makers.items() if isinstance(maker, type) and issubclass(maker, ImageFile.StubImageFile)
     }
     return {suffix for suffix, name in known.items() if name in makers.keys() - stubs}
-
-
-def read_image(file: str | Path, side: int) -> torch.Tensor:
-    """The picture in `file`, resized unless it has this side: uint8 (3, side, side)."""
-    return read_images([file], side)[0][0]
 
 
 def read_images(files: Sequence[str | Path] | np.ndarray, side: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
@@ -72,12 +67,6 @@ def _complaint(wrong):
     if len(wrong) == 1:
         return f"{wrong[0][0]} is not a readable image ({wrong[0][1]})"
     return f"{len(wrong):,} files are not readable images: {listed([f'{file} ({why})' for file, why in wrong])}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of `names`, and how many more there are."""
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def _resized(colours, side):

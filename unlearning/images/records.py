@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.images.pictures import NOWHERE, listed
+from unlearning.core.words import listed
+from unlearning.images.pictures import NOWHERE
 from unlearning.images.splits import Contents, ImageFiles, Split
 
 

@@ -141,14 +141,6 @@ def _is_harmless(value):
     return value is None or isinstance(value, (bool, int, float))
 
 
-def is_one(content: object) -> bool:
-    """True for what `read_torch` returned where `read` would find weights."""
-    try:
-        return bool(_state_dict(content, Path(), None))
-    except UserError:
-        return False
-
-
 def load(model: Any, found: Found, path: Path) -> str:
     """Give the network its tensors: "97 of 97" of its own were there. Raises UserError where some don't fit."""
     wanted = model.net.state_dict()

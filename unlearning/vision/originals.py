@@ -86,9 +86,10 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
     """The checkpoint to start from, if it belongs to these data, with its SHA-256, its file, and whether that is the usual
     one. Of a network from elsewhere it is what a checkpoint of it would hold."""
     path = args.original or _find(args, told.model, dataset)
-    if is_elsewhere(path):
+    content = checkpoint_in(path)
+    if content is None:
         return from_elsewhere(path, told, dataset, args.quiet)
-    checkpoint = models.load_checkpoint(path)
+    checkpoint = models.checked(content, path)
     if checkpoint["data"]["fingerprint"] is None:
         raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
     data.check_same(path, checkpoint["data"], dataset)
@@ -102,8 +103,8 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
 
 def network_in(path: Path) -> str:
     """The name of the network that a file says it holds. Raises UserError where it doesn't say."""
-    if not is_elsewhere(path):
-        return models.load_checkpoint(path)["network"]["name"]
+    if content := checkpoint_in(path):
+        return models.checked(content, path)["network"]["name"]
     name = foreign.read(path).name
     if name is None:
         raise UserError(f"{path} doesn't say which network it holds: name it with --model")
@@ -121,8 +122,7 @@ def from_elsewhere(
     found = foreign.read(path, told.entry, network["name"] if network else told.model)
     if network is None:
         network = _recognised(found, told, path, Images.of(dataset))
-    model: Any = models.create(network["name"], **network["arguments"], own=told.own)
-    matched = foreign.load(model, found, path)
+    model, matched = _filled(found, network, path, told.own)
     if models.is_elsewhere(network["name"]) or told.head:
         network = {"layers": _layers(model, told, dataset)} | network
     model.layer_names = models.told_layers(network)
@@ -171,8 +171,7 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
     constants = [0.5] * channels, [0.5] * channels
     images = Images(channels, told.input_size or found.size, found.classes, constants, "a network like it")
     network = _recognised(found, told, path, images)
-    model: Any = models.create(network["name"], **network["arguments"], own=told.own)
-    foreign.load(model, found, path)
+    model, _ = _filled(found, network, path, told.own)
     return {
         "network": network,
         "state_dict": model.state_dict(),
@@ -187,19 +186,24 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
 
 def rebuilt(path: Path, network: dict[str, Any], entry: str | None, own: OwnNetwork | None) -> nn.Module:
     """The network in a file from elsewhere, in evaluation mode. network: what `from_elsewhere` says of it."""
-    model: Any = models.create(network["name"], **network["arguments"], own=own)
-    foreign.load(model, foreign.read(path, entry, network["name"]), path)
+    model, _ = _filled(foreign.read(path, entry, network["name"]), network, path, own)
     model.layer_names = models.told_layers(network)
     return model.eval()
 
 
+def checkpoint_in(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint of this project holds, unchecked; None for what others have trained."""
+    if path.suffix == ".safetensors" or (path / "config.json").exists():
+        if not path.exists():
+            raise UserError(f"no file {path}")
+        return None
+    content = read_torch(path)
+    return content if models.is_checkpoint(content) else None
+
+
 def is_elsewhere(path: Path) -> bool:
     """True for what others have trained: neither a checkpoint nor a system of this project."""
-    if path.is_dir():
-        return (path / "config.json").exists()
-    if not path.exists():
-        raise UserError(f"no file {path}")
-    return path.suffix == ".safetensors" or not models.is_checkpoint(read_torch(path))
+    return (path / "config.json").exists() if path.is_dir() else checkpoint_in(path) is None
 
 
 def digest_of(path: Path) -> str:
@@ -208,6 +212,12 @@ def digest_of(path: Path) -> str:
         return sha256(path)
     files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin") and file.is_file())
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _filled(found: foreign.Found, network: dict[str, Any], path: Path, own: OwnNetwork | None) -> tuple[Any, str]:
+    """The network that a checkpoint describes with the tensors of a file from elsewhere, and how many of them match."""
+    model = models.create(network["name"], **network["arguments"], own=own)
+    return model, foreign.load(model, found, path)
 
 
 def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) -> dict[str, Any]:
@@ -223,12 +233,12 @@ def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) ->
         raise UserError(f"{path} was trained on images of {found.size} pixels, these have {images.side}: give {way}")
     _check_classes(found, path, images)
     mean, std = told.constants or found.constants or models.constants_of(name, images.channels) or images.constants
-    mean, std = (list(values) * (images.channels if len(values) == 1 else 1) for values in (mean, std))
+    mean, std = models.for_each_channel(mean, std, images.channels)
     if not len(mean) == len(std) == images.channels:
         what = f"mean and deviation of {len(mean)} and {len(std)} channels"
         raise UserError(f"{path}: {what}, and images of {images.channels}: --mean and --std take a number for each, or one")
     arguments: dict[str, Any] = {"in_chans": images.channels, "num_classes": len(images.classes), "img_size": images.side}
-    arguments |= {"mean": list(mean), "std": list(std)} | found.arguments
+    arguments |= {"mean": mean, "std": std} | found.arguments
     arguments |= {"input_size": told.input_size} if told.input_size else {}
     first = found.tensors.get("conv1.weight", found.tensors.get("module.conv1.weight"))
     if name.startswith("torchvision:resn") and first is not None and first.shape[-1] == 3:

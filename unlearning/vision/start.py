@@ -132,9 +132,9 @@ def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[st
 def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
     """The data, where they are a user's own completed by what the original or the checkpoint of --data-of says of them."""
     path = getattr(args, "data_of", None) or (data.is_own(source.dataset) and getattr(args, "original", None))
-    if not path or originals.is_elsewhere(path):
+    if not path or not (content := originals.checkpoint_in(path)):
         return shared.load(source)
-    says = models.load_checkpoint(path)["data"]
+    says = models.checked(content, path)["data"]
     known = Known.of(says)
     dataset = shared.load(replace(source, known=known))
     if known or not hasattr(args, "original"):  # else `originals.read` looks, after the forget set is known
