@@ -21,7 +21,7 @@ from unlearning.vision.run import Run, execute
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise cross-entropy on `retain` over the adapters (and a CNN's head), then merge them into the network."""
-    adapter_files.check_replaceable(run.output)
+    adapter_files.check_replaceable(run)
     rank, alpha, dropout = run.settings.rank, run.settings.alpha, run.settings.dropout
     adapted = adapters.attach(model, adapters.last_and_head(model), rank, alpha, dropout)
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=run.settings.lr)

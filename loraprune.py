@@ -22,7 +22,7 @@ from unlearning.vision.run import Run, execute
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Silence the weakest filters, then minimise cross-entropy on `retain` over low-rank changes of the others."""
-    adapter_files.check_replaceable(run.output)
+    adapter_files.check_replaceable(run)
     settings = run.settings
     masks, silent = pruning.prune(model, settings, run.compute.quiet)
     adapted = adapters.attach(model, adapters.last_and_head(model), settings.rank, settings.alpha, settings.dropout)

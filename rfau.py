@@ -38,7 +38,8 @@ CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Align the residuals in few steps over `forget`, then merge the adapters."""
-    adapter_files.check_replaceable(run.output)
+    adapter_files.check_replaceable(run)
+    _check_plot(run)
     settings, started = run.settings, clock(run.compute.device)
     draw = _same_class(retain.labels, forget.labels) if settings.shift == "unseen" else _any(len(retain))
     model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise
@@ -74,6 +75,12 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
         paper_figures.residuals(residuals, layers, settings.plot)
     adapter_files.save(adapted, run)
     return adapters.merge(adapted)
+
+
+def _check_plot(run: Any) -> None:
+    """Raise UserError where the picture would replace a file, unless that may be replaced or an unfinished run's."""
+    if (plot := run.settings.plot) and plot.exists() and not (run.snapshot.overwrite or run.snapshot.path.exists()):
+        raise UserError(f"--plot {plot} is there already: --overwrite replaces it")
 
 
 def every_block(model: nn.Module) -> adapters.Layers:

@@ -19,8 +19,10 @@ from filelock import FileLock
 import data
 import evaluate
 from unlearning.core.device import Compute
+from unlearning.core.files import Staged, staging
 from unlearning.core.flags import PerModel, main
 from unlearning.evaluation.flags import Scoring
+from unlearning.vision import adapter_files
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -65,8 +67,9 @@ def one_line(script, capsys, *arguments):
     return stop.value.code, lines[0]
 
 
-def shell(*arguments, kill_when=None, file_limit_kib=None):
-    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process is killed."""
+def shell(*arguments, kill_when=None, file_limit_kib=None, by=None):
+    """Run `python <arguments>` as a user would. kill_when: a function; once it is true the process is killed, or gets the
+    signal `by`."""
     command = [sys.executable, *map(str, arguments)]
     if file_limit_kib:
         if sys.platform == "win32":
@@ -76,7 +79,7 @@ def shell(*arguments, kill_when=None, file_limit_kib=None):
     if kill_when:
         while process.poll() is None and not kill_when():
             time.sleep(0.005)
-        process.kill()
+        process.send_signal(by) if by else process.kill()
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
@@ -110,8 +113,14 @@ def record_of(name, forget=(4, 7), **arguments):
 
 
 def finished_run(output, name, **arguments):
-    """A run of `record_of` whose files lie at `output`."""
-    return Run("lora", Settings({}), FP32, None, output, record=record_of(name, **arguments))
+    """A run of `record_of` whose files will lie at `output` once they are committed."""
+    return Run("lora", Settings({}), FP32, None, Staged(output), record=record_of(name, **arguments))
+
+
+def save_adapter(peft_model, run, masks=None, compact=False):
+    """Write an adapter beside a checkpoint that isn't there."""
+    with staging(run.staged.main) as staged:
+        adapter_files.save(peft_model, replace(run, staged=staged), masks, compact)
 
 
 def lines_of(card):

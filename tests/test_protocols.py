@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel
 from tests.helpers import FP32, call, forgetting_three
+from unlearning.core.files import Staged
 from unlearning.core.flags import PerModel
 from unlearning.vision import run as run_module
 from unlearning.vision.predict import predict
@@ -313,7 +315,7 @@ def test_negative_gradients_are_weighed_as_written():
         with pytest.MonkeyPatch.context() as patch:
             asked = []
             patch.setattr(run_module, "fit", lambda *a, asked=asked, **policy: asked.append((a, policy)) or {})
-            model = gradascent.unlearn(Pixel(), retain, forget, Run("x", settings, FP32, dataset, "x.pth"))
+            model = gradascent.unlearn(Pixel(), retain, forget, Run("x", settings, FP32, dataset, Staged(Path("x.pth"))))
         ((_, split, _), policy) = asked[0]
         assert split is forget
         objective = policy["objective"](model, forget.images / 255, forget.labels, torch.arange(2))

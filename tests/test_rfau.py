@@ -15,6 +15,7 @@ from baselines import badteacher, gradascent, randomlabel
 from tests.evaluation.test_entries import noisy_folder
 from tests.helpers import FP32, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
+from unlearning.core.files import Staged
 from unlearning.metrics import predictions
 from unlearning.reports import paper_figures
 from unlearning.vision import run as run_module
@@ -151,7 +152,9 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
     flags = {"shift": shift, "rank": 1, "alpha": 1.0, "forget_weight": 2.0, "plot": None, "lr": 0.1}
     settings = Settings(flags | {"epochs": 3 if cached else 1, "batch_size": 1, "seed": 0})  # 3 images drawn: more than D_r
     dataset = data.Dataset("toy", retain, retain, ("a", "b"), False, "toy", ((0.5,), (0.5,)))
-    rfau.unlearn(model, retain, forget, Run("rfau", settings, FP32, dataset, tmp_path / "x.pth", record=record_of("toy")))
+    rfau.unlearn(
+        model, retain, forget, Run("rfau", settings, FP32, dataset, Staged(tmp_path / "x.pth"), record=record_of("toy"))
+    )
     for time, expected in (("start", start), ("later", later)):
         values = sorted(loss.item() for loss in losses[time])
         assert sorted({round(value, 4) for value in values}) == pytest.approx(sorted(set(expected)), abs=1e-4)

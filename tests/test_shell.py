@@ -1,6 +1,7 @@
 """The scripts as a user meets them: through the shell, killed, on a full disk, with mistakes."""
 
 import shutil
+import signal
 
 import pytest
 import torch
@@ -113,17 +114,23 @@ def test_a_stopped_run_continues_and_ends_with_the_same_bits(weights, tmp_path, 
     continued(script, arguments, tmp_path / "out.pth", expected, capsys)
 
 
-@pytest.mark.parametrize(("script", "extra"), KILLED, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, capsys, script, extra):
+@pytest.mark.parametrize(
+    ("script", "extra", "how"), [(*KILLED[0], None), (*KILLED[1], signal.SIGTERM)], ids=lambda x: getattr(x, "__name__", "")
+)
+def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, capsys, script, extra, how):
+    """Killed at once, or by SIGTERM, as a cluster sends it: one line then, and nothing but the snapshot is left."""
     arguments, expected = prepared(weights, tmp_path, script, extra, 12)
     output, partial = tmp_path / "out.pth", tmp_path / "out.pth.partial"
 
     def two_epochs_done():
         return output.exists() or (partial.exists() and read_torch(partial)["epoch"] >= 2)
 
-    killed = shell(f"{script.__name__}.py", *arguments, "--output", output, kill_when=two_epochs_done)
-    assert killed.returncode == KILL
+    killed = shell(f"{script.__name__}.py", *arguments, "--output", output, kill_when=two_epochs_done, by=how)
+    assert killed.returncode == (143 if how else KILL)
     assert partial.exists() and not output.exists()
+    if how:
+        assert killed.stderr.splitlines()[-1] == f"{script.__name__}.py: stopped; the same command continues"
+        assert sorted(file.name for file in tmp_path.glob(".*")) == []
     continued(script, arguments, output, expected, capsys)
 
 

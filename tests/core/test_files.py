@@ -1,7 +1,10 @@
 """Files and folders that are replaced whole or stay as they were."""
 
+import itertools
 import os
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +12,17 @@ from safetensors import SafetensorError
 
 from tests.helpers import files, full_disk
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, replacing, write_bytes, write_text, write_torch
+from unlearning.core.files import (
+    check_writable,
+    moves_of,
+    read_torch,
+    recover,
+    replacing,
+    staging,
+    write_bytes,
+    write_text,
+    write_torch,
+)
 
 
 def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
@@ -38,14 +51,105 @@ def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
-def test_an_interrupt_between_the_two_renames_puts_the_old_folder_back(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/a.txt").write_text("old", encoding="utf-8")
-    before = files(tmp_path)
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "mine") as part:
-        part.mkdir()
-    assert files(tmp_path) == before
+OPERATIONS = [(os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_text"), (shutil, "rmtree")]
+
+
+def killed_at(step: int, action) -> bool:
+    """Carry out an action in a process that dies before its operation number `step` on files: True if it came to that."""
+    child = os.fork()
+    if not child:
+        left = itertools.count(step, -1)
+        for owner, name in OPERATIONS:
+            real = getattr(owner, name)
+            setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else os._exit(9))
+        action()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def write_pair(folder: Path, text: str) -> None:
+    with staging(folder / "x.pth") as staged:
+        staged.part(folder / "x.pth").write_bytes(text.encode())
+        staged.part(folder / "x_adapter").mkdir()
+        (staged.part(folder / "x_adapter") / text).write_bytes(text.encode())
+        if (folder / "x.onnx").exists():
+            staged.without(folder / "x.onnx")
+
+
+@pytest.mark.parametrize("before", ["nothing", "old"])
+def test_what_belongs_together_is_replaced_together_wherever_a_process_dies(tmp_path, before):
+    """At no moment the file lies beside another's folder; who writes next finds the old ones or the new ones whole, and
+    nothing else."""
+    old, new = {"x.pth": b"old", "x_adapter/old": b"old", "x.onnx": b"old"}, {"x.pth": b"new", "x_adapter/new": b"new"}
+    seen = set()
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        if before == "old":
+            write_pair(folder, "old")
+            (folder / "x.onnx").write_bytes(b"old")
+        dead = killed_at(step, lambda folder=folder: write_pair(folder, "new"))
+        there = {name: content for name, content in files(folder).items() if not name.startswith(".")}
+        assert "x.pth" not in there or there in (new, new | {"x.onnx": b"old"}) or there == old
+        for name in ("x.pth", "x_adapter"):
+            recover(folder / name)
+        left = files(folder)
+        assert left == new or left == ({} if before == "nothing" else old)
+        seen.add(left == new)
+        if not dead:
+            break
+    assert seen == {True, False} and step > 3
+
+
+def test_an_interrupt_while_files_take_their_places_lets_them_finish(tmp_path, monkeypatch):
+    write_pair(tmp_path, "old")
+    real, calls = Path.rename, itertools.count()
+
+    def rename(self, target):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        write_pair(tmp_path, "new")
+    assert files(tmp_path) == {"x.pth": b"new", "x_adapter/new": b"new"}
+
+
+def test_a_folder_that_an_earlier_version_had_put_aside_comes_back(tmp_path):
+    (tmp_path / ".mine.77.old").mkdir()
+    (tmp_path / ".mine.77.old/a.txt").write_bytes(b"old")
+    (tmp_path / ".mine.78.tmp").write_bytes(b"half")
+    (tmp_path / ".mine.too.79.tmp").write_bytes(b"of another")
+    recover(tmp_path / "mine")
+    assert files(tmp_path) == {"mine/a.txt": b"old", ".mine.too.79.tmp": b"of another"}
+
+
+def test_a_list_of_moves_that_says_nonsense_is_one_line(tmp_path):
+    for text in ("{", "[]", '{"new": 3, "gone": []}'):
+        (tmp_path / ".x.pth.5.moves").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="moves is damaged: delete it"):
+            recover(tmp_path / "x.pth")
+
+
+def test_a_half_replaced_file_says_what_to_do(tmp_path):
+    write_pair(tmp_path, "old")
+    assert killed_at(5, lambda: write_pair(tmp_path, "new"))
+    assert moves_of(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="was being replaced when its process was killed"):
+        read_torch(tmp_path / "x.pth")
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    """Wherever in the tensors it is."""
+    write_torch(tmp_path / "x.pth", {"a": torch.arange(64.0)})
+    content = (tmp_path / "x.pth").read_bytes()
+    begin = content.index(torch.arange(64.0).numpy().tobytes())
+    assert torch.equal(read_torch(tmp_path / "x.pth")["a"], torch.arange(64.0))
+    for place in range(begin, begin + 256, 15):
+        (tmp_path / "x.pth").write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(UserError, match=r"x.pth is not a readable checkpoint"):
+            read_torch(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("write", [write_text, write_torch, lambda path, text: write_bytes(path, text.encode())])

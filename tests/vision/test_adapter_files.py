@@ -1,8 +1,9 @@
 """An adapter's folder: replaced as a whole or not at all, of today's and of earlier versions, and its card."""
 
 import copy
-import os
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ import lora
 import loraprune
 import models
 import rfau
-from tests.helpers import files, finished_run, lines_of, record_of
+from tests.helpers import files, finished_run, lines_of, record_of, save_adapter
 from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import read_torch, save_torch, staging, write_torch
 from unlearning.vision import adapter_files, adapters, pruning
 from unlearning.vision.adapter_files import ADAPTER_FILE, MASK_FILE
 from unlearning.vision.identity import digest
 from unlearning.vision.settings import Settings
+from unlearning.vision.snapshots import Snapshot
 
 FULL = OSError(28, "No space left on device")
 PRUNING = Settings({"compact": None, "regrow": False, "amount": 0.5, "prune_head": False})
@@ -57,15 +60,15 @@ def failing(call):
     return save
 
 
-def rename_fails(source, target, rename=os.replace):
-    if os.path.isdir(source):
+def rename_fails(source, target, rename=Path.rename):
+    if source.is_dir() and source.suffix == ".tmp":
         raise FULL
     rename(source, target)
 
 
 @pytest.mark.parametrize(
     ("where", "name", "fails"),
-    [(adapter_files, "save_file", failing(1)), (adapter_files, "save_file", failing(2)), (os, "replace", rename_fails)],
+    [(adapter_files, "save_file", failing(1)), (adapter_files, "save_file", failing(2)), (Path, "rename", rename_fails)],
     ids=["adapter", "mask", "rename"],
 )
 def test_a_failure_at_any_step_leaves_the_old_folder(tmp_path, monkeypatch, where, name, fails):
@@ -74,16 +77,16 @@ def test_a_failure_at_any_step_leaves_the_old_folder(tmp_path, monkeypatch, wher
         finished_run(tmp_path / "x.pth", "resnet8"),
         {"net.conv1": torch.ones(16, dtype=torch.bool)},
     )
-    adapter_files.save(adapted(model), run, masks)
+    save_adapter(adapted(model), run, masks)
     (tmp_path / "x_adapter" / "notes.txt").write_text("of the old one", encoding="utf-8")
     before, new = files(tmp_path), adapted(model, rank=4)
     assert {f"x_adapter/{file}" for file in (ADAPTER_FILE, MASK_FILE, "README.md", "adapter_config.json")} < set(before)
     with monkeypatch.context() as patch:
         patch.setattr(where, name, fails)
         with pytest.raises(RunFailed, match="No space left"):
-            adapter_files.save(new, run, masks)
+            save_adapter(new, run, masks)
     assert files(tmp_path) == before
-    adapter_files.save(new, run)
+    save_adapter(new, run)
     assert set(before) - set(files(tmp_path)) == {f"x_adapter/{file}" for file in ("notes.txt", MASK_FILE)}
 
 
@@ -101,21 +104,72 @@ def test_nothing_of_anyones_is_replaced(script, name, what, tmp_path):
         script.unlearn(None, None, None, finished_run(tmp_path / "x.pth", "resnet8"))
 
 
-def test_an_adapter_of_this_project_is_replaced(tmp_path):
-    """Also an earlier one, without a card, and a folder that holds nothing."""
-    adapter_files.check_replaceable(tmp_path / "x.pth")
-    masks = {"net.conv1": torch.ones(16, dtype=torch.bool)}
-    adapter_files.save(adapted(network()), finished_run(tmp_path / "x.pth", "resnet8"), masks)
-    folder = adapter_files.folder_for(tmp_path / "x.pth")
-    adapter_files.check_replaceable(tmp_path / "x.pth")
+def run_to(output, overwrite=False):
+    """A run of `finished_run` as it is before it begins."""
+    return replace(finished_run(output, "resnet8"), snapshot=Snapshot(output.with_name("x.partial"), "key", overwrite))
+
+
+def test_an_adapter_is_replaced_along_with_its_checkpoint_alone(tmp_path):
+    """Also an earlier version's, without a card and of a checkpoint that doesn't say which it came with."""
+    folder, masks = tmp_path / "x_adapter", {"net.conv1": torch.ones(16, dtype=torch.bool)}
+    adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
+    with staging(tmp_path / "x.pth") as staged:
+        adapter_files.save(adapted(network()), replace(run_to(tmp_path / "x.pth"), staged=staged), masks)
+        says = adapter_files.beside(staged)
+    with pytest.raises(UserError, match=r"x_adapter is where the adapter goes, and is there without x.pth; --overwrite"):
+        adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
+    adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
+    for content in (says, {}):
+        write_torch(tmp_path / "x.pth", content)
+        adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
     (folder / "README.md").unlink()
-    adapter_files.check_replaceable(tmp_path / "x.pth")
+    adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
+    write_torch(tmp_path / "x.pth", says)
+    save_file({"a": torch.ones(1)}, folder / ADAPTER_FILE)
+    with pytest.raises(UserError, match=r"and isn't the one that x.pth came with"):
+        adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=r"holds notes.txt"):
-        adapter_files.check_replaceable(tmp_path / "x.pth")
+        adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
     for file in folder.iterdir():
         file.unlink()
-    adapter_files.check_replaceable(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="isn't the one"):
+        adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
+    (tmp_path / "x.pth").unlink()
+    adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
+
+
+def test_a_checkpoint_without_an_adapter_takes_that_of_the_one_before_with_it(tmp_path):
+    """And no other folder."""
+    for mine in (True, False):
+        with staging(tmp_path / "x.pth") as staged:
+            adapter_files.save(adapted(network()), replace(run_to(tmp_path / "x.pth"), staged=staged))
+            save_torch(staged.part(tmp_path / "x.pth"), adapter_files.beside(staged))
+        if not mine:
+            save_file({"a": torch.ones(1)}, tmp_path / "x_adapter" / ADAPTER_FILE)
+        with staging(tmp_path / "x.pth") as staged:
+            assert adapter_files.beside(staged) == {}
+            save_torch(staged.part(tmp_path / "x.pth"), {})
+        assert (tmp_path / "x_adapter").exists() is not mine
+        assert read_torch(tmp_path / "x.pth") == {}
+
+
+def test_two_checkpoints_never_share_an_adapter():
+    """Rates have a dot, which ends no name."""
+    names = [adapter_files.folder_for(name).name for name in ("run_lr0.001", "run_lr0.003", "run_lr0.001.pth", "a.b.pth")]
+    assert names == ["run_lr0.001_adapter", "run_lr0.003_adapter", "run_lr0.001_adapter", "a.b_adapter"]
+
+
+def test_an_adapter_that_is_not_the_one_of_its_checkpoint_is_not_loaded(tmp_path):
+    with staging(tmp_path / "x.pth") as staged:
+        adapter_files.save(adapted(network()), replace(run_to(tmp_path / "x.pth"), staged=staged))
+        save_torch(staged.part(tmp_path / "x.pth"), adapter_files.beside(staged))
+    adapter_files.load(network(), tmp_path / "x_adapter")
+    content = bytearray((tmp_path / "x_adapter" / ADAPTER_FILE).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "x_adapter" / ADAPTER_FILE).write_bytes(content)
+    with pytest.raises(UserError, match=r"x_adapter is damaged, or not the adapter that x.pth came with"):
+        adapter_files.load(network(), tmp_path / "x_adapter")
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
@@ -128,7 +182,7 @@ def test_a_folder_of_an_earlier_version_still_loads(name, tmp_path):
     peft_model.save_pretrained(str(tmp_path / "old"))
     save_file(masks, tmp_path / "old" / MASK_FILE, {"compact": "False"})
     assert all(key.startswith("base_model.model.net.") for key in load_file(tmp_path / "old" / ADAPTER_FILE))
-    adapter_files.save(peft_model, finished_run(tmp_path / "new.pth", name), masks)
+    save_adapter(peft_model, finished_run(tmp_path / "new.pth", name), masks)
     x = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
         expected = peft_model(x)
@@ -159,7 +213,7 @@ CHANGES = {
 def test_names_that_dont_fit_are_refused(rule, tmp_path):
     """PEFT only warns, or fails with a key."""
     original = network()
-    adapter_files.save(adapted(original), finished_run(tmp_path / "x.pth", "resnet8"))
+    save_adapter(adapted(original), finished_run(tmp_path / "x.pth", "resnet8"))
     rewritten(tmp_path / "x_adapter", CHANGES[rule])
     with pytest.raises(UserError, match=r"x_adapter holds no adapter for this network") as refused:
         adapter_files.load(original, tmp_path / "x_adapter")
@@ -167,7 +221,7 @@ def test_names_that_dont_fit_are_refused(rule, tmp_path):
 
 
 def test_what_is_no_adapter_is_refused(tmp_path):
-    adapter_files.save(adapted(network()), finished_run(tmp_path / "x.pth", "resnet8"))
+    save_adapter(adapted(network()), finished_run(tmp_path / "x.pth", "resnet8"))
     with pytest.raises(UserError, match="holds no adapter for this network"):
         adapter_files.load(network("vit_micro"), tmp_path / "x_adapter")
     with pytest.raises(UserError, match="can't be read as part of an adapter"):
@@ -190,7 +244,7 @@ def test_the_lines_of_the_card_use_the_adapter(name, pruned, tmp_path, monkeypat
     if pruned:
         masks, _ = pruning.prune(base, Settings({**PRUNING, "compact": "first" if pruned == "first" else None}), quiet=True)
     peft_model = adapted(base)
-    adapter_files.save(peft_model, finished_run(tmp_path / "x.pth", name, **arguments), masks, compact=pruned == "first")
+    save_adapter(peft_model, finished_run(tmp_path / "x.pth", name, **arguments), masks, compact=pruned == "first")
     checkpoint = record_of(name, **arguments) | {"format": models.FORMAT, "state_dict": original.state_dict(), "cost": {}}
     torch.save(checkpoint | {"seed": 0, "key": "", "data": {"fingerprint": "", "tag": ""}}, tmp_path / "ORIGINAL.pth")
     card = (tmp_path / "x_adapter" / "README.md").read_text(encoding="utf-8")
@@ -207,7 +261,7 @@ def test_the_lines_of_the_card_use_the_adapter(name, pruned, tmp_path, monkeypat
 def test_the_card_says_what_was_done(tmp_path):
     run = finished_run(tmp_path / "x.pth", "resnet8", in_chans=1, mean=[0.25], std=[0.5])
     run.record["classes"] = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
-    adapter_files.save(adapted(network(in_chans=1, mean=[0.25], std=[0.5])), run)
+    save_adapter(adapted(network(in_chans=1, mean=[0.25], std=[0.5])), run)
     card = (tmp_path / "x_adapter" / "README.md").read_text(encoding="utf-8")
     known = ("resnet8", "by lora", "2 training images", "class3, Dress", digest(torch.tensor([4, 7])), "of the original")
     for text in (*known, "`python lora.py --forget-class 3`", "[0.25]", "[0.5]"):

@@ -18,8 +18,9 @@ import data
 import models
 import rfau
 from baselines import control
-from tests.helpers import FP32, finished_run
+from tests.helpers import FP32, finished_run, save_adapter
 from unlearning.core.errors import UserError
+from unlearning.core.files import Staged
 from unlearning.exact import learners
 from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
 from unlearning.vision.predict import penultimate, predict
@@ -407,7 +408,7 @@ def test_the_controls_edit_both_heads(name, kind, tmp_path):
     dataset = data.Dataset("toy", retain, retain, tuple("0123456789"), False, "toy", ((0.5,) * 3, (0.5,) * 3))
     flags = Settings({"kind": kind, "lr": 0.1, "epochs": 1, "batch_size": 6, "seed": 0})
     before, logits = models.state(model), predict(model, retain, FP32)
-    edited = control.unlearn(model, retain, forget, Run(kind, flags, FP32, dataset, tmp_path / "x.pth"))
+    edited = control.unlearn(model, retain, forget, Run(kind, flags, FP32, dataset, Staged(tmp_path / "x.pth")))
     found = predict(edited, retain, FP32)
     moved = {key for key, value in models.state(edited).items() if not torch.equal(value, before[key])}
     heads = {f"{head}.{own}" for head in layers.heads(model) for own in ("weight", "bias")}
@@ -462,7 +463,7 @@ def test_an_adapter_is_saved_whole(name, tmp_path):
     before = copy.deepcopy(original)
     adapted = adapters.attach(original, adapters.last_and_head(original), 4, 8)
     steps(adapted, torch.optim.Adam([p for p in adapted.parameters() if p.requires_grad], lr=1e-2), name)
-    adapter_files.save(adapted, finished_run(tmp_path / "x.pth", name))
+    save_adapter(adapted, finished_run(tmp_path / "x.pth", name))
     x, plain = images(name), copy.deepcopy(before)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -13,7 +13,7 @@ import pretrain
 import retrain
 from tests.helpers import FP32, Altered, call, files, full_disk, one_line, shell
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import write_torch
+from unlearning.core.files import Staged, write_torch
 from unlearning.vision import adapter_files
 from unlearning.vision.identity import of_checkpoint
 from unlearning.vision.run import Run
@@ -54,7 +54,7 @@ def test_a_run_trains_with_its_own_epochs_seed_and_device_and_adds_to_its_cost(t
     dataset = data.load("digits", subset=64)
     model, _ = models.create_for("resnet8", dataset)
     settings = Settings({"epochs": 3, "batch_size": 16, "seed": 0})
-    run = Run("x", settings, FP32, dataset, tmp_path / "x.pth", cost={"moved": 1})
+    run = Run("x", settings, FP32, dataset, Staged(tmp_path / "x.pth"), cost={"moved": 1})
     assert run.fit(model, dataset.train, torch.optim.SGD(model.parameters(), lr=0.1)) is model and not model.training
     assert run.cost["steps"] == 12 and run.cost["moved"] == 1 and run.cost["seconds"] > 0
 

@@ -1,5 +1,6 @@
 """How a run begins: which finished or unfinished run is its own, and what its seed draws."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def begun(script, shared, *flags):
     """What `start` makes of a script's command line; of a flag that is given twice the last one counts."""
     args = script.parser().parse_args([str(flag) for flag in flags])
     method = args.kind if script is control else script.run.args[0]
-    return start(method, script.parser(), args, shared)
+    with contextlib.ExitStack() as held:
+        return start(method, script.parser(), args, shared, held)
 
 
 def finished(script, shared, *flags):

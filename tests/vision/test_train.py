@@ -1,6 +1,7 @@
 """The loop: repeatable bits, its policies, its meters."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,21 +11,22 @@ import lora
 import models
 import pretrain
 from tests.helpers import FP32, call, forgetting_three
-from unlearning.core.errors import RunFailed
-from unlearning.core.files import read_torch
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import read_torch, write_torch
 from unlearning.vision import recipes
 from unlearning.vision.predict import predict
 from unlearning.vision.snapshots import Snapshot
 from unlearning.vision.train import cross_entropy, fit
 
 
-def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None):
+def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None, loud=False):
     """A network trained by the paper's recipe, and what it cost."""
     dataset = data.load("digits", subset=subset)
     torch.manual_seed(seed)
     model, _ = models.create_for(name, dataset)
     recipe = recipes.paper_recipe(model, epochs * math.ceil(len(dataset.train) / 64), lr, flip=False, classes=10)
-    cost = fit(model, dataset.train, epochs=epochs, batch_size=64, seed=seed, compute=FP32, snapshot=snapshot, **recipe)
+    how = {"compute": replace(FP32, quiet=not loud), "snapshot": snapshot}
+    cost = fit(model, dataset.train, epochs=epochs, batch_size=64, seed=seed, **how, **recipe)
     return model, cost
 
 
@@ -70,6 +72,61 @@ def test_a_snapshot_continues_with_the_same_bits(tmp_path):
         train(epochs=4, snapshot=Stopping(tmp_path / "x.partial", "key"))
     assert read_torch(tmp_path / "x.partial")["epoch"] == 2
     assert same(train(epochs=4, snapshot=Snapshot(tmp_path / "x.partial", "key"))[0], whole)
+
+
+def unfinished(path, **other):
+    """A file of a run of which the first of four epochs is done."""
+
+    class Stopping(Snapshot):
+        def write(self, *arguments):
+            super().write(*arguments)
+            raise KeyboardInterrupt
+
+    path.unlink(missing_ok=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(epochs=4, snapshot=Stopping(path, "key", other.pop("overwrite", False)))
+    write_torch(path, read_torch(path) | other)
+
+
+def test_only_a_run_that_was_to_compute_again_is_continued_with_overwrite(tmp_path, capsys):
+    """Else --overwrite would hand out what an earlier run has computed."""
+    path = tmp_path / "x.partial"
+    for before, now, continues in ((False, True, False), (True, True, True), (True, False, True), (False, False, True)):
+        unfinished(path, overwrite=before)
+        capsys.readouterr()
+        train(epochs=4, snapshot=Snapshot(path, "key", overwrite=now), loud=True)
+        assert ("continuing after epoch 1" in capsys.readouterr().err) is continues
+
+
+def test_a_damaged_or_impossible_snapshot_is_one_line_and_overwrite_gets_past_it(tmp_path):
+    path = tmp_path / "x.partial"
+    for wrong in ({"epoch": 1000}, {"epoch": -3}, {"epoch": 4}, {"epoch": "1"}, {"seconds": math.nan}, {"model": 3}):
+        unfinished(path, **wrong)
+        with pytest.raises(UserError, match=r"x.partial is no unfinished run of 4 epochs: delete it"):
+            train(epochs=4, snapshot=Snapshot(path, "key"))
+        train(epochs=4, snapshot=Snapshot(path, "key", overwrite=True))
+    for wrong in ({"model": {"net.conv1.weight": torch.zeros(3)}}, {"optimizer": {}}, {"optimizer": None}):
+        unfinished(path, **wrong)
+        with pytest.raises(UserError, match=r"x.partial doesn't fit this run .*: delete it"):
+            train(epochs=4, snapshot=Snapshot(path, "key"))
+    unfinished(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"damaged.*; delete it or give --overwrite"):
+        train(epochs=4, snapshot=Snapshot(path, "key"))
+    train(epochs=4, snapshot=Snapshot(path, "key", overwrite=True))
+
+
+def test_a_run_that_continues_elsewhere_says_that_its_bits_differ(tmp_path, capsys):
+    """Not one of an earlier version, which doesn't say where it was begun."""
+    path = tmp_path / "x.partial"
+    for other, said in (({"torch": "1.9"}, True), ({"device": "a Z80, 1 threads"}, True), ({}, False), (None, False)):
+        unfinished(path)
+        state = read_torch(path)
+        write_torch(path, state | {"made_by": {} if other is None else state["made_by"] | other})
+        capsys.readouterr()
+        train(epochs=4, snapshot=Snapshot(path, "key"))
+        lines = [line for line in capsys.readouterr().err.splitlines() if "not bit-equal" in line]
+        assert len(lines) == said and all(f"for {value}" in lines[0] for value in (other or {}).values())
 
 
 def test_batch_norm_policy(weights, tmp_path):

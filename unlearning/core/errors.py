@@ -1,4 +1,4 @@
-"""The two ways a run ends early: the user can mend it (exit code 2), or the run itself failed (exit code 1)."""
+"""The ways a run ends early: the user can mend it (exit code 2), the run itself failed (1), or it was told to (143)."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """A run that started well and cannot go on, such as a loss that became NaN."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which a cluster ends a job: what is half written is cleared up as after Ctrl-C."""

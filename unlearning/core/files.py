@@ -1,13 +1,16 @@
-"""Files that are replaced in one step: the old content or the new, never a part."""
+"""Files that are replaced in one step: the old content or the new, never a part, and what belongs together at once."""
 
 import argparse
 import contextlib
 import hashlib
 import io
+import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,87 @@ from safetensors import SafetensorError
 from unlearning.core.errors import RunFailed, UserError
 
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
+# Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written.
+PART, OLD, MOVES, LIST = "tmp", "old", "moves", "list"
+
+
+class Staged:
+    """Files and folders that are written aside and then take their places together, in the folder of the main one.
+
+    While they do, the main one is missing rather than there with what belongs to another; a list of the moves lies beside
+    it, from which `recover` completes what a kill has interrupted.
+    """
+
+    def __init__(self, main: Path) -> None:
+        self.main = main
+        self.parts: dict[Path, Path] = {}
+        self.gone: list[Path] = []
+
+    def part(self, path: Path) -> Path:
+        """Where to write what will be `path`."""
+        return self.parts.setdefault(path, _aside(path, os.getpid(), PART))
+
+    def without(self, path: Path) -> None:
+        """Remove `path` when the others take their places."""
+        self.gone.append(path)
+
+    def commit(self) -> None:
+        """Put all parts in their places."""
+        if not self.parts:
+            return
+        if [*self.parts] == [self.main] and not self.main.is_dir() and not self.gone:
+            os.replace(self.parts[self.main], self.main)
+            return
+        moves = _aside(self.main, os.getpid(), MOVES)
+        new = [path.name for path in self.parts if path != self.main] + [self.main.name]  # the main one last
+        listed = _aside(self.main, os.getpid(), LIST)
+        try:
+            listed.write_text(json.dumps({"new": new, "gone": [path.name for path in self.gone]}), encoding="utf-8")
+            os.replace(listed, moves)
+        finally:
+            _remove(listed)
+        try:
+            _complete(self.main, os.getpid())
+        except OSError:
+            _undo(self.main, os.getpid())
+            raise
+        except BaseException:  # an interrupt: nothing keeps the rest from following
+            _complete(self.main, os.getpid())
+            raise
+
+    def discard(self) -> None:
+        """Remove the parts that took no place, unless they are still to take it."""
+        if not _aside(self.main, os.getpid(), MOVES).exists():
+            for part in self.parts.values():
+                _remove(part)
+
+
+@contextlib.contextmanager
+def staging(main: str | Path) -> Iterator[Staged]:
+    """Parts of `main` and of what belongs to it, which take their places when the context ends well.
+
+    Else they are removed and everything stays as it was. Raises RunFailed where they can't take their places.
+    """
+    staged = Staged(Path(main))
+    try:
+        with writing(main):
+            staged.main.parent.mkdir(parents=True, exist_ok=True)
+        yield staged
+        with writing(main):
+            staged.commit()
+    finally:
+        staged.discard()
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raises RunFailed, with the name of what was to be written, where the disk is full or the place can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from None
+    except SafetensorError as error:  # its own word for a disk that is full
+        raise RunFailed(f"cannot write {path}: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -26,27 +110,86 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Else what was written is removed and `path` stays as it was. Raises RunFailed where the disk is full.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path), staging(path) as staged:
+        yield staged.part(staged.main)
+
+
+def recover(path: Path) -> None:
+    """Complete what a killed process was doing when it replaced `path`, and remove what it had written aside.
+
+    Only for who holds the lock on `path`: another process's parts would go.
+    """
+    if not path.parent.is_dir():
+        return
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.({MOVES}|{OLD}|{PART}|{LIST})")
+    found = [match for name in os.listdir(path.parent) if (match := pattern.fullmatch(name))]
+    for match in sorted(found, key=lambda match: (MOVES, OLD, PART, LIST).index(match[2])):
+        place = path.with_name(match[0])
+        if match[2] == MOVES:
+            _complete(path, int(match[1]))
+        elif match[2] == OLD and place.exists() and not path.exists():  # left by an earlier version
+            place.rename(path)
+        else:
+            _remove(place)
+
+
+def moves_of(path: Path) -> Path | None:
+    """The list of the moves that were interrupted when `path` was replaced; None where there is none."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.{MOVES}")
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    return next((path.with_name(name) for name in names if pattern.fullmatch(name)), None)
+
+
+def _complete(main: Path, process: int) -> None:
+    """Carry out the moves that are listed beside `main`, from wherever they have been interrupted."""
+    if not _aside(main, process, MOVES).exists():  # all is done
+        return
+    new, gone = _listed(main, process)
+    if _aside(main, process, PART).exists():
+        _put_aside(main, process)
+    for path in new:
+        part = _aside(path, process, PART)
+        if part.exists():
+            _put_aside(path, process)
+            part.rename(path)
+    for path in gone:
+        _put_aside(path, process)
+    for path in (*new, *gone):
+        _remove(_aside(path, process, OLD))
+    _aside(main, process, MOVES).unlink()
+
+
+def _undo(main: Path, process: int) -> None:
+    """Take back the moves that are listed beside `main`, as far as they were carried out."""
+    new, gone = _listed(main, process)
+    for path in (*new, *gone):
+        part, old = _aside(path, process, PART), _aside(path, process, OLD)
+        if path in new and path.exists() and not part.exists():
+            path.rename(part)
+        if old.exists():
+            old.rename(path)
+    _aside(main, process, MOVES).unlink()
+
+
+def _listed(main: Path, process: int) -> tuple[list[Path], list[Path]]:
+    """What takes its place beside `main`, the main one last, and what goes."""
+    moves = _aside(main, process, MOVES)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        try:
-            if path.is_dir():  # a folder can't be renamed onto another
-                path.rename(old)
-            os.replace(part, path)
-        except BaseException:  # an interrupt too
-            if old.exists() and not path.exists():
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from None
-    except SafetensorError as error:  # its own word for a disk that is full
-        raise RunFailed(f"cannot write {path}: {first_line(error)}") from None
-    finally:
-        _remove(part)
+        listed = json.loads(moves.read_text(encoding="utf-8"))
+        new, gone = ([main.with_name(Path(name).name) for name in listed[key]] for key in ("new", "gone"))
+    except (ValueError, LookupError, TypeError):
+        raise UserError(f"{moves} is damaged: delete it") from None
+    return new, gone
+
+
+def _put_aside(path: Path, process: int) -> None:
+    if path.exists():
+        path.rename(_aside(path, process, OLD))
+
+
+def _aside(path: Path, process: int, ending: str) -> Path:
+    """The name beside `path` that a process uses while it replaces it."""
+    return path.with_name(f".{path.name}.{process}.{ending}")
 
 
 def check_writable(folder: Path) -> None:
@@ -61,9 +204,12 @@ def check_writable(folder: Path) -> None:
 
 def write_torch(path: str | Path, payload: object) -> None:
     """`torch.save` to `path`, as `write_bytes` writes."""
-    buffer = io.BytesIO()  # torch.save into memory: a full disk is then an ordinary OSError of our own write
-    torch.save(payload, buffer)
-    write_bytes(path, buffer.getbuffer())
+    write_bytes(path, _as_bytes(payload))
+
+
+def save_torch(part: Path, payload: object) -> None:
+    """`torch.save` to a part that takes its place later, flushed to disk. Raises OSError where the disk is full."""
+    _flushed(part, _as_bytes(payload))
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
@@ -73,7 +219,18 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder, not a file to write")
-    with replacing(path) as part, open(part, "wb") as file:
+    with replacing(path) as part:
+        _flushed(part, content)
+
+
+def _as_bytes(payload: object) -> memoryview:
+    buffer = io.BytesIO()  # torch.save into memory: a full disk is then an ordinary OSError of our own write
+    torch.save(payload, buffer)
+    return buffer.getbuffer()
+
+
+def _flushed(path: Path, content: bytes | memoryview) -> None:
+    with open(path, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -85,9 +242,13 @@ def read_torch(path: str | Path) -> Any:
     Beside tensors and plain values it may hold an argparse.Namespace, in which training scripts keep their flags.
     """
     try:
+        _check_bytes(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        if moves_of(Path(path)):
+            way = "the command that was writing it completes it"
+            raise UserError(f"{path} was being replaced when its process was killed: {way}") from None
         raise UserError(f"no file {path}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
@@ -97,6 +258,16 @@ def read_torch(path: str | Path) -> Any:
         raise UserError(f"{path} holds objects that only running code could read: save the state_dict() alone") from None
     except Exception:  # foreign bytes make the reader fail in many ways, and its texts are about itself
         raise UserError(f"{path} {UNREADABLE}") from None
+
+
+def _check_bytes(path: str | Path) -> None:
+    """Raise BadZipFile where a file that `torch.save` wrote is not what it was, by its own checksums, which torch.load
+    doesn't look at: other weights would be read without a word. Files in torch's format before 1.6 have none."""
+    with open(path, "rb") as file:
+        if file.read(2) == b"PK":
+            with zipfile.ZipFile(file) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(damaged)
 
 
 def sha256(path: str | Path) -> str:

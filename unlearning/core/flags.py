@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -13,7 +14,7 @@ from types import FunctionType
 from typing import Any, NoReturn
 
 from unlearning.core import distributed
-from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.errors import RunFailed, Terminated, UserError
 
 CACHE_MIB = 4096
 MEANT = "did you mean"
@@ -241,6 +242,7 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.Argu
     """Parse the command line, call run(args, command) and turn its errors into one line and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a table's signs, in a file whose encoding lacks them
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         run(parser.parse_args(), _command())
     except (UserError, RunFailed) as error:
@@ -250,9 +252,14 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.Argu
     except BrokenPipeError:  # whoever read the output has had enough
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        if distributed.is_main():
+            print(f"{parser.prog}: stopped; the same command continues", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def on_one_line(text: str) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, replacing, write_text
+from unlearning.core.files import Staged, first_line, read_torch, sha256, write_text, writing
 from unlearning.vision import cards, compaction, pruning
 
 if TYPE_CHECKING:
@@ -36,25 +36,33 @@ PEFTS = "base_model.model."
 
 def folder_for(checkpoint: str | Path) -> Path:
     """The adapter's folder beside a checkpoint: x.pth to x_adapter."""
-    return Path(checkpoint).with_name(Path(checkpoint).stem + "_adapter")
+    return Path(checkpoint).with_name(Path(checkpoint).name.removesuffix(".pth") + "_adapter")
 
 
-def check_replaceable(checkpoint: str | Path) -> None:
-    """Raise UserError where the place of the adapter beside a checkpoint is taken by what isn't an adapter of this project
-    and no more, for `save` replaces the folder as a whole."""
-    folder = folder_for(checkpoint)
+def check_replaceable(run: "Run") -> None:
+    """Raise UserError where the place of a run's adapter is taken by anything but the adapter of the checkpoint that the run
+    replaces."""
+    output = run.staged.main
+    folder, overwrite = folder_for(output), run.snapshot is not None and run.snapshot.overwrite
     if not folder.exists() and not folder.is_symlink():
         return
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    what = None
     if not folder.is_dir() or there - FILES or (there and CONFIG_FILE not in there):
         what = f"holds {min(there - FILES or there)}" if there else "is no folder"
+    elif not output.exists() and not overwrite:
+        what = f"is there without {output.name}; --overwrite replaces it"
+    elif (came_with := _recorded(output)) and came_with != _digests(folder):
+        what = f"isn't the one that {output.name} came with"
+    if what:
         raise UserError(f"{folder} is where the adapter goes, and {what}: move it, or give another --output")
 
 
 def save(
     peft_model: "PeftModel", run: "Run", masks: Mapping[str, torch.Tensor] | None = None, compact: bool = False
 ) -> None:
-    """Write the adapter in PEFT's format, `masks` and a card beside it, replacing the folder as a whole; on rank 0 alone.
+    """Write the adapter in PEFT's format, `masks` and a card, which take their place beside the checkpoint along with it; on
+    rank 0 alone.
 
     run: whose output the folder lies beside. compact: True if the base was made smaller by these masks first. Raises
     RunFailed on a full disk.
@@ -63,8 +71,9 @@ def save(
         return
     net: Any = peft_model.get_base_model().net
     tensors, config = _for_plain_network(peft_model, net)
-    folder = folder_for(run.output)
-    with replacing(folder) as part:
+    folder = folder_for(run.staged.main)
+    part = run.staged.part(folder)
+    with writing(folder):
         part.mkdir()
         save_file(tensors, part / ADAPTER_FILE, PLAIN)
         config.save_pretrained(
@@ -74,6 +83,26 @@ def save(
             named = {name.removeprefix(NET): mask for name, mask in masks.items()}
             save_file(named, part / MASK_FILE, {"compact": str(compact)})
         write_text(part / CARD_FILE, cards.adapter(run.record, net, folder.name, bool(masks), compact))
+
+
+def beside(staged: Staged) -> dict[str, Any]:
+    """What a checkpoint says of the adapter that is staged along with it: the SHA-256 of its files by name, as "adapter"; {}
+    where there is none. The adapter of the checkpoint that is replaced goes with that."""
+    folder = folder_for(staged.main)
+    if folder in staged.parts:
+        return {"adapter": _digests(staged.part(folder))}
+    if folder.is_dir() and _recorded(staged.main) == _digests(folder):
+        staged.without(folder)
+    return {}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: sha256(folder / name) for name in (ADAPTER_FILE, MASK_FILE) if (folder / name).is_file()}
+
+
+def _recorded(checkpoint: Path) -> dict[str, str] | None:
+    """What a checkpoint says of its adapter; None where there is no checkpoint, or one of an earlier version."""
+    return read_torch(checkpoint).get("adapter") if checkpoint.exists() else None
 
 
 def _for_plain_network(peft_model, net):
@@ -102,11 +131,15 @@ def load(original: nn.Module, folder: str | Path) -> nn.Module:
     """`original` with the adapter in `folder`, which takes images in [0, 1], in evaluation mode.
 
     `original` is changed: pruned first where a mask lies beside the adapter, and made smaller where the base was. Raises
-    UserError where the folder holds no adapter, or one for another network.
+    UserError where the folder holds no adapter, one for another network, or not the one that the checkpoint beside it came
+    with.
     """
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
     tensors, about = _read(Path(folder) / ADAPTER_FILE)
+    checkpoint = Path(folder).with_name(Path(folder).name.removesuffix("_adapter") + ".pth")
+    if (came_with := _recorded(checkpoint)) and came_with != _digests(Path(folder)):
+        raise UserError(f"{folder} is damaged, or not the adapter that {checkpoint.name} came with")
     plain = "fits" in about
     if (Path(folder) / MASK_FILE).exists():
         masks, of = _read(Path(folder) / MASK_FILE)

@@ -1,6 +1,7 @@
 """What surrounds a method: the run that it sees, and the checkpoint that it leaves."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ import data
 import models
 from unlearning.core import distributed
 from unlearning.core.device import Compute
-from unlearning.core.files import write_torch
+from unlearning.core.files import Staged, staging
 from unlearning.core.flags import Parser
-from unlearning.images import forgetting
+from unlearning.vision import finish
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.flags import source_of
 from unlearning.vision.settings import Settings
@@ -30,14 +31,14 @@ from unlearning.vision.train import fit
 class Run:
     """One training or unlearning, as its method sees it.
 
-    snapshot: of an unfinished run. features: cached outputs of frozen layers. cost: as measured. record: for its files.
+    staged: its files to be. snapshot: of an unfinished run. features: cached outputs of frozen layers. record: for cards.
     """
 
     method: str
     settings: Settings
     compute: Compute
     dataset: data.Dataset
-    output: Path
+    staged: Staged
     snapshot: Snapshot | None = None
     features: FeatureCache | None = None
     cost: dict[str, float] = field(default_factory=dict)
@@ -70,21 +71,20 @@ def execute(
     shared = shared or Shared(args.cache)
     if args.list_classes:
         return print(data.class_table(shared.load(source_of(args))), end="")
-    begun = start(method, parser(), args, shared)
-    if begun.finished:
-        print(f"there already: {begun.output}", file=sys.stderr, flush=True)
-        return begun.output
-    dataset, forget = begun.dataset, begun.dataset.part(begun.forget)
-    retain = dataset.part(forgetting.retain_indices(len(dataset.train), begun.forget))
-    where, says = (begun.compute, dataset, begun.output, begun.snapshot), {"network": begun.network, "command": command}
-    run = Run(method, Settings(begun.values), *where, shared.features, record=begun.facts | says)
-    before = models.state(begun.model)
-    with distributed.process_group(run.compute.device):
-        model = unlearn(begun.model, retain, forget, run).cpu()
+    with contextlib.ExitStack() as held:
+        begun = start(method, parser(), args, shared, held)
+        if begun.finished:
+            print(f"there already: {begun.output}", file=sys.stderr, flush=True)
+            return begun.output
+        says = {"network": begun.network, "command": command}
+        held.enter_context(distributed.process_group(begun.compute.device))
+        staged = held.enter_context(staging(begun.output))
+        where = begun.compute, begun.dataset, staged, begun.snapshot, shared.features
+        run = Run(method, Settings(begun.values), *where, record=begun.facts | says)
+        before = models.state(begun.model)
+        model = unlearn(begun.model, *begun.splits(), run).cpu()
         run.cost["moved"] = models.moved(before, models.state(model))
-        if distributed.is_main():
-            write_torch(run.output, begun.checkpoint(model, run.cost, command))
-            begun.snapshot.path.unlink(missing_ok=True)
+        finish.stage(staged, begun.checkpoint(model, run.cost, command), begun.snapshot)
     if not run.compute.quiet:
-        print(f"{run.output}  ({run.cost['seconds']:.1f} s, {run.cost['memory_mib']:,.0f} MiB)")
-    return run.output
+        print(f"{begun.output}  ({run.cost['seconds']:.1f} s, {run.cost['memory_mib']:,.0f} MiB)")
+    return begun.output

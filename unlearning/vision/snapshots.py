@@ -1,5 +1,6 @@
 """The state of an unfinished training, written after each epoch, from which the same command continues."""
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,16 @@ from torch.optim import Optimizer
 
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
-from unlearning.core.files import read_torch, write_torch
+from unlearning.core.files import first_line, read_torch, write_torch
+from unlearning.core.provenance import device_name, versions
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """The file of an unfinished run.
 
-    key: of the run's settings, which the file must have. overwrite: a file of other settings is dropped, not refused.
+    key: of the run's settings, which the file must have. overwrite: compute again; only a run that was to do so too is
+    continued, and any other file is dropped, not refused.
     """
 
     path: Path
@@ -30,27 +33,62 @@ class Snapshot:
             fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
             state = {
                 "key": self.key,
+                "overwrite": self.overwrite,
                 "epoch": epoch,
                 "seconds": seconds,
                 "model": {name: tensor for name, tensor in model.state_dict().items() if name not in fixed},
                 "optimizer": optimizer.state_dict(),
                 "scheduler": scheduler.last_epoch if scheduler else 0,
+                "made_by": _circumstances(model),
             }
             write_torch(self.path, state)
 
-    def restore(self, model: nn.Module, optimizer: Optimizer, scheduler: Any, quiet: bool) -> tuple[int, float]:
-        """Continue from the file if there is one: (epochs done, seconds spent). UserError for one of other settings."""
-        if not self.path.exists():
+    def restore(self, model: nn.Module, optimizer: Optimizer, scheduler: Any, epochs: int, quiet: bool) -> tuple[int, float]:
+        """Continue from the file if there is one: (epochs done, seconds spent).
+
+        epochs: of the whole run. Raises UserError for a file of other settings, or a damaged one, unless `overwrite`. Says
+        so where other versions, another device or another number of threads have begun: the rest rounds otherwise.
+        """
+        state = self._read(epochs) if self.path.exists() else None
+        if state is None:
             return 0, 0.0
-        state = read_torch(self.path)
-        if not isinstance(state, dict) or state.get("key") != self.key:
-            if self.overwrite:
-                return 0, 0.0
-            raise UserError(f"{self.path} is an unfinished run with other settings; delete it or give --overwrite")
-        model.load_state_dict(model.state_dict() | state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if scheduler:
-            scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})
+        try:
+            model.load_state_dict(model.state_dict() | state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            if scheduler:
+                scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path} doesn't fit this run ({first_line(error)}): delete it") from None
         if not quiet:
             print(f"continuing after epoch {state['epoch']}", file=sys.stderr, flush=True)
+        before, now = state.get("made_by", {}), _circumstances(model)
+        if other := [f"{name} {now[name]} for {before[name]}" for name in now if before.get(name, now[name]) != now[name]]:
+            what = "not bit-equal to a run that was never interrupted from here on"
+            print(f"warning: {what}: {'; '.join(other)}", file=sys.stderr, flush=True)
         return state["epoch"], state["seconds"]
+
+    def _read(self, epochs: int) -> dict[str, Any] | None:
+        """What the file holds, None where it is to be dropped."""
+        way = "delete it or give --overwrite"
+        try:
+            state = read_torch(self.path)
+        except UserError as error:
+            if self.overwrite:
+                return None
+            raise UserError(f"{error}; {way}") from None
+        if not isinstance(state, dict) or state.get("key") != self.key:
+            if self.overwrite:
+                return None
+            raise UserError(f"{self.path} is an unfinished run with other settings; {way}")
+        if self.overwrite and not state.get("overwrite"):
+            return None
+        epoch, seconds = state.get("epoch"), state.get("seconds")
+        known = isinstance(epoch, int) and 0 <= epoch < epochs and isinstance(seconds, int | float)
+        if not (known and 0 <= seconds < math.inf and isinstance(state.get("model"), dict)):  # type: ignore[operator]
+            raise UserError(f"{self.path} is no unfinished run of {epochs} epochs: delete it")
+        return state
+
+
+def _circumstances(model: nn.Module) -> dict[str, str]:
+    """On what the last bits of a training depend."""
+    return {"device": device_name(next(model.parameters()).device)} | versions()

@@ -1,6 +1,7 @@
 """How a run begins: its data, its forget set, its network, the name and the key of its checkpoint."""
 
 import argparse
+import contextlib
 import datetime
 import sys
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ from unlearning.core import distributed, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel
+from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import foreign, layers, originals
+from unlearning.vision import adapter_files, foreign, layers, originals
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
 from unlearning.vision.originals import Told
@@ -49,6 +51,11 @@ class Start:
     facts: dict[str, Any]
     finished: bool
 
+    def splits(self) -> tuple[data.Split, data.Split]:
+        """The images to retain, and those to forget."""
+        retain = forgetting.retain_indices(len(self.dataset.train), self.forget)
+        return self.dataset.part(retain), self.dataset.part(self.forget)
+
     def checkpoint(self, model: nn.Module, cost: dict[str, float], command: str) -> dict[str, Any]:
         """The dictionary that is written for the trained `model`."""
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -69,8 +76,11 @@ class Start:
         }
 
 
-def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared) -> Start:
-    """Read what the flags name and check that it fits together; see `run.execute` for what is refused."""
+def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared, held: contextlib.ExitStack) -> Start:
+    """Read what the flags name and check that it fits together; see `run.execute` for what is refused.
+
+    held: what is given back when the run ends, such as the lock on its output.
+    """
     source, told = source_of(args), Told.from_flags(args, args.model)
     dataset = _dataset(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
@@ -96,7 +106,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     begin = names.begin(network["name"], dataset.tag)
     stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
     output = args.output or _output(args, stem, begin, parent, same, parser)
-    _check_output(output, parent)
+    _check_output(output, args)
     facts: dict[str, Any] = {
         "method": method,
         "config": settings,
@@ -112,6 +122,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
         "elsewhere": parent and parent.get("elsewhere"),
     }
     finished = not args.overwrite and _is_finished(output, same, parser)
+    if not finished:
+        held.enter_context(locked(output, [adapter_files.folder_for(output)]))
+        finished = not args.overwrite and _is_finished(output, same, parser)  # another process may have made it meanwhile
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
@@ -222,12 +235,24 @@ def _code(network: Mapping[str, Any]) -> dict[str, str]:
     return {"code": network["code"][:12]} if "code" in network else {}
 
 
-def _check_output(output: Path, parent: dict[str, Any] | None) -> None:
-    """Raise UserError where writing the output would destroy the original, or something that is no checkpoint."""
-    if parent and output.exists() and output.samefile(parent["file"]):
-        raise UserError(f"--output {output} is the original itself")
-    if output.is_file() and output.suffix != ".pth" and originals.is_elsewhere(output):
-        raise UserError(f"--output {output} is there and no checkpoint of this project: it isn't replaced")
+def _check_output(output: Path, args: argparse.Namespace) -> None:
+    """Raise UserError where the output would replace what the run reads, or what is no checkpoint of this project."""
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder")
+    if not output.exists():
+        return
+    for name, value in vars(args).items():
+        if isinstance(value, Path) and name != "output" and value.exists() and value.samefile(output):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"--output {output} is the file that {flag} names: it isn't replaced")
+    try:
+        ours = not originals.is_elsewhere(output)
+    except UserError:
+        ours = False
+    if not ours:
+        raise UserError(
+            f"{output} is there and no checkpoint of this project, or damaged: move it, or give another --output"
+        )
 
 
 def _is_finished(output: Path, same: dict[str, Any], parser: Parser) -> bool:

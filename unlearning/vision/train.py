@@ -72,7 +72,8 @@ def fit(
     if distributed.count() > 1 and policy.objective is not cross_entropy:
         raise UserError("this method runs in one process: start it without torchrun")
     model.to(device).to(memory_format=memory_format(model))
-    first, seconds = snapshot.restore(model, optimizer, policy.scheduler, compute.quiet) if snapshot else (0, 0.0)
+    moved = model, optimizer, policy.scheduler
+    first, seconds = snapshot.restore(*moved, epochs, compute.quiet) if snapshot else (0, 0.0)
     if since is not None and not first:  # a resumed run has counted its preparation already
         seconds += clock(device) - since
     reset_peak_memory(device)

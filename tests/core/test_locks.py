@@ -1,0 +1,79 @@
+"""One process at a time writes a file: the others wait, and what a killed one has left is cleared up."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.helpers import KILL, ROOT, files
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.locks import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from unlearning.core.locks import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(path):
+    """Another process that holds the lock on `path` until its standard input ends."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_says_for_whom_it_waits_and_comes_when_that_is_done(tmp_path, capsys):
+    path, came = tmp_path / "x.pth", []
+    with locked(path):
+        assert (tmp_path / ".x.pth.lock").exists()
+    assert files(tmp_path) == {}
+    process = holder(path)
+
+    def wait():
+        with locked(path):
+            came.append(True)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive() and came == []
+    process.communicate("")
+    thread.join(30)
+    assert came == [True]
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.startswith(f"{path} is being written by process {process.pid} on ")
+    assert "waiting" in line and files(tmp_path) == {}
+
+
+def test_a_killed_holder_keeps_nobody_out(tmp_path):
+    process = holder(tmp_path / "x.pth")
+    (tmp_path / f".x.pth.{process.pid}.tmp").write_bytes(b"half")
+    (tmp_path / f".x_adapter.{process.pid}.tmp").mkdir()
+    process.kill()
+    assert process.wait() == KILL
+    with locked(tmp_path / "x.pth", [tmp_path / "x_adapter"]):
+        assert [file.name for file in tmp_path.iterdir()] == [".x.pth.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_processes_of_one_run_the_first_alone_holds_it_and_none_waits(tmp_path, monkeypatch):
+    process = holder(tmp_path / "x.pth")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"x.pth is being written by process"), locked(tmp_path / "x.pth"):
+        pass
+    monkeypatch.setenv("RANK", "1")
+    with locked(tmp_path / "x.pth"):
+        assert process.poll() is None
+    process.communicate("")
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFailed, match=r"cannot write .*file/x.pth"), locked(tmp_path / "file/x.pth"):
+        pass

@@ -1,0 +1,66 @@
+"""One process at a time writes a file or a folder: the others wait, and say for whom."""
+
+import contextlib
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unlearning.core import distributed
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import recover
+
+
+@contextlib.contextmanager
+def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
+    """Hold the lock on `path`, which is to be written, and clear up what killed processes have left of it.
+
+    also: what is written along with it. Waits, with a line that names the holder, as long as another process has it; of
+    several processes of one run the first holds it for all, and doesn't wait, for the others don't know. Raises RunFailed
+    where nothing can be written there, and UserError where it is held and several processes run.
+    """
+    if not distributed.is_main():
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    place = path.with_name(f".{path.name}.lock")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            line = f"{path} is being written by {_holder(place)}"
+            if distributed.count() > 1:
+                raise UserError(line) from None
+            print(f"{line}: waiting for it", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from None
+    try:
+        with contextlib.suppress(OSError):
+            place.write_text(_own_name(), encoding="utf-8", errors="backslashreplace")
+        for each in (path, *also):
+            recover(each)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # where an open file can't be removed, it stays
+            place.unlink()
+        lock.release()
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M')} ({shlex.join(sys.argv)})"
+
+
+def _holder(place: Path) -> str:
+    """What the holder of a lock has written into its file; it may not have come to that yet."""
+    try:
+        text = place.read_text(encoding="utf-8", errors="replace")[:300]
+    except OSError:
+        text = ""
+    return "".join(sign for sign in text if sign.isprintable()) or "another process"
