@@ -77,9 +77,10 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     return adapters.merge(adapted)
 
 
-def _check_plot(run: Any) -> None:
-    """Raise UserError where the picture would replace a file, unless that may be replaced or an unfinished run's."""
-    if (plot := run.settings.plot) and plot.exists() and not (run.snapshot.overwrite or run.snapshot.path.exists()):
+def _check_plot(run: Run) -> None:
+    """Raise UserError where the picture would replace a file, unless that may be replaced or is an unfinished run's."""
+    plot, begun = run.settings.plot, run.snapshot and (run.snapshot.overwrite or run.snapshot.path.exists())
+    if plot and plot.exists() and not begun:
         raise UserError(f"--plot {plot} is there already: --overwrite replaces it")
 
 

@@ -57,7 +57,11 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
     gone, kept = accuracies(found)
     had, kept_before = accuracies(original(weights, model))
     assert gone < had / 4 and kept > kept_before - 15
-    assert (tmp_path / "r.png").stat().st_size > 10_000
+    assert (picture := (tmp_path / "r.png").read_bytes())[1:4] == b"PNG" and len(picture) > 10_000
+    flags = ("--epochs", 8, "--plot", tmp_path / "r.png")
+    with pytest.raises(UserError, match=r"--plot .*r.png is there already: --overwrite replaces it"):
+        unlearned(rfau, weights, tmp_path / "y.pth", model, *flags)
+    assert (tmp_path / "r.png").read_bytes() == picture
     base = models.build(original(weights, model))
     x = torch.rand(16, 1, 8, 8)
     with torch.no_grad():
