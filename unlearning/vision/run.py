@@ -18,7 +18,7 @@ from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
 from unlearning.images import forgetting
 from unlearning.vision.feature_cache import FeatureCache
-from unlearning.vision.flags import source_of
+from unlearning.vision.flags import class_table
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
@@ -69,7 +69,7 @@ def execute(
     """
     shared = shared or Shared(args.cache)
     if args.list_classes:
-        return print(data.class_table(shared.load(source_of(args))), end="")
+        return print(class_table(args, shared))
     begun = start(method, parser(), args, shared)
     if begun.finished:
         print(f"there already: {begun.output}", file=sys.stderr, flush=True)
@@ -85,6 +85,5 @@ def execute(
         if distributed.is_main():
             write_torch(run.output, begun.checkpoint(model, run.cost, command))
             begun.snapshot.path.unlink(missing_ok=True)
-    if not run.compute.quiet:
-        print(f"{run.output}  ({run.cost['seconds']:.1f} s, {run.cost['memory_mib']:,.0f} MiB)")
+            print(f"{run.output}  ({run.cost['seconds']:.1f} s, {run.cost['memory_mib']:,.0f} MiB)")
     return run.output

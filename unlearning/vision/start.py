@@ -114,7 +114,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     finished = not args.overwrite and _is_finished(output, same, parser)
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)
-    snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
+    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
 
@@ -209,12 +209,19 @@ def _output(
     args: argparse.Namespace, stem: str, begin: str, parent: dict[str, Any] | None, same: dict[str, Any], parser: Parser
 ) -> Path:
     """The file to write: its name also says the original where that isn't the usual one, unless the file without it is
-    already what is wanted, for which original is usual changes with what lies in the folder."""
+    already what is wanted, for which original is usual changes with what lies in the folder. A file, or an unfinished run,
+    that has the name of earlier versions keeps it."""
     end = f"_s{args.seed}.pth"
     plain = args.weights / f"{stem}{end}"
     if not parent or parent["usual"] or _was_made(plain, same, parser):
         return plain
-    return args.weights / f"{stem}{names.started_from(parent['file'], begin)}{end}"
+    today, before = (args.weights / f"{stem}{way}{end}" for way in names.started_from(parent["file"], begin, args.seed))
+    return before if _was_made(before, same, parser) or _unfinished(before).exists() else today
+
+
+def _unfinished(output: Path) -> Path:
+    """Where an unfinished run keeps what it continues from."""
+    return output.with_name(output.name + ".partial")
 
 
 def _code(network: Mapping[str, Any]) -> dict[str, str]:
