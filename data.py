@@ -305,6 +305,7 @@ def check_same(path: str | Path, known: Mapping[str, Any], dataset: Dataset) -> 
         differing.append(f"its classes {' and '.join(parts) or 'in another order'}")
     if dataset.files and known.get("side") == own["side"] and (record := Known.of(known)):
         differing += record.files.differing(dataset.files)
+        differing += ["only training images may be missing"] if own["test"] < known.get("test", 0) else []
     alike = (
         "as many images of the same classes, but other pixels or labels"
         if "classes" in known

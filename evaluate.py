@@ -90,6 +90,8 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
             answers.draw(zip(rows, accounts, strict=True), pictures)
         elif any(args.plots.glob("*-images.png")):
             print(f"{args.plots} still shows images of an earlier forget set: *-images.png", file=sys.stderr)
+    if written := [str(path) for path in (*(path for path, _ in texts), args.html, args.plots) if path]:
+        print(f"written: {', '.join(written)}")
 
 
 if __name__ == "__main__":

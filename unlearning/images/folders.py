@@ -225,7 +225,7 @@ def _check_classes(name, train, test, expected):
     if not (strange := sorted(known ^ test)):
         return
     if known - test - train:
-        way = "only training images may be missing. Put these test images back, or train afresh on what is left"
+        way = "only training images may be missing. Put these test images back, or train afresh with pretrain.py"
         raise UserError(f"{name}: of class {listed(sorted(known - test - train))} no test image is there any more: {way}")
     deleted = (
         "" if train - test else "; if its training images are deleted, name what was trained on them: --original FILE, "

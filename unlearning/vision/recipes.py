@@ -1,6 +1,5 @@
 """How originals are trained, and Retrain with them."""
 
-import sys
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import data
 import models
 from unlearning.core import distributed
 from unlearning.core.flags import PerModel
-from unlearning.core.words import listed
+from unlearning.core.words import listed, say
 from unlearning.images.forgetting import class_name
 from unlearning.metrics.predictions import accuracy
 from unlearning.vision.predict import predict
@@ -27,8 +26,8 @@ def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run
     epochs, size = run.settings.epochs, run.settings.batch_size
     steps = epochs * data.steps_of(len(retain), size)
     if steps < FEW and distributed.is_main():
-        more = f"a smaller --batch-size (it is {size}) or more --epochs ({epochs}) makes more of them"
-        print(f"warning: {steps} optimiser steps in all, few to learn in: {more}", file=sys.stderr, flush=True)
+        few = f"{steps} optimiser step{'s' if steps > 1 else ''} in all, few to learn in"
+        say(f"warning: {few}: a smaller --batch-size (it is {size}) or more --epochs ({epochs}) makes more of them")
     flip = run.dataset.flip and not run.settings.no_flip
     run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, flip, len(run.dataset.classes)))
     if distributed.is_main():
