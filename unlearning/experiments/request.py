@@ -35,8 +35,8 @@ class Request:
     preset's and for all rows. originals: files to start from in the place of networks trained here, by network. told: what
     these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
     forgets both. images: named or counted, in the place of the share. cache: MiB for outputs of frozen layers. class_words:
-    the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where they were read to do so; images_tag: what files
-    call `images`.
+    the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where
+    they were read to do so; images_tag: what files call `images`.
     """
 
     table: str
