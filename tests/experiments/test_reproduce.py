@@ -1,5 +1,6 @@
 """reproduce.py from end to end on digits: what it keeps, refuses and names."""
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -187,18 +188,19 @@ def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypat
         call(reproduce, table, *common, *flags, "--dry-run")
         lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
         names = {line[line.index("--weights") + 1] for line in lines}
-        own = [line[line.index("--weights") + 2 : line.index("--epochs")] for line in lines if line[1] != "pretrain.py"]
-        own = [words[2:] if words[0] == "--subset" else words for words in own]
-        return names, set(map(tuple, own)), lines
+        own = [" ".join(line).partition(" --forget-")[2] for line in lines if line[1] != "pretrain.py"]
+        return names, {"--forget-" + re.split(" --(?!of)", words)[0] for words in own}, lines
 
     file = ("--forget-file", "my list.txt")
     names, flags, lines = forgets("prunelora", *file)
-    assert flags == {file} and names == {"model_weights/prunelora-quick-forget-file-my-list-digits"}
+    assert flags == {" ".join(file)} and names == {"model_weights/prunelora-quick-forget-file-my-list-digits"}
     assert not any({"mask", "zero-row"} & {*line} for line in lines) and any("head-only" in line for line in lines)
     some = ("--forget-count", "5", "--of-class", "3", "4")
-    assert forgets("random", *some)[:2] == ({"model_weights/random-quick-forget-count-5-of-class-3-4-digits"}, {some})
-    both = {words[0] for words in forgets("rfau", *some, "--methods", "finetune")[1]}
-    assert both == {"--forget-class", "--forget-count"}
+    assert forgets("random", *some)[:2] == (
+        {"model_weights/random-quick-forget-count-5-of-class-3-4-digits"},
+        {" ".join(some)},
+    )
+    assert forgets("rfau", *some, "--methods", "mask")[1] == {"--forget-class 3", " ".join(some)}
     request = request_of("audit", *common, *file, data_of=Shared())
     assert request.forget_tags["images"].startswith("file") and request.forget_tags["class"] == "class3"
     assert request.about("X: a share.") == "X: a share; here the images of my list.txt instead."
