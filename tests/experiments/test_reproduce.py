@@ -218,7 +218,6 @@ def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypat
         (("llmeraser", "--forget-file", "x"), "llmeraser has no --forget-file"),
         (("prunelora", "--forget-file", "x", "--forget-class", 3), "give --forget-class or --forget-file"),
         (("prunelora", "--forget-count", 5, "--methods", "mask"), "mask is a row where a class is forgotten"),
-        (("rfau", "--only", "class", "--methods", "rfau --shift unseen"), "rfau --shift unseen is a row where images are"),
         (("rfau", "--forget-count", 5, "--only", "class"), "--only class leaves out what --forget-count names"),
         (("random", "--of-class", 3), "--of-class says of which classes --forget-count draws: give that as well"),
         (("random", "--of-class", 3, "--forget-file", "x"), "a file names its images itself"),

@@ -112,9 +112,9 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
     wrong = [name for name in request.methods or () if name not in rows]
     if wrong:
         raise UserError(f"{request.table} has no row {wrong[0]!r}; there are {', '.join(rows)}")
-    if request.images and "class" not in request.kinds and not request.only:
-        if lost := [name for name in request.methods or () if METHODS[name].forgets == "class"]:
-            raise UserError(f"{lost[0]} is a row where a class is forgotten: it has none among images that are named")
+    lost = [name for name in request.methods or () if request.images and METHODS[name].forgets == "class"]
+    if lost and "class" not in request.kinds and not request.only:
+        raise UserError(f"{lost[0]} is a row where a class is forgotten: it has none among images that are named")
     return [name for name in rows if name in ALWAYS or name in (request.methods or rows)]
 
 
