@@ -643,6 +643,7 @@ def test_show_prints_the_ledger(copy, capsys):
     delete(sisa, folder, "--ids", *full(private(folder, 1)))
     call(sisa, "show", folder)
     text = capsys.readouterr().out
+    assert text.startswith(f"{folder}\n")  # of the deletion, which is quiet
     assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
     assert str(Path(read_system(folder)["backbone"]["file"])) in text
 
