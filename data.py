@@ -8,7 +8,6 @@ unlearning/images/ reads the files, and finds the images that a request names.
 
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.core.words import listed
+from unlearning.core.words import Say, listed, say, silent
 from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
 from unlearning.images.catalogue import Catalogue
@@ -126,9 +125,9 @@ class Source:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", one_spelling(self.dataset))
 
-    def load(self) -> Dataset:
-        """Read the data set."""
-        return load(**{each.name: getattr(self, each.name) for each in fields(self)})
+    def load(self, say: Say = say) -> Dataset:
+        """Read the data set. say: as of `load`."""
+        return load(**{each.name: getattr(self, each.name) for each in fields(self)}, say=say)
 
     def described(self, dataset: Dataset) -> dict[str, Any]:
         """What a file says of the data that it was made with."""
@@ -161,6 +160,7 @@ def load(
     test_subset: int | None = None,
     quiet: bool = False,
     known: Known | None = None,
+    say: Say = say,
 ) -> Dataset:
     """Load a data set by name (one of NAMES).
 
@@ -169,18 +169,19 @@ def load(
         hyper-parameters without looking at test images.
     img_size: side in pixels to which images of `folder:PATH` and `csv:FILE` are resized; ignored elsewhere.
     test_subset: as `subset`, of the test images (of the held-out ones, where there are such).
-    quiet: no progress bar where files are downloaded, and no word about what is skipped and resized.
+    quiet: no progress bar where files are downloaded, and no word about what is skipped and resized; else `say` is called
+        with lines about that.
     known: what a checkpoint says of these data; if nothing but files of training images has gone since, they are the same.
     Raises UserError when the name is unknown, or a file can't be had or read.
     """
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
-    name = one_spelling(dataset)
-    whole = _read(name, Path(data_dir), validation > 0, img_size, quiet, known)
+    name, say = one_spelling(dataset), silent if quiet else say
+    whole = _read(name, Path(data_dir), validation > 0, img_size, quiet, known, say)
     files, gone = Files.of(whole) if whole.files else None, torch.zeros(len(whole.train), dtype=torch.bool)
     if known and files:
         whole, files, gone = completed(whole, files, known)
-    train, test = _chosen(whole, name, subset, validation, test_subset, quiet)
+    train, test = _chosen(whole, name, subset, validation, test_subset, say)
     positions = train.source[1]
     missing = gone[positions].nonzero().squeeze(1)
     train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
@@ -215,12 +216,12 @@ def _constants(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float
 
 
 def _chosen(
-    whole: Contents, name: str, subset: int | None, validation: float, test_subset: int | None, quiet: bool
+    whole: Contents, name: str, subset: int | None, validation: float, test_subset: int | None, say: Say
 ) -> tuple[Split, Split]:
     """The training and the test images that the arguments of `load` choose of a whole data set."""
     train, test, classes, title = whole.train, whole.test, whole.classes, short_name(name)
     if validation:
-        train, test = _held_out(train, validation, classes, quiet)
+        train, test = _held_out(train, validation, classes, say)
     assert test is not None  # readers refuse what has no test images
     if subset:
         train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {title}")
@@ -229,7 +230,7 @@ def _chosen(
     return train, test
 
 
-def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, known: Known | None) -> Contents:
+def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, known: Known | None, say: Say) -> Contents:
     """What the data set's reader finds. root: folder of files that a name stands for; validation: True where test images
     aren't needed."""
     kind, _, path = name.partition(":")
@@ -239,14 +240,14 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
     if not is_own(name):
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
     if kind == "npz":
-        return read_npz(Path(path), validation, quiet)
+        return read_npz(Path(path), validation, say)
     classes = known.says["classes"] if known else ()
     if kind == "folder":
-        return read_folder(Path(path), img_size, validation, quiet, classes)
-    return read_csv(Path(path), img_size, validation, quiet, classes, set(known.files.names) if known else set())
+        return read_folder(Path(path), img_size, validation, say, classes)
+    return read_csv(Path(path), img_size, validation, say, classes, set(known.files.names) if known else set())
 
 
-def _held_out(train: Split, share: float, classes: Sequence[str], quiet: bool) -> tuple[Split, Split]:
+def _held_out(train: Split, share: float, classes: Sequence[str], say: Say) -> tuple[Split, Split]:
     """The training images without a share of them, and that share. Of each class one image at least is on either side, where
     there are enough; a class of which none is held out is named."""
     count = round(share * len(train))
@@ -258,8 +259,8 @@ def _held_out(train: Split, share: float, classes: Sequence[str], quiet: bool) -
     train, test = train.take(kept), train.take(held_out)
     for where, split in (("is held out", test), ("stays for training", train)):
         lost = [forgetting.class_name(classes, c) for c in range(len(classes)) if c not in split.labels]
-        if lost and not quiet:
-            print(f"--validation {share:g}: no image {where} of class {listed(lost)}", file=sys.stderr, flush=True)
+        if lost:
+            say(f"--validation {share:g}: no image {where} of class {listed(lost)}")
     return train, test
 
 
@@ -304,6 +305,7 @@ def check_same(path: str | Path, known: Mapping[str, Any], dataset: Dataset) -> 
         differing.append(f"its classes {' and '.join(parts) or 'in another order'}")
     if dataset.files and known.get("side") == own["side"] and (record := Known.of(known)):
         differing += record.files.differing(dataset.files)
+        differing += ["only training images may be missing"] if own["test"] < known.get("test", 0) else []
     alike = (
         "as many images of the same classes, but other pixels or labels"
         if "classes" in known

@@ -18,14 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import data
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.reports import answers, tables
-from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag, source_of
+from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag, class_table
 from unlearning.vision.shared import Shared
 
 
@@ -65,8 +64,7 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         print(listing.listing(args.weights), end="")
         return
     if args.list_classes:
-        print(data.class_table((shared or Shared()).load(source_of(args))), end="")
-        return
+        return print(class_table(args, shared or Shared()))
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")
     args.checkpoints = [path for pattern in args.checkpoints for path in outputs.matching(pattern)]
@@ -92,6 +90,8 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
             answers.draw(zip(rows, accounts, strict=True), pictures)
         elif any(args.plots.glob("*-images.png")):
             print(f"{args.plots} still shows images of an earlier forget set: *-images.png", file=sys.stderr)
+    if written := [str(path) for path in (*(path for path, _ in texts), args.html, args.plots) if path]:
+        print(f"written: {', '.join(written)}")
 
 
 if __name__ == "__main__":

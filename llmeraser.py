@@ -30,7 +30,7 @@ import torch
 from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.flags import Parser, main, not_negative_float, positive_float, positive_int, seed_number, written
+from unlearning.core.flags import QUIET, Parser, main, not_negative_float, positive_float, positive_int, seed_number, written
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
@@ -179,8 +179,7 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
         cost, (loss, count) = _metered(lambda: train_adapter(session, args.evaluations), place.compute)
         found = {"cost": cost | {"evaluations": count}, "loss": loss, **_provenance(command, place.compute)}
         write_adapter(session.peft_model, folder, session.record | found)
-    if not place.compute.quiet:
-        print(f"{folder}  ({cost['seconds']:.1f} s, {count} evaluations, objective {loss:.4f})")
+    print(f"{folder}  ({cost['seconds']:.1f} s, {count} evaluations, objective {loss:.4f})")
     return folder
 
 
@@ -209,8 +208,7 @@ def answer(args: argparse.Namespace, command: str, place: Place) -> Path:
         entry = request | found | {"asked": flags, "cost": cost, **_provenance(command, place.compute)}
         new = session.record | {"edits": record["edits"] + edits, "ledger": [*record["ledger"], entry]}
         write_adapter(session.peft_model, folder, new)
-    if not place.compute.quiet:
-        print(f"{folder}  ({cost['seconds']:.1f} s" + "".join(f", {k} {v:.3g}" for k, v in found.items()) + ")")
+    print(f"{folder}  ({cost['seconds']:.1f} s" + "".join(f", {k} {v:.3g}" for k, v in found.items()) + ")")
     return folder
 
 
@@ -268,7 +266,7 @@ def parser() -> Parser:
         action.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
         action.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
         action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
-        action.add_argument("--quiet", action="store_true", help="no progress")
+        action.add_argument("--quiet", action="store_true", help=QUIET)
     return parser
 
 

@@ -6,6 +6,7 @@
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
     python reproduce.py prunelora --preset paper --dataset cifar10 --original resnet10.pth basevit10.tar
     python reproduce.py random --share 0.1                            the same methods, a tenth of the images to forget
+    python reproduce.py prunelora --forget-file list.txt              PruneLoRA's methods, these images to forget
     python reproduce.py sequence                                      five requests, each on what the one before has left
     python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
     python reproduce.py lmeraser                                      what a deletion costs, over numbers of clusters
@@ -98,7 +99,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     if table.published:
         table.published(rows, shared.load(request.source))
     result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
-    result = results.joined(result | {"about": table.about, "pictures": table.pictures}, path)
+    result = results.joined(result | {"about": request.about(table.about), "pictures": table.pictures}, path)
     folders.write(result, request.folder)
     print(
         tables.terminal(result, brief=True)
@@ -130,7 +131,14 @@ def parser() -> Parser:
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     text = "classes to forget, by name or number (default: 3)"
     flag("--forget-class", nargs="+", metavar="CLASS", help=text)
-    flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument(
+        "--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)"
+    )
+    text = "forget the images that FILE names, as for the scripts; prunelora then forgets no class"
+    images.add_argument("--forget-file", type=Path, metavar="FILE", help=text)
+    images.add_argument("--forget-count", type=positive_int, metavar="N", help="forget N images, drawn at random; so too")
+    flag("--of-class", nargs="+", metavar="CLASS", help="draw --forget-count from these classes alone")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
     flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
     flag("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")

@@ -390,7 +390,6 @@ def test_a_folder_too_large_for_memory_is_read_as_it_is_used(tmp_path, monkeypat
             weights,
             "--device",
             "cpu",
-            "--quiet",
         )
         for method, (script, flags) in STREAMED.items():
             model = ("--model", "resnet8") if script in (pretrain, retrain) else ("--original", found[way, "pretrain"][0])

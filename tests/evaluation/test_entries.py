@@ -23,6 +23,7 @@ from baselines import control
 from tests.helpers import call, one_line, rows_of
 from tests.test_data import folder_of_images
 from unlearning.core import names
+from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
 from unlearning.exact.backbone import write_backbone
@@ -342,6 +343,24 @@ def test_runs_from_another_original_lie_side_by_side(place):
     assert path.name == "digits-200_resnet8_class3_finetune1-from-original_s1_s0.pth" and path != usual
     named = unlearned(finetune, place, "--original", place / "digits-200_resnet8_original_s0.pth")
     assert named == usual  # the one that is found by name
+
+
+def test_a_name_says_a_seed_once_and_files_of_the_old_name_are_found(place, tmp_path, capsys):
+    """Finished and unfinished ones; what was made of another original in the old name's place isn't taken for this one's."""
+    again = ("--original", unlearned(finetune, place), "--forget-class", 5, "--weights", tmp_path)
+    path = unlearned(finetune, place, *again)
+    assert path.name == "digits-200_resnet8_class3-5_finetune1-from-class3_finetune1_s0.pth"
+    old = path.rename(path.with_name("digits-200_resnet8_class3-5_finetune1-from-class3_finetune1_s0_s0.pth"))
+    capsys.readouterr()
+    assert unlearned(finetune, place, *again) == old and capsys.readouterr().err == f"there already: {old}\n"
+    content = models.load_checkpoint(old)
+    write_torch(old, content | {"parent": "0" * 64})
+    assert unlearned(finetune, place, *again) == path
+    write_torch(f"{old}.partial", {})
+    old.unlink()
+    path.unlink()
+    with pytest.raises(UserError, match=r"finetune1_s0_s0\.pth\.partial is an unfinished run with other settings"):
+        unlearned(finetune, place, *again)
 
 
 def test_two_originals_of_one_kind_are_no_two_seeds(place, tmp_path, capsys):

@@ -539,7 +539,9 @@ def test_systems_on_other_backbones_and_images_lie_side_by_side(weights, tmp_pat
     halves = [call(retrain, *common, "--forget-random", share) for share in (0.5, 0.6)]
     flags = ("--dataset", "digits", "--parts", 3, "--anchors", 50, "--epochs", 1, "--quiet", "--weights", tmp_path)
     folders = [call(sisa, "train", *flags, "--backbone", half) for half in halves]
-    assert folders[0].name == "digits_resnet8_sisa3-anchors-50-epochs-1-from-random0.5_retrain1_s0_s0"
+    assert folders[0].name == "digits_resnet8_sisa3-anchors-50-epochs-1-from-random0.5_retrain1_s0"
+    folders[0] = folders[0].rename(tmp_path / f"{folders[0].name}_s0")  # as earlier versions called it
+    assert call(sisa, "train", *flags, "--backbone", halves[0]) == folders[0]
     rows = rows_of(*folders, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
     assert [row["n"] for row in rows] == [1, 1] and len({row["dataset"] for row in rows}) == 2
     some = private(folders[0])[:2]
@@ -641,6 +643,7 @@ def test_show_prints_the_ledger(copy, capsys):
     delete(sisa, folder, "--ids", *full(private(folder, 1)))
     call(sisa, "show", folder)
     text = capsys.readouterr().out
+    assert text.startswith(f"{folder}\n")  # of the deletion, which is quiet
     assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
     assert str(Path(read_system(folder)["backbone"]["file"])) in text
 

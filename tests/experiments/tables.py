@@ -17,13 +17,13 @@ def make(tmp_path, monkeypatch, *arguments, table="prunelora"):
     return json.loads(reproduce.run(args, "python reproduce.py").read_text(encoding="utf-8"))
 
 
-def request_of(*arguments):
-    """What these flags ask for, with as many images as the preset wants, though no data set is read."""
+def request_of(*arguments, data_of=None):
+    """What these flags ask for, with as many images as the preset wants, though no data set is read but by `data_of`."""
     args = reproduce.parser().parse_args(arguments)
     request = Request.from_flags(args, reproduce.table_of(args.table))
     sizes = request.sizes.get("subset"), request.sizes.get("test")
     source = dataclasses.replace(request.source, subset=sizes[0], test_subset=sizes[1])
-    return dataclasses.replace(request, source=source).resolved(None)  # numbers of the named data sets need no data
+    return dataclasses.replace(request, source=source).resolved(data_of)  # numbers of the named data sets need no data
 
 
 def planned(*arguments):

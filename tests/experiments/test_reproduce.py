@@ -1,10 +1,13 @@
 """reproduce.py from end to end on digits: what it keeps, refuses and names."""
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import data
 import loraprune
 import reproduce
 from data import Source
@@ -106,9 +109,13 @@ def test_data_are_kept_between_runs():
     assert shared.load(source) is shared.load(source)
 
 
-def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monkeypatch):
+def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monkeypatch, capsys):
+    """And a quiet table prints itself alone, not the files of its runs, which scripts print though they are quiet."""
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
+    out = capsys.readouterr().out
+    assert out.startswith("digits, resnet8, class 3\n") and "_s0.pth" not in out and "accuracy on" not in out
+    assert f"\nScored in {first['rows'][0]['precision']}.\nwritten: " in out
     both = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1", "--forget-class", "4")
     assert both["rows"][:3] == first["rows"] and [row["forget"] for row in both["rows"]] == ["class3"] * 3 + ["class4"] * 3
 
@@ -169,3 +176,57 @@ def test_a_dry_run_downloads_nothing(tmp_path, capsys):
     args = reproduce.parser().parse_args(["prunelora", "--dry-run", "--data-dir", str(tmp_path / "nowhere")])
     assert reproduce.run(args, "python reproduce.py") is None
     assert capsys.readouterr().out.count("--subset 10000") == 66 and not (tmp_path / "nowhere").exists()
+
+
+def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypatch, capsys):
+    """Commands, the table's name and what it is about say so; rows that need a class are left out."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my list.txt").write_text("3 4 17", encoding="utf-8")
+    common = ("--dataset", "digits", "--model", "resnet8", "--seeds", "1")
+
+    def forgets(table, *flags):
+        call(reproduce, table, *common, *flags, "--dry-run")
+        lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+        names = {line[line.index("--weights") + 1] for line in lines}
+        own = [" ".join(line).partition(" --forget-")[2] for line in lines if line[1] != "pretrain.py"]
+        return names, {"--forget-" + re.split(" --(?!of)", words)[0] for words in own}, lines
+
+    file = ("--forget-file", "my list.txt")
+    names, flags, lines = forgets("prunelora", *file)
+    assert flags == {" ".join(file)} and names == {"model_weights/prunelora-quick-forget-file-my-list-digits"}
+    assert not any({"mask", "zero-row"} & {*line} for line in lines) and any("head-only" in line for line in lines)
+    some = ("--forget-count", "5", "--of-class", "3", "4")
+    assert forgets("random", *some)[:2] == (
+        {"model_weights/random-quick-forget-count-5-of-class-3-4-digits"},
+        {" ".join(some)},
+    )
+    assert forgets("rfau", *some, "--methods", "mask")[1] == {"--forget-class 3", " ".join(some)}
+    request = request_of("audit", *common, *file, data_of=Shared())
+    assert request.forget_tags["images"].startswith("file") and request.forget_tags["class"] == "class3"
+    assert request.about("X: a share.") == "X: a share; here the images of my list.txt instead."
+    threes = data.load("digits").train.labels.eq(3).nonzero().squeeze(1).tolist()
+    (tmp_path / "threes.txt").write_text(" ".join(map(str, threes)), encoding="utf-8")
+    request = request_of("random", *common, "--forget-file", "threes.txt", data_of=Shared())
+    assert request.forget_tags["images"] == "class3"  # as the table's rows will call it
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("sequence", "--forget-count", 5), "sequence has no --forget-count; prunelora, random, audit, rfau have"),
+        (("lmeraser", "--forget-file", "x"), "lmeraser has no --forget-file"),
+        (("llmeraser", "--forget-file", "x"), "llmeraser has no --forget-file"),
+        (("prunelora", "--forget-file", "x", "--forget-class", 3), "give --forget-class or --forget-file"),
+        (("prunelora", "--forget-count", 5, "--methods", "mask"), "mask is a row where a class is forgotten"),
+        (("rfau", "--forget-count", 5, "--only", "class"), "--only class leaves out what --forget-count names"),
+        (("random", "--of-class", 3), "--of-class says of which classes --forget-count draws: give that as well"),
+        (("random", "--of-class", 3, "--forget-file", "x"), "a file names its images itself"),
+        (("random", "--share", 0.2, "--forget-count", 5), "not allowed with argument --share"),
+        (("random", "--forget-file", "nowhere.txt"), "--forget-file nowhere.txt cannot be read"),
+        (("prunelora", "--forget-count", 5000), "--forget-count 5000: the training set has 1,433 images"),
+    ],
+)
+def test_images_that_a_table_cannot_forget_are_refused(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, line = one_line(reproduce, capsys, *flags, "--dataset", "digits")
+    assert code == 2 and message in line and not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ def test_an_unlearned_checkpoint_is_an_original(weights, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "all 146 of class 3, all 145 of class 5; 146 of them were forgotten before" in said
     checkpoint, labels = models.load_checkpoint(second), data.load("digits").train.labels
-    assert second.name == "digits_resnet8_class3-5_lora1-from-class3_finetune2_s0_s0.pth"
+    assert second.name == "digits_resnet8_class3-5_lora1-from-class3_finetune2_s0.pth"
     assert forgetting.forgotten_classes(labels, checkpoint["forget"]) == [3, 5] and checkpoint["forget_tag"] == "class3-5"
     assert call(lora, *common, "--forget-class", 5, "--quiet") == second  # there already
     call(retrain, "--dataset", "digits", "--model", "resnet8", "--forget-class", 3, 5, "--epochs", 2, "--weights", tmp_path,

@@ -1,5 +1,6 @@
 """Folders and tables of pictures: which files are read, in which order, and what is said of the rest."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.helpers import call
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting
+from unlearning.vision.shared import Shared
 
 
 def picture(file, value, size=(8, 8)):
@@ -252,3 +254,17 @@ def test_one_picture_under_two_names_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("file,label\nx/train/ant/0.png,ant\nx/train/bee/again.png,bee\n", encoding="utf-8")
     with pytest.raises(UserError, match="lines 2 and 3 name the same file"):
         data.load(f"csv:{tmp_path / 'x.csv'}", validation=0.5)
+
+
+def test_a_line_about_data_is_said_once_however_often_they_are_read(tmp_path, capsys):
+    """By all runs of one process, though other data are read in between."""
+    (tree(tmp_path / "a", parts=("train", "val")) / "train/ant/notes.txt").touch()
+    shared, sources = Shared(), [data.Source(f"folder:{tmp_path / 'a'}", tmp_path, img_size=side) for side in (8, 12)]
+    for _ in range(2):
+        for source in sources:
+            shared.load(source)
+    resized = "images are resized to 12 x 12 pixels without keeping their aspect ratio; the largest is 8 x 8"
+    lines = ["skipped 1 files that are no pictures of a class (1 .txt)", "val/ is the test split", resized]
+    assert capsys.readouterr().err.splitlines() == [f"folder:{tmp_path / 'a'}: {line}" for line in lines]
+    Shared().load(dataclasses.replace(sources[1], quiet=True))
+    assert not capsys.readouterr().err

@@ -126,6 +126,28 @@ def test_a_whole_class_may_be_gone(place, tmp_path):
     assert asked["key"] == content["key"] and asked["classes"] == list(CLASSES)
 
 
+def test_whose_test_images_are_gone_too_is_told_how_to_go_on(place, tmp_path, capsys):
+    shutil.copytree(place / "pets", tmp_path / "pets")
+    shutil.rmtree(tmp_path / "pets" / "train" / "bee")
+    for script in (finetune, retrain):
+        flags = [flag for flag in flags_of(script, place, tmp_path / "pets") if flag not in ("--original", "--data-of")]
+        flags.remove(place / "original.pth")
+        code, line = one_line(script, capsys, *flags, "--weights", tmp_path)
+        assert code == 2 and "don't hold the same classes: bee only in one of them; if its training images are" in line
+        assert line.endswith("name what was trained on them: --original FILE, of retrain.py --data-of FILE")
+    (tmp_path / "pets/test/bee/0.png").unlink()
+    code, line = one_line(finetune, capsys, *flags_of(finetune, place, tmp_path / "pets"))
+    assert code == 2 and line.endswith(": 6 test images, not 5; only training images may be missing")
+    shutil.rmtree(tmp_path / "pets" / "test" / "bee")
+    for script in (finetune, retrain):
+        code, line = one_line(script, capsys, *flags_of(script, place, tmp_path / "pets"), "--weights", tmp_path)
+        assert code == 2 and "of class bee no test image is there any more: only training images may be missing" in line
+        assert line.endswith("Put these test images back, or train afresh with pretrain.py")
+    (tmp_path / "pets" / "train" / "cat").rename(tmp_path / "pets" / "train" / "dog")
+    code, line = one_line(finetune, capsys, *flags_of(finetune, place, tmp_path / "pets"))
+    assert code == 2 and line.endswith("the same classes: cat, dog only in one of them")
+
+
 def test_others_that_are_missing_or_changed_are_named(place, without, tmp_path, capsys):
     flags = (*flags_of(finetune, place, without), "--output", tmp_path / "x.pth")
     code, line = one_line(finetune, capsys, *flags, "--forget-class", 2)

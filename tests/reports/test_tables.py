@@ -226,3 +226,16 @@ def test_a_cell_ends_no_row_and_is_no_tag(small):
     assert lines and all(r"a\|b &lt;script> c" in line for line in lines)
     latex = tables.latex(small | {"command": "python evaluate.py 'a\nb'"})
     assert all(line.startswith("%") for line in latex.splitlines()[: latex.splitlines().index("%")])
+
+
+def test_the_precision_of_scoring_stands_below_in_all_texts(small):
+    """By network where they differ in it; nothing of rows that don't say it, as those of earlier versions."""
+    assert not any("Scored in" in form(small) for form in (tables.markdown, tables.latex, tables.terminal))
+    for row in small["rows"]:
+        row["precision"] = "bf16"
+    for form in (tables.markdown, tables.latex, tables.terminal):
+        assert form(small).count("Scored in bf16.") == 1
+    small["rows"][1] |= {"model": "vit_micro", "precision": "fp32"}
+    assert tables.terminal(small, brief=True).endswith("\nScored in bf16 (resnet8), fp32 (vit_micro).\n")
+    del small["rows"][0]["precision"]
+    assert tables.precisions(small["rows"]) == "Scored in fp32 (vit_micro)."

@@ -1,14 +1,19 @@
 """The recipe of originals as numbers: those of PruneLoRA (arXiv 2411.11907)."""
 
 import math
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import data
 import models
-from tests.helpers import FP32
+import pretrain
+import retrain
+from tests.helpers import FP32, call
 from unlearning.vision import recipes
+from unlearning.vision.predict import predict
 from unlearning.vision.train import fit
 
 SHAPE = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
@@ -89,3 +94,37 @@ def test_the_rate_moves_with_every_optimiser_step():
     fit(model, some, optimizer, epochs=2, batch_size=2, seed=0, compute=FP32, scheduler=schedule)
     assert rates == pytest.approx([0.125 * (1 + math.cos(math.pi * step / 6)) for step in range(6)])
     assert optimizer.param_groups[0]["lr"] == 0
+
+
+def test_the_line_at_the_end_counts_test_images_and_those_of_forgotten_classes_apart():
+    labels = torch.tensor([0, 0, 1, 1, 1, 2])
+    dataset = SimpleNamespace(test=data.Split(torch.empty(6, 0), labels), classes=("ant", "1", "bee"))
+    logits = torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 1, 2, 0]), 3).float()  # right: 1 of 2, 2 of 3, 0 of 1
+    for gone, text in (
+        ([], "50.0 % of 6"),
+        ([0], "50.0 % of 4 of the kept classes, 50.0 % of 2 of class 0 (ant)"),
+        ([1, 2], "50.0 % of 2 of the kept classes, 50.0 % of 4 of classes 1, 2 (bee)"),
+        ([0, 1], "0.0 % of 1 of the kept classes, 60.0 % of 5 of classes 0 (ant), 1"),
+        ([0, 1, 2], "50.0 % of 6 of classes 0 (ant), 1, 2 (bee)"),
+    ):
+        assert recipes.known_of_test(logits, dataset, gone) == f"accuracy on test images: {text}"
+
+
+def test_a_run_ends_with_its_accuracy_and_warns_of_few_steps_though_it_is_quiet(tmp_path, monkeypatch, capsys):
+    """The accuracy is that of what was written; 120 images are 4 batches of 32."""
+    assert recipes.FEW == 100
+    flags = ("--dataset", "digits", "--subset", 120, "--model", "resnet8", "--batch-size", 32, "--epochs", 1, "--quiet")
+    flags += ("--precision", "fp32", "--weights", tmp_path)
+    path = call(pretrain, *flags)
+    out, err = capsys.readouterr()
+    test = data.load("digits").test
+    right = (predict(models.build(models.load_checkpoint(path)), test, FP32).argmax(1) == test.labels).double().mean()
+    assert out.splitlines()[0] == f"accuracy on test images: {100 * right:.1f} % of 364"
+    assert out.splitlines()[1].startswith(f"{path}  (") and len(out.splitlines()) == 2
+    few = "a smaller --batch-size (it is 32) or more --epochs (1) makes more of them"
+    assert err == f"warning: 4 optimiser steps in all, few to learn in: {few}\n"
+    monkeypatch.setattr(recipes, "FEW", 4)
+    call(retrain, *flags, "--forget-class", 3, 5, "--batch-size", 16)  # 6 steps
+    out, err = capsys.readouterr()
+    begin = r"accuracy on test images: \S+ % of 290 of the kept classes, 0.0 % of 74 of classes 3, 5\n"
+    assert re.match(begin, out) and err == ""

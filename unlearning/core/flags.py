@@ -18,6 +18,7 @@ from unlearning.core.errors import RunFailed, Terminated, UserError
 
 CACHE_MIB = 4096
 MEANT = "did you mean"
+QUIET = "no progress: results and warnings alone"  # the help of --quiet
 REQUIRED = "the following arguments are required: "  # argparse's words
 UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]

@@ -34,9 +34,12 @@ def suffix(flags: dict[str, str]) -> str:
     return safe if safe == text else "-" + safe[-8:]
 
 
-def started_from(file: Path, usual: str) -> str:
-    """ "-from-original-epochs-2_s0" for a file to start from that isn't the one that is found by name.
+def started_from(file: Path, usual: str, seed: int) -> tuple[str, str]:
+    """ "-from-original-epochs-2" for a file to start from that isn't the one that is found by name, and the same as earlier
+    versions wrote it, "-from-original-epochs-2_s0", though its seed is the run's own, `seed`, in which the name ends anyway.
 
     usual: what its name would begin with, and needn't be repeated.
     """
-    return "-from-" + part(file.stem.removeprefix(usual), "flags")
+    whole = file.stem.removeprefix(usual)
+    today, before = (part(text, "flags") for text in (whole.removesuffix(f"_s{seed}"), whole))
+    return f"-from-{today}", f"-from-{before}"

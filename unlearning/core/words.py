@@ -1,9 +1,20 @@
 """Lists and portions as messages say them, short however many there are."""
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 
 LISTED = 10  # names or numbers that a line has at most
 NAMED = 5  # portions that a line has at most
+Say = Callable[[str], object]  # takes a line for the user
+
+
+def say(line: str) -> None:
+    """Print a line to stderr, where all is said that isn't a result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def silent(line: str) -> None:
+    """No-op, in the place of `say`."""
 
 
 def listed(words: Iterable[object]) -> str:

@@ -146,6 +146,7 @@ def _score_file(
             "forget": tag,
             "forgotten": dataset.in_words(forget, tag),
             "entry": entry,
+            "precision": compute.precision,
         }
         dataset.check_missing(forget, tag)
         found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack, entry.seed)
@@ -300,6 +301,7 @@ def _put_seeds_together(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "command": group[0]["command"],
             "device": group[0]["device"],
         }
+        same["precision"] = " and ".join(dict.fromkeys(row["precision"] for row in group))
         same["flags"] = as_words(group[0]["entry"].flags)
         curves = _curves_over_seeds([row["curves"] for row in group])
         rows.append(names | same | {"metrics": statistics.metrics_over_seeds(group), "curves": curves})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import data
 from unlearning.core.device import Compute
-from unlearning.core.flags import Parser, add_cache_flag, add_device_flags
+from unlearning.core.flags import QUIET, Parser, add_cache_flag, add_device_flags
 from unlearning.images import forgetting
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.originals import Told
@@ -54,6 +54,6 @@ def add_scoring_flags(parser: Parser) -> None:
     parser.add_argument(
         "--every-attack", action="store_true", help="also every attack feature with both attackers (minutes a file)"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help=QUIET)
     add_device_flags(parser)
     add_cache_flag(parser)

@@ -3,15 +3,14 @@
 import argparse
 from pathlib import Path
 
-import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, add_device_flags, mark, positive_float, positive_int, seed_number
+from unlearning.core.flags import QUIET, Parser, add_device_flags, mark, positive_float, positive_int, seed_number
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
-from unlearning.vision.flags import add_data_flags, add_flip_flag, add_output_flags, source_of
+from unlearning.vision.flags import add_data_flags, add_flip_flag, add_output_flags, class_table, source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
@@ -47,7 +46,7 @@ def system_parser(doc: str | None, *, parts: int, split_help: str) -> tuple[Pars
     deleter.add_argument("--dataset", metavar="NAME:PATH", help="where images of your own are by now, if they have moved")
     deleter.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
     deleter.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
-    deleter.add_argument("--quiet", action="store_true", help="no progress")
+    deleter.add_argument("--quiet", action="store_true", help=QUIET)
     _add_id_flags(deleter, "delete")
     for action in (trainer, deleter):
         text = "parts trained at a time, in processes of one thread, where that is faster (default: the CPUs; on a GPU 1)"
@@ -99,8 +98,7 @@ def run_system(
         show(args.folder)
         return args.folder
     if args.action == "train" and args.list_classes:
-        print(data.class_table(shared.load(source_of(args))), end="")
-        return None
+        return print(class_table(args, shared))
     request = ImageRequest(tuple(args.ids or ()), args.ids_file, tuple(args.forget_class or ()))
     if args.action == "delete":
         if (maker := read_system(args.folder)["method"]) != method:
@@ -118,5 +116,5 @@ def run_system(
         folder = train_system(NewSystem(method, source_of(args), *made, request, work, *where, command), split, shared)
     if not args.quiet:
         show(folder)
-        print(folder)
+    print(folder)
     return folder

@@ -77,7 +77,7 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
     asked = new.request.positions(dataset, private, NOTHING)
     without = asked.positions
-    folder = new.output or new.weights / _name(new, dataset.tag, content["network"]["name"], file, without)
+    folder = new.output or _folder(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file) | {"private": private.nonzero().squeeze(1), "anchors": anchors}
     if _is_there(folder, state, without, new.overwrite):
         count = len(_deleted_since(read_system(folder)))
@@ -244,9 +244,14 @@ def _deleted_since(state: dict[str, Any]) -> list[int]:
     return [i for entry in state["ledger"] for i in entry["ids"]]
 
 
+def _partial_of(folder: Path) -> Path:
+    """The folder in which the system is trained that will become `folder`."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
 def _partial(folder: Path) -> Path:
-    """The folder in which the system is trained that will become `folder`. Raises RunFailed where none can be made."""
-    part = folder.with_name(f".{folder.name}.partial")
+    """`_partial_of`, made. Raises RunFailed where it can't be."""
+    part = _partial_of(folder)
     try:
         part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -274,14 +279,18 @@ def _described(new: NewSystem, dataset: data.Dataset, content: dict[str, Any], f
     }
 
 
-def _name(new: NewSystem, tag: str, network: str, backbone: Path, without: torch.Tensor) -> str:
-    """A folder's name that says data, network, method, parts, the flags that differ from their defaults, the backbone where
-    it isn't a network's ImageNet weights, and what is left out."""
+def _folder(new: NewSystem, tag: str, network: str, backbone: Path, without: torch.Tensor) -> Path:
+    """A folder whose name says data, network, method, parts, the flags that differ from their defaults, the backbone where
+    it isn't a network's ImageNet weights, and what is left out. One that has the name of earlier versions keeps it."""
     settings = new.work.settings
-    begin = f"{names.part(tag, 'data')}_{names.part(network, 'network')}_"
+    begin = names.begin(network, tag)
     left_out = f"-without-{forgetting.tag_of_ids(without)}" if len(without) else ""
-    own = names.started_from(backbone, begin) if Path(settings.backbone).suffix == ".pth" else ""
-    return f"{begin}{new.method}{settings.parts}{names.suffix(new.named)}{own}{left_out}_s{settings.seed}"
+    trained = Path(settings.backbone).suffix == ".pth"
+    today, before = (
+        new.weights / f"{begin}{new.method}{settings.parts}{names.suffix(new.named)}{own}{left_out}_s{settings.seed}"
+        for own in (names.started_from(backbone, begin, settings.seed) if trained else ("", ""))
+    )
+    return before if before.exists() or _partial_of(before).exists() else today
 
 
 def _put_into_parts(

@@ -112,17 +112,20 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
     wrong = [name for name in request.methods or () if name not in rows]
     if wrong:
         raise UserError(f"{request.table} has no row {wrong[0]!r}; there are {', '.join(rows)}")
+    lost = [name for name in request.methods or () if request.images and METHODS[name].forgets == "class"]
+    if lost and "class" not in request.kinds and not request.only:
+        raise UserError(f"{lost[0]} is a row where a class is forgotten: it has none among images that are named")
     return [name for name in rows if name in ALWAYS or name in (request.methods or rows)]
 
 
 def both_ways(request: Request, methods: Sequence[str], rates: Callable[[str], Rates] = lambda tag: own_rate) -> list[Run]:
-    """The runs of `methods` for class and for random forgetting, or what --only says of these; the originals serve both.
+    """The runs of `methods` for class forgetting, for that of images, or both, as the table does; originals serve both.
 
     rates: function of the forget set's tag, giving what `plan` wants.
     """
     runs: list[Run] = []
     for kind, flags in request.forget_flags.items():
-        if request.only in (None, kind):
+        if kind in request.kinds:
             possible = [name for name in methods if METHODS[name].forgets in (None, kind)]
             planned = plan(request, possible, flags, rates(request.forget_tags[kind]))
             runs += [run for run in planned if run not in runs]
@@ -139,7 +142,7 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
     if request.overwrite or not path.exists():
         return
     networks = {Path(network).name for network in request.networks}
-    kinds = [request.only] if request.only else FORGETS.get(request.table, ())
+    kinds = request.kinds if request.table in FORGETS else ()
     tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
     planned = {_making(command(*run)) for run in plan.runs}
     for row in results.read(path)["rows"]:

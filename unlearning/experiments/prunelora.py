@@ -5,7 +5,7 @@ from typing import Any
 
 import data
 from unlearning.evaluation.collect import score_files
-from unlearning.experiments.plan import chosen, plan
+from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
@@ -58,7 +58,7 @@ def add_published(rows: list[Row], dataset: data.Dataset) -> None:
 
 def plan_prunelora(request: Request) -> Plan:
     """PruneLoRA's table with controls: class forgetting."""
-    return Plan(plan(request, chosen(request), request.forget_flags["class"]))
+    return Plan(both_ways(request, chosen(request)))
 
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:

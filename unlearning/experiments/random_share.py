@@ -1,7 +1,7 @@
 """PruneLoRA's methods on a random share of the training images."""
 
 from unlearning.experiments import prunelora
-from unlearning.experiments.plan import chosen, plan
+from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Table
 
 # Sample forgetting shows only in networks that remember samples: fewer images, more epochs.
@@ -12,7 +12,7 @@ PRESETS = prunelora.PRESETS | {
 
 def plan_random(request: Request) -> Plan:
     """The same methods on a random share of the training images, where accuracy alone doesn't saturate."""
-    return Plan(plan(request, chosen(request), request.forget_flags["images"]))
+    return Plan(both_ways(request, chosen(request)))
 
 
 ABOUT = "PruneLoRA and its baselines: a random share of the training images is forgotten."

@@ -13,7 +13,7 @@ from unlearning.core.device import Compute, resolve_device
 from unlearning.core.errors import UserError
 from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
-from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS
+from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES
 from unlearning.images import classes, forgetting
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision.originals import Told, network_in
@@ -34,8 +34,9 @@ class Request:
     the table's name. source: the data, thinned to the preset's size by `fitted`. models, methods: as given, None for the
     preset's and for all rows. originals: files to start from in the place of networks trained here, by network. told: what
     these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
-    forgets both. cache: MiB for outputs of frozen layers. class_words: the classes to forget, as given; forget_classes:
-    their numbers, once they are `resolved`; class_names: the data's, where they were read to do so.
+    forgets both. images: named or counted, in the place of the share. cache: MiB for outputs of frozen layers. class_words:
+    the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where
+    they were read to do so; images_tag: what files call `images`.
     """
 
     table: str
@@ -50,6 +51,7 @@ class Request:
     class_words: tuple[str, ...]
     share: float
     only: str | None
+    images: forgetting.ForgetRequest | None
     seeds: int
     device: str
     precision: str | None
@@ -61,6 +63,7 @@ class Request:
     overwrite: bool
     forget_classes: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
+    images_tag: str = ""
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -73,7 +76,9 @@ class Request:
         given = {name: value for name, value in asked.items() if value is not None}
         if wrong := given.keys() - sizes.keys():
             raise UserError(f"{args.table} has no --{min(wrong)}")
-        originals = _originals(args)
+        originals, images = _originals(args), _images(args)
+        if images:
+            given |= _named(images)
         if "forget" in sizes and args.forget_class:  # the order of requests is another table
             given["forget-class"] = args.forget_class
         if originals:
@@ -92,6 +97,7 @@ class Request:
             class_words=tuple(args.forget_class or sizes.get("forget", ("3",))),
             share=args.share,
             only=args.only,
+            images=images,
             seeds=args.seeds or sizes.get("seeds", table.seeds),
             device=args.device,
             precision=args.precision,
@@ -129,25 +135,28 @@ class Request:
     @property
     def forget_flags(self) -> dict[str, list[str]]:
         """The flags that name the two kinds of forget sets to a script."""
-        return {
-            "class": ["--forget-class", *map(self.word, self.forget_classes)],
-            "images": ["--forget-random", str(self.share)],
-        }
+        images = ["--forget-random", str(self.share)]
+        if self.images:
+            images = [word for name, value in _named(self.images, whole=True).items() for word in (f"--{name}", *value)]
+        return {"class": ["--forget-class", *map(self.word, self.forget_classes)], "images": images}
 
     @property
     def forget_tags(self) -> dict[str, str]:
         """The names of the two kinds of forget sets."""
-        return {"class": forgetting.tag_of_classes(self.forget_classes), "images": forgetting.tag_of_share(self.share)}
+        images = self.images_tag or forgetting.tag_of_share(self.share)
+        return {"class": forgetting.tag_of_classes(self.forget_classes), "images": images}
 
     def word(self, label: int) -> str:
         """A class as a script's flag takes it."""
         return classes.word_of(label, self.class_names) if self.class_names else str(label)
 
     @property
-    def forgets_class(self) -> bool:
-        """True if the table forgets a class."""
+    def kinds(self) -> tuple[str, ...]:
+        """What the table forgets, each with methods of its own: "class", "images", or both."""
         kinds = FORGETS.get(self.table, OF_SYSTEMS.get(self.table, ()))
-        return "class" in kinds and self.only in (None, "class")
+        if self.images and "images" not in kinds:  # in the place of the class
+            return ("images",)
+        return tuple(kind for kind in kinds if self.only in (None, kind))
 
     @property
     def scoring(self) -> Scoring:
@@ -172,11 +181,22 @@ class Request:
         return replace(self, source=replace(self.source, subset=subset, test_subset=test))
 
     def resolved(self, shared: Any) -> "Request":
-        """The same with the numbers of the classes to forget. Raises UserError for one that there isn't.
+        """The same with the numbers of the classes to forget, and what the images to forget are called. Raises UserError for
+        a class or an image that there isn't.
 
-        shared: what `Table.shared` makes. The data are read only where names or a folder's classes are asked for.
+        shared: what `Table.shared` makes. The data are read only where names, a folder's classes or images are asked for.
         """
-        if not self.forgets_class:
+        found = self._with_classes(shared)
+        if not self.images:
+            return found
+        dataset = shared.load(self.source)
+        forgotten = dataset.forgotten(self.images)
+        whole = forgetting.forgotten_classes(dataset.train.labels, forgotten.positions)
+        return replace(found, images_tag=forgetting.tag_of_classes(whole) if whole else forgotten.tag)
+
+    def _with_classes(self, shared: Any) -> "Request":
+        """`resolved`, of the classes alone."""
+        if "class" not in self.kinds:
             return self
         count, words = CLASSES.get(self.source.dataset), self.class_words
         if count and all(
@@ -189,6 +209,14 @@ class Request:
         numbers = classes.class_numbers(words, dataset.classes, there, "--forget-class")
         return replace(self, forget_classes=tuple(numbers), class_names=dataset.classes)
 
+    def about(self, table: str) -> str:
+        """What the table shows, in a sentence. table: the same with what it forgets unless images are named or counted."""
+        if not self.images:
+            return table
+        of = f" of class {written(self.images.of)}" if self.images.of else ""
+        what = f"the images of {self.images.file.name}" if self.images.file else f"{self.images.count} random images{of}"
+        return f"{table.removesuffix('.')}; here {what} instead."
+
     def in_words(self, shared: Any) -> str | None:
         """What a table of systems forgets, in a line; the scripts of others say it. The request is `resolved`."""
         if self.table not in OF_SYSTEMS:
@@ -196,6 +224,31 @@ class Request:
         dataset = shared.load(self.source)
         forget = forgetting.ForgetRequest(classes=self.forget_classes).resolve(dataset.train, dataset.whole).positions
         return forgetting.by_class(dataset.train.labels, dataset.classes, forget, "forgets the private ones of")
+
+
+def _images(args: argparse.Namespace) -> forgetting.ForgetRequest | None:
+    """The images that --forget-file or --forget-count names. Raises UserError where a table can't forget such."""
+    if args.forget_file is None and args.forget_count is None:
+        if args.of_class:
+            raise UserError("--of-class says of which classes --forget-count draws: give that as well")
+        return None
+    flag = "--forget-count" if args.forget_file is None else "--forget-file"
+    if args.table not in OF_IMAGES:
+        raise UserError(f"{args.table} has no {flag}; {', '.join(OF_IMAGES)} have")
+    if args.only == "class":
+        raise UserError(f"--only class leaves out what {flag} names")
+    if args.forget_class and "images" not in FORGETS[args.table]:
+        raise UserError(f"{args.table} forgets a class, or images in its place: give --forget-class or {flag}")
+    if args.of_class and args.forget_file:
+        raise UserError("--of-class says of which classes --forget-count draws: a file names its images itself")
+    return forgetting.ForgetRequest(file=args.forget_file, count=args.forget_count, of=tuple(args.of_class or ()))
+
+
+def _named(images: forgetting.ForgetRequest, whole: bool = False) -> dict[str, list[str]]:
+    """The flags that name images, without their dashes, with their values. whole: a file by its path, not its stem."""
+    if images.file:
+        return {"forget-file": [str(images.file) if whole else images.file.stem]}
+    return {"forget-count": [str(images.count)]} | ({"of-class": [*map(str, images.of)]} if images.of else {})
 
 
 def _own(args: argparse.Namespace) -> OwnNetwork | None:

@@ -1,6 +1,8 @@
 """Carries out a table's runs: in which order, and how long they will take."""
 
+import contextlib
 import importlib
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +29,8 @@ def run_all(runs: Sequence[Run], shared: Any, quiet: bool = False) -> list[Path]
             left = taken.left([runs[later] for later in order[done:]])
             print(f"run {done + 1} of {len(runs)}{left}", file=sys.stderr, flush=True)
         script, started = importlib.import_module(name), time.time()
-        paths[place] = script.run(script.parser().parse_args(arguments), command(name, arguments), shared)
+        with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():  # the table is the result
+            paths[place] = script.run(script.parser().parse_args(arguments), command(name, arguments), shared)
         if _modified(paths[place]) >= started:  # else it was there already
             taken.add(runs[place], time.time() - started)
     return [paths[place] for place in range(len(runs))]

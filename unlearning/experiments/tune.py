@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unlearning.evaluation.collect import score_files
 from unlearning.experiments import prunelora, rfau
-from unlearning.experiments.plan import both_ways, chosen, plan
+from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
@@ -16,7 +16,7 @@ RFAU_GRID = ("0.0001", *GRID)
 def plan_tune(request: Request) -> Plan:
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
     request = request.on_validation_images()
-    return Plan(plan(request, chosen(request), request.forget_flags["class"], lambda network, method: GRID))
+    return Plan(both_ways(request, chosen(request), lambda tag: lambda network, method: GRID))
 
 
 def plan_rfau_tune(request: Request) -> Plan:

@@ -1,6 +1,5 @@
 """Images in an archive of NumPy: `npz:FILE`."""
 
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.words import Say, say
 from unlearning.images.folders import NO_TEST
 from unlearning.images.splits import Contents, Split
 
@@ -18,11 +18,11 @@ TEST = (("x_test", "y_test"), ("test_images", "test_labels"), ("x_val", "y_val")
 SCALE = "(x * 255).round().astype('uint8')"
 
 
-def read_npz(path: Path, validation: bool = False, quiet: bool = False) -> Contents:
+def read_npz(path: Path, validation: bool = False, say: Say = say) -> Contents:
     """Read images uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), square, and labels of whole numbers from 0, (N,) or (N, 1).
 
-    validation: test images are held out of the training images, so that a file needs no others. quiet: nothing is said of
-    validation images that stand in the place of test images. Raises UserError for any other array.
+    validation: test images are held out of the training images, so that a file needs no others. say: takes a line
+    about validation images that stand in the place of test images. Raises UserError for any other array.
     """
     name = f"npz:{path}"
     try:
@@ -30,14 +30,14 @@ def read_npz(path: Path, validation: bool = False, quiet: bool = False) -> Conte
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array: write it with numpy.savez")
         with archive:
-            return _contents(archive, name, validation, quiet)
+            return _contents(archive, name, validation, say)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from None
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{name} is not an archive of plain NumPy arrays ({error})") from None
 
 
-def _contents(archive, name, validation, quiet):
+def _contents(archive, name, validation, say):
     pairs = [_pair(archive, choices, name) for choices in (TRAIN, TEST)]
     if pairs[0] is None:
         raise UserError(
@@ -45,8 +45,8 @@ def _contents(archive, name, validation, quiet):
         )
     if pairs[1] is None and not validation:
         raise UserError(f"{name} has no test images ({' or '.join(map(' and '.join, TEST))}); {NO_TEST}")
-    if not quiet and not validation and "val" in pairs[1][0]:
-        print(f"{name}: {pairs[1][0]} are the test images", file=sys.stderr, flush=True)
+    if not validation and "val" in pairs[1][0]:
+        say(f"{name}: {pairs[1][0]} are the test images")
     train, *test = (_split(archive, pair, name) for pair in (pairs[:1] if validation else pairs))
     there = train.labels.unique()
     count = len(there)

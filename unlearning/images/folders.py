@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.core.words import listed
+from unlearning.core.words import Say, listed, say
 from unlearning.images.pictures import read_images, suffixes
 from unlearning.images.splits import Contents, ImageFiles, Split
 
@@ -23,11 +22,11 @@ Files = list[tuple[str, str]]  # of pictures: path and class name
 
 
 def read_folder(
-    path: Path, img_size: int, validation: bool = False, quiet: bool = False, classes: Sequence[str] = ()
+    path: Path, img_size: int, validation: bool = False, say: Say = say, classes: Sequence[str] = ()
 ) -> Contents:
     """Read `train|test/<class>/*` below `path`; classes are numbered as `in_order` says.
 
-    validation: test images are held out of the training images, so that a folder needs no others. quiet: nothing is said of
+    validation: test images are held out of the training images, so that a folder needs no others. say: takes lines about
     what is skipped and resized. classes: those that were there once, where the training images of some may be deleted.
     """
     name, skipped = f"folder:{path}", _Skipped()
@@ -41,19 +40,18 @@ def read_folder(
     if not test and not validation:
         what = f"{path / there[0]} has no class folder with images" if there else "it has no test/ and no val/"
         raise UserError(f"{name}: {what}; {NO_TEST}")
-    if not quiet:
-        skipped.report(name)
-        if not validation and there != ["test"]:
-            unused = f", and {there[1]}/ isn't used" if there[1:] else ""
-            print(f"{name}: {there[0]}/ is the test split{unused}", file=sys.stderr, flush=True)
-    return _read(name, train, test, path / "train", img_size, validation, quiet, classes)
+    skipped.report(name, say)
+    if not validation and there != ["test"]:
+        unused = f", and {there[1]}/ isn't used" if there[1:] else ""
+        say(f"{name}: {there[0]}/ is the test split{unused}")
+    return _read(name, train, test, path / "train", img_size, validation, say, classes)
 
 
 def read_csv(
     path: Path,
     img_size: int,
     validation: bool = False,
-    quiet: bool = False,
+    say: Say = say,
     classes: Sequence[str] = (),
     were_there: Collection[str] = (),
 ) -> Contents:
@@ -82,7 +80,7 @@ def read_csv(
         raise UserError(f"{name} has no training images")
     if not test and not validation:
         raise UserError(f"{name} has no rows of split test or val; {NO_TEST}")
-    return _read(name, parts["train"], test, path.parent, img_size, validation, quiet, classes)
+    return _read(name, parts["train"], test, path.parent, img_size, validation, say, classes)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -98,14 +96,14 @@ class _Skipped:
         self.files: Counter[str] = Counter()
         self.folders: list[str] = []
 
-    def report(self, name: str) -> None:
+    def report(self, name: str, say: Say) -> None:
         """Say it in one line, if there is anything."""
         parts = [f"class folders that are hidden or hold no images ({listed(self.folders)})"] if self.folders else []
         if self.files:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.files.items()))
             parts.insert(0, f"{sum(self.files.values()):,} files that are no pictures of a class ({kinds})")
         if parts:
-            print(f"{name}: skipped {' and '.join(parts)}", file=sys.stderr, flush=True)
+            say(f"{name}: skipped {' and '.join(parts)}")
 
 
 def _tree(root: Path, skipped: _Skipped) -> Files:
@@ -196,23 +194,22 @@ def _name(file, root):
     return Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else file
 
 
-def _read(name, train, test, root, img_size, validation, quiet, expected):
+def _read(name, train, test, root, img_size, validation, say, expected):
     """The Contents of files. test: read only where no validation images stand in for them. root: what files' names are
     relative to. expected: classes of which there may be no training images any more."""
     classes = in_order(label for _, label in train)
     classes = list(expected) if set(classes) < set(expected) else classes
     needed = (len(train) + len(test)) * 3 * img_size**2
     test = [] if validation else test
-    if strange := sorted({label for _, label in test} ^ set(classes)) if test else []:
-        raise UserError(f"{name}: train and test don't hold the same classes: {listed(strange)} only in one of them")
+    if test:
+        _check_classes(name, *({label for _, label in part} for part in (train, test)), set(expected))
     files = ImageFiles([file for file, _ in [*train, *test]], img_size)
     images: ImageFiles | torch.Tensor = files
     if needed > RESIDENT:
-        print(f"{name}: {needed / 2**30:,.0f} GiB of images stay in their files", file=sys.stderr, flush=True)
+        say(f"{name}: {needed / 2**30:,.0f} GiB of images stay in their files")
     else:
         images, sizes = read_images(files.paths, img_size)
-        if not quiet:
-            _report_sizes(name, sizes, img_size)
+        _report_sizes(name, sizes, img_size, say)
     number = {label: place for place, label in enumerate(classes)}
     labels = torch.tensor([number[label] for _, label in [*train, *test]], dtype=torch.int64)
     splits = [Split(images[: len(train)], labels[: len(train)]), Split(images[len(train) :], labels[len(train) :])]
@@ -221,9 +218,25 @@ def _read(name, train, test, root, img_size, validation, quiet, expected):
     return Contents(splits[0], splits[1] if test else None, classes, [_name(file, root) for file, _ in train])
 
 
-def _report_sizes(name, sizes, side):
+def _check_classes(name, train, test, expected):
+    """Raise UserError unless the sets of class names train and test, of what is there, are the same; in train those of
+    `expected` may be missing, whose training images may be deleted."""
+    known = train | (expected if train < expected else set())
+    if not (strange := sorted(known ^ test)):
+        return
+    if known - test - train:
+        way = "only training images may be missing. Put these test images back, or train afresh with pretrain.py"
+        raise UserError(f"{name}: of class {listed(sorted(known - test - train))} no test image is there any more: {way}")
+    deleted = (
+        "" if train - test else "; if its training images are deleted, name what was trained on them: --original FILE, "
+    )
+    deleted += "of retrain.py --data-of FILE" if deleted else ""
+    raise UserError(f"{name}: train and test don't hold the same classes: {listed(strange)} only in one of them{deleted}")
+
+
+def _report_sizes(name, sizes, side, say):
     """Say that images were resized, if any was."""
     if any(size != (side, side) for size in sizes):
         width, height = max(sizes, key=lambda size: size[0] * size[1])
         what = f"images are resized to {side} x {side} pixels without keeping their aspect ratio"
-        print(f"{name}: {what}; the largest is {width} x {height}", file=sys.stderr, flush=True)
+        say(f"{name}: {what}; the largest is {width} x {height}")

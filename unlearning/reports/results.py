@@ -28,8 +28,8 @@ class Row(TypedDict):
 
     forgotten: the forget set in words. flags: those that differ from the defaults. curves: what pictures need, where
     evaluate.py made the row. published: a paper's numbers, where it has the same data set and network. fingerprint: of the
-    data, where their name alone doesn't say which they are. LMEraser's rows have `request` and `clusters` besides,
-    LLMEraser's `task` and `share`.
+    data, where their name alone doesn't say which they are. precision: in which evaluate.py scored it, "fp32" or "bf16".
+    LMEraser's rows have `request` and `clusters` besides, LLMEraser's `task` and `share`.
     """
 
     dataset: str
@@ -46,6 +46,7 @@ class Row(TypedDict):
     curves: NotRequired[dict[str, Any]]
     published: NotRequired[dict[str, float]]
     fingerprint: NotRequired[str]
+    precision: NotRequired[str]
 
 
 class Provenance(TypedDict):

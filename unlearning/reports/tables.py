@@ -78,6 +78,7 @@ def terminal(result: dict[str, Any], brief: bool = False) -> str:
         for title, header, body in _tables_of(rows):
             lines += [f"{heading}: {_inline(title)}", drawn(header, body, "plain"), ""]
         lines += [_why_missing(rows, list(COLUMNS)), ""]
+    lines += [scored, ""] if (scored := precisions(result["rows"])) else []
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
@@ -143,6 +144,16 @@ def _in_a_cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").splitlines()) if text else text
 
 
+def precisions(rows: Sequence[Any]) -> str:
+    """In which arithmetic rows were scored, in a sentence, by network where they differ in it; "" where no row says it."""
+    networks: dict[str, dict[str, None]] = {}
+    for row in rows:
+        networks.setdefault(row.get("precision", ""), {})[row["model"]] = None
+    named = [(precision, ", ".join(models)) for precision, models in networks.items() if precision]
+    parts = [f"{precision} ({models})" if len(networks) > 1 else precision for precision, models in named]
+    return f"Scored in {', '.join(parts)}." if parts else ""
+
+
 def _made_by(run: dict[str, Any]) -> str:
     """What made the rows of a file, in a sentence: command, hardware, date, commit and versions."""
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
@@ -192,7 +203,8 @@ def _footnotes(result: dict[str, Any]) -> list[str]:
     return [
         "Mean ± 95 % confidence interval (Student's t) over n training seeds."
         + (gaps if "RA" in known else "")
-        + (draws if "MIA_draw_sd" in known else ""),
+        + (draws if "MIA_draw_sd" in known else "")
+        + (f" {scored}" if (scored := precisions(result["rows"])) else ""),
         *(f"{'; '.join(run['of'])}: {_made_by(run)}" for run in result.get("earlier", [])),
         _made_by(result),
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import data
 import models
 from unlearning.core.flags import (
+    QUIET,
     Parser,
     PerModel,
     add_cache_flag,
@@ -18,6 +19,7 @@ from unlearning.core.flags import (
     share,
 )
 from unlearning.images import forgetting
+from unlearning.vision.shared import Shared
 
 HEAD = "layers that give the logits (default: what the network says, or those found)"
 
@@ -98,7 +100,7 @@ def add_output_flags(parser: Parser) -> None:
     flag("--weights", type=Path, default=default, identity=False, help="folder of checkpoints (default: model_weights)")
     flag("--output", type=Path, identity=False, help="checkpoint to write (default: a telling name in --weights)")
     flag("--overwrite", action="store_true", identity=False, help="compute again what exists")
-    flag("--quiet", action="store_true", identity=False, help="no progress")
+    flag("--quiet", action="store_true", identity=False, help=QUIET)
 
 
 def add_data_flags(parser: Parser) -> None:
@@ -156,6 +158,11 @@ def source_of(args: argparse.Namespace) -> data.Source:
     """The data set that the flags name."""
     name, thinned = args.dataset or "fashion-mnist", (args.subset, args.validation, args.img_size, args.test_subset)
     return data.Source(name, args.data_dir, *thinned, args.quiet)
+
+
+def class_table(args: argparse.Namespace, shared: Shared) -> str:
+    """What --list-classes prints: number, name and counts of images of each class."""
+    return data.class_table(shared.load(source_of(args))).rstrip("\n")
 
 
 def forget_request(args: argparse.Namespace) -> forgetting.ForgetRequest | None:

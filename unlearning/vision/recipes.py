@@ -7,18 +7,46 @@ from torch import nn
 
 import data
 import models
+from unlearning.core import distributed
 from unlearning.core.flags import PerModel
+from unlearning.core.words import listed, say
+from unlearning.images.forgetting import class_name
+from unlearning.metrics.predictions import accuracy
+from unlearning.vision.predict import predict
 from unlearning.vision.run import Run
 
 EPOCHS = PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15)
 LR = PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
+FEW = 100  # optimiser steps in which hardly anything is learned from a fresh start
 
 
 def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run: Run) -> nn.Module:
-    """Train `model` from its start on `retain`, by cross-entropy; `forget` is never looked at."""
-    steps = run.settings.epochs * data.steps_of(len(retain), run.settings.batch_size)
+    """Train `model` from its start on `retain`, by cross-entropy, and print how many test images it knows; `forget` is never
+    looked at."""
+    epochs, size = run.settings.epochs, run.settings.batch_size
+    steps = epochs * data.steps_of(len(retain), size)
+    if steps < FEW and distributed.is_main():
+        few = f"{steps} optimiser step{'s' if steps > 1 else ''} in all, few to learn in"
+        say(f"warning: {few}: a smaller --batch-size (it is {size}) or more --epochs ({epochs}) makes more of them")
     flip = run.dataset.flip and not run.settings.no_flip
-    return run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, flip, len(run.dataset.classes)))
+    run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, flip, len(run.dataset.classes)))
+    if distributed.is_main():
+        gone = sorted(set(forget.labels.tolist()) - set(retain.labels.tolist()))
+        print(known_of_test(predict(model, run.dataset.test, run.compute), run.dataset, gone))
+    return model
+
+
+def known_of_test(logits: torch.Tensor, dataset: data.Dataset, gone: list[int]) -> str:
+    """How many test images are answered rightly, in a line; those of classes `gone`, which were not trained on, apart.
+
+    logits: float32 (N, C) of the test images of `dataset`.
+    """
+    labels = dataset.test.labels
+    inside = torch.isin(labels, torch.tensor(gone, dtype=torch.int64))
+    names = f"class{'es' if len(gone) > 1 else ''} {listed(class_name(dataset.classes, c) for c in gone)}"
+    parts = [(~inside, " of the kept classes" if gone else ""), (inside, f" of {names}")]
+    shares = [f"{accuracy(logits[rows], labels[rows]):.1f} % of {int(rows.sum()):,}{of}" for rows, of in parts if rows.any()]
+    return f"accuracy on test images: {', '.join(shares)}"
 
 
 def paper_recipe(model: nn.Module, steps: int, lr: float, flip: bool, classes: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from unlearning.core.files import Staged, staging
 from unlearning.core.flags import Parser
 from unlearning.vision import finish
 from unlearning.vision.feature_cache import FeatureCache
-from unlearning.vision.flags import source_of
+from unlearning.vision.flags import class_table
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
@@ -70,21 +70,20 @@ def execute(
     """
     shared = shared or Shared(args.cache)
     if args.list_classes:
-        return print(data.class_table(shared.load(source_of(args))), end="")
+        return print(class_table(args, shared))
     with contextlib.ExitStack() as held:
         begun = start(method, parser(), args, shared, held)
         if begun.finished:
             print(f"there already: {begun.output}", file=sys.stderr, flush=True)
             return begun.output
-        says = {"network": begun.network, "command": command}
         held.enter_context(distributed.process_group(begun.compute.device))
         staged = held.enter_context(staging(begun.output))
         where = begun.compute, begun.dataset, staged, begun.snapshot, shared.features
-        run = Run(method, Settings(begun.values), *where, record=begun.facts | says)
+        run = Run(method, Settings(begun.values), *where, record=begun.facts | {"command": command})
         before = models.state(begun.model)
         model = unlearn(begun.model, *begun.splits(), run).cpu()
         run.cost["moved"] = models.moved(before, models.state(model))
         finish.stage(staged, begun.checkpoint(model, run.cost, command), begun.snapshot)
-    if not run.compute.quiet:
+    if distributed.is_main():
         print(f"{begun.output}  ({run.cost['seconds']:.1f} s, {run.cost['memory_mib']:,.0f} MiB)")
     return begun.output

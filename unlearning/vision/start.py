@@ -34,16 +34,15 @@ from unlearning.vision.snapshots import Snapshot
 class Start:
     """All that is known before a method runs.
 
-    values: every flag, defaults resolved. forget: int64 positions. network: its name and the arguments of models.create.
-    shapes: those of the network's tensors, by name. facts: what the checkpoint says of the method, its settings and where
-    it started. finished: True if the output is there already.
+    values: every flag, defaults resolved. forget: int64 positions. shapes: those of the network's tensors, by name. facts:
+    what the checkpoint says of the method, its network and settings, and where it started. finished: True if the output is
+    there already.
     """
 
     values: Mapping[str, Any]
     dataset: data.Dataset
     forget: torch.Tensor
     model: nn.Module
-    network: dict[str, Any]
     shapes: dict[str, torch.Size]
     compute: Compute
     output: Path
@@ -62,8 +61,9 @@ class Start:
         smaller = any(value.shape != self.shapes[name] for name, value in state.items())
         several = f" x {distributed.count()}" if distributed.count() > 1 else ""
         return {
+            **self.facts,
             "format": models.FORMAT,
-            "network": self.network | ({"compact": True} if smaller else {}),
+            "network": self.facts["network"] | ({"compact": True} if smaller else {}),
             "state_dict": state,
             "command": command,
             **(self.dataset.whole.recorded(self.forget) if len(self.forget) else {}),
@@ -72,7 +72,6 @@ class Start:
             "device": device_name(self.compute.device) + several,
             "versions": versions(),
             "date": datetime.date.today().isoformat(),
-            **self.facts,
         }
 
 
@@ -109,6 +108,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     _check_output(output, args)
     facts: dict[str, Any] = {
         "method": method,
+        "network": network,
         "config": settings,
         "flags": flags,
         "identity": identity(method, own | _code(network), dataset.fingerprint, wanted, lineage),
@@ -127,9 +127,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         finished = not args.overwrite and _is_finished(output, same, parser)  # another process may have made it meanwhile
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)
-    snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
+    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
+    return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
 
 
 def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool) -> None:
@@ -222,12 +222,19 @@ def _output(
     args: argparse.Namespace, stem: str, begin: str, parent: dict[str, Any] | None, same: dict[str, Any], parser: Parser
 ) -> Path:
     """The file to write: its name also says the original where that isn't the usual one, unless the file without it is
-    already what is wanted, for which original is usual changes with what lies in the folder."""
+    already what is wanted, for which original is usual changes with what lies in the folder. A file, or an unfinished run,
+    that has the name of earlier versions keeps it."""
     end = f"_s{args.seed}.pth"
     plain = args.weights / f"{stem}{end}"
     if not parent or parent["usual"] or _was_made(plain, same, parser):
         return plain
-    return args.weights / f"{stem}{names.started_from(parent['file'], begin)}{end}"
+    today, before = (args.weights / f"{stem}{way}{end}" for way in names.started_from(parent["file"], begin, args.seed))
+    return before if _was_made(before, same, parser) or _unfinished(before).exists() else today
+
+
+def _unfinished(output: Path) -> Path:
+    """Where an unfinished run keeps what it continues from."""
+    return output.with_name(output.name + ".partial")
 
 
 def _code(network: Mapping[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ import data
 from unlearning.core import distributed
 from unlearning.core.device import Compute, autocast, clock, memory_format, peak_memory_mib, reset_peak_memory, to_float
 from unlearning.core.errors import RunFailed, UserError
+from unlearning.vision.failures import if_not_finite
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.snapshots import Snapshot
 
@@ -72,14 +73,14 @@ def fit(
     if distributed.count() > 1 and policy.objective is not cross_entropy:
         raise UserError("this method runs in one process: start it without torchrun")
     model.to(device).to(memory_format=memory_format(model))
-    moved = model, optimizer, policy.scheduler
-    first, seconds = snapshot.restore(*moved, epochs, compute.quiet) if snapshot else (0, 0.0)
+    first, seconds = snapshot.restore(model, optimizer, policy.scheduler, epochs, compute.quiet) if snapshot else (0, 0.0)
     if since is not None and not first:  # a resumed run has counted its preparation already
         seconds += clock(device) - since
     reset_peak_memory(device)
     model.train()
     for norm in (m for m in model.modules() if freeze_norm and isinstance(m, _BatchNorm)):
         norm.eval()
+    advice = if_not_finite(model)
     network, inputs, cost = _inputs(model, split, compute, features, policy)
     seconds += 0 if first else cost
     labels = split.labels.to(device)
@@ -87,7 +88,7 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
         batches = data.in_batches(torch.randperm(len(labels)), batch_size)
-        _epoch(f"epoch {epoch + 1}/{epochs}", network, batches, inputs(batches), labels, optimizer, policy, compute)
+        _epoch(f"epoch {epoch + 1}/{epochs}", network, batches, inputs(batches), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
         if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
             snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
@@ -112,7 +113,7 @@ def _inputs(model, split, compute, features, policy):
     return model, inputs, 0.0
 
 
-def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute):
+def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute, advice):
     """One pass over all batches, and a line about it. Raises RunFailed if the mean loss isn't finite."""
     started, total = clock(compute.device), torch.zeros((), device=compute.device)
     bar = tqdm(total=len(labels), desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
@@ -128,7 +129,7 @@ def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute):
     distributed.average([total])
     mean, speed = total.item() / len(labels), len(labels) / (clock(compute.device) - started)
     if not math.isfinite(mean):
-        raise RunFailed(f"the loss is {mean} in {title}: try a smaller --lr or --precision fp32")
+        raise RunFailed(f"the loss is {mean} in {title}: {advice}")
     if bar.disable and not compute.quiet:
         print(f"{title}  loss {mean:.4f}  {speed:,.0f} images/s", file=sys.stderr, flush=True)
 
