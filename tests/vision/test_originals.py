@@ -22,12 +22,13 @@ import models
 import pretrain
 import pruneft
 import retrain
-from tests.helpers import call, lines_of, one_line, rows_of
+from baselines import control
+from tests.helpers import FP32, call, lines_of, one_line, rows_of
 from tests.test_data import folder_of_images
 from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
 from unlearning.core.errors import UserError
 from unlearning.networks.own import OwnNetwork
-from unlearning.vision import foreign, layers, originals
+from unlearning.vision import foreign, layers, originals, predict
 from unlearning.vision.originals import Told
 
 CODE = """
@@ -82,6 +83,34 @@ def places():
 
 def gate():
     return Odd("gate")
+
+class Cosine(nn.Module):
+    def __init__(self, features, classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, features))
+
+    def forward(self, x):
+        return 8 * nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight))
+
+class Scale(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+def with_head(head):
+    net = nn.Sequential()
+    net.stem = nn.Conv2d(1, 8, 3, padding=1)
+    net.blocks = nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()))
+    net.pool, net.flat, net.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), head
+    return net
+
+def cosine():
+    return with_head(Cosine(8, 10))
+
+def several():
+    return with_head(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10), nn.Dropout(0.5)))
+
+def scaled():
+    return with_head(nn.Sequential(nn.Linear(8, 10), Scale()))
 
 class Broken(nn.Module):
     def __init__(self, kind):
@@ -312,6 +341,45 @@ def test_the_head_is_what_gives_the_logits(theirs, tmp_path):
     with pytest.raises(UserError, match=r"net.py:gate: no layer's outputs .* with --head"):
         from_file(folder, tmp_path, "gate")
     assert from_file(folder, tmp_path, "gate", "--head", "head")["head"] == ["net.head"]
+
+
+def test_a_head_may_be_any_module(theirs, tmp_path):
+    """Of several layers it is the last one where that gives the answer; what isn't called for the answer is no head."""
+    folder, _ = theirs
+    heads = {"cosine": "net.head", "several": "net.head.2", "scaled": "net.head"}
+    assert {kind: from_file(folder, tmp_path, kind, "--head", "head")["head"] for kind in heads} == {
+        kind: [name] for kind, name in heads.items()
+    }
+    for kind, head, message in (
+        ("spare", "other", "--head other: Odd never calls this layer for its answer"),
+        ("cosine", "pool", "--head pool: .* no convolution or linear layer of this name"),  # nothing to train
+        ("cosine", "blocks", "net.blocks doesn't give 10 logits: name the layer that does with --head"),
+    ):
+        with pytest.raises(UserError, match=message):
+            from_file(folder, tmp_path, kind, "--head", head)
+
+
+def test_a_cosine_classifier_is_unlearned(theirs, tmp_path):
+    """It has rows and no bias; the probe reads its inputs; it is trained whole beside LoRA. What is made says its head."""
+    folder, _ = theirs
+    torch.manual_seed(0)
+    torch.save(OwnNetwork.parse(f"{folder / 'net.py'}:cosine").create().state_dict(), tmp_path / "x.pth")
+    model = ("--model", f"{folder / 'net.py'}:cosine")
+    start = (*WHERE, "--original", tmp_path / "x.pth", *model, *ENOUGH, "--head", "head", "--forget-class", 3, "--epochs", 1)
+    start = (*start, "--subset", 200, "--test-subset", 100, "--weights", tmp_path)
+    made = [call(lora, *start), *(call(control, *start, "--kind", kind) for kind in ("head-only", "zero-row"))]
+    before = torch.load(tmp_path / "x.pth")
+    after = [models.load_checkpoint(path)["state_dict"] for path in made]
+    assert all(not torch.equal(state["net.head.weight"], before["head.weight"]) for state in after)
+    moved = {key for key, value in before.items() if not torch.equal(after[1][f"net.{key}"], value)}
+    assert moved == {"head.weight"} and (after[2]["net.head.weight"][3] == 0).all()
+    network = models.build(models.load_checkpoint(made[0]), made[0], OwnNetwork.parse(model[1]))
+    some = data.load("digits", test_subset=40).test
+    features = predict.penultimate(network, some, FP32)
+    assert features.shape == (40, 8)
+    torch.testing.assert_close(network.net.head(features), predict.predict(network, some, FP32))
+    with pytest.raises(UserError, match="head has no bias for each class"):
+        call(control, *start, "--kind", "mask")
 
 
 def test_layers_by_hand(theirs, tmp_path, capsys):

@@ -123,8 +123,8 @@ def from_elsewhere(
     if network is None:
         network = _recognised(found, told, path, Images.of(dataset))
     model, matched = _filled(found, network, path, told.own)
-    if models.is_elsewhere(network["name"]) or told.head:
-        network = {"layers": _layers(model, told, dataset)} | network
+    if "layers" not in network and (models.is_elsewhere(network["name"]) or told.head):
+        network = network | {"layers": _layers(model, told, dataset)}
     model.layer_names = models.told_layers(network)
     _check_head(model, path, dataset)
     stem = " with a 3x3 first layer and no pooling behind it" if network["arguments"].get("small_stem") else ""
@@ -271,7 +271,7 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
     layer's is: which one an activation or a scale follows only the user knows.
     """
     some = to_float(dataset.test.images[torch.arange(2)])
-    head = layers.named(model, told.head, "--head")
+    head = layers.heads_by_hand(model, told.head, some)
     if told.own and not head and not hasattr(model.net, "get_classifier"):
         found = layers.giving(model, some)
         if found is None:
@@ -283,10 +283,11 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
 
 def _check_head(model: Any, path: Path | str, dataset: data.Dataset) -> None:
     """Raise UserError where what counts as the head doesn't give one logit for each class."""
+    count, some = len(dataset.classes), to_float(dataset.test.images[torch.arange(2)])
     for name in layers.heads(model):
         head: Any = model.get_submodule(name)
-        if not hasattr(head, "weight") or len(head.weight) != len(dataset.classes):
-            count = len(dataset.classes)
+        is_layer = isinstance(head, layers.WEIGHTED)
+        if len(head.weight) != count if is_layer else not layers.gives(model, name, some, count):
             raise UserError(f"{path}: {name} doesn't give {count} logits: name the layer that does with --head")
 
 
