@@ -46,6 +46,7 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
     "cost": dict,
     "key": str,
 }
+KINDS = ("config", "small_stem", "model_args")  # of the arguments of `create` those that files say of their own networks
 NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
 VITS = {"vit_small": (8, 384, 12, 6), "vit_micro": (4, 128, 4, 4)}  # patches a side, width, depth, heads
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import timm
@@ -197,6 +198,8 @@ WRAPPED = {
     "model_state_dict": lambda state: {"model_state_dict": prefixed(state, "module._orig_mod."), "optimizer": {"state": {}}},
     "lightning": lambda state: {"state_dict": prefixed(state, "model."), "pytorch-lightning_version": "2.0"},
     "average": lambda state: {"model_ema": {"n_averaged": torch.tensor(3), **prefixed(state, "module.")}},
+    "compiled": lambda state: {"state_dict": prefixed(state, "_orig_mod.module.")},
+    "inside": lambda state: {name.replace("2.", "2.module._orig_mod.", 1): value for name, value in state.items()},
     "counted": lambda state: state | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)},
 }
 
@@ -233,6 +236,24 @@ def test_weights_and_their_average_in_one_file(theirs, tmp_path, capsys):
     )
     code, line = one_line(finetune, capsys, *start, "--weights", tmp_path, "--entry", "ema", "--quiet")
     assert code == 2 and "no state dict 'ema'; it has state_dict, state_dict_ema" in line
+
+
+def test_the_entry_that_is_taken_unasked_may_be_named(theirs, tmp_path):
+    """It is the same run then, and the same Original; a folder has no entry to name."""
+    folder, net = theirs
+    torch.save({"state_dict_ema": net.state_dict(), "model": net.state_dict()}, tmp_path / "x.pth")
+    start = (*WHERE, "--original", tmp_path / "x.pth", *own(folder), *ENOUGH, "--forget-class", 3, "--epochs", 1)
+    made = [call(finetune, *start, *entry, "--weights", tmp_path) for entry in ((), ("--entry", "model"))]
+    assert made[0] == made[1]
+    other = call(finetune, *start, "--entry", "state_dict_ema", "--weights", tmp_path)
+    first, second = (models.load_checkpoint(path)["identity"] for path in (made[0], other))
+    assert "entry" not in first["settings"] | first["parent"]["settings"]
+    assert second["settings"]["entry"] == second["parent"]["settings"]["entry"] == "state_dict_ema"
+    dataset, told = data.load("digits"), Told.from_flags(finetune.parser().parse_args(["--entry", "model"]), None)
+    network = models.load_checkpoint(other)["network"]
+    earlier = originals.from_elsewhere(tmp_path / "x.pth", replace(told, own=OwnNetwork.parse(own(folder)[1])), dataset,
+                                       True, network)  # fmt: skip
+    assert earlier["identity"]["settings"]["entry"] == "model"  # as files of earlier versions say of their Original
 
 
 def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
@@ -341,6 +362,11 @@ def test_the_head_is_what_gives_the_logits(theirs, tmp_path):
     with pytest.raises(UserError, match=r"net.py:gate: no layer's outputs .* with --head"):
         from_file(folder, tmp_path, "gate")
     assert from_file(folder, tmp_path, "gate", "--head", "head")["head"] == ["net.head"]
+    args = finetune.parser().parse_args(["--model", f"{folder / 'net.py'}:gate", *map(str, ENOUGH), "--head", "head"])
+    told = Told.from_flags(args, args.model)
+    network = originals.from_elsewhere(tmp_path / "x.pth", told, data.load("digits"), True)["network"]
+    again = originals.from_elsewhere(tmp_path / "x.pth", replace(told, head=()), data.load("digits"), True, network)
+    assert again["network"] == network  # a checkpoint says it already
 
 
 def test_a_head_may_be_any_module(theirs, tmp_path):
@@ -462,6 +488,22 @@ def test_a_file_of_timms_train_script(pictures, tmp_path, capsys):
         originals.from_elsewhere(path, Told(model="timm:test_vit"), dataset, True)
 
 
+def test_the_stem_of_a_wrapped_network():
+    """torchvision's wide ResNets have one too, and no other of its networks."""
+    for name, prefix in (
+        ("resnet18", "module._orig_mod."),
+        ("wide_resnet50_2", "_orig_mod."),
+        ("resnet18", "model.module."),
+    ):
+        with torch.device("meta"):
+            usual, other = (torchvision.models.get_model(one, num_classes=2) for one in (name, "shufflenet_v2_x0_5"))
+        state = usual.state_dict()
+        small = state | {"conv1.weight": state["conv1.weight"][:, :, :3, :3]}
+        for given, net, expected in ((small, usual, True), (state, usual, False), (small, other, False)):
+            found = foreign.Found("a state dict", prefixed(given, prefix))
+            assert originals._has_small_stem(found, net) == expected
+
+
 def test_torchvisions_networks_with_both_stems(pictures, tmp_path):
     _, dataset = pictures
     for small in (False, True):
@@ -471,7 +513,8 @@ def test_torchvisions_networks_with_both_stems(pictures, tmp_path):
         randomise(net)
         path = tmp_path / f"{small}.pth"
         args = argparse.Namespace(model="resnet18", lr=0.1)
-        torch.save({"model": net.state_dict(), "lr_scheduler": {}, "args": args} if small else net.state_dict(), path)
+        wrapped = {"model": prefixed(net.state_dict(), "_orig_mod.module."), "lr_scheduler": {}, "args": args}
+        torch.save(wrapped if small else net.state_dict(), path)
         told = Told() if small else Told(model="torchvision:resnet18")  # their train.py says it
         model, parent = started(path, dataset, told)
         assert parent["network"]["arguments"].get("small_stem", False) == small
@@ -513,6 +556,8 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(x), net((x - 0.4) / 0.2).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="hf has no state dict 'model': leave --entry out"):
+        originals.from_elsewhere(tmp_path / "hf", Told(entry="model"), dataset, True)
     found = layers.adaptable(model)
     assert found == adapted if adapted else all(".encoder." in name and "shortcut" not in name for name in found)
     start = ("--dataset", f"folder:{folder}", "--original", tmp_path / "hf", "--forget-file", ids(tmp_path), "--quiet")
@@ -521,7 +566,8 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     assert built(x).shape == (3, 2)
     (original, row) = rows_of(made, "--weights", tmp_path)
     assert (original["method"], row["method"]) == ("original", "loraprune")
-    again = ("--dataset", f"folder:{folder}", "--model", tmp_path / "hf", "--forget-file", ids(tmp_path), "--quiet")
+    again = ("--data-of", made) if kind == "resnet" else ("--model", tmp_path / "hf")  # made again as a checkpoint says
+    again = ("--dataset", f"folder:{folder}", *again, "--forget-file", ids(tmp_path), "--quiet")
     call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
     assert "mean" in rows_of(made, "--weights", tmp_path, beneath=False)[-1]["metrics"]["gap"]
     if kind == "vit":
@@ -808,6 +854,30 @@ def test_odd_flags_in_a_file(tmp_path, said, message):
     torch.save({"arch": "test_vit", "args": argparse.Namespace(**said), "state_dict": STATE}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=message):
         foreign.read(tmp_path / "x.pth")
+
+
+def test_flags_go_before_what_cant_be_read(pictures, tmp_path):
+    """Constants of which a file says nothing that can be used, and arguments of a network that it isn't taken for."""
+    told, dataset = Told(constants=([0.5] * 3, [0.25] * 3)), pictures[1]
+    net = timm.create_model("test_resnet", num_classes=2)
+    args = argparse.Namespace(mean="odd", std=[0.0], model_kwargs={})
+    torch.save({"arch": "test_resnet", "args": args, "state_dict": net.state_dict()}, tmp_path / "x.pth")
+    save_file(net.state_dict(), timm_config(tmp_path / "timm", architecture="test_resnet", mean="odd", std=[0.0])
+              / "model.safetensors")  # fmt: skip
+    hugging_face(tmp_path / "hf", "resnet")
+    (tmp_path / "hf" / "preprocessor_config.json").write_text('{"do_rescale": false}', encoding="utf-8")
+    for name in ("x.pth", "timm", "hf"):
+        parent = originals.from_elsewhere(tmp_path / name, told, dataset, True)
+        arguments = parent["network"]["arguments"]
+        assert (arguments["mean"], arguments["std"]) == told.constants
+        again = originals.rebuilt(tmp_path / name, parent["network"], None, None)
+        assert models.moved(parent["state_dict"], again.state_dict()) == 0
+        with pytest.raises(UserError, match=r"its mean is 'odd'|aren't in \[0, 1\]"):
+            originals.from_elsewhere(tmp_path / name, Told(), dataset, True)
+    args = argparse.Namespace(model_kwargs={"checkpoint_path": "x"})
+    torch.save({"arch": "test_vit", "args": args, "state_dict": net.state_dict()}, tmp_path / "x.pth")
+    found = foreign.read(tmp_path / "x.pth", model="timm:test_resnet")
+    assert (found.name, found.arguments) == (None, {})
 
 
 def timm_config(folder, **said):

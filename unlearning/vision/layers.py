@@ -95,7 +95,7 @@ def is_parametrised(module: nn.Module) -> bool:
 
 
 def to_prune(model: nn.Module, name: str) -> Any:
-    """The layer of this name. Raises UserError where its rows can't be zeroed, for they are computed anew, or it has none."""
+    """The layer of this name. Raises UserError where its rows can't be zeroed: they are computed anew, or there are none."""
     layer = model.get_submodule(name)
     if is_parametrised(layer) or not isinstance(layer, WEIGHTED):
         what = f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED if is_parametrised(layer) else _other(layer)}"

@@ -84,6 +84,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     model.to(compute.device)
     compute = compute.placed(model)
     values = _resolved(args, network["name"], compute.precision)
+    if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
+        values["entry"] = parent and parent["identity"]["settings"].get("entry")
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
     flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
     known = values if parent else values | {name: network["arguments"][name] for name in ("mean", "std")}
@@ -175,10 +177,12 @@ def _network(
         model, network = models.build(parent, parent["file"], told.own), parent["network"]
     else:
         of, folder = getattr(args, "data_of", None), args.data_dir if args.pretrained else None
-        name = told.model or (of and models.load_checkpoint(of)["network"]["name"]) or "resnet20"
-        constants, further = told.constants, {}
+        known = models.load_checkpoint(of)["network"] if of else {"name": "resnet20", "arguments": {}}
+        name = told.model or known["name"]
+        said = known["arguments"] if name == known["name"] else {}
+        constants, further = told.constants, {key: said[key] for key in models.KINDS if key in said}
         if Path(name).is_dir():  # timm's or Hugging Face's, whose network is trained afresh
-            found = foreign.read(Path(name))
+            found = foreign.read(Path(name), constants=constants is None)
             name, further, constants = found.name or name, found.arguments, constants or found.constants
         size = told.input_size
         model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, told.own, **further)
