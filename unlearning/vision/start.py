@@ -177,7 +177,7 @@ def _network(
         model, network = models.build(parent, parent["file"], told.own), parent["network"]
     else:
         of, folder = getattr(args, "data_of", None), args.data_dir if args.pretrained else None
-        known = models.load_checkpoint(of)["network"] if of else {"name": "resnet20", "arguments": {}}
+        known: dict[str, Any] = models.load_checkpoint(of)["network"] if of else {"name": "resnet20", "arguments": {}}
         name = told.model or known["name"]
         said = known["arguments"] if name == known["name"] else {}
         constants, further = told.constants, {key: said[key] for key in models.KINDS if key in said}
