@@ -320,8 +320,8 @@ def _lite0(data_dir, quiet):
 
 def is_vit(model: nn.Module) -> bool:
     """True for a stack of attention blocks in timm's layout."""
-    net: Any = model.net
-    return hasattr(net, "blocks") and hasattr(net.blocks[-1], "attn")
+    blocks = getattr(model.net, "blocks", None)
+    return isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks) > 0 and hasattr(blocks[-1], "attn")
 
 
 def _cifar_resnet(blocks: int, in_chans: int, num_classes: int) -> nn.Module:

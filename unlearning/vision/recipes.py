@@ -7,11 +7,11 @@ from torch import nn
 
 import data
 import models
-from unlearning.core.flags import PerModel
+from unlearning.core.flags import VIT, PerModel
 from unlearning.vision.run import Run
 
 EPOCHS = PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15)
-LR = PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
+LR = PerModel({"paper": 0.1, "vit_small": 1e-3, "vit_micro": 1e-3, VIT: 1e-3})
 
 
 def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run: Run) -> nn.Module:

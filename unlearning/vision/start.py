@@ -83,7 +83,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     compute = Compute.from_flags(args)
     model.to(compute.device)
     compute = compute.placed(model)
-    values = _resolved(args, network["name"], compute.precision)
+    values = _resolved(args, model, network["name"], compute.precision)
     if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
@@ -193,10 +193,11 @@ def _network(
     return model, network
 
 
-def _resolved(args: argparse.Namespace, network: str, precision: str | None) -> dict[str, Any]:
-    """Every flag, with what its default is for this network."""
-    given = vars(args) | {"model": network, "precision": precision}
-    return {name: value.of(network) if isinstance(value, PerModel) else value for name, value in given.items()}
+def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precision: str | None) -> dict[str, Any]:
+    """Every flag, with what its default is for this network. That of a ViT of no name here counts as given by hand, which it
+    was in earlier versions: files are called as they were then."""
+    given, is_vit = vars(args) | {"model": network, "precision": precision}, models.is_vit(model)
+    return {name: value.of(network, is_vit) if isinstance(value, PerModel) else value for name, value in given.items()}
 
 
 def _rest_of_name(
