@@ -525,11 +525,11 @@ def test_torchvisions_networks_with_both_stems(pictures, tmp_path):
         assert layers.heads(model) == ["net.fc"] and "net.conv1" not in layers.adaptable(model)
 
 
-def hugging_face(folder, kind, size=32):
+def hugging_face(folder, kind, size=32, width=16):
     """A folder of a small network of transformers; the network."""
     names = {"id2label": {0: "ant", 1: "bee"}, "label2id": {"ant": 0, "bee": 1}}
     if kind == "vit":
-        config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        config = transformers.ViTConfig(hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
                                         image_size=size, patch_size=8, **names)  # fmt: skip
     else:
         config = transformers.ResNetConfig(
@@ -570,6 +570,12 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     again = ("--dataset", f"folder:{folder}", *again, "--forget-file", ids(tmp_path), "--quiet")
     call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
     assert "mean" in rows_of(made, "--weights", tmp_path, beneath=False)[-1]["metrics"]["gap"]
+    assert call(retrain, *again, "--epochs", 1, "--weights", tmp_path).exists()  # there already
+    if kind == "vit":  # another network of the same name
+        hugging_face(tmp_path / "hf", kind, width=24)
+        with pytest.raises(UserError, match="made with other settings"):
+            call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
+        hugging_face(tmp_path / "hf", kind)
     if kind == "vit":
         with pytest.raises(UserError, match="was trained on images of 32 pixels, these have 16: give --img-size 32"):
             originals.from_elsewhere(tmp_path / "hf", Told(), data.load(f"folder:{folder}", img_size=16), True)

@@ -93,7 +93,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     own = parser.own_settings(known)
     wanted = forget_identity(forget, forgotten.draw if forgotten else None)
     lineage = parent and of_checkpoint(parent)
-    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | _code(network)
+    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | _made_of(network, sha)
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = names.begin(network["name"], dataset.tag)
     stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
@@ -227,6 +227,12 @@ def _code(network: Mapping[str, Any]) -> dict[str, str]:
     return {"code": network["code"][:12]} if "code" in network else {}
 
 
+def _made_of(network: Mapping[str, Any], parent: str | None) -> dict[str, str]:
+    """`_code`, and of a fresh network that a folder or a checkpoint describes a digest of what its name doesn't say."""
+    said = {name: value for name, value in network["arguments"].items() if name in models.KINDS and not parent}
+    return _code(network) | ({"network": key(said)} if said else {})
+
+
 def _check_output(output: Path, parent: dict[str, Any] | None) -> None:
     """Raise UserError where writing the output would destroy the original, or something that is no checkpoint."""
     if parent and output.exists() and output.samefile(parent["file"]):
@@ -248,7 +254,7 @@ def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
         return False
     found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
-    made_from |= _code(found["network"])
+    made_from |= _made_of(found["network"], found.get("parent"))
     own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
     if not found.get("parent"):
         own = with_normalisation(own, found)
