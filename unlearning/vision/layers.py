@@ -214,6 +214,10 @@ def stem(model: nn.Module) -> set[str]:
     found = {*first, *_within(layers, root + parts[0])}
     behind: set[str] = set()
     for child in children[children.index(root + parts[0]) + 1 :]:
+        if any(
+            f"{head}.".startswith(f"{before}{child}.") for head in heads(model)
+        ):  # of several layers it's no block either
+            break
         if len(inside := _within(layers, child)) > 1:  # the first block
             found |= behind
             break

@@ -227,8 +227,8 @@ def _code(network: Mapping[str, Any]) -> dict[str, str]:
     return {"code": network["code"][:12]} if "code" in network else {}
 
 
-def _made_of(network: Mapping[str, Any], parent: str | None) -> dict[str, str]:
-    """`_code`, and of a fresh network that a folder or a checkpoint describes a digest of what its name doesn't say."""
+def _made_of(network: Mapping[str, Any], parent: object) -> dict[str, str]:
+    """`_code`, and of a network without a parent that a folder or a checkpoint describes a digest of what its name doesn't say."""
     said = {name: value for name, value in network["arguments"].items() if name in models.KINDS and not parent}
     return _code(network) | ({"network": key(said)} if said else {})
 
