@@ -406,7 +406,8 @@ def test_no_layer_with_a_forward_pass_of_its_own_is_left_out_silently():
 def test_a_head_of_several_layers_is_no_block():
     """With which the stem would end, and the network's only block be a part of it."""
     model = nn.Sequential(OrderedDict(net=Blocks({})))
-    model.net.fc = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    del model.net.fc
+    model.net.fc = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))  # behind the block, as it is registered
     assert layers.stem(model) == {"net.stem"} and layers.adaptable(model) == ["net.blocks.0.0"]
 
 

@@ -239,7 +239,7 @@ def vit():
 
 def blocks():
     net = timm.create_model("test_resnet", in_chans=1, num_classes=10)
-    net.blocks = [2, 2]
+    net.blocks = 2
     return net
 """
 

@@ -213,10 +213,9 @@ def stem(model: nn.Module) -> set[str]:
     children = [root + name for name, _ in net.get_submodule(root[:-1]).named_children()]
     found = {*first, *_within(layers, root + parts[0])}
     behind: set[str] = set()
+    above = heads(model)
     for child in children[children.index(root + parts[0]) + 1 :]:
-        if any(
-            f"{head}.".startswith(f"{before}{child}.") for head in heads(model)
-        ):  # of several layers it's no block either
+        if _within(above, before + child):  # a head of several layers is no block either
             break
         if len(inside := _within(layers, child)) > 1:  # the first block
             found |= behind

@@ -228,7 +228,7 @@ def _code(network: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _made_of(network: Mapping[str, Any], parent: object) -> dict[str, str]:
-    """`_code`, and of a network without a parent that a folder or a checkpoint describes a digest of what its name doesn't say."""
+    """`_code`, and of a network without a parent a digest of what a folder or a checkpoint says of it beside its name."""
     said = {name: value for name, value in network["arguments"].items() if name in models.KINDS and not parent}
     return _code(network) | ({"network": key(said)} if said else {})
 
