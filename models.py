@@ -46,6 +46,7 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
     "cost": dict,
     "key": str,
 }
+KINDS = ("config", "small_stem", "model_args")  # of the arguments of `create` those that files say of their own networks
 NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
 VITS = {"vit_small": (8, 384, 12, 6), "vit_micro": (4, 128, 4, 4)}  # patches a side, width, depth, heads
 
@@ -319,8 +320,8 @@ def _lite0(data_dir, quiet):
 
 def is_vit(model: nn.Module) -> bool:
     """True for a stack of attention blocks in timm's layout."""
-    net: Any = model.net
-    return hasattr(net, "blocks") and hasattr(net.blocks[-1], "attn")
+    blocks = getattr(model.net, "blocks", None)
+    return isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks) > 0 and hasattr(blocks[-1], "attn")
 
 
 def _cifar_resnet(blocks: int, in_chans: int, num_classes: int) -> nn.Module:

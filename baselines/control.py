@@ -48,16 +48,24 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     classes = sorted(set(forget.labels.tolist()) - set(retain.labels.tolist()))
     if not classes:
         raise UserError(f"--kind {kind} needs --forget-class: no class is forgotten as a whole")
-    if kind == "mask" and any(head.bias is None for head in heads):
-        raise UserError("--kind mask: this network's head has no bias; zero-row needs none")
+    count = len(run.dataset.classes)
+    if kind == "mask" and not all(_has_rows(head, "bias", count) for head in heads):
+        raise UserError("--kind mask: this network's head has no bias for each class; zero-row needs none")
+    if kind == "zero-row" and not all(_has_rows(head, "weight", count) for head in heads):
+        raise UserError("--kind zero-row: this network's head has no row of weights for each class; head-only needs none")
     for head in heads:
         if kind == "zero-row":
             head.weight[classes] = 0
-        if head.bias is not None:
+        if _has_rows(head, "bias", count):
             head.bias[classes] = 0 if kind == "zero-row" else float("-inf")
     seconds = time.perf_counter() - started
     run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(run.compute.device), trainable=0, steps=0)
     return model
+
+
+def _has_rows(head, key, count):
+    """True if a head's parameter of this name has one row for each of `count` classes."""
+    return isinstance(tensor := getattr(head, key, None), torch.Tensor) and tensor.ndim > 0 and len(tensor) == count
 
 
 def parser() -> Parser:

@@ -1,14 +1,19 @@
 """Exporting: what was there is replaced or stays. What is written: vision/test_pruning.py and vision/test_timm_folder.py."""
 
+import json
+
 import pytest
 import timm
 import torch
 
 import data
 import export
+import finetune
+import lora
 import models
 import pretrain
-from tests.helpers import call, files, full_disk, one_line, rows_of
+import retrain
+from tests.helpers import call, files, full_disk, lines_of, one_line, rows_of
 from tests.test_models import TheirViT, randomise
 from unlearning.core.errors import RunFailed
 from unlearning.evaluation import collect
@@ -105,6 +110,31 @@ def test_a_base_file_of_lora_unlearn_goes_to_timm(tmp_path, capsys):
     torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
     code, line = one_line(export, capsys, tmp_path / "w.pth", "--timm", tmp_path / "w")
     assert code == 2 and "doesn't say classes and image size" in line
+
+
+def test_what_comes_of_a_timm_folder_goes_to_timm_again(weights, tmp_path, monkeypatch):
+    """A ViT of this project's size is timm's by its arguments alone, which the folder says. So do the adapter's card, and
+    the folder of the Retrain of it."""
+    folder = call(export, weights / "digits_vit_micro_original_s0.pth", "--timm", tmp_path / "vit")
+    start = ("--dataset", "digits", "--subset", 100, "--forget-class", 3, "--epochs", 1, "--quiet", "--weights", tmp_path)
+    made = [call(finetune, *start, "--original", folder), call(retrain, *start, "--model", folder)]
+    x = torch.rand(2, 1, 8, 8)
+    for path in made:
+        network = models.build(models.load_checkpoint(path))
+        again = call(export, path, "--timm", tmp_path / path.stem)
+        net = timm.create_model(f"local-dir:{again}", pretrained=True).eval()
+        config = json.loads((again / "config.json").read_text(encoding="utf-8"))
+        assert config["model_args"] == json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_args"]
+        with torch.no_grad():
+            torch.testing.assert_close(net(network.normalize(x)), network(x), atol=1e-5, rtol=1e-5)
+    call(lora, *start[:4], "--forget-class", 5, *start[6:], "--original", made[0], "--output", tmp_path / "lora.pth")
+    card = (tmp_path / "lora_adapter" / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "ORIGINAL.pth").write_bytes(made[0].read_bytes())
+    monkeypatch.chdir(tmp_path)
+    given = {"images": x}
+    exec(lines_of(card), given)
+    expected = models.build(models.load_checkpoint(tmp_path / "lora.pth"))(x)
+    torch.testing.assert_close(given["logits"], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_unlearned_timm_folder_is_an_original_again(weights, tmp_path):

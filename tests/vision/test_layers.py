@@ -341,7 +341,26 @@ def share(blocks, modules):
         blocks[1][0].weight = blocks[0][0].weight
 
 
+class Cosine(nn.Conv2d):
+    """A layer of which W + B A gives something else than W and B A do, each by itself."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, nn.functional.normalize(self.weight), self.bias)
+
+
+class CosineLinear(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(nn.functional.normalize(x, dim=-1), nn.functional.normalize(self.weight))
+
+
+def own_forward(layer):
+    """Give one layer, and no class, another forward pass."""
+    layer.forward = lambda x: nn.functional.conv2d(x, layer.weight.sign(), layer.bias)
+
+
 ODD = {
+    "own class": (lambda blocks: setattr(blocks[0][0], "__class__", Cosine), "has a forward pass of its own"),
+    "own forward": (lambda blocks: own_forward(blocks[0][0]), "has a forward pass of its own"),
     "one weight": (lambda blocks: share(blocks, modules=False), "shares its weights with another module"),
     "one module": (lambda blocks: share(blocks, modules=True), "shares its weights with another module"),
     "weight norm": (lambda blocks: nn.utils.parametrizations.weight_norm(blocks[0][0]), "computes its weights from others"),
@@ -371,6 +390,44 @@ def test_layers_whose_weights_arent_their_own_get_no_lora(odd):
     if "norm" in odd:
         with pytest.raises(UserError, match=f"Blocks: blocks.0.0 {why}.* pruned"):
             pruning.prune_filters(model, 0.5)
+
+
+def test_no_layer_with_a_forward_pass_of_its_own_is_left_out_silently():
+    """Be it one of many; timm's own linear layer, which differs for TorchScript alone, is like any other."""
+    model = nn.Sequential(OrderedDict(net=Blocks({}, {}, {}, {})))
+    model.net.blocks[3][0] = nn.Sequential(timm.layers.Linear(4, 4), CosineLinear(4, 4))
+    for rule in (layers.adaptable, layers.in_every_block):
+        with pytest.raises(UserError, match=r"Blocks has no .* LoRA: its blocks.3.0.1 has a forward pass of its own"):
+            rule(model)
+        model.net.blocks[3][0][1] = nn.Linear(4, 4)
+        assert rule(model) == [f"net.blocks.{name}" for name in ("0.0", "1.0", "2.0", "3.0.0", "3.0.1")]
+        model.net.blocks[3][0][1] = CosineLinear(4, 4)
+
+
+def test_a_head_of_several_layers_is_no_block():
+    """With which the stem would end, and the network's only block be a part of it."""
+    model = nn.Sequential(OrderedDict(net=Blocks({})))
+    del model.net.fc
+    model.net.fc = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))  # behind the block, as it is registered
+    assert layers.stem(model) == {"net.stem"} and layers.adaptable(model) == ["net.blocks.0.0"]
+
+
+def test_a_head_that_is_no_layer_gets_no_lora():
+    """A transformer's head gets LoRA; a CNN's is saved whole, whatever it is."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 4))
+
+    model = nn.Sequential(OrderedDict(net=Blocks({}, {})))
+    model.net.fc = Head()
+    model.layer_names = models.LayerNames(head=("net.fc",))
+    assert adapters.last_and_head(model) == (["net.blocks.0.0", "net.blocks.1.0"], ["net.fc"])
+    with pytest.raises(UserError, match=r"fc is a Head, neither a Conv2d nor a Linear layer, so LoRA .*; finetune.py"):
+        adapters.attach(model, (["net.fc"], []), 2, 4)
+    with pytest.raises(UserError, match=r"fc is a Head, neither .* rows can't be pruned"):
+        pruning.zero_head_rows(model, 0.5)
 
 
 def test_what_is_saved_whole_is_no_other_modules_too():

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import timm
@@ -22,12 +23,13 @@ import models
 import pretrain
 import pruneft
 import retrain
-from tests.helpers import call, lines_of, one_line, rows_of
+from baselines import control
+from tests.helpers import FP32, call, lines_of, one_line, rows_of
 from tests.test_data import folder_of_images
 from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
 from unlearning.core.errors import UserError
 from unlearning.networks.own import OwnNetwork
-from unlearning.vision import foreign, layers, originals
+from unlearning.vision import foreign, layers, originals, predict
 from unlearning.vision.originals import Told
 
 CODE = """
@@ -82,6 +84,34 @@ def places():
 
 def gate():
     return Odd("gate")
+
+class Cosine(nn.Module):
+    def __init__(self, features, classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, features))
+
+    def forward(self, x):
+        return 8 * nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight))
+
+class Scale(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+def with_head(head):
+    net = nn.Sequential()
+    net.stem = nn.Conv2d(1, 8, 3, padding=1)
+    net.blocks = nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()))
+    net.pool, net.flat, net.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), head
+    return net
+
+def cosine():
+    return with_head(Cosine(8, 10))
+
+def several():
+    return with_head(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10), nn.Dropout(0.5)))
+
+def scaled():
+    return with_head(nn.Sequential(nn.Linear(8, 10), Scale()))
 
 class Broken(nn.Module):
     def __init__(self, kind):
@@ -168,6 +198,8 @@ WRAPPED = {
     "model_state_dict": lambda state: {"model_state_dict": prefixed(state, "module._orig_mod."), "optimizer": {"state": {}}},
     "lightning": lambda state: {"state_dict": prefixed(state, "model."), "pytorch-lightning_version": "2.0"},
     "average": lambda state: {"model_ema": {"n_averaged": torch.tensor(3), **prefixed(state, "module.")}},
+    "compiled": lambda state: {"state_dict": prefixed(state, "_orig_mod.module.")},
+    "inside": lambda state: {name.replace("2.", "2.module._orig_mod.", 1): value for name, value in state.items()},
     "counted": lambda state: state | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)},
 }
 
@@ -204,6 +236,24 @@ def test_weights_and_their_average_in_one_file(theirs, tmp_path, capsys):
     )
     code, line = one_line(finetune, capsys, *start, "--weights", tmp_path, "--entry", "ema", "--quiet")
     assert code == 2 and "no state dict 'ema'; it has state_dict, state_dict_ema" in line
+
+
+def test_the_entry_that_is_taken_unasked_may_be_named(theirs, tmp_path):
+    """It is the same run then, and the same Original; a folder has no entry to name."""
+    folder, net = theirs
+    torch.save({"state_dict_ema": net.state_dict(), "model": net.state_dict()}, tmp_path / "x.pth")
+    start = (*WHERE, "--original", tmp_path / "x.pth", *own(folder), *ENOUGH, "--forget-class", 3, "--epochs", 1)
+    made = [call(finetune, *start, *entry, "--weights", tmp_path) for entry in ((), ("--entry", "model"))]
+    assert made[0] == made[1]
+    other = call(finetune, *start, "--entry", "state_dict_ema", "--weights", tmp_path)
+    first, second = (models.load_checkpoint(path)["identity"] for path in (made[0], other))
+    assert "entry" not in first["settings"] | first["parent"]["settings"]
+    assert second["settings"]["entry"] == second["parent"]["settings"]["entry"] == "state_dict_ema"
+    dataset, told = data.load("digits"), Told.from_flags(finetune.parser().parse_args(["--entry", "model"]), None)
+    network = models.load_checkpoint(other)["network"]
+    earlier = originals.from_elsewhere(tmp_path / "x.pth", replace(told, own=OwnNetwork.parse(own(folder)[1])), dataset,
+                                       True, network)  # fmt: skip
+    assert earlier["identity"]["settings"]["entry"] == "model"  # as files of earlier versions say of their Original
 
 
 def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
@@ -312,6 +362,50 @@ def test_the_head_is_what_gives_the_logits(theirs, tmp_path):
     with pytest.raises(UserError, match=r"net.py:gate: no layer's outputs .* with --head"):
         from_file(folder, tmp_path, "gate")
     assert from_file(folder, tmp_path, "gate", "--head", "head")["head"] == ["net.head"]
+    args = finetune.parser().parse_args(["--model", f"{folder / 'net.py'}:gate", *map(str, ENOUGH), "--head", "head"])
+    told = Told.from_flags(args, args.model)
+    network = originals.from_elsewhere(tmp_path / "x.pth", told, data.load("digits"), True)["network"]
+    again = originals.from_elsewhere(tmp_path / "x.pth", replace(told, head=()), data.load("digits"), True, network)
+    assert again["network"] == network  # a checkpoint says it already
+
+
+def test_a_head_may_be_any_module(theirs, tmp_path):
+    """Of several layers it is the last one where that gives the answer; what isn't called for the answer is no head."""
+    folder, _ = theirs
+    heads = {"cosine": "net.head", "several": "net.head.2", "scaled": "net.head"}
+    assert {kind: from_file(folder, tmp_path, kind, "--head", "head")["head"] for kind in heads} == {
+        kind: [name] for kind, name in heads.items()
+    }
+    for kind, head, message in (
+        ("spare", "other", "--head other: Odd never calls this layer for its answer"),
+        ("cosine", "pool", "--head pool: .* no convolution or linear layer of this name"),  # nothing to train
+        ("cosine", "blocks", "net.blocks doesn't give 10 logits: name the layer that does with --head"),
+    ):
+        with pytest.raises(UserError, match=message):
+            from_file(folder, tmp_path, kind, "--head", head)
+
+
+def test_a_cosine_classifier_is_unlearned(theirs, tmp_path):
+    """It has rows and no bias; the probe reads its inputs; it is trained whole beside LoRA. What is made says its head."""
+    folder, _ = theirs
+    torch.manual_seed(0)
+    torch.save(OwnNetwork.parse(f"{folder / 'net.py'}:cosine").create().state_dict(), tmp_path / "x.pth")
+    model = ("--model", f"{folder / 'net.py'}:cosine")
+    start = (*WHERE, "--original", tmp_path / "x.pth", *model, *ENOUGH, "--head", "head", "--forget-class", 3, "--epochs", 1)
+    start = (*start, "--subset", 200, "--test-subset", 100, "--weights", tmp_path)
+    made = [call(lora, *start), *(call(control, *start, "--kind", kind) for kind in ("head-only", "zero-row"))]
+    before = torch.load(tmp_path / "x.pth")
+    after = [models.load_checkpoint(path)["state_dict"] for path in made]
+    assert all(not torch.equal(state["net.head.weight"], before["head.weight"]) for state in after)
+    moved = {key for key, value in before.items() if not torch.equal(after[1][f"net.{key}"], value)}
+    assert moved == {"head.weight"} and (after[2]["net.head.weight"][3] == 0).all()
+    network = models.build(models.load_checkpoint(made[0]), made[0], OwnNetwork.parse(model[1]))
+    some = data.load("digits", test_subset=40).test
+    features = predict.penultimate(network, some, FP32)
+    assert features.shape == (40, 8)
+    torch.testing.assert_close(network.net.head(features), predict.predict(network, some, FP32))
+    with pytest.raises(UserError, match="head has no bias for each class"):
+        call(control, *start, "--kind", "mask")
 
 
 def test_layers_by_hand(theirs, tmp_path, capsys):
@@ -394,6 +488,22 @@ def test_a_file_of_timms_train_script(pictures, tmp_path, capsys):
         originals.from_elsewhere(path, Told(model="timm:test_vit"), dataset, True)
 
 
+def test_the_stem_of_a_wrapped_network():
+    """torchvision's wide ResNets have one too, and no other of its networks."""
+    for name, prefix in (
+        ("resnet18", "module._orig_mod."),
+        ("wide_resnet50_2", "_orig_mod."),
+        ("resnet18", "model.module."),
+    ):
+        with torch.device("meta"):
+            usual, other = (torchvision.models.get_model(one, num_classes=2) for one in (name, "shufflenet_v2_x0_5"))
+        state = usual.state_dict()
+        small = state | {"conv1.weight": state["conv1.weight"][:, :, :3, :3]}
+        for given, net, expected in ((small, usual, True), (state, usual, False), (small, other, False)):
+            found = foreign.Found("a state dict", prefixed(given, prefix))
+            assert originals._has_small_stem(found, net) == expected
+
+
 def test_torchvisions_networks_with_both_stems(pictures, tmp_path):
     _, dataset = pictures
     for small in (False, True):
@@ -403,7 +513,8 @@ def test_torchvisions_networks_with_both_stems(pictures, tmp_path):
         randomise(net)
         path = tmp_path / f"{small}.pth"
         args = argparse.Namespace(model="resnet18", lr=0.1)
-        torch.save({"model": net.state_dict(), "lr_scheduler": {}, "args": args} if small else net.state_dict(), path)
+        wrapped = {"model": prefixed(net.state_dict(), "_orig_mod.module."), "lr_scheduler": {}, "args": args}
+        torch.save(wrapped if small else net.state_dict(), path)
         told = Told() if small else Told(model="torchvision:resnet18")  # their train.py says it
         model, parent = started(path, dataset, told)
         assert parent["network"]["arguments"].get("small_stem", False) == small
@@ -414,11 +525,11 @@ def test_torchvisions_networks_with_both_stems(pictures, tmp_path):
         assert layers.heads(model) == ["net.fc"] and "net.conv1" not in layers.adaptable(model)
 
 
-def hugging_face(folder, kind, size=32):
+def hugging_face(folder, kind, size=32, width=16):
     """A folder of a small network of transformers; the network."""
     names = {"id2label": {0: "ant", 1: "bee"}, "label2id": {"ant": 0, "bee": 1}}
     if kind == "vit":
-        config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        config = transformers.ViTConfig(hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
                                         image_size=size, patch_size=8, **names)  # fmt: skip
     else:
         config = transformers.ResNetConfig(
@@ -445,6 +556,8 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model(x), net((x - 0.4) / 0.2).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="hf has no state dict 'model': leave --entry out"):
+        originals.from_elsewhere(tmp_path / "hf", Told(entry="model"), dataset, True)
     found = layers.adaptable(model)
     assert found == adapted if adapted else all(".encoder." in name and "shortcut" not in name for name in found)
     start = ("--dataset", f"folder:{folder}", "--original", tmp_path / "hf", "--forget-file", ids(tmp_path), "--quiet")
@@ -453,9 +566,16 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     assert built(x).shape == (3, 2)
     (original, row) = rows_of(made, "--weights", tmp_path)
     assert (original["method"], row["method"]) == ("original", "loraprune")
-    again = ("--dataset", f"folder:{folder}", "--model", tmp_path / "hf", "--forget-file", ids(tmp_path), "--quiet")
+    again = ("--data-of", made) if kind == "resnet" else ("--model", tmp_path / "hf")  # made again as a checkpoint says
+    again = ("--dataset", f"folder:{folder}", *again, "--forget-file", ids(tmp_path), "--quiet")
     call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
     assert "mean" in rows_of(made, "--weights", tmp_path, beneath=False)[-1]["metrics"]["gap"]
+    assert call(retrain, *again, "--epochs", 1, "--weights", tmp_path).exists()  # there already
+    if kind == "vit":  # another network of the same name
+        hugging_face(tmp_path / "hf", kind, width=24)
+        with pytest.raises(UserError, match="made with other settings"):
+            call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
+        hugging_face(tmp_path / "hf", kind)
     if kind == "vit":
         with pytest.raises(UserError, match="was trained on images of 32 pixels, these have 16: give --img-size 32"):
             originals.from_elsewhere(tmp_path / "hf", Told(), data.load(f"folder:{folder}", img_size=16), True)
@@ -740,6 +860,30 @@ def test_odd_flags_in_a_file(tmp_path, said, message):
     torch.save({"arch": "test_vit", "args": argparse.Namespace(**said), "state_dict": STATE}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=message):
         foreign.read(tmp_path / "x.pth")
+
+
+def test_flags_go_before_what_cant_be_read(pictures, tmp_path):
+    """Constants of which a file says nothing that can be used, and arguments of a network that it isn't taken for."""
+    told, dataset = Told(constants=([0.5] * 3, [0.25] * 3)), pictures[1]
+    net = timm.create_model("test_resnet", num_classes=2)
+    args = argparse.Namespace(mean="odd", std=[0.0], model_kwargs={})
+    torch.save({"arch": "test_resnet", "args": args, "state_dict": net.state_dict()}, tmp_path / "x.pth")
+    save_file(net.state_dict(), timm_config(tmp_path / "timm", architecture="test_resnet", mean="odd", std=[0.0])
+              / "model.safetensors")  # fmt: skip
+    hugging_face(tmp_path / "hf", "resnet")
+    (tmp_path / "hf" / "preprocessor_config.json").write_text('{"do_rescale": false}', encoding="utf-8")
+    for name in ("x.pth", "timm", "hf"):
+        parent = originals.from_elsewhere(tmp_path / name, told, dataset, True)
+        arguments = parent["network"]["arguments"]
+        assert (arguments["mean"], arguments["std"]) == told.constants
+        again = originals.rebuilt(tmp_path / name, parent["network"], None, None)
+        assert models.moved(parent["state_dict"], again.state_dict()) == 0
+        with pytest.raises(UserError, match=r"its mean is 'odd'|aren't in \[0, 1\]"):
+            originals.from_elsewhere(tmp_path / name, Told(), dataset, True)
+    args = argparse.Namespace(model_kwargs={"checkpoint_path": "x"})
+    torch.save({"arch": "test_vit", "args": args, "state_dict": net.state_dict()}, tmp_path / "x.pth")
+    found = foreign.read(tmp_path / "x.pth", model="timm:test_resnet")
+    assert (found.name, found.arguments) == (None, {})
 
 
 def timm_config(folder, **said):

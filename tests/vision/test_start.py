@@ -233,6 +233,33 @@ def test_classes_are_listed_and_nothing_else_is_done(script, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
 
+VIT = """
+import timm
+
+def vit():
+    return timm.create_model("test_vit", in_chans=1, num_classes=10, img_size=8, patch_size=4)
+
+def blocks():
+    net = timm.create_model("test_resnet", in_chans=1, num_classes=10)
+    net.blocks = 2
+    return net
+"""
+
+
+def test_a_plain_vit_has_the_papers_rate(shared, tmp_path):
+    """Timm's and one's own, as vit_small has; with the rate typed it is the same file. All else has the CNN's."""
+    (tmp_path / "net.py").write_text(VIT, encoding="utf-8")
+    vits, file = ("timm:test_vit", f"{tmp_path / 'net.py'}:vit"), tmp_path / "net.py"
+    for name in (*vits, "vit_micro", "timm:test_resnet", f"{file}:blocks"):
+        flags = ("--model", name, *(["--input-size", 32] if name == "timm:test_vit" else []), "--weights", tmp_path)
+        found = begun(retrain, shared, *SMALL, *flags, "--forget-class", 3)
+        is_vit = name in (*vits, "vit_micro")
+        assert found.values["lr"] == (0.001 if is_vit else 0.1)
+        assert ("lr-0.001" in found.output.name) == (name in vits)
+        typed = begun(retrain, shared, *SMALL, *flags, "--forget-class", 3, "--lr", found.values["lr"])
+        assert (typed.output, typed.facts["key"]) == (found.output, found.facts["key"])
+
+
 @pytest.mark.parametrize("script", FROM_SCRATCH, ids=lambda script: script.__name__)
 def test_no_flip_leaves_mirroring_out(script, shared, tmp_path, monkeypatch):
     """And is in no setting of files without it."""

@@ -24,16 +24,20 @@ UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]
 
 
+VIT = "other plain ViTs"
+
+
 class PerModel(dict):
-    """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network."""
+    """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network, but VIT,
+    where there is such, for every other ViT."""
 
     def __str__(self) -> str:
         rest = ", ".join(f"{value:g} for {name}" for name, value in self.items() if name != "paper")
         return f"{self['paper']:g}" + (f"; {rest}" if rest else "")
 
-    def of(self, network: str) -> float:
+    def of(self, network: str, is_vit: bool = False) -> float:
         """The default for a network of this name."""
-        return self.get(network, self["paper"])
+        return self.get(network, self.get(VIT, self["paper"]) if is_vit else self["paper"])
 
 
 class Store(argparse.Action):

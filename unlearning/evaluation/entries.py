@@ -118,8 +118,8 @@ def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: E
     if source is None:
         raise UserError(f"{path} doesn't say what it was trained on: give --dataset")
     spec = {key: value for key, value in derived.built.items() if key != "compact"} if derived else None
-    entry = derived and first_parent(derived.identity)["settings"].get("entry")
-    told = replace(scoring.told, entry=entry or scoring.told.entry)
+    entry = first_parent(derived.identity)["settings"].get("entry") if derived else scoring.told.entry
+    told = replace(scoring.told, entry=entry)
     found = originals.from_elsewhere(path, told, shared.load(source), scoring.compute.quiet, spec)
     base = bool(derived) or found["base"]
     unknown = {"missing": "cost: files from elsewhere don't say"}

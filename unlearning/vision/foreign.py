@@ -6,7 +6,7 @@ reference scripts; folders of timm and of Hugging Face. Everything is read with 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ LORA_UNLEARN = "a file of LoRA-Unlearn"
 ENTRIES = ("state_dict", "model", "net", "model_state_dict", "model_state", "weights", "params")
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
 BESIDE = ("n_averaged", "total_ops", "total_params")  # what tools leave among the weights
+WRAPPERS = ("module", "_orig_mod")  # DataParallel's and torch.compile's, around a network or a part of it
 FETCHING = ("cache_dir", "model_name", "scriptable", "exportable", "no_jit", "features_only", "file", "url")
 FILES = (".bin", ".npz", ".pt", ".pth", ".safetensors", ".tar")
 Tensors = dict[str, torch.Tensor]
@@ -32,7 +33,8 @@ Tensors = dict[str, torch.Tensor]
 class Found:
     """What a file or folder holds.
 
-    kind: what it was recognised as, in words. entry: the key under which the tensors lay. name: of the network, as
+    kind: what it was recognised as, in words. entry: the key under which the tensors lay. others: keys that could be meant
+    too. asked: True where the entry was asked for, and is another one than is taken unasked. name: of the network, as
     models.create knows it; None where the file doesn't say. arguments: of models.create, as far as the file says. constants:
     mean and standard deviation. size: side in pixels of the images that it was trained on. classes: their names. channels:
     of these images.
@@ -48,6 +50,7 @@ class Found:
     size: int | None = None
     classes: tuple[str, ...] | None = None
     channels: int | None = None
+    asked: bool = False
 
     @property
     def base(self) -> bool:
@@ -55,40 +58,46 @@ class Found:
         return self.kind != LORA_UNLEARN or self.entry is not None
 
 
-def read(path: Path, entry: str | None = None, model: str | None = None) -> Found:
+def read(path: Path, entry: str | None = None, model: str | None = None, constants: bool = True) -> Found:
     """What lies at `path`. entry: the key of the state dict to take. model: what the user says that its network is called,
-    which goes before what a file's names and flags let one guess. Raises UserError for what holds no weights."""
+    which goes before what a file's names and flags let one guess. constants: False where mean and deviation are known, and
+    what the file says of them isn't looked at. Raises UserError for what holds no weights."""
     if path.is_dir():
-        return _folder(path)
-    found = _file(path, entry)
-    if not found.name or model in (None, found.name, found.name.split(":")[-1]):
-        return found
-    if found.kind == LORA_UNLEARN:
-        return Found("a state dict", found.tensors, found.entry, found.others)
-    return replace(found, name=None, arguments={})
+        return _folder(path, entry, constants)
+    found = _file(path, entry, model, constants)
+    if found.kind == LORA_UNLEARN and not _is_called(model, found.name):
+        return Found("a state dict", found.tensors, found.entry, found.others, asked=found.asked)
+    return found
 
 
-def _file(path: Path, entry: str | None) -> Found:
+def _is_called(model: str | None, name: str | None) -> bool:
+    """True unless `model` says another network than `name`."""
+    return name is None or model in (None, name, name.split(":")[-1])
+
+
+def _file(path: Path, entry: str | None, model: str | None, constants: bool) -> Found:
     content = _safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    key, tensors, others = _state_dict(content, path, entry)
+    key, tensors, others, asked = _state_dict(content, path, entry)
     if name := published.recognised(tensors):
         mean, std = data.NORMALISATION["cifar10"]
         classes = tuple(map(str, range(published.classes(tensors))))
-        return Found(LORA_UNLEARN, tensors, key, others, name, {}, ([*mean], [*std]), 32, classes, 3)
+        return Found(LORA_UNLEARN, tensors, key, others, name, {}, ([*mean], [*std]), 32, classes, 3, asked)
     known, arch = content.get("args"), content.get("arch")
     told: dict[str, Any] = vars(known) if hasattr(known, "__dict__") else known if isinstance(known, dict) else {}
     if isinstance(arch, str):
         # timm's train.py writes a version too; PyTorch's ImageNet example, whose networks are torchvision's, doesn't.
         by_timm = bool(told) or "version" in content
         name = _library_of(arch, libraries.TIMM if by_timm else libraries.TORCHVISION)
-        constants = _constants(told.get("mean"), told.get("std"), f"{path}: args")
-        own = _model_args(told.get("model_kwargs"), f"{path}: args.model_kwargs")
+        said = _constants(told.get("mean"), told.get("std"), f"{path}: args") if constants else None
+        is_it = _is_called(model, name)
+        own = _model_args(told.get("model_kwargs"), f"{path}: args.model_kwargs") if is_it else {}
         kind = "a file of timm's train.py" if by_timm else "a training script's file"
-        return Found(kind, tensors, key, others, name, own, constants)
+        return Found(kind, tensors, key, others, name if is_it else None, own, said, asked=asked)
     if isinstance(told.get("model"), str) and "lr_scheduler" in content:
         name = _library_of(told["model"], libraries.TORCHVISION)
-        return Found("a file of torchvision's train.py", tensors, key, others, name)
-    return Found("a state dict", tensors, key, others)
+        name = name if _is_called(model, name) else None
+        return Found("a file of torchvision's train.py", tensors, key, others, name, asked=asked)
+    return Found("a state dict", tensors, key, others, asked=asked)
 
 
 def _library_of(name: str, first: str) -> str | None:
@@ -149,7 +158,7 @@ def load(model: Any, found: Found, path: Path) -> str:
         given = published.converted(found.tensors, model.net) if found.kind == LORA_UNLEARN else found.tensors
     except (AttributeError, LookupError, RuntimeError) as error:  # LoRA's halves don't fit, or there is but one of them
         raise UserError(f"{path}: {found.kind} that doesn't fit its network ({first_line(error)})") from None
-    given = _without_prefix(given, wanted)
+    given = without_prefix(given, wanted)
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     fitting = {name for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
     missing = [name for name in wanted if name not in given and name not in optional]
@@ -197,23 +206,26 @@ def _misfit(given, wanted, missing, extra, other):
     return " and ".join(parts) + ": another --model?"
 
 
-def _without_prefix(given: Tensors, wanted: Mapping[str, Any]) -> Tensors:
-    """The tensors without what stands before all of their names (`module.`, `_orig_mod.`, `model.`), as far as that makes
-    more of them names of `wanted`."""
-    best = given
-    while given and len({name.split(".")[0] for name in given}) == 1 and all("." in name for name in given):
-        given = {name.split(".", 1)[1]: value for name, value in given.items()}
-        if len(given.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
-            best = given
-    return best
+def without_prefix(given: Tensors, wanted: Mapping[str, Any]) -> Tensors:
+    """The tensors without what stands before all of their names (`module.`, `_orig_mod.`, `model.`), and without the first
+    two of these within names, as far as that makes more of them names of `wanted`."""
+    plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): value for name, value in given.items()}
+    candidates = [given]
+    for tensors in (given, plain if len(plain) == len(given) else {}):
+        candidates.append(tensors)
+        while tensors and len({name.split(".")[0] for name in tensors}) == 1 and all("." in name for name in tensors):
+            tensors = {name.split(".", 1)[1]: value for name, value in tensors.items()}
+            candidates.append(tensors)
+    return max(candidates, key=lambda tensors: len(tensors.keys() & wanted.keys()))
 
 
-def _state_dict(content: Any, path: Path, entry: str | None) -> tuple[str | None, Tensors, tuple[str, ...]]:
-    """(key, tensors, other keys that could be meant) of the state dict in what a file holds."""
+def _state_dict(content: Any, path: Path, entry: str | None) -> tuple[str | None, Tensors, tuple[str, ...], bool]:
+    """(key, tensors, other keys that could be meant, True where `entry` isn't what is taken without it) of the state dict
+    in what a file holds."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not a state dict")
     if entry is None and _is_state(content):
-        return None, _tensors(content), ()
+        return None, _tensors(content), (), False
     there = [key for key, value in content.items() if isinstance(value, Mapping) and _is_state(value)]
     there.sort(key=lambda key: (*ENTRIES, key).index(key) + len(ENTRIES) * (key in AVERAGES))
     known = [key for key in there if key in (*ENTRIES, *AVERAGES)] or there
@@ -221,10 +233,12 @@ def _state_dict(content: Any, path: Path, entry: str | None) -> tuple[str | None
         raise UserError(f"{path} has no state dict {entry!r}; it has {', '.join(map(str, there)) or 'none'}")
     if not known:
         raise UserError(f"{path} is neither a checkpoint of this project nor a state dict")
-    if entry is None and known[0] not in (*ENTRIES, *AVERAGES) and len(known) > 1:
+    clear = known[0] in (*ENTRIES, *AVERAGES) or len(known) == 1
+    if entry is None and not clear:
         raise UserError(f"{path} has several state dicts, {', '.join(map(str, known))}: name one with --entry")
     chosen = known[0] if entry is None else entry
-    return chosen, _tensors(content[chosen]), tuple(str(key) for key in known if key != chosen)
+    others = tuple(str(key) for key in known if key != chosen)
+    return chosen, _tensors(content[chosen]), others, chosen != known[0] or not clear
 
 
 def _is_state(value):
@@ -247,20 +261,20 @@ def _safetensors(path):
         raise UserError(f"{path} is not a readable safetensors file ({first_line(error)})") from None
 
 
-def _folder(path):
+def _folder(path, entry, constants):
     """What a folder of timm's or of Hugging Face's holds."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no folder of timm or Hugging Face: config.json ({first_line(error)})") from None
     if isinstance(config, dict) and isinstance(config.get("architecture"), str):
-        return _timm_folder(path, config)
+        return _timm_folder(path, config, entry, constants)
     if isinstance(config, dict) and isinstance(config.get("model_type"), str):
-        return _hugging_face_folder(path, config)
+        return _hugging_face_folder(path, config, constants)
     raise UserError(f"{path}/config.json names neither a timm architecture nor a model type of Hugging Face")
 
 
-def _timm_folder(path, config):
+def _timm_folder(path, config, entry, constants):
     known = config.get("pretrained_cfg") or config
     if not isinstance(known, dict):
         raise UserError(f"{path}/config.json: its pretrained_cfg is {str(known)[:60]!r}, not names and values")
@@ -269,7 +283,7 @@ def _timm_folder(path, config):
     if weights is None:
         raise UserError(f"{path} has no model.safetensors")
     content = _safetensors(weights) if weights.suffix == ".safetensors" else read_torch(weights)
-    key, tensors, others = _state_dict(content, weights, None)
+    key, tensors, others, asked = _state_dict(content, weights, None if _is_state(content) else entry)
     names = config.get("label_names") or None
     if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UserError(f"{path}/config.json: its label_names are no list of names")
@@ -280,10 +294,11 @@ def _timm_folder(path, config):
         others,
         f"timm:{config['architecture']}",
         _model_args(config.get("model_args"), f"{path}/config.json: model_args"),
-        _constants(known.get("mean"), known.get("std"), f"{path}/config.json"),
+        _constants(known.get("mean"), known.get("std"), f"{path}/config.json") if constants else None,
         size,
         names and tuple(names),
         channels,
+        asked,
     )
 
 
@@ -305,7 +320,7 @@ def _side(size, path):
     return size
 
 
-def _hugging_face_folder(path, config):
+def _hugging_face_folder(path, config, constants):
     from transformers import AutoModelForImageClassification
     from transformers.utils import logging
 
@@ -335,7 +350,7 @@ def _hugging_face_folder(path, config):
         (),
         f"{libraries.HUGGING_FACE}{config['model_type']}",
         {"config": net.config.to_diff_dict() | {"model_type": config["model_type"]}},
-        _prepared(path / "preprocessor_config.json"),
+        _prepared(path / "preprocessor_config.json") if constants else None,
         _side(getattr(net.config, "image_size", None), path),
         tuple(str(names[number]) for number in sorted(names)),
         getattr(net.config, "num_channels", None),

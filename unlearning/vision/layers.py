@@ -24,6 +24,7 @@ from unlearning.core.errors import UserError
 
 BY_HAND = "--{}-targets names some by hand"
 PARAMETRISED = "computes its weights from others (weight norm, spectral norm)"
+OWN_FORWARD = "has a forward pass of its own"
 WEIGHTED = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)  # with a scale and an offset for each channel
 # Names in timm and transformers: of what passes a block by, or lies between or behind the stages; of what makes an
@@ -63,8 +64,9 @@ def prunable(model: nn.Module) -> list[str]:
         return [last]
     if not is_cnn(model):
         raise UserError(f"{_called(model)} has no layer to prune: none in a block; {BY_HAND.format('prune')}")
-    inner, above = set(in_blocks(model)), set(heads(model))
-    return [n for n, m in model.named_modules() if (isinstance(m, nn.Conv2d) or n in inner) and n not in above]
+    inner, above = set(in_blocks(model)), tuple(f"{head}." for head in heads(model))
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) or n in inner]
+    return [name for name in found if not f"{name}.".startswith(above)]
 
 
 def adaptable(model: nn.Module) -> list[str]:
@@ -82,7 +84,8 @@ def fit_for_lora(model: nn.Module, targets: tuple[list[str], list[str]]) -> tupl
     whole = {name: "shares its weights with another module" for name in targets[1] if name in shared}
     for name, why in ({name: _unfit(model, name, shared) for name in targets[0]} | whole).items():
         if why:
-            raise UserError(f"{_called(model)}: {name.removeprefix('net.')} {why}, so LoRA can't be merged into the network")
+            what = f"{_called(model)}: {name.removeprefix('net.')} {why}, so LoRA can't be merged into the network"
+            raise UserError(f"{what}; finetune.py and pruneft.py do without")
     return targets
 
 
@@ -92,10 +95,10 @@ def is_parametrised(module: nn.Module) -> bool:
 
 
 def to_prune(model: nn.Module, name: str) -> Any:
-    """The layer of this name. Raises UserError where its rows can't be zeroed, for they are computed anew."""
+    """The layer of this name. Raises UserError where its rows can't be zeroed: they are computed anew, or there are none."""
     layer = model.get_submodule(name)
-    if is_parametrised(layer):
-        what = f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED}"
+    if is_parametrised(layer) or not isinstance(layer, WEIGHTED):
+        what = f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED if is_parametrised(layer) else _other(layer)}"
         raise UserError(f"{what}, so its rows can't be pruned; {BY_HAND.format('prune')}")
     return layer
 
@@ -118,7 +121,7 @@ def named(model: nn.Module, wanted: Sequence[str], flag: str) -> tuple[str, ...]
     found: dict[str, None] = {}
     for word in wanted:
         meant = [n for n in layers if n in (word, f"net.{word}")]
-        meant = meant or [n for n in layers if fnmatchcase(n, word) or fnmatchcase(n, f"*.{word}")]
+        meant = meant or [n for n in layers if _is_like(n, word)]
         if not meant:
             some = ", ".join(name.removeprefix("net.") for name in (*layers[:2], *layers[-2:]))
             raise UserError(
@@ -126,6 +129,26 @@ def named(model: nn.Module, wanted: Sequence[str], flag: str) -> tuple[str, ...]
             )
         found |= dict.fromkeys(meant)
     return tuple(found)
+
+
+def heads_by_hand(model: nn.Module, wanted: Sequence[str], images: torch.Tensor) -> tuple[str, ...]:
+    """Names of the modules that a user means by --head: such as `named` finds, or else modules of any kind. Where one of
+    several layers ends in a layer whose outputs are its own, it is that layer.
+
+    Raises UserError for one that isn't called when the network answers `images` (B, C, H, W), in evaluation mode.
+    """
+    modules = {n: m for n, m in model.named_modules() if n.startswith("net.") and next(m.parameters(), None) is not None}
+    found: dict[str, None] = {}
+    for word in wanted:
+        meant = [name for name in modules if name == word or name == f"net.{word}"]
+        layers_of_it = [] if meant else [n for n, m in modules.items() if isinstance(m, WEIGHTED) and _is_like(n, word)]
+        meant = meant or layers_of_it or [name for name in modules if _is_like(name, word)]
+        found |= dict.fromkeys(meant or named(model, [word], "--head"))
+    inside = [name for name in modules if any(f"{name}.".startswith(f"{head}.") for head in found)]
+    _, heard = _outputs(model, images, inside)
+    if idle := [name for name in found if name not in heard]:
+        raise UserError(f"--head {idle[0].removeprefix('net.')}: {_called(model)} never calls this layer for its answer")
+    return tuple(dict.fromkeys(_last_within(modules, heard, head) for head in found))
 
 
 def in_every_block(model: nn.Module) -> list[str]:
@@ -190,7 +213,10 @@ def stem(model: nn.Module) -> set[str]:
     children = [root + name for name, _ in net.get_submodule(root[:-1]).named_children()]
     found = {*first, *_within(layers, root + parts[0])}
     behind: set[str] = set()
+    above = heads(model)
     for child in children[children.index(root + parts[0]) + 1 :]:
+        if _within(above, before + child):  # a head of several layers is no block either
+            break
         if len(inside := _within(layers, child)) > 1:  # the first block
             found |= behind
             break
@@ -203,6 +229,13 @@ def unheard(model: nn.Module, images: torch.Tensor) -> tuple[str, ...]:
     functions that read their weights directly, as PyTorch's own attention does, would read past LoRA."""
     _, heard = _outputs(model, images)
     return tuple(name for name, module in model.named_modules() if isinstance(module, WEIGHTED) and name not in heard)
+
+
+def gives(model: nn.Module, name: str, images: torch.Tensor, classes: int) -> bool:
+    """True if what the module of this name gives for `images` (B, C, H, W), in evaluation mode, has one number for each of
+    `classes`, of a convolution one for each and place."""
+    given: Any = _outputs(model, images, [name])[1].get(name)
+    return isinstance(given, torch.Tensor) and given.ndim > 1 and classes in (given.shape[1], given.shape[-1])
 
 
 def giving(model: nn.Module, images: torch.Tensor) -> str | None:
@@ -250,17 +283,30 @@ class _Tracer(fx.Tracer):
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
 
 
-def _outputs(model, images):
-    """The network's answers to `images` in evaluation mode, and what its convolutions and linear layers gave, by name, in
-    the order of their last calls."""
+def _is_like(name, word):
+    """True for a name that ends as a word or pattern says."""
+    return fnmatchcase(name, word) or fnmatchcase(name, f"*.{word}")
+
+
+def _last_within(modules, heard, name):
+    """The last convolution or linear layer in the module of this name, if what it gave is what the module gave; else this
+    name. heard: outputs by name, in the order of the calls."""
+    last = next((n for n in reversed(heard) if f"{n}.".startswith(f"{name}.") and isinstance(modules[n], WEIGHTED)), name)
+    alike = isinstance(heard[name], torch.Tensor) and torch.equal(heard[last], heard[name])
+    return last if alike else name
+
+
+def _outputs(model, images, names=None):
+    """The network's answers to `images` in evaluation mode, and what its convolutions and linear layers, or the modules of
+    these names, gave, by name, in the order of their last calls."""
     heard: dict[str, torch.Tensor] = {}
 
     def keep(name, module, inputs, output):
         heard.pop(name, None)
-        heard[name] = output.clone()  # which the network may change in place
+        heard[name] = output.clone() if isinstance(output, torch.Tensor) else output  # which may be changed in place
 
-    named_layers = [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
-    hooks = [module.register_forward_hook(partial(keep, name)) for name, module in named_layers]
+    asked = [(n, m) for n, m in model.named_modules() if (isinstance(m, WEIGHTED) if names is None else n in names)]
+    hooks = [module.register_forward_hook(partial(keep, name)) for name, module in asked]
     with torch.no_grad():
         answers = model.eval()(images)
     for hook in hooks:
@@ -299,8 +345,9 @@ def _exact(model, names):
     unheard, shared = models.layer_names(model).unheard, _shared(model)
     why = {name: _unfit(model, name, shared) for name in names if name not in unheard}
     exact = [name for name, reason in why.items() if not reason]
-    if 2 * len(exact) <= len(why):
-        odd = (f"its {name.removeprefix('net.')} {reason}" for name, reason in why.items() if reason)
+    if 2 * len(exact) <= len(why) or OWN_FORWARD in why.values():
+        worst = OWN_FORWARD if OWN_FORWARD in why.values() else ""
+        odd = (f"its {name.removeprefix('net.')} {reason}" for name, reason in why.items() if reason and worst in reason)
         what = f"{_called(model)} has no linear layer or convolution for LoRA"
         raise UserError(f"{what}: {next(odd, 'it has none in a block')}; {BY_HAND.format('lora')}")
     return exact
@@ -317,17 +364,28 @@ def _by_hand(model):
 
 def _unfit(model, name, shared):
     """Why W + B A can't take the place of a layer's W, or None: it is another layer's too, it is computed anew from other
-    parameters, or the layer is one of timm's own convolutions, which standardise their weights or pad as needed, or one of
-    which PEFT's A lacks the dilation or the padding. shared: as `_shared` gives it."""
+    parameters, the layer does something else with it (a cosine classifier, timm's own convolutions, which standardise their
+    weights or pad as needed), or PEFT's A lacks its dilation or padding. shared: as `_shared` gives it."""
+    import timm
+
     module = model.get_submodule(name)
+    if not isinstance(module, WEIGHTED):
+        return _other(module)
     if name in shared:
         return "shares its weights with another module"
     if is_parametrised(module):
         return PARAMETRISED
-    plain = isinstance(module, nn.Linear) or type(module).forward is nn.Conv2d.forward
+    known = (nn.Conv2d.forward, nn.Linear.forward, timm.layers.Linear.forward)  # the last is another for TorchScript alone
+    plain = type(module).forward in known and "forward" not in vars(module)
+    if not plain and not type(module).__module__.startswith("timm."):
+        return OWN_FORWARD
     if plain and {*getattr(module, "dilation", ())} <= {1} and getattr(module, "padding_mode", "zeros") == "zeros":
         return None
     return "standardises its weights, pads as needed or is dilated"
+
+
+def _other(module):
+    return f"is a {type(module).__name__}, neither a Conv2d nor a Linear layer"
 
 
 def _shared(model):

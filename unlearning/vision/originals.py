@@ -20,6 +20,7 @@ from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, sha256
 from unlearning.core.flags import written
+from unlearning.networks import libraries
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import foreign, layers
 from unlearning.vision.identity import identity
@@ -105,7 +106,7 @@ def network_in(path: Path) -> str:
     """The name of the network that a file says it holds. Raises UserError where it doesn't say."""
     if content := checkpoint_in(path):
         return models.checked(content, path)["network"]["name"]
-    name = foreign.read(path).name
+    name = foreign.read(path, constants=False).name
     if name is None:
         raise UserError(f"{path} doesn't say which network it holds: name it with --model")
     return name
@@ -119,18 +120,21 @@ def from_elsewhere(
     network: what a checkpoint that started from it says of it; None to recognise it. Raises UserError where the file doesn't
     fit the network, or the network the data.
     """
-    found = foreign.read(path, told.entry, network["name"] if network else told.model)
+    known = network is not None or told.constants is not None
+    found = foreign.read(path, told.entry, network["name"] if network else told.model, not known)
+    # A checkpoint may name the entry that is taken unasked: of its original it is named, as it was when that was read.
+    entry = told.entry if found.asked or network else None
     if network is None:
         network = _recognised(found, told, path, Images.of(dataset))
     model, matched = _filled(found, network, path, told.own)
-    if models.is_elsewhere(network["name"]) or told.head:
-        network = {"layers": _layers(model, told, dataset)} | network
+    if "layers" not in network and (models.is_elsewhere(network["name"]) or told.head):
+        network = network | {"layers": _layers(model, told, dataset)}
     model.layer_names = models.told_layers(network)
     _check_head(model, path, dataset)
     stem = " with a 3x3 first layer and no pooling behind it" if network["arguments"].get("small_stem") else ""
     _say(model, found, path, f"as {network['name']}{stem} {matched} tensors match", dataset, quiet)
     digest = digest_of(path)
-    told_by = {"original": digest[:12]} | ({"entry": told.entry} if told.entry else {})
+    told_by = {"original": digest[:12]} | ({"entry": entry} if entry else {})
     arguments = {"input_size": told.input_size} if told.input_size else {}
     return {
         "format": models.FORMAT,
@@ -164,7 +168,7 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
 
     Raises UserError where the file doesn't say network, classes and image size.
     """
-    found = foreign.read(path, told.entry, told.model)
+    found = foreign.read(path, told.entry, told.model, told.constants is None)
     if found.classes is None or found.size is None:
         raise UserError(f"{path} doesn't say classes and image size: start a method from it, and export what that makes")
     channels = found.channels or (len(found.constants[0]) if found.constants else 3)
@@ -186,7 +190,7 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
 
 def rebuilt(path: Path, network: dict[str, Any], entry: str | None, own: OwnNetwork | None) -> nn.Module:
     """The network in a file from elsewhere, in evaluation mode. network: what `from_elsewhere` says of it."""
-    model, _ = _filled(foreign.read(path, entry, network["name"]), network, path, own)
+    model, _ = _filled(foreign.read(path, entry, network["name"], False), network, path, own)
     model.layer_names = models.told_layers(network)
     return model.eval()
 
@@ -227,6 +231,8 @@ def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) ->
         raise UserError(f"{path} holds {found.kind} of {len(found.tensors)} tensors; {way}")
     if found.name and told.model and told.model not in (found.name, found.name.split(":")[-1]):
         raise UserError(f"{path} holds a {found.name}, not a {told.model}")
+    if told.entry and told.entry != found.entry:
+        raise UserError(f"{path} has no state dict {told.entry!r}: leave --entry out")
     name = found.name or told.model or ""
     if found.size and found.size != images.side and not told.input_size:
         way = f"--img-size {found.size}, or --input-size {found.size} to let the network resize them"
@@ -240,11 +246,19 @@ def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) ->
     arguments: dict[str, Any] = {"in_chans": images.channels, "num_classes": len(images.classes), "img_size": images.side}
     arguments |= {"mean": mean, "std": std} | found.arguments
     arguments |= {"input_size": told.input_size} if told.input_size else {}
-    first = found.tensors.get("conv1.weight", found.tensors.get("module.conv1.weight"))
-    if name.startswith("torchvision:resn") and first is not None and first.shape[-1] == 3:
+    model: Any = models.create(name, **arguments, own=told.own)
+    if name.startswith(libraries.TORCHVISION) and _has_small_stem(found, model.net):
         arguments["small_stem"] = True
-    models.try_images(models.create(name, **arguments, own=told.own), name, arguments)
+        model = models.create(name, **arguments)
+    models.try_images(model, name, arguments)
     return {"name": name, "arguments": arguments} | ({"code": told.own.sha256} if told.own else {})
+
+
+def _has_small_stem(found: foreign.Found, net: nn.Module) -> bool:
+    """True for a file of torchvision's ResNet `net` whose first convolution is 3x3 in the place of 7x7."""
+    wanted = net.state_dict()
+    first = foreign.without_prefix(found.tensors, wanted).get("conv1.weight")
+    return first is not None and "conv1.weight" in wanted and tuple(first.shape[2:]) == (3, 3)
 
 
 def _check_classes(found: foreign.Found, path: Path, images: Images) -> None:
@@ -271,7 +285,7 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
     layer's is: which one an activation or a scale follows only the user knows.
     """
     some = to_float(dataset.test.images[torch.arange(2)])
-    head = layers.named(model, told.head, "--head")
+    head = layers.heads_by_hand(model, told.head, some)
     if told.own and not head and not hasattr(model.net, "get_classifier"):
         found = layers.giving(model, some)
         if found is None:
@@ -283,10 +297,11 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
 
 def _check_head(model: Any, path: Path | str, dataset: data.Dataset) -> None:
     """Raise UserError where what counts as the head doesn't give one logit for each class."""
+    count, some = len(dataset.classes), to_float(dataset.test.images[torch.arange(2)])
     for name in layers.heads(model):
         head: Any = model.get_submodule(name)
-        if not hasattr(head, "weight") or len(head.weight) != len(dataset.classes):
-            count = len(dataset.classes)
+        is_layer = isinstance(head, layers.WEIGHTED)
+        if len(head.weight) != count if is_layer else not layers.gives(model, name, some, count):
             raise UserError(f"{path}: {name} doesn't give {count} logits: name the layer that does with --head")
 
 

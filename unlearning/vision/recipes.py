@@ -8,7 +8,7 @@ from torch import nn
 import data
 import models
 from unlearning.core import distributed
-from unlearning.core.flags import PerModel
+from unlearning.core.flags import VIT, PerModel
 from unlearning.core.words import listed, say
 from unlearning.images.forgetting import class_name
 from unlearning.metrics.predictions import accuracy
@@ -16,7 +16,7 @@ from unlearning.vision.predict import predict
 from unlearning.vision.run import Run
 
 EPOCHS = PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15)
-LR = PerModel(paper=0.1, vit_small=1e-3, vit_micro=1e-3)
+LR = PerModel({"paper": 0.1, "vit_small": 1e-3, "vit_micro": 1e-3, VIT: 1e-3})
 FEW = 100  # optimiser steps in which hardly anything is learned from a fresh start
 
 

@@ -92,7 +92,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     compute = Compute.from_flags(args)
     model.to(compute.device)
     compute = compute.placed(model)
-    values = _resolved(args, network["name"], compute.precision)
+    values = _resolved(args, model, network["name"], compute.precision)
+    if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
+        values["entry"] = parent and parent["identity"]["settings"].get("entry")
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
     flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
     known = values if parent else values | {name: network["arguments"][name] for name in ("mean", "std")}
@@ -100,12 +102,12 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     own = parser.own_settings(known)
     wanted = forget_identity(forget, forgotten.draw if forgotten else None)
     lineage = parent and of_checkpoint(parent)
-    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | _code(network)
+    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | _made_of(network, sha)
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = names.begin(network["name"], dataset.tag)
     stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
     output = args.output or _output(args, stem, begin, parent, same, parser)
-    _check_output(output, args)
+    _check_output(output, args, parent)
     facts: dict[str, Any] = {
         "method": method,
         "network": network,
@@ -188,10 +190,12 @@ def _network(
         model, network = models.build(parent, parent["file"], told.own), parent["network"]
     else:
         of, folder = getattr(args, "data_of", None), args.data_dir if args.pretrained else None
-        name = told.model or (of and models.load_checkpoint(of)["network"]["name"]) or "resnet20"
-        constants, further = told.constants, {}
+        known: dict[str, Any] = models.load_checkpoint(of)["network"] if of else {"name": "resnet20", "arguments": {}}
+        name = told.model or known["name"]
+        said = known["arguments"] if name == known["name"] else {}
+        constants, further = told.constants, {key: said[key] for key in models.KINDS if key in said}
         if Path(name).is_dir():  # timm's or Hugging Face's, whose network is trained afresh
-            found = foreign.read(Path(name))
+            found = foreign.read(Path(name), constants=constants is None)
             name, further, constants = found.name or name, found.arguments, constants or found.constants
         size = told.input_size
         model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, told.own, **further)
@@ -202,10 +206,11 @@ def _network(
     return model, network
 
 
-def _resolved(args: argparse.Namespace, network: str, precision: str | None) -> dict[str, Any]:
-    """Every flag, with what its default is for this network."""
-    given = vars(args) | {"model": network, "precision": precision}
-    return {name: value.of(network) if isinstance(value, PerModel) else value for name, value in given.items()}
+def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precision: str | None) -> dict[str, Any]:
+    """Every flag, with what its default is for this network. That of a ViT of no name here counts as given by hand, which it
+    was in earlier versions: files are called as they were then."""
+    given, is_vit = vars(args) | {"model": network, "precision": precision}, models.is_vit(model)
+    return {name: value.of(network, is_vit) if isinstance(value, PerModel) else value for name, value in given.items()}
 
 
 def _rest_of_name(
@@ -242,24 +247,29 @@ def _code(network: Mapping[str, Any]) -> dict[str, str]:
     return {"code": network["code"][:12]} if "code" in network else {}
 
 
-def _check_output(output: Path, args: argparse.Namespace) -> None:
+def _made_of(network: Mapping[str, Any], parent: object) -> dict[str, str]:
+    """`_code`, and of a network without a parent a digest of what a folder or a checkpoint says of it beside its name."""
+    said = {name: value for name, value in network["arguments"].items() if name in models.KINDS and not parent}
+    return _code(network) | ({"network": key(said)} if said else {})
+
+
+def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any] | None) -> None:
     """Raise UserError where the output would replace what the run reads, or what is no checkpoint of this project."""
     if output.is_dir():
         raise UserError(f"--output {output} is a folder")
     if not output.exists():
         return
-    for name, value in vars(args).items():
+    read = vars(args) | {"original": parent["file"] if parent else None}
+    for name, value in read.items():
         if isinstance(value, Path) and name != "output" and value.exists() and value.samefile(output):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"--output {output} is the file that {flag} names: it isn't replaced")
+            raise UserError(f"--output {output} is the file that --{name.replace('_', '-')} names: it isn't replaced")
     try:
         ours = not originals.is_elsewhere(output)
     except UserError:
         ours = False
     if not ours:
-        raise UserError(
-            f"{output} is there and no checkpoint of this project, or damaged: move it, or give another --output"
-        )
+        what = "is there and no checkpoint of this project, or a damaged one"
+        raise UserError(f"{output} {what}: move it, or give another --output")
 
 
 def _is_finished(output: Path, same: dict[str, Any], parser: Parser) -> bool:
@@ -275,7 +285,7 @@ def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
         return False
     found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
-    made_from |= _code(found["network"])
+    made_from |= _made_of(found["network"], found.get("parent"))
     own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
     if not found.get("parent"):
         own = with_normalisation(own, found)

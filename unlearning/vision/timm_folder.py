@@ -53,7 +53,8 @@ def plain_of(network: Mapping[str, Any], net: nn.Module) -> Plain | None:
     config: Any = getattr(net, "pretrained_cfg", {})
     if not config.get("architecture"):
         return None
-    return Plain(config["architecture"], shape | ({"img_size": size} if config.get("fixed_input_size") else {}), size)
+    sized = {"img_size": size} if config.get("fixed_input_size") else {}
+    return Plain(config["architecture"], shape | sized | known.get("model_args", {}), size)
 
 
 def prepare(checkpoint: Mapping[str, Any], model: nn.Module) -> tuple[nn.Module, Plain]:
