@@ -4,7 +4,9 @@ import contextlib
 import errno
 import functools
 import http.server
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -82,6 +84,24 @@ def shell(*arguments, kill_when=None, file_limit_kib=None, by=None):
         process.send_signal(by) if by else process.kill()
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+OPERATIONS = [(os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_text"), (shutil, "rmtree")]
+
+
+def killed_at(step, action):
+    """Carry out an action in a process that dies before its operation number `step` on files: True if it came to that."""
+    if not hasattr(os, "fork"):
+        pytest.skip("a process can't be doubled here")
+    child = os.fork()
+    if not child:
+        left = itertools.count(step, -1)
+        for owner, name in OPERATIONS:
+            real = getattr(owner, name)
+            setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else os._exit(9))
+        action()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def changed(action):

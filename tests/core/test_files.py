@@ -3,14 +3,13 @@
 import itertools
 import os
 import pickle
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
-from tests.helpers import files, full_disk
+from tests.helpers import files, full_disk, killed_at
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import (
     check_writable,
@@ -49,22 +48,6 @@ def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
         write(part)
     assert [file.name for file in folder.iterdir()] == ["b.txt"]
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
-
-
-OPERATIONS = [(os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_text"), (shutil, "rmtree")]
-
-
-def killed_at(step: int, action) -> bool:
-    """Carry out an action in a process that dies before its operation number `step` on files: True if it came to that."""
-    child = os.fork()
-    if not child:
-        left = itertools.count(step, -1)
-        for owner, name in OPERATIONS:
-            real = getattr(owner, name)
-            setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else os._exit(9))
-        action()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def write_pair(folder: Path, text: str) -> None:
