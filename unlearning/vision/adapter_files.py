@@ -52,7 +52,7 @@ def check_replaceable(run: "Run") -> None:
         what = f"holds {min(there - FILES or there)}" if there else "is no folder"
     elif not output.exists() and not overwrite:
         what = f"is there without {output.name}; --overwrite replaces it"
-    elif (came_with := _recorded(output)) and came_with != _digests(folder):
+    elif (came_with := recorded(output)) and came_with != digests(folder):
         what = f"isn't the one that {output.name} came with"
     if what:
         raise UserError(f"{folder} is where the adapter goes, and {what}: move it, or give another --output")
@@ -90,17 +90,17 @@ def beside(staged: Staged) -> dict[str, Any]:
     where there is none. The adapter of the checkpoint that is replaced goes with that."""
     folder = folder_for(staged.main)
     if folder in staged.parts:
-        return {"adapter": _digests(staged.part(folder))}
-    if folder.is_dir() and _recorded(staged.main) == _digests(folder):
+        return {"adapter": digests(staged.part(folder))}
+    if folder.is_dir() and recorded(staged.main) == digests(folder):
         staged.without(folder)
     return {}
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in (ADAPTER_FILE, MASK_FILE) if (folder / name).is_file()}
 
 
-def _recorded(checkpoint: Path) -> dict[str, str] | None:
+def recorded(checkpoint: Path) -> dict[str, str] | None:
     """What a checkpoint says of its adapter; None where there is no checkpoint, or one of an earlier version."""
     return read_torch(checkpoint).get("adapter") if checkpoint.exists() else None
 
@@ -138,7 +138,7 @@ def load(original: nn.Module, folder: str | Path) -> nn.Module:
 
     tensors, about = _read(Path(folder) / ADAPTER_FILE)
     checkpoint = Path(folder).with_name(Path(folder).name.removesuffix("_adapter") + ".pth")
-    if (came_with := _recorded(checkpoint)) and came_with != _digests(Path(folder)):
+    if (came_with := recorded(checkpoint)) and came_with != digests(Path(folder)):
         raise UserError(f"{folder} is damaged, or not the adapter that {checkpoint.name} came with")
     plain = "fits" in about
     if (Path(folder) / MASK_FILE).exists():
