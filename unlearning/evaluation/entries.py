@@ -368,7 +368,8 @@ def _forgotten(forget: dict[str, Any] | None) -> dict[str, str]:
     """What an identity says of a forget set, as the flag that would name it."""
     if not forget:
         return {}
-    return {"--forget-random": written(forget["random"])} if "random" in forget else {"forgotten": forget["positions"][:8]}
+    drawn = {f"--forget-{how}": written(forget[how]) for how in ("random", "count") if how in forget}
+    return drawn or {"forgotten": forget["positions"][:8]}
 
 
 def _as_flags(settings: dict[str, Any], without: Iterable[str] = ()) -> dict[str, str]:
