@@ -16,7 +16,7 @@ from unlearning.core.errors import UserError
 
 NAME = 1_000  # characters of a name: the text of a picture or a table's cell
 TEXT = 100_000  # of a command or a sentence
-LARGEST = 1e15  # of a number that is shown: pictures with axes longer than this take minutes
+LARGEST = 1e24  # of a number that is shown: one of 300 digits is a text that a picture takes a minute for
 SEEDS = 2**64  # of torch's generators
 DEEP = 64  # lists and dictionaries in each other
 SHOWN = 60  # characters of a wrong value that a message says
@@ -82,6 +82,8 @@ def shown(value: Any) -> str:
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
     if isinstance(value, (list, tuple, dict)):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"a number of {value.bit_length()} bits"
     text = ascii(value[:SHOWN]) if isinstance(value, str) else repr(value)
     return text[:SHOWN] + (" ..." if isinstance(value, str) and len(value) > SHOWN else "")
 
@@ -248,6 +250,8 @@ def plain(value: Any, deep: int = DEEP) -> None:
         text(10 * TEXT, empty=True)(value)
     elif isinstance(value, float) and not math.isfinite(value):
         raise Misfit(f"is {value}")
+    elif isinstance(value, int) and value.bit_length() > 1024:
+        raise Misfit(f"is {shown(value)}")
     elif not (value is None or isinstance(value, (bool, int, float))):
         raise Misfit(f"is {shown(value)}, which is no plain value")
 

@@ -1,14 +1,17 @@
 """Result files: what is written once can be drawn again from its JSON."""
 
 import json
-import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from unlearning.core import content
+from unlearning.core.content import check
 from unlearning.core.errors import UserError
+from unlearning.core.files import first_line
 from unlearning.metrics.statistics import grouped
+from unlearning.reports import fields
 
 PROVENANCE = ("command", "date", "commit", "hardware", "versions", "attack")
 
@@ -97,40 +100,21 @@ def dump(result: dict[str, Any]) -> str:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The result in the JSON file `path`. Raises UserError if it holds none."""
-    content = read_json(path)
-    try:
-        wrong = _wrong(content)
-    except (LookupError, TypeError, AttributeError) as error:
-        wrong = f"{type(error).__name__}: {error}"
-    if wrong:
-        raise UserError(f"{path} is not a result file ({wrong})")
-    return content
-
-
-def _wrong(content: Any) -> str | None:
-    """What a result file's content lacks, or has of another type; None where nothing does."""
-    texts = {name: content[name] for name in ("table", "command", "date", "hardware")}
-    named = ("dataset", "model", "forget", "method", "command")
-    for row in content["rows"]:
-        texts |= {name: row[name] for name in named}
-        if wrong := [name for name, value in texts.items() if not isinstance(value, str) or not value]:
-            return f"{wrong[0]} is no text"
-        if not isinstance(row["n"], int) or not (row["epochs"] is None or isinstance(row["epochs"], int)):
-            return f"{row['method']}: n and epochs are whole numbers"
-        for key, metric in row["metrics"].items():
-            numbers = [] if "missing" in metric else [metric["mean"], metric["ci95"] or 0.0]
-            if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-                return f"{row['method']}: {key} is no number"
-    return None if content["rows"] and content["versions"].items() else "no rows"
+    """The result in the JSON file `path`. Raises UserError, which names the field, if it holds none (fields.py)."""
+    found = read_json(path)
+    check(found, fields.result, f"{path} is not a result file")
+    return found
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """What the JSON file `path` holds, a table's result or a benchmark's. Raises UserError if it can't be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = content.read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a result file ({error})") from None
+        raise UserError(f"{path} is not a result file ({first_line(error)})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a result file (it holds {content.shown(found)})")
+    return found
 
 
 def joined(result: dict[str, Any], path: str | Path) -> dict[str, Any]:
