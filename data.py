@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.flags import on_one_line
 from unlearning.core.words import listed
 from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
@@ -324,7 +325,7 @@ def class_table(dataset: Dataset) -> str:
     from tabulate import tabulate
 
     counts = (split.labels.bincount(minlength=len(dataset.classes)).tolist() for split in (dataset.train, dataset.test))
-    rows = [[place, *row] for place, row in enumerate(zip(dataset.classes, *counts, strict=True))]
+    rows = [[place, *row] for place, row in enumerate(zip(map(on_one_line, dataset.classes), *counts, strict=True))]
     header = ("number", "class", "training images", "test images")
     return tabulate(rows, header, "plain", disable_numparse=[1]) + "\n"
 

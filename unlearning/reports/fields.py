@@ -15,7 +15,7 @@ MORE = {"commit": text(), "attack": text()}
 def _metric(value: Any) -> None:
     if isinstance(value, dict) and "missing" in value:
         return fields({"missing": text(content.TEXT)}, {"cell": text(100, empty=True)})(value)
-    return fields({"mean": number(), "ci95": optional(number(0))}, {"values": list_of(content.plain)})(value)
+    return fields({"mean": number(), "ci95": optional(number(0))}, {"values": list_of(number())})(value)
 
 
 def _metrics(value: Any) -> None:

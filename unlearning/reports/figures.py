@@ -40,6 +40,7 @@ from unlearning.reports.style import (
     fits,
     grid,
     legend,
+    lettering,
     save,
     series,
     title,
@@ -182,7 +183,7 @@ def _dot(axis: Axes, place: int, row: Any, metric: Any, low: float, high: float)
     """One row's metric; "n/a" where it is missing, an arrow and a number where it lies off the axis."""
     if "missing" in metric:
         centred: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.5"}
-        axis.text(0.5, place, metric.get("cell", "n/a"), transform=axis.get_yaxis_transform(), **centred)
+        axis.text(0.5, place, lettering(metric.get("cell", "n/a")), transform=axis.get_yaxis_transform(), **centred)
         return
     if not low <= metric["mean"] <= high:  # the original, far from all that unlearned
         left = metric["mean"] < low
@@ -218,7 +219,7 @@ def plane(rows: list[Any]) -> Figure:
         for row, name in zip(group, row_names(group), strict=True):
             x, y = row["metrics"]["dTA"], row["metrics"]["dUA"]
             if abs(y["mean"]) > reach:
-                outside.append(f"not shown: {name} at ({x['mean']:.1f}, {y['mean']:.1f})")
+                outside.append(f"not shown: {lettering(name)} at ({x['mean']:.1f}, {y['mean']:.1f})")
                 continue
             look: Any = series(methods.index(name)) | {"linestyle": "none", "markersize": 8, "capsize": 2, "elinewidth": 0.8}
             axis.errorbar(x["mean"], y["mean"], xerr=x["ci95"] or 0, yerr=y["ci95"] or 0, label=name, **look)

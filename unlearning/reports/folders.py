@@ -61,7 +61,7 @@ def _drawn(folder: Path) -> list[str] | None:
     if not (page.is_file() and file.is_file()):
         return None
     text, name = page.read_text(encoding="utf-8", errors="replace"), results.read_json(file).get("table")
-    return re.findall(r"\(figures/([^/)]+\.png)\)", text) if text.startswith(f"# {name}\n") else None
+    return re.findall(r"\(figures/([^/)]+\.png)\)", text) if text.startswith(f"# {tables.in_markdown(str(name))}\n") else None
 
 
 def redraw(path: Path, overwrite: bool) -> Path:
@@ -85,8 +85,8 @@ def redraw(path: Path, overwrite: bool) -> Path:
 
 def page(result: dict[str, Any], pictures: list[str]) -> str:
     """The Markdown page of a table's folder. pictures: names of the files in figures/."""
-    lines = [f"# {result['table']}", ""]
-    lines += [result["about"], ""] if "about" in result else []
+    lines = [f"# {tables.in_markdown(result['table'])}", ""]
+    lines += [tables.in_markdown(result["about"]), ""] if "about" in result else []
     lines += [f"![{Path(name).stem}](figures/{name})" for name in pictures if name.startswith("metrics")]
     others = [f"[{Path(name).stem}](figures/{name})" for name in pictures if not name.startswith("metrics")]
     lines += ["", f"More pictures: {', '.join(others)}."] if others else []
@@ -112,7 +112,7 @@ def _listed(path: Path, name: str, link: str) -> list[str] | None:
     try:
         result = results.read_json(path)
         count = str(len(result["rows"])) if "rows" in result else "–"
-        made = [f"`{result['command']}`", *(str(result.get(key, "–")) for key in ("hardware", "date", "commit"))]
+        made = [tables.code(str(result["command"])), *(str(result.get(key, "–")) for key in ("hardware", "date", "commit"))]
         return [f"[{name}]({link})", str(result.get("about", "–")), count, *made]
     except (UserError, LookupError, TypeError, AttributeError) as error:
         print(f"left out of the list of results: {path} ({error})", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from unlearning.core import content
 from unlearning.core.content import check
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line
+from unlearning.core.flags import on_one_line
 from unlearning.metrics.statistics import grouped
 from unlearning.reports import fields
 
@@ -82,7 +83,7 @@ def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
     """(heading, rows) of each data set, network and forget set; data of one name and two fingerprints are two data sets."""
     groups = grouped(rows, lambda row: (row["dataset"], row["model"], row["forget"], row.get("fingerprint")))
     words = {key: group[0].get("forgotten", key[2]) for key, group in groups.items()}
-    return [(", ".join([*key[:2], words[key]]), group) for key, group in groups.items()]
+    return [(on_one_line(", ".join([*key[:2], words[key]])), group) for key, group in groups.items()]
 
 
 def row_names(rows: list[Any]) -> list[str]:
@@ -90,7 +91,7 @@ def row_names(rows: list[Any]) -> list[str]:
     often = Counter(row["method"] for row in rows)
     lengths = [f", {row['epochs']} epoch{'s' if row['epochs'] != 1 else ''}" for row in rows]
     names = [row["method"] + (text if often[row["method"]] > 1 else "") for row, text in zip(rows, lengths, strict=True)]
-    return [row.get("name", name) for row, name in zip(rows, names, strict=True)]
+    return [row.get("name", on_one_line(name)) for row, name in zip(rows, names, strict=True)]
 
 
 def dump(result: dict[str, Any]) -> str:
