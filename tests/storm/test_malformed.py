@@ -1,27 +1,14 @@
 """Whatever one field of a file holds: commands take it or refuse it in one line, and never end in a traceback."""
 
-import contextlib
-import io
 import json
-import shutil
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 import data
-import evaluate
-import export
-import finetune
 import lmeraser
 import lora
 import pretrain
-import reproduce
 import retrain
-from tests.helpers import ROOT, built_once, call
-from tests.storm import malformed
-from unlearning.core.errors import RunFailed, UserError
+from tests.helpers import ROOT, call
 from unlearning.exact.system import read_system
 
 IMAGES = ("--dataset", "digits", "--subset", 200, "--test-subset", 60)

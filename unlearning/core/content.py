@@ -88,9 +88,7 @@ def shown(value: Any) -> str:
     return text[:SHOWN] + (" ..." if isinstance(value, str) and len(value) > SHOWN else "")
 
 
-def fields(
-    required: Mapping[str, Rule], optional: Mapping[str, Rule] | None = None, *, closed: bool = False
-) -> Rule:
+def fields(required: Mapping[str, Rule], optional: Mapping[str, Rule] | None = None, *, closed: bool = False) -> Rule:
     """A dictionary with these fields. closed: and with no others."""
 
     def rule(value: Any) -> None:
@@ -261,8 +259,10 @@ def tensor(dtype: torch.dtype, *shape: int | None, finite: bool = True) -> Rule:
 
     def rule(value: Any) -> None:
         dense(value)
-        if value.dtype != dtype or value.ndim != len(shape) or any(
-            n not in (None, have) for n, have in zip(shape, value.shape, strict=True)
+        if (
+            value.dtype != dtype
+            or value.ndim != len(shape)
+            or any(n not in (None, have) for n, have in zip(shape, value.shape, strict=True))
         ):
             wanted = ", ".join("any" if n is None else str(n) for n in shape)
             raise Misfit(f"is {shown(value)}, not of {str(dtype).removeprefix('torch.')} and shape ({wanted})")
@@ -335,4 +335,3 @@ def every(*rules: Rule) -> Rule:
             one(value)
 
     return inner
-

@@ -195,6 +195,8 @@ def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
         try:
             dataset = shared.load(source)
             data.check_same(entry.path, entry.spec, dataset)
+            for positions in (entry.forget, entry.private):
+                data.check_positions(entry.path, positions, dataset)
             return dataset
         except UserError as error:
             failed.append(error)

@@ -19,8 +19,8 @@ import torch
 import data
 import models
 from unlearning.core import names
-from unlearning.core.device import Compute
 from unlearning.core.content import check
+from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, replacing, sha256, write_torch
 from unlearning.core.provenance import device_name, versions
@@ -122,6 +122,8 @@ def delete_images(
     work = Work(settings, replace(compute, precision=settings.precision), jobs)
     dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet).at(place))
     data.check_same(folder, state["data"], dataset)
+    if len(state["part"]) != len(dataset.train):
+        raise UserError(f"{folder} has parts of {len(state['part'])} images, not of {len(dataset.train)}: it is damaged")
     private = as_mask(state["private"], len(dataset.train))
     if request.done(dataset, private, state["deleted"]):
         print(f"there already: {folder} without these images", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import torch
 
 from unlearning.core import content
 from unlearning.core.content import fields, list_of, map_of, number, optional, plain, require, text, whole
+from unlearning.images.checkpoints import forgotten
 
 SIDE, CHANNELS, CLASSES = 4096, 1024, 1_000_000  # of images in pixels, of their channels, of classes: the most
 GENERATIONS = 200  # of identities: a network that was unlearned again and again has a parent for each time
@@ -53,15 +54,8 @@ def identity(value: Any, generations: int = GENERATIONS) -> None:
     require(generations > 0, "", f"has more than {GENERATIONS} parents")
     if isinstance(value, dict) and "settings" not in value and "sha256" in value:
         return fields({"sha256": text()})(value)
-    drawn = {"seed": whole(), "of": list_of(whole())}
-    forget = content.either(
-        fields({"positions": text()}, closed=True),
-        fields({"count": whole()}, drawn, closed=True),
-        fields({"random": number(0, 1)}, drawn, closed=True),
-    )
-    own = {"method": text(), "settings": plain_map, "data": optional(text()), "forget": optional(forget)}
+    own = {"method": text(), "settings": plain_map, "data": optional(text()), "forget": optional(forgotten)}
     fields(own)(value)
-    plain(value["forget"])
 
     def parent(inner: Any) -> None:
         if inner is not None:

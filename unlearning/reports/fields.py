@@ -51,7 +51,8 @@ ROW = fields(
 )
 RESULT = fields(
     {"table": text(), "rows": list_of(ROW, 1)} | MADE,
-    {"about": text(content.TEXT), "pictures": content.yes_or_no} | MORE
+    {"about": text(content.TEXT), "pictures": content.yes_or_no}
+    | MORE
     | {"earlier": list_of(fields({"of": list_of(text())} | MADE, MORE))},
 )
 PICTURED = {"clusters": ("sample_epochs", "accuracy"), "task": ("loss",)}  # field of a row: metrics that its picture shows

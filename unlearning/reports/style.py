@@ -63,11 +63,16 @@ def series(place: int) -> dict[str, Any]:
 
 
 def save(figure: Figure, file: str | Path) -> None:
-    """Write a figure as a PNG file in one step, drawn without a screen. Raises as `write_bytes`."""
+    """Write a figure as a PNG file in one step. Raises as `write_bytes`."""
+    write_bytes(file, png(figure))
+
+
+def png(figure: Figure) -> memoryview:
+    """A figure as the bytes of a PNG file, drawn without a screen."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(LOOK):
         figure.savefig(drawn, dpi=DPI, format="png")
-    write_bytes(file, drawn.getbuffer())
+    return drawn.getbuffer()
 
 
 def fits(figure: Figure) -> bool:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
+from unlearning.vision import snapshot_fields
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Snapshot:
             if self.overwrite:
                 return 0, 0.0
             raise UserError(f"{self.path} is an unfinished run with other settings; delete it or give --overwrite")
+        snapshot_fields.check(state, model, optimizer, self.path)
         model.load_state_dict(model.state_dict() | state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if scheduler:
