@@ -256,9 +256,8 @@ def _check_labels(split: Split, classes: Sequence[str], what: str, root: Path) -
         raise UserError(f"{what} are {len(images):,}, with {len(labels):,} labels: the files in {root} are damaged")
     if labels.ndim != 1 or labels.min() < 0 or labels.max() >= len(classes):
         strange = int(labels.max() if labels.min() >= 0 else labels.min())
-        raise UserError(
-            f"{what} have a label {strange}, and classes are 0 to {len(classes) - 1}: the files in {root} are damaged"
-        )
+        known = f"classes are 0 to {len(classes) - 1}"
+        raise UserError(f"{what} have a label {strange}, and {known}: the files in {root} are damaged")
 
 
 def check_positions(path: str | Path, positions: torch.Tensor | None, dataset: Dataset) -> None:

@@ -80,10 +80,8 @@ def _check_base(name: str) -> None:
     """Raise UserError for a path where nothing is, and for what looks like a base and is none."""
     path = Path(name)
     if path.suffix.lower() == ".gguf":
-        there = (
-            "a GGUF file alone isn't read" if path.exists() else "there is no such file, and a GGUF file alone isn't read"
-        )
-        raise UserError(f"--base {name}: {there}: give a folder of transformers, or a name of the Hugging Face Hub")
+        lost, way = "" if path.exists() else "there is no such file, and ", "a folder of transformers, or a name of the Hub"
+        raise UserError(f"--base {name}: {lost}a GGUF file alone isn't read: give {way}")
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2):
         raise UserError(f"--base {name}: there is no such folder")
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
@@ -292,10 +290,8 @@ class Task:
         """Raise UserError for a row that is longer than the base has positions: what it answers there means nothing."""
         most = getattr(self.model.config, "max_position_embeddings", None)
         if most and (long := [place for place, tokens in enumerate(sequences) if len(tokens) > most]):
-            tokens = len(sequences[long[0]])
-            raise UserError(
-                f"{len(long)} of {len(sequences)} rows are too long, one of {tokens} tokens: the base takes {most}"
-            )
+            what = f"one of {len(sequences[long[0]])} tokens: the base takes {most}"
+            raise UserError(f"{len(long)} of {len(sequences)} rows are too long, {what}")
 
     def _tokens(self, query: str) -> list[int]:
         if self.tokenizer.chat_template:

@@ -92,15 +92,15 @@ def ratings(data_dir: Path, quiet: bool = False) -> list[Rating]:
                 raise UserError(f"no MovieLens and no download ({error}); put {URL} into {data_dir}") from None
         with replacing(file) as part, open(part, "w", newline="", encoding="utf-8") as target:
             csv.writer(target).writerows(lines)
-    found, line = [], 0
+    found: list[Rating] = []
     try:
         with open(file, newline="", encoding="utf-8") as source:
-            for line, row in enumerate(csv.reader(source), 1):
+            for row in csv.reader(source):
                 found.append(_rating(row))
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error})") from None
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{file}, after line {line}: {error}; delete it, and it is made again") from None
+        raise UserError(f"{file}, after {len(found):,} ratings: {error}; delete it, and it is made again") from None
     return found
 
 
@@ -108,10 +108,10 @@ def _rating(row: list[str]) -> Rating:
     """A line of FILE. Raises ValueError for any other."""
     if len(row) != len(Rating._fields):
         raise ValueError(f"a line of {len(row)} cells, not {len(Rating._fields)}")
-    *texts, stars, time = row
+    viewer, film, title, year, genres, stars, time = row
     if not 0 <= float(stars) <= 5:
         raise ValueError(f"{stars} stars")
-    return Rating(*texts, float(stars), int(time))
+    return Rating(viewer, film, title, year, genres, float(stars), int(time))
 
 
 def _from_grouplens(data_dir, quiet=False):

@@ -55,9 +55,8 @@ def load_rows(task: str, data_dir: Path, sizes: Sequence[int], quiet: bool = Fal
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     answers = sorted({answer for part in parts for _, answer in part})
     if len(answers) < 2:
-        raise UserError(
-            f"--task {task}: all rows have the one answer {shown(answers[0])}: there is nothing to learn or forget"
-        )
+        only = f"all rows have the one answer {shown(answers[0])}"
+        raise UserError(f"--task {task}: {only}: there is nothing to learn or forget")
     return Data(train, validation, test, answers, digest)
 
 

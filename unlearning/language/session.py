@@ -173,10 +173,11 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None)
 
 def _alike(config: Any, other: Any) -> bool:
     """True for two configurations of LoRA on the same layers, of one rank and one alpha."""
-    shapes = [
-        (c.r, c.lora_alpha, sorted(c.target_modules or ()), list(c.layers_to_transform or ())) for c in (config, other)
-    ]
-    return shapes[0] == shapes[1]
+
+    def shape(of: Any) -> tuple[Any, ...]:
+        return of.r, of.lora_alpha, set(of.target_modules or ()), set(of.layers_to_transform or ())
+
+    return shape(config) == shape(other)
 
 
 def batches(session: Session, rows: Sequence[Example | None], size: int = AT_ONCE) -> list[Encoded]:

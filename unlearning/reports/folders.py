@@ -72,9 +72,8 @@ def _drawn(folder: Path) -> list[str] | None:
     if not (page.is_file() and file.is_file()):
         return None
     text, name = page.read_text(encoding="utf-8", errors="replace"), results.read_json(file).get("table")
-    return (
-        re.findall(r"\(figures/([^/)]+\.png)\)", text) if text.startswith(f"# {tables.in_markdown(str(name))}\n") else None
-    )
+    ours = text.startswith(f"# {tables.in_markdown(str(name))}\n")
+    return re.findall(r"\(figures/([^/)]+\.png)\)", text) if ours else None
 
 
 def redraw(path: Path, overwrite: bool) -> Path:

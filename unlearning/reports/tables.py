@@ -38,7 +38,7 @@ def markdown(result: dict[str, Any]) -> str:
 def latex(result: dict[str, Any]) -> str:
     """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`, labelled
     tab:<table>-<network>-<forget set>-<its first column>."""
-    notes = (on_one_line(" ".join(line.split())) for line in _footnotes(result))
+    notes = (plain(" ".join(line.split())) for line in _footnotes(result))
     lines, labels = ["% \\usepackage{booktabs,graphicx}", *(f"% {line}" for line in notes)], Counter[str]()
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in _tables_of(rows):
@@ -124,7 +124,7 @@ def _columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[l
     header += [f"paper: {COLUMNS[key].title}" for key in papers]
     body = []
     for row in rows:
-        named = [on_one_line(row["method"]), str(row["epochs"] or "–"), str(row["n"])]
+        named = [plain(row["method"]), str(row["epochs"] or "–"), str(row["n"])]
         paper = row.get("published", {})
         body.append(named + [cell(row, key) for key in keys] + [f"{paper[key]:g}" if key in paper else "" for key in papers])
     return header, body
@@ -145,14 +145,19 @@ def _in_a_cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").splitlines()) if text else text
 
 
+def plain(text: str) -> str:
+    """Text from a file on one line, without signs that a terminal obeys."""
+    return on_one_line(" ".join(text.splitlines()))
+
+
 def in_markdown(text: str) -> str:
     """Text from a file in Markdown, where a tag would be one, and signs would begin code, a link or a picture."""
-    return on_one_line(text).replace("<", "&lt;").replace("`", "\\`").replace("](", "]\\(")
+    return plain(text).replace("<", "&lt;").replace("`", "\\`").replace("](", "]\\(")
 
 
 def code(text: str) -> str:
     """Text from a file as code in Markdown, which ends where as many backticks stand as it began with."""
-    text, fence = on_one_line(text), "`"
+    text, fence = plain(text), "`"
     while fence in text:
         fence += "`"
     space = " " if len(fence) > 1 else ""
@@ -171,7 +176,7 @@ def _escaped(text: str) -> str:
     """Text with LaTeX's special characters escaped, as tabulate escapes cells."""
     from tabulate import LATEX_ESCAPE_RULES
 
-    return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in on_one_line(text))
+    return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in plain(text))
 
 
 def _with_signs(text: str) -> str:
@@ -192,7 +197,7 @@ def _caption(title: str, heading: str, rows: list[Any]) -> str:
 def _why_missing(rows: list[Any], keys: Sequence[str]) -> str:
     """Why metrics are n/a, in a sentence; "" where none is."""
     found = reasons(rows, keys)
-    return f"n/a: {on_one_line('; '.join(found))}." if found else ""
+    return f"n/a: {plain('; '.join(found))}." if found else ""
 
 
 def _inline(title: str) -> str:
