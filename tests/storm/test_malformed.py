@@ -1,46 +1,61 @@
 """Whatever one field of a file holds: commands take it or refuse it in one line, and never end in a traceback."""
 
-import json
-from pathlib import Path
+import random
+import warnings
 
-import data
-import lmeraser
-import lora
-import pretrain
-import retrain
-from tests.helpers import ROOT, call
-from unlearning.exact.system import read_system
+import pytest
 
-IMAGES = ("--dataset", "digits", "--subset", 200, "--test-subset", 60)
-COMMON = (*IMAGES, "--model", "resnet8", "--epochs", 1, "--quiet")
-# Kind of file: its place in a folder of sound ones.
-KINDS = {
-    "original": "original.pth",
-    "lora": "lora.pth",
-    "system": "system/system.pth",
-    "part": "system/part_0000_0000.pth",
-    "result": "result/result.json",
-}
+from tests.helpers import built_once, files
+from tests.storm import malformed, sound
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.vision.shared import Shared
+
+# How many of a kind's damaged files are read in `make test`; all of them take an hour (STORM).
+SOME = {"original": 12, "lora": 12, "public": 4, "system": 14, "part": 6, "result": 12}
 
 
-def build(folder: Path) -> None:
-    """A sound file of each kind."""
-    call(pretrain, *COMMON, "--output", folder / "original.pth")
-    request = ("--original", folder / "original.pth", "--forget-class", 3, "--output", folder / "lora.pth")
-    call(lora, *COMMON, *request)
-    call(retrain, *COMMON, "--forget-random", 0.9, "--output", folder / "public.pth")
-    small = ("--parts", 2, "--anchors", 10, "--epochs", 1, "--jobs", 1, "--quiet", "--backbone", folder / "public.pth")
-    call(lmeraser, "train", *IMAGES, *small, "--output", folder / "system")
-    call(lmeraser, "delete", folder / "system", "--ids", private(folder)[0], "--quiet")
-    next((folder / "system").glob("part_*.pth")).rename(folder / "system" / "kept")
-    (folder / "system" / "kept").rename(folder / KINDS["part"])
-    (folder / "result").mkdir()
-    result = json.loads((ROOT / "results/prunelora-first/result.json").read_text(encoding="utf-8"))
-    result["rows"] = [row for row in result["rows"] if row["method"] in ("original", "retrain", "lora")]
-    (folder / "result/result.json").write_text(json.dumps(result), encoding="utf-8")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return built_once(tmp_path_factory, "sound", sound.build)
 
 
-def private(folder: Path) -> list[int]:
-    """Numbers of images that a system's part holds, in the full training set."""
-    whole = data.load("digits", subset=200, test_subset=60).whole
-    return whole.positions[read_system(folder / "system")["private"]].tolist()
+def survives(case, folder, place, shared):
+    """Let every command read a damaged file: whether one has refused it."""
+    sound.damage(case, folder, place)
+    before, refused = files(place), False
+    for read in sound.readers(case.kind, folder, place, shared):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read()
+        except (UserError, RunFailed) as error:
+            refused = True
+            assert isinstance(error, UserError) and str(error), case
+            assert files(place) == before, (case, "wrote something")
+        except BaseException as error:
+            raise AssertionError(f"{case.kind}: {case.field} {case.fault} ends in {error!r}") from error
+        before = files(place)
+    return refused
+
+
+@pytest.mark.parametrize("kind", sound.KINDS)
+def test_a_field_that_is_wrong_never_ends_in_a_traceback(folder, tmp_path, kind):
+    every, shared = sound.all_cases(kind, folder), Shared(64)
+    some = random.Random(0).sample(every, SOME[kind])
+    assert any(survives(case, folder, tmp_path / "x", shared) for case in some)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sound.KINDS)
+def test_no_field_that_is_wrong_ends_in_a_traceback(folder, tmp_path, kind):
+    shared = Shared(64)
+    for case in sound.all_cases(kind, folder):
+        survives(case, folder, tmp_path / "x", shared)
+
+
+def test_every_field_of_a_file_is_damaged_in_every_way():
+    content = {"a": {"b": [1, 2, 3]}, "c": "x"}
+    places = list(malformed.fields_of(content))
+    assert places == [("a",), ("a", "b"), ("a", "b", 0), ("a", "b", 1), ("c",)]
+    assert malformed.damaged(content, ("a", "b", 1), None) == {"a": {"b": [1, None, 3]}, "c": "x"}
+    assert malformed.damaged(content, ("c",), malformed.GONE) == {"a": {"b": [1, 2, 3]}}
