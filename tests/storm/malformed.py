@@ -109,8 +109,8 @@ def write_json(content: Any, file: Path) -> None:
 
 
 def cases(kind: str, sound: Path, name: str) -> Iterator[Case]:
-    """All damaged files of a kind. sound: a folder that holds a sound one called `name`, .pth or .json."""
-    of_torch = name.endswith(".pth")
+    """All damaged files of a kind. sound: a folder that holds a sound one called `name`, .json or of torch.save."""
+    of_torch = not name.endswith(".json")
     content = read_torch(sound / name) if of_torch else json.loads((sound / name).read_text(encoding="utf-8"))
     write = write_torch if of_torch else write_json
     for place in fields_of(content):

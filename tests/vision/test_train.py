@@ -10,7 +10,8 @@ import lora
 import models
 import pretrain
 from tests.helpers import FP32, call, forgetting_three
-from unlearning.core.errors import RunFailed
+from tests.storm import malformed
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch
 from unlearning.vision import recipes
 from unlearning.vision.predict import predict
@@ -70,6 +71,33 @@ def test_a_snapshot_continues_with_the_same_bits(tmp_path):
         train(epochs=4, snapshot=Stopping(tmp_path / "x.partial", "key"))
     assert read_torch(tmp_path / "x.partial")["epoch"] == 2
     assert same(train(epochs=4, snapshot=Snapshot(tmp_path / "x.partial", "key"))[0], whole)
+
+
+def test_a_snapshot_that_is_damaged_is_one_line(tmp_path):
+    """In every field one way in turn; what may stand there is taken, and anything else is named."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    (tmp_path / "sound").mkdir()
+    Snapshot(tmp_path / "sound" / "x.partial", "key").write(model, optimizer, scheduler, 1, 2.0)
+    assert Snapshot(tmp_path / "sound" / "x.partial", "key").restore(model, optimizer, scheduler, True) == (1, 2.0)
+    refused = 0
+    every = list(malformed.cases("snapshot", tmp_path / "sound", "x.partial"))
+    for case in every[::5]:
+        case.write(tmp_path)
+        try:
+            Snapshot(tmp_path / "x.partial", "key").restore(model, optimizer, scheduler, True)
+        except UserError as error:
+            assert "x.partial" in str(error)
+            refused += 1
+    assert refused > len(every[::5]) // 2
+    group = [case for case in every if case.field == "optimizer.param_groups.0.lr" and case.fault == "nan"]
+    group[0].write(tmp_path)
+    with pytest.raises(UserError, match=r"optimizer.param_groups.lr is nan: it is damaged"):
+        Snapshot(tmp_path / "x.partial", "key").restore(model, optimizer, scheduler, True)
 
 
 def test_batch_norm_policy(weights, tmp_path):
