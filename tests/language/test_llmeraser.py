@@ -763,8 +763,8 @@ def test_an_answer_of_another_adapter_is_not_taken(place, tmp_path, capsys):
         file.write_text(json.dumps(record | other), encoding="utf-8")
         code, line = one_line(llmeraser, capsys, *ask)
         assert code == 2 and "other settings" in line, name
-    for name in ("sizes", "targets", "edits"):
-        file.write_text(json.dumps(record | {name: record[name][:-1]}), encoding="utf-8")
+    for name, other in {"sizes": [*SIZES[:2], 10], "targets": ["up_proj"], "edits": []}.items():
+        file.write_text(json.dumps(record | {name: other}), encoding="utf-8")
         code, line = one_line(llmeraser, capsys, *ask)
         assert code == 2 and "other settings" in line, name
 
@@ -790,15 +790,15 @@ def test_a_row_that_is_longer_than_the_base_has_positions_is_refused(place, tmp_
     config = json.loads((base_ / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": 16}
     (base_ / "config.json").write_text(json.dumps(config), encoding="utf-8")
     lines = (place / "task.jsonl").read_text(encoding="utf-8").splitlines()
-    lines[7] = json.dumps({"query": "film " + "w1 " * 14, "response": "red"})  # 15 words: the base takes them
+    lines[::5] = [json.dumps({"query": "film " + "w1 " * 15, "response": "red"})] * 22  # 16 words: the base takes them
     task = tmp_path / "task.jsonl"
     where = ("--base", base_, "--sizes", 70, 20, 20, "--weights", tmp_path, "--evaluations", 1, "--quiet")
     task.write_text("\n".join(lines), encoding="utf-8")
     call(llmeraser, "finetune", "--task", task, *where, "--output", tmp_path / "fits")
-    lines[7] = json.dumps({"query": "film " + "w1 " * 20, "response": "red"})
+    lines[::5] = [json.dumps({"query": "film " + "w1 " * 16, "response": "red"})] * 22
     task.write_text("\n".join(lines), encoding="utf-8")
     code, line = one_line(llmeraser, capsys, "finetune", "--task", task, *where, "--output", tmp_path / "x")
-    assert code == 2 and "rows are too long, one of 21 tokens: the base takes 16" in line and not (tmp_path / "x").exists()
+    assert code == 2 and "rows are too long, one of 17 tokens: the base takes 16" in line and not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

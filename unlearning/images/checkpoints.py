@@ -50,13 +50,14 @@ def called(content: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     return {"tag": tag, "draw": None if not known or "positions" in known else known}
 
 
-# What an identity says of a forget set: its digest, or what makes the draw again.
-_DRAWN = {"seed": whole(), "of": list_of(whole())}
-forgotten: Rule = either(
-    fields({"positions": text()}, closed=True),
-    fields({"count": whole()}, _DRAWN, closed=True),
-    fields({"random": number(0, 1)}, _DRAWN, closed=True),
-)
+def forgotten(value: Any) -> None:
+    """The rule for what an identity says of a forget set: its digest, or what makes the draw again."""
+    drawn = {"seed": whole(), "of": list_of(whole())}
+    either(
+        fields({"positions": text()}, closed=True),
+        fields({"count": whole()}, drawn, closed=True),
+        fields({"random": number(0, 1)}, drawn, closed=True),
+    )(value)
 
 
 def _check(rule: Rule, value: Any, name: str) -> None:

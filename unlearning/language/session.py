@@ -28,6 +28,7 @@ from unlearning.language.base import (
 from unlearning.language.rows import Data, load_rows, rows_of
 
 AT_ONCE = 4096  # rows of a batch
+CIRCUMSTANCES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")  # of PEFT's configuration
 
 
 class Workspace:
@@ -172,12 +173,14 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None)
 
 
 def _alike(config: Any, other: Any) -> bool:
-    """True for two configurations of LoRA on the same layers, of one rank and one alpha."""
+    """True for two configurations of LoRA that make the same adapter. config: one's own; other: as it was read."""
 
-    def shape(of: Any) -> tuple[Any, ...]:
-        return of.r, of.lora_alpha, set(of.target_modules or ()), set(of.layers_to_transform or ())
+    def shape(of: Any) -> dict[str, Any]:
+        told = {name: value for name, value in of.to_dict().items() if name not in CIRCUMSTANCES}
+        return told | {name: set(told[name] or ()) for name in ("target_modules", "layers_to_transform")}
 
-    return shape(config) == shape(other)
+    whence = (getattr(other, name, None) for name in CIRCUMSTANCES if name != "inference_mode")
+    return shape(config) == shape(other) and all(value is None or isinstance(value, str) for value in whence)
 
 
 def batches(session: Session, rows: Sequence[Example | None], size: int = AT_ONCE) -> list[Encoded]:
