@@ -9,6 +9,9 @@ from unlearning.core.content import fields, list_of, map_of, number, optional, p
 from unlearning.images.checkpoints import forgotten
 
 SIDE, CHANNELS, CLASSES = 4096, 1024, 1_000_000  # of images in pixels, of their channels, of classes: the most
+# Arguments of timm.create_model that could make it read or fetch something, and endings of what it could read.
+FETCHING = ("cache_dir", "model_name", "scriptable", "exportable", "no_jit", "features_only", "file", "url")
+FILES = (".bin", ".npz", ".pt", ".pth", ".safetensors", ".tar")
 GENERATIONS = 200  # of identities: a network that was unlearned again and again has a parent for each time
 
 
@@ -26,10 +29,27 @@ def _arguments(value: Any) -> None:
     channels = list_of(number(), 1)
     deviations = list_of(number(above=0), 1)
     needed = {"in_chans": whole(1, CHANNELS), "num_classes": whole(1, CLASSES), "img_size": whole(1, SIDE)}
-    further = {"input_size": whole(1, SIDE), "small_stem": content.yes_or_no, "config": plain_map, "model_args": plain_map}
+    further = {"input_size": whole(1, SIDE), "small_stem": content.yes_or_no, "config": plain_map, "model_args": _model_args}
     fields(needed | {"mean": channels, "std": deviations}, further, closed=True)(value)
     alike = len(value["mean"]) == len(value["std"]) == value["in_chans"]
     require(alike, "mean", f"and std have {len(value['mean'])} and {len(value['std'])} numbers for the channels")
+
+
+def _model_args(value: Any) -> None:
+    plain_map(value)
+    for name, inner in value.items():
+        require(is_harmless(name, inner), name, f"is {content.shown(inner)}: nothing that a file may ask of timm")
+
+
+def is_harmless(name: Any, value: Any) -> bool:
+    """True for an argument of timm.create_model by which no file is read or fetched: numbers, words, lists of them."""
+    if name in FETCHING or str(name).startswith(("pretrained", "hf_", "checkpoint")):
+        return False
+    if isinstance(value, (list, tuple)):
+        return all(is_harmless("", inner) for inner in value)
+    if isinstance(value, str):
+        return not any(part in value for part in ("/", "\\", ":", "~")) and not value.endswith(FILES)
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def plain_map(value: Any) -> None:
