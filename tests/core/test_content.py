@@ -73,6 +73,7 @@ RULES = {
     "numbered": (content.numbered(-1, 2), [torch.tensor([-1, 2, 2])], [torch.tensor([3]), torch.tensor([-2])]),
     "plain": (content.plain, [{"a": [1, None, "x", 2.5]}], [torch.zeros(1), {"a": float("nan")}, object(), {"a": {1j}}]),
     "optional": (content.optional(content.whole()), [None, 1], ["a"]),
+    "path": (content.path, ["a/b.pth", "folder:/x", "a" * 255], ["a" * 256, "/é" + "é" * 127, "a\0", "a/" * 3000, "", None]),
     "either": (content.either(content.whole(), content.text()), [1, "a"], [None, 1.5]),
 }
 

@@ -6,6 +6,7 @@ and raises a UserError that names file and field. Fields that no table names are
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,14 @@ def text(longest: int = NAME, *, empty: bool = False) -> Rule:
             raise Misfit(f"is {shown(value)}, and holds a NUL")
 
     return rule
+
+
+def path(value: Any) -> None:
+    """A path that a system can be asked about: no part of more than 255 bytes, 4,096 in all."""
+    text(4096)(value)
+    longest = max(len(part.encode(errors="surrogateescape")) for part in re.split(r"[/\\]", value))
+    if longest > 255:
+        raise Misfit(f"is {shown(value)}, no path: a part of it has {longest} bytes")
 
 
 def one_of(*values: Any) -> Rule:

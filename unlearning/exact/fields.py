@@ -36,7 +36,7 @@ LEDGER = fields(
     | COST,
     {"flops": whole(0, 10**30)},
 )
-BACKBONE = fields({"file": text(content.TEXT), "sha256": text()}, {"network": checkpoint_fields.network})
+BACKBONE = fields({"file": content.path, "sha256": text()}, {"network": checkpoint_fields.network})
 SYSTEM = fields(
     {
         "method": text(),
@@ -80,6 +80,7 @@ def system(value: Any) -> None:
     require(inside, "deleted", "holds images that aren't private")
     centres = value.get("centres")
     require(centres is None or len(centres) == parts, "centres", f"aren't those of {parts} parts")
+    require(value["method"] != "lmeraser" or centres is not None, "centres", "are missing")
     require(len(value["shape"]) == 3, "shape", "isn't channels, height and width")
     named = value["data"].get("classes")
     require(named is None or len(named) == value["classes"], "classes", "isn't the number of classes of its data")

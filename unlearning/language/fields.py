@@ -30,7 +30,7 @@ ENTRY = fields(
     | {"damping": optional(number(0)), "tolerance": number(0), "method": text()},
 )
 RECORD = fields(
-    {"base": text(content.TEXT), "task": text(content.TEXT), "sizes": list_of(whole(1), 3), "base_sha256": text()}
+    {"base": content.path, "task": content.path, "sizes": list_of(whole(1), 3), "base_sha256": text()}
     | {"rank": whole(1, RANK), "alpha": whole(1), "targets": list_of(text(), 1), "blocks": whole(1, LAYERS)}
     | {"decay": number(above=0), "seed": whole(0, 2**32 - 1), "evaluations": whole(1), "fingerprint": text()}
     | {"edits": list_of(edit), "ledger": list_of(ENTRY), "cost": COST, "command": text(content.TEXT), "hardware": text()},

@@ -101,7 +101,7 @@ def data_of(value: Any) -> None:
     if isinstance(value, dict) and value.get("fingerprint") is not None:
         needed |= {"tag": text()}
     more = optional(whole(1))
-    further = {"dataset": text(), "subset": more, "test_subset": more, "validation": number(0, 0.999999999)}
+    further = {"dataset": content.path, "subset": more, "test_subset": more, "validation": number(0, 0.999999999)}
     further |= {"img_size": whole(1, SIDE), "side": whole(1, SIDE), "train": whole(1), "test": whole()}
     fields(needed, further)(value)
     if "files" not in value:  # else records.Known looks
@@ -130,7 +130,7 @@ OPTIONAL = {
     "identity": identity,
     "parent": optional(text()),
     "origin": optional(text()),
-    "elsewhere": optional(text(content.TEXT)),
+    "elsewhere": optional(content.path),
     "private": optional(content.positions()),
     "forget_images": content.tensor(torch.int64, None),
     "forget_names": list_of(text(content.TEXT)),
