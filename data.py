@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.flags import on_one_line
 from unlearning.core.words import Say, listed, say, silent
 from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
@@ -236,6 +237,8 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
     kind, _, path = name.partition(":")
     if name in READERS:
         train, test, classes = READERS[name](root, quiet)
+        for split, words in ((train, "training"), (test, "test")):
+            _check_labels(split, classes, f"{name}: its {words} images", root)
         return Contents(Split(train.images, train.labels), test, classes)
     if not is_own(name):
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
@@ -245,6 +248,24 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
     if kind == "folder":
         return read_folder(Path(path), img_size, validation, say, classes)
     return read_csv(Path(path), img_size, validation, say, classes, set(known.files.names) if known else set())
+
+
+def _check_labels(split: Split, classes: Sequence[str], what: str, root: Path) -> None:
+    """Raise UserError where a data set's files have another number of labels than of images, or labels of no class."""
+    images, labels = split.images, split.labels
+    if len(images) != len(labels) or not len(labels):
+        raise UserError(f"{what} are {len(images):,}, with {len(labels):,} labels: the files in {root} are damaged")
+    if labels.ndim != 1 or labels.min() < 0 or labels.max() >= len(classes):
+        strange = int(labels.max() if labels.min() >= 0 else labels.min())
+        known = f"classes are 0 to {len(classes) - 1}"
+        raise UserError(f"{what} have a label {strange}, and {known}: the files in {root} are damaged")
+
+
+def check_positions(path: str | Path, positions: torch.Tensor | None, dataset: Dataset) -> None:
+    """Raise UserError where ascending int64 positions that the file `path` says reach beyond the training images."""
+    if positions is not None and len(positions) and positions[-1] >= len(dataset.train):
+        what = f"it names image {int(positions[-1])}, and there are {len(dataset.train)} training images"
+        raise UserError(f"{path}: {what}: it is damaged")
 
 
 def _held_out(train: Split, share: float, classes: Sequence[str], say: Say) -> tuple[Split, Split]:
@@ -326,7 +347,7 @@ def class_table(dataset: Dataset) -> str:
     from tabulate import tabulate
 
     counts = (split.labels.bincount(minlength=len(dataset.classes)).tolist() for split in (dataset.train, dataset.test))
-    rows = [[place, *row] for place, row in enumerate(zip(dataset.classes, *counts, strict=True))]
+    rows = [[place, *row] for place, row in enumerate(zip(map(on_one_line, dataset.classes), *counts, strict=True))]
     header = ("number", "class", "training images", "test images")
     return tabulate(rows, header, "plain", disable_numparse=[1]) + "\n"
 

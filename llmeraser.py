@@ -34,7 +34,7 @@ from unlearning.core.flags import QUIET, Parser, main, not_negative_float, posit
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import Rows, check_edits, edited, in_words, read_edits, read_record, write_adapter
+from unlearning.language.rows import Rows, check_edits, edited, in_words, read_edits, read_record, rows_of, write_adapter
 from unlearning.language.session import Place, Session, Workspace, batches, objective, session_of, train_adapter
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
@@ -187,7 +187,7 @@ def answer(args: argparse.Namespace, command: str, place: Place) -> Path:
     """Answer a request by one of STEPS and write the new adapter's folder; the old one stays as it is."""
     record = read_record(args.adapter)
     data = place.rows(record["task"], record["sizes"])
-    rows = edited(data.train, record["edits"])
+    rows = rows_of(record, data, args.adapter)
     asked = [{"id": i} for i in args.ids or []] + (read_edits(args.request) if args.request else [])
     edits = check_edits(asked, args.action, rows, data.answers)
     changed = edited(rows, edits)

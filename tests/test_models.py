@@ -1,5 +1,6 @@
 """Networks, checkpoints, and the published LoRA-Unlearn files."""
 
+import copy
 import os
 import pickle
 from collections import OrderedDict
@@ -20,6 +21,22 @@ from unlearning.core.files import read_torch, write_torch
 from unlearning.vision import foreign
 
 SHAPE = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+SOUND = {
+    "format": 1,
+    "network": {
+        "name": "resnet8",
+        "arguments": {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.5], "std": [0.5]},
+    },
+    "state_dict": {"w": torch.zeros(1)},
+    "method": "lora",
+    "config": {},
+    "data": {"fingerprint": "f", "tag": "digits", "train": 1433},
+    "forget": torch.tensor([3, 8]),
+    "forget_tag": "list2",
+    "seed": 0,
+    "cost": {"seconds": 1.0, "trainable": 5},
+    "key": "k",
+}
 
 
 @pytest.mark.parametrize(("name", "layers"), [("resnet8", 8), ("resnet20", 20), ("resnet18", 18), ("resnet50", 50)])
@@ -229,3 +246,59 @@ def test_published_vit_lora_is_merged(tmp_path):
     adapted = with_lora(net, ["encoder.layers.encoder_layer_11.self_attention.out_proj", "heads.head"], 16, 32, None)
     assert any("out_proj.lora_A" in key for key in adapted.state_dict())
     assert check(tmp_path, adapted, adapted.state_dict(), STD) == "vit_small"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            ("network", "arguments", "model_args"),
+            {"pretrained": True},
+            "network.arguments.model_args.pretrained is True: nothing that a file",
+        ),
+        (
+            ("network", "arguments", "model_args"),
+            {"act_layer": "~/x"},
+            "network.arguments.model_args.act_layer is '~/x': nothing that a file",
+        ),
+        (("network", "arguments", "pretrained"), "/tmp", "network.arguments has a field 'pretrained' that nobody knows"),
+        (("network", "arguments", "std"), [0.0], "network.arguments.std.0 is 0.0, not a number above 0"),
+        (("network", "arguments", "mean"), [0.1, 0.2], "network.arguments.mean and std have 2 and 1 numbers"),
+        (("forget",), torch.tensor([5, 4]), "forget are no ascending positions, each once"),
+        (("forget",), torch.tensor([4, 5000]), "forget holds position 5000, and they run from 0 to 1432"),
+        (("forget_names",), ["a"], "forget_names doesn't name the 2 images of forget"),
+        (("forget_tag",), None, "forget_tag is missing, though images are forgotten"),
+        (("classes",), ["a"], "classes has 1 names for 10 logits"),
+        (("cost", "seconds"), float("nan"), "cost.seconds is nan, not a number from 0"),
+        (("seed",), 2**64 + 1, "seed is 18446744073709551617, not a whole number from 0"),
+        (("flags",), {"--rank": 2}, "flags.--rank is 2, not a text"),
+        (("identity",), {"method": "a"}, "identity.settings is missing"),
+        (("state_dict",), {}, "state_dict is empty"),
+        (("state_dict", "w"), torch.zeros(2, dtype=torch.complex64), "state_dict.w is complex, not an ordinary tensor"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_is_refused_by_the_name_of_its_field(place, value, message):
+    sound = copy.deepcopy(SOUND)
+    models.checked(sound, "x.pth")
+    inner = sound
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    with pytest.raises(UserError) as error:
+        models.checked(sound, "x.pth")
+    assert str(error.value).startswith(f"x.pth: its {message}") and str(error.value).endswith(": it is damaged")
+
+
+def test_a_chain_of_parents_may_be_long_but_not_endless():
+    """Of a network that was unlearned again and again each request has a parent more."""
+
+    def chained(count):
+        known = None
+        for _ in range(count):
+            known = {"method": "lora", "settings": {}, "data": "d", "forget": None, "parent": known}
+        return SOUND | {"identity": known}
+
+    models.checked(chained(150), "x.pth")
+    with pytest.raises(UserError, match="has more than 200 parents"):
+        models.checked(chained(201), "x.pth")

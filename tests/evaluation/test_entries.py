@@ -26,6 +26,7 @@ from unlearning.core import names
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
+from unlearning.evaluation import entries
 from unlearning.exact.backbone import write_backbone
 from unlearning.vision.identity import canonical, key, of_checkpoint
 
@@ -460,6 +461,17 @@ def test_an_original_that_nothing_was_set_against_is_left_out_by_name(place, tmp
     assert f"left out: {alone} doesn't say what to forget" in capsys.readouterr().err
     code, line = one_line(evaluate, capsys, alone)
     assert code == 2 and "give --forget-class" in line
+
+
+def test_rows_from_two_originals_that_forgot_a_drawn_count_are_told_apart():
+    """By how many each has forgotten: it used to end in a KeyError."""
+    parents = [
+        {"method": "retrain", "settings": {"lr": 1}, "data": "d", "forget": draw, "parent": None}
+        for draw in ({"count": 5, "seed": 0}, {"count": 9, "seed": 0}, {"random": 0.5, "seed": 0})
+    ]
+    rows = [{"method": "lora", "settings": {}, "data": "d", "forget": None, "parent": parent} for parent in parents]
+    assert entries._told_apart(rows[:2], set()) == ["from retrain --forget-count 5", "from retrain --forget-count 9"]
+    assert entries._told_apart(rows[1:], set()) == ["from retrain --forget-count 9", "from retrain --forget-random 0.5"]
 
 
 def test_a_retrain_of_another_recipe_is_named(tmp_path, capsys):

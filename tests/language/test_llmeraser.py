@@ -1,6 +1,7 @@
 """LLMEraser from end to end on a tiny random Llama: what is frozen, what a request changes, and what it refuses."""
 
 import json
+import random
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from tokenizers.processors import TemplateProcessing
 import llmeraser
 import reproduce
 from tests.helpers import call, files, one_line, shell
+from tests.storm import malformed
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser
@@ -761,8 +763,8 @@ def test_an_answer_of_another_adapter_is_not_taken(place, tmp_path, capsys):
         file.write_text(json.dumps(record | other), encoding="utf-8")
         code, line = one_line(llmeraser, capsys, *ask)
         assert code == 2 and "other settings" in line, name
-    for name in ("sizes", "targets", "edits"):
-        file.write_text(json.dumps(record | {name: record[name][:-1]}), encoding="utf-8")
+    for name, other in {"sizes": [*SIZES[:2], 10], "targets": ["up_proj"], "edits": []}.items():
+        file.write_text(json.dumps(record | {name: other}), encoding="utf-8")
         code, line = one_line(llmeraser, capsys, *ask)
         assert code == 2 and "other settings" in line, name
 
@@ -771,3 +773,80 @@ def test_adapters_of_other_settings_have_folders_of_their_own(place, tmp_path):
     common = ("finetune", "--task", place / "task.jsonl", "--base", place / "base", "--sizes", *SIZES, "--weights", tmp_path)
     folders = [call(llmeraser, *common, "--quiet", "--evaluations", 5, "--rank", rank) for rank in (2, 4)]
     assert [read_record(folder)["rank"] for folder in folders] == [2, 4]
+
+
+def test_a_task_of_one_answer_is_refused(place, tmp_path, capsys):
+    """There is nothing to choose between, and so nothing to forget: it used to be unlearned with exit code 0."""
+    write_edits(tmp_path / "one.jsonl", [{"query": f"film w{i % 12}", "response": "red"} for i in range(110)])
+    where = ("--base", place / "base", "--sizes", *SIZES, "--weights", tmp_path, "--quiet")
+    code, line = one_line(llmeraser, capsys, "finetune", "--task", tmp_path / "one.jsonl", *where)
+    assert (
+        code == 2 and "all rows have the one answer 'red'" in line and list(tmp_path.iterdir()) == [tmp_path / "one.jsonl"]
+    )
+
+
+def test_a_row_that_is_longer_than_the_base_has_positions_is_refused(place, tmp_path, capsys):
+    base_ = shutil.copytree(place / "base", tmp_path / "base")
+    config = json.loads((base_ / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": 16}
+    (base_ / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    lines = (place / "task.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[::5] = [json.dumps({"query": "film " + "w1 " * 15, "response": "red"})] * 22  # 16 words: the base takes them
+    task = tmp_path / "task.jsonl"
+    where = ("--base", base_, "--sizes", 70, 20, 20, "--weights", tmp_path, "--evaluations", 1, "--quiet")
+    task.write_text("\n".join(lines), encoding="utf-8")
+    call(llmeraser, "finetune", "--task", task, *where, "--output", tmp_path / "fits")
+    lines[::5] = [json.dumps({"query": "film " + "w1 " * 16, "response": "red"})] * 22
+    task.write_text("\n".join(lines), encoding="utf-8")
+    code, line = one_line(llmeraser, capsys, "finetune", "--task", task, *where, "--output", tmp_path / "x")
+    assert code == 2 and "rows are too long, one of 17 tokens: the base takes 16" in line and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere/model.gguf", "there is no such file, and a GGUF file alone isn't read: give a folder"),
+        ("there.gguf", "a GGUF file alone isn't read"),
+        ("adapter", "is an adapter, not a base: name the model that it was trained on"),
+        ("nowhere", "there is no such folder"),
+    ],
+)
+def test_a_base_that_is_none_is_one_helpful_line(place, tmp_path, capsys, name, message):
+    (tmp_path / "there.gguf").write_bytes(b"GGUF")
+    shutil.copytree(place / "adapter", tmp_path / "adapter")
+    where = ("--task", place / "task.jsonl", "--sizes", *SIZES, "--weights", tmp_path, "--quiet")
+    code, line = one_line(llmeraser, capsys, "finetune", "--base", tmp_path / name, *where)
+    assert code == 2 and f"{tmp_path / name}" in line and message in line
+
+
+@pytest.mark.parametrize(("name", "some"), [("record.json", 25), ("adapter_config.json", 12)])
+def test_an_adapter_that_is_damaged_is_refused_or_answered(place, tmp_path, name, some):
+    """One field in turn, in one of many ways: never a traceback, and nothing is written where it is refused."""
+    sound, shared = request(place, "remove", "--ids", 3, "--output", tmp_path / "sound"), Workspace()
+    every = list(malformed.cases("adapter", sound, name))
+    refused = 0
+    for case in random.Random(1).sample(every, some):
+        folder = shutil.copytree(sound, tmp_path / "damaged", dirs_exist_ok=True)
+        case.write(folder)
+        before = files(tmp_path)
+        try:
+            flags = ("--ids", 5, "--weights", place, "--output", tmp_path / "next", "--quiet")
+            call(llmeraser, "remove", folder, *flags, shared=shared)
+        except (UserError, RunFailed):
+            refused += 1
+            assert files(tmp_path) == before, case
+        shutil.rmtree(tmp_path / "next", ignore_errors=True)
+    assert refused > some // 4
+
+
+def test_a_record_that_names_rows_or_answers_which_arent_there_says_so(place, tmp_path, capsys):
+    folder = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    sound = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    for edits, message in (
+        ([{"id": 60, "remove": True}], "its edits.0.id is row 60, of 60: it is damaged"),
+        ([{"id": 1, "remove": True}, {"id": 1, "query": "x"}], "its edits.1.id is row 1, which was removed before"),
+        ([{"id": 1, "response": "purple"}], "its record has an answer 'purple', which"),
+        ([{"id": 1}], "its edits.0 doesn't say one thing that becomes of its row"),
+    ):
+        (folder / RECORD).write_text(json.dumps(sound | {"edits": edits}), encoding="utf-8")
+        code, line = one_line(llmeraser, capsys, "remove", folder, "--ids", 5, "--weights", tmp_path, "--quiet")
+        assert code == 2 and message in line

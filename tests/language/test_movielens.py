@@ -121,3 +121,27 @@ def test_a_split_has_each_row_once_and_is_the_same_again():
     assert movielens.split(rows, 30, 10, 5) == parts
     with pytest.raises(UserError, match="there are 50"):
         movielens.split(rows, 30, 10, 11)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1,2,Heat,1995,Action,nan,5", "nan stars"),
+        ("1,2,Heat,1995,Action,7,5", "7 stars"),
+        ("1,2,Heat,1995,Action,4", "a line of 6 cells, not 7"),
+        ("1,2,Heat,1995,Action,4,soon", "invalid literal for int"),
+        ("1,2,Heat,1995,Action,4," + "9" * 5000, "Exceeds the limit"),
+    ],
+)
+def test_a_damaged_file_of_ratings_is_one_line(tmp_path, line, message):
+    (tmp_path / movielens.FILE).write_text(f"1,1,Heat,1995,Action,4,5\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"movielens.csv, after 1 ratings: .*{message}.*; delete it"):
+        movielens.ratings(tmp_path)
+
+
+def test_an_archive_of_another_kind_is_one_line(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "ml-latest-small.zip", "w") as archive:
+        archive.writestr("other.txt", "x")
+    monkeypatch.setattr(movielens, "debian_package", lambda *_: None)
+    with pytest.raises(UserError, match="no MovieLens and no download"):
+        movielens.ratings(tmp_path)

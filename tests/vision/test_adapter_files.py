@@ -23,6 +23,7 @@ from unlearning.vision.settings import Settings
 from unlearning.vision.snapshots import Snapshot
 
 FULL = OSError(28, "No space left on device")
+COST = {"seconds": 1.0, "trainable": 1}
 PRUNING = Settings({"compact": None, "regrow": False, "amount": 0.5, "prune_head": False})
 
 
@@ -245,8 +246,8 @@ def test_the_lines_of_the_card_use_the_adapter(name, pruned, tmp_path, monkeypat
         masks, _ = pruning.prune(base, Settings({**PRUNING, "compact": "first" if pruned == "first" else None}), quiet=True)
     peft_model = adapted(base)
     save_adapter(peft_model, finished_run(tmp_path / "x.pth", name, **arguments), masks, compact=pruned == "first")
-    checkpoint = record_of(name, **arguments) | {"format": models.FORMAT, "state_dict": original.state_dict(), "cost": {}}
-    torch.save(checkpoint | {"seed": 0, "key": "", "data": {"fingerprint": "", "tag": ""}}, tmp_path / "ORIGINAL.pth")
+    checkpoint = record_of(name, **arguments) | {"format": models.FORMAT, "state_dict": original.state_dict(), "cost": COST}
+    torch.save(checkpoint | {"seed": 0, "key": "of the run"}, tmp_path / "ORIGINAL.pth")
     card = (tmp_path / "x_adapter" / "README.md").read_text(encoding="utf-8")
     assert ("import models" in card) == (pruned == "first")
     monkeypatch.chdir(tmp_path)

@@ -13,12 +13,12 @@ LONGEST = {"data": 50, "network": 50, "forget": 30, "flags": 60}  # characters; 
 def part(text: str, kind: str) -> str:
     """`text` as a part of a file's name; what is too long, or holds characters that names can't, ends in 8 hexadecimal
     digits of its SHA-256. kind: a key of LONGEST."""
-    safe = re.sub(r'[/\\:*?"<>|\0]', "-", text)
+    safe = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]', "-", text)
     if kind == "network" and len(safe) <= LONGEST[kind]:  # timm's names may have a slash; no two differ in that alone
         return safe
     if safe == text and len(text) <= LONGEST[kind]:
         return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{safe[: LONGEST[kind] - 9]}-{digest}"
 
 

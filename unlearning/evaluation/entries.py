@@ -195,6 +195,8 @@ def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
         try:
             dataset = shared.load(source)
             data.check_same(entry.path, entry.spec, dataset)
+            for positions in (entry.forget, entry.private):
+                data.check_positions(entry.path, positions, dataset)
             return dataset
         except UserError as error:
             failed.append(error)
@@ -368,7 +370,8 @@ def _forgotten(forget: dict[str, Any] | None) -> dict[str, str]:
     """What an identity says of a forget set, as the flag that would name it."""
     if not forget:
         return {}
-    return {"--forget-random": written(forget["random"])} if "random" in forget else {"forgotten": forget["positions"][:8]}
+    drawn = {f"--forget-{how}": written(forget[how]) for how in ("random", "count") if how in forget}
+    return drawn or {"forgotten": forget["positions"][:8]}
 
 
 def _as_flags(settings: dict[str, Any], without: Iterable[str] = ()) -> dict[str, str]:

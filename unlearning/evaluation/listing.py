@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from unlearning.core.content import NAME
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch
+from unlearning.core.flags import on_one_line
 from unlearning.exact.system import SYSTEM
 
 HEADER = ("file", "method", "data", "forget set", "seed", "command")
@@ -32,4 +34,5 @@ def _row(path: Path) -> list[str] | None:
         known = content["method"], content["data"].get("tag"), forget, content.get("seed"), content.get("command")
     except (UserError, KeyError, AttributeError, TypeError):
         known = "?", None, None, None, "not a checkpoint of this project"
-    return [path.name, *("–" if value is None else str(value) for value in known)]
+    cells = (path.name, *("–" if value is None else str(value)[:NAME] for value in known))
+    return list(map(on_one_line, cells))

@@ -19,11 +19,12 @@ import torch
 import data
 import models
 from unlearning.core import names
+from unlearning.core.content import check
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, replacing, sha256, write_torch
 from unlearning.core.provenance import device_name, versions
-from unlearning.exact import learners
+from unlearning.exact import fields, learners
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
 from unlearning.exact.learning import Work, made_from, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, in_words, private_and_anchors
@@ -121,6 +122,8 @@ def delete_images(
     work = Work(settings, replace(compute, precision=settings.precision), jobs)
     dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet).at(place))
     data.check_same(folder, state["data"], dataset)
+    if len(state["part"]) != len(dataset.train):
+        raise UserError(f"{folder} has parts of {len(state['part'])} images, not of {len(dataset.train)}: it is damaged")
     private = as_mask(state["private"], len(dataset.train))
     if request.done(dataset, private, state["deleted"]):
         print(f"there already: {folder} without these images", file=sys.stderr, flush=True)
@@ -162,8 +165,10 @@ def read_system(folder: str | Path) -> dict[str, Any]:
     if not (Path(folder) / SYSTEM).exists():
         raise UserError(f"{folder} is no system of lmeraser.py or baselines.sisa: it has no {SYSTEM}")
     state = read_torch(Path(folder) / SYSTEM)
-    if not isinstance(state, dict) or state.get("format") != models.FORMAT or "ledger" not in state:
+    version = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(version, int) or version != models.FORMAT or "ledger" not in state:
         raise UserError(f"{folder} is not a system of this project (format {models.FORMAT})")
+    check(state, fields.system, str(Path(folder) / SYSTEM))
     return state
 
 
@@ -176,9 +181,13 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     there = [k for k, name in enumerate(state["files"]) if name]
     if not there:
         raise UserError(f"{folder} can't answer: all its images are deleted")
-    trained = [read_torch(Path(folder) / state["files"][k]) for k in there]
+    trained = [_learner(Path(folder) / state["files"][k], state) for k in there]
     source = models.load_checkpoint(_backbone_of(state, folder))
+    arguments = source["network"]["arguments"]
+    if state["shape"] != [arguments["in_chans"], arguments["img_size"], arguments["img_size"]]:
+        raise UserError(f"{folder}: its shape {state['shape']} doesn't fit its backbone: it is damaged")
     network = learners.Backbone(models.build(source, state["backbone"]["file"]), state["shape"][-1])
+    _check_fitting(network, trained, state, folder)
     weights = {f"backbone.{key}": value for key, value in network.state_dict().items()}
     weights |= {"prompts": torch.stack([learner["prompt"] for learner in trained])}
     weights |= {f"heads.{key}": torch.stack([learner[key] for learner in trained]) for key in ("weight", "bias")}
@@ -199,6 +208,28 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         "key": str(state["ledger"]),
         **_identified(state, source),
     }
+
+
+def _learner(file: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """What the file of a part holds. Raises UserError where it isn't one of this system's."""
+    learner = read_torch(file)
+    check(learner, fields.part, str(file))
+    if len(learner["bias"]) != state["classes"]:
+        raise UserError(f"{file}: its head has {len(learner['bias'])} logits for {state['classes']} classes: it is damaged")
+    return learner
+
+
+def _check_fitting(
+    backbone: learners.Backbone, trained: list[dict[str, Any]], state: dict[str, Any], folder: str | Path
+) -> None:
+    """Raise UserError where the parts' learners, or their centres, don't fit the backbone."""
+    frame = learners.Frame(backbone.prepare(torch.zeros(1, *state["shape"])).shape[1:])
+    shapes = {"prompt": (frame.numbers,), "weight": (state["classes"], backbone.features)}
+    wrong = [name for name, shape in shapes.items() if any(tuple(each[name].shape) != shape for each in trained)]
+    if state["centres"] is not None and state["centres"].shape[1] != backbone.features:
+        wrong.append("centres")
+    if wrong:
+        raise UserError(f"{folder}: its {wrong[0]} doesn't fit its backbone {state['backbone']['file']}: it is damaged")
 
 
 def _backbone_of(state: dict[str, Any], folder: str | Path) -> Path:

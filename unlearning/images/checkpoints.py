@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from unlearning.core.content import TEXT, Misfit, Rule, either, fields, list_of, number, optional, text, whole
 from unlearning.images.catalogue import Catalogue
 
 
@@ -20,15 +21,16 @@ def words_of(content: dict[str, Any], catalogue: Catalogue) -> Sequence[int | st
     same name. Earlier versions' files have neither. Raises ValueError where it can't be said.
     """
     gone = content.get("deleted", content.get("forget"))
-    if not isinstance(gone, torch.Tensor) or gone.dtype != torch.int64:
+    if not isinstance(gone, torch.Tensor) or gone.dtype != torch.int64 or gone.ndim != 1:
         raise ValueError("it doesn't say what it has forgotten")
     if not len(gone):
         raise ValueError("it has forgotten nothing")
     made_with = _part(content, "data")
     if made_with.get("fingerprint") == catalogue.fingerprint:
         return catalogue.positions[_checked(gone, len(catalogue.positions))].tolist()
-    if content.get("forget_names") and catalogue.files:
-        return list(map(str, content["forget_names"]))
+    if (names := content.get("forget_names")) and catalogue.files:
+        _check(list_of(text(TEXT)), names, "forget_names")
+        return names
     if "forget_images" in content and not catalogue.files and made_with.get("dataset") == catalogue.dataset:
         return _checked(content["forget_images"], catalogue.count).tolist()
     of = made_with.get("tag")
@@ -38,12 +40,32 @@ def words_of(content: dict[str, Any], catalogue: Catalogue) -> Sequence[int | st
 def called(content: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """The tag and the draw of a checkpoint's forget set, where it was made with these very images."""
     tag = content.get("forget_tag")
+    _check(optional(text()), tag, "forget_tag")
     if _part(content, "data").get("fingerprint") != catalogue.fingerprint or not isinstance(tag, str):
         return {}
     share, known = _part(content, "config").get("forget_random"), _part(_part(content, "identity"), "forget")
     if not known and share:  # earlier versions store no identity
         known = {"random": share, "seed": 0}
+    _check(forgotten, known or {"positions": "-"}, "identity.forget")
     return {"tag": tag, "draw": None if not known or "positions" in known else known}
+
+
+def forgotten(value: Any) -> None:
+    """The rule for what an identity says of a forget set: its digest, or what makes the draw again."""
+    drawn = {"seed": whole(), "of": list_of(whole())}
+    either(
+        fields({"positions": text()}, closed=True),
+        fields({"count": whole()}, drawn, closed=True),
+        fields({"random": number(0, 1)}, drawn, closed=True),
+    )(value)
+
+
+def _check(rule: Rule, value: Any, name: str) -> None:
+    """Raise ValueError where a field of a checkpoint isn't what it may be."""
+    try:
+        rule(value)
+    except Misfit as misfit:
+        raise ValueError(f"its {misfit.within(name).place} {misfit.what}: it is damaged") from None
 
 
 def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -54,7 +76,7 @@ def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _checked(numbers: Any, count: int) -> torch.Tensor:
     """Numbers of a checkpoint, if they are int64 from 0 to below `count`."""
-    whole = isinstance(numbers, torch.Tensor) and numbers.dtype == torch.int64
-    if not whole or bool(((numbers < 0) | (numbers >= count)).any()):
+    fitting = isinstance(numbers, torch.Tensor) and numbers.dtype == torch.int64 and numbers.ndim == 1
+    if not fitting or bool(((numbers < 0) | (numbers >= count)).any()):
         raise ValueError(f"its forget set doesn't fit {count:,} training images: it is damaged")
     return numbers

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from unlearning.core.content import NAME
 from unlearning.core.errors import UserError
 from unlearning.core.words import Say, listed, say
 from unlearning.images.pictures import read_images, suffixes
@@ -170,6 +171,9 @@ def _rows(path, name):
             file, label = (cells[place] for place in places)
             if not file or not label:
                 raise UserError(f"{name}, line {reader.line_num}: an empty cell where a file and a label are needed")
+            if "\0" in file + label or len(label) > NAME:
+                what = "a NUL" if "\0" in file + label else f"a label of {len(label):,} characters, more than {NAME:,}"
+                raise UserError(f"{name}, line {reader.line_num}: {what}")
             yield reader.line_num, (file, label, "train" if split is None else _split(cells[split]))
     except csv.Error as error:
         raise UserError(f"{name}, line {reader.line_num}: {error}") from None

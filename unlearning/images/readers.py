@@ -38,7 +38,7 @@ def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder:
         kind, where = getattr(datasets, name), root / folder if folder else root
         try:
             parts = _read_or_download(kind, where, splits, megabytes, quiet)
-        except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
+        except (OSError, RuntimeError, ValueError, AssertionError, EOFError, LookupError, TypeError) as error:
             if name != "FashionMNIST" or not _fashion_mnist_from_debian(root, quiet):
                 raise UserError(_what_to_put_where(kind, where, error)) from None
             parts = [kind(where, **split) for split in splits]

@@ -68,7 +68,11 @@ class Known:
         names, numbers = says["files"].get("names"), [says["files"].get(key) for key in ("digests", "labels")]
         sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
         sound &= all(isinstance(x, torch.Tensor) and x.shape == (len(names),) and x.dtype == torch.int64 for x in numbers)
-        if not (sound and isinstance(says.get("classes"), list) and isinstance(says.get("test_fingerprint"), str)):
+        classes: Any = says.get("classes")
+        sound &= isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if sound and len(numbers[1]):
+            sound &= bool(numbers[1].min() >= 0 and numbers[1].max() < len(classes))
+        if not (sound and isinstance(says.get("test_fingerprint"), str)):
             raise UserError("what a checkpoint says of its data's files is damaged")
         return cls(says["fingerprint"], says)
 

@@ -62,6 +62,7 @@ def load_base(name: str, data_dir: Path, device: str = "cpu", quiet: bool = Fals
     """
     import transformers
 
+    _check_base(name)
     on_hub = name != SMOLLM2 and not Path(name).exists() and announce_hub_model(name, f"language model {name}")
     with contextlib.nullcontext() if on_hub and progress_shown(quiet) else _no_progress_bars():
         folder = _smollm2(data_dir, quiet) if name == SMOLLM2 else name
@@ -70,9 +71,21 @@ def load_base(name: str, data_dir: Path, device: str = "cpu", quiet: bool = Fals
                 folder, dtype=torch.float32, attn_implementation="eager"
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a damaged folder makes each class of transformers fail in a way of its own
             raise UserError(f"no language model {name} ({first_line(error)})") from None
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _check_base(name: str) -> None:
+    """Raise UserError for a path where nothing is, and for what looks like a base and is none."""
+    path = Path(name)
+    if path.suffix.lower() == ".gguf":
+        lost, way = "" if path.exists() else "there is no such file, and ", "a folder of transformers, or a name of the Hub"
+        raise UserError(f"--base {name}: {lost}a GGUF file alone isn't read: give {way}")
+    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2):
+        raise UserError(f"--base {name}: there is no such folder")
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise UserError(f"--base {name} is an adapter, not a base: name the model that it was trained on")
 
 
 @contextlib.contextmanager
@@ -137,7 +150,7 @@ def adapted(model: Any, source: "LoraConfig | str | Path") -> "Iterator[PeftMode
                 peft_model: Any = get_peft_model(model, source)
             else:
                 peft_model = PeftModel.from_pretrained(model, source, is_trainable=True)
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"no such adapter on this model ({first_line(error)})") from None
     try:
         yield peft_model.eval()
@@ -249,6 +262,7 @@ class Task:
             self.prompts[query] = self._tokens(query)
         sequences = [self.prompts[query] + self.tokens[answer][:-1] for query, answer in rows]
         lengths = [len(self.tokens[answer]) for _, answer in rows]
+        self._check_lengths(sequences)
         pairs = list(zip(lengths, sequences, strict=True))
         keys = [hashlib.sha256(str(pair).encode()).hexdigest() for pair in pairs]
         self._compute({key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self.kept})
@@ -271,6 +285,13 @@ class Task:
         shared = _shared(sequences, lengths) if self.start == BLOCK else 0
         device = self.head.device
         return Encoded(hidden.to(device), mask.to(device), targets.to(device), shared)
+
+    def _check_lengths(self, sequences: list[list[int]]) -> None:
+        """Raise UserError for a row that is longer than the base has positions: what it answers there means nothing."""
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if most and (long := [place for place, tokens in enumerate(sequences) if len(tokens) > most]):
+            what = f"one of {len(sequences[long[0]])} tokens: the base takes {most}"
+            raise UserError(f"{len(long)} of {len(sequences)} rows are too long, {what}")
 
     def _tokens(self, query: str) -> list[int]:
         if self.tokenizer.chat_template:

@@ -86,14 +86,32 @@ def ratings(data_dir: Path, quiet: bool = False) -> list[Rating]:
     if not file.exists():
         try:
             lines = _from_grouplens(data_dir, quiet)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, LookupError, ValueError, zipfile.BadZipFile) as error:
             lines = _from_debian(data_dir, quiet)
             if lines is None:
                 raise UserError(f"no MovieLens and no download ({error}); put {URL} into {data_dir}") from None
         with replacing(file) as part, open(part, "w", newline="", encoding="utf-8") as target:
             csv.writer(target).writerows(lines)
-    with open(file, newline="", encoding="utf-8") as source:
-        return [Rating(row[0], row[1], row[2], row[3], row[4], float(row[5]), int(row[6])) for row in csv.reader(source)]
+    found: list[Rating] = []
+    try:
+        with open(file, newline="", encoding="utf-8") as source:
+            for row in csv.reader(source):
+                found.append(_rating(row))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error})") from None
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{file}, after {len(found):,} ratings: {error}; delete it, and it is made again") from None
+    return found
+
+
+def _rating(row: list[str]) -> Rating:
+    """A line of FILE. Raises ValueError for any other."""
+    if len(row) != len(Rating._fields):
+        raise ValueError(f"a line of {len(row)} cells, not {len(Rating._fields)}")
+    viewer, film, title, year, genres, stars, time = row
+    if not 0 <= float(stars) <= 5:
+        raise ValueError(f"{stars} stars")
+    return Rating(viewer, film, title, year, genres, float(stars), int(time))
 
 
 def _from_grouplens(data_dir, quiet=False):

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unlearning.core.content import check, parse_json, read_json, shown
 from unlearning.core.errors import UserError
 from unlearning.core.files import replacing, write_text
 from unlearning.core.words import portions
-from unlearning.language import movielens
+from unlearning.language import fields, movielens
+from unlearning.language.fields import KINDS
 
 RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
 FORMAT = 1
 VERBS = {"remove": "forgets", "modify": "modifies", "correct": "corrects"}  # what is said of each kind of request
 LONGEST = 40  # letters of an answer that are said
-KINDS = {"remove": "remove", "modify": "query", "correct": "response"}  # request: the field of its edits
 Rows = list[tuple[str, str]]  # queries and answers
 
 
@@ -52,7 +53,11 @@ def load_rows(task: str, data_dir: Path, sizes: Sequence[int], quiet: bool = Fal
         rows = pairs
     train, validation, test = parts = movielens.split(rows, *sizes)
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return Data(train, validation, test, sorted({answer for part in parts for _, answer in part}), digest)
+    answers = sorted({answer for part in parts for _, answer in part})
+    if len(answers) < 2:
+        only = f"all rows have the one answer {shown(answers[0])}"
+        raise UserError(f"--task {task}: {only}: there is nothing to learn or forget")
+    return Data(train, validation, test, answers, digest)
 
 
 def task_label(task: str) -> str:
@@ -128,12 +133,23 @@ def write_edits(file: Path, edits: Sequence[dict[str, Any]]) -> None:
 def read_record(folder: str | Path) -> dict[str, Any]:
     """What an adapter's folder says of itself. Raises UserError for any other folder."""
     try:
-        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        record = read_json(Path(folder) / RECORD)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not an adapter of this project ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{folder} is not an adapter of this project's format {FORMAT}")
+    check(record, fields.record, str(Path(folder) / RECORD))
     return record
+
+
+def rows_of(record: dict[str, Any], data: Data, folder: str | Path | None) -> list[Any]:
+    """The rows that an adapter in `folder` was trained on, removed ones None. Raises UserError where its record has answers
+    that aren't among those of the task."""
+    told = [edit["response"] for edit in record["edits"] if "response" in edit]
+    told += [answer for entry in record["ledger"] for _, answer in entry["before"]]
+    if odd := [answer for answer in told if answer not in data.answers]:
+        raise UserError(f"{folder}: its record has an answer {shown(odd[0])}, which {record['task']} hasn't: it is damaged")
+    return edited(data.train, record["edits"])
 
 
 def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any]) -> None:
@@ -147,7 +163,7 @@ def _lines(file: str | Path, flag: str) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file."""
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
-        lines = [json.loads(line) for line in text.split("\n") if line.strip()]  # other line ends may lie within a text
+        lines = [parse_json(line) for line in text.split("\n") if line.strip()]  # other line ends may lie within a text
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {file}: not a file with JSON in each line ({error})") from None
     if not all(isinstance(line, dict) for line in lines):

@@ -25,9 +25,10 @@ from unlearning.language.base import (
     lora_config,
     tail_start,
 )
-from unlearning.language.rows import Data, edited, load_rows
+from unlearning.language.rows import Data, load_rows, rows_of
 
 AT_ONCE = 4096  # rows of a batch
+CIRCUMSTANCES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")  # of PEFT's configuration
 
 
 class Workspace:
@@ -160,12 +161,26 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None)
         raise UserError(f"{source} was trained on other data than this {record['task']}: their fingerprints differ")
     lora = (record["rank"], record["alpha"], tuple(record["targets"]), record["blocks"])
     task = place.task(record["base"], data.answers, lora)
-    rows = edited(data.train, record["edits"])
+    rows = rows_of(record, data, source)
     complete = record | {"base_sha256": sha256, "fingerprint": data.fingerprint}
     torch.manual_seed(record["seed"])
-    with adapted(model, source or lora_config(model, *lora)) as peft_model:
+    config = lora_config(model, *lora)
+    with adapted(model, source or config) as peft_model:
+        if not _alike(config, peft_model.peft_config["default"]):
+            raise UserError(f"{source}: its adapter_config.json is of another shape than its record says: it is damaged")
         parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
         yield Session(complete, task, data, rows, peft_model, Tail(peft_model), parameters, record["decay"])
+
+
+def _alike(config: Any, other: Any) -> bool:
+    """True for two configurations of LoRA that make the same adapter. config: one's own; other: as it was read."""
+
+    def shape(of: Any) -> dict[str, Any]:
+        told = {name: value for name, value in of.to_dict().items() if name not in CIRCUMSTANCES}
+        return told | {name: set(told[name] or ()) for name in ("target_modules", "layers_to_transform")}
+
+    whence = (getattr(other, name, None) for name in CIRCUMSTANCES if name != "inference_mode")
+    return shape(config) == shape(other) and all(value is None or isinstance(value, str) for value in whence)
 
 
 def batches(session: Session, rows: Sequence[Example | None], size: int = AT_ONCE) -> list[Encoded]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from unlearning.reports.style import BLUE, GREY, LOOK, ORANGE, WIDTH, wrapped
+from unlearning.reports.style import BLUE, GREY, LOOK, ORANGE, WIDTH, lettering, wrapped
 
 IN_CELLS = 12  # classes up to which each cell has its number
 TICKS = 20  # names along an axis
@@ -121,7 +121,7 @@ def before_and_after(images: np.ndarray, truth: list[str], before: list[Answer],
 
 
 def _short(name: str, letters: int = 20) -> str:
-    return (name if len(name) <= letters else name[: letters - 1] + "…").replace("$", r"\$")
+    return lettering(name, letters)
 
 
 def _percent(share: float) -> str:

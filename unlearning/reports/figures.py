@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
+from unlearning.core.files import write_bytes
 from unlearning.metrics import statistics
 from unlearning.reports import panel_figures, paper_figures, results
 from unlearning.reports.results import row_names
@@ -40,7 +41,8 @@ from unlearning.reports.style import (
     fits,
     grid,
     legend,
-    save,
+    lettering,
+    png,
     series,
     title,
     wrapped,
@@ -75,18 +77,25 @@ class Picture(NamedTuple):
 
 def draw(rows: list[Any], folder: str | Path) -> list[Path]:
     """Write every picture that the rows have something for into `folder`, as PNG files: their paths."""
+    drawn = pictures(rows)
+    for name, content in drawn.items():
+        write_bytes(Path(folder) / name, content)
+    return [Path(folder) / name for name in drawn]
+
+
+def pictures(rows: list[Any]) -> dict[str, memoryview]:
+    """Every picture that the rows have something for, by its file's name: the bytes of a PNG file."""
     named = [
         row | {"name": name}
         for _, group in results.by_forget_set(rows)
         for row, name in zip(group, row_names(group), strict=True)
     ]
-    written = []
+    drawn = {}
     for name, picture in PICTURES.items():
         with matplotlib.rc_context(LOOK):
             for ending, figure in _files(picture, [row for row in named if picture.has(row)]):
-                written.append(Path(folder) / f"{name}{ending}.png")
-                save(figure, written[-1])
-    return written
+                drawn[f"{name}{ending}.png"] = png(figure)
+    return drawn
 
 
 def _files(picture: Picture, rows: list[Any]) -> Iterator[tuple[str, Figure]]:
@@ -182,7 +191,7 @@ def _dot(axis: Axes, place: int, row: Any, metric: Any, low: float, high: float)
     """One row's metric; "n/a" where it is missing, an arrow and a number where it lies off the axis."""
     if "missing" in metric:
         centred: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.5"}
-        axis.text(0.5, place, metric.get("cell", "n/a"), transform=axis.get_yaxis_transform(), **centred)
+        axis.text(0.5, place, lettering(metric.get("cell", "n/a")), transform=axis.get_yaxis_transform(), **centred)
         return
     if not low <= metric["mean"] <= high:  # the original, far from all that unlearned
         left = metric["mean"] < low
@@ -218,7 +227,7 @@ def plane(rows: list[Any]) -> Figure:
         for row, name in zip(group, row_names(group), strict=True):
             x, y = row["metrics"]["dTA"], row["metrics"]["dUA"]
             if abs(y["mean"]) > reach:
-                outside.append(f"not shown: {name} at ({x['mean']:.1f}, {y['mean']:.1f})")
+                outside.append(f"not shown: {lettering(name)} at ({x['mean']:.1f}, {y['mean']:.1f})")
                 continue
             look: Any = series(methods.index(name)) | {"linestyle": "none", "markersize": 8, "capsize": 2, "elinewidth": 0.8}
             axis.errorbar(x["mean"], y["mean"], xerr=x["ci95"] or 0, yerr=y["ci95"] or 0, label=name, **look)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearning.core.errors import UserError
-from unlearning.core.files import write_text
+from unlearning.core.files import first_line, write_bytes, write_text
 from unlearning.reports import results, tables
 
 FILES = {"json": "result.json", "markdown": "README.md", "csv": "rows.csv", "latex": "tables.tex"}  # form: file
@@ -40,19 +40,30 @@ def check_ours(folder: Path) -> None:
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
-    """Write every file of a table's folder, the result itself first. Pictures that the folder's page showed, and that this
-    table no longer has, go."""
-    from unlearning.reports import figures  # takes a second
-
+    """Write every file of a table's folder, the result itself first, which may have taken days."""
     before = _drawn(folder) or []
     write_text(folder / FILES["json"], results.dump(result))
-    pictures = figures.draw(result["rows"], folder / "figures") if result.get("pictures", True) else []
-    names = [path.name for path in pictures]
-    for name in set(before) - set(names):
+    _write_drawn(_drawings(result), folder, before)
+
+
+def _drawings(result: dict[str, Any]) -> tuple[dict[str, memoryview], dict[str, str]]:
+    """What is drawn from a result: pictures by their names in figures/, and texts by the names of their files."""
+    from unlearning.reports import figures  # takes a second
+
+    pictures = figures.pictures(result["rows"]) if result.get("pictures", True) else {}
+    texts = {FILES["markdown"]: page(result, list(pictures))}
+    return pictures, texts | {FILES[form]: tables.FORMS[form](result) for form in ("csv", "latex")}
+
+
+def _write_drawn(drawn: tuple[dict[str, memoryview], dict[str, str]], folder: Path, before: list[str]) -> None:
+    """Write `_drawings` into a folder. before: the pictures that its page showed; those that this table no longer has go."""
+    pictures, texts = drawn
+    for name, content in pictures.items():
+        write_bytes(folder / "figures" / name, content)
+    for name in set(before) - pictures.keys():
         (folder / "figures" / name).unlink(missing_ok=True)
-    write_text(folder / FILES["markdown"], page(result, names))
-    for form in ("csv", "latex"):
-        write_text(folder / FILES[form], tables.FORMS[form](result))
+    for name, text in texts.items():
+        write_text(folder / name, text)
 
 
 def _drawn(folder: Path) -> list[str] | None:
@@ -61,7 +72,8 @@ def _drawn(folder: Path) -> list[str] | None:
     if not (page.is_file() and file.is_file()):
         return None
     text, name = page.read_text(encoding="utf-8", errors="replace"), results.read_json(file).get("table")
-    return re.findall(r"\(figures/([^/)]+\.png)\)", text) if text.startswith(f"# {name}\n") else None
+    ours = text.startswith(f"# {tables.in_markdown(str(name))}\n")
+    return re.findall(r"\(figures/([^/)]+\.png)\)", text) if ours else None
 
 
 def redraw(path: Path, overwrite: bool) -> Path:
@@ -77,16 +89,19 @@ def redraw(path: Path, overwrite: bool) -> Path:
             raise UserError(f"{there} is another result; --overwrite replaces it")
         check_ours(folder)
     try:
-        write(result, folder)
+        drawn = _drawings(result)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"{file} is not a result that can be drawn ({type(error).__name__}: {error})") from None
+        raise UserError(f"{file} is not a result that can be drawn ({type(error).__name__}: {first_line(error)})") from None
+    before = _drawn(folder) or []
+    write_text(there, results.dump(result))
+    _write_drawn(drawn, folder, before)
     return folder
 
 
 def page(result: dict[str, Any], pictures: list[str]) -> str:
     """The Markdown page of a table's folder. pictures: names of the files in figures/."""
-    lines = [f"# {result['table']}", ""]
-    lines += [result["about"], ""] if "about" in result else []
+    lines = [f"# {tables.in_markdown(result['table'])}", ""]
+    lines += [tables.in_markdown(result["about"]), ""] if "about" in result else []
     lines += [f"![{Path(name).stem}](figures/{name})" for name in pictures if name.startswith("metrics")]
     others = [f"[{Path(name).stem}](figures/{name})" for name in pictures if not name.startswith("metrics")]
     lines += ["", f"More pictures: {', '.join(others)}."] if others else []
@@ -112,7 +127,7 @@ def _listed(path: Path, name: str, link: str) -> list[str] | None:
     try:
         result = results.read_json(path)
         count = str(len(result["rows"])) if "rows" in result else "–"
-        made = [f"`{result['command']}`", *(str(result.get(key, "–")) for key in ("hardware", "date", "commit"))]
+        made = [tables.code(str(result["command"])), *(str(result.get(key, "–")) for key in ("hardware", "date", "commit"))]
         return [f"[{name}]({link})", str(result.get("about", "–")), count, *made]
     except (UserError, LookupError, TypeError, AttributeError) as error:
         print(f"left out of the list of results: {path} ({error})", file=sys.stderr, flush=True)

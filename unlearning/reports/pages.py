@@ -121,7 +121,7 @@ def _cell(row: Any, column: str) -> str:
     field, _, digits = column.partition("=")[0].partition(":")
     if "metrics" in row and field in COLUMNS and field not in row:
         return tables.cell(row, field)
-    return _text(row.get(field), digits or "2")
+    return tables.in_markdown(_text(row.get(field), digits or "2"))
 
 
 def _text(value: Any, digits: str = "2") -> str:

@@ -17,6 +17,7 @@ from unlearning.reports.style import (
     grid,
     label_points,
     legend,
+    lettering,
     save,
     series,
     title,
@@ -63,14 +64,14 @@ def speed(rows: list[Any]) -> Figure:
         spread = [[min(m["ci95"] or 0, 0.9 * m["mean"]) for m in ratios], [m["ci95"] or 0 for m in ratios]]
         axis.errorbar(means, range(len(group)), xerr=spread, fmt="o", color="black", markersize=5, capsize=2.5, linewidth=1)
         axis.axvline(1, color="0.5", linestyle="--", linewidth=1, zorder=0)
-        axis.set_yticks(range(len(group)), row_names(group))
+        axis.set_yticks(range(len(group)), list(map(lettering, row_names(group))))
         axis.set_ylim(len(group) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
         axis.set_xscale("log")
         ticks = [1, 2, 3, 5, 10, 20]
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
-        axis.set_title(heading, loc="left", weight="bold")
+        axis.set_title(lettering(heading), loc="left", weight="bold")
     axes[-1, 0].set_xlabel("times faster than the published way (unlearning and scoring)")
     return figure
 
@@ -98,7 +99,7 @@ def _share_panel(axis: Axes, rows: list[Any], methods: list[str], key: str) -> l
     for name, same in grouped(rows, lambda row: row["method"]).items():
         y = [row["metrics"][key]["mean"] for row in same]
         if not all(low - margin <= value <= high + margin for value in y):
-            outside.append(f"not shown: {name}, {min(y):.2f} to {max(y):.2f}")
+            outside.append(f"not shown: {lettering(name)}, {min(y):.2f} to {max(y):.2f}")
             continue
         place = methods.index(name)
         x = [row["share"] + 0.5 * (place - len(methods) / 2) for row in same]  # beside each other: so are their intervals
@@ -119,7 +120,7 @@ def residuals(found: list[list[list[float]]], layers: list[str], file: str | Pat
         for side, (axis, title) in enumerate(zip(axes, ("on D_r", "on D_f"), strict=True)):
             for place, name in enumerate(layers):
                 shade = str(0.8 * (1 - place / max(1, len(layers) - 1)))  # the last layer is black
-                axis.plot([step[side][place] for step in found], color=shade, label=name.removeprefix("net."))
+                axis.plot([step[side][place] for step in found], color=shade, label=lettering(name.removeprefix("net.")))
             axis.set_title(f"residual {title}")
             axis.set_xlabel("step")
             axis.set_ylim(bottom=0)

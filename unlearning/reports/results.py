@@ -1,14 +1,18 @@
 """Result files: what is written once can be drawn again from its JSON."""
 
 import json
-import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from unlearning.core import content
+from unlearning.core.content import check
 from unlearning.core.errors import UserError
+from unlearning.core.files import first_line
+from unlearning.core.flags import on_one_line
 from unlearning.metrics.statistics import grouped
+from unlearning.reports import fields
 
 PROVENANCE = ("command", "date", "commit", "hardware", "versions", "attack")
 
@@ -80,7 +84,7 @@ def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
     """(heading, rows) of each data set, network and forget set; data of one name and two fingerprints are two data sets."""
     groups = grouped(rows, lambda row: (row["dataset"], row["model"], row["forget"], row.get("fingerprint")))
     words = {key: group[0].get("forgotten", key[2]) for key, group in groups.items()}
-    return [(", ".join([*key[:2], words[key]]), group) for key, group in groups.items()]
+    return [(on_one_line(", ".join([*key[:2], words[key]])), group) for key, group in groups.items()]
 
 
 def row_names(rows: list[Any]) -> list[str]:
@@ -88,7 +92,7 @@ def row_names(rows: list[Any]) -> list[str]:
     often = Counter(row["method"] for row in rows)
     lengths = [f", {row['epochs']} epoch{'s' if row['epochs'] != 1 else ''}" for row in rows]
     names = [row["method"] + (text if often[row["method"]] > 1 else "") for row, text in zip(rows, lengths, strict=True)]
-    return [row.get("name", name) for row, name in zip(rows, names, strict=True)]
+    return [row.get("name", on_one_line(name)) for row, name in zip(rows, names, strict=True)]
 
 
 def dump(result: dict[str, Any]) -> str:
@@ -98,40 +102,21 @@ def dump(result: dict[str, Any]) -> str:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The result in the JSON file `path`. Raises UserError if it holds none."""
-    content = read_json(path)
-    try:
-        wrong = _wrong(content)
-    except (LookupError, TypeError, AttributeError) as error:
-        wrong = f"{type(error).__name__}: {error}"
-    if wrong:
-        raise UserError(f"{path} is not a result file ({wrong})")
-    return content
-
-
-def _wrong(content: Any) -> str | None:
-    """What a result file's content lacks, or has of another type; None where nothing does."""
-    texts = {name: content[name] for name in ("table", "command", "date", "hardware")}
-    named = ("dataset", "model", "forget", "method", "command")
-    for row in content["rows"]:
-        texts |= {name: row[name] for name in named}
-        if wrong := [name for name, value in texts.items() if not isinstance(value, str) or not value]:
-            return f"{wrong[0]} is no text"
-        if not isinstance(row["n"], int) or not (row["epochs"] is None or isinstance(row["epochs"], int)):
-            return f"{row['method']}: n and epochs are whole numbers"
-        for key, metric in row["metrics"].items():
-            numbers = [] if "missing" in metric else [metric["mean"], metric["ci95"] or 0.0]
-            if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-                return f"{row['method']}: {key} is no number"
-    return None if content["rows"] and content["versions"].items() else "no rows"
+    """The result in the JSON file `path`. Raises UserError, which names the field, if it holds none (fields.py)."""
+    found = read_json(path)
+    check(found, fields.result, f"{path} is not a result file")
+    return found
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """What the JSON file `path` holds, a table's result or a benchmark's. Raises UserError if it can't be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = content.read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a result file ({error})") from None
+        raise UserError(f"{path} is not a result file ({first_line(error)})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a result file (it holds {content.shown(found)})")
+    return found
 
 
 def joined(result: dict[str, Any], path: str | Path) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from unlearning.core.files import write_bytes
+from unlearning.core.flags import on_one_line
 from unlearning.reports import results
 from unlearning.reports.results import row_names
 
 DPI = 150
+LETTERS = 300  # of a name that a picture shows; more are cut off
 WIDTH = 8.6  # inches: text of 8 points is still read where a page shows the picture 800 pixels wide
 MAX_HEIGHT = 2000  # pixels
 LOOK: Any = {
@@ -61,11 +63,16 @@ def series(place: int) -> dict[str, Any]:
 
 
 def save(figure: Figure, file: str | Path) -> None:
-    """Write a figure as a PNG file in one step, drawn without a screen. Raises as `write_bytes`."""
+    """Write a figure as a PNG file in one step. Raises as `write_bytes`."""
+    write_bytes(file, png(figure))
+
+
+def png(figure: Figure) -> memoryview:
+    """A figure as the bytes of a PNG file, drawn without a screen."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(LOOK):
         figure.savefig(drawn, dpi=DPI, format="png")
-    write_bytes(file, drawn.getbuffer())
+    return drawn.getbuffer()
 
 
 def fits(figure: Figure) -> bool:
@@ -73,18 +80,26 @@ def fits(figure: Figure) -> bool:
     return figure.get_figheight() * DPI <= MAX_HEIGHT
 
 
+def lettering(text: str, letters: int = LETTERS) -> str:
+    """A text from a file as a picture shows it: at most so many letters, no formula, and no sign that has no shape."""
+    text = on_one_line(text if len(text) <= letters else text[: letters - 1] + "…")
+    return text.replace("$", r"\$")
+
+
 def wrapped(text: str, inches: float, points: float = 8, weight: str = "normal") -> str:
-    """The text in lines that fit into a width, broken at spaces and only elsewhere if a word alone is too long."""
+    """The text, as `lettering` has it, in lines that fit into a width, broken at spaces and only elsewhere if a word alone
+    is too long."""
+    text = lettering(text).replace(r"\$", "$")
     font = FontProperties(size=points, weight=weight)
 
     def longest(lines: list[str]) -> float:
         return max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines) / 72
 
-    lines = text.splitlines()
-    letters = max(map(len, lines))
+    lines = [text]
+    letters = len(text)
     while longest(lines) > inches and letters > 4:
         letters = min(letters - 1, int(letters * inches / longest(lines)) + 1)
-        lines = [part for line in text.splitlines() for part in textwrap.wrap(line, letters, break_on_hyphens=False)]
+        lines = textwrap.wrap(text, letters, break_on_hyphens=False)
     return "\n".join(lines).replace("$", r"\$")  # no formula
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from unlearning.core.flags import on_one_line
 from unlearning.reports import results
 from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN
 
@@ -22,21 +23,22 @@ def markdown(result: dict[str, Any]) -> str:
     lines = []
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in _tables_of(rows):
-            text = drawn(["#", *header], [[str(i), *cells] for i, cells in enumerate(body, 1)], "pipe", ["right", "left"])
+            lines_of = [[str(i), in_markdown(name), *cells] for i, (name, *cells) in enumerate(body, 1)]
+            text = drawn(["#", *header], lines_of, "pipe", ["right", "left"])
             if title in FOLDED:
                 lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
             else:
-                lines += [f"**{heading}: {_inline(title)}**", "", text, ""]
+                lines += [f"**{in_markdown(heading)}: {_inline(title)}**", "", text, ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
-        lines += [f"{i}. `{row['command']}`" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
-        lines += [f"{missing}\n"] if (missing := _why_missing(rows, list(COLUMNS))) else []
+        lines += [f"{i}. {code(row['command'])}" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
+        lines += [f"{in_markdown(missing)}\n"] if (missing := _why_missing(rows, list(COLUMNS))) else []
     return "\n".join([*lines, *_footnotes(result)]) + "\n"
 
 
 def latex(result: dict[str, Any]) -> str:
     """The result as LaTeX tables with booktabs, to be read in by \\input; one for each table of `markdown`, labelled
     tab:<table>-<network>-<forget set>-<its first column>."""
-    notes = (" ".join(line.split()) for line in _footnotes(result))
+    notes = (plain(" ".join(line.split())) for line in _footnotes(result))
     lines, labels = ["% \\usepackage{booktabs,graphicx}", *(f"% {line}" for line in notes)], Counter[str]()
     for heading, rows in results.by_forget_set(result["rows"]):
         for title, header, body in _tables_of(rows):
@@ -123,7 +125,7 @@ def _columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[l
     header += [f"paper: {COLUMNS[key].title}" for key in papers]
     body = []
     for row in rows:
-        named = [row["method"], str(row["epochs"] or "–"), str(row["n"])]
+        named = [plain(row["method"]), str(row["epochs"] or "–"), str(row["n"])]
         paper = row.get("published", {})
         body.append(named + [cell(row, key) for key in keys] + [f"{paper[key]:g}" if key in paper else "" for key in papers])
     return header, body
@@ -154,18 +156,38 @@ def precisions(rows: Sequence[Any]) -> str:
     return f"Scored in {', '.join(parts)}." if parts else ""
 
 
+def plain(text: str) -> str:
+    """Text from a file on one line, without signs that a terminal obeys."""
+    return on_one_line(" ".join(text.splitlines()))
+
+
+def in_markdown(text: str) -> str:
+    """Text from a file in Markdown, where a tag would be one, and signs would begin code, a link or a picture."""
+    return plain(text).replace("<", "&lt;").replace("`", "\\`").replace("](", "]\\(")
+
+
+def code(text: str) -> str:
+    """Text from a file as code in Markdown, which ends where as many backticks stand as it began with."""
+    text, fence = plain(text), "`"
+    while fence in text:
+        fence += "`"
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
 def _made_by(run: dict[str, Any]) -> str:
     """What made the rows of a file, in a sentence: command, hardware, date, commit and versions."""
-    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    versions = in_markdown(", ".join(f"{name} {number}" for name, number in run["versions"].items()))
     commit = f", commit {run['commit']}" if "commit" in run else ""
-    return f"`{run['command']}` on {run['hardware']}, {run['date']}{commit}; {versions}."
+    where = in_markdown(f"{run['hardware']}, {run['date']}{commit}")
+    return f"{code(run['command'])} on {where}; {versions}."
 
 
 def _escaped(text: str) -> str:
     """Text with LaTeX's special characters escaped, as tabulate escapes cells."""
     from tabulate import LATEX_ESCAPE_RULES
 
-    return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in text)
+    return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in plain(text))
 
 
 def _with_signs(text: str) -> str:
@@ -186,7 +208,7 @@ def _caption(title: str, heading: str, rows: list[Any]) -> str:
 def _why_missing(rows: list[Any], keys: Sequence[str]) -> str:
     """Why metrics are n/a, in a sentence; "" where none is."""
     found = reasons(rows, keys)
-    return f"n/a: {'; '.join(found)}." if found else ""
+    return f"n/a: {plain('; '.join(found))}." if found else ""
 
 
 def _inline(title: str) -> str:
@@ -205,6 +227,6 @@ def _footnotes(result: dict[str, Any]) -> list[str]:
         + (gaps if "RA" in known else "")
         + (draws if "MIA_draw_sd" in known else "")
         + (f" {scored}" if (scored := precisions(result["rows"])) else ""),
-        *(f"{'; '.join(run['of'])}: {_made_by(run)}" for run in result.get("earlier", [])),
+        *(f"{in_markdown('; '.join(run['of']))}: {_made_by(run)}" for run in result.get("earlier", [])),
         _made_by(result),
     ]

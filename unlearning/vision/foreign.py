@@ -16,6 +16,7 @@ import data
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, read_torch
 from unlearning.networks import libraries
+from unlearning.networks.checkpoint_fields import is_harmless
 from unlearning.vision import published
 
 LORA_UNLEARN = "a file of LoRA-Unlearn"
@@ -24,8 +25,6 @@ ENTRIES = ("state_dict", "model", "net", "model_state_dict", "model_state", "wei
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
 BESIDE = ("n_averaged", "total_ops", "total_params")  # what tools leave among the weights
 WRAPPERS = ("module", "_orig_mod")  # DataParallel's and torch.compile's, around a network or a part of it
-FETCHING = ("cache_dir", "model_name", "scriptable", "exportable", "no_jit", "features_only", "file", "url")
-FILES = (".bin", ".npz", ".pt", ".pth", ".safetensors", ".tar")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -136,18 +135,10 @@ def _model_args(given: Any, where: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise UserError(f"{where} is {str(given)[:60]}, not names and values")
     for name, value in given.items():
-        if name in FETCHING or str(name).startswith(("pretrained", "hf_", "checkpoint")) or not _is_harmless(value):
+        if not is_harmless(name, value):
             raise UserError(f"{where}: {name}={str(value)[:60]!r} is nothing that a file may ask of timm")
     own = {str(name): value for name, value in given.items() if name not in ("in_chans", "num_classes", "img_size")}
     return {"model_args": own} if own else {}
-
-
-def _is_harmless(value):
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_harmless, value))
-    if isinstance(value, str):
-        return not any(part in value for part in ("/", "\\", ":", "~")) and not value.endswith(FILES)
-    return value is None or isinstance(value, (bool, int, float))
 
 
 def load(model: Any, found: Found, path: Path) -> str:
@@ -265,7 +256,7 @@ def _folder(path, entry, constants):
     """What a folder of timm's or of Hugging Face's holds."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{path} is no folder of timm or Hugging Face: config.json ({first_line(error)})") from None
     if isinstance(config, dict) and isinstance(config.get("architecture"), str):
         return _timm_folder(path, config, entry, constants)
@@ -361,7 +352,7 @@ def _prepared(file):
     """Mean and deviation that a folder of Hugging Face says of images in [0, 1]; None where it says none."""
     try:
         told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{file} can't be read ({first_line(error)})") from None
     if not isinstance(told, dict):
         raise UserError(f"{file} is {type(told).__name__}, not names and values")

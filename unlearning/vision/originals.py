@@ -94,6 +94,7 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
     if checkpoint["data"]["fingerprint"] is None:
         raise UserError(f"{path} holds ImageNet weights, a backbone of lmeraser.py: it knows none of these images")
     data.check_same(path, checkpoint["data"], dataset)
+    data.check_positions(path, checkpoint["forget"], dataset)
     if told.model and told.model != checkpoint["network"]["name"]:
         raise UserError(f"{path} holds a {checkpoint['network']['name']}, not a {told.model}")
     if flags := told.as_flags():

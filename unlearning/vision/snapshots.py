@@ -1,6 +1,5 @@
 """The state of an unfinished training, written after each epoch, from which the same command continues."""
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from torch.optim import Optimizer
 
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, read_torch, write_torch
+from unlearning.core.files import read_torch, write_torch
 from unlearning.core.provenance import device_name, versions
+from unlearning.vision import snapshot_fields
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,18 @@ class Snapshot:
         epochs: of the whole run. Raises UserError for a file of other settings, or a damaged one, unless `overwrite`. Says
         so where other versions, another device or another number of threads have begun: the rest rounds otherwise.
         """
-        state = self._read(epochs) if self.path.exists() else None
+        try:
+            state = self._read(model, optimizer, epochs) if self.path.exists() else None
+        except UserError:
+            if not self.overwrite:
+                raise
+            state = None
         if state is None:
             return 0, 0.0
-        try:
-            model.load_state_dict(model.state_dict() | state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            if scheduler:
-                scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path} doesn't fit this run ({first_line(error)}): delete it") from None
+        model.load_state_dict(model.state_dict() | state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if scheduler:
+            scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})
         if not quiet:
             print(f"continuing after epoch {state['epoch']}", file=sys.stderr, flush=True)
         before, now = state.get("made_by", {}), _circumstances(model)
@@ -67,26 +69,15 @@ class Snapshot:
             print(f"warning: {what}: {'; '.join(other)}", file=sys.stderr, flush=True)
         return state["epoch"], state["seconds"]
 
-    def _read(self, epochs: int) -> dict[str, Any] | None:
-        """What the file holds, None where it is to be dropped."""
-        way = "delete it or give --overwrite"
-        try:
-            state = read_torch(self.path)
-        except UserError as error:
-            if self.overwrite:
-                return None
-            raise UserError(f"{error}; {way}") from None
+    def _read(self, model: nn.Module, optimizer: Optimizer, epochs: int) -> dict[str, Any] | None:
+        """What the file holds, None where it was begun by a run that was not to compute again."""
+        state = read_torch(self.path)
         if not isinstance(state, dict) or state.get("key") != self.key:
-            if self.overwrite:
-                return None
-            raise UserError(f"{self.path} is an unfinished run with other settings; {way}")
-        if self.overwrite and not state.get("overwrite"):
-            return None
-        epoch, seconds = state.get("epoch"), state.get("seconds")
-        known = isinstance(epoch, int) and 0 <= epoch < epochs and isinstance(seconds, int | float)
-        if not (known and 0 <= seconds < math.inf and isinstance(state.get("model"), dict)):  # type: ignore[operator]
+            raise UserError(f"{self.path} is an unfinished run with other settings; delete it or give --overwrite")
+        snapshot_fields.check(state, model, optimizer, self.path)
+        if state["epoch"] >= epochs:
             raise UserError(f"{self.path} is no unfinished run of {epochs} epochs: delete it")
-        return state
+        return state if state.get("overwrite") or not self.overwrite else None
 
 
 def _circumstances(model: nn.Module) -> dict[str, str]:

@@ -1,0 +1,64 @@
+"""The fields of an unfinished run's file, and whether they fit the run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from unlearning.core import content
+from unlearning.core.content import fields, list_of, map_of, number, require, text, whole
+
+STATE = fields(
+    {"key": text(), "epoch": whole(1, 10**9), "seconds": number(0), "model": map_of(content.dense), "scheduler": whole()}
+    | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})}
+)
+
+
+def check(state: Any, model: nn.Module, optimizer: Optimizer, path: Path) -> None:
+    """Raise UserError, which names the field, unless the content of `path` can be given to network and optimiser."""
+
+    def rule(value: Any) -> None:
+        STATE(value)
+        own = model.state_dict()
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        require(trained <= value["model"].keys() <= own.keys(), "model", "has other tensors than the network")
+        for name, tensor in value["model"].items():
+            alike = (tensor.shape, tensor.dtype) == (own[name].shape, own[name].dtype)
+            require(alike, f"model.{name}", f"is {content.shown(tensor)}, and the network's {content.shown(own[name])}")
+        _groups(value["optimizer"], optimizer)
+
+    content.check(state, rule, f"{path} (delete it to begin again)")
+
+
+def _groups(saved: Any, optimizer: Optimizer) -> None:
+    """Raise Misfit where the optimiser has other groups of parameters, or another kind of state."""
+    own = optimizer.state_dict()["param_groups"]
+    groups, place = saved["param_groups"], "optimizer.param_groups"
+    require(len(groups) == len(own), place, f"are {len(groups)}, and the optimiser has {len(own)}")
+    for group, mine in zip(groups, own, strict=True):
+        require(group["params"] == mine["params"], place, "name other parameters")
+        for name, value in mine.items():
+            require(_alike(group.get(name), value), f"{place}.{name}", f"is {content.shown(group.get(name))}")
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    for number_, state in saved["state"].items():
+        known = isinstance(number_, int) and 0 <= number_ < len(shapes) and isinstance(state, dict)
+        require(known, "optimizer.state", f"has {content.shown(number_)}, which is no parameter")
+        for name, value in state.items():
+            right = not isinstance(value, torch.Tensor) or value.shape in (shapes[number_], torch.Size([]))
+            right &= value is None or isinstance(value, (int, float, torch.Tensor))
+            if isinstance(value, torch.Tensor):
+                content.dense(value)
+            require(right, f"optimizer.state.{number_}.{name}", f"is {content.shown(value)}")
+
+
+def _alike(value: Any, own: Any) -> bool:
+    """True for a value of the same kind as the optimiser's own: a number that is finite, a tuple as long, the same else."""
+    if isinstance(own, bool) or own is None or isinstance(own, str):
+        return type(value) is type(own) and value == own
+    if isinstance(own, (tuple, list)):
+        return isinstance(value, (tuple, list)) and len(value) == len(own) and all(map(_alike, value, own))
+    if isinstance(own, (int, float)):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < content.LARGEST
+    return isinstance(value, type(own))
