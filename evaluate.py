@@ -22,6 +22,7 @@ import data
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
+from unlearning.core.paths import folder, input_path, output_file, output_folder
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.reports import answers, tables
@@ -33,9 +34,9 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument(
-        "checkpoints", nargs="*", default=[], type=Path, help="checkpoints of this project or of LoRA-Unlearn"
+        "checkpoints", nargs="*", default=[], type=input_path, help="checkpoints of this project or of LoRA-Unlearn"
     )
-    parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of Originals and Retrains")
+    parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of Originals and Retrains")
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
     add_data_flags(parser)
     parser.set_defaults(dataset=None)  # files say themselves what they were made with; those from elsewhere don't
@@ -44,14 +45,16 @@ def parser() -> Parser:
     add_elsewhere_flags(parser)
     add_scoring_flags(parser)
     for form in tables.FORMS:
-        parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"also write the table as {form} to FILE")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write one page that says it all, without images")
+        parser.add_argument(f"--{form}", type=output_file, metavar="FILE", help=f"also write the table as {form} to FILE")
+    parser.add_argument(
+        "--html", type=output_file, metavar="FILE", help="also write one page that says it all, without images"
+    )
     parser.add_argument(
         "--pictures",
         action="store_true",
         help="also show images of the forget set, which are private, in --html and --plots",
     )
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw pictures into FOLDER")
+    parser.add_argument("--plots", type=output_folder, metavar="FOLDER", help="also draw pictures into FOLDER")
     parser.add_argument("--wide", action="store_true", help="print every column, not seven")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
     return parser

@@ -30,7 +30,18 @@ import torch
 from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.flags import Parser, main, not_negative_float, positive_float, positive_int, seed_number, written
+from unlearning.core.flags import (
+    Parser,
+    lora_rank,
+    main,
+    not_negative,
+    not_negative_float,
+    positive_float,
+    positive_int,
+    seed_number,
+    written,
+)
+from unlearning.core.paths import folder, input_file, name_or_path, output_folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
@@ -259,14 +270,14 @@ def parser() -> Parser:
         writers.append(actions.add_parser(kind, help=what))
         _add_request_flags(writers[-1], kind)
     for action in writers:
-        action.add_argument("--output", type=Path, help="folder to write (default: a telling name)")
+        action.add_argument("--output", type=output_folder, help="folder to write (default: a telling name)")
         action.add_argument("--overwrite", action="store_true", help="compute again what exists")
     scorer: Parser = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
-    scorer.add_argument("adapters", type=Path, nargs="+", help="folders of adapters")
-    scorer.add_argument("--retrain", type=Path, help="the adapter to measure distances from")
+    scorer.add_argument("adapters", type=folder, nargs="+", help="folders of adapters")
+    scorer.add_argument("--retrain", type=folder, help="the adapter to measure distances from")
     for action in (*writers, scorer):
-        action.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-        action.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
+        action.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+        action.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
         action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
         action.add_argument("--quiet", action="store_true", help="no progress")
     return parser
@@ -274,8 +285,14 @@ def parser() -> Parser:
 
 def _add_training_flags(trainer: Parser) -> None:
     flag, tasks = trainer.add_argument, ", ".join(movielens.TASKS)
-    flag("--task", default="genre", identity="name", help=f"{tasks} or a file of queries and responses (default: genre)")
-    flag("--base", default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
+    flag(
+        "--task",
+        type=name_or_path,
+        default="genre",
+        identity="name",
+        help=f"{tasks} or a file of queries and responses (default: genre)",
+    )
+    flag("--base", type=name_or_path, default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
     flag(
         "--sizes",
         type=positive_int,
@@ -284,8 +301,10 @@ def _add_training_flags(trainer: Parser) -> None:
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="rows to train on, to choose by, to test on (default: 1000 300 700)",
     )
-    flag("--edits", type=Path, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)")
-    flag("--rank", type=positive_int, default=8, help="rank of LoRA (default: 8, the paper's)")
+    flag(
+        "--edits", type=input_file, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)"
+    )
+    flag("--rank", type=lora_rank, default=8, help="rank of LoRA (default: 8, the paper's)")
     flag("--alpha", type=positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
     flag("--targets", nargs="+", default=["down_proj"], help="modules to adapt (default: down_proj)")
     flag("--blocks", type=positive_int, default=1, help="of how many of the last blocks (default: 1)")
@@ -297,10 +316,10 @@ def _add_training_flags(trainer: Parser) -> None:
 
 def _add_request_flags(action: Parser, kind: str) -> None:
     flag = action.add_argument
-    flag("adapter", type=Path, help="folder of an adapter of finetune, or of an earlier request")
+    flag("adapter", type=folder, help="folder of an adapter of finetune, or of an earlier request")
     if kind == "remove":
-        flag("--ids", type=int, nargs="+", metavar="ID", help="rows by number, from 0")
-    flag("--request", type=Path, metavar="FILE", help="edits, one JSON object a line")
+        flag("--ids", type=not_negative, nargs="+", metavar="ID", help="rows by number, from 0")
+    flag("--request", type=input_file, metavar="FILE", help="edits, one JSON object a line")
     flag("--method", choices=METHODS, default="influence", help="default: influence; others compare")
     flag("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
     flag("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")

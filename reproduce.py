@@ -30,7 +30,8 @@ from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable
-from unlearning.core.flags import Parser, fraction, main, positive_int
+from unlearning.core.flags import Number, Parser, fraction, main, pixels, positive_int
+from unlearning.core.paths import folder, input_path, name_or_path, output_folder
 from unlearning.core.provenance import commit
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
@@ -115,14 +116,21 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("table", choices=(*TABLES, "draw", "pages"), help="the table to make; draw: from results; pages: README, docs")
-    flag("files", nargs="*", default=[], type=Path, metavar="RESULT", help="with draw: folders of results, or JSON files")
+    flag(
+        "files",
+        nargs="*",
+        default=[],
+        type=input_path,
+        metavar="RESULT",
+        help="with draw: folders of results, or JSON files",
+    )
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
-    flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
-    flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    flag("--img-size", type=positive_int, default=32, help="side of folder: and csv: images (default: 32)")
-    flag("--model", nargs="+", help="networks (default: the preset's)")
+    flag("--dataset", type=name_or_path, help=f"as for the scripts (default: the preset's, mostly {DATASET})")
+    flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+    flag("--img-size", type=pixels, default=32, help="side of folder: and csv: images (default: 32)")
+    flag("--model", type=name_or_path, nargs="+", help="networks (default: the preset's)")
     text = "files to start from, one for each network; Retrain is then made only if --methods names it"
-    flag("--original", nargs="+", type=Path, metavar="FILE", help=text)
+    flag("--original", nargs="+", type=input_path, metavar="FILE", help=text)
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
     add_elsewhere_flags(parser)
     flag("--subset", type=positive_int, help="training images, all classes alike (default: the preset's)")
@@ -132,8 +140,8 @@ def parser() -> Parser:
     flag("--forget-class", nargs="+", metavar="CLASS", help=text)
     flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
-    flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
-    flag("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
+    flag("--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
+    flag("--results", type=output_folder, default=Path("results"), help="folder of result files (default: results)")
     flag("--dry-run", action="store_true", help="print the commands, in order, and train nothing")
     flag("--overwrite", action="store_true", help="replace results that hold more of these networks")
     add_scoring_flags(parser)

@@ -30,6 +30,7 @@ from benchmarks.compare import flags_of, row, run
 from unlearning.core.device import memory_format, to_float
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics import predictions
 from unlearning.reports import results, tables
@@ -122,7 +123,7 @@ def parser() -> Parser:
     flag("--pretrain", type=positive_int, default=2, help="epochs of the original (default: 2)")
     flag("--epochs", type=positive_int, default=1, help="epochs of unlearning (default: 1)")
     flag("--rounds", type=positive_int, default=5, help="turns of each (default: 5)")
-    flag("--output", type=Path, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write")
+    flag("--output", type=output_file, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write")
     parser.set_defaults(device="cpu")
     return parser
 

@@ -35,6 +35,7 @@ from benchmarks.throughput import bare_loop
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, resolve_device
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.images import forgetting
 from unlearning.metrics import predictions, statistics
@@ -240,7 +241,7 @@ def parser() -> Parser:
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
     flag(
         "--output",
-        type=Path,
+        type=output_file,
         default=ROOT / "results" / "benchmarks" / "speed.json",
         help="JSON file to write, its picture beside it",
     )

@@ -91,7 +91,7 @@ def changed(action):
     if action.choices:
         return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
     default = default.of("resnet8") if isinstance(default, PerModel) else default or 0
-    return name, default + 1 if action.type.__name__ in ("positive_int", "seed_number") else default / 2 or 0.25
+    return name, default + 1 if action.type.kind is int else default / 2 or 0.25
 
 
 def record_of(name, forget=(4, 7), **arguments):

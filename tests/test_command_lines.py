@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.helpers import ROOT, one_line
-from unlearning.core.flags import Parser
+from unlearning.core.flags import Number, Parser
 
 NAMES = [path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models")]
 NAMES += [f"{folder}.{path.stem}" for folder in ("baselines", "benchmarks") for path in (ROOT / folder).glob("*.py")]
@@ -46,7 +46,7 @@ def mistakes(parser):
                 yield (*words, flag), f"argument {flag}: expected"
             if action.choices:
                 yield (*words, flag, f"{next(iter(action.choices))}x"), "did you mean"
-            elif callable(action.type) and action.type.__name__ not in ("Path", "resolve_device"):
+            elif callable(action.type) and isinstance(action.type, Number):
                 count = action.nargs if isinstance(action.nargs, int) else 1
                 yield (*words, flag, *["x"] * count), f"argument {flag}: "
             if action.nargs == "+":
@@ -70,8 +70,12 @@ SAID = [
     ("finetune", ("--epoch", "3"), "finetune.py: unrecognized arguments: --epoch 3; did you mean --epochs?"),
     ("finetune", ("--for", "3"), "did you mean --forget-class or --forget-random or --forget-file or --forget-count?"),
     ("finetune", ("--epochs", "2", "3"), "finetune.py: unrecognized arguments: 3; --help explains all flags"),
-    ("finetune", ("--epochs", "x"), "argument --epochs: 'x' is not a whole number above 0; --help explains all flags"),
-    ("finetune", ("--epochs", "2.5"), "'2.5' is not a whole number above 0"),
+    (
+        "finetune",
+        ("--epochs", "x"),
+        "argument --epochs: 'x' is not a whole number from 1 to 1,000,000,000; --help explains all flags",
+    ),
+    ("finetune", ("--epochs", "2.5"), "'2.5' is not a whole number from 1 to 1,000,000,000"),
     ("finetune", ("--precision", "fp31"), "invalid choice: 'fp31' (choose from fp32, bf16); did you mean fp32?"),
     ("finetune", ("--forget-class", "3", "--forget-random", "0.1"), "not allowed with argument --forget-class"),
     ("finetune", ("--forget-class", "3", "--forget-class", "5"), "give its values at once: --forget-class 3 5"),
