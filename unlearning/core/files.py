@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 
 from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.memory import check_archive
+from unlearning.core.paths import check_regular
 
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
 
@@ -80,10 +82,12 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
 
 
 def read_torch(path: str | Path) -> Any:
-    """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one.
+    """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one, or too large.
 
     Beside tensors and plain values it may hold an argparse.Namespace, in which training scripts keep their flags.
     """
+    check_regular(path)
+    check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -13,7 +13,7 @@ from torch import nn
 
 import data
 import models
-from unlearning.core import distributed, names
+from unlearning.core import distributed, memory, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel
@@ -21,11 +21,15 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
 from unlearning.images.records import Known
 from unlearning.vision import foreign, layers, originals
+from unlearning.vision.feature_cache import BLOCK
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
 from unlearning.vision.originals import Told
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
+
+LARGER = 1000  # times as large as an image no layer's answer to it is
+TRAINED = 4  # weights, their gradients, an optimiser's mean of these, and the copy by which changes are counted
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     compute = Compute.from_flags(args)
     model.to(compute.device)
     compute = compute.placed(model)
+    _check_memory(model, network, dataset, args.batch_size, compute)
     values = _resolved(args, network["name"], compute.precision)
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
     flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
@@ -181,12 +186,27 @@ def _network(
             found = foreign.read(Path(name))
             name, further, constants = found.name or name, found.arguments, constants or found.constants
         size = told.input_size
-        model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, told.own, **further)
+        own = (told.own, TRAINED)
+        model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, *own, **further)
         network = {"name": name, "arguments": arguments} | originals.described(model, name, told, dataset)
     by_hand = {kind: getattr(args, f"{kind}_targets", None) or () for kind in ("lora", "prune")}
     meant = {kind: layers.named(model, words, f"--{kind}-targets") for kind, words in by_hand.items()}
     model.layer_names = replace(models.layer_names(model), **meant)
     return model, network
+
+
+def _check_memory(model: nn.Module, network: dict[str, Any], dataset: data.Dataset, batch: int, compute: Compute) -> None:
+    """Raise UserError where a batch's largest layer, and the copy of the weights that every run keeps, don't fit into the
+    memory. A GPU says so itself."""
+    count, arguments = min(batch, len(dataset.train), BLOCK), network["arguments"]
+    count = max(1, count // distributed.count())
+    side = arguments.get("input_size") or arguments["img_size"]
+    image = 4 * arguments["in_chans"] * side**2
+    if compute.device != "cpu" or LARGER * count * image < memory.available():  # as nearly always
+        return
+    needed = memory.weight_bytes(model) + memory.layer_bytes(model, (count, *dataset.train.images.shape[1:]))
+    what = f"{network['name']}, for {count} images of {side} x {side} pixels at once,"
+    memory.check(needed, what, ": give a smaller --batch-size or --input-size")
 
 
 def _resolved(args: argparse.Namespace, network: str, precision: str | None) -> dict[str, Any]:
