@@ -6,6 +6,7 @@ wrongly. Checkpoints are read with `weights_only=True`, so no file can run code.
 
 import copy
 import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,7 +181,11 @@ def _net(
     if pretrained:
         return create_pretrained(name, pretrained, quiet, in_chans=in_chans, num_classes=num_classes, **fixed)
     try:
-        return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Initializing zero-element tensors"
+            )  # of images too small, which is said below
+            return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         why = f"{size} pixels: give another --input-size ({first_line(error)})"
         raise UserError(f"{name} can't be made for images of {why}") from None
@@ -241,7 +246,7 @@ def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
     except Exception as error:  # each network fails at a size of its own in a way of its own
         size = arguments.get("input_size", side)
         what, way = f"{size} pixels", ": give another --input-size"
-        if "channel" in str(error):
+        if "channels" in str(error):
             what, way = f"{arguments['in_chans']} channels", ""
         raise UserError(f"{name} takes no images of {what}{way} ({first_line(error)})") from None
     finally:

@@ -15,11 +15,14 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, NoReturn
 
+import torch
+
 from unlearning.core import distributed
 from unlearning.core.errors import RunFailed, UserError
 
 CACHE_MIB = 4096
 LONGEST = 60  # characters of what was typed that a message repeats
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch's words, in a RuntimeError
 MEANT = "did you mean"
 REQUIRED = "the following arguments are required: "  # argparse's words
 WHOLE = r"[+-]?[0-9]+"
@@ -266,16 +269,31 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.Argu
         sys.stdout.reconfigure(errors="replace")  # a table's signs, in a file whose encoding lacks them
     try:
         run(parser.parse_args(), _command())
-    except (UserError, RunFailed) as error:
-        if distributed.is_main():
-            print(f"{parser.prog}: {on_one_line(str(error))}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        if sys.stdout:  # None where it was closed before the start
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has had enough
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"{parser.prog}: stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if (line := _in_words(error)) is None:
+            raise
+        if distributed.is_main():
+            print(f"{parser.prog}: {on_one_line(line)}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _in_words(error: Exception) -> str | None:
+    """What to say of an error that isn't the program's own; None for one that is, which a traceback explains."""
+    if isinstance(error, (UserError, RunFailed)):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY in str(error):
+        return "there is too little memory: try a smaller --batch-size or network"
+    return None
 
 
 def on_one_line(text: str) -> str:

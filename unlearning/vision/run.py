@@ -22,7 +22,7 @@ from unlearning.vision.flags import source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
-from unlearning.vision.start import start
+from unlearning.vision.start import explained, start
 from unlearning.vision.train import fit
 
 
@@ -79,7 +79,7 @@ def execute(
     where, says = (begun.compute, dataset, begun.output, begun.snapshot), {"network": begun.network, "command": command}
     run = Run(method, Settings(begun.values), *where, shared.features, record=begun.facts | says)
     before = models.state(begun.model)
-    with distributed.process_group(run.compute.device):
+    with distributed.process_group(run.compute.device), explained():
         model = unlearn(begun.model, retain, forget, run).cpu()
         run.cost["moved"] = models.moved(before, models.state(model))
         if distributed.is_main():

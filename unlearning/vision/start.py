@@ -1,9 +1,10 @@
 """How a run begins: its data, its forget set, its network, the name and the key of its checkpoint."""
 
 import argparse
+import contextlib
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,17 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared)
     snapshot = Snapshot(output.with_name(output.name + ".partial"), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     return Start(values, dataset, forget, model, network, shapes, compute, output, snapshot, facts, finished)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Says in a UserError what torch says of batch norms that are to be trained on a single number."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("a batch of one image is too few for the network's batch norms: give another --batch-size") from None
 
 
 def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool) -> None:
