@@ -31,14 +31,14 @@ from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import (
+    LORA_RANK,
+    NOT_NEGATIVE,
+    NOT_NEGATIVE_FLOAT,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    SEED,
     Parser,
-    lora_rank,
     main,
-    not_negative,
-    not_negative_float,
-    positive_float,
-    positive_int,
-    seed_number,
     written,
 )
 from unlearning.core.paths import folder, input_file, name_or_path, output_folder
@@ -295,7 +295,7 @@ def _add_training_flags(trainer: Parser) -> None:
     flag("--base", type=name_or_path, default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
     flag(
         "--sizes",
-        type=positive_int,
+        type=POSITIVE_INT,
         nargs=3,
         default=[1000, 300, 700],
         metavar=("TRAIN", "VALIDATION", "TEST"),
@@ -304,27 +304,27 @@ def _add_training_flags(trainer: Parser) -> None:
     flag(
         "--edits", type=input_file, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)"
     )
-    flag("--rank", type=lora_rank, default=8, help="rank of LoRA (default: 8, the paper's)")
-    flag("--alpha", type=positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
+    flag("--rank", type=LORA_RANK, default=8, help="rank of LoRA (default: 8, the paper's)")
+    flag("--alpha", type=POSITIVE_INT, default=16, help="LoRA's alpha (default: 16, the paper's)")
     flag("--targets", nargs="+", default=["down_proj"], help="modules to adapt (default: down_proj)")
-    flag("--blocks", type=positive_int, default=1, help="of how many of the last blocks (default: 1)")
-    flag("--decay", type=positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
+    flag("--blocks", type=POSITIVE_INT, default=1, help="of how many of the last blocks (default: 1)")
+    flag("--decay", type=POSITIVE_FLOAT, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
     text = "of the objective, at most (default: 400; it stops at rest)"
-    flag("--evaluations", type=positive_int, default=400, help=text)
-    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
+    flag("--evaluations", type=POSITIVE_INT, default=400, help=text)
+    flag("--seed", type=SEED, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
 
 
 def _add_request_flags(action: Parser, kind: str) -> None:
     flag = action.add_argument
     flag("adapter", type=folder, help="folder of an adapter of finetune, or of an earlier request")
     if kind == "remove":
-        flag("--ids", type=not_negative, nargs="+", metavar="ID", help="rows by number, from 0")
+        flag("--ids", type=NOT_NEGATIVE, nargs="+", metavar="ID", help="rows by number, from 0")
     flag("--request", type=input_file, metavar="FILE", help="edits, one JSON object a line")
     flag("--method", choices=METHODS, default="influence", help="default: influence; others compare")
     flag("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
     flag("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")
-    flag("--damping", type=not_negative_float, help="added to H's diagonal (default: chosen on validation rows)")
-    flag("--tolerance", type=positive_float, default=1e-4, help="relative residual (default: 1e-4)")
+    flag("--damping", type=NOT_NEGATIVE_FLOAT, help="added to H's diagonal (default: chosen on validation rows)")
+    flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="relative residual (default: 1e-4)")
     action.set_defaults(ids=None)
 
 

@@ -182,9 +182,7 @@ def _net(
         return create_pretrained(name, pretrained, quiet, in_chans=in_chans, num_classes=num_classes, **fixed)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Initializing zero-element tensors"
-            )  # of images too small, which is said below
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # said below
             return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         why = f"{size} pixels: give another --input-size ({first_line(error)})"

@@ -30,7 +30,7 @@ from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable
-from unlearning.core.flags import Number, Parser, fraction, main, pixels, positive_int
+from unlearning.core.flags import FRACTION, PIXELS, POSITIVE_INT, Number, Parser, main
 from unlearning.core.paths import folder, input_path, name_or_path, output_folder
 from unlearning.core.provenance import commit
 from unlearning.evaluation.flags import add_scoring_flags
@@ -127,18 +127,18 @@ def parser() -> Parser:
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
     flag("--dataset", type=name_or_path, help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
-    flag("--img-size", type=pixels, default=32, help="side of folder: and csv: images (default: 32)")
+    flag("--img-size", type=PIXELS, default=32, help="side of folder: and csv: images (default: 32)")
     flag("--model", type=name_or_path, nargs="+", help="networks (default: the preset's)")
     text = "files to start from, one for each network; Retrain is then made only if --methods names it"
     flag("--original", nargs="+", type=input_path, metavar="FILE", help=text)
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
     add_elsewhere_flags(parser)
-    flag("--subset", type=positive_int, help="training images, all classes alike (default: the preset's)")
-    flag("--epochs", type=positive_int, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
+    flag("--subset", type=POSITIVE_INT, help="training images, all classes alike (default: the preset's)")
+    flag("--epochs", type=POSITIVE_INT, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     text = "classes to forget, by name or number (default: 3)"
     flag("--forget-class", nargs="+", metavar="CLASS", help=text)
-    flag("--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)")
+    flag("--share", type=FRACTION, default=0.1, help="share of images to forget where images are (default: 0.1)")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
     flag("--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
     flag("--results", type=output_folder, default=Path("results"), help="folder of result files (default: results)")

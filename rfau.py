@@ -24,7 +24,7 @@ from torch import nn
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, PerModel, lora_rank, main, not_negative_float, positive_float
+from unlearning.core.flags import LORA_RANK, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
 from unlearning.core.paths import output_file
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import add_targets_flag, method_parser
@@ -160,10 +160,10 @@ def parser() -> Parser:
         "in D_r, or as random but in the last layer alone (default: random)",
     )
     text = "lambda (default: 1)"
-    parser.add_argument("--forget-weight", type=not_negative_float, default=1.0, metavar="LAMBDA", help=text)
+    parser.add_argument("--forget-weight", type=NOT_NEGATIVE_FLOAT, default=1.0, metavar="LAMBDA", help=text)
     add_targets_flag(parser, "lora", "get LoRA")
-    parser.add_argument("--rank", type=lora_rank, default=8, help="rank of the update (default: 8)")
-    parser.add_argument("--alpha", type=positive_float, default=16, help="its scale times r (default: 16)")
+    parser.add_argument("--rank", type=LORA_RANK, default=8, help="rank of the update (default: 8)")
+    parser.add_argument("--alpha", type=POSITIVE_FLOAT, default=16, help="its scale times r (default: 16)")
     parser.add_argument(
         "--plot", type=output_file, identity=False, metavar="FILE", help="draw the residuals on D_r and D_f, layer by layer"
     )

@@ -16,7 +16,7 @@ import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.paths import input_path
 from unlearning.core.provenance import device_name, provenance
 from unlearning.evaluation import network
@@ -85,7 +85,7 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=input_path, help="checkpoints of this project")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds; the median counts (default: 3)")
+    parser.add_argument("--rounds", type=POSITIVE_INT, default=3, help="rounds; the median counts (default: 3)")
     return parser
 
 

@@ -203,7 +203,7 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """--cache."""
     flag = parser.add_argument(
         "--cache",
-        type=not_negative,
+        type=NOT_NEGATIVE,
         default=CACHE_MIB,
         metavar="MIB",
         help="memory for the outputs of what is frozen, so that it runs once; more goes to a file in --weights; 0: run it "
@@ -245,17 +245,17 @@ class Number:
 
 
 # What is larger or smaller has no use, and overflows somewhere: a float32, an int64, the machine's memory.
-positive_int = Number(int, 1, 10**9)
-not_negative = Number(int, 0, 10**9)
-pixels = Number(int, 1, 4096)  # a side
-lora_rank = Number(int, 1, 4096)  # no layer of timm's is wider than that by far, and a larger one adds nothing
-seed_number = Number(int, 0, 2**32 - 1)  # NumPy's largest; torch has 64 bits, for seed * 1_000_003 + epoch
-system_seed = Number(int, 0, 10**8)  # of parts, which multiply it by 100_003 before
-positive_float = Number(float, 1e-30, 1e6)
-not_negative_float = Number(float, 0, 1e6)
-share = Number(float, 0, 1)
-below_one = Number(float, 0, 1, below=True)
-fraction = Number(float, 0, 1, above=True, below=True)
+POSITIVE_INT = Number(int, 1, 10**9)
+NOT_NEGATIVE = Number(int, 0, 10**9)
+PIXELS = Number(int, 1, 4096)  # a side
+LORA_RANK = Number(int, 1, 4096)  # no layer of timm's is wider than that by far, and a larger one adds nothing
+SEED = Number(int, 0, 2**32 - 1)  # NumPy's largest; torch has 64 bits, for seed * 1_000_003 + epoch
+SYSTEM_SEED = Number(int, 0, 10**8)  # of parts, which multiply it by 100_003 before
+POSITIVE_FLOAT = Number(float, 1e-30, 1e6)
+NOT_NEGATIVE_FLOAT = Number(float, 0, 1e6)
+SHARE = Number(float, 0, 1)
+BELOW_ONE = Number(float, 0, 1, below=True)
+FRACTION = Number(float, 0, 1, above=True, below=True)
 
 
 def shown(text: str) -> str:

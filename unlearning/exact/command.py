@@ -7,7 +7,7 @@ import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Number, Parser, add_device_flags, mark, pixels, positive_float, positive_int, system_seed
+from unlearning.core.flags import PIXELS, POSITIVE_FLOAT, POSITIVE_INT, SYSTEM_SEED, Number, Parser, add_device_flags, mark
 from unlearning.core.paths import folder, input_path, name_or_path, output_folder
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
@@ -66,16 +66,16 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
     add_flip_flag(trainer)
     text = f"a network's name, for its ImageNet weights, or a checkpoint of retrain.py (default: {models.EFFICIENTNET})"
     flag("--backbone", type=name_or_path, default=models.EFFICIENTNET, identity="parent", help=text)
-    flag("--input-size", type=pixels, default=48, help="side in pixels it resizes images to (default: 48)")
-    flag("--parts", type=positive_int, default=parts, help=f"{split_help} (default: {parts})")
-    flag("--anchors", type=positive_int, default=1000, help="images that make the centres (default: 1000)")
+    flag("--input-size", type=PIXELS, default=48, help="side in pixels it resizes images to (default: 48)")
+    flag("--parts", type=POSITIVE_INT, default=parts, help=f"{split_help} (default: {parts})")
+    flag("--anchors", type=POSITIVE_INT, default=1000, help="images that make the centres (default: 1000)")
     text = "private: anchors can be deleted, and all parts are then trained again (default: public)"
     flag("--anchors-from", choices=("public", "private"), default="public", help=text)
-    flag("--epochs", type=positive_int, default=10, help="passes over a part's images (default: 10)")
-    flag("--batch-size", type=positive_int, default=32, help="images a step (default: 32)")
-    flag("--lr", type=positive_float, default=0.5, help="learning rate of the prompt (default: 0.5)")
-    flag("--head-lr", type=positive_float, default=0.01, help="learning rate of the head (default: 0.01)")
-    flag("--seed", type=system_seed, default=0, identity="seed", help="seed of the start and of all batches (default: 0)")
+    flag("--epochs", type=POSITIVE_INT, default=10, help="passes over a part's images (default: 10)")
+    flag("--batch-size", type=POSITIVE_INT, default=32, help="images a step (default: 32)")
+    flag("--lr", type=POSITIVE_FLOAT, default=0.5, help="learning rate of the prompt (default: 0.5)")
+    flag("--head-lr", type=POSITIVE_FLOAT, default=0.01, help="learning rate of the head (default: 0.01)")
+    flag("--seed", type=SYSTEM_SEED, default=0, identity="seed", help="seed of the start and of all batches (default: 0)")
     add_device_flags(trainer)
     add_output_flags(trainer, output_folder)
 

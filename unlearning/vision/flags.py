@@ -7,18 +7,18 @@ from pathlib import Path
 import data
 import models
 from unlearning.core.flags import (
+    BELOW_ONE,
+    FRACTION,
+    PIXELS,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    SEED,
+    SHARE,
     Parser,
     PerModel,
     add_cache_flag,
     add_device_flags,
-    below_one,
-    fraction,
     mark,
-    pixels,
-    positive_float,
-    positive_int,
-    seed_number,
-    share,
 )
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file
 from unlearning.images import forgetting
@@ -50,10 +50,10 @@ def method_parser(
         add_elsewhere_flags(parser)
     else:
         flag("--pretrained", action="store_true", help="start from ImageNet weights (a timm name)")
-        flag("--input-size", type=pixels, help="the network resizes images to this side in pixels")
+        flag("--input-size", type=PIXELS, help="the network resizes images to this side in pixels")
         text = "of each channel, pixels from 0 to 1 (default: published ones of the data set or of --pretrained, else 0.5)"
-        flag("--mean", type=share, nargs="+", metavar="MEAN", help=f"mean {text}")
-        flag("--std", type=positive_float, nargs="+", metavar="STD", help=f"standard deviation {text}")
+        flag("--mean", type=SHARE, nargs="+", metavar="MEAN", help=f"mean {text}")
+        flag("--std", type=POSITIVE_FLOAT, nargs="+", metavar="STD", help=f"standard deviation {text}")
         flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
         add_flip_flag(parser)
     if forget and not original:
@@ -61,10 +61,10 @@ def method_parser(
         flag("--data-of", type=input_file, identity=False, metavar="FILE", help=text)
     if forget:
         add_forget_flags(parser)
-    flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
-    flag("--batch-size", type=positive_int, default=batch_size, help=f"images a step (default: {batch_size})")
-    flag("--lr", type=positive_float, default=lr, help=f"learning rate (default: {lr})")
-    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of weights, batches and dropout (default: 0)")
+    flag("--epochs", type=POSITIVE_INT, default=epochs, help=f"passes over the images (default: {epochs})")
+    flag("--batch-size", type=POSITIVE_INT, default=batch_size, help=f"images a step (default: {batch_size})")
+    flag("--lr", type=POSITIVE_FLOAT, default=lr, help=f"learning rate (default: {lr})")
+    flag("--seed", type=SEED, default=0, identity="seed", help="seed of weights, batches and dropout (default: 0)")
     add_device_flags(parser)
     add_cache_flag(parser)
     add_output_flags(parser)
@@ -83,9 +83,9 @@ def add_elsewhere_flags(parser: Parser) -> None:
         parser.add_argument,
         "of each channel, or one for all, pixels from 0 to 1, for a network from elsewhere that doesn't say",
     )
-    flag("--mean", type=share, nargs="+", off=None, metavar="MEAN", help=f"mean {text}")
-    flag("--std", type=positive_float, nargs="+", off=None, metavar="STD", help=f"standard deviation {text}")
-    flag("--input-size", type=pixels, off=None, help="a network from elsewhere resizes images to this side in pixels")
+    flag("--mean", type=SHARE, nargs="+", off=None, metavar="MEAN", help=f"mean {text}")
+    flag("--std", type=POSITIVE_FLOAT, nargs="+", off=None, metavar="STD", help=f"standard deviation {text}")
+    flag("--input-size", type=PIXELS, off=None, help="a network from elsewhere resizes images to this side in pixels")
     flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
     flag("--entry", off=None, metavar="KEY", help="key of the state dict in a file from elsewhere (default: found)")
 
@@ -112,18 +112,18 @@ def add_data_flags(parser: Parser) -> None:
     text = "print the classes with their numbers and counts of images, and do nothing else"
     flag("--dataset", type=name_or_path, default="fashion-mnist", identity="data", help=f"{names} (default: fashion-mnist)")
     flag("--data-dir", type=folder, default=Path("data"), identity=False, help="folder of data files (default: data)")
-    flag("--subset", type=positive_int, identity="data", help="keep this many training images, all classes alike")
-    flag("--test-subset", type=positive_int, identity="data", help="keep this many test images, all classes alike")
+    flag("--subset", type=POSITIVE_INT, identity="data", help="keep this many training images, all classes alike")
+    flag("--test-subset", type=POSITIVE_INT, identity="data", help="keep this many test images, all classes alike")
     flag(
         "--validation",
-        type=below_one,
+        type=BELOW_ONE,
         default=0.0,
         identity="data",
         help="share of the training images to score on in the test set's place",
     )
     flag(
         "--img-size",
-        type=pixels,
+        type=PIXELS,
         default=32,
         identity="data",
         help="side of folder: and csv: images in pixels (default: 32)",
@@ -144,7 +144,7 @@ def add_forget_flags(parser: Parser) -> None:
     files = "text, .csv, .json, .npy, .npz, .pt, or a checkpoint that has forgotten them"
     for flag in (
         group.add_argument("--forget-class", nargs="+", metavar="CLASS", help=f"forget these classes, {names}"),
-        group.add_argument("--forget-random", type=fraction, metavar="SHARE", help="forget this share of the images"),
+        group.add_argument("--forget-random", type=FRACTION, metavar="SHARE", help="forget this share of the images"),
         group.add_argument(
             "--forget-file", type=input_path, metavar="FILE", help=f"forget the images that FILE names: {files}"
         ),
@@ -152,7 +152,7 @@ def add_forget_flags(parser: Parser) -> None:
         mark(flag, identity="forget")
     text, of = "forget N images, the same for every seed", "draw --forget-count or --forget-random from"
     for flag in (
-        group.add_argument("--forget-count", type=positive_int, metavar="N", help=text),
+        group.add_argument("--forget-count", type=POSITIVE_INT, metavar="N", help=text),
         parser.add_argument("--of-class", nargs="+", metavar="CLASS", help=f"{of} these classes alone"),
     ):
         mark(flag, identity="forget", off=None)
