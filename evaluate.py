@@ -15,6 +15,7 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,20 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache), keep=keep)
     accounts = [row.pop("account") for row in rows if keep]
     table = collect.result("evaluate", command, rows, args.mia)
-    print(tables.terminal(table, brief=not args.wide), end="")
+    try:
+        _write(args, table, texts, accounts, pictures)
+    finally:  # last, for nothing is lost where the output is read no further, or a disk is full
+        print(tables.terminal(table, brief=not args.wide), end="")
+
+
+def _write(
+    args: argparse.Namespace,
+    table: dict[str, Any],
+    texts: list[tuple[Path, Callable[[dict[str, Any]], str]]],
+    accounts: list[answers.Account],
+    pictures: dict[Path, tuple[Path, Path]],
+) -> None:
+    """Write the files that the flags ask for: texts first, which hold the numbers, pictures last."""
     for path, form in texts:
         write_text(path, form(table))
     if args.html:
@@ -92,7 +106,7 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
 
         figures.draw(table["rows"], args.plots)
         if args.pictures:
-            answers.draw(zip(rows, accounts, strict=True), pictures)
+            answers.draw(zip(table["rows"], accounts, strict=True), pictures)
         elif any(args.plots.glob("*-images.png")):
             print(f"{args.plots} still shows images of an earlier forget set: *-images.png", file=sys.stderr)
 
