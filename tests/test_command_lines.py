@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers import ROOT, one_line
-from unlearning.core.flags import Number, Parser
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.flags import Number, Parser, main
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file, output_folder
 
 NAMES = [path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models")]
@@ -219,10 +221,52 @@ def test_no_number_and_no_path_is_read_in_another_way():
 
 
 def test_a_stdout_without_the_tables_signs_gets_others(monkeypatch, tmp_path):
-    from unlearning.core.flags import main
-
     monkeypatch.setattr(sys, "argv", ["x.py"])
     with open(tmp_path / "table.txt", "w", encoding="ascii") as file:
         monkeypatch.setattr(sys, "stdout", file)
         main(lambda args, command: print("81.2 ± 0.3"), Parser())
     assert (tmp_path / "table.txt").read_text(encoding="utf-8") == "81.2 ? 0.3\n"
+
+
+ENDS = [
+    (UserError("a\nb"), 2, "x.py: a\\nb"),
+    (RunFailed("a \x1b[31mred"), 1, "x.py: a \\x1b[31mred"),
+    (OSError(28, "No space left on device", "a.bin"), 1, "x.py: a.bin: No space left on device"),
+    (MemoryError(), 1, "x.py: there is too little memory: try a smaller --batch-size or network"),
+    (torch.OutOfMemoryError("CUDA\nmore"), 1, "x.py: there is too little memory: try a smaller --batch-size or network"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "line"), ENDS, ids=lambda value: type(value).__name__)
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, error, code, line):
+    def run(args, command):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(SystemExit) as stop:
+        main(run, Parser(prog="x.py"))
+    assert stop.value.code == code and capsys.readouterr().err == line + "\n"
+
+
+def test_memory_that_torch_does_not_get_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(SystemExit) as stop:
+        main(lambda args, command: torch.empty(2**50), Parser(prog="x.py"))
+    assert stop.value.code == 1 and "too little memory" in capsys.readouterr().err
+
+
+def test_a_mistake_of_the_program_has_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with pytest.raises(ZeroDivisionError):
+        main(lambda args, command: 1 / 0, Parser(prog="x.py"))
+
+
+def test_an_output_that_is_closed_at_its_end_is_no_error(monkeypatch):
+    """What is printed last waits in a buffer until the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    with open(writer, "w", encoding="ascii") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        main(lambda args, command: print("a"), Parser(prog="x.py"))
+        nobody.flush()
