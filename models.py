@@ -137,7 +137,9 @@ def create(
             known = name.removeprefix(libraries.TORCHVISION)
             make = partial(libraries.from_torchvision, known, num_classes, small_stem, image_size=size)
         elif name.startswith(libraries.HUGGING_FACE):
-            make = partial(libraries.from_hugging_face, config or {})
+            if not config:
+                raise UserError(f"{name} is made from its folder: give that as --model FOLDER or --original FOLDER")
+            make = partial(libraries.from_hugging_face, config)
         else:
             make = partial(_net, name, in_chans, num_classes, size, quiet=quiet, **model_args or {})
         if name not in NAMES:  # which are small

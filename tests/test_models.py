@@ -66,6 +66,18 @@ def test_a_network_for_larger_images_says_so_alone(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision:vit_b_16", "torchvision's vit_b_16 can't be made for images of 33 pixels: give another --input-size"),
+        ("hf:vit", "hf:vit is made from its folder"),
+    ],
+)
+def test_a_network_of_another_library_that_cannot_be_made_is_one_line(name, message):
+    with pytest.raises(UserError, match=message):
+        models.create(name, **SHAPE | {"img_size": 33})
+
+
 def test_normalisation_is_in_the_network():
     model = models.create("resnet8", **SHAPE).eval()
     x = torch.rand(4, 3, 32, 32)
