@@ -60,7 +60,7 @@ def test_a_network_that_is_larger_than_the_memory_is_refused_before_it_is_made(m
 def test_a_network_for_larger_images_says_so_alone(recwarn):
     """Not that layers for no patches are left as they are."""
     arguments = SHAPE | {"img_size": 8}
-    mixer = models.create("mixer_s32_224", **arguments, model_args={"num_blocks": 1, "embed_dim": 16})
+    mixer = models.create("mixer_s32_224", **arguments)
     with pytest.raises(UserError, match=r"^mixer takes no images of 8 pixels: give another --input-size"):
         models.try_images(mixer, "mixer", arguments)
     assert not recwarn.list
