@@ -15,12 +15,14 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
+from unlearning.core.paths import folder, input_path, output_file, output_folder
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.reports import answers, tables
@@ -32,9 +34,9 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument(
-        "checkpoints", nargs="*", default=[], type=Path, help="checkpoints of this project or of LoRA-Unlearn"
+        "checkpoints", nargs="*", default=[], type=input_path, help="checkpoints of this project or of LoRA-Unlearn"
     )
-    parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of Originals and Retrains")
+    parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of Originals and Retrains")
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
     add_data_flags(parser)
     parser.set_defaults(dataset=None)  # files say themselves what they were made with; those from elsewhere don't
@@ -43,14 +45,16 @@ def parser() -> Parser:
     add_elsewhere_flags(parser)
     add_scoring_flags(parser)
     for form in tables.FORMS:
-        parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"also write the table as {form} to FILE")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write one page that says it all, without images")
+        parser.add_argument(f"--{form}", type=output_file, metavar="FILE", help=f"also write the table as {form} to FILE")
+    parser.add_argument(
+        "--html", type=output_file, metavar="FILE", help="also write one page that says it all, without images"
+    )
     parser.add_argument(
         "--pictures",
         action="store_true",
         help="also show images of the forget set, which are private, in --html and --plots",
     )
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw pictures into FOLDER")
+    parser.add_argument("--plots", type=output_folder, metavar="FOLDER", help="also draw pictures into FOLDER")
     parser.add_argument("--wide", action="store_true", help="print every column, not seven")
     parser.add_argument("--overwrite", action="store_true", help="replace those files")
     return parser
@@ -75,7 +79,20 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache), keep=keep)
     accounts = [row.pop("account") for row in rows if keep]
     table = collect.result("evaluate", command, rows, args.mia)
-    print(tables.terminal(table, brief=not args.wide), end="")
+    try:
+        _write(args, table, texts, accounts, pictures)
+    finally:  # last, for nothing is lost where the output is read no further, or a disk is full
+        print(tables.terminal(table, brief=not args.wide), end="")
+
+
+def _write(
+    args: argparse.Namespace,
+    table: dict[str, Any],
+    texts: list[tuple[Path, Callable[[dict[str, Any]], str]]],
+    accounts: list[answers.Account],
+    pictures: dict[Path, tuple[Path, Path]],
+) -> None:
+    """Write the files that the flags ask for: texts first, which hold the numbers, pictures last."""
     for path, form in texts:
         write_text(path, form(table))
     if args.html:
@@ -87,7 +104,7 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
 
         figures.draw(table["rows"], args.plots)
         if args.pictures:
-            answers.draw(zip(rows, accounts, strict=True), pictures)
+            answers.draw(zip(table["rows"], accounts, strict=True), pictures)
         elif any(args.plots.glob("*-images.png")):
             print(f"{args.plots} still shows images of an earlier forget set: *-images.png", file=sys.stderr)
     if written := [str(path) for path in (*(path for path, _ in texts), args.html, args.plots) if path]:

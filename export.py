@@ -22,6 +22,7 @@ import models
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import check_writable, write_bytes
 from unlearning.core.flags import Parser, main
+from unlearning.core.paths import input_path, name_or_path, output_file, output_folder
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import cards, originals, timm_folder
 from unlearning.vision.originals import Told
@@ -74,12 +75,18 @@ def _onnxruntime():
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", type=Path, help="checkpoint, or a network from elsewhere that says its image size")
-    parser.add_argument("--model", metavar="FILE.py:FUNCTION", help="what makes the network, where that is your own")
-    parser.add_argument("--onnx", type=Path, metavar="FILE", help="ONNX file to write")
-    parser.add_argument("--timm", type=Path, metavar="DIR", help="folder to write, for timm and the Hugging Face Hub")
+    parser.add_argument(
+        "checkpoint", type=input_path, help="checkpoint, or a network from elsewhere that says its image size"
+    )
+    parser.add_argument(
+        "--model", type=name_or_path, metavar="FILE.py:FUNCTION", help="what makes the network, where that is your own"
+    )
+    parser.add_argument("--onnx", type=output_file, metavar="FILE", help="ONNX file to write")
+    parser.add_argument(
+        "--timm", type=output_folder, metavar="DIR", help="folder to write, for timm and the Hugging Face Hub"
+    )
     text = "with --timm: result file of evaluate.py --json or a table, whose row of the checkpoint goes onto the card"
-    parser.add_argument("--row", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--row", type=input_path, metavar="FILE", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace that file, and a folder that --timm has written")
     return parser
 

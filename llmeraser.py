@@ -30,7 +30,19 @@ import torch
 from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.flags import QUIET, Parser, main, not_negative_float, positive_float, positive_int, seed_number, written
+from unlearning.core.flags import (
+    LORA_RANK,
+    NOT_NEGATIVE,
+    NOT_NEGATIVE_FLOAT,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    QUIET,
+    SEED,
+    Parser,
+    main,
+    written,
+)
+from unlearning.core.paths import folder, input_file, name_or_path, output_folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
@@ -257,14 +269,14 @@ def parser() -> Parser:
         writers.append(actions.add_parser(kind, help=what))
         _add_request_flags(writers[-1], kind)
     for action in writers:
-        action.add_argument("--output", type=Path, help="folder to write (default: a telling name)")
+        action.add_argument("--output", type=output_folder, help="folder to write (default: a telling name)")
         action.add_argument("--overwrite", action="store_true", help="compute again what exists")
     scorer: Parser = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
-    scorer.add_argument("adapters", type=Path, nargs="+", help="folders of adapters")
-    scorer.add_argument("--retrain", type=Path, help="the adapter to measure distances from")
+    scorer.add_argument("adapters", type=folder, nargs="+", help="folders of adapters")
+    scorer.add_argument("--retrain", type=folder, help="the adapter to measure distances from")
     for action in (*writers, scorer):
-        action.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-        action.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
+        action.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+        action.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
         action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
         action.add_argument("--quiet", action="store_true", help=QUIET)
     return parser
@@ -272,38 +284,46 @@ def parser() -> Parser:
 
 def _add_training_flags(trainer: Parser) -> None:
     flag, tasks = trainer.add_argument, ", ".join(movielens.TASKS)
-    flag("--task", default="genre", identity="name", help=f"{tasks} or a file of queries and responses (default: genre)")
-    flag("--base", default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
+    flag(
+        "--task",
+        type=name_or_path,
+        default="genre",
+        identity="name",
+        help=f"{tasks} or a file of queries and responses (default: genre)",
+    )
+    flag("--base", type=name_or_path, default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
     flag(
         "--sizes",
-        type=positive_int,
+        type=POSITIVE_INT,
         nargs=3,
         default=[1000, 300, 700],
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="rows to train on, to choose by, to test on (default: 1000 300 700)",
     )
-    flag("--edits", type=Path, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)")
-    flag("--rank", type=positive_int, default=8, help="rank of LoRA (default: 8, the paper's)")
-    flag("--alpha", type=positive_int, default=16, help="LoRA's alpha (default: 16, the paper's)")
+    flag(
+        "--edits", type=input_file, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)"
+    )
+    flag("--rank", type=LORA_RANK, default=8, help="rank of LoRA (default: 8, the paper's)")
+    flag("--alpha", type=POSITIVE_INT, default=16, help="LoRA's alpha (default: 16, the paper's)")
     flag("--targets", nargs="+", default=["down_proj"], help="modules to adapt (default: down_proj)")
-    flag("--blocks", type=positive_int, default=1, help="of how many of the last blocks (default: 1)")
-    flag("--decay", type=positive_float, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
+    flag("--blocks", type=POSITIVE_INT, default=1, help="of how many of the last blocks (default: 1)")
+    flag("--decay", type=POSITIVE_FLOAT, default=0.03, help="weight of |Theta|^2 / 2 (default: 0.03)")
     text = "of the objective, at most (default: 400; it stops at rest)"
-    flag("--evaluations", type=positive_int, default=400, help=text)
-    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
+    flag("--evaluations", type=POSITIVE_INT, default=400, help=text)
+    flag("--seed", type=SEED, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
 
 
 def _add_request_flags(action: Parser, kind: str) -> None:
     flag = action.add_argument
-    flag("adapter", type=Path, help="folder of an adapter of finetune, or of an earlier request")
+    flag("adapter", type=folder, help="folder of an adapter of finetune, or of an earlier request")
     if kind == "remove":
-        flag("--ids", type=int, nargs="+", metavar="ID", help="rows by number, from 0")
-    flag("--request", type=Path, metavar="FILE", help="edits, one JSON object a line")
+        flag("--ids", type=NOT_NEGATIVE, nargs="+", metavar="ID", help="rows by number, from 0")
+    flag("--request", type=input_file, metavar="FILE", help="edits, one JSON object a line")
     flag("--method", choices=METHODS, default="influence", help="default: influence; others compare")
     flag("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
     flag("--curvature", choices=("hessian", "gauss-newton"), default="hessian", help="default: hessian")
-    flag("--damping", type=not_negative_float, help="added to H's diagonal (default: chosen on validation rows)")
-    flag("--tolerance", type=positive_float, default=1e-4, help="relative residual (default: 1e-4)")
+    flag("--damping", type=NOT_NEGATIVE_FLOAT, help="added to H's diagonal (default: chosen on validation rows)")
+    flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="relative residual (default: 1e-4)")
     action.set_defaults(ids=None)
 
 

@@ -6,9 +6,11 @@ wrongly. Checkpoints are read with `weights_only=True`, so no file can run code.
 
 import copy
 import sys
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 
 import data
+from unlearning.core import memory
 from unlearning.core.content import check
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, hub_bars, package_file, progress_shown
@@ -93,6 +96,7 @@ def create(
     small_stem: bool = False,
     model_args: dict[str, Any] | None = None,
     own: OwnNetwork | None = None,
+    copies: int = 1,
 ) -> nn.Sequential:
     """A freshly initialised network: one of NAMES, a timm name (with or without `timm:`), `torchvision:NAME`, `hf:TYPE`, or
     a function of the user's own.
@@ -100,8 +104,8 @@ def create(
     mean, std: per-channel statistics of inputs in [0, 1]. input_size: side in pixels to which the network itself resizes
     images, None for as they come. pretrained: folder in which ImageNet weights are kept, to start from them, or None. quiet:
     download them without a progress bar. config: of a network of Hugging Face. small_stem: of torchvision's. model_args:
-    further arguments of timm.create_model. own: what makes the network that `name` calls. Raises UserError for an unknown
-    name or weights out of reach.
+    further arguments of timm.create_model. own: what makes the network that `name` calls. copies: of the weights, for which
+    there has to be memory. Raises UserError for an unknown name, weights out of reach or too little memory.
     """
     if pretrained and (name in NAMES or is_elsewhere(name)):
         kind = "a small-image network" if name in NAMES else "not timm's: it is made"
@@ -116,13 +120,21 @@ def create(
                 f"{name} is a network of one's own, which no file makes anyone import: give --model FILE.py:FUNCTION"
             )
         net = own.create(in_chans=in_chans, num_classes=num_classes, img_size=size)
-    elif name.startswith(libraries.TORCHVISION):
-        known = name.removeprefix(libraries.TORCHVISION)
-        net = libraries.from_torchvision(known, num_classes, small_stem, image_size=size)
-    elif name.startswith(libraries.HUGGING_FACE):
-        net = libraries.from_hugging_face(config or {})
     else:
-        net = _net(name, in_chans, num_classes, size, pretrained, quiet, **model_args or {})
+        if name.startswith(libraries.TORCHVISION):
+            known = name.removeprefix(libraries.TORCHVISION)
+            make = partial(libraries.from_torchvision, known, num_classes, small_stem, image_size=size)
+        elif name.startswith(libraries.HUGGING_FACE):
+            if not config:
+                raise UserError(f"{name} is made from its folder: give that as --model FOLDER or --original FOLDER")
+            make = partial(libraries.from_hugging_face, config)
+        else:
+            make = partial(_net, name, in_chans, num_classes, size, quiet=quiet, **model_args or {})
+        if name not in NAMES:  # which are small
+            memory.check(
+                copies * memory.network_bytes(make), f"{name}, with what it is trained with," if copies > 1 else name
+            )
+        net = make(pretrained=pretrained) if pretrained else make()
     return nn.Sequential(OrderedDict(**parts, net=net))
 
 
@@ -132,7 +144,7 @@ def is_elsewhere(name: str) -> bool:
 
 
 def _net(
-    name: str, in_chans: int, num_classes: int, size: int, pretrained: Path | None, quiet: bool, **own: Any
+    name: str, in_chans: int, num_classes: int, size: int, pretrained: Path | None = None, quiet: bool = False, **own: Any
 ) -> nn.Module:
     """The network itself, for images of `size` pixels. own: further arguments for timm's."""
     import timm
@@ -159,7 +171,9 @@ def _net(
     if pretrained:
         return create_pretrained(name, pretrained, quiet, in_chans=in_chans, num_classes=num_classes, **fixed)
     try:
-        return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # said below
+            return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **fixed)
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         why = f"{size} pixels: give another --input-size ({first_line(error)})"
         raise UserError(f"{name} can't be made for images of {why}") from None
@@ -173,14 +187,15 @@ def create_for(
     quiet: bool = False,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
     own: OwnNetwork | None = None,
+    copies: int = 1,
     **further: Any,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A network for `dataset`, and the arguments that make it again: (module, dict).
 
     normalisation: mean and standard deviation of each channel; None for those with which the ImageNet weights were trained,
-    or else the data set's constants. own: what makes the network, where that is the user's own. further: arguments of
-    `create` that say what it is. Nothing here depends on the images. Raises UserError as `create` does, and where a network
-    doesn't take images of this size.
+    or else the data set's constants. own: what makes the network, where that is the user's own. copies: as of `create`.
+    further: its arguments that say what it is. Nothing here depends on the images. Raises UserError as `create` does, and
+    where a network doesn't take images of this size.
     """
     channels = dataset.train.images.shape[1]
     mean, std = normalisation or (pretrained and constants_of(name, channels)) or dataset.normalisation
@@ -197,7 +212,7 @@ def create_for(
     arguments |= further | ({"input_size": input_size} if input_size else {})
     if own:
         name = own.name
-    model = create(name, **arguments, pretrained=pretrained, quiet=quiet, own=own)
+    model = create(name, **arguments, pretrained=pretrained, quiet=quiet, own=own, copies=copies)
     if name not in NAMES:
         try_images(model, name, arguments)
     return model, arguments
@@ -219,7 +234,7 @@ def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
     except Exception as error:  # each network fails at a size of its own in a way of its own
         size = arguments.get("input_size", side)
         what, way = f"{size} pixels", ": give another --input-size"
-        if "channel" in str(error):
+        if "channels" in str(error):
             what, way = f"{arguments['in_chans']} channels", ""
         raise UserError(f"{name} takes no images of {what}{way} ({first_line(error)})") from None
     finally:

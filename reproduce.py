@@ -31,7 +31,8 @@ from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable
-from unlearning.core.flags import Parser, fraction, main, positive_int
+from unlearning.core.flags import FRACTION, PIXELS, POSITIVE_INT, Number, Parser, main
+from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_folder
 from unlearning.core.provenance import commit
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
@@ -116,32 +117,39 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("table", choices=(*TABLES, "draw", "pages"), help="the table to make; draw: from results; pages: README, docs")
-    flag("files", nargs="*", default=[], type=Path, metavar="RESULT", help="with draw: folders of results, or JSON files")
+    flag(
+        "files",
+        nargs="*",
+        default=[],
+        type=input_path,
+        metavar="RESULT",
+        help="with draw: folders of results, or JSON files",
+    )
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
-    flag("--dataset", help=f"as for the scripts (default: the preset's, mostly {DATASET})")
-    flag("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    flag("--img-size", type=positive_int, default=32, help="side of folder: and csv: images (default: 32)")
-    flag("--model", nargs="+", help="networks (default: the preset's)")
+    flag("--dataset", type=name_or_path, help=f"as for the scripts (default: the preset's, mostly {DATASET})")
+    flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+    flag("--img-size", type=PIXELS, default=32, help="side of folder: and csv: images (default: 32)")
+    flag("--model", type=name_or_path, nargs="+", help="networks (default: the preset's)")
     text = "files to start from, one for each network; Retrain is then made only if --methods names it"
-    flag("--original", nargs="+", type=Path, metavar="FILE", help=text)
+    flag("--original", nargs="+", type=input_path, metavar="FILE", help=text)
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
     add_elsewhere_flags(parser)
-    flag("--subset", type=positive_int, help="training images, all classes alike (default: the preset's)")
-    flag("--epochs", type=positive_int, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
+    flag("--subset", type=POSITIVE_INT, help="training images, all classes alike (default: the preset's)")
+    flag("--epochs", type=POSITIVE_INT, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     text = "classes to forget, by name or number (default: 3)"
     flag("--forget-class", nargs="+", metavar="CLASS", help=text)
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
-        "--share", type=fraction, default=0.1, help="share of images to forget where images are (default: 0.1)"
+        "--share", type=FRACTION, default=0.1, help="share of images to forget where images are (default: 0.1)"
     )
     text = "forget the images that FILE names, as for the scripts; prunelora then forgets no class"
-    images.add_argument("--forget-file", type=Path, metavar="FILE", help=text)
-    images.add_argument("--forget-count", type=positive_int, metavar="N", help="forget N images, drawn at random; so too")
+    images.add_argument("--forget-file", type=input_file, metavar="FILE", help=text)
+    images.add_argument("--forget-count", type=POSITIVE_INT, metavar="N", help="forget N images, drawn at random; so too")
     flag("--of-class", nargs="+", metavar="CLASS", help="draw --forget-count from these classes alone")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
-    flag("--seeds", type=positive_int, help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
-    flag("--results", type=Path, default=Path("results"), help="folder of result files (default: results)")
+    flag("--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
+    flag("--results", type=output_folder, default=Path("results"), help="folder of result files (default: results)")
     flag("--dry-run", action="store_true", help="print the commands, in order, and train nothing")
     flag("--overwrite", action="store_true", help="replace results that hold more of these networks")
     add_scoring_flags(parser)

@@ -17,7 +17,6 @@ Head, norms and batch-norm statistics stay the original's: without its adapter t
 import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,7 +24,8 @@ from torch import nn
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, PerModel, main, not_negative_float, positive_float, positive_int
+from unlearning.core.flags import LORA_RANK, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
+from unlearning.core.paths import output_file
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import add_targets_flag, method_parser
 from unlearning.vision.layers import in_every_block, stages
@@ -168,12 +168,12 @@ def parser() -> Parser:
         "in D_r, or as random but in the last layer alone (default: random)",
     )
     text = "lambda (default: 1)"
-    parser.add_argument("--forget-weight", type=not_negative_float, default=1.0, metavar="LAMBDA", help=text)
+    parser.add_argument("--forget-weight", type=NOT_NEGATIVE_FLOAT, default=1.0, metavar="LAMBDA", help=text)
     add_targets_flag(parser, "lora", "get LoRA")
-    parser.add_argument("--rank", type=positive_int, default=8, help="rank of the update (default: 8)")
-    parser.add_argument("--alpha", type=positive_float, default=16, help="its scale times r (default: 16)")
+    parser.add_argument("--rank", type=LORA_RANK, default=8, help="rank of the update (default: 8)")
+    parser.add_argument("--alpha", type=POSITIVE_FLOAT, default=16, help="its scale times r (default: 16)")
     parser.add_argument(
-        "--plot", type=Path, identity=False, metavar="FILE", help="draw the residuals on D_r and D_f, layer by layer"
+        "--plot", type=output_file, identity=False, metavar="FILE", help="draw the residuals on D_r and D_f, layer by layer"
     )
     return parser
 

@@ -23,7 +23,7 @@ from torch import nn
 import data
 from data import Split
 from unlearning.core.device import clock
-from unlearning.core.flags import Parser, PerModel, fraction, main
+from unlearning.core.flags import FRACTION, Parser, PerModel, main
 from unlearning.images import splits
 from unlearning.vision.flags import method_parser
 from unlearning.vision.predict import predict
@@ -50,7 +50,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 def parser() -> Parser:
     """The command line."""
     parser = method_parser(__doc__, epochs=5, lr=LR)
-    parser.add_argument("--retain-share", type=fraction, default=0.3, help="share of D_r that takes part (default: 0.3)")
+    parser.add_argument("--retain-share", type=FRACTION, default=0.3, help="share of D_r that takes part (default: 0.3)")
     return parser
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from data import Split
 from unlearning.core.device import memory_format, to_float
-from unlearning.core.flags import Parser, PerModel, below_one, main
+from unlearning.core.flags import BELOW_ONE, Parser, PerModel, main
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
@@ -50,7 +50,7 @@ def parser() -> Parser:
     """The command line."""
     parser = method_parser(__doc__, epochs=1, lr=LR, batch_size=8)
     parser.add_argument(
-        "--retain-weight", type=below_one, default=0.0, metavar="W", help="w, between 0 and 1, for NegGrad+ (default: 0)"
+        "--retain-weight", type=BELOW_ONE, default=0.0, metavar="W", help="w, between 0 and 1, for NegGrad+ (default: 0)"
     )
     return parser
 

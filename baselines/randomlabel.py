@@ -23,7 +23,7 @@ import data
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, PerModel, fraction, main
+from unlearning.core.flags import FRACTION, Parser, PerModel, main
 from unlearning.images import splits
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
@@ -81,7 +81,7 @@ def parser() -> Parser:
     """The command line."""
     parser = method_parser(__doc__, epochs=5, lr=LR)
     parser.add_argument(
-        "--saliency", type=fraction, default=1.0, metavar="SHARE", help="train this share of the weights (default: all)"
+        "--saliency", type=FRACTION, default=1.0, metavar="SHARE", help="train this share of the weights (default: all)"
     )
     return parser
 

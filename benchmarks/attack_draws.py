@@ -16,7 +16,8 @@ from typing import Any
 import models
 from unlearning.core.device import Compute
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.flags import POSITIVE_INT, Parser, main
+from unlearning.core.paths import folder, input_path
 from unlearning.core.provenance import device_name, provenance
 from unlearning.evaluation import network
 from unlearning.evaluation.entries import dataset_of, describe
@@ -70,11 +71,11 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    parser.add_argument("--sizes", nargs="+", type=positive_int, default=[2000, 10_000], help="samples of one draw")
-    parser.add_argument("--draws", type=positive_int, default=20, help="single draws of each size (default: 20)")
-    parser.add_argument("--means", type=positive_int, default=5, help="means over twenty draws (default: 5)")
+    parser.add_argument("checkpoints", nargs="+", type=input_path, help="checkpoints of this project")
+    parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+    parser.add_argument("--sizes", nargs="+", type=POSITIVE_INT, default=[2000, 10_000], help="samples of one draw")
+    parser.add_argument("--draws", type=POSITIVE_INT, default=20, help="single draws of each size (default: 20)")
+    parser.add_argument("--means", type=POSITIVE_INT, default=5, help="means over twenty draws (default: 5)")
     return parser
 
 

@@ -29,7 +29,8 @@ import pruneft
 from benchmarks.compare import flags_of, row, run
 from unlearning.core.device import memory_format, to_float
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.flags import POSITIVE_INT, Parser, main
+from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics import predictions
 from unlearning.reports import results, tables
@@ -117,12 +118,12 @@ def parser() -> Parser:
     flag = parser.add_argument
     flag("--model", nargs="+", default=["resnet8", "resnet20", "resnet50"], help="networks")
     flag("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
-    flag("--images", type=positive_int, default=500, help="training images (default: 500)")
-    flag("--test-images", type=positive_int, default=500, help="test images (default: 500)")
-    flag("--pretrain", type=positive_int, default=2, help="epochs of the original (default: 2)")
-    flag("--epochs", type=positive_int, default=1, help="epochs of unlearning (default: 1)")
-    flag("--rounds", type=positive_int, default=5, help="turns of each (default: 5)")
-    flag("--output", type=Path, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write")
+    flag("--images", type=POSITIVE_INT, default=500, help="training images (default: 500)")
+    flag("--test-images", type=POSITIVE_INT, default=500, help="test images (default: 500)")
+    flag("--pretrain", type=POSITIVE_INT, default=2, help="epochs of the original (default: 2)")
+    flag("--epochs", type=POSITIVE_INT, default=1, help="epochs of unlearning (default: 1)")
+    flag("--rounds", type=POSITIVE_INT, default=5, help="turns of each (default: 5)")
+    flag("--output", type=output_file, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write")
     parser.set_defaults(device="cpu")
     return parser
 

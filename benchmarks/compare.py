@@ -34,7 +34,8 @@ from benchmarks import published_way
 from benchmarks.throughput import bare_loop
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, resolve_device
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.flags import POSITIVE_INT, Parser, main
+from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.images import forgetting
 from unlearning.metrics import predictions, statistics
@@ -232,15 +233,15 @@ def parser() -> Parser:
     flag("--model", default="vit_micro", help="network (default: vit_micro)")
     flag("--dataset", default="fashion-mnist", help="as for the scripts (default: fashion-mnist)")
     flag("--methods", nargs="+", choices=tuple(SCRIPTS), default=list(SCRIPTS), help="(default: all)")
-    flag("--images", type=positive_int, default=2000, help="training images (default: 2000)")
-    flag("--test-images", type=positive_int, default=400, help="test images (default: 400)")
-    flag("--pretrain", type=positive_int, default=2, help="epochs of the original (default: 2)")
-    flag("--epochs", type=positive_int, default=5, help="epochs of unlearning (default: 5)")
-    flag("--rounds", type=positive_int, default=3, help="seeds, a round each (default: 3)")
+    flag("--images", type=POSITIVE_INT, default=2000, help="training images (default: 2000)")
+    flag("--test-images", type=POSITIVE_INT, default=400, help="test images (default: 400)")
+    flag("--pretrain", type=POSITIVE_INT, default=2, help="epochs of the original (default: 2)")
+    flag("--epochs", type=POSITIVE_INT, default=5, help="epochs of unlearning (default: 5)")
+    flag("--rounds", type=POSITIVE_INT, default=3, help="seeds, a round each (default: 3)")
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
     flag(
         "--output",
-        type=Path,
+        type=output_file,
         default=ROOT / "results" / "benchmarks" / "speed.json",
         help="JSON file to write, its picture beside it",
     )

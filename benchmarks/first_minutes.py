@@ -18,6 +18,7 @@ from pathlib import Path
 from unlearning.core.errors import RunFailed
 from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
+from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 
@@ -48,7 +49,7 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     output = ROOT / "results" / "benchmarks" / "first_minutes.json"
-    parser.add_argument("--output", type=Path, default=output, help="JSON file to write")
+    parser.add_argument("--output", type=output_file, default=output, help="JSON file to write")
     return parser
 
 

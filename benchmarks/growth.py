@@ -23,6 +23,7 @@ import models
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory
 from unlearning.core.files import write_text
 from unlearning.core.flags import CACHE_MIB, Parser, main
+from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 from unlearning.reports.style import LOOK, WIDTH, legend, save, series
@@ -112,7 +113,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_file,
         default=ROOT / "results" / "benchmarks" / "growth.json",
         help="JSON file to write, its picture beside it",
     )

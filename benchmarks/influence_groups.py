@@ -16,7 +16,8 @@ import torch
 import llmeraser
 from unlearning.core.device import Compute
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.flags import NOT_NEGATIVE_FLOAT, POSITIVE_INT, Parser, main
+from unlearning.core.paths import folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence
 from unlearning.language.rows import read_record
@@ -77,12 +78,12 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("adapter", type=Path, help="folder of an adapter")
-    parser.add_argument("--groups", type=positive_int, default=16, help="groups (default: 16)")
-    parser.add_argument("--rows", type=positive_int, default=8, help="rows of a group (default: 8)")
-    parser.add_argument("--damping", type=float, default=0.001, help="added to H's diagonal (default: 0.001)")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
-    parser.add_argument("--weights", type=Path, default=Path("model_weights"), help="folder of adapters")
+    parser.add_argument("adapter", type=folder, help="folder of an adapter")
+    parser.add_argument("--groups", type=POSITIVE_INT, default=16, help="groups (default: 16)")
+    parser.add_argument("--rows", type=POSITIVE_INT, default=8, help="rows of a group (default: 8)")
+    parser.add_argument("--damping", type=NOT_NEGATIVE_FLOAT, default=0.001, help="added to H's diagonal (default: 0.001)")
+    parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+    parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
     return parser
 
 

@@ -20,7 +20,7 @@ import data
 import models
 from unlearning.core.device import to_float
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 
@@ -116,7 +116,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, the ways in turn (default: 3)")
+    parser.add_argument("--rounds", type=POSITIVE_INT, default=3, help="rounds, the ways in turn (default: 3)")
     return parser
 
 

@@ -16,7 +16,8 @@ import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_int
+from unlearning.core.flags import POSITIVE_INT, Parser, main
+from unlearning.core.paths import input_path
 from unlearning.core.provenance import device_name, provenance
 from unlearning.evaluation import network
 from unlearning.images import forgetting
@@ -83,8 +84,8 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoints of this project")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds; the median counts (default: 3)")
+    parser.add_argument("checkpoints", nargs="+", type=input_path, help="checkpoints of this project")
+    parser.add_argument("--rounds", type=POSITIVE_INT, default=3, help="rounds; the median counts (default: 3)")
     return parser
 
 

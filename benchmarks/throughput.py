@@ -19,7 +19,8 @@ import data
 import models
 from unlearning.core.device import Compute, autocast, best_precision, clock, memory_format, resolve_device, to_float
 from unlearning.core.files import write_text
-from unlearning.core.flags import Parser, main, positive_float, positive_int
+from unlearning.core.flags import POSITIVE_FLOAT, POSITIVE_INT, Parser, main
+from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 from unlearning.vision.train import fit
@@ -63,10 +64,12 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     flag = parser.add_argument
     flag("--model", nargs="+", default=NETWORKS, help=f"networks (default: {' '.join(NETWORKS)})")
-    flag("--seconds", type=positive_float, default=5, help="about as long lasts an epoch of Fashion-MNIST (default: 5)")
-    flag("--rounds", type=positive_int, default=5, help="turns of each (default: 5)")
+    flag("--seconds", type=POSITIVE_FLOAT, default=5, help="about as long lasts an epoch of Fashion-MNIST (default: 5)")
+    flag("--rounds", type=POSITIVE_INT, default=5, help="turns of each (default: 5)")
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
-    flag("--output", type=Path, default=ROOT / "results" / "benchmarks" / "throughput.json", help="JSON file to write")
+    flag(
+        "--output", type=output_file, default=ROOT / "results" / "benchmarks" / "throughput.json", help="JSON file to write"
+    )
     return parser
 
 

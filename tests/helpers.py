@@ -35,8 +35,20 @@ FP32 = Compute("cpu", "fp32", Path("model_weights"), quiet=True)
 
 
 def call(script, *arguments, shared=None):
-    """Run a script's own `run` on an argument list, in this process: the checkpoint's path."""
-    return script.run(script.parser().parse_args([str(a) for a in arguments]), f"python {script.__name__}.py", shared)
+    """Run a script's own `run` on an argument list, in this process: the checkpoint's path. Of flags given twice the last
+    one counts, so that a test can change one of many."""
+    return script.run(script.parser().parse_args(latest(arguments)), f"python {script.__name__}.py", shared)
+
+
+def latest(arguments):
+    """Words of a command line without the flags, and their values, that come again."""
+    groups = [[]]
+    for word in map(str, arguments):
+        groups += [[]] if word.startswith("--") else []
+        groups[-1].append(word)
+    last = {group[0]: place for place, group in enumerate(groups) if group}
+    kept = (group for place, group in enumerate(groups) if place == 0 or last[group[0]] == place)
+    return [word for group in kept for word in group]
 
 
 def forgetting_three(weights, epochs, model="resnet8"):
@@ -49,7 +61,7 @@ def rows_of(*arguments, beneath=True):
     """The rows of `evaluate.py <arguments>`."""
     from unlearning.evaluation import collect  # takes seconds
 
-    args = evaluate.parser().parse_args([*map(str, arguments), "--quiet"])
+    args = evaluate.parser().parse_args(latest([*arguments, "--quiet"]))
     return collect.score_files(args.checkpoints, Scoring.from_flags(args), Shared(args.cache), beneath)
 
 
@@ -114,7 +126,7 @@ def changed(action):
     if action.choices:
         return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
     default = default.of("resnet8") if isinstance(default, PerModel) else default or 0
-    return name, default + 1 if action.type.__name__ in ("positive_int", "seed_number") else default / 2 or 0.25
+    return name, default + 1 if action.type.kind is int else default / 2 or 0.25
 
 
 def record_of(name, forget=(4, 7), **arguments):

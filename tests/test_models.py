@@ -16,6 +16,7 @@ import data
 import models
 import pretrain
 from tests.helpers import one_line
+from unlearning.core import memory
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.vision import foreign
@@ -59,6 +60,39 @@ def test_sizes_of_the_papers_networks():
     assert vit.net.pos_embed.shape == (1, tokens, width)
     assert not vit.net.pos_embed.requires_grad
     assert vit.net.norm.eps == 1e-6
+
+
+def test_a_network_that_is_larger_than_the_memory_is_refused_before_it_is_made(monkeypatch):
+    """Of 1.8 billion weights, for which its making would draw numbers."""
+    monkeypatch.setattr(memory, "available", lambda: 2.0**31)
+    before = torch.get_rng_state()
+    with pytest.raises(UserError, match=r"^vit_gigantic_patch14_224 needs at least 6\.\d GiB of memory, of which 2\.0 GiB"):
+        models.create("vit_gigantic_patch14_224", **SHAPE | {"img_size": 224})
+    with pytest.raises(UserError, match=r"^test_vit, with what it is trained with, needs at least 4\.5 GiB"):
+        models.create("test_vit", **SHAPE, copies=4000)
+    assert torch.equal(torch.get_rng_state(), before)
+    models.create("test_vit", **SHAPE, copies=1000)
+
+
+def test_a_network_for_larger_images_says_so_alone(recwarn):
+    """Not that layers for no patches are left as they are."""
+    arguments = SHAPE | {"img_size": 8}
+    mixer = models.create("mixer_s32_224", **arguments)
+    with pytest.raises(UserError, match=r"^mixer takes no images of 8 pixels: give another --input-size"):
+        models.try_images(mixer, "mixer", arguments)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision:vit_b_16", "torchvision's vit_b_16 can't be made for images of 33 pixels: give another --input-size"),
+        ("hf:vit", "hf:vit is made from its folder"),
+    ],
+)
+def test_a_network_of_another_library_that_cannot_be_made_is_one_line(name, message):
+    with pytest.raises(UserError, match=message):
+        models.create(name, **SHAPE | {"img_size": 33})
 
 
 def test_normalisation_is_in_the_network():

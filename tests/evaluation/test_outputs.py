@@ -1,6 +1,8 @@
 """The files that evaluate.py writes: none of anyone's is lost."""
 
 import copy
+import os
+import sys
 
 import pytest
 
@@ -8,8 +10,11 @@ import evaluate
 import retrain
 from tests.helpers import call, files, full_disk, one_line
 from unlearning.core.errors import RunFailed
+from unlearning.core.flags import main
 from unlearning.evaluation import collect
-from unlearning.reports import tables
+from unlearning.evaluation.flags import Scoring
+from unlearning.reports import results, tables
+from unlearning.vision.shared import Shared
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +54,26 @@ def test_a_full_disk_leaves_the_old_file_of_every_form(path, tmp_path, monkeypat
         assert files(tmp_path) == before
         call(*again)
         assert old.read_bytes() != b"old"
+
+
+@pytest.mark.parametrize("broken", ["disk", "output"])
+def test_what_was_asked_for_is_written_before_anything_can_break(path, tmp_path, monkeypatch, capsys, broken):
+    """A disk that is full once pictures are drawn, and an output that nobody reads any more."""
+    rows = collect.score_files(
+        [path], Scoring.from_flags(evaluate.parser().parse_args([str(path), "--quiet"])), Shared(), False
+    )
+    monkeypatch.setattr(collect, "score_files", lambda *_, **__: copy.deepcopy(rows))
+    result, plots = tmp_path / "a.json", tmp_path / "plots"
+    arguments = (path, "--quiet", "--json", result)
+    if broken == "disk":
+        with full_disk(nth=2):
+            code, line = one_line(evaluate, capsys, *arguments, "--plots", plots)
+        assert code == 1 and "cannot write" in line and not list(plots.iterdir())
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w", encoding="ascii", buffering=1) as nobody:
+            monkeypatch.setattr(sys, "stdout", nobody)
+            monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+            main(evaluate.run, evaluate.parser())
+    assert results.read_json(result)["rows"][0]["method"] == "retrain"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import reproduce
+from tests.helpers import latest
 from unlearning.experiments.request import Request
 
 SMALL = {"model": ["resnet8"], "subset": None, "pretrain": [2], "epochs": [1]}
@@ -13,13 +14,13 @@ def make(tmp_path, monkeypatch, *arguments, table="prunelora"):
     """The result file of a table of resnet8 on digits, made in `tmp_path`."""
     monkeypatch.chdir(tmp_path)
     network = () if "--model" in arguments else ("--model", "resnet8")
-    args = reproduce.parser().parse_args([table, "--dataset", "digits", *network, *arguments, "--quiet"])
+    args = reproduce.parser().parse_args(latest([table, "--dataset", "digits", *network, *arguments, "--quiet"]))
     return json.loads(reproduce.run(args, "python reproduce.py").read_text(encoding="utf-8"))
 
 
 def request_of(*arguments, data_of=None):
     """What these flags ask for, with as many images as the preset wants, though no data set is read but by `data_of`."""
-    args = reproduce.parser().parse_args(arguments)
+    args = reproduce.parser().parse_args(latest(arguments))
     request = Request.from_flags(args, reproduce.table_of(args.table))
     sizes = request.sizes.get("subset"), request.sizes.get("test")
     source = dataclasses.replace(request.source, subset=sizes[0], test_subset=sizes[1])

@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-from unlearning.core.flags import main, positive_float
+from unlearning.core.flags import main, POSITIVE_FLOAT
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import execute
 
@@ -27,7 +27,7 @@ def unlearn(model, retain, forget, run):
 
 def parser():
     parser = method_parser(__doc__, epochs=1, lr=0.01)
-    parser.add_argument("--strength", type=positive_float, default=0.5, help="how strong")
+    parser.add_argument("--strength", type=POSITIVE_FLOAT, default=0.5, help="how strong")
     return parser
 
 

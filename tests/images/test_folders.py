@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -108,6 +109,23 @@ def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(folders.os, "walk", lambda top, onerror, followlinks: onerror(PermissionError(13, "no", str(top))))
     with pytest.raises(UserError, match="train/ant can't be read: no"):
         loaded(tmp_path)
+
+
+def test_links_in_a_circle_and_pipes_are_one_line(tmp_path):
+    """Two links would lead through 2**40 folders before the system ends it; whoever opens a pipe waits for ever."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("Windows has no pipes among files")
+    root = tree(tmp_path / "pets")
+    links = [root / "train" / "ant" / name for name in ("one", "two")]
+    for link in links:
+        link.symlink_to(".", target_is_directory=True)
+    with pytest.raises(UserError, match=r"ant/one leads to .*train/ant: remove one of them$"):
+        loaded(root)
+    for link in links:
+        link.unlink()
+    os.mkfifo(root / "train" / "ant" / "z.png")
+    with pytest.raises(UserError, match=r"z\.png is not a readable image \(.* is no file: a pipe"):
+        loaded(root)
 
 
 def test_every_format_is_read_and_the_rest_is_counted(tmp_path, capsys):

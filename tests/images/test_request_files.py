@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 
 import numpy as np
@@ -68,6 +69,18 @@ def as_array(values):
 
 def as_tensor(values):
     return lambda file: torch.save(values, file)
+
+
+def as_large(path):
+    """65 MiB of zeros that take no room on the disk."""
+    with open(path, "wb") as file:
+        file.truncate(65 * 2**20)
+
+
+def as_large_array(path):
+    """An array's first bytes, by which it would take 8 EiB."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (2**60,)})
 
 
 def read(tmp_path, name, write, dataset):
@@ -162,6 +175,12 @@ REFUSED = [
     ("a.pt", as_tensor(torch.eye(2).to_sparse()), "FILE: it needs whole numbers, names or booleans, not a tensor of"),
     ("a.pt", as_tensor(torch.ones(2, dtype=torch.bfloat16)), "FILE: it needs whole numbers, names or booleans, not a"),
     ("a.json", as_text("[" * 100_000), "FILE: its lists lie too deep in each other"),
+    ("a.txt", as_text("1" * 5000), "FILE: no image '1111"),
+    ("a.csv", as_text("index\n" + "1" * 5000), "in row 1 of column index is not an image number"),
+    ("a.txt", as_text("１７"), "FILE: no image '１７': "),
+    ("a.npy", as_large_array, "FILE: it is no array"),
+    ("a.txt", as_large, "FILE: it has 65 MiB, and a list of images at most 64"),
+    ("a.npy", as_large, "FILE: it has 65 MiB, and a list of images at most 64"),
 ]  # fmt: skip
 
 
@@ -174,6 +193,19 @@ def test_files_that_cannot_be_read(tmp_path, digits):
     for file, why in ((tmp_path / "nowhere.txt", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(UserError, match=re.escape(f"--forget-file {file} cannot be read ({why})")):
             read_file(file, digits.whole, "--forget-file")
+
+
+@pytest.mark.parametrize("text", ["3 17\n", "\n 3,+17 ;3\t\n", "3\n17", "3 # three\n17\n"])
+def test_a_text_of_numbers_is_read_at_once_as_line_by_line(tmp_path, digits, text):
+    assert read(tmp_path, "a.txt", as_text(text), digits).positions.tolist() == [3, 17]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, digits):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("Windows has no pipes among files")
+    for name in ("a.txt", "a.npy", "a.pt"):
+        with pytest.raises(UserError, match="is no file: a pipe"):
+            read(tmp_path, name, os.mkfifo, digits)
 
 
 def test_doubles_count_once_and_are_said(tmp_path, digits):

@@ -12,6 +12,7 @@ import models
 import pretrain
 import retrain
 from tests.helpers import FP32, Altered, call, files, full_disk, one_line, shell
+from unlearning.core import memory
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import Staged, write_torch
 from unlearning.vision import adapter_files
@@ -152,11 +153,29 @@ def test_normalisation_is_the_data_sets_or_what_the_flags_say(tmp_path, capsys):
         (("--mean", 0.3), "belong together"),
         (("--mean", 0.3, 0.3, "--std", 0.4, 0.4), "1 channel"),
         (("--mean", 76, "--std", 0.4), "from 0 to 1"),
-        (("--mean", 0.3, "--std", 0), "above 0"),
+        (("--mean", 0.3, "--std", 0), "not a number from 1e-30"),
     ):
         code, line = one_line(pretrain, capsys, *flags, *wrong)
         assert code == 2 and message in line
     assert {file.name for file in tmp_path.iterdir()} == {default.name, own.name}
+
+
+def test_a_batch_of_one_image_is_one_line_where_batch_norms_need_more(tmp_path, capsys):
+    """Of which the last layers of the network leave one pixel."""
+    flags = ("--dataset", "digits", "--subset", 11, "--model", "test_efficientnet", "--epochs", 1, "--weights", tmp_path)
+    code, line = one_line(pretrain, capsys, *flags, "--quiet", "--batch-size", 1)
+    assert code == 2 and "a batch of one image is too few" in line and not files(tmp_path)
+
+
+def test_images_that_do_not_fit_into_the_memory_are_refused_beforehand(tmp_path, capsys, monkeypatch):
+    """No more images at once than there are, nor than are computed at once anywhere: of 16 channels in and 16 out."""
+    monkeypatch.setattr(memory, "available", lambda: 100 * 2.0**20)
+    flags = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
+    code, line = one_line(pretrain, capsys, *flags, "--input-size", 1024, "--batch-size", 10**9)
+    expected = (
+        "resnet8, for 250 images of 1024 x 1024 pixels at once, needs at least 31.3 GiB of memory, of which 0.1 GiB are"
+    )
+    assert code == 2 and f"{expected} free: give a smaller --batch-size or --input-size" in line and not files(tmp_path)
 
 
 def test_an_original_normalised_by_its_images_is_not_there_already(tmp_path, capsys):

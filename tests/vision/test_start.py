@@ -21,7 +21,7 @@ import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel, sisa
 from data import Source
-from tests.helpers import call, changed
+from tests.helpers import call, changed, latest
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256, write_torch
@@ -74,7 +74,7 @@ def flags_of(script, place):
 
 def begun(script, shared, *flags):
     """What `start` makes of a script's command line; of a flag that is given twice the last one counts."""
-    args = script.parser().parse_args([str(flag) for flag in flags])
+    args = script.parser().parse_args(latest(flags))
     method = args.kind if script is control else script.run.args[0]
     with contextlib.ExitStack() as held:
         return start(method, script.parser(), args, shared, held)

@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError
 
 from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.memory import check_archive
+from unlearning.core.paths import check_regular
 
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
 # Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written.
@@ -237,10 +239,12 @@ def _flushed(path: Path, content: bytes | memoryview) -> None:
 
 
 def read_torch(path: str | Path) -> Any:
-    """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one.
+    """The dictionary in a file that `torch.save` wrote, tensors on the CPU. Raises UserError if it isn't one, or too large.
 
     Beside tensors and plain values it may hold an argparse.Namespace, in which training scripts keep their flags.
     """
+    check_regular(path)
+    check_archive(path)
     try:
         _check_bytes(path)
         with torch.serialization.safe_globals([argparse.Namespace]):

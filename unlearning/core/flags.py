@@ -1,25 +1,35 @@
 """Command lines: flags that say whether they make the result, types, and errors in one line."""
 
 import argparse
+import contextlib
 import difflib
 import io
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NoReturn
 
+import torch
+
 from unlearning.core import distributed
 from unlearning.core.errors import RunFailed, Terminated, UserError
 
 CACHE_MIB = 4096
+LONGEST = 60  # characters of what was typed that a message repeats
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch's words, in a RuntimeError
 MEANT = "did you mean"
 QUIET = "no progress: results and warnings alone"  # the help of --quiet
 REQUIRED = "the following arguments are required: "  # argparse's words
+WHOLE = r"[+-]?[0-9]+"
+DECIMAL = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+GIVEN = "_given"  # where a namespace keeps the flags that were typed, while it is filled
 UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]
 
@@ -40,17 +50,31 @@ class PerModel(dict):
         return self.get(network, self.get(VIT, self["paper"]) if is_vit else self["paper"])
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help that names the bounds of numbers."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return f"{action.help} [{action.type}]" if isinstance(action.type, Number) else action.help
+
+
 class Store(argparse.Action):
-    """argparse's own way to keep a flag's value; a list of values can't be given twice, for the first would be lost."""
+    """argparse's own way to keep a flag's value. A list of values can't be given twice, nor another value: the first would
+    be lost."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         """Keep `values` as the flag's."""
-        if self.nargs == "+" and option and (before := getattr(namespace, self.dest)) is not self.default:
-            raise argparse.ArgumentError(
-                self, f"given twice; give its values at once: {option} {written([*before, *values])}"
-            )
+        given = vars(namespace).setdefault(GIVEN, {})
+        if option and self.dest in given:
+            before = given[self.dest]
+            if self.nargs == "+":
+                way = f"give its values at once: {option} {written([*before, *values])}"
+                raise argparse.ArgumentError(self, f"given twice; {way}")
+            if before != values:
+                way = f"as {shown(written(before))} and as {shown(written(values))}"
+                raise argparse.ArgumentError(self, f"given twice, {way}")
+        given[self.dest] = values
         setattr(namespace, self.dest, values)
 
 
@@ -65,7 +89,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, doc: str | None = None, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", Formatter)
         super().__init__(description=doc, allow_abbrev=False, **options)
         self.register("action", None, Store)
 
@@ -76,6 +100,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's own; what nobody knows is refused by the part of the command line that it was given to."""
         values, unknown = self.parse_known_args(args, namespace)
+        if hasattr(values, GIVEN):
+            delattr(values, GIVEN)
         if unknown:
             part: argparse.ArgumentParser = self
             for action in self._actions:
@@ -183,7 +209,7 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """--cache."""
     flag = parser.add_argument(
         "--cache",
-        type=not_negative,
+        type=NOT_NEGATIVE,
         default=CACHE_MIB,
         metavar="MIB",
         help="memory for the outputs of what is frozen, so that it runs once; more goes to a file in --weights; 0: run it "
@@ -192,55 +218,55 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     mark(flag, identity=False)
 
 
-def positive_int(text: str) -> int:
-    """argparse type: an integer above 0."""
-    return _number(int, text, lambda value: value > 0, "a whole number above 0")
+@dataclass(frozen=True)
+class Number:
+    """argparse type: a number of this kind within bounds, written in ASCII digits.
+
+    least, most: its bounds. above, below: True where the bound itself is left out.
+    """
+
+    kind: type[int] | type[float]
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    def __call__(self, text: str) -> Any:
+        """The number. Raises ArgumentTypeError, which says what it should be, for anything else."""
+        form = WHOLE if self.kind is int else DECIMAL
+        if re.fullmatch(form, text):  # int() and float() also take "1_0", other scripts' digits, nan and inf
+            with contextlib.suppress(ValueError):  # more digits than int() reads
+                value = self.kind(text)
+                low = value > self.least if self.above else value >= self.least
+                if low and (value < self.most if self.below else value <= self.most):
+                    return value
+        kind = "a whole number" if self.kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not {kind} {self}")
+
+    def __str__(self) -> str:
+        least, most = (f"{bound:,}" if self.kind is int else f"{bound:g}" for bound in (self.least, self.most))
+        if self.above:
+            return f"above {least} and {'below' if self.below else 'at most'} {most}"
+        return f"from {least} to {'below ' if self.below else ''}{most}"
 
 
-def not_negative(text: str) -> int:
-    """argparse type: an integer from 0 on."""
-    return _number(int, text, lambda value: value >= 0, "a whole number from 0 on")
+# What is larger or smaller has no use, and overflows somewhere: a float32, an int64, the machine's memory.
+POSITIVE_INT = Number(int, 1, 10**9)
+NOT_NEGATIVE = Number(int, 0, 10**9)
+PIXELS = Number(int, 1, 4096)  # a side
+LORA_RANK = Number(int, 1, 4096)  # no layer of timm's is wider than that by far, and a larger one adds nothing
+SEED = Number(int, 0, 2**32 - 1)  # NumPy's largest; torch has 64 bits, for seed * 1_000_003 + epoch
+SYSTEM_SEED = Number(int, 0, 10**8)  # of parts, which multiply it by 100_003 before
+POSITIVE_FLOAT = Number(float, 1e-30, 1e6)
+NOT_NEGATIVE_FLOAT = Number(float, 0, 1e6)
+SHARE = Number(float, 0, 1)
+BELOW_ONE = Number(float, 0, 1, below=True)
+FRACTION = Number(float, 0, 1, above=True, below=True)
 
 
-def seed_number(text: str) -> int:
-    """argparse type: an integer that every generator takes as its seed, NumPy's included."""
-    return _number(int, text, lambda value: 0 <= value < 2**32, f"a whole number between 0 and {2**32 - 1}")
-
-
-def positive_float(text: str) -> float:
-    """argparse type: a finite number above 0."""
-    return _number(float, text, lambda value: 0 < value < float("inf"), "a number above 0")
-
-
-def not_negative_float(text: str) -> float:
-    """argparse type: a finite number from 0 on."""
-    return _number(float, text, lambda value: 0 <= value < float("inf"), "a number from 0 on")
-
-
-def share(text: str) -> float:
-    """argparse type: a number from 0 to 1."""
-    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def below_one(text: str) -> float:
-    """argparse type: a number from 0 on and below 1."""
-    return _number(float, text, lambda value: 0 <= value < 1, "a number from 0 on and below 1")
-
-
-def fraction(text: str) -> float:
-    """argparse type: a number above 0 and below 1."""
-    return _number(float, text, lambda value: 0 < value < 1, "a number above 0 and below 1")
-
-
-def _number(kind: Callable[[str], Any], text: str, fits: Callable[[Any], bool], what: str) -> Any:
-    """`text` as a number of this kind that fits. Raises ArgumentTypeError, which says what it should be, otherwise."""
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not fits(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
+def shown(text: str) -> str:
+    """What a user has typed, in quotes, its beginning where it is long."""
+    return repr(text if len(text) <= LONGEST else text[:LONGEST] + "...")
 
 
 def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.ArgumentParser) -> None:
@@ -250,10 +276,8 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.Argu
     signal.signal(signal.SIGTERM, _terminate)
     try:
         run(parser.parse_args(), _command())
-    except (UserError, RunFailed) as error:
-        if distributed.is_main():
-            print(f"{parser.prog}: {on_one_line(str(error))}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        if sys.stdout:  # None where it was closed before the start
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has had enough
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -261,10 +285,27 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.Argu
         if distributed.is_main():
             print(f"{parser.prog}: stopped; the same command continues", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except Exception as error:
+        if (line := _in_words(error)) is None:
+            raise
+        if distributed.is_main():
+            print(f"{parser.prog}: {on_one_line(line)}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
 
 def _terminate(*_: object) -> NoReturn:
     raise Terminated
+
+
+def _in_words(error: Exception) -> str | None:
+    """What to say of an error that isn't the program's own; None for one that is, which a traceback explains."""
+    if isinstance(error, (UserError, RunFailed)):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY in str(error):
+        return "there is too little memory: try a smaller --batch-size or network"
+    return None
 
 
 def on_one_line(text: str) -> str:

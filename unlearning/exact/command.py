@@ -6,7 +6,18 @@ from pathlib import Path
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.flags import QUIET, Parser, add_device_flags, mark, positive_float, positive_int, seed_number
+from unlearning.core.flags import (
+    PIXELS,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    QUIET,
+    SYSTEM_SEED,
+    Number,
+    Parser,
+    add_device_flags,
+    mark,
+)
+from unlearning.core.paths import folder, input_path, name_or_path, output_folder
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
@@ -42,17 +53,19 @@ def system_parser(doc: str | None, *, parts: int, split_help: str) -> tuple[Pars
     _add_training_flags(trainer, parts, split_help)
     _add_id_flags(trainer, "leave out, as if never there,")
     deleter: Parser = actions.add_parser("delete", help="delete images from a system")
-    deleter.add_argument("folder", type=Path, help="the system")
-    deleter.add_argument("--dataset", metavar="NAME:PATH", help="where images of your own are by now, if they have moved")
-    deleter.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of data files (default: data)")
+    deleter.add_argument("folder", type=folder, help="the system")
+    deleter.add_argument(
+        "--dataset", type=name_or_path, metavar="NAME:PATH", help="where images of your own are by now, if they have moved"
+    )
+    deleter.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     deleter.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
     deleter.add_argument("--quiet", action="store_true", help=QUIET)
     _add_id_flags(deleter, "delete")
     for action in (trainer, deleter):
         text = "parts trained at a time, in processes of one thread, where that is faster (default: the CPUs; on a GPU 1)"
-        action.add_argument("--jobs", type=positive_int, identity=False, help=text)
+        action.add_argument("--jobs", type=Number(int, 1, 256), identity=False, help=text)
     shower = actions.add_parser("show", help="print a system's parts and its ledger")
-    shower.add_argument("folder", type=Path, help="the system")
+    shower.add_argument("folder", type=folder, help="the system")
     return parser, trainer
 
 
@@ -61,19 +74,19 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
     add_data_flags(trainer)
     add_flip_flag(trainer)
     text = f"a network's name, for its ImageNet weights, or a checkpoint of retrain.py (default: {models.EFFICIENTNET})"
-    flag("--backbone", default=models.EFFICIENTNET, identity="parent", help=text)
-    flag("--input-size", type=positive_int, default=48, help="side in pixels it resizes images to (default: 48)")
-    flag("--parts", type=positive_int, default=parts, help=f"{split_help} (default: {parts})")
-    flag("--anchors", type=positive_int, default=1000, help="images that make the centres (default: 1000)")
+    flag("--backbone", type=name_or_path, default=models.EFFICIENTNET, identity="parent", help=text)
+    flag("--input-size", type=PIXELS, default=48, help="side in pixels it resizes images to (default: 48)")
+    flag("--parts", type=POSITIVE_INT, default=parts, help=f"{split_help} (default: {parts})")
+    flag("--anchors", type=POSITIVE_INT, default=1000, help="images that make the centres (default: 1000)")
     text = "private: anchors can be deleted, and all parts are then trained again (default: public)"
     flag("--anchors-from", choices=("public", "private"), default="public", help=text)
-    flag("--epochs", type=positive_int, default=10, help="passes over a part's images (default: 10)")
-    flag("--batch-size", type=positive_int, default=32, help="images a step (default: 32)")
-    flag("--lr", type=positive_float, default=0.5, help="learning rate of the prompt (default: 0.5)")
-    flag("--head-lr", type=positive_float, default=0.01, help="learning rate of the head (default: 0.01)")
-    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of the start and of all batches (default: 0)")
+    flag("--epochs", type=POSITIVE_INT, default=10, help="passes over a part's images (default: 10)")
+    flag("--batch-size", type=POSITIVE_INT, default=32, help="images a step (default: 32)")
+    flag("--lr", type=POSITIVE_FLOAT, default=0.5, help="learning rate of the prompt (default: 0.5)")
+    flag("--head-lr", type=POSITIVE_FLOAT, default=0.01, help="learning rate of the head (default: 0.01)")
+    flag("--seed", type=SYSTEM_SEED, default=0, identity="seed", help="seed of the start and of all batches (default: 0)")
     add_device_flags(trainer)
-    add_output_flags(trainer)
+    add_output_flags(trainer, output_folder)
 
 
 def _add_id_flags(parser: Parser, what: str) -> None:
@@ -81,7 +94,9 @@ def _add_id_flags(parser: Parser, what: str) -> None:
     files = "text, .csv, .json, .npy, .npz, .pt, or a checkpoint that has forgotten them"
     for flag in (
         parser.add_argument("--ids", nargs="+", metavar="ID", help=f"{what} these images: {numbers}"),
-        parser.add_argument("--ids-file", type=Path, metavar="FILE", help=f"{what} the images that FILE names: {files}"),
+        parser.add_argument(
+            "--ids-file", type=input_path, metavar="FILE", help=f"{what} the images that FILE names: {files}"
+        ),
         parser.add_argument(
             "--class", nargs="+", dest="forget_class", metavar="CLASS", help=f"{what} all images of these classes"
         ),

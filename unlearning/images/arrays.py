@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.memory import check_archive
+from unlearning.core.paths import check_regular
 from unlearning.core.words import Say, say
 from unlearning.images.folders import NO_TEST
 from unlearning.images.splits import Contents, Split
@@ -25,6 +27,8 @@ def read_npz(path: Path, validation: bool = False, say: Say = say) -> Contents:
     about validation images that stand in the place of test images. Raises UserError for any other array.
     """
     name = f"npz:{path}"
+    check_regular(path)
+    check_archive(path)
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -33,7 +37,7 @@ def read_npz(path: Path, validation: bool = False, say: Say = say) -> Contents:
             return _contents(archive, name, validation, say)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{name} is not an archive of plain NumPy arrays ({error})") from None
 
 

@@ -11,6 +11,8 @@ import torch
 
 from unlearning.core.content import NAME
 from unlearning.core.errors import UserError
+from unlearning.core.memory import check
+from unlearning.core.paths import check_regular
 from unlearning.core.words import Say, listed, say
 from unlearning.images.pictures import read_images, suffixes
 from unlearning.images.splits import Contents, ImageFiles, Split
@@ -132,7 +134,13 @@ def _pictures(top, hidden, known, skipped):
     def stop(error):
         raise error
 
-    for folder, _, names in sorted(os.walk(top, onerror=stop, followlinks=True)):
+    places: dict[str, str] = {}
+    folders = []
+    for folder, _, names in os.walk(top, onerror=stop, followlinks=True):
+        if (other := places.setdefault(os.path.realpath(folder), folder)) != folder:  # it would go on and on
+            raise UserError(f"{folder} leads to {other}: remove one of them")
+        folders.append((folder, names))
+    for folder, names in sorted(folders):
         inside = hidden or any(part.startswith(".") for part in Path(folder).relative_to(top).parts)
         for file in sorted(names):
             if inside or file.startswith(".") or os.path.splitext(file)[1].lower() not in known:
@@ -150,6 +158,7 @@ def _kind(file):
 
 def _rows(path, name):
     """The table's rows as (line number, (file, label, split)), a split that isn't given being train."""
+    check_regular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # tables of Windows begin with a mark
     except OSError as error:
@@ -212,6 +221,7 @@ def _read(name, train, test, root, img_size, validation, say, expected):
     if needed > RESIDENT:
         say(f"{name}: {needed / 2**30:,.0f} GiB of images stay in their files")
     else:
+        check(needed, f"{name}, in {img_size} x {img_size} pixels,", ": give a smaller --img-size")
         images, sizes = read_images(files.paths, img_size)
         _report_sizes(name, sizes, img_size, say)
     number = {label: place for place, label in enumerate(classes)}

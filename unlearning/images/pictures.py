@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from unlearning.core.errors import UserError
+from unlearning.core.paths import check_regular
 from unlearning.core.words import listed
 
 NOWHERE = ""  # the path of an image that isn't there any more, which is read as black
@@ -49,6 +50,7 @@ def read_images(files: Sequence[str | Path] | np.ndarray, side: int) -> tuple[to
             images[row] = 0
             return
         try:
+            check_regular(files[row])
             colours = _colours(str(files[row]))
         except Exception as error:  # PIL's formats fail in a dozen ways
             wrong[row] = _reason(error)

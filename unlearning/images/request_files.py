@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, read_torch
+from unlearning.core.memory import check_archive
+from unlearning.core.paths import check_regular
 from unlearning.core.words import listed
 from unlearning.images import checkpoints
 from unlearning.images.catalogue import Catalogue
@@ -23,6 +26,9 @@ from unlearning.images.catalogue import Catalogue
 NUMBERS = ("index", "id", "position", "number")  # names of a table's column of image numbers
 FILES = ("file", "filename", "path", "name")
 KEY = "forget"  # of JSON, of a dictionary of tensors and of several arrays
+LARGEST = 64  # MiB of a list; names of all of ImageNet's images take 45
+ENTRY = r"[+-]?[0-9]{1,18}"  # an image number
+BETWEEN = r"[\s,;]+"
 SYSTEM = "system.pth"  # in the folder of a system of parts
 
 
@@ -44,12 +50,15 @@ def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
     """The loaded images that a file names, by number in the full training set, by name, by pattern or by a boolean mask.
 
     Text has one a line; a table (.csv, .tsv) a column of NUMBERS or FILES; .npy, .npz, .pt and .json a list or a mask as
-    long as the full training set; a checkpoint of this project, or the folder of a system, what it has forgotten. flag: what
-    errors begin with. Raises UserError for a file that names nothing, or something unknown.
+    long as the full training set; a checkpoint of this project, or the folder of a system, what it has forgotten. Lists have
+    at most LARGEST MiB. flag: what errors begin with. Raises UserError for a file that names nothing, or something unknown.
     """
     what = f"{flag} {file}"
     path = file / SYSTEM if (file / SYSTEM).exists() else file
+    check_regular(path)
     try:
+        if path.suffix.lower() not in CHECKPOINTS and path.stat().st_size > LARGEST * 2**20:
+            raise ValueError(f"it has {path.stat().st_size / 2**20:,.0f} MiB, and a list of images at most {LARGEST}")
         read = _READERS.get(path.suffix.lower(), _read_text)(path, catalogue)
         words = checkpoints.words_of(read, catalogue) if isinstance(read, dict) else read
         called = checkpoints.called(read, catalogue) if isinstance(read, dict) else {}
@@ -85,12 +94,12 @@ def named(words: Sequence[int | str], catalogue: Catalogue, what: str) -> Named:
 
 def as_words(text: str) -> list[int | str]:
     """Numbers with commas or blanks between them, or the one name of a file."""
-    parts = [part for part in re.split(r"[\s,;]+", text) if part]
+    parts = [part for part in re.split(BETWEEN, text) if part]
     return [int(part) for part in parts] if parts and all(map(_is_number, parts)) else [text]
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+", text, re.ASCII) is not None
+    return re.fullmatch(ENTRY, text) is not None
 
 
 def _images(count: int) -> str:
@@ -114,8 +123,11 @@ def _decoded(file: Path) -> str:
 
 def _read_text(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
     """One number or name a line, or several numbers; # begins a comment at a line's start and after a blank."""
+    text = _decoded(file).strip()
+    if re.fullmatch(rf"(?:{ENTRY}{BETWEEN})*+(?:{ENTRY})?", text):  # ten times as fast as line by line
+        return list(map(int, re.sub(BETWEEN, " ", text).split()))
     found: list[int | str] = []
-    for line in filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in _decoded(file).splitlines())):
+    for line in filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())):
         found += as_words(line)
     return found
 
@@ -126,22 +138,21 @@ def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
     lines = list(itertools.dropwhile(lambda line: line.lstrip().startswith("#"), lines))
     if not lines:
         return []
-    header = lines[0]
-    sign = max(",;\t", key=header.count)
-    rows = list(csv.DictReader(io.StringIO("\n".join(lines)), delimiter=sign))
-    columns = {(name or "").strip().casefold(): name for name in next(csv.reader([header], delimiter=sign))}
-    wanted = FILES if catalogue.files and columns.keys() & set(FILES) else NUMBERS
-    if len(columns) != len(next(csv.reader([header], delimiter=sign))):
+    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=max(",;\t", key=lines[0].count))
+    columns = [name.strip().casefold() for name in next(reader)]
+    wanted = FILES if catalogue.files and set(columns) & set(FILES) else NUMBERS
+    if len(columns) != len(set(columns)):
         raise ValueError("two of its columns have one name")
     known = [name for name in columns if name in wanted]
     if len(known) != 1:
         there = f"it has {listed(known)}; keep one" if known else f"its first line has {listed(columns) or 'none'}"
         raise ValueError(f"it needs a column called {listed(NUMBERS)} or, where images are files, {listed(FILES)}; {there}")
-    cells = [(row[columns[known[0]]] or "").strip() for row in rows]
+    place = columns.index(known[0])
+    cells = [row[place].strip() if place < len(row) else "" for row in reader if row]
     kind = "an image number" if wanted is NUMBERS else "a file's name"
-    for place, cell in enumerate(cells, 1):
+    for line, cell in enumerate(cells, 1):
         if not cell or (wanted is NUMBERS and not _is_number(cell)):
-            raise ValueError(f"{cell!r} in row {place} of column {known[0]} is not {kind}")
+            raise ValueError(f"{cell!r} in row {line} of column {known[0]} is not {kind}")
     return cells if wanted is FILES else list(map(int, cells))
 
 
@@ -156,16 +167,22 @@ def _read_json(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
 
 
 def _read_array(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
+    check_archive(file)
+    array, names = None, []
     try:
         read = np.load(file, allow_pickle=False)
-    except (EOFError, ValueError, zipfile.BadZipFile):
+        if isinstance(read, np.ndarray):
+            array = read
+        else:
+            with read:
+                names = read.files
+                if KEY in names or len(names) == 1:
+                    array = read[KEY if KEY in names else names[0]]
+    except (EOFError, MemoryError, ValueError, zipfile.BadZipFile, zlib.error):
         raise ValueError("it is no array, or one that can't be read without running code") from None
-    if isinstance(read, np.ndarray):
-        return _of_array(read, catalogue)
-    with read:
-        if KEY not in read and len(read.files) != 1:
-            raise ValueError(f"it needs one array, or one called {KEY}; it has {listed(read.files) or 'none'}")
-        return _of_array(read[KEY if KEY in read else read.files[0]], catalogue)
+    if array is None:
+        raise ValueError(f"it needs one array, or one called {KEY}; it has {listed(names) or 'none'}")
+    return _of_array(array, catalogue)
 
 
 def _read_tensor(file: Path, catalogue: Catalogue) -> Sequence[int | str] | dict[str, Any]:
@@ -207,6 +224,7 @@ def _of_array(values: np.ndarray, catalogue: Catalogue) -> Sequence[int | str]:
     return values.tolist()
 
 
+CHECKPOINTS = (".pt", ".pth")  # of which there are large ones
 _READERS = {
     ".csv": _read_table,
     ".tsv": _read_table,

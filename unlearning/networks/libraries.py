@@ -22,7 +22,8 @@ def from_torchvision(name: str, num_classes: int, small_stem: bool = False, **si
     """torchvision's network `name`, freshly initialised.
 
     small_stem: a ResNet whose first convolution is 3x3 of stride 1, without the pooling behind it, as people change it for
-    CIFAR's images. size: image_size for a transformer. Raises UserError for an unknown name.
+    CIFAR's images. size: image_size for a transformer. Raises UserError for an unknown name or
+    a size that it can't be made for.
     """
     from torchvision import models
 
@@ -31,7 +32,11 @@ def from_torchvision(name: str, num_classes: int, small_stem: bool = False, **si
         raise UserError(f"torchvision has no network {name!r}; it has {', '.join(known[:5])} ...")
     own: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     own |= size if name.startswith("vit_") else {}
-    net: Any = models.get_model(name, weights=None, num_classes=num_classes, **own)
+    try:
+        net: Any = models.get_model(name, weights=None, num_classes=num_classes, **own)
+    except (AssertionError, ValueError) as error:  # a size that isn't made of whole patches
+        why = f"{size.get('image_size')} pixels: give another --input-size ({first_line(error)})"
+        raise UserError(f"torchvision's {name} can't be made for images of {why}") from None
     if small_stem:
         first = net.conv1
         net.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)

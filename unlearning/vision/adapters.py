@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, PerModel, below_one, positive_float, positive_int
+from unlearning.core.flags import BELOW_ONE, LORA_RANK, POSITIVE_FLOAT, Parser, PerModel
 from unlearning.vision import layers
 from unlearning.vision.dropout import Dropout
 from unlearning.vision.flags import add_targets_flag
@@ -78,9 +78,9 @@ def merge(peft_model: "PeftModel") -> nn.Module:
 
 def add_lora_flags(parser: Parser) -> Parser:
     """The flags that lora and loraprune share."""
-    parser.add_argument("--rank", type=positive_int, default=RANK, help=f"rank of the update (default: {RANK})")
-    parser.add_argument("--alpha", type=positive_float, default=ALPHA, help=f"scale times rank (default: {ALPHA})")
-    parser.add_argument("--dropout", type=below_one, default=0.1, help="dropout before the adapter (default: 0.1)")
+    parser.add_argument("--rank", type=LORA_RANK, default=RANK, help=f"rank of the update (default: {RANK})")
+    parser.add_argument("--alpha", type=POSITIVE_FLOAT, default=ALPHA, help=f"scale times rank (default: {ALPHA})")
+    parser.add_argument("--dropout", type=BELOW_ONE, default=0.1, help="dropout before the adapter (default: 0.1)")
     add_targets_flag(parser, "lora", "get LoRA")
     parser.add_argument(
         "--bn", choices=("update", "freeze"), default="update", help="batch-norm statistics (default: update, as published)"

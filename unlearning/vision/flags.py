@@ -1,23 +1,27 @@
 """The flags of every method: data, forget set, original, epochs and rates, device and files."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import data
 import models
 from unlearning.core.flags import (
+    BELOW_ONE,
+    FRACTION,
+    PIXELS,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
     QUIET,
+    SEED,
+    SHARE,
     Parser,
     PerModel,
     add_cache_flag,
     add_device_flags,
-    below_one,
     mark,
-    positive_float,
-    positive_int,
-    seed_number,
-    share,
 )
+from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file
 from unlearning.images import forgetting
 from unlearning.vision.shared import Shared
 
@@ -44,25 +48,25 @@ def method_parser(
     add_model_flag(parser)
     if original:
         text = "checkpoint to start from, or a network from elsewhere: a file or a folder (default: by name in --weights)"
-        flag("--original", type=Path, identity=False, help=text)
+        flag("--original", type=input_path, identity=False, help=text)
         add_elsewhere_flags(parser)
     else:
         flag("--pretrained", action="store_true", help="start from ImageNet weights (a timm name)")
-        flag("--input-size", type=positive_int, help="the network resizes images to this side in pixels")
+        flag("--input-size", type=PIXELS, help="the network resizes images to this side in pixels")
         text = "of each channel, pixels from 0 to 1 (default: published ones of the data set or of --pretrained, else 0.5)"
-        flag("--mean", type=share, nargs="+", metavar="MEAN", help=f"mean {text}")
-        flag("--std", type=positive_float, nargs="+", metavar="STD", help=f"standard deviation {text}")
+        flag("--mean", type=SHARE, nargs="+", metavar="MEAN", help=f"mean {text}")
+        flag("--std", type=POSITIVE_FLOAT, nargs="+", metavar="STD", help=f"standard deviation {text}")
         flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
         add_flip_flag(parser)
     if forget and not original:
         text = "checkpoint of the same folder or table; images that are missing since are those to be forgotten"
-        flag("--data-of", type=Path, identity=False, metavar="FILE", help=text)
+        flag("--data-of", type=input_file, identity=False, metavar="FILE", help=text)
     if forget:
         add_forget_flags(parser)
-    flag("--epochs", type=positive_int, default=epochs, help=f"passes over the images (default: {epochs})")
-    flag("--batch-size", type=positive_int, default=batch_size, help=f"images a step (default: {batch_size})")
-    flag("--lr", type=positive_float, default=lr, help=f"learning rate (default: {lr})")
-    flag("--seed", type=seed_number, default=0, identity="seed", help="seed of weights, batches and dropout (default: 0)")
+    flag("--epochs", type=POSITIVE_INT, default=epochs, help=f"passes over the images (default: {epochs})")
+    flag("--batch-size", type=POSITIVE_INT, default=batch_size, help=f"images a step (default: {batch_size})")
+    flag("--lr", type=POSITIVE_FLOAT, default=lr, help=f"learning rate (default: {lr})")
+    flag("--seed", type=SEED, default=0, identity="seed", help="seed of weights, batches and dropout (default: 0)")
     add_device_flags(parser)
     add_cache_flag(parser)
     add_output_flags(parser)
@@ -72,7 +76,7 @@ def method_parser(
 def add_model_flag(parser: Parser) -> None:
     """--model."""
     kinds = f"{', '.join(models.NAMES)}, a timm name, torchvision:NAME, or your own FILE.py:FUNCTION"
-    parser.add_argument("--model", help=f"{kinds} (default: resnet20, or what --original holds)")
+    parser.add_argument("--model", type=name_or_path, help=f"{kinds} (default: resnet20, or what --original holds)")
 
 
 def add_elsewhere_flags(parser: Parser) -> None:
@@ -81,9 +85,9 @@ def add_elsewhere_flags(parser: Parser) -> None:
         parser.add_argument,
         "of each channel, or one for all, pixels from 0 to 1, for a network from elsewhere that doesn't say",
     )
-    flag("--mean", type=share, nargs="+", off=None, metavar="MEAN", help=f"mean {text}")
-    flag("--std", type=positive_float, nargs="+", off=None, metavar="STD", help=f"standard deviation {text}")
-    flag("--input-size", type=positive_int, off=None, help="a network from elsewhere resizes images to this side in pixels")
+    flag("--mean", type=SHARE, nargs="+", off=None, metavar="MEAN", help=f"mean {text}")
+    flag("--std", type=POSITIVE_FLOAT, nargs="+", off=None, metavar="STD", help=f"standard deviation {text}")
+    flag("--input-size", type=PIXELS, off=None, help="a network from elsewhere resizes images to this side in pixels")
     flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
     flag("--entry", off=None, metavar="KEY", help="key of the state dict in a file from elsewhere (default: found)")
 
@@ -94,11 +98,11 @@ def add_targets_flag(parser: Parser, kind: str, what: str) -> None:
     parser.add_argument(f"--{kind}-targets", nargs="+", off=None, metavar="LAYER", help=text)
 
 
-def add_output_flags(parser: Parser) -> None:
-    """--weights, --output, --overwrite and --quiet."""
+def add_output_flags(parser: Parser, output: Callable[[str], Path] = output_file) -> None:
+    """--weights, --output, --overwrite and --quiet. output: what --output names, a file or a folder."""
     flag, default = parser.add_argument, Path("model_weights")
-    flag("--weights", type=Path, default=default, identity=False, help="folder of checkpoints (default: model_weights)")
-    flag("--output", type=Path, identity=False, help="checkpoint to write (default: a telling name in --weights)")
+    flag("--weights", type=folder, default=default, identity=False, help="folder of checkpoints (default: model_weights)")
+    flag("--output", type=output, identity=False, help="checkpoint to write (default: a telling name in --weights)")
     flag("--overwrite", action="store_true", identity=False, help="compute again what exists")
     flag("--quiet", action="store_true", identity=False, help=QUIET)
 
@@ -108,20 +112,20 @@ def add_data_flags(parser: Parser) -> None:
     flag = parser.add_argument
     names = ", ".join(data.NAMES)
     text = "print the classes with their numbers and counts of images, and do nothing else"
-    flag("--dataset", default="fashion-mnist", identity="data", help=f"{names} (default: fashion-mnist)")
-    flag("--data-dir", type=Path, default=Path("data"), identity=False, help="folder of data files (default: data)")
-    flag("--subset", type=positive_int, identity="data", help="keep this many training images, all classes alike")
-    flag("--test-subset", type=positive_int, identity="data", help="keep this many test images, all classes alike")
+    flag("--dataset", type=name_or_path, default="fashion-mnist", identity="data", help=f"{names} (default: fashion-mnist)")
+    flag("--data-dir", type=folder, default=Path("data"), identity=False, help="folder of data files (default: data)")
+    flag("--subset", type=POSITIVE_INT, identity="data", help="keep this many training images, all classes alike")
+    flag("--test-subset", type=POSITIVE_INT, identity="data", help="keep this many test images, all classes alike")
     flag(
         "--validation",
-        type=below_one,
+        type=BELOW_ONE,
         default=0.0,
         identity="data",
         help="share of the training images to score on in the test set's place",
     )
     flag(
         "--img-size",
-        type=positive_int,
+        type=PIXELS,
         default=32,
         identity="data",
         help="side of folder: and csv: images in pixels (default: 32)",
@@ -142,13 +146,15 @@ def add_forget_flags(parser: Parser) -> None:
     files = "text, .csv, .json, .npy, .npz, .pt, or a checkpoint that has forgotten them"
     for flag in (
         group.add_argument("--forget-class", nargs="+", metavar="CLASS", help=f"forget these classes, {names}"),
-        group.add_argument("--forget-random", type=float, metavar="SHARE", help="forget this share (0 to 1) of the images"),
-        group.add_argument("--forget-file", type=Path, metavar="FILE", help=f"forget the images that FILE names: {files}"),
+        group.add_argument("--forget-random", type=FRACTION, metavar="SHARE", help="forget this share of the images"),
+        group.add_argument(
+            "--forget-file", type=input_path, metavar="FILE", help=f"forget the images that FILE names: {files}"
+        ),
     ):
         mark(flag, identity="forget")
     text, of = "forget N images, the same for every seed", "draw --forget-count or --forget-random from"
     for flag in (
-        group.add_argument("--forget-count", type=positive_int, metavar="N", help=text),
+        group.add_argument("--forget-count", type=POSITIVE_INT, metavar="N", help=text),
         parser.add_argument("--of-class", nargs="+", metavar="CLASS", help=f"{of} these classes alone"),
     ):
         mark(flag, identity="forget", off=None)

@@ -14,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 
 import models
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, fraction
+from unlearning.core.flags import FRACTION, Parser
 from unlearning.vision import compaction, layers
 from unlearning.vision.flags import add_targets_flag
 from unlearning.vision.settings import Settings
@@ -42,7 +42,7 @@ def prune(model: nn.Module, settings: Settings, quiet: bool) -> tuple[Masks, Mas
 
 def add_pruning_flags(parser: Parser) -> Parser:
     """The flags that pruneft and loraprune share."""
-    parser.add_argument("--amount", type=fraction, default=0.5, help="share of rows to prune (default: 0.5)")
+    parser.add_argument("--amount", type=FRACTION, default=0.5, help="share of rows to prune (default: 0.5)")
     add_targets_flag(parser, "prune", "are pruned")
     parser.add_argument("--regrow", action="store_true", help="prune weights alone and drop the masks, as published")
     parser.add_argument(

@@ -77,7 +77,7 @@ class Snapshot:
         snapshot_fields.check(state, model, optimizer, self.path)
         if state["epoch"] >= epochs:
             raise UserError(f"{self.path} is no unfinished run of {epochs} epochs: delete it")
-        return state if state.get("overwrite") or not self.overwrite else None
+        return state if state.get("overwrite") is True or not self.overwrite else None
 
 
 def _circumstances(model: nn.Module) -> dict[str, str]:

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 
 import data
 import models
-from unlearning.core import distributed, names
+from unlearning.core import distributed, memory, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel
@@ -23,11 +23,15 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
 from unlearning.images.records import Known
 from unlearning.vision import adapter_files, foreign, layers, originals
+from unlearning.vision.feature_cache import BLOCK
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
 from unlearning.vision.originals import Told
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
+
+LARGER = 1000  # times as large as an image no layer's answer to it is
+TRAINED = 4  # weights, their gradients, an optimiser's mean of these, and the copy by which changes are counted
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     compute = Compute.from_flags(args)
     model.to(compute.device)
     compute = compute.placed(model)
+    _check_memory(model, network, dataset, args.batch_size, compute)
     values = _resolved(args, model, network["name"], compute.precision)
     if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
@@ -131,7 +136,19 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         _say(forgotten, dataset, parent, compute.quiet)
     snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
+    held.enter_context(_explained())
     return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Says in a UserError what torch says of batch norms that are to be trained on a single number."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("a batch of one image is too few for the network's batch norms: give another --batch-size") from None
 
 
 def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool) -> None:
@@ -198,12 +215,27 @@ def _network(
             found = foreign.read(Path(name), constants=constants is None)
             name, further, constants = found.name or name, found.arguments, constants or found.constants
         size = told.input_size
-        model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, told.own, **further)
+        own = (told.own, TRAINED)
+        model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, *own, **further)
         network = {"name": name, "arguments": arguments} | originals.described(model, name, told, dataset)
     by_hand = {kind: getattr(args, f"{kind}_targets", None) or () for kind in ("lora", "prune")}
     meant = {kind: layers.named(model, words, f"--{kind}-targets") for kind, words in by_hand.items()}
     model.layer_names = replace(models.layer_names(model), **meant)
     return model, network
+
+
+def _check_memory(model: nn.Module, network: dict[str, Any], dataset: data.Dataset, batch: int, compute: Compute) -> None:
+    """Raise UserError where a batch's largest layer, and the copy of the weights that every run keeps, don't fit into the
+    memory. A GPU says so itself."""
+    count, arguments = min(batch, len(dataset.train), BLOCK), network["arguments"]
+    count = max(1, count // distributed.count())
+    side = arguments.get("input_size") or arguments["img_size"]
+    image = 4 * arguments["in_chans"] * side**2
+    if compute.device != "cpu" or LARGER * count * image < memory.available():  # as nearly always
+        return
+    needed = memory.weight_bytes(model) + memory.layer_bytes(model, (count, *dataset.train.images.shape[1:]))
+    what = f"{network['name']}, for {count} images of {side} x {side} pixels at once,"
+    memory.check(needed, what, ": give a smaller --batch-size or --input-size")
 
 
 def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precision: str | None) -> dict[str, Any]:
