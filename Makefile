@@ -1,5 +1,5 @@
 # make table: install, train, unlearn, evaluate, draw a first table.   make test: the tests.   make test-all: the slow
-# ones too.   make lint: ruff and mypy.
+# ones too.   make lint: ruff and mypy.   make storm: kills and damaged files, half an hour.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -12,6 +12,9 @@ test: $(VENV)/installed-dev
 
 test-all: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -m ""
+
+storm: $(VENV)/installed-dev
+	$(VENV)/bin/python -m tests.storm
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
@@ -27,4 +30,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	touch $@
 
-.PHONY: table test test-all lint
+.PHONY: table test test-all storm lint

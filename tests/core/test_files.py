@@ -13,7 +13,7 @@ from tests.helpers import files, full_disk, killed_at
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import (
     check_writable,
-    moves_of,
+    is_interrupted,
     read_torch,
     recover,
     replacing,
@@ -118,7 +118,7 @@ def test_a_list_of_moves_that_says_nonsense_is_one_line(tmp_path):
 def test_a_half_replaced_file_says_what_to_do(tmp_path):
     write_pair(tmp_path, "old")
     assert killed_at(5, lambda: write_pair(tmp_path, "new"))
-    assert moves_of(tmp_path / "x.pth")
+    assert is_interrupted(tmp_path / "x.pth") and not is_interrupted(tmp_path / "x_adapter")
     with pytest.raises(UserError, match="was being replaced when its process was killed"):
         read_torch(tmp_path / "x.pth")
 

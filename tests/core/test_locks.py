@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers import KILL, ROOT, files
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.locks import locked
+from unlearning.core.locks import is_held, locked
 
 HOLD = """
 import sys, time
@@ -55,11 +55,12 @@ def test_a_killed_holder_keeps_nobody_out(tmp_path):
     process = holder(tmp_path / "x.pth")
     (tmp_path / f".x.pth.{process.pid}.tmp").write_bytes(b"half")
     (tmp_path / f".x_adapter.{process.pid}.tmp").mkdir()
+    assert is_held(tmp_path / "x.pth")
     process.kill()
     assert process.wait() == KILL
     with locked(tmp_path / "x.pth", [tmp_path / "x_adapter"]):
         assert [file.name for file in tmp_path.iterdir()] == [".x.pth.lock"]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and not is_held(tmp_path / "x.pth")
 
 
 def test_of_several_processes_of_one_run_the_first_alone_holds_it_and_none_waits(tmp_path, monkeypatch):

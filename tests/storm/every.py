@@ -1,44 +1,63 @@
-"""Every damaged file of every kind, or of those named: `python -m tests.storm.every result part`. A traceback: exit code 1.
+"""Damaged files of every kind, each read by every command that takes it: refused in one line, or taken."""
 
---every N reads each N-th alone.
-"""
-
-import argparse
 import contextlib
 import io
-import sys
+import resource
+import signal
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tests.storm import sound
 from unlearning.vision.shared import Shared
 
+LONGEST = 60  # seconds after which a command hangs
 
-def failures(kind: str, folder: Path, step: int = 1) -> list[str]:
-    """What damaged files of a kind end in, but for refusals. folder: with sound files."""
-    found, shared = [], Shared(64)
+
+class Read(NamedTuple):
+    """What came of a damaged file. case: its kind, field and fault. wrong: what it ended in, but for a refusal; None else."""
+
+    case: tuple[str, str, str]
+    refused: bool
+    hung: bool
+    wrong: str | None
+
+
+def read_all(step: int, until: float) -> Iterator[Read]:
+    """Read every `step`-th damaged file of each kind, until the clock says `until`."""
     with tempfile.TemporaryDirectory() as place:
-        for case in sound.all_cases(kind, folder)[::step]:
-            try:
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    sound.survives(case, folder, Path(place) / "x", shared)
-            except AssertionError as error:
-                found.append(str(error))
-    return found
+        folder = Path(place) / "sound"
+        folder.mkdir()
+        sound.build(folder)
+        every = [sound.all_cases(kind, folder) for kind in sound.KINDS]
+        shared = Shared(64)
+        for cases in every:
+            for case in cases[::step]:
+                if time.time() > until:
+                    return
+                yield _read(case, folder, Path(place) / "x", shared)
 
 
-def main() -> None:
-    """Carry out the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", choices=[*sound.KINDS, []], default=[])
-    parser.add_argument("--every", type=int, default=1)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        sound.build(Path(place))
-        every = [line for kind in args.kinds or sound.KINDS for line in failures(kind, Path(place), args.every)]
-    print(*every, f"{len(every)} tracebacks", sep="\n")
-    sys.exit(bool(every))
+def _read(case: sound.Case, folder: Path, place: Path, shared: Shared) -> Read:
+    refused, hung, wrong = False, False, None
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LONGEST)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            refused = sound.survives(case, folder, place, shared)
+    except AssertionError as error:
+        wrong, hung = str(error)[:300], isinstance(error.__cause__, TimeoutError)
+    finally:
+        signal.alarm(0)
+    return Read(case[:3], refused, hung, wrong)
 
 
-if __name__ == "__main__":
-    main()
+def _too_long(*_: Any) -> None:
+    raise TimeoutError(f"it takes more than {LONGEST} s")
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,6 +5,7 @@ is old or new, never half and never of two runs, and the same command ends with 
 bit for bit but for clocks, and with no other file.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -43,6 +44,10 @@ CLOCKS = {
     "date",
     "peak",
 }  # differ between equal runs
+# Imported once: each run is a copy of this process.
+LIBRARIES = ("timm", "peft", "torchvision", "torch_pruning", "sklearn.svm", "sklearn.cluster", "sklearn.linear_model")
+LIBRARIES = (*LIBRARIES, "matplotlib.figure", "scipy.stats", "tabulate", "joblib", "unlearning.evaluation.collect")
+LIBRARIES = (*LIBRARIES, "unlearning.reports.figures", "unlearning.experiments.prunelora", "sklearn.datasets", "filelock")
 KILLED, REFUSED, TRACEBACK = 9, 2, 70  # exit codes
 IMAGES = ("--dataset", "digits", "--subset", 200, "--test-subset", 60)
 COMMON = (*IMAGES, "--model", "resnet8", "--quiet")
@@ -91,9 +96,8 @@ def commands() -> Iterator[Command]:
     scored = ("{}/out.pth", "--weights", "{}", "--quiet", "--json", "{}/a.json", "--csv", "{}/a.csv", "--latex", "{}/a.tex")
     yield Command("evaluate", evaluate, (*scored, "--plots", "{}/plots"), before)
     yield Command("export --timm", export, ("{}/out.pth", "--timm", "{}/folder"), _vit(lora, forget))
-    where = ("--results", "{}/results", "--weights", "{}") if "--weights" in reproduce.parser().format_help() else ()
     table = ("prunelora", "--preset", "first", "--subset", 200, "--epochs", 1, "--methods", "lora", "--quiet")
-    yield Command("reproduce", reproduce, (*table, *(where or ("--results", "{}/results"))))
+    yield Command("reproduce", reproduce, (*table, "--results", "{}/results", "--cache", 0))
 
 
 def _vit(script: ModuleType, forget: tuple[object, ...]) -> Command:
@@ -162,6 +166,7 @@ def _silently(action: Callable[[], object], folder: Path, pipe: int, at: int | N
             done += 1
             os.write(pipe, b".")
 
+    os.chdir(folder)  # tables keep their checkpoints below the folder they are started in
     sys.addaudithook(hook)
     try:
         action()
@@ -186,7 +191,7 @@ def _writes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
         writes = any(sign in (mode or "") for sign in "wax+") or bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
     else:
         path, writes = (arguments or (None,))[0], event in WRITING
-    return writes and isinstance(path, str | bytes | os.PathLike) and os.fsdecode(path).startswith(folder)
+    return writes and isinstance(path, str | bytes | os.PathLike) and os.path.abspath(os.fsdecode(path)).startswith(folder)
 
 
 def _chain(command: Command) -> list[Command]:
@@ -247,11 +252,18 @@ def _same(one: Any, other: Any) -> bool:
     return one == other or one != one  # NaN
 
 
+def prepare() -> None:
+    """Import what runs need, and compute with one thread: a process that has started threads can't be copied."""
+    torch.set_num_threads(1)
+    for name in LIBRARIES:
+        importlib.import_module(name)
+
+
 def main(most: int | None = None) -> list[Outcome]:
     """The storm over all commands."""
     import tempfile
 
-    torch.set_num_threads(1)
+    prepare()
     found = []
     for command in commands():
         started = time.time()

@@ -121,11 +121,7 @@ def recover(path: Path) -> None:
 
     Only for who holds the lock on `path`: another process's parts would go.
     """
-    if not path.parent.is_dir():
-        return
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.({MOVES}|{OLD}|{PART}|{LIST})")
-    found = [match for name in os.listdir(path.parent) if (match := pattern.fullmatch(name))]
-    for match in sorted(found, key=lambda match: (MOVES, OLD, PART, LIST).index(match[2])):
+    for match in sorted(_aside_of(path), key=lambda match: (MOVES, OLD, PART, LIST).index(match[2])):
         place = path.with_name(match[0])
         if match[2] == MOVES:
             _complete(path, int(match[1]))
@@ -135,11 +131,16 @@ def recover(path: Path) -> None:
             _remove(place)
 
 
-def moves_of(path: Path) -> Path | None:
-    """The list of the moves that were interrupted when `path` was replaced; None where there is none."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.{MOVES}")
+def is_interrupted(path: Path) -> bool:
+    """True where `path` is being replaced, or its process was killed while it did that."""
+    return any(match[2] == MOVES for match in _aside_of(path))
+
+
+def _aside_of(path: Path) -> list[re.Match[str]]:
+    """The names of what processes have put aside to replace `path`: (whole name, process, ending)."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.({MOVES}|{OLD}|{PART}|{LIST})")
     names = os.listdir(path.parent) if path.parent.is_dir() else []
-    return next((path.with_name(name) for name in names if pattern.fullmatch(name)), None)
+    return [match for name in names if (match := pattern.fullmatch(name))]
 
 
 def _complete(main: Path, process: int) -> None:
@@ -250,7 +251,7 @@ def read_torch(path: str | Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        if moves_of(Path(path)):
+        if is_interrupted(Path(path)):
             way = "the command that was writing it completes it"
             raise UserError(f"{path} was being replaced when its process was killed: {way}") from None
         raise UserError(f"no file {path}") from None

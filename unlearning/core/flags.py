@@ -275,7 +275,7 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.Argu
         sys.stdout.reconfigure(errors="replace")  # a table's signs, in a file whose encoding lacks them
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        run(parser.parse_args(), _command())
+        run(parser.parse_args(), typed_command())
         if sys.stdout:  # None where it was closed before the start
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has had enough
@@ -313,7 +313,7 @@ def on_one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
-def _command() -> str:
+def typed_command() -> str:
     """What the user has typed: `python lora.py ...`, or `python -m baselines.control ...`."""
     spec = sys.modules["__main__"].__spec__  # None for a file, the module's for -m
     script = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]

@@ -27,7 +27,7 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
-    place = path.with_name(f".{path.name}.lock")
+    place = _place(path)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place)
@@ -51,6 +51,15 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
         with contextlib.suppress(OSError):  # where an open file can't be removed, it stays
             place.unlink()
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """True where a process holds the lock on `path`, or died while it did: `locked` tells, and clears up."""
+    return _place(path).exists()
+
+
+def _place(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _own_name() -> str:

@@ -18,7 +18,7 @@ from unlearning.core import distributed, memory, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel
-from unlearning.core.locks import locked
+from unlearning.core.locks import is_held, locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
 from unlearning.images.records import Known
@@ -129,8 +129,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "elsewhere": parent and parent.get("elsewhere"),
     }
     finished = not args.overwrite and _is_finished(output, same, parser)
-    if not finished:
-        held.enter_context(locked(output, [adapter_files.folder_for(output)]))
+    if not finished or is_held(output):
+        held.enter_context(locked(output, [adapter_files.folder_for(output), _unfinished(output)]))
         finished = not args.overwrite and _is_finished(output, same, parser)  # another process may have made it meanwhile
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)

@@ -1,0 +1,89 @@
+"""The storm: kills before every operation on files of every script that writes, and damaged files of every kind.
+
+    python -m tests.storm                                            make storm: all of it, in under half an hour on two cores
+    python -m tests.storm --kills 3 --files 100                     a part
+
+Exit code 1 unless every kill is survived, with the bits of a run that was never killed and nothing left behind, and no
+damaged file ends in a traceback, a hang, or a file that is written before it is refused.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a process that has started threads can't be copied
+
+from tests.storm import every, kills
+from unlearning.core.files import write_text
+from unlearning.core.flags import typed_command
+from unlearning.core.provenance import device_name, provenance
+
+
+def killed(most: int | None) -> dict[str, Any]:
+    """The kills, and what came of them."""
+    found = kills.main(most)
+    wrong = [outcome for outcome in found if outcome.wrong]
+    left = [outcome for outcome in wrong if (outcome.wrong or "").endswith("is left")]
+    return {
+        "commands": len({outcome.command for outcome in found}),
+        "kills": len(found),
+        "survived": len(found) - len(wrong),
+        "leftovers": len(left),
+        "failures": [f"{one.command}, operation {one.operation}: {one.wrong}" for one in wrong],
+    }
+
+
+def damaged(step: int, minutes: float) -> dict[str, Any]:
+    """The damaged files, and what came of them."""
+    found = list(every.read_all(step, time.time() + 60 * minutes))
+    wrong = [one for one in found if one.wrong]
+    return {
+        "kinds": len({one.case[0] for one in found}),
+        "cases": len({one.case for one in found}),
+        "refused": sum(one.refused for one in found),
+        "tracebacks": len([one for one in wrong if not one.hung and "is written" not in str(one.wrong)]),
+        "hangs": sum(one.hung for one in found),
+        "files_touched": len([one for one in wrong if "is written" in str(one.wrong)]),
+        "peak_mib": round(every.peak_mib()),
+        "failures": [f"{'.'.join(one.case)}: {one.wrong}" for one in wrong],
+    }
+
+
+def _into(pipe: Any, step: int, minutes: float) -> None:
+    pipe.send(damaged(step, minutes))
+
+
+def main() -> int:
+    """Carry out the command line: the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m tests.storm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, help="kills of each command, evenly chosen (default: before every operation)")
+    parser.add_argument("--files", type=int, default=3, help="every so manieth damaged file (default: 3)")
+    parser.add_argument("--minutes", type=float, default=25, help="for the damaged files (default: 25)")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    args = parser.parse_args()
+    started = time.time()
+    kills.prepare()
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    reader = multiprocessing.get_context("spawn").Process(target=_into, args=(theirs, args.files, args.minutes))
+    reader.start()
+    result = {"kills": killed(args.kills), "damaged": ours.recv()}
+    reader.join()
+    for part in result.values():
+        print(*part.pop("failures"), sep="\n", end="\n" if part else "")
+    result |= {"minutes": round((time.time() - started) / 60, 1)}
+    print(json.dumps(result, indent=1))
+    if args.json:
+        write_text(args.json, json.dumps(provenance(typed_command(), device_name("cpu")) | result, indent=1) + "\n")
+    good = result["kills"]["survived"] == result["kills"]["kills"]
+    return 0 if good and not any(result["damaged"][key] for key in ("tracebacks", "hangs", "files_touched")) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
