@@ -1,7 +1,7 @@
 """The storm: kills before every operation on files of every script that writes, and damaged files of every kind.
 
-    python -m tests.storm                                            make storm: all of it, in under half an hour on two cores
-    python -m tests.storm --kills 3 --files 100                     a part
+    python -m tests.storm                        make storm: all of it, in under half an hour on two cores
+    python -m tests.storm --kills 3 --files 100   a part
 
 Exit code 1 unless every kill is survived, with the bits of a run that was never killed and nothing left behind, and no
 damaged file ends in a traceback, a hang, or a file that is written before it is refused.

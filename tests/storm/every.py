@@ -17,7 +17,7 @@ LONGEST = 60  # seconds after which a command hangs
 
 
 class Read(NamedTuple):
-    """What came of a damaged file. case: its kind, field and fault. wrong: what it ended in, but for a refusal; None else."""
+    """What came of a damaged file. case: its kind, field and fault. wrong: what it ended in but for a refusal, else None."""
 
     case: tuple[str, str, str]
     refused: bool
