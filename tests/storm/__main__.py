@@ -23,6 +23,8 @@ from unlearning.core.files import write_text
 from unlearning.core.flags import typed_command
 from unlearning.core.provenance import device_name, provenance
 
+NEVER = ("tracebacks", "hangs", "files_touched")
+
 
 def killed(most: int | None) -> dict[str, Any]:
     """The kills, and what came of them."""
@@ -30,8 +32,9 @@ def killed(most: int | None) -> dict[str, Any]:
     wrong = [outcome for outcome in found if outcome.wrong]
     left = [outcome for outcome in wrong if (outcome.wrong or "").endswith("is left")]
     return {
+        "part": "kills",
         "commands": len({outcome.command for outcome in found}),
-        "kills": len(found),
+        "cases": len(found),
         "survived": len(found) - len(wrong),
         "leftovers": len(left),
         "failures": [f"{one.command}, operation {one.operation}: {one.wrong}" for one in wrong],
@@ -43,6 +46,7 @@ def damaged(step: int, minutes: float) -> dict[str, Any]:
     found = list(every.read_all(step, time.time() + 60 * minutes))
     wrong = [one for one in found if one.wrong]
     return {
+        "part": "damaged files",
         "kinds": len({one.case[0] for one in found}),
         "cases": len({one.case for one in found}),
         "refused": sum(one.refused for one in found),
@@ -73,16 +77,17 @@ def main() -> int:
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     reader = multiprocessing.get_context("spawn").Process(target=_into, args=(theirs, args.files, args.minutes))
     reader.start()
-    result = {"kills": killed(args.kills), "damaged": ours.recv()}
+    rows = [killed(args.kills), ours.recv()]
     reader.join()
-    for part in result.values():
-        print(*part.pop("failures"), sep="\n", end="\n" if part else "")
-    result |= {"minutes": round((time.time() - started) / 60, 1)}
+    for line in [line for row in rows for line in row.pop("failures")]:
+        print(line)
+    result = {"minutes": round((time.time() - started) / 60, 1), "rows": rows}
     print(json.dumps(result, indent=1))
     if args.json:
-        write_text(args.json, json.dumps(provenance(typed_command(), device_name("cpu")) | result, indent=1) + "\n")
-    good = result["kills"]["survived"] == result["kills"]["kills"]
-    return 0 if good and not any(result["damaged"][key] for key in ("tracebacks", "hangs", "files_touched")) else 1
+        about = {"about": "Kills before operations on files, and damaged files: what came of them."}
+        write_text(args.json, json.dumps(provenance(typed_command(), device_name("cpu")) | about | result, indent=1) + "\n")
+    killed_well, read_well = rows[0]["survived"] == rows[0]["cases"], not any(rows[1][key] for key in NEVER)
+    return 0 if killed_well and read_well else 1
 
 
 if __name__ == "__main__":
