@@ -9,7 +9,7 @@ import retrain
 from tests.helpers import call, files, full_disk, one_line
 from unlearning.core.errors import RunFailed
 from unlearning.evaluation import collect
-from unlearning.reports import tables
+from unlearning.reports import style, tables
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,11 @@ def test_a_full_disk_leaves_the_old_file_of_every_form(path, tmp_path, monkeypat
     for flag in (*tables.FORMS, "html", "plots"):
         old = tmp_path / flag / ("metrics.png" if flag == "plots" else "x.txt")
         old.parent.mkdir()
-        old.write_bytes(b"old")
+        old.write_bytes(b"Comment\0" + style.DRAWN_HERE.encode() if flag == "plots" else b"old")
         before = files(tmp_path)
         again = (evaluate, path, f"--{flag}", old.parent if flag == "plots" else old, "--overwrite", "--quiet")
         with full_disk(), pytest.raises(RunFailed, match=f"cannot write .*{old.name}: No space left"):
             call(*again)
         assert files(tmp_path) == before
         call(*again)
-        assert old.read_bytes() != b"old"
+        assert files(tmp_path)[f"{flag}/{old.name}"] != before[f"{flag}/{old.name}"]

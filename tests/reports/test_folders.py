@@ -71,15 +71,51 @@ def test_somebodys_own_files_are_not_replaced(result, tmp_path):
     (tmp_path / "t").mkdir()
     write_text(tmp_path / "t/README.md", "# My project\n")
     write_text(tmp_path / "t/result.json", results.dump(result))
-    for path in (tmp_path / "t", tmp_path / "t/result.json"):
+    for path, overwrite in ((tmp_path / "t", False), (tmp_path / "t/result.json", False), (tmp_path / "t", True)):
         with pytest.raises(UserError, match="has files of its own"):
-            folders.redraw(path, overwrite=False)
+            folders.redraw(path, overwrite)
     with pytest.raises(UserError, match="has files of its own"):
         folders.check_ours(tmp_path / "t")
     assert (tmp_path / "t/README.md").read_text(encoding="utf-8") == "# My project\n"
     folders.check_ours(tmp_path / "new")
-    folders.redraw(tmp_path / "t", overwrite=True)
+    (tmp_path / "t/README.md").unlink()
+    folders.redraw(tmp_path / "t", overwrite=False)
     folders.check_ours(tmp_path / "t")
+    for name in ("rows.csv", "tables.tex"):
+        ours = (tmp_path / "t" / name).read_bytes()
+        write_text(tmp_path / "t" / name, "mine,and,not,yours\n")
+        with pytest.raises(UserError, match=rf"has files of its own \({name}\)"):
+            folders.redraw(tmp_path / "t", overwrite=True)
+        (tmp_path / "t" / name).write_bytes(ours)
+    write_text(tmp_path / "t/result.json", '{"my": "settings"}')
+    with pytest.raises(UserError, match="not a result file"):
+        folders.check_ours(tmp_path / "t")
+    with pytest.raises(UserError, match=r"ends in .json"):
+        folders.redraw(tmp_path / "t/README.md", overwrite=True)
+
+
+def test_a_picture_of_somebody_elses_stays_and_the_folders_own_are_replaced(result, tmp_path):
+    """Pictures of earlier versions don't say whose they are, but the folder's page shows them."""
+    folders.write(result, tmp_path / "t")
+    picture = tmp_path / "t/figures/metrics.png"
+    drawn = picture.read_bytes()
+    picture.write_bytes(b"of an earlier version")
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert picture.read_bytes() == drawn
+    (tmp_path / "u/figures").mkdir(parents=True)
+    (tmp_path / "u/figures/metrics.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"metrics.png is not a picture that was drawn here"):
+        folders.write(result, tmp_path / "u")
+    assert (tmp_path / "u/figures/metrics.png").read_bytes() == b"mine"
+
+
+def test_a_killed_run_leaves_no_part_in_the_folder_of_the_next(result, tmp_path):
+    folders.write(result, tmp_path / "t")
+    before = files(tmp_path)
+    for name in ("t/.result.json.7.tmp", "t/figures/.metrics.png.7.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert files(tmp_path) == before
 
 
 def test_a_broken_neighbour_is_left_out_of_the_list(result, tmp_path, capsys):

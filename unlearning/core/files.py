@@ -133,6 +133,14 @@ def recover(path: Path) -> None:
             _remove(place)
 
 
+def recover_within(folder: Path) -> None:
+    """`recover` for every file in a folder. Only for who holds the lock on the folder."""
+    pattern = re.compile(rf"\.(.+)\.\d+\.({MOVES}|{OLD}|{PART}|{LIST})")
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in {match[1] for each in names if (match := pattern.fullmatch(each))}:
+        recover(folder / name)
+
+
 def moves_of(path: Path) -> Path | None:
     """The list of the moves that were interrupted when `path` was replaced; None where there is none."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.{MOVES}")

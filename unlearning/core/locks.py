@@ -53,6 +53,21 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
         lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """True while another process holds the lock on `path`."""
+    from filelock import FileLock, Timeout
+
+    place = path.with_name(f".{path.name}.lock")
+    if not place.exists():
+        return False
+    try:
+        with FileLock(place).acquire(timeout=0), contextlib.suppress(OSError):
+            place.unlink()
+    except (Timeout, OSError):
+        return True
+    return False
+
+
 def _own_name() -> str:
     return f"process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M')} ({shlex.join(sys.argv)})"
 

@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
+from unlearning.core.files import write_bytes
 from unlearning.metrics import statistics
 from unlearning.reports import panel_figures, paper_figures, results
 from unlearning.reports.results import row_names
@@ -37,10 +38,11 @@ from unlearning.reports.style import (
     LOOK,
     MAX_HEIGHT,
     axis_range,
+    check_own,
     fits,
     grid,
     legend,
-    save,
+    png,
     series,
     title,
     wrapped,
@@ -74,19 +76,30 @@ class Picture(NamedTuple):
 
 
 def draw(rows: list[Any], folder: str | Path) -> list[Path]:
-    """Write every picture that the rows have something for into `folder`, as PNG files: their paths."""
+    """Write every picture that the rows have something for into `folder`, as PNG files: their paths.
+
+    Raises UserError, and writes none, where one would replace a file that this project hasn't drawn.
+    """
+    drawn = pictures(rows)
+    check_own(Path(folder) / name for name in drawn)
+    for name, content in drawn.items():
+        write_bytes(Path(folder) / name, content)
+    return [Path(folder) / name for name in drawn]
+
+
+def pictures(rows: list[Any]) -> dict[str, memoryview]:
+    """Every picture that the rows have something for, by its file's name: the bytes of a PNG file."""
     named = [
         row | {"name": name}
         for _, group in results.by_forget_set(rows)
         for row, name in zip(group, row_names(group), strict=True)
     ]
-    written = []
+    drawn = {}
     for name, picture in PICTURES.items():
         with matplotlib.rc_context(LOOK):
             for ending, figure in _files(picture, [row for row in named if picture.has(row)]):
-                written.append(Path(folder) / f"{name}{ending}.png")
-                save(figure, written[-1])
-    return written
+                drawn[f"{name}{ending}.png"] = png(figure)
+    return drawn
 
 
 def _files(picture: Picture, rows: list[Any]) -> Iterator[tuple[str, Figure]]:
