@@ -98,7 +98,11 @@ class Unfinished:
 
     def remove(self) -> None:
         """Remove what was kept, and what dead commands with the same outputs have left."""
-        for folder in self._alike() if self.folder else ():
+        if not self.folder:
+            return
+        group = self.folder.name.split(".")[2]
+        locks = self.folder.parent.glob(f"..scores.{group}.*.partial.lock")  # of those that were killed at their beginning
+        for folder in {*self._alike(), *(lock.with_name(lock.name[1:].removesuffix(".lock")) for lock in locks)}:
             if folder == self.folder or not is_held(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -90,11 +90,11 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
         checkpoint = models.load_checkpoint(path)
         if checkpoint["method"] == "original":
             continue
-        key = {"earlier": sha256(path), "order": order, "data": dataset.fingerprint, "network": repr(request.told)}
-        key["where"] = circumstances(request.scoring.compute)
-        found = request.kept.once(key, partial(earlier, checkpoint, path, dataset, order, request, shared))
-        row_key = (checkpoint["network"]["name"], checkpoint["method"], checkpoint["forget_tag"])
-        answered.setdefault(row_key, []).append(found)
+        made_from = {"earlier": sha256(path), "order": order, "data": dataset.fingerprint, "network": repr(request.told)}
+        where = {"where": circumstances(request.scoring.compute)}
+        found = request.kept.once(made_from | where, partial(earlier, checkpoint, path, dataset, order, request, shared))
+        key = (checkpoint["network"]["name"], checkpoint["method"], checkpoint["forget_tag"])
+        answered.setdefault(key, []).append(found)
     for row in rows:
         row["request"] = len(row["forget"].removeprefix("class").split("-"))
         values = answered.get((row["model"], row["method"].split(" ")[0], row["forget"]), [NONE])
