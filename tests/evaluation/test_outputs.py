@@ -16,7 +16,7 @@ from tests.helpers import call, dies, files, full_disk, killed, one_line
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.locks import locked
 from unlearning.evaluation import collect, network
-from unlearning.reports import style, tables
+from unlearning.reports import figures, style, tables
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,12 @@ def without_date(path):
 
 
 def test_a_killed_command_goes_on_where_it_was_and_gives_the_same_bits(four, tmp_path, monkeypatch, asked):
-    """Killed while it scores the third file, between two of its outputs, and between its pictures."""
+    """Killed while it scores the third file, and between two of its outputs."""
     paths = sorted(four.glob("*.pth"))
 
     def scored(folder):
         out = ("--json", folder / "a.json", "--csv", folder / "b.csv", "--html", folder / "c.html")
-        call(evaluate, *paths, "--weights", four, "--quiet", *out, "--plots", folder / "plots", "--pictures")
+        call(evaluate, *paths, "--weights", four, "--quiet", *out, "--pictures")
 
     scored(tmp_path / "at once")
     assert len(asked) == 4 and hidden(four) == []
@@ -110,23 +110,19 @@ def test_a_killed_command_goes_on_where_it_was_and_gives_the_same_bits(four, tmp
     with monkeypatch.context() as patch:
         patch.setattr(network, "score", killed_from(3, network.score))
         assert dies(lambda: scored(folder))
-    assert not folder.exists() or not any(files(folder))
+    assert not (folder / "a.json").exists()
     with monkeypatch.context() as patch:
         patch.setitem(tables.FORMS, "csv", killed)
         patch.setattr(network, "score", killed_from(3, network.score))  # two are left: it isn't called so often
         assert dies(lambda: scored(folder))
         assert (folder / "a.json").exists() and not (folder / "b.csv").exists()
-    with monkeypatch.context() as patch:
-        patch.setattr("unlearning.reports.answers.draw", killed)
-        assert dies(lambda: scored(folder))
-    assert any((folder / "plots").glob("*.png"))
     asked.clear()
     scored(folder)
     assert asked == [] and hidden(four) == []
     assert without_date(folder / "a.json") == without_date(tmp_path / "at once/a.json")
     one, two = (files(tmp_path / name) for name in ("at once", "in parts"))
     assert {name: one[name] for name in one if name != "a.json"} == {name: two[name] for name in two if name != "a.json"}
-    with pytest.raises(UserError, match="holds pictures; --overwrite|exists; --overwrite"):
+    with pytest.raises(UserError, match=r"a.json exists; --overwrite"):
         scored(folder)
 
 
@@ -188,18 +184,34 @@ def test_overwrite_replaces_neither_what_is_read_nor_what_is_no_text(path, tmp_p
     assert files(tmp_path) == before
 
 
-def test_a_picture_of_somebody_elses_is_not_replaced_and_moving_it_is_enough(path, tmp_path, monkeypatch, asked):
-    """--overwrite replaces pictures that say that they were drawn here; what has been scored stays."""
+def test_pictures_replace_those_that_were_drawn_here_alone(path, tmp_path, monkeypatch, asked):
+    """With --overwrite, and where this command was killed between two of them; what has been scored stays."""
+    own = b"Comment\0" + style.DRAWN_HERE.encode()
+    monkeypatch.setattr(figures, "pictures", lambda rows: {"losses.png": memoryview(own), "metrics.png": memoryview(own)})
     plots = tmp_path / "plots"
     plots.mkdir()
     (plots / "metrics.png").write_bytes(b"mine")
-    flags = ("--weights", tmp_path, "--plots", plots, "--json", tmp_path / "a.json", "--overwrite", "--quiet")
+    flags = ("--weights", tmp_path, "--plots", plots, "--json", tmp_path / "a.json", "--quiet")
     with pytest.raises(UserError, match=r"metrics.png is not a picture that was drawn here"):
-        call(evaluate, path, *flags)
-    assert [file.name for file in plots.iterdir()] == ["metrics.png"] and (plots / "metrics.png").read_bytes() == b"mine"
-    (plots / "metrics.png").rename(tmp_path / "mine.png")
-    call(evaluate, path, *flags[:-2], "--quiet")
-    drawn = files(plots)
-    assert len(asked) == 1 and len(drawn) > 1
+        call(evaluate, path, *flags, "--overwrite")
+    assert files(plots) == {"metrics.png": b"mine"}
+    (plots / "metrics.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "write_bytes", killed_from(2, figures.write_bytes))
+        assert dies(lambda: call(evaluate, path, *flags))
+    assert files(plots) == {"losses.png": own}
+    (plots / ".metrics.png.7.tmp").write_bytes(b"half")
     call(evaluate, path, *flags)
-    assert files(plots) == drawn
+    assert files(plots) == {"losses.png": own, "metrics.png": own} and len(asked) == 1
+    with pytest.raises(UserError, match="holds pictures; --overwrite"):
+        call(evaluate, path, *flags)
+
+
+def test_pictures_say_that_they_were_drawn_here(tmp_path):
+    from matplotlib.figure import Figure
+
+    for file, drawn in ((tmp_path / "ours.png", style.save), (tmp_path / "other.png", lambda one, file: one.savefig(file))):
+        drawn(Figure(figsize=(1, 1)), file)
+    style.check_own([tmp_path / "ours.png", tmp_path / "none.png"])
+    with pytest.raises(UserError, match=r"other.png is not a picture"):
+        style.check_own(tmp_path.iterdir())

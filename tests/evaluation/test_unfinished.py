@@ -60,15 +60,17 @@ def test_a_value_is_found_by_what_makes_it(tmp_path, monkeypatch):
 
 
 def test_a_command_that_ends_well_removes_its_own_and_what_dead_ones_of_its_outputs_have_left(tmp_path):
-    for flags in ({"mia": "svc"}, {"mia": "other"}, {"outputs": ("b.json",)}):
-        kept(tmp_path, **flags)
-    first, second, other = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime)
-    with locked(first), command(tmp_path, mia="other"):
-        assert second.exists()
-    assert set(tmp_path.iterdir()) == {first, other}
+    left = []
+    for key, flags in (("x", {"mia": "svc"}), ("y", {"mia": "other"}), ("x", {"outputs": ("b.json",)})):
+        kept(tmp_path, key=key, **flags)
+        left += [path for path in tmp_path.iterdir() if path not in left]
+    with locked(left[0]), command(tmp_path, mia="other"):
+        assert left[1].exists()
+    assert set(tmp_path.iterdir()) == {left[0], left[2]}
+    (tmp_path / f".{left[1].name}.lock").touch()  # of one that was killed before it kept anything
     with command(tmp_path, mia="another") as unfinished:
         assert unfinished.find({"file": "x"}) == 1
-    assert list(tmp_path.iterdir()) == [other]
+    assert list(tmp_path.iterdir()) == [left[2]]
 
 
 def test_folders_that_are_made_in_vain_go(tmp_path):
