@@ -102,11 +102,11 @@ def _write(
 ) -> None:
     """Write the files that the flags ask for: texts first, which hold the numbers, pictures last."""
     for path, form in texts:
-        kept.write_text(path, form(table))
+        kept.write(path, form(table))
     if args.html:
         from unlearning.reports import page  # jinja2
 
-        kept.write_text(args.html, page.html(table, accounts))
+        kept.write(args.html, page.html(table, accounts))
     if args.plots:
         from unlearning.reports import figures  # matplotlib
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from tests.helpers import files, full_disk
+from tests.helpers import dies, files, full_disk, killed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import (
     check_writable,
@@ -56,15 +56,15 @@ OPERATIONS = [(os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write
 
 def killed_at(step: int, action) -> bool:
     """Carry out an action in a process that dies before its operation number `step` on files: True if it came to that."""
-    child = os.fork()
-    if not child:
+
+    def counted():
         left = itertools.count(step, -1)
         for owner, name in OPERATIONS:
             real = getattr(owner, name)
-            setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else os._exit(9))
+            setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else killed())
         action()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+    return dies(counted)
 
 
 def write_pair(folder: Path, text: str) -> None:

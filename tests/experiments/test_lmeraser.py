@@ -38,7 +38,7 @@ def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
 
 
 def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path, monkeypatch):
-    """A disk that is full half way leaves the copy of an earlier run, or none. A system's accuracy is kept, another's isn't it."""
+    """A disk that is full half way leaves the copy of an earlier run, or none. A system's accuracy is kept."""
     backbone, folder = random_backbone(tmp_path / "backbone.pth"), tmp_path / "system"
     flags = ("--dataset", "digits", "--subset", 300, "--backbone", backbone, "--parts", 2, "--anchors", 30, "--epochs", 1)
     call(lmeraser_script, "train", *flags, "--quiet", "--output", folder)

@@ -57,8 +57,8 @@ class Unfinished:
                 write_torch(self.folder / self._name(key), {"value": packed})
         return _unpacked(packed)
 
-    def write_text(self, path: Path, text: str) -> None:
-        """`files.write_text` an output, which this command may replace when it is given again."""
+    def write(self, path: Path, text: str) -> None:
+        """Write a text as `files.write_text` does: an output, which this command may replace when it is given again."""
         content = text.encode(errors="backslashreplace")
         self.begin(path, hashlib.sha256(content).hexdigest())
         write_bytes(path, content)
