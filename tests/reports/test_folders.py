@@ -1,6 +1,7 @@
 """A table's folder: what lies in it, what redrawing refuses, and the page of all results."""
 
 import json
+import threading
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.helpers import files, full_disk
 from tests.reports.test_tables import metric
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_text
+from unlearning.core.locks import locked
 from unlearning.reports import folders, pages, results
 
 
@@ -65,6 +67,19 @@ def test_the_page_of_all_results_lists_tables_and_benchmarks_and_replaces_nobody
     assert pages.write_index(tmp_path) is None
     write_text(page, "# My own notes\n")
     assert pages.write_index(tmp_path) is None and page.read_text(encoding="utf-8") == "# My own notes\n"
+
+
+def test_the_page_of_all_results_misses_no_table_that_another_process_has_just_listed(result, tmp_path):
+    """It is made again from the files once the other one has written it."""
+    folders.write(result, tmp_path / "t")
+    with locked(tmp_path / "README.md"):
+        thread = threading.Thread(target=pages.write_index, args=(tmp_path,))
+        thread.start()
+        thread.join(0.2)
+        folders.write(result, tmp_path / "u")
+        assert thread.is_alive() and not (tmp_path / "README.md").exists()
+    thread.join()
+    assert "[u](u/)" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_somebodys_own_files_are_not_replaced(result, tmp_path):

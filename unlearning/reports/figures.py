@@ -19,7 +19,7 @@ The pictures of a network's answers, one by one, are in answer_figures.py.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,13 +75,14 @@ class Picture(NamedTuple):
     alone: bool = False
 
 
-def draw(rows: list[Any], folder: str | Path) -> list[Path]:
+def draw(rows: list[Any], folder: str | Path, known: Iterable[str] = ()) -> list[Path]:
     """Write every picture that the rows have something for into `folder`, as PNG files: their paths.
 
-    Raises UserError, and writes none, where one would replace a file that this project hasn't drawn.
+    known: names of pictures of earlier versions, which don't say that this project has drawn them. Raises UserError, and
+    writes none, where one would replace a file of somebody else's.
     """
     drawn = pictures(rows)
-    check_own(Path(folder) / name for name in drawn)
+    check_own(Path(folder) / name for name in drawn.keys() - set(known))
     for name, content in drawn.items():
         write_bytes(Path(folder) / name, content)
     return [Path(folder) / name for name in drawn]
