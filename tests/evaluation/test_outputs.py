@@ -17,6 +17,7 @@ from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.locks import locked
 from unlearning.evaluation import collect, network
 from unlearning.reports import figures, style, tables
+from unlearning.vision.feature_cache import FeatureCache
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,27 @@ def test_a_killed_command_goes_on_where_it_was_and_gives_the_same_bits(four, tmp
     assert {name: one[name] for name in one if name != "a.json"} == {name: two[name] for name in two if name != "a.json"}
     with pytest.raises(UserError, match=r"a.json exists; --overwrite"):
         scored(folder)
+
+
+def test_layers_are_cached_as_if_nothing_had_been_interrupted(four, monkeypatch, asked):
+    """What the files after a kill are computed from is then the same to the last bit, for it depends on what is cached."""
+    offered, share, flags = [], FeatureCache.share_between, ("--weights", four, "--quiet")
+    paths = sorted(four.glob("*.pth"))
+
+    def noted(cache, model, own, *rest):
+        offered.append(own)
+        share(cache, model, own, *rest)
+
+    monkeypatch.setattr(FeatureCache, "share_between", noted)
+    call(evaluate, *paths, *flags)
+    at_once = offered[:]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(network, "distances", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt) if len(asked) == 7 else {})
+        call(evaluate, *paths, *flags)
+    assert any(four.glob(".scores.*/*.pt"))
+    offered.clear()
+    call(evaluate, *paths, *flags)
+    assert len(at_once) == 4 and offered == at_once and len(asked) == 4 + 3 + 2
 
 
 def test_half_written_outputs_are_replaced_by_their_own_command_alone(path, tmp_path, monkeypatch, asked):
