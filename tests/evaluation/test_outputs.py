@@ -167,6 +167,29 @@ def test_half_written_outputs_are_replaced_by_their_own_command_alone(path, tmp_
     assert len(asked) == 1 and hidden(tmp_path) == []
 
 
+def test_scores_that_other_flags_have_made_are_computed_anew(path, tmp_path, monkeypatch, asked):
+    """And those by the same flags aren't, nor those of a Retrain that lies elsewhere now."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(tables.FORMS, "json", interrupted)
+    copy = tmp_path / "moved.pth"
+    copy.write_bytes(path.read_bytes())
+    out = ("--json", tmp_path / "a.json", "--weights", tmp_path, "--quiet", "--precision")
+    for file, flags, count in (
+        (path, ("fp32",), 1),
+        (path, ("fp32", "--wide"), 0),
+        (copy, ("fp32",), 0),
+        (path, ("fp32", "--mia", "lora-unlearn"), 1),
+        (path, ("bf16",), 1),
+    ):
+        asked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            call(evaluate, file, *out, *flags)
+        assert len(asked) == count, flags
+
+
 def test_another_command_waits_for_the_outputs_and_then_replaces_nothing(path, tmp_path, monkeypatch, capsys):
     """Also where they weren't there when it began."""
     monkeypatch.setattr(collect, "score_files", lambda *_, **__: pytest.fail("scored"))
