@@ -53,7 +53,7 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
         lock.release()
 
 
-def is_held(path: Path) -> bool:
+def is_locked_now(path: Path) -> bool:
     """True while another process holds the lock on `path`."""
     from filelock import FileLock, Timeout
 

@@ -22,7 +22,7 @@ from unlearning.core import provenance
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import check_writable, read_torch, sha256, write_bytes, write_torch
-from unlearning.core.locks import is_held, locked
+from unlearning.core.locks import is_locked_now, locked
 
 BEGUN = "outputs.json"  # {output: SHA-256 of what was to be written there, or "" for a folder}
 CIRCUMSTANCES = ("overwrite", "quiet", "wide", "dry_run")  # flags that change no number
@@ -103,7 +103,7 @@ class Unfinished:
         group = self.folder.name.split(".")[2]
         locks = self.folder.parent.glob(f"..scores.{group}.*.partial.lock")  # of those that were killed at their beginning
         for folder in {*self._alike(), *(lock.with_name(lock.name[1:].removesuffix(".lock")) for lock in locks)}:
-            if folder == self.folder or not is_held(folder):
+            if folder == self.folder or not is_locked_now(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
