@@ -11,20 +11,23 @@ Files of the published LoRA-Unlearn are scored too; they don't say what they for
     python evaluate.py model_weights/*.pth
     python evaluate.py --list                                     what lies in model_weights/
     python evaluate.py model_weights/*.pth --html page.html       one page for whoever asked to be forgotten
+
+A killed command continues where it stopped: the scores of each file are kept until it has finished.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unlearning.core.errors import UserError
-from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
 from unlearning.core.paths import folder, input_path, output_file, output_folder
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
+from unlearning.evaluation.unfinished import Unfinished, keeping
 from unlearning.reports import answers, tables
 from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag, class_table
 from unlearning.vision.shared import Shared
@@ -56,7 +59,8 @@ def parser() -> Parser:
     )
     parser.add_argument("--plots", type=output_folder, metavar="FOLDER", help="also draw pictures into FOLDER")
     parser.add_argument("--wide", action="store_true", help="print every column, not seven")
-    parser.add_argument("--overwrite", action="store_true", help="replace those files")
+    replaced = "replace those files: texts, but no code and nothing that is read; of pictures those that were drawn here"
+    parser.add_argument("--overwrite", action="store_true", help=replaced)
     return parser
 
 
@@ -74,15 +78,21 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     args.checkpoints = [path for pattern in args.checkpoints for path in outputs.matching(pattern)]
     texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
     pictures = outputs.picture_files(args)
-    outputs.check(args, [path for path, _ in texts], pictures)
     keep: Any = "pictures" if args.pictures else "answers" if args.html else None
-    rows = collect.score_files(args.checkpoints, Scoring.from_flags(args), shared or Shared(args.cache), keep=keep)
-    accounts = [row.pop("account") for row in rows if keep]
-    table = collect.result("evaluate", command, rows, args.mia)
-    try:
-        _write(args, table, texts, accounts, pictures)
-    finally:  # last, for nothing is lost where the output is read no further, or a disk is full
-        print(tables.terminal(table, brief=not args.wide), end="")
+    with keeping(args.weights, outputs.named(args), args) as kept:
+        outputs.check(args, pictures, kept)
+        with outputs.held(args):
+            outputs.check(args, pictures, kept)  # again: they may have been written while this waited
+            scoring = replace(Scoring.from_flags(args), kept=kept)
+            rows = collect.score_files(args.checkpoints, scoring, shared or Shared(args.cache), keep=keep)
+            accounts = [row.pop("account") for row in rows if keep]
+            table = collect.result("evaluate", command, rows, args.mia)
+            try:
+                _write(args, table, texts, accounts, pictures, kept)
+            finally:  # last, for nothing is lost where the output is read no further, or a disk is full
+                print(tables.terminal(table, brief=not args.wide), end="")
+    if written := [str(path) for path in (*(path for path, _ in texts), args.html, args.plots) if path]:
+        print(f"written: {', '.join(written)}")
 
 
 def _write(
@@ -91,24 +101,24 @@ def _write(
     texts: list[tuple[Path, Callable[[dict[str, Any]], str]]],
     accounts: list[answers.Account],
     pictures: dict[Path, tuple[Path, Path]],
+    kept: Unfinished,
 ) -> None:
     """Write the files that the flags ask for: texts first, which hold the numbers, pictures last."""
     for path, form in texts:
-        write_text(path, form(table))
+        kept.write(path, form(table))
     if args.html:
         from unlearning.reports import page  # jinja2
 
-        write_text(args.html, page.html(table, accounts))
+        kept.write(args.html, page.html(table, accounts))
     if args.plots:
         from unlearning.reports import figures  # matplotlib
 
+        kept.begin(args.plots)
         figures.draw(table["rows"], args.plots)
         if args.pictures:
             answers.draw(zip(table["rows"], accounts, strict=True), pictures)
         elif any(args.plots.glob("*-images.png")):
             print(f"{args.plots} still shows images of an earlier forget set: *-images.png", file=sys.stderr)
-    if written := [str(path) for path in (*(path for path, _ in texts), args.html, args.plots) if path]:
-        print(f"written: {', '.join(written)}")
 
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@
     python reproduce.py draw results/prunelora-quick                  tables and pictures again, from its result.json alone
     python reproduce.py pages                                         the numbers in README.md and docs/ again
 
-A killed run continues where it stopped; rows of networks and forget sets not asked for stay. Presets: first (resnet8 on
-digits), quick (small networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), gpu (the paper's
-networks, fewer epochs), paper (the paper's everything).
+A killed run continues where it stopped, in training as in scoring; rows of networks and forget sets not asked for stay.
+Presets: first (resnet8 on digits), quick (small networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full
+data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
 """
 
 import argparse
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
 def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> Path | None:
     """Train, unlearn, score and draw what the flags ask of a table: the path of the result, None after --dry-run."""
     from unlearning.evaluation import collect
+    from unlearning.evaluation.unfinished import keeping
     from unlearning.experiments.running import execution_order, run_all
 
     request = Request.from_flags(args, table)
@@ -89,19 +91,21 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         print(*(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)), sep="\n")
         return None
     path = request.folder / folders.FILES["json"]
+    folders.check_ours(request.folder)
     commands.check_nothing_is_lost(path, request, plan)
-    if not request.overwrite:
-        folders.check_ours(request.folder)
     check_writable(request.folder)
     if not request.quiet and (line := request.in_words(shared)):
         print(line, file=sys.stderr, flush=True)
     made_by = commit()  # of the code as it is now, whatever is pulled meanwhile
-    rows = table.score(run_all(plan.runs, shared, request.quiet), request, plan, shared)
-    if table.published:
-        table.published(rows, shared.load(request.source))
-    result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
-    result = results.joined(result | {"about": request.about(table.about), "pictures": table.pictures}, path)
-    folders.write(result, request.folder)
+    with keeping(request.weights, [request.folder], args) as kept:
+        rows = table.score(run_all(plan.runs, shared, request.quiet), replace(request, kept=kept), plan, shared)
+        if table.published:
+            table.published(rows, shared.load(request.source))
+        result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
+        with folders.held(request.folder):
+            commands.check_nothing_is_lost(path, request, plan)  # again: another run may have written it meanwhile
+            result = results.joined(result | {"about": request.about(table.about), "pictures": table.pictures}, path)
+            folders.write(result, request.folder)
     print(
         tables.terminal(result, brief=True)
         + f"written: {request.folder}: README.md (every column), result.json, rows.csv, tables.tex, figures/"
@@ -151,7 +155,9 @@ def parser() -> Parser:
     flag("--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
     flag("--results", type=output_folder, default=Path("results"), help="folder of result files (default: results)")
     flag("--dry-run", action="store_true", help="print the commands, in order, and train nothing")
-    flag("--overwrite", action="store_true", help="replace results that hold more of these networks")
+    flag(
+        "--overwrite", action="store_true", help="replace results that hold more of these networks; never files of one's own"
+    )
     add_scoring_flags(parser)
     return parser
 

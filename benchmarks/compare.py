@@ -258,7 +258,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     result = {"table": "speed", "about": ABOUT, **provenance(command, device_name(args.device)), "rows": rows}
     result = results.joined(result, args.output)
     write_text(args.output, results.dump(result))
-    figures.draw(result["rows"], args.output.parent)
+    figures.draw(result["rows"], args.output.parent, known=["speed.png"])
     print(tables.terminal(result))
 
 

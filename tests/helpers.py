@@ -155,6 +155,24 @@ def save_adapter(peft_model, run, masks=None, compact=False):
         adapter_files.save(peft_model, replace(run, staged=staged), masks, compact)
 
 
+def dies(action):
+    """Carry out an action in a process of its own: True if that ended at once, as a killed one does, by `killed`."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no fork")
+    child = os.fork()
+    if not child:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def killed(*_, **__):
+    """What `dies` calls in the place of a function."""
+    os._exit(9)
+
+
 def lines_of(card):
     """The Python of a Markdown text: its first block."""
     return card.split("```python\n")[1].split("```")[0]

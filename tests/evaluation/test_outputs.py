@@ -1,19 +1,25 @@
 """The files that evaluate.py writes: none of anyone's is lost."""
 
 import copy
+import json
 import os
 import sys
+import threading
 
 import pytest
 
 import evaluate
+import pretrain
 import retrain
-from tests.helpers import call, files, full_disk, one_line
-from unlearning.core.errors import RunFailed
+from baselines import control
+from tests.helpers import call, dies, files, full_disk, killed, one_line
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import main
-from unlearning.evaluation import collect
+from unlearning.core.locks import locked
+from unlearning.evaluation import collect, network
 from unlearning.evaluation.flags import Scoring
-from unlearning.reports import results, tables
+from unlearning.reports import figures, results, style, tables
+from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.shared import Shared
 
 
@@ -46,14 +52,217 @@ def test_a_full_disk_leaves_the_old_file_of_every_form(path, tmp_path, monkeypat
     for flag in (*tables.FORMS, "html", "plots"):
         old = tmp_path / flag / ("metrics.png" if flag == "plots" else "x.txt")
         old.parent.mkdir()
-        old.write_bytes(b"old")
+        old.write_bytes(b"Comment\0" + style.DRAWN_HERE.encode() if flag == "plots" else b"old")
         before = files(tmp_path)
         again = (evaluate, path, f"--{flag}", old.parent if flag == "plots" else old, "--overwrite", "--quiet")
         with full_disk(), pytest.raises(RunFailed, match=f"cannot write .*{old.name}: No space left"):
             call(*again)
         assert files(tmp_path) == before
         call(*again)
-        assert old.read_bytes() != b"old"
+        assert files(tmp_path)[f"{flag}/{old.name}"] != before[f"{flag}/{old.name}"]
+
+
+FLAGS = ("--dataset", "digits", "--subset", 120, "--model", "resnet8", "--epochs", 1, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """A folder with an original, a Retrain, and two controls that share the original's layers, hardly trained."""
+    folder = tmp_path_factory.mktemp("four")
+    where = (*FLAGS, "--weights", folder)
+    call(pretrain, *where)
+    call(retrain, *where, "--forget-class", 3)
+    for kind in ("mask", "zero-row"):
+        call(control, *where, "--forget-class", 3, "--kind", kind)
+    return folder
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A list that grows by one with each file that is scored now."""
+    found, score = [], network.score
+    monkeypatch.setattr(network, "RELEARN_STEPS", (0, 1))
+    monkeypatch.setattr(network, "score", lambda *given: found.append(1) or score(*given))
+    return found
+
+
+def hidden(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def killed_from(nth, function):
+    """The function, which ends the process when it is called for the `nth` time."""
+    calls = []
+    return lambda *given: killed() if calls.append(1) or len(calls) == nth else function(*given)
+
+
+def without_date(path):
+    return {name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name != "date"}
+
+
+def test_a_killed_command_goes_on_where_it_was_and_gives_the_same_bits(four, tmp_path, monkeypatch, asked):
+    """Killed while it scores the third file, and between two of its outputs."""
+    paths = sorted(four.glob("*.pth"))
+
+    def scored(folder):
+        out = ("--json", folder / "a.json", "--csv", folder / "b.csv", "--html", folder / "c.html")
+        call(evaluate, *paths, "--weights", four, "--quiet", *out, "--pictures")
+
+    scored(tmp_path / "at once")
+    assert len(asked) == 4 and hidden(four) == []
+    folder = tmp_path / "in parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "score", killed_from(3, network.score))
+        assert dies(lambda: scored(folder))
+    assert not (folder / "a.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setitem(tables.FORMS, "csv", killed)
+        patch.setattr(network, "score", killed_from(3, network.score))  # two are left: it isn't called so often
+        assert dies(lambda: scored(folder))
+        assert (folder / "a.json").exists() and not (folder / "b.csv").exists()
+    asked.clear()
+    scored(folder)
+    assert asked == [] and hidden(four) == []
+    assert without_date(folder / "a.json") == without_date(tmp_path / "at once/a.json")
+    one, two = (files(tmp_path / name) for name in ("at once", "in parts"))
+    assert {name: one[name] for name in one if name != "a.json"} == {name: two[name] for name in two if name != "a.json"}
+    with pytest.raises(UserError, match=r"a.json exists; --overwrite"):
+        scored(folder)
+
+
+def test_layers_are_cached_as_if_nothing_had_been_interrupted(four, monkeypatch, asked):
+    """What the files after a kill are computed from is then the same to the last bit, for it depends on what is cached."""
+    offered, share, flags = [], FeatureCache.share_between, ("--weights", four, "--quiet")
+    paths = sorted(four.glob("*.pth"))
+
+    def noted(cache, model, own, *rest):
+        offered.append(own)
+        share(cache, model, own, *rest)
+
+    monkeypatch.setattr(FeatureCache, "share_between", noted)
+    call(evaluate, *paths, *flags)
+    at_once = offered[:]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(network, "distances", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt) if len(asked) == 7 else {})
+        call(evaluate, *paths, *flags)
+    assert any(four.glob(".scores.*/*.pt"))
+    offered.clear()
+    call(evaluate, *paths, *flags)
+    assert len(at_once) == 4 and offered == at_once and len(asked) == 4 + 3 + 2
+
+
+def test_half_written_outputs_are_replaced_by_their_own_command_alone(path, tmp_path, monkeypatch, asked):
+    """Not by one with other flags, and not where somebody has changed them; a damaged score is computed again."""
+    out = ("--json", tmp_path / "a.json", "--csv", tmp_path / "b.csv", "--weights", tmp_path, "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setitem(tables.FORMS, "csv", killed)
+        assert dies(lambda: call(evaluate, path, *out))
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"a.json exists; --overwrite"):
+        call(evaluate, path, *out, "--mia", "lora-unlearn")
+    (tmp_path / "a.json").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a.json exists; --overwrite"):
+        call(evaluate, path, *out)
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    (kept,) = tmp_path.glob(".scores.*/*.pt")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    call(evaluate, path, *out, "--wide")
+    assert len(asked) == 1 and hidden(tmp_path) == []
+
+
+def test_scores_that_other_flags_have_made_are_computed_anew(path, tmp_path, monkeypatch, asked):
+    """And those by the same flags aren't, nor those of a Retrain that lies elsewhere now."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(tables.FORMS, "json", interrupted)
+    copy = tmp_path / "moved.pth"
+    copy.write_bytes(path.read_bytes())
+    out = ("--json", tmp_path / "a.json", "--weights", tmp_path, "--quiet", "--precision")
+    for file, flags, count in (
+        (path, ("fp32",), 1),
+        (path, ("fp32", "--wide"), 0),
+        (copy, ("fp32",), 0),
+        (path, ("fp32", "--mia", "lora-unlearn"), 1),
+        (path, ("bf16",), 1),
+    ):
+        asked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            call(evaluate, file, *out, *flags)
+        assert len(asked) == count, flags
+
+
+def test_another_command_waits_for_the_outputs_and_then_replaces_nothing(path, tmp_path, monkeypatch, capsys):
+    """Also where they weren't there when it began."""
+    monkeypatch.setattr(collect, "score_files", lambda *_, **__: pytest.fail("scored"))
+    said = []
+
+    def second():
+        with pytest.raises(UserError, match=r"a.json exists; --overwrite"):
+            call(evaluate, path, "--json", tmp_path / "new/a.json", "--weights", tmp_path, "--quiet")
+        said.append("refused")
+
+    with locked(tmp_path / "new/a.json"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and said == []
+        (tmp_path / "new/a.json").write_text("of the first", encoding="utf-8")
+    thread.join(30)
+    assert said == ["refused"] and "waiting for it" in capsys.readouterr().err
+    assert files(tmp_path) == {"new/a.json": b"of the first"}
+
+
+@pytest.mark.parametrize("named", ["x.pth", "list.txt", "net.py", "photo.png", "old.pt", "fifo"])
+def test_overwrite_replaces_neither_what_is_read_nor_what_is_no_text(path, tmp_path, capsys, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("x.pth", path.read_bytes()), ("list.txt", b"1 2"), ("net.py", b"import torch\n")):
+        (tmp_path / name).write_bytes(content)
+    for name, content in (("photo.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), ("old.pt", path.read_bytes())):
+        (tmp_path / name).write_bytes(content)
+    if named == "fifo":
+        if sys.platform == "win32":
+            pytest.skip("Windows has no such files")
+        os.mkfifo(tmp_path / "fifo")
+    before = files(tmp_path)
+    flags = ("--forget-file", "list.txt", "--json", named, "--overwrite", "--weights", tmp_path)
+    code, line = one_line(evaluate, capsys, "x.pth", *flags)
+    assert code == 2 and ("over what is read" in line or "replaces texts alone" in line)
+    assert files(tmp_path) == before
+
+
+def test_pictures_replace_those_that_were_drawn_here_alone(path, tmp_path, monkeypatch, asked):
+    """With --overwrite, and where this command was killed between two of them; what has been scored stays."""
+    own = b"Comment\0" + style.DRAWN_HERE.encode()
+    monkeypatch.setattr(figures, "pictures", lambda rows: {"losses.png": memoryview(own), "metrics.png": memoryview(own)})
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    (plots / "metrics.png").write_bytes(b"mine")
+    flags = ("--weights", tmp_path, "--plots", plots, "--json", tmp_path / "a.json", "--quiet")
+    with pytest.raises(UserError, match=r"metrics.png is not a picture that was drawn here"):
+        call(evaluate, path, *flags, "--overwrite")
+    assert files(plots) == {"metrics.png": b"mine"}
+    (plots / "metrics.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "write_bytes", killed_from(2, figures.write_bytes))
+        assert dies(lambda: call(evaluate, path, *flags))
+    assert files(plots) == {"losses.png": own}
+    (plots / ".metrics.png.7.tmp").write_bytes(b"half")
+    call(evaluate, path, *flags)
+    assert files(plots) == {"losses.png": own, "metrics.png": own} and len(asked) == 1
+    with pytest.raises(UserError, match="holds pictures; --overwrite"):
+        call(evaluate, path, *flags)
+
+
+def test_pictures_say_that_they_were_drawn_here(tmp_path):
+    from matplotlib.figure import Figure
+
+    for file, drawn in ((tmp_path / "ours.png", style.save), (tmp_path / "other.png", lambda one, file: one.savefig(file))):
+        drawn(Figure(figsize=(1, 1)), file)
+    style.check_own([tmp_path / "ours.png", tmp_path / "none.png"])
+    with pytest.raises(UserError, match=r"other.png is not a picture"):
+        style.check_own(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("broken", ["disk", "output"])

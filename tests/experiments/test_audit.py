@@ -1,5 +1,7 @@
 """Audits: from end to end on digits, and the floor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ import models
 from tests.experiments.tables import SMALL, make, planned, request_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
+from unlearning.evaluation.entries import describe
+from unlearning.evaluation.unfinished import Unfinished
 from unlearning.experiments import audit
 from unlearning.experiments.request import Plan
 from unlearning.metrics import populations
@@ -70,6 +74,21 @@ def test_a_row_is_measured_from_the_retrained_networks():
     assert (
         found["neurips"]["mean"] == pytest.approx(found["forgetting"]["mean"] * 0.5 * 0.8) and found["neurips"]["mean"] > 0
     )
+
+
+def test_what_a_network_has_answered_is_kept_and_read_back_as_it_was(weights, tmp_path, monkeypatch):
+    """Of another forget set it is asked again."""
+    flags = ("audit", "--dataset", "digits", "--device", "cpu", "--precision", "fp32", "--quiet")
+    request = replace(request_of(*flags), kept=Unfinished(tmp_path / ".scores.a.b.partial"))
+    entry = describe(weights / "digits_resnet8_class3_lora2_s0.pth", request.scoring, Shared())
+    entry = replace(entry, forgets=((entry.forget, "class3"),))
+    first = audit._answers(entry, request, Shared())
+    monkeypatch.setattr(audit, "predict", lambda *_: pytest.fail("asked again"))
+    (again,) = audit._answers(entry, request, Shared()).values()
+    assert all(np.array_equal(again[side], first["class3"][side]) for side in "frt")
+    assert {key: again[key] for key in ("UA", "RA", "TA")} == {key: first["class3"][key] for key in ("UA", "RA", "TA")}
+    with pytest.raises(pytest.fail.Exception):
+        audit._answers(replace(entry, forgets=((entry.forget[1:], "class3"),)), request, Shared())
 
 
 def test_a_network_that_answers_nan_is_not_audited(weights, tmp_path):

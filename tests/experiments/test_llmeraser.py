@@ -2,13 +2,18 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.experiments.tables import planned
+from unlearning.core.device import Compute
+from unlearning.evaluation.unfinished import Unfinished
 from unlearning.experiments import llmeraser
 from unlearning.language import rows as language_rows
 from unlearning.language.rows import Data
+from unlearning.language.session import Place, Workspace
 
 ROWS = [(f"film {i}", answer) for i, answer in zip(range(50), itertools.cycle(["Action", "Comedy", "Drama"]), strict=False)]
 TEXTS = Data(ROWS, ROWS[:9], ROWS[:9], ["Action", "Comedy", "Drama"], "x")
@@ -48,6 +53,31 @@ def test_corrected_rows_have_another_answer_at_random_and_get_their_own_back(tmp
     pairs = {(ROWS[edit["id"]][1], edit["response"]) for edit in wrong}
     assert pairs == set(itertools.permutations(TEXTS.answers, 2))  # each of both others, and never the right one
     assert asked(tmp_path, "correct", 40, seed=1)[0] != wrong
+
+
+def test_scores_of_an_adapter_are_kept_as_they_were(tmp_path, monkeypatch):
+    """Until the adapter, what was asked, or the place changes."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/weights").write_bytes(b"1")
+    kept, asked = Unfinished(tmp_path / ".scores.a.b.partial"), []
+
+    def score(folder, record, before, place):
+        asked.append(folder)
+        return {"loss": len(asked) / 3}, torch.arange(3.0) / len(asked), torch.ones(2, 2) * len(asked)
+
+    monkeypatch.setattr(llmeraser.scores, "score", score)
+    place = Place(tmp_path, tmp_path, Compute("cpu", None, tmp_path), Workspace())
+
+    def found(folder=tmp_path / "adapter", before=(("film", "Drama"),), place=place):
+        metrics, *tensors = llmeraser._score(folder, {"base": "x"}, [*before], place, kept)
+        return metrics["loss"] * 3, [tensor.tolist() for tensor in tensors]
+
+    first = found()
+    assert first == found() == (1, [[0, 1, 2], [[1, 1], [1, 1]]])
+    other = replace(place, compute=replace(place.compute, precision="bf16"))
+    assert [found(None)[0], found(None)[0], found(before=())[0], found(place=other)[0]] == [2, 2, 3, 4]
+    (tmp_path / "adapter/weights").write_bytes(b"2")
+    assert found()[0] == 5
 
 
 def test_undone_is_of_the_mean_loss_over_seeds_where_there_was_damage():

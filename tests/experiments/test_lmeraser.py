@@ -1,6 +1,7 @@
 """LMEraser's table from end to end on digits."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.experiments.tables import make, request_of
 from tests.helpers import call, files, full_disk, one_line
 from unlearning.core.errors import RunFailed
 from unlearning.core.files import write_torch
+from unlearning.evaluation.unfinished import Unfinished
 from unlearning.exact import learners
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.experiments import lmeraser
@@ -35,8 +37,8 @@ def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
         assert not lmeraser._is_of(copy | other, state)
 
 
-def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path):
-    """A disk that is full half way leaves the copy of an earlier run, or none."""
+def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path, monkeypatch):
+    """A disk that is full half way leaves the copy of an earlier run, or none. A system's accuracy is kept."""
     backbone, folder = random_backbone(tmp_path / "backbone.pth"), tmp_path / "system"
     flags = ("--dataset", "digits", "--subset", 300, "--backbone", backbone, "--parts", 2, "--anchors", 30, "--epochs", 1)
     call(lmeraser_script, "train", *flags, "--quiet", "--output", folder)
@@ -52,6 +54,11 @@ def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path):
         lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
     assert files(tmp_path) == before
     assert read_system(lmeraser._deleted_from(folder, state, 1, 0, request, Shared()))["config"] == state["config"]
+    request = replace(request, kept=Unfinished(tmp_path / ".scores.a.b.partial"))
+    right = lmeraser._accuracy(folder, request, Shared())
+    monkeypatch.setattr(lmeraser, "_accuracy_now", lambda *_: "computed")
+    assert lmeraser._accuracy(folder, request, Shared()) == right
+    assert lmeraser._accuracy(copy, request, Shared()) == "computed"
 
 
 def test_seeds_delete_other_images_and_systems_of_one_seed_the_same(tmp_path):

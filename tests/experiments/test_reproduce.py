@@ -1,7 +1,10 @@
 """reproduce.py from end to end on digits: what it keeps, refuses and names."""
 
+import json
 import re
 import shlex
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +15,11 @@ import loraprune
 import reproduce
 from data import Source
 from tests.experiments.tables import SMALL, make, request_of
-from tests.helpers import call, one_line, shell
+from tests.helpers import call, dies, files, killed, one_line, shell
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
+from unlearning.core.locks import locked
+from unlearning.evaluation import network
 from unlearning.experiments import prunelora
 from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
@@ -42,6 +47,52 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     code, line = one_line(reproduce, capsys, "prunelora", *fewer)
     assert code == 2 and "would lose 2 seeds of it" in line
     assert (tmp_path / "results/prunelora-quick-digits/result.json").read_text(encoding="utf-8") == before
+
+
+def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_path, monkeypatch, capsys):
+    """Killed between its result and what is drawn from it. The second waits for the first's results, and doesn't replace
+    them where they are more than its own by then."""
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    scored, score = [], network.score
+    monkeypatch.setattr(network, "score", lambda *given: scored.append(1) or score(*given))
+    monkeypatch.setattr("unlearning.reports.figures.pictures", lambda rows: {})  # they take a second
+    folder = tmp_path / "results/prunelora-quick-subset-200-digits"
+
+    def table():
+        return make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1", "--subset", "200")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_drawings", killed)
+        assert dies(table)
+    assert "result.json" in files(folder) and "README.md" not in files(folder)
+    capsys.readouterr()
+    first = table()
+    assert scored == [] and capsys.readouterr().err.count("there already: ") == 3
+    assert set(folders.FILES.values()) <= files(folder).keys()
+    assert not [name for name in files(tmp_path) if "/." in name]
+
+    ends = []
+
+    def second():
+        try:
+            ends.append(table()["rows"])
+        except UserError as error:
+            ends.append(str(error))
+
+    more = first | {"rows": [row | {"n": 2} for row in first["rows"]]}
+    for written in (first, more):
+        with locked(folder):
+            thread, said = threading.Thread(target=second), ""
+            thread.start()
+            while "waiting for it" not in said and thread.is_alive():
+                time.sleep(0.02)
+                said += capsys.readouterr().err
+            assert thread.is_alive()
+            (folder / "result.json").write_text(json.dumps(written), encoding="utf-8")
+        thread.join()
+    assert len(scored) == 6 and ends[0] == first["rows"]  # to the last bit, though those were read back
+    assert "this would lose 2 seeds of it" in ends[1]
+    assert results.read(folder / "result.json") == more
 
 
 def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """A table's folder: what lies in it, what redrawing refuses, and the page of all results."""
 
 import json
+import threading
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.helpers import files, full_disk
 from tests.reports.test_tables import metric
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_text
+from unlearning.core.locks import locked
 from unlearning.reports import folders, pages, results
 
 
@@ -67,19 +69,68 @@ def test_the_page_of_all_results_lists_tables_and_benchmarks_and_replaces_nobody
     assert pages.write_index(tmp_path) is None and page.read_text(encoding="utf-8") == "# My own notes\n"
 
 
+def test_the_page_of_all_results_misses_no_table_that_another_process_has_just_listed(result, tmp_path):
+    """It is made again from the files once the other one has written it."""
+    folders.write(result, tmp_path / "t")
+    with locked(tmp_path / "README.md"):
+        thread = threading.Thread(target=pages.write_index, args=(tmp_path,))
+        thread.start()
+        thread.join(0.2)
+        folders.write(result, tmp_path / "u")
+        assert thread.is_alive() and not (tmp_path / "README.md").exists()
+    thread.join()
+    assert "[u](u/)" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 def test_somebodys_own_files_are_not_replaced(result, tmp_path):
     (tmp_path / "t").mkdir()
     write_text(tmp_path / "t/README.md", "# My project\n")
     write_text(tmp_path / "t/result.json", results.dump(result))
-    for path in (tmp_path / "t", tmp_path / "t/result.json"):
+    for path, overwrite in ((tmp_path / "t", False), (tmp_path / "t/result.json", False), (tmp_path / "t", True)):
         with pytest.raises(UserError, match="has files of its own"):
-            folders.redraw(path, overwrite=False)
+            folders.redraw(path, overwrite)
     with pytest.raises(UserError, match="has files of its own"):
         folders.check_ours(tmp_path / "t")
     assert (tmp_path / "t/README.md").read_text(encoding="utf-8") == "# My project\n"
     folders.check_ours(tmp_path / "new")
-    folders.redraw(tmp_path / "t", overwrite=True)
+    (tmp_path / "t/README.md").unlink()
+    folders.redraw(tmp_path / "t", overwrite=False)
     folders.check_ours(tmp_path / "t")
+    for name in ("rows.csv", "tables.tex"):
+        ours = (tmp_path / "t" / name).read_bytes()
+        write_text(tmp_path / "t" / name, "mine,and,not,yours\n")
+        with pytest.raises(UserError, match=rf"has files of its own \({name}\)"):
+            folders.redraw(tmp_path / "t", overwrite=True)
+        (tmp_path / "t" / name).write_bytes(ours)
+    write_text(tmp_path / "t/result.json", '{"my": "settings"}')
+    with pytest.raises(UserError, match="not a result file"):
+        folders.check_ours(tmp_path / "t")
+    with pytest.raises(UserError, match=r"ends in .json"):
+        folders.redraw(tmp_path / "t/README.md", overwrite=True)
+
+
+def test_a_picture_of_somebody_elses_stays_and_the_folders_own_are_replaced(result, tmp_path):
+    """Pictures of earlier versions don't say whose they are, but the folder's page shows them."""
+    folders.write(result, tmp_path / "t")
+    picture = tmp_path / "t/figures/metrics.png"
+    drawn = picture.read_bytes()
+    picture.write_bytes(b"of an earlier version")
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert picture.read_bytes() == drawn
+    (tmp_path / "u/figures").mkdir(parents=True)
+    (tmp_path / "u/figures/metrics.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"metrics.png is not a picture that was drawn here"):
+        folders.write(result, tmp_path / "u")
+    assert (tmp_path / "u/figures/metrics.png").read_bytes() == b"mine"
+
+
+def test_a_killed_run_leaves_no_part_in_the_folder_of_the_next(result, tmp_path):
+    folders.write(result, tmp_path / "t")
+    before = files(tmp_path)
+    for name in ("t/.result.json.7.tmp", "t/figures/.metrics.png.7.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert files(tmp_path) == before
 
 
 def test_a_broken_neighbour_is_left_out_of_the_list(result, tmp_path, capsys):

@@ -131,6 +131,14 @@ def recover(path: Path) -> None:
             _remove(place)
 
 
+def recover_within(folder: Path) -> None:
+    """`recover` for every file in a folder. Only for who holds the lock on the folder."""
+    pattern = re.compile(rf"\.(.+)\.\d+\.({MOVES}|{OLD}|{PART}|{LIST})")
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in {match[1] for each in names if (match := pattern.fullmatch(each))}:
+        recover(folder / name)
+
+
 def is_interrupted(path: Path) -> bool:
     """True where `path` is being replaced, or its process was killed while it did that."""
     return any(match[2] == MOVES for match in _aside_of(path))

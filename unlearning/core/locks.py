@@ -58,6 +58,21 @@ def is_held(path: Path) -> bool:
     return _place(path).exists()
 
 
+def is_locked_now(path: Path) -> bool:
+    """True while another process holds the lock on `path`."""
+    from filelock import FileLock, Timeout
+
+    place = _place(path)
+    if not place.exists():
+        return False
+    try:
+        with FileLock(place).acquire(timeout=0), contextlib.suppress(OSError):
+            place.unlink()
+    except (Timeout, OSError):
+        return True
+    return False
+
+
 def _place(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 

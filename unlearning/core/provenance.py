@@ -1,6 +1,7 @@
 """Where a number comes from: date, versions, hardware."""
 
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
@@ -34,6 +35,14 @@ def commit() -> str:
     if Path(top).resolve() != ROOT:
         return "unknown"
     return f"{digits} + changes" if changed else digits
+
+
+def code_digest() -> str:
+    """SHA-256 of this project's code as it lies there, changed or not."""
+    found = hashlib.sha256()
+    for path in sorted([*ROOT.glob("*.py"), *(ROOT / "unlearning").rglob("*.py")]):
+        found.update(f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
 
 
 def _git(*words: str) -> str | None:

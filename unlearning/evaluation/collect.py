@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
@@ -32,11 +33,12 @@ from unlearning.evaluation.entries import (
     tagged,
 )
 from unlearning.evaluation.flags import Scoring
+from unlearning.evaluation.unfinished import circumstances
 from unlearning.exact import learners
 from unlearning.metrics import statistics
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import originals
-from unlearning.vision.identity import canonical, first_parent, with_parent
+from unlearning.vision.identity import canonical, digest, first_parent, with_parent
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -68,15 +70,15 @@ def score_files(
     for sentence in other_recipes(entries):
         print(f"note: {sentence}", file=sys.stderr, flush=True)
     names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)
-    retrained: dict[tuple, torch.Tensor] = {}
+    scorer = _Scorer([entry.tensors for entry in entries], scoring, shared, beneath, keep)
     scored = []
     order = sorted(entries, key=lambda entry: entry.method != "retrain")  # others are measured from Retrain
     for place, entry in enumerate(order, 1):
-        others = [other.tensors for other in entries]
-        for row in _score_file(entry, retrained, others, scoring, shared, beneath, keep):
+        rows, before = scorer.score(entry)
+        for row in rows:
             named = {"dataset": tags[entry.images], "model": networks[entry.network]}
             scored.append(row | named | {"method": names[entry.key, row["forget"]]})
-        report_scored(entry.path, scoring.compute, f"{place} of {len(order)}: ")
+        report_scored(entry.path, scoring.compute, f"{'before, ' if before else ''}{place} of {len(order)}: ")
     retrains = {_pair(row): row for row in scored if row["entry"].method == "retrain"}
     for row in scored:
         original, retrain = _original_of(row, scored), retrains.get(_pair(row))
@@ -118,55 +120,118 @@ def _or_left_out(given: Sequence[Any], make: Callable[[Any], Entry]) -> list[Ent
     return found
 
 
-def _score_file(
-    entry: Entry,
-    retrained: dict[tuple, torch.Tensor],
-    states: list[dict[str, bytes]],
-    scoring: Scoring,
-    shared: Shared,
-    beneath: bool,
-    keep: Literal["answers", "pictures"] | None,
-) -> list[dict[str, Any]]:
-    """One row for each forget set of the file. A Retrain's answers are left in `retrained` for the files after it.
+class _Scorer:
+    """Scores one file after the other, Retrains first, for the files after them are measured from these.
 
-    states: digests of every file's tensors.
+    states: digests of every file's tensors. The others are `score_files`'s.
     """
-    dataset, model = scored_on(entry, dataset_of(entry, scoring, shared)), network_of(entry, scoring.told.own)
-    size = {"zeros": models.zeros(model), "bytes": _bytes(entry.path)}
-    compute = scoring.compute.placed(model)
-    model.to(compute.device)
-    shared.features.share_between(model, entry.tensors, states, dataset.train, compute)
-    logits = [predict(model, split, compute, shared.features) for split in (dataset.train, dataset.test)]
-    refuse_nan(entry.path, logits)
-    rows = []
-    for positions, tag in entry.forgets:
-        forget = own_positions(entry, positions)
+
+    def __init__(
+        self,
+        states: list[dict[str, bytes]],
+        scoring: Scoring,
+        shared: Shared,
+        beneath: bool,
+        keep: Literal["answers", "pictures"] | None,
+    ) -> None:
+        self.states, self.scoring, self.shared, self.beneath, self.keep = states, scoring, shared, beneath, keep
+        self.retrained: dict[tuple, tuple[str, torch.Tensor]] = {}  # Retrain's digest and answers on training images
+        self.skipped: list[Entry] = []  # files scored before a kill, whose layers the files after them share
+
+    def score(self, entry: Entry) -> tuple[list[dict[str, Any]], bool]:
+        """One row for each forget set of the file, and whether its scores were there from a command that was killed.
+
+        Accounts are made again from the kept answers, so that no image of a forget set lies in the folder of what is kept.
+        """
+        dataset = scored_on(entry, dataset_of(entry, self.scoring, self.shared))
+        for positions, tag in entry.forgets:
+            dataset.check_missing(own_positions(entry, positions), tag)
+        if self.keep and len(dataset.missing):
+            raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
+        sha = answers.folder_sha256(entry.path) if entry.path.is_dir() else entry.sha256 or sha256(entry.path)
+        key = self._key(entry, sha, dataset)
+        found = self.scoring.kept.find(key)
+        if before := found is not None:
+            self.skipped.append(entry)
+        else:
+            found = self.scoring.kept.keep(key, self._scores(entry, dataset))
+        if entry.method == "retrain":
+            self.retrained |= {pair: (sha, found["logits"][0]) for pair in _pairs(entry)}
+        rows = [
+            self._row(entry, dataset, positions, tag, found, scores)
+            for (positions, tag), scores in zip(entry.forgets, found["scores"], strict=True)
+        ]
+        return rows, before
+
+    def _key(self, entry: Entry, sha: str, dataset: data.Dataset) -> dict[str, Any]:
+        """What makes a file's scores."""
+        own = self.scoring.told.own
+        return {
+            "file": sha,
+            "network": [entry.key, entry.built, repr(self.scoring.told), own and own.sha256],
+            "data": [entry.images, dataset.missing.tolist()],
+            "forget": [(digest(positions), tag) for positions, tag in entry.forgets],
+            "from": [self.retrained[pair][0] if pair in self.retrained else None for pair in _pairs(entry)],
+            "flags": [self.scoring.attack, self.scoring.every_attack, self.beneath, bool(self.keep), entry.seed],
+            "where": circumstances(self.scoring.compute),
+        }
+
+    def _scores(self, entry: Entry, dataset: data.Dataset) -> dict[str, Any]:
+        """`precision`, `scores`, a pair of metrics and curves for each forget set, and `logits`, as far as these are needed:
+        float32 (N, C) of the training images for what is measured from a Retrain, for accounts of the test images too."""
+        for other in self.skipped:  # the same layers are cached as if they had been scored now, for the same bits
+            self._placed(other, scored_on(other, dataset_of(other, self.scoring, self.shared)))
+        self.skipped = []
+        model, compute = self._placed(entry, dataset)
+        logits = [predict(model, split, compute, self.shared.features) for split in (dataset.train, dataset.test)]
+        refuse_nan(entry.path, logits)
+        scores = []
+        for (positions, _), pair in zip(entry.forgets, _pairs(entry), strict=True):
+            forget = own_positions(entry, positions)
+            attack, every = self.scoring.attack, self.scoring.every_attack
+            found, curves = network.score(logits, dataset, forget, attack, every, entry.seed)
+            known = logits[0] if entry.method == "retrain" else self.retrained.get(pair, ("", None))[1]
+            if known is not None:
+                found |= network.distances(logits[0], known, forget)
+            if self.beneath:
+                under, more = network.beneath(model, dataset, forget, compute, self.shared.features)
+                found, curves = found | under, curves | more
+            if len(dataset.missing):
+                found, curves = network.without_forgotten(found, curves)
+            scores.append((found, curves))
+        kept = logits if self.keep else logits[:1] if entry.method == "retrain" else []
+        return {"precision": compute.precision, "scores": scores, "logits": kept, "zeros": models.zeros(model)}
+
+    def _placed(self, entry: Entry, dataset: data.Dataset) -> tuple[torch.nn.Module, Compute]:
+        """The network of a file on its device, the layers that it shares with others about to be cached."""
+        model = network_of(entry, self.scoring.told.own)
+        compute = self.scoring.compute.placed(model)
+        model.to(compute.device)
+        self.shared.features.share_between(model, entry.tensors, self.states, dataset.train, compute)
+        return model, compute
+
+    def _row(
+        self,
+        entry: Entry,
+        dataset: data.Dataset,
+        positions: torch.Tensor,
+        tag: str,
+        found: dict[str, Any],
+        scores: tuple[dict[str, Any], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """The row of a forget set. found: `_scores`; scores: its pair of this forget set."""
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
         row |= {
             "forget": tag,
-            "forgotten": dataset.in_words(forget, tag),
+            "forgotten": dataset.in_words(own_positions(entry, positions), tag),
             "entry": entry,
-            "precision": compute.precision,
+            "precision": found["precision"],
+            "metrics": scores[0] | entry.cost | {"zeros": found["zeros"], "bytes": _bytes(entry.path)},
+            "curves": scores[1],
         }
-        dataset.check_missing(forget, tag)
-        found, row["curves"] = network.score(logits, dataset, forget, scoring.attack, scoring.every_attack, entry.seed)
-        if entry.method == "retrain":
-            retrained[_pair(row)] = logits[0]
-        if _pair(row) in retrained:
-            found |= network.distances(logits[0], retrained[_pair(row)], forget)
-        if beneath:
-            under, curves = network.beneath(model, dataset, forget, compute, shared.features)
-            found |= under
-            row["curves"] |= curves
-        if len(dataset.missing):
-            found, row["curves"] = network.without_forgotten(found, row["curves"])
-        row["metrics"] = found | entry.cost | size
-        if keep and len(dataset.missing):
-            raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
-        if keep:
-            row |= answers.of_network(entry, logits, dataset, positions, keep == "pictures")
-        rows.append(row)
-    return rows
+        if self.keep:
+            row |= answers.of_network(entry, found["logits"], dataset, positions, self.keep == "pictures")
+        return row
 
 
 def network_of(entry: Entry, own: OwnNetwork | None = None) -> torch.nn.Module:
@@ -266,6 +331,11 @@ def _accompanied(entry: Entry, entries: Sequence[Entry]) -> tuple[tuple[torch.Te
     have = {tag for other in wanted if other.method == entry.method for _, tag in other.forgets}
     sets = {tag: (forget, tag) for other in wanted for forget, tag in other.forgets if tag not in have}
     return tuple(pair for tag, pair in sets.items() if entry.forget_tag in (None, tag))
+
+
+def _pairs(entry: Entry) -> list[tuple]:
+    """`_pair` of each of the file's rows."""
+    return [(*entry.network, tag, entry.seed) for _, tag in entry.forgets]
 
 
 def _pair(row: dict[str, Any]) -> tuple:

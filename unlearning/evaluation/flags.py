@@ -7,6 +7,7 @@ from pathlib import Path
 import data
 from unlearning.core.device import Compute
 from unlearning.core.flags import QUIET, Parser, add_cache_flag, add_device_flags
+from unlearning.evaluation.unfinished import Unfinished
 from unlearning.images import forgetting
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.originals import Told
@@ -20,7 +21,7 @@ class Scoring:
 
     weights: folder in which Original and Retrain are looked for. attack: one of ATTACKS. every_attack: also each attack
     feature with each attacker. source, forget: for files that don't say on which data, and to forget what. told: what
-    networks from elsewhere don't say.
+    networks from elsewhere don't say. kept: scores of a killed run of the same command.
     """
 
     compute: Compute
@@ -31,6 +32,7 @@ class Scoring:
     source: data.Source | None = None
     forget: forgetting.ForgetRequest | None = None
     told: Told = field(default_factory=Told)
+    kept: Unfinished = field(default_factory=Unfinished)
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "Scoring":

@@ -1,11 +1,19 @@
 """The files that evaluate.py reads and writes, as its command line names them."""
 
 import argparse
+import contextlib
 import glob
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from unlearning.core.errors import UserError
-from unlearning.reports import answers
+from unlearning.core.files import recover_within
+from unlearning.core.locks import locked
+from unlearning.evaluation.unfinished import Unfinished, removed_if_empty
+from unlearning.reports import answers, tables
+
+CODE = (".py", ".pyi", ".ipynb", ".c", ".cpp", ".h", ".cu", ".sh", ".toml", ".yaml", ".yml")  # endings of sources
 
 
 def matching(pattern: Path) -> list[Path]:
@@ -23,23 +31,83 @@ def picture_files(args: argparse.Namespace) -> dict[Path, tuple[Path, Path]]:
     return {path: answers.picture_files(args.plots, path) for path in paths}
 
 
-def check(args: argparse.Namespace, texts: list[Path], pictures: dict[Path, tuple[Path, Path]]) -> None:
-    """Raise UserError where a file that is to be written is named twice, or there already."""
+def named(args: argparse.Namespace) -> list[Path]:
+    """The files and the folder that the flags name to be written."""
+    return [path for name in (*tables.FORMS, "html", "plots") if (path := getattr(args, name))]
+
+
+@contextlib.contextmanager
+def held(args: argparse.Namespace) -> Iterator[None]:
+    """Hold the locks on what is to be written, after `check`, in one order for all commands; folders that are made for them
+    and stay empty go."""
+    paths = sorted({path.resolve(): path for path in named(args)}.items())
+    with removed_if_empty([path.parent for path in named(args)]), contextlib.ExitStack() as locks:
+        for _, path in paths:
+            locks.enter_context(locked(path))
+        if args.plots:
+            recover_within(args.plots)
+        yield
+
+
+def check(args: argparse.Namespace, pictures: dict[Path, tuple[Path, Path]], kept: Unfinished) -> None:
+    """Raise UserError where a file that is to be written is named twice, is read, or may not be replaced.
+
+    pictures: what `picture_files` says. kept: of this command, which knows the outputs that it has begun before a kill.
+    """
     if args.pictures and not (args.html or args.plots):
         raise UserError("--pictures shows images in --html FILE or --plots FOLDER: give one of them")
-    if args.plots and args.plots.is_file():
-        raise UserError(f"{args.plots} is a file; --plots names a folder")
-    if args.plots and any(args.plots.glob("*.png")) and not args.overwrite:
-        raise UserError(f"{args.plots} holds pictures; --overwrite replaces those of the same names")
     plots = [path.resolve() for pair in pictures.values() for path in pair]
-    given = {path.resolve() for path in args.checkpoints}
-    written = [*(path.resolve() for path in (*texts, *([args.html] if args.html else []))), *plots]
+    if args.plots:
+        _check_folder(args.plots, args.overwrite or kept.has_begun(args.plots))
+    texts = [path.resolve() for path in named(args) if path != args.plots]
+    written, read = texts + plots, _read(args)
     for path in written:
-        if path in given or written.count(path) > 1:
-            raise UserError(f"{path} would be written twice, or over a checkpoint")
+        if path in read or written.count(path) > 1:
+            raise UserError(f"{path} would be written twice, or over what is read")
         if args.plots and path.suffix == ".png" and path.parent == args.plots.resolve() and path not in plots:
             raise UserError(f"{path} lies in the folder of --plots, whose pictures may have that name")
-        if path.is_dir():
-            raise UserError(f"{path} is a folder, not a file to write")
-        if path.exists() and not args.overwrite:
-            raise UserError(f"{path} exists; --overwrite replaces it")
+    for path in texts:
+        _check_text(path, args.overwrite or kept.has_begun(path))
+
+
+def _check_folder(folder: Path, replace: bool) -> None:
+    """Raise UserError where pictures can't go into a folder, or replace what lies there. replace: whether they may."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; --plots names a folder")
+    if any(folder.glob("*.png")) and not replace:
+        raise UserError(f"{folder} holds pictures; --overwrite replaces those of the same names that were drawn here")
+
+
+def _check_text(path: Path, replace: bool) -> None:
+    """Raise UserError where a text can't take the place of `path`. replace: whether it may, if that is a text."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a file to write")
+    if not path.exists():
+        return
+    if not replace:
+        raise UserError(f"{path} exists; --overwrite replaces it")
+    if not path.is_file() or path.suffix in CODE or _is_binary(path):
+        raise UserError(f"{path} is a checkpoint, a picture or code: --overwrite replaces texts alone")
+
+
+def _is_binary(path: Path) -> bool:
+    """True for what has a zero among its first bytes, as checkpoints, archives and pictures do, and no text in UTF-8."""
+    with path.open("rb") as file:
+        return b"\0" in file.read(8192)
+
+
+def _read(args: argparse.Namespace) -> set[Path]:
+    """The files that the other flags name, all of which may be read; a word may have a kind before its file's name, or a
+    function after it."""
+    outputs = (*tables.FORMS, "html", "plots")
+    values: list[Any] = [value for name, value in vars(args).items() if name not in outputs]
+    words = [str(word) for value in values for word in (value if isinstance(value, list) else [value])]
+    parts = {part for word in words for part in (word, word.partition(":")[2], word.rpartition(":")[0]) if part}
+    return {Path(part).resolve() for part in parts if _exists(part)}
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # a word that can't be a name
+        return False

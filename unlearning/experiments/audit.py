@@ -19,10 +19,12 @@ from unlearning.core.errors import UserError
 from unlearning.evaluation import network
 from unlearning.evaluation.collect import network_of, refuse_nan, report_scored
 from unlearning.evaluation.entries import Entry, dataset_of, describe, forget_sets, labels
+from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments import prunelora
 from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.metrics import populations, predictions, statistics
+from unlearning.vision.identity import digest
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -100,13 +102,27 @@ def compare(answers: Sequence[Answers], reference: Sequence[Answers]) -> dict[st
 
 def _answers(entry: Entry, request: Request, shared: Shared) -> dict[str, Answers]:
     """What one network answers, for each of its forget sets by tag. Raises UserError where it answers NaN."""
-    dataset, model = dataset_of(entry, request.scoring, shared), network_of(entry, request.told.own)
+    dataset = dataset_of(entry, request.scoring, shared)
     dataset.check_missing(entry.forget[:0], "an audit looks at all of them")
+    key = {
+        "file": entry.sha256,
+        "network": [entry.key, repr(request.told)],
+        "data": dataset.fingerprint,
+        "forget": [(digest(positions), tag) for positions, tag in entry.forgets],
+        "where": circumstances(request.scoring.compute),
+    }
+    found = request.kept.once(key, lambda: _asked(entry, dataset, request))
+    report_scored(entry.path, request.scoring.compute)
+    return found
+
+
+def _asked(entry: Entry, dataset: data.Dataset, request: Request) -> dict[str, Answers]:
+    """`_answers`, asked of the network now."""
+    model = network_of(entry, request.told.own)
     compute = request.scoring.compute.placed(model)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
     train_logits, test_logits = (predict(model, split, compute) for split in (dataset.train, test))
     refuse_nan(entry.path, [train_logits, test_logits])
-    report_scored(entry.path, compute)
     truth, answers = dataset.train.labels, {}
     train_margins, test_margins = predictions.margin(train_logits, truth), predictions.margin(test_logits, test.labels)
     for forget, tag in entry.forgets:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from unlearning.evaluation.answers import folder_sha256
+from unlearning.evaluation.unfinished import Unfinished, circumstances
 from unlearning.experiments.plan import chosen
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.language import rows as language_rows
@@ -127,7 +129,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) ->
     """The table's rows, with `task` and `share` beside what all have. paths: cell by cell the adapters of its methods."""
     left, rows = iter(paths), []
     for cell in plan.cells:
-        rows += _score_cell(cell, dict(zip(cell.methods, left, strict=False)), place_of(request, shared))
+        rows += _score_cell(cell, dict(zip(cell.methods, left, strict=False)), place_of(request, shared), request.kept)
         if not request.quiet:
             print(f"scored {cell.task} {cell.kind}{cell.share} s{cell.seed}", file=sys.stderr, flush=True)
     same = ("model", "dataset", "task", "share", "method")
@@ -137,12 +139,12 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) ->
     return found
 
 
-def _score_cell(cell: Cell, folders: dict[str, Path], place: Place) -> list[Row]:
+def _score_cell(cell: Cell, folders: dict[str, Path], place: Place, kept: Unfinished) -> list[Row]:
     """A row for each adapter of a cell, and for the base alone."""
     records = {method: read_record(folder) for method, folder in folders.items()}
     before = [tuple(row) for row in records["retrain"]["ledger"][-1]["before"]]
-    scored = {method: scores.score(folder, records[method], before, place) for method, folder in folders.items()}
-    scored[NONE] = scores.score(None, records["corrupted"], before, place)
+    scored = {method: _score(folder, records[method], before, place, kept) for method, folder in folders.items()}
+    scored[NONE] = _score(None, records["corrupted"], before, place, kept)
     full, rows = records["retrain"]["ledger"][-1]["cost"]["seconds"], []
     for method, result in scored.items():
         scores.compare(result, scored["corrupted"], scored["retrain"])
@@ -168,6 +170,15 @@ def _score_cell(cell: Cell, folders: dict[str, Path], place: Place) -> list[Row]
             }
         )
     return rows
+
+
+def _score(
+    folder: Path | None, record: dict[str, Any], before: Sequence[Any], place: Place, kept: Unfinished
+) -> scores.Scored:
+    """`scores.score`, unless it was kept when the table was killed."""
+    adapter = folder and folder_sha256(folder)
+    key = {"adapter": adapter, "record": record, "before": before, "where": circumstances(place.compute)}
+    return kept.once(key, lambda: scores.score(folder, record, before, place))
 
 
 def add_undone(rows: list[Row]) -> None:

@@ -19,7 +19,9 @@ import data
 import models
 from unlearning.core.errors import UserError
 from unlearning.core.files import replacing
+from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.collect import report_scored
+from unlearning.evaluation.unfinished import circumstances
 from unlearning.exact import learners
 from unlearning.exact.learning import made_from
 from unlearning.exact.selection import ImageRequest
@@ -214,6 +216,12 @@ def _is_of(copy: dict[str, Any], state: dict[str, Any]) -> bool:
 
 def _accuracy(folder: Path, request: Request, shared: Shared) -> float:
     """Accuracy in percent on the test images."""
+    where = {"images": repr(request.source), "where": circumstances(request.scoring.compute)}
+    return request.kept.once({"system": folder_sha256(folder), **where}, lambda: _accuracy_now(folder, request, shared))
+
+
+def _accuracy_now(folder: Path, request: Request, shared: Shared) -> float:
+    """`_accuracy`, computed."""
     content = assemble(folder)
     model = learners.build(content, folder)
     test = shared.load(data.Source.of(content["data"], request.source.data_dir)).test

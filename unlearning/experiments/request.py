@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from unlearning.core.device import Compute, resolve_device
 from unlearning.core.errors import UserError
 from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
+from unlearning.evaluation.unfinished import Unfinished
 from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES
 from unlearning.images import classes, forgetting
 from unlearning.networks.own import OwnNetwork
@@ -36,7 +37,7 @@ class Request:
     these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
     forgets both. images: named or counted, in the place of the share. cache: MiB for outputs of frozen layers. class_words:
     the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where
-    they were read to do so; images_tag: what files call `images`.
+    they were read to do so; images_tag: what files call `images`. kept: scores of a killed run.
     """
 
     table: str
@@ -64,6 +65,7 @@ class Request:
     forget_classes: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
     images_tag: str = ""
+    kept: Unfinished = field(default_factory=Unfinished)
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -163,7 +165,7 @@ class Request:
         """How the checkpoints are scored; they say themselves what they have forgotten."""
         compute = Compute(resolve_device(self.device), self.precision, self.weights, self.quiet)
         data_dir = self.source.data_dir
-        return Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told)
+        return Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told, kept=self.kept)
 
     def on_validation_images(self) -> "Request":
         """The same, scored on a tenth of the training images that nothing is trained on, as tunings are."""

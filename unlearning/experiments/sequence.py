@@ -5,6 +5,7 @@ what was forgotten earlier has come back.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 import data
 import models
 from unlearning.core import names
+from unlearning.core.files import sha256
 from unlearning.evaluation.collect import score_files
+from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.plan import chosen, from_scratch, handed_on, planned, started_from
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
@@ -87,7 +90,9 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
         checkpoint = models.load_checkpoint(path)
         if checkpoint["method"] == "original":
             continue
-        found = earlier(checkpoint, path, dataset, order, request, shared)
+        made_from = {"earlier": sha256(path), "order": order, "data": dataset.fingerprint, "network": repr(request.told)}
+        where = {"where": circumstances(request.scoring.compute)}
+        found = request.kept.once(made_from | where, partial(earlier, checkpoint, path, dataset, order, request, shared))
         key = (checkpoint["network"]["name"], checkpoint["method"], checkpoint["forget_tag"])
         answered.setdefault(key, []).append(found)
     for row in rows:

@@ -19,7 +19,7 @@ The pictures of a network's answers, one by one, are in answer_figures.py.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ from unlearning.reports.style import (
     LOOK,
     MAX_HEIGHT,
     axis_range,
+    check_own,
     fits,
     grid,
     legend,
@@ -75,9 +76,14 @@ class Picture(NamedTuple):
     alone: bool = False
 
 
-def draw(rows: list[Any], folder: str | Path) -> list[Path]:
-    """Write every picture that the rows have something for into `folder`, as PNG files: their paths."""
+def draw(rows: list[Any], folder: str | Path, known: Iterable[str] = ()) -> list[Path]:
+    """Write every picture that the rows have something for into `folder`, as PNG files: their paths.
+
+    known: names of pictures of earlier versions, which don't say that this project has drawn them. Raises UserError, and
+    writes none, where one would replace a file of somebody else's.
+    """
     drawn = pictures(rows)
+    check_own(Path(folder) / name for name in drawn.keys() - set(known))
     for name, content in drawn.items():
         write_bytes(Path(folder) / name, content)
     return [Path(folder) / name for name in drawn]

@@ -5,16 +5,20 @@ results/<table>/result.json, README.md, rows.csv, tables.tex, figures/*.png
 results/benchmarks/<name>.json
 """
 
+import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, write_bytes, write_text
+from unlearning.core.files import first_line, recover_within, write_bytes, write_text
+from unlearning.core.locks import locked
 from unlearning.reports import results, tables
 
 FILES = {"json": "result.json", "markdown": "README.md", "csv": "rows.csv", "latex": "tables.tex"}  # form: file
+STARTS = {"csv": "dataset,model,forget,method,epochs,n,command", "latex": r"% \usepackage{booktabs,graphicx}"}  # of ours
 BENCHMARKS = "benchmarks"
 PAGE = "README.md"
 HEAD = "# Results\n\nEach number comes from a result.json, and tables and pictures are drawn from it alone.\n"
@@ -23,24 +27,49 @@ HEAD = "# Results\n\nEach number comes from a result.json, and tables and pictur
 def place(path: Path) -> tuple[Path, Path]:
     """(result file, its folder) of a folder of results or of a result file; x.json belongs to the folder x.
 
-    Raises UserError for a file without an ending, whose folder would have its own name.
+    Raises UserError for a file whose name doesn't end in .json.
     """
     if path.is_dir():
         return path / FILES["json"], path
-    if not path.suffix:
+    if path.suffix != ".json":
         raise UserError(f"{path}: the name of a result file ends in .json")
     return path, path.parent if path.name == FILES["json"] else path.with_suffix("")
 
 
 def check_ours(folder: Path) -> None:
-    """Raise UserError where a folder, which is to be written, has files that this project hasn't written there."""
-    drawn, pages = _drawn(folder), (FILES["markdown"], FILES["csv"], FILES["latex"])
-    if any((folder / name).exists() for name in pages) and drawn is None:
-        raise UserError(f"{folder} has files of its own ({', '.join(pages)}): --overwrite replaces them")
+    """Raise UserError where a folder, which is to be written, has files that this project hasn't written there, for nothing
+    replaces these: the result is read, and the others say by their beginning whose they are."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, where a folder of results is to be")
+    if (folder / FILES["json"]).exists():
+        results.read(folder / FILES["json"])
+    strange = [FILES["markdown"]] if (folder / FILES["markdown"]).exists() and _drawn(folder) is None else []
+    strange += [FILES[form] for form, start in STARTS.items() if not _starts_with(folder / FILES[form], start)]
+    if strange:
+        raise UserError(f"{folder} has files of its own ({', '.join(strange)}): move them elsewhere, or write elsewhere")
+
+
+def _starts_with(path: Path, start: str) -> bool:
+    """True of a text file with this beginning, and where there is nothing."""
+    if not path.exists():
+        return True
+    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(len(start)) == start
+    return False
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the lock on a table's folder, cleared of what killed processes have left in it. Raises as `check_ours`."""
+    with locked(folder):
+        for each in (folder, folder / "figures"):
+            recover_within(each)
+        check_ours(folder)
+        yield
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
-    """Write every file of a table's folder, the result itself first, which may have taken days."""
+    """Write every file of a table's folder, the result itself first, which may have taken days. Only for who holds it."""
     before = _drawn(folder) or []
     write_text(folder / FILES["json"], results.dump(result))
     _write_drawn(_drawings(result), folder, before)
@@ -56,8 +85,14 @@ def _drawings(result: dict[str, Any]) -> tuple[dict[str, memoryview], dict[str, 
 
 
 def _write_drawn(drawn: tuple[dict[str, memoryview], dict[str, str]], folder: Path, before: list[str]) -> None:
-    """Write `_drawings` into a folder. before: the pictures that its page showed; those that this table no longer has go."""
+    """Write `_drawings` into a folder. before: the pictures that its page showed; those that this table no longer has go.
+
+    Raises UserError where a picture would replace one that neither was there before nor says that it was drawn here.
+    """
+    from unlearning.reports import style  # matplotlib
+
     pictures, texts = drawn
+    style.check_own(folder / "figures" / name for name in pictures.keys() - set(before))
     for name, content in pictures.items():
         write_bytes(folder / "figures" / name, content)
     for name in set(before) - pictures.keys():
@@ -84,17 +119,19 @@ def redraw(path: Path, overwrite: bool) -> Path:
     file, folder = place(path)
     result = results.read(file)
     there = folder / FILES["json"]
-    if not overwrite:
-        if there != file and there.exists() and results.read(there) != result:
+    check_ours(folder)
+    with held(folder):
+        if not overwrite and there != file and there.exists() and results.read(there) != result:
             raise UserError(f"{there} is another result; --overwrite replaces it")
-        check_ours(folder)
-    try:
-        drawn = _drawings(result)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"{file} is not a result that can be drawn ({type(error).__name__}: {first_line(error)})") from None
-    before = _drawn(folder) or []
-    write_text(there, results.dump(result))
-    _write_drawn(drawn, folder, before)
+        try:
+            drawn = _drawings(result)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise UserError(
+                f"{file} is not a result that can be drawn ({type(error).__name__}: {first_line(error)})"
+            ) from None
+        before = _drawn(folder) or []
+        write_text(there, results.dump(result))
+        _write_drawn(drawn, folder, before)
     return folder
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
+from unlearning.core.locks import locked
 from unlearning.reports import folders, results, tables
 from unlearning.reports.columns import COLUMNS
 
@@ -36,13 +37,15 @@ def refresh(root: Path) -> list[Path]:
 
 def write_index(root: Path) -> Path | None:
     """Write the page of all results below `root`: its path, None where it stays as it was or is somebody's own."""
-    page, now = root / folders.PAGE, folders.index(root)
+    page = root / folders.PAGE
     if page.is_dir():
         return None
-    before = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
-    if before == now or (before and not before.startswith(folders.HEAD)):
-        return None
-    write_text(page, now)
+    with locked(page):  # another process may list a table that isn't there yet
+        now = folders.index(root)
+        before = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+        if before == now or (before and not before.startswith(folders.HEAD)):
+            return None
+        write_text(page, now)
     return page
 
 
