@@ -4,7 +4,9 @@ import contextlib
 import errno
 import functools
 import http.server
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -131,6 +133,27 @@ def lines_of(card):
 def files(folder):
     """{path below the folder: bytes} of every file in it."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OPERATIONS = [(os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_text"), (shutil, "rmtree")]
+
+
+def killed_at(step, action):
+    """Carry out an action in a process that dies before its operation number `step` on files: True if it came to that."""
+    child = os.fork()
+    if not child:
+        try:
+            left = itertools.count(step, -1)
+            for owner, name in OPERATIONS:
+                real = getattr(owner, name)
+                setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else os._exit(9))
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
 
 
 @contextlib.contextmanager

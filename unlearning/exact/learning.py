@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import warnings
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from unlearning.vision.snapshots import Snapshot
 from unlearning.vision.train import fit
 
 STARTUP = 15  # seconds that processes must save to be started
+PAUSE = 1.0  # seconds of training that a kill may cost: a snapshot, which is written then, takes some milliseconds
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Part:
-    """What one learner is trained from: the frozen backbone, the part's number and images, its unfinished training, and
-    what images look like."""
+    """What one learner is trained from: the frozen backbone, the part's number and images, what images look like, and its
+    unfinished training."""
 
     backbone: learners.Backbone
     number: int
     images: data.Split
-    snapshot: Snapshot | None
     flip: bool
     shape: list[int]
     classes: int
     work: Work
+    snapshot: Snapshot | None = None
 
 
 def train_parts(
@@ -75,11 +77,9 @@ def train_parts(
     started = clock(device)
     flip = dataset.flip and not work.settings.get("no_flip")  # systems of earlier versions don't know it
     shown = (flip, state["shape"], state["classes"], work)
-    snapshots = {
-        k: storage.PartSnapshot(folder / (name + storage.PARTIAL), storage.key_of(state, k, members[k]), overwrite=True)
-        for k, name in files.items()
-    }
-    missing = [Part(backbone, k, dataset.train.take(members[k]), snapshots[k], *shown) for k in files if k not in done]
+    unfinished = {k: (folder / (name + storage.PARTIAL), storage.key_of(state, k, members[k])) for k, name in files.items()}
+    snapshots = {k: storage.PartSnapshot(*file, overwrite=True, pause=PAUSE) for k, file in unfinished.items()}
+    missing = [Part(backbone, k, dataset.train.take(members[k]), *shown, snapshots[k]) for k in files if k not in done]
     bar = tqdm(total=len(missing), desc="parts", unit=" parts", leave=False, disable=work.compute.quiet or None)
     with bar, contextlib.closing(_learn_all(missing, work)) as learning:
         for learned in learning:
@@ -110,12 +110,19 @@ def _learn_all(parts: list[Part], work: Work) -> Generator[dict[str, Any], None,
     left = first["seconds"] * sum(len(part.images) for part in parts) / len(parts[0].images) - first["seconds"]
     jobs = work.jobs or (joblib.cpu_count() if work.compute.device == "cpu" else 1)
     jobs = jobs if left * (1 - 1 / jobs) > STARTUP else 1
-    learned = joblib.Parallel(jobs, return_as="generator")(joblib.delayed(learn)(part) for part in parts[1:])
+    task = joblib.delayed(learn if jobs == 1 else _learn_apart)
+    learned = joblib.Parallel(jobs, return_as="generator")(task(part) for part in parts[1:])
     try:
         yield from learned
     finally:
         with warnings.catch_warnings(action="ignore"):  # that there were more to come is what stopping means
             learned.close()  # ends the processes
+
+
+def _learn_apart(part: Part) -> dict[str, Any]:
+    """`learn` in a process of its own, with a lock for tqdm that leaves nothing behind, and no warning, if that is killed."""
+    tqdm.set_lock(threading.RLock())
+    return learn(part)
 
 
 def learn(part: Part) -> dict[str, Any]:

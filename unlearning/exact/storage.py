@@ -25,17 +25,17 @@ SYSTEM = "system.pth"
 PARTIAL = ".partial"
 PART = re.compile(r"part_(\d{4,})_(\d{4,})\.pth")
 ASIDE = re.compile(rf"\.((?:part_\d{{4,}}_\d{{4,}}|system)\.pth(?:{re.escape(PARTIAL)})?)\.\d+\.(?:tmp|old|moves|list)")
-PAUSE = 1.0  # seconds of training between two snapshots of a part: one costs some milliseconds
 
 
 @dataclass(frozen=True)
 class PartSnapshot(Snapshot):
     """The unfinished training of a part: written once in `pause` seconds at most, by a process whose parent still lives.
 
-    parent: the process that trains the system, by number: another command may be at work once that is gone.
+    pause: in seconds of training. parent: the process that trains the system, by number: once that is gone another command
+    may be at work.
     """
 
-    pause: float = PAUSE
+    pause: float = field(kw_only=True)
     parent: int = field(default_factory=os.getpid)
 
     def write(self, model: Any, optimizer: Any, scheduler: Any, epoch: int, seconds: float) -> None:
