@@ -174,7 +174,7 @@ def test_several_processes_give_the_same_bits(backbone, systems, tmp_path, monke
     write_torch(snapshot, read_torch(snapshot) | {"seconds": 5000.0})
     monkeypatch.setattr(learning, "STARTUP", 0)
     two = train(lmeraser, backbone, tmp_path / "two", "--jobs", 2)
-    assert asked == [1, 2] and len(write) == 1 and not list(two.glob("*.partial"))
+    assert asked == [1, 1, 2] and len(write) == 1 and not list(two.glob("*.partial"))
     assert read_torch(two / "part_0001_0000.pth")["seconds"] > 5000 < read_system(two)["cost"]["seconds"]
     assert same(learned(systems[lmeraser]), learned(two)) and same(learned(one), learned(two))
     assert read_system(two)["cost"]["sample_epochs"] == read_system(one)["cost"]["sample_epochs"]
@@ -592,6 +592,7 @@ def test_overwriting_replaces_nothing_but_a_system(backbone, copy, tmp_path):
     (holds / "notes.txt").unlink()
     own = shutil.copy(backbone, holds / "part_0000_0009.pth")
     whole = shutil.copytree(holds, tmp_path / "whole", ignore=lambda *_: [Path(own).name])
+    delete(sisa, whole, "--ids", *full(private(whole, 1)))
     before = files(tmp_path)
     for output, more, message in (
         (folder, (), "isn't replaced: notes.txt in it is no file of that system"),

@@ -120,7 +120,7 @@ def _learn_all(parts: list[Part], work: Work) -> Generator[dict[str, Any], None,
 
 
 def _learn_apart(part: Part) -> dict[str, Any]:
-    """`learn` in a process of its own, with a lock for tqdm that leaves nothing behind, and no warning, if that is killed."""
+    """`learn` in a process of its own. tqdm's own lock would be left behind, with a warning, where that is killed."""
     tqdm.set_lock(threading.RLock())
     return learn(part)
 
