@@ -572,7 +572,7 @@ def test_no_file_that_is_not_the_systems_is_swept(copy, capsys):
     strangers = {"part_0000_backup.pth", "part_0009_0000.pth", "part_0000_0007.pth", "part_0001_0007.pth"}
     assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"], *strangers}
     assert all(files(folder)[name] == before[name] for name in strangers)
-    said = capsys.readouterr().err.splitlines()[0]
+    (said,) = capsys.readouterr().err.splitlines()
     assert said == f"left in {folder}, for they aren't files of this system: {', '.join(sorted(strangers))}"
     (hit,) = read_system(folder)["part"][private(folder)[3:4]].tolist()
     (folder / f"part_{hit:04d}_0002.pth").write_bytes(b"mine")

@@ -133,16 +133,16 @@ def _part_in(path: Path) -> PartFile | None:
     return PartFile(path, number, generation, content) if ours else None
 
 
-def sweep(folder: Path, state: Mapping[str, Any]) -> None:
+def sweep(folder: Path, state: Mapping[str, Any], quiet: bool = False) -> None:
     """Remove what the system has left of earlier generations, and files that a killed process was writing.
 
-    For who holds the lock. Files called like parts that are none of this system stay, and are said.
+    For who holds the lock. Files called like parts that are none of this system stay, and unless quiet are said.
     """
     clear_aside(folder)
     parts, others = parts_in(folder, state)
     others += [part.path for part in parts if not part.is_of(state)]
     remove(part.path for part in parts if part.is_of(state) and part.generation != len(state["ledger"]) + 1)
-    if others:
+    if others and not quiet:
         names = ", ".join(sorted(path.name for path in others))
         print(f"left in {folder}, for they aren't files of this system: {names}", file=sys.stderr, flush=True)
 

@@ -166,7 +166,7 @@ def delete_images(
         state["ledger"].append(entry | {"full_sample_epochs": left * settings.epochs, **cost})
         storage.drop_partial(folder.resolve())
         write_torch(folder / SYSTEM, state)  # until here the old state holds
-        storage.sweep(folder, state)
+        storage.sweep(folder, state, quiet=True)
         return state["ledger"][-1]
 
 
