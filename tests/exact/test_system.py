@@ -470,7 +470,8 @@ def test_a_stopped_deletion_has_no_say_in_another(backbone, tmp_path, monkeypatc
     few = ("--parts", 2, "--epochs", 2)
     folder = train(sisa, backbone, tmp_path / "system", *few)
     first, second = one_of_each(folder)
-    other = next(i for i in private(folder) if read_system(folder)["part"][i] == 1 and i != second)
+    part = read_system(folder)["part"]
+    others = [next(i for i in private(folder) if part[i] == k and i not in (first, second)) for k in (0, 1)]
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
@@ -481,10 +482,19 @@ def test_a_stopped_deletion_has_no_say_in_another(backbone, tmp_path, monkeypatc
         delete(sisa, folder, "--ids", 5000)
     train(sisa, backbone, folder, *few)
     assert begun < files(folder).keys()
-    delete(sisa, folder, "--ids", *full([other]))
-    without = train(sisa, backbone, tmp_path / "without", *few, "--ids", *full([other]))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            delete(sisa, folder, "--ids", *full(others))
+    assert not begun & files(folder).keys()
+    with monkeypatch.context() as patch:  # now with files in the places of others
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            delete(sisa, folder, "--ids", *full([first, second]))
+    delete(sisa, folder, "--ids", *full(others))
+    without = train(sisa, backbone, tmp_path / "without", *few, "--ids", *full(others))
     assert same(learned(folder), learned(without))
-    assert files(folder).keys() == {SYSTEM, "part_0000_0000.pth", "part_0001_0001.pth"}
+    assert files(folder).keys() == {SYSTEM, "part_0000_0001.pth", "part_0001_0001.pth"}
 
 
 def test_two_deletions_at_once_are_both_carried_out(backbone, tmp_path):
@@ -515,33 +525,36 @@ def test_two_deletions_at_once_are_both_carried_out(backbone, tmp_path):
     assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"]}
 
 
-def test_wherever_a_deletion_is_killed_the_next_command_leaves_no_trace_of_the_image(backbone, tmp_path, capsys):
+def test_wherever_a_deletion_is_killed_the_next_command_leaves_no_trace_of_the_image(backbone, tmp_path):
     """Be it there already, mistaken, or a training that is there already; what was killed before is given again."""
     few = ("--parts", 1, "--epochs", 1)
     whole = train(sisa, backbone, tmp_path / "whole", *few)
-    one, *ids = private(whole, 2)
+    ids = full(private(whole, 1))
     trained = learned(whole)[0][0].numpy().tobytes()
-    expected = learned(train(sisa, backbone, tmp_path / "without", *few, "--ids", *full(ids)))
-    places, after = set(), itertools.cycle(["again", "mistaken", "train"])
+    expected = learned(train(sisa, backbone, tmp_path / "without", *few, "--ids", *ids))
+
+    def mistaken(folder):
+        with pytest.raises(UserError, match="no image 5000"):
+            delete(sisa, folder, "--ids", 5000)
+
+    places = set()
     for step in itertools.count():
-        folder = shutil.copytree(whole, tmp_path / str(step) / "system")
-        dead = killed_at(step, lambda folder=folder: delete(sisa, folder, "--ids", *full(ids)))
-        committed = bool(read_system(folder)["ledger"])
-        command = next(after) if committed else "again"
-        if command == "again":
-            delete(sisa, folder, "--ids", *full(ids))
-        elif command == "train":
-            train(sisa, backbone, folder, *few)
-        else:
-            with pytest.raises(UserError, match="no image 5000"):
-                delete(sisa, folder, "--ids", 5000)
+        killed = shutil.copytree(whole, tmp_path / str(step) / "killed/system").parent
+        dead = killed_at(step, lambda folder=killed: delete(sisa, folder / "system", "--ids", *ids))
+        committed = bool(read_system(killed / "system")["ledger"])
+        commands = [lambda folder: delete(sisa, folder, "--ids", *ids)]
+        if committed and dead:
+            commands += [mistaken, lambda folder: train(sisa, backbone, folder, *few)]
+        for number, command in enumerate(commands):
+            folder = shutil.copytree(killed, tmp_path / str(step) / str(number))
+            command(folder / "system")
+            assert not [name for name, content in files(folder).items() if trained in content]
+            assert files(folder).keys() == {f"system/{SYSTEM}", "system/part_0000_0001.pth"}
+            assert same(learned(folder / "system"), expected)
         places.add((committed, dead))
-        left = files(folder.parent)
-        assert not [name for name, content in left.items() if trained in content]
-        assert left.keys() == {f"system/{SYSTEM}", "system/part_0000_0001.pth"} and same(learned(folder), expected)
         if not dead:
             break
-    assert places == {(False, True), (True, True), (True, False)} and one not in ids
+    assert places == {(False, True), (True, True), (True, False)}
 
 
 def test_an_unfinished_training_that_would_replace_a_system_goes_with_its_deleted_images(backbone, tmp_path, monkeypatch):
@@ -1056,11 +1069,13 @@ def test_a_killed_training_takes_up_its_own_parts_alone(backbone, systems, tmp_p
             "members": part["members"] + 1,
         }
         write_torch(file, part | {field: other[field], "prompt": part["prompt"] + 1})
+    write_torch(partial / "part_0050_0000.pth", part | {"part": 50})
     calls, before = stop_at(monkeypatch, 0), files(partial)
     with pytest.raises(UserError, match=r"part_0000_0000.pth is of an unfinished training with other .*give --overwrite"):
         train(lmeraser, backbone, tmp_path / "system")
     assert files(partial) == before and not calls
-    assert same(learned(train(lmeraser, backbone, tmp_path / "system", "--overwrite")), learned(systems[lmeraser]))
+    folder = train(lmeraser, backbone, tmp_path / "system", "--overwrite")
+    assert same(learned(folder), learned(systems[lmeraser])) and files(folder).keys() == files(systems[lmeraser]).keys()
     assert len(calls) == 4 < len(learned(systems[lmeraser]))
 
 
