@@ -444,9 +444,31 @@ def test_the_part_in_progress_continues_from_its_last_epoch(backbone, tmp_path, 
     assert {file.name for file in tmp_path.iterdir()} == {"whole", "system"}
 
 
+def test_a_part_that_is_finished_needs_no_snapshot(backbone, tmp_path, monkeypatch):
+    """Killed between the two: the snapshot goes, and its seconds aren't counted twice."""
+    few = ("--parts", 2, "--epochs", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "PAUSE", 1e-9)
+        patch.setattr(storage, "remove", lambda paths: stopped() if [*paths] else None)
+        with pytest.raises(KeyboardInterrupt):
+            train(sisa, backbone, tmp_path / "system", *few)
+    partial = tmp_path / ".system.partial"
+    assert files(partial).keys() == {"part_0000_0000.pth", "part_0000_0000.pth.partial"}
+    snapshot = partial / "part_0000_0000.pth.partial"
+    write_torch(snapshot, read_torch(snapshot) | {"seconds": 5000.0})
+    folder = train(sisa, backbone, tmp_path / "system", *few)
+    assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"]} and read_system(folder)["cost"]["seconds"] < 5000
+
+
+def stopped():
+    raise KeyboardInterrupt
+
+
 def test_snapshots_of_parts_are_no_more_frequent_than_they_pay(tmp_path):
     """Of epochs of 0.4 seconds one a second, after the third, the fifth and the eighth; of longer ones each. None is written
     for a process that is gone."""
+    if not hasattr(os, "fork"):
+        pytest.skip("a process can't be doubled here")
     learner, optimizer = torch.nn.Linear(2, 2), torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
 
     def written(seconds, **how):
@@ -499,6 +521,8 @@ def test_a_stopped_deletion_has_no_say_in_another(backbone, tmp_path, monkeypatc
 
 def test_two_deletions_at_once_are_both_carried_out(backbone, tmp_path):
     """Each waits with its training until the other has come as far, or can't."""
+    if not hasattr(os, "fork"):
+        pytest.skip("a process can't be doubled here")
     folder = train(sisa, backbone, tmp_path / "system", *TWO)
     ids, fit, children = one_of_each(folder), learning.fit, []
     for number, image in enumerate(ids):

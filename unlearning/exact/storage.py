@@ -192,13 +192,14 @@ def take_up(
     else is in a file's place.
     """
     done: dict[str, Mapping[str, Any]] = {}
-    seconds, stale = 0.0, []
+    begun: dict[str, PartFile] = {}
+    stale: list[PartFile] = []
     parts, others = parts_in(folder, {"files": ()})
     for part in parts:
         name = part.path.name.removesuffix(PARTIAL)
         if name in members and part.is_trained_on(members[name], state):
             done |= {name: part.content} if part.finished else {}
-            seconds += 0.0 if part.finished else part.content["seconds"]
+            begun |= {} if part.finished else {name: part}
         elif not generation or part.is_of(state):
             stale += [part] if part.generation == generation else []
         else:
@@ -209,8 +210,9 @@ def take_up(
     if stale and not (generation or again):
         what = "is of an unfinished training with other settings or images"
         raise UserError(f"{stale[0].path} {what}; delete {folder} or give --overwrite")
-    remove(part.path for part in stale)
-    return done, seconds
+    over = [part for name, part in begun.items() if name in done]
+    remove(part.path for part in stale + over)
+    return done, sum(part.content["seconds"] for part in begun.values() if part not in over)
 
 
 def partial(folder: Path) -> Path:
