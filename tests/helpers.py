@@ -111,8 +111,10 @@ def killed_at(step, action):
         for owner, name in OPERATIONS:
             real = getattr(owner, name)
             setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else os._exit(9))
-        action()
-        os._exit(0)
+        try:
+            action()
+        finally:
+            os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 

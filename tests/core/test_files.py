@@ -99,6 +99,51 @@ def test_an_interrupt_while_files_take_their_places_lets_them_finish(tmp_path, m
     assert files(tmp_path) == {"x.pth": b"new", "x_adapter/new": b"new"}
 
 
+@pytest.mark.parametrize("before", ["nothing", "old"])
+def test_what_is_written_already_takes_its_place_or_stays_wherever_a_process_dies(tmp_path, before):
+    """It never is lost, nor is what it replaces before it is there."""
+    new, seen = {"mine/new": b"new"}, set()
+
+    def replace(folder):
+        with staging(folder / "mine") as staged:
+            staged.take(folder / "mine", folder / "finished")
+
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        (folder / "finished").mkdir(parents=True)
+        (folder / "finished/new").write_bytes(b"new")
+        if before == "old":
+            (folder / "mine").mkdir()
+            (folder / "mine/old").write_bytes(b"old")
+        dead = killed_at(step, lambda folder=folder: replace(folder))
+        recover(folder / "mine")
+        old = {"finished/new": b"new"} | ({"mine/old": b"old"} if before == "old" else {})
+        assert files(folder) in (old, new)
+        seen.add(files(folder) == new)
+        if not dead:
+            break
+    assert seen == {True, False} and step >= (6 if before == "old" else 1)
+
+
+@pytest.mark.parametrize("nth", [0, 1, 2])
+def test_what_is_written_already_stays_where_it_was_if_it_cannot_take_its_place(tmp_path, monkeypatch, nth):
+    """Whichever of the renames fails: to the part, of what was there, to its place."""
+    for name in ("mine", "finished"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name, encoding="utf-8")
+    before, real, calls = files(tmp_path), Path.rename, itertools.count()
+
+    def rename(self, target):
+        if next(calls) == nth:
+            raise OSError("no")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(RunFailed, match=r"cannot write .*mine"), staging(tmp_path / "mine") as staged:
+        staged.take(tmp_path / "mine", tmp_path / "finished")
+    assert files(tmp_path) == before
+
+
 def test_a_folder_that_an_earlier_version_had_put_aside_comes_back(tmp_path):
     (tmp_path / ".mine.77.old").mkdir()
     (tmp_path / ".mine.77.old/a.txt").write_bytes(b"old")

@@ -1,7 +1,12 @@
 """LMEraser and SISA: deletion is exact, atomic, and costs what the ledger says. A tiny random network is the backbone."""
 
+import contextlib
+import itertools
 import os
+import re
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import joblib
@@ -15,15 +20,17 @@ import lmeraser
 import models
 import retrain
 from baselines import sisa
-from tests.helpers import FP32, KILL, Altered, call, changed, files, full_disk, one_line, rows_of, shell
+from tests.helpers import FP32, KILL, Altered, call, changed, files, full_disk, killed_at, one_line, rows_of, shell
 from tests.test_data import folder_of_images
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
-from unlearning.exact import learners, learning
+from unlearning.exact import learners, learning, storage
 from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
+from unlearning.vision import snapshots
+from unlearning.vision import train as training
 from unlearning.vision.predict import penultimate
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -158,9 +165,17 @@ def test_several_processes_give_the_same_bits(backbone, systems, tmp_path, monke
     monkeypatch.setattr(joblib, "Parallel", lambda jobs, **how: asked.append(jobs) or parallel(jobs, **how))
     one = train(lmeraser, backbone, tmp_path / "one", "--jobs", 2)
     assert asked == [1]  # so little isn't worth starting them
+    with monkeypatch.context() as patch:  # a part that another process continues
+        write = stop_after(patch, 1, "part_0001")
+        with pytest.raises(KeyboardInterrupt):
+            train(lmeraser, backbone, tmp_path / "two", "--jobs", 2)
+    (tmp_path / ".two.partial/part_0000_0000.pth").unlink()
+    snapshot = tmp_path / ".two.partial/part_0001_0000.pth.partial"
+    write_torch(snapshot, read_torch(snapshot) | {"seconds": 5000.0})
     monkeypatch.setattr(learning, "STARTUP", 0)
     two = train(lmeraser, backbone, tmp_path / "two", "--jobs", 2)
-    assert asked == [1, 2]
+    assert asked == [1, 1, 2] and len(write) == 1 and not list(two.glob("*.partial"))
+    assert read_torch(two / "part_0001_0000.pth")["seconds"] > 5000 < read_system(two)["cost"]["seconds"]
     assert same(learned(systems[lmeraser]), learned(two)) and same(learned(one), learned(two))
     assert read_system(two)["cost"]["sample_epochs"] == read_system(one)["cost"]["sample_epochs"]
 
@@ -336,6 +351,35 @@ def stop_at(monkeypatch, nth):
     return calls
 
 
+def stop_after(monkeypatch, nth, name="part_"):
+    """Snapshots after every epoch, of parts of this name, and an interrupt after the `nth`; the list grows by one each."""
+    calls, write = [], snapshots.Snapshot.write
+
+    def stopping(snapshot, *arguments):
+        if snapshot.path.name.startswith(name):
+            write(snapshot, *arguments)
+            calls.append(snapshot.path.name)
+            if len(calls) == nth:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(snapshots.Snapshot, "write", stopping)
+    monkeypatch.setattr(learning, "PAUSE", 1e-9)
+    return calls
+
+
+def epochs_counted(monkeypatch):
+    """A list that grows by one with every epoch of training."""
+    calls, epoch = [], training._epoch
+    monkeypatch.setattr(training, "_epoch", lambda *arguments: calls.append(1) or epoch(*arguments))
+    return calls
+
+
+def one_of_each(folder):
+    """The first private image of each of a system's parts, by its position."""
+    state = read_system(folder)
+    return [int((state["part"] == k).nonzero()[0]) for k, name in enumerate(state["files"]) if name]
+
+
 def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(copy, monkeypatch):
     """Proof 6, within the process: the second of several parts fails."""
     folder = copy(lmeraser)
@@ -371,6 +415,274 @@ def test_a_killed_training_continues(backbone, systems, tmp_path, monkeypatch):
     train(lmeraser, backbone, tmp_path / "system")
     assert len(calls) == 3 + len(learned(systems[lmeraser])) - 2
     assert same(learned(tmp_path / "system"), learned(systems[lmeraser]))
+
+
+def test_the_part_in_progress_continues_from_its_last_epoch(backbone, tmp_path, monkeypatch):
+    """In a training, and in a deletion, which also finds the parts that it has trained: the bits are those of runs that
+    were never stopped, and nothing else is left."""
+    few = ("--parts", 2, "--epochs", 4)
+    whole = train(sisa, backbone, tmp_path / "whole", *few)
+    ids = full(one_of_each(whole))
+    folder, before = tmp_path / "system", learned(whole)
+    delete(sisa, whole, "--ids", *ids)
+    for action, expected in (
+        (lambda: train(sisa, backbone, folder, *few), before),
+        (lambda: delete(sisa, folder, "--ids", *ids), learned(whole)),
+    ):
+        with monkeypatch.context() as patch:
+            stop_after(
+                patch, 5
+            )  # three epochs of the first part, after the last of which comes no snapshot, two of the second
+            with pytest.raises(KeyboardInterrupt):
+                action()
+        with monkeypatch.context() as patch:
+            done = epochs_counted(patch)
+            action()
+        assert len(done) == 2 and same(learned(folder), expected)
+        assert {file.name for file in folder.iterdir()} == {SYSTEM, *read_system(folder)["files"]}
+    assert read_system(folder)["ledger"][0]["steps"] == read_system(whole)["ledger"][0]["steps"]
+    assert {file.name for file in tmp_path.iterdir()} == {"whole", "system"}
+
+
+def test_a_part_that_is_finished_needs_no_snapshot(backbone, tmp_path, monkeypatch):
+    """Killed between the two: the snapshot goes, and its seconds aren't counted twice."""
+    few = ("--parts", 2, "--epochs", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "PAUSE", 1e-9)
+        patch.setattr(storage, "remove", lambda paths: stopped() if [*paths] else None)
+        with pytest.raises(KeyboardInterrupt):
+            train(sisa, backbone, tmp_path / "system", *few)
+    partial = tmp_path / ".system.partial"
+    assert files(partial).keys() == {"part_0000_0000.pth", "part_0000_0000.pth.partial"}
+    snapshot = partial / "part_0000_0000.pth.partial"
+    write_torch(snapshot, read_torch(snapshot) | {"seconds": 5000.0})
+    folder = train(sisa, backbone, tmp_path / "system", *few)
+    assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"]} and read_system(folder)["cost"]["seconds"] < 5000
+
+
+def stopped():
+    raise KeyboardInterrupt
+
+
+def test_snapshots_of_parts_are_no_more_frequent_than_they_pay(tmp_path):
+    """Of epochs of 0.4 seconds one a second, after the third, the fifth and the eighth; of longer ones each. None is written
+    for a process that is gone."""
+    if not hasattr(os, "fork"):
+        pytest.skip("a process can't be doubled here")
+    learner, optimizer = torch.nn.Linear(2, 2), torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+
+    def written(seconds, **how):
+        snapshot, found = storage.PartSnapshot(tmp_path / "x", "key", pause=1.0, **how), []
+        for epoch in range(1, 9):
+            snapshot.write(learner, optimizer, None, epoch, seconds * epoch)
+            found += [epoch] if (tmp_path / "x").exists() else []
+            (tmp_path / "x").unlink(missing_ok=True)
+        return found
+
+    assert written(0.4) == [3, 5, 8] and written(1.5) == list(range(1, 9))
+    child = os.fork()
+    if not child:
+        written(1.5, parent=2**30)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1 and not (tmp_path / "x").exists()
+
+
+def test_a_stopped_deletion_has_no_say_in_another(backbone, tmp_path, monkeypatch):
+    """What it has trained is of other images: it goes, the unfinished part too; but not by a mistaken request."""
+    few = ("--parts", 2, "--epochs", 2)
+    folder = train(sisa, backbone, tmp_path / "system", *few)
+    first, second = one_of_each(folder)
+    part = read_system(folder)["part"]
+    others = [next(i for i in private(folder) if part[i] == k and i not in (first, second)) for k in (0, 1)]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            delete(sisa, folder, "--ids", *full([first, second]))
+    begun = {"part_0000_0001.pth", "part_0001_0001.pth.partial"}
+    assert begun < files(folder).keys()
+    with pytest.raises(UserError, match="no image 5000"):
+        delete(sisa, folder, "--ids", 5000)
+    train(sisa, backbone, folder, *few)
+    assert begun < files(folder).keys()
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            delete(sisa, folder, "--ids", *full(others))
+    assert not begun & files(folder).keys()
+    with monkeypatch.context() as patch:  # now with files in the places of others
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            delete(sisa, folder, "--ids", *full([first, second]))
+    delete(sisa, folder, "--ids", *full(others))
+    without = train(sisa, backbone, tmp_path / "without", *few, "--ids", *full(others))
+    assert same(learned(folder), learned(without))
+    assert files(folder).keys() == {SYSTEM, "part_0000_0001.pth", "part_0001_0001.pth"}
+
+
+def test_two_deletions_at_once_are_both_carried_out(backbone, tmp_path):
+    """Each waits with its training until the other has come as far, or can't."""
+    if not hasattr(os, "fork"):
+        pytest.skip("a process can't be doubled here")
+    folder = train(sisa, backbone, tmp_path / "system", *TWO)
+    ids, fit, children = one_of_each(folder), learning.fit, []
+    for number, image in enumerate(ids):
+        if not (child := os.fork()):
+            try:
+
+                def both(*arguments, number=number, **how):
+                    (tmp_path / f"here{number}").touch()
+                    until = time.monotonic() + 1
+                    while not (tmp_path / f"here{1 - number}").exists() and time.monotonic() < until:
+                        time.sleep(0.01)
+                    return fit(*arguments, **how)
+
+                learning.fit = both
+                delete(sisa, folder, "--ids", *full([image]))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert sorted(entry["ids"] for entry in read_system(folder)["ledger"]) == [[i] for i in sorted(ids)]
+    without = train(sisa, backbone, tmp_path / "without", *TWO, "--ids", *full(ids))
+    assert same(learned(folder), learned(without))
+    assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"]}
+
+
+def test_wherever_a_deletion_is_killed_the_next_command_leaves_no_trace_of_the_image(backbone, tmp_path):
+    """Be it there already, mistaken, or a training that is there already; what was killed before is given again."""
+    few = ("--parts", 1, "--epochs", 1)
+    whole = train(sisa, backbone, tmp_path / "whole", *few)
+    ids = full(private(whole, 1))
+    trained = learned(whole)[0][0].numpy().tobytes()
+    expected = learned(train(sisa, backbone, tmp_path / "without", *few, "--ids", *ids))
+
+    def mistaken(folder):
+        with pytest.raises(UserError, match="no image 5000"):
+            delete(sisa, folder, "--ids", 5000)
+
+    places = set()
+    for step in itertools.count():
+        killed = shutil.copytree(whole, tmp_path / str(step) / "killed/system").parent
+        dead = killed_at(step, lambda folder=killed: delete(sisa, folder / "system", "--ids", *ids))
+        committed = bool(read_system(killed / "system")["ledger"])
+        commands = [lambda folder: delete(sisa, folder, "--ids", *ids)]
+        if committed and dead:
+            commands += [mistaken, lambda folder: train(sisa, backbone, folder, *few)]
+        for number, command in enumerate(commands):
+            folder = shutil.copytree(killed, tmp_path / str(step) / str(number))
+            command(folder / "system")
+            assert not [name for name, content in files(folder).items() if trained in content]
+            assert files(folder).keys() == {f"system/{SYSTEM}", "system/part_0000_0001.pth"}
+            assert same(learned(folder / "system"), expected)
+        places.add((committed, dead))
+        if not dead:
+            break
+    assert places == {(False, True), (True, True), (True, False)}
+
+
+def test_an_unfinished_training_that_would_replace_a_system_goes_with_its_deleted_images(backbone, tmp_path, monkeypatch):
+    folder = train(sisa, backbone, tmp_path / "system", *TWO)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(sisa, backbone, folder, *TWO, "--lr", 0.1, "--overwrite")
+    partial = tmp_path / ".system.partial"
+    (partial / "mine.txt").touch()
+    assert files(partial).keys() == {"part_0000_0000.pth", "mine.txt"}
+    delete(sisa, folder, "--ids", *full(private(folder, 1)))
+    assert files(partial).keys() == {"mine.txt"}
+
+
+def test_no_file_that_is_not_the_systems_is_swept(copy, capsys):
+    """Named as no part is, of another number, of another system, no part at all: they stay, and are said."""
+    folder = copy(sisa)
+    part = read_torch(folder / "part_0000_0000.pth")
+    shutil.copy(folder / "part_0000_0000.pth", folder / "part_0000_backup.pth")
+    shutil.copy(folder / "part_0000_0000.pth", folder / "part_0009_0000.pth")
+    write_torch(folder / "part_0000_0007.pth", part | {"backbone": "0" * 64})
+    (folder / "part_0001_0007.pth").write_bytes(b"mine")
+    (folder / ".part_0001_0001.pth.7.tmp").write_bytes(b"half of a part")
+    shutil.copy(folder / "part_0000_0000.pth", folder / "part_0000_0003.pth")  # the system's own
+    before, _ = files(folder), capsys.readouterr()
+    delete(sisa, folder, "--ids", *full(private(folder, 1)))
+    strangers = {"part_0000_backup.pth", "part_0009_0000.pth", "part_0000_0007.pth", "part_0001_0007.pth"}
+    assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"], *strangers}
+    assert all(files(folder)[name] == before[name] for name in strangers)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == f"left in {folder}, for they aren't files of this system: {', '.join(sorted(strangers))}"
+    (hit,) = read_system(folder)["part"][private(folder)[3:4]].tolist()
+    (folder / f"part_{hit:04d}_0002.pth").write_bytes(b"mine")
+    before = files(folder)
+    with pytest.raises(UserError, match=f"part_{hit:04d}_0002.pth is in the way and no part of this system: move it"):
+        delete(sisa, folder, "--ids", *full(private(folder)[3:4]))
+    assert files(folder) == before
+
+
+def test_overwriting_replaces_nothing_but_a_system(backbone, copy, tmp_path):
+    """No folder in which something else lies, and none that is or holds what the system is made from."""
+    folder, foreign = copy(sisa), tmp_path / "foreign"
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    foreign.mkdir()
+    torch.save({"weights": torch.ones(3)}, foreign / SYSTEM)
+    holds = shutil.copytree(folder, tmp_path / "holds")
+    (holds / "notes.txt").unlink()
+    own = shutil.copy(backbone, holds / "part_0000_0009.pth")
+    whole = shutil.copytree(holds, tmp_path / "whole", ignore=lambda *_: [Path(own).name])
+    delete(sisa, whole, "--ids", *full(private(whole, 1)))
+    before = files(tmp_path)
+    for output, more, message in (
+        (folder, (), "isn't replaced: notes.txt in it is no file of that system"),
+        (foreign, (), "is not a system"),
+        (holds, ("--backbone", own), "isn't replaced: part_0000_0009.pth in it is no file of that system"),
+        (whole, ("--ids-file", whole), f"is or holds {whole}, which --ids-file names"),
+        (tmp_path / "new", ("--weights", tmp_path / "new/weights"), "which --weights names"),
+        (tmp_path / "new", ("--data-dir", tmp_path / "new"), "which --data-dir names"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            train(sisa, backbone, output, *TWO, "--overwrite", *more)
+        assert files(tmp_path) == before
+    train(sisa, backbone, whole, *TWO, "--overwrite")
+    assert read_system(whole)["config"]["parts"] == 2
+
+
+SEVERAL = """
+import lmeraser
+from unlearning.core.flags import main
+from unlearning.exact import learning
+learning.STARTUP = 0
+main(lmeraser.run, lmeraser.parser())
+"""
+
+
+def processes_with(variable):
+    """The processes that have inherited an environment variable, by number."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [path.parent.name] if variable.encode() in path.read_bytes() else []
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
+def test_sigterm_ends_several_processes_in_one_line(backbone, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNLEARNING_TEST", str(tmp_path))
+    partial = tmp_path / ".system.partial"
+    flags = (*DIGITS, *SMALL, "--epochs", 400, "--jobs", 2, "--backbone", backbone, "--output", tmp_path / "system")
+    begun = shell(
+        *("-c", SEVERAL, "train", *flags),
+        kill_when=lambda: len(list(partial.glob("part_*.pth.partial"))) > 1,
+        by=signal.SIGTERM,
+    )
+    assert begun.returncode == 143 and begun.stderr.endswith(": stopped; the same command continues\n")
+    assert begun.stderr.count("\n") == 1
+    until = time.monotonic() + 10
+    while left := processes_with(f"UNLEARNING_TEST={tmp_path}"):
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
+    assert [path.name for path in tmp_path.iterdir()] == [".system.partial"]
+    assert not list(partial.glob(".*"))
 
 
 def test_the_papers_frame():
@@ -654,8 +966,7 @@ def test_a_full_disk_at_any_file_of_a_deletion_leaves_the_old_system_with_all_it
     folder = copy(script)
     before, answer, ids = files(folder), learned(folder), private(folder)[::80]
     parts = len(read_system(folder)["part"][ids].unique())
-    for nth in range(1, parts + 2):
-        last = SYSTEM if nth > parts else "part_"
+    for nth, last in [(1, "part_"), *[(2, "part_")] * (parts - 1), (2, SYSTEM)]:  # a part that was written is there already
         with full_disk(nth) as written, pytest.raises(RunFailed, match=f"cannot write .*{last}.*No space left"):
             delete(script, folder, "--ids", *full(ids))
         assert len(written) == nth and same(learned(folder), answer)
@@ -675,7 +986,7 @@ def test_a_full_disk_at_any_file_of_a_training_leaves_the_old_system(backbone, t
             train(sisa, backbone, folder, *again)
         assert files(folder) == before
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", lambda part, path: renamed(part, path) if path.name != "system" else no_room())
+        patch.setattr(Path, "rename", lambda part, path: renamed(part, path) if not takes_place(part, path) else no_room())
         with pytest.raises(RunFailed, match="No space left"):
             train(sisa, backbone, folder, *again)
     assert files(folder) == before and models_answer(folder).shape == (3, 10)
@@ -683,7 +994,11 @@ def test_a_full_disk_at_any_file_of_a_training_leaves_the_old_system(backbone, t
     assert read_system(folder)["config"]["lr"] == 0.1 and [path.name for path in tmp_path.iterdir()] == ["system"]
 
 
-renamed = os.replace
+renamed = os.rename
+
+
+def takes_place(part, path):
+    return path.name == "system" and part.suffix == ".tmp"
 
 
 def no_room():
@@ -781,8 +1096,13 @@ def test_a_killed_training_takes_up_its_own_parts_alone(backbone, systems, tmp_p
             "members": part["members"] + 1,
         }
         write_torch(file, part | {field: other[field], "prompt": part["prompt"] + 1})
-    calls = stop_at(monkeypatch, 0)
-    assert same(learned(train(lmeraser, backbone, tmp_path / "system")), learned(systems[lmeraser]))
+    write_torch(partial / "part_0050_0000.pth", part | {"part": 50})
+    calls, before = stop_at(monkeypatch, 0), files(partial)
+    with pytest.raises(UserError, match=r"part_0000_0000.pth is of an unfinished training with other .*give --overwrite"):
+        train(lmeraser, backbone, tmp_path / "system")
+    assert files(partial) == before and not calls
+    folder = train(lmeraser, backbone, tmp_path / "system", "--overwrite")
+    assert same(learned(folder), learned(systems[lmeraser])) and files(folder).keys() == files(systems[lmeraser]).keys()
     assert len(calls) == 4 < len(learned(systems[lmeraser]))
 
 
@@ -839,7 +1159,9 @@ def test_a_killed_training_continues_on_the_same_backbone_alone(tmp_path, monkey
             train(sisa, path, tmp_path / "system")
     random_backbone(path, seed=1)
     fresh = train(sisa, path, tmp_path / "fresh")
-    assert same(learned(train(sisa, path, tmp_path / "system")), learned(fresh))
+    with pytest.raises(UserError, match="other settings or images"):
+        train(sisa, path, tmp_path / "system")
+    assert same(learned(train(sisa, path, tmp_path / "system", "--overwrite")), learned(fresh))
 
 
 @pytest.mark.parametrize("flags", [(), ("--overwrite",)], ids=str)

@@ -87,7 +87,7 @@ def commands() -> Iterator[Command]:
     public = Command("retrain", retrain, (*COMMON, "--epochs", 1, "--forget-random", 0.8, "--output", "{}/public.pth"))
     backbone = ("--backbone", "{}/public.pth", "--output", "{}/system", "--seed", 1)
     for script in (lmeraser, sisa):
-        name, own = script.__name__.split(".")[-1], ("--anchors", 10) if script is lmeraser else ()
+        name, own = script.__name__.split(".")[-1], ("--anchors", 10)
         train = Command(f"{name} train", script, ("train", *PARTS, *own, *backbone), public)
         yield train
         again = ("train", *PARTS, *own, *backbone, "--lr", 0.1, "--overwrite")

@@ -38,10 +38,16 @@ class Staged:
         self.main = main
         self.parts: dict[Path, Path] = {}
         self.gone: list[Path] = []
+        self.finished: dict[Path, Path] = {}
 
     def part(self, path: Path) -> Path:
         """Where to write what will be `path`."""
         return self.parts.setdefault(path, _aside(path, os.getpid(), PART))
+
+    def take(self, path: Path, finished: Path) -> None:
+        """Have what is written already, at `finished` in the same folder, become `path`; until then it stays where it is."""
+        self.part(path)
+        self.finished[path] = finished
 
     def without(self, path: Path) -> None:
         """Remove `path` when the others take their places."""
@@ -52,7 +58,7 @@ class Staged:
         if not self.parts:
             return
         if [*self.parts] == [self.main] and not self.main.is_dir() and not self.gone:
-            os.replace(self.parts[self.main], self.main)
+            os.replace(self.finished.get(self.main, self.parts[self.main]), self.main)
             return
         moves = _aside(self.main, os.getpid(), MOVES)
         new = [path.name for path in self.parts if path != self.main] + [self.main.name]  # the main one last
@@ -62,14 +68,31 @@ class Staged:
             os.replace(listed, moves)
         finally:
             _remove(listed)
+        self._fetch()
         try:
             _complete(self.main, os.getpid())
         except OSError:
             _undo(self.main, os.getpid())
+            self._give_back()
             raise
         except BaseException:  # an interrupt: nothing keeps the rest from following
             _complete(self.main, os.getpid())
             raise
+
+    def _fetch(self) -> None:
+        """Have what was written elsewhere as parts: after the list, so that a kill leaves it in one of the two places."""
+        try:
+            for path, finished in self.finished.items():
+                finished.rename(self.parts[path])
+        except OSError:
+            self._give_back()
+            _aside(self.main, os.getpid(), MOVES).unlink()
+            raise
+
+    def _give_back(self) -> None:
+        for path, finished in self.finished.items():
+            if self.parts[path].exists():
+                self.parts[path].rename(finished)
 
     def discard(self) -> None:
         """Remove the parts that took no place, unless they are still to take it."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import models
 from unlearning.core.device import Compute
-from unlearning.core.errors import UserError
 from unlearning.core.flags import (
     PIXELS,
     POSITIVE_FLOAT,
@@ -116,11 +115,9 @@ def run_system(
         return print(class_table(args, shared))
     request = ImageRequest(tuple(args.ids or ()), args.ids_file, tuple(args.forget_class or ()))
     if args.action == "delete":
-        if (maker := read_system(args.folder)["method"]) != method:
-            raise UserError(f"{args.folder} is a system of {maker}: delete from it with that script, not with {method}")
         compute = Compute.from_flags(args, scratch=args.folder)
-        delete_images(args.folder, split, request, compute, args.data_dir, command, shared, args.jobs, args.dataset)
-        folder = args.folder
+        folder, further = args.folder, (command, shared, args.jobs, args.dataset)
+        delete_images(folder, method, split, request, compute, args.data_dir, *further)
     else:
         work = Work(Settings(trainer.settings(args)), Compute.from_flags(args), args.jobs)
         flags = trainer.non_default(args)

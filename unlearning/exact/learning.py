@@ -1,6 +1,10 @@
 """Trains the learners of a system's parts, one after the other or in processes."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import sys
+import threading
+import warnings
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +14,15 @@ from tqdm import tqdm
 
 import data
 from unlearning.core.device import Compute, clock, threads
-from unlearning.core.files import read_torch, write_torch
-from unlearning.exact import learners
+from unlearning.core.files import write_torch
+from unlearning.exact import learners, storage
 from unlearning.vision import recipes
 from unlearning.vision.settings import Settings
+from unlearning.vision.snapshots import Snapshot
 from unlearning.vision.train import fit
 
 STARTUP = 15  # seconds that processes must save to be started
+PAUSE = 1.0  # seconds of training that a kill may cost: a snapshot, which is written then, takes some milliseconds
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Part:
-    """What one learner is trained from: the frozen backbone, the part's number and images, and what images look like."""
+    """What one learner is trained from: the frozen backbone, the part's number and images, what images look like, and its
+    unfinished training."""
 
     backbone: learners.Backbone
     number: int
@@ -39,6 +46,7 @@ class Part:
     shape: list[int]
     classes: int
     work: Work
+    snapshot: Snapshot | None = None
 
 
 def train_parts(
@@ -49,27 +57,36 @@ def train_parts(
     backbone: learners.Backbone,
     dataset: data.Dataset,
     work: Work,
+    again: bool = False,
 ) -> dict[str, float]:
-    """Train the parts anew, write their files, name them in `state`; returns what it cost."""
+    """Train the parts anew, write their files, name them in `state`; returns what it cost.
+
+    Continues with what a killed process has left of them; again: anything else that it has left is dropped, not refused.
+    """
     members = {k: (state["part"] == k).nonzero().squeeze(1) for k in parts}
-    files = {k: f"part_{k:04d}_{generation:04d}.pth" for k in members if len(members[k])}
+    files = {k: storage.part_file(k, generation) for k in members if len(members[k])}
     for k in members:
         state["files"][k] = files.get(k)
-    done = {k: read_torch(folder / name) for k, name in files.items() if generation == 0 and (folder / name).exists()}
-    known = made_from(state) | {"config": state["config"]}
-    done = {k: d for k, d in done.items() if all(d.get(name) == value for name, value in known.items())}
-    done = {k: d for k, d in done.items() if torch.equal(d["members"], members[k])}
-    seconds = sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
+    wanted = {name: members[k] for k, name in files.items()}
+    there, begun = storage.take_up(folder, state, generation, wanted, again)
+    done = {k: there[name] for k, name in files.items() if name in there}
+    if done and not work.compute.quiet:
+        print(f"continuing: {len(done)} of {len(files)} parts are there", file=sys.stderr, flush=True)
+    seconds = begun + sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
     device = work.compute.device
     started = clock(device)
     flip = dataset.flip and not work.settings.get("no_flip")  # systems of earlier versions don't know it
     shown = (flip, state["shape"], state["classes"], work)
-    missing = [Part(backbone, k, dataset.train.take(members[k]), *shown) for k in files if k not in done]
-    with tqdm(total=len(missing), desc="parts", unit=" parts", leave=False, disable=work.compute.quiet or None) as bar:
-        for learned in _learn_all(missing, work):
+    unfinished = {k: (folder / (name + storage.PARTIAL), storage.key_of(state, k, members[k])) for k, name in files.items()}
+    snapshots = {k: storage.PartSnapshot(*file, overwrite=True, pause=PAUSE) for k, file in unfinished.items()}
+    missing = [Part(backbone, k, dataset.train.take(members[k]), *shown, snapshots[k]) for k in files if k not in done]
+    bar = tqdm(total=len(missing), desc="parts", unit=" parts", leave=False, disable=work.compute.quiet or None)
+    with bar, contextlib.closing(_learn_all(missing, work)) as learning:
+        for learned in learning:
             k = learned["part"]
-            done[k] = learned | known | {"members": members[k]}
+            done[k] = learned | storage.known(state) | {"members": members[k]}
             write_torch(folder / files[k], done[k])
+            storage.remove([snapshots[k].path] if snapshots[k].path.exists() else [])
             bar.update()
     images, epochs = sum(map(len, members.values())), work.settings.epochs
     return {
@@ -82,12 +99,7 @@ def train_parts(
     }
 
 
-def made_from(state: dict[str, Any]) -> dict[str, str]:
-    """What a system was trained from beside its settings: the SHA-256 of the backbone's file, the data's fingerprint."""
-    return {"backbone": state["backbone"]["sha256"], "data": state["data"]["fingerprint"]}
-
-
-def _learn_all(parts: list[Part], work: Work) -> Iterator[dict[str, Any]]:
+def _learn_all(parts: list[Part], work: Work) -> Generator[dict[str, Any], None, None]:
     """What `learn` makes of each part: one after the other, or in processes where the first part says that it pays."""
     import joblib
 
@@ -98,7 +110,19 @@ def _learn_all(parts: list[Part], work: Work) -> Iterator[dict[str, Any]]:
     left = first["seconds"] * sum(len(part.images) for part in parts) / len(parts[0].images) - first["seconds"]
     jobs = work.jobs or (joblib.cpu_count() if work.compute.device == "cpu" else 1)
     jobs = jobs if left * (1 - 1 / jobs) > STARTUP else 1
-    yield from joblib.Parallel(jobs, return_as="generator")(joblib.delayed(learn)(part) for part in parts[1:])
+    task = joblib.delayed(learn if jobs == 1 else _learn_apart)
+    learned = joblib.Parallel(jobs, return_as="generator")(task(part) for part in parts[1:])
+    try:
+        yield from learned
+    finally:
+        with warnings.catch_warnings(action="ignore"):  # that there were more to come is what stopping means
+            learned.close()  # ends the processes
+
+
+def _learn_apart(part: Part) -> dict[str, Any]:
+    """`learn` in a process of its own. tqdm's own lock would be left behind, with a warning, where that is killed."""
+    tqdm.set_lock(threading.RLock())
+    return learn(part)
 
 
 def learn(part: Part) -> dict[str, Any]:
@@ -128,6 +152,7 @@ def learn(part: Part) -> dict[str, Any]:
             scheduler=recipes.warm_up_and_cosine(optimizer, steps, steps // 5),
             augment=data.crop_and_flip if part.flip else data.random_crop,
             freeze_norm=True,
+            snapshot=part.snapshot,
         )
     trained = {"prompt": learner.prompt, "weight": learner.head.weight, "bias": learner.head.bias}
     return {name: value.detach().cpu() for name, value in trained.items()} | cost | {"part": part.number, "seed": seed}

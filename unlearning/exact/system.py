@@ -7,9 +7,10 @@ system; it is replaced in one step after all new files are written, so a kill le
 lmeraser.py and sisa.py differ in how they split and in who answers.
 """
 
+import contextlib
 import datetime
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,21 @@ import models
 from unlearning.core import names
 from unlearning.core.content import check
 from unlearning.core.device import Compute
-from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import read_torch, replacing, sha256, write_torch
+from unlearning.core.errors import UserError
+from unlearning.core.files import is_interrupted, read_torch, sha256, staging, write_torch
+from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
-from unlearning.exact import fields, learners
+from unlearning.exact import fields, learners, storage
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
-from unlearning.exact.learning import Work, made_from, train_parts
+from unlearning.exact.learning import Work, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, in_words, private_and_anchors
+from unlearning.exact.storage import SYSTEM, made_from
 from unlearning.images import forgetting
 from unlearning.images.request_files import Named
 from unlearning.vision.identity import forget_identity, identity, of_checkpoint, own_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
-SYSTEM = "system.pth"
 NOTHING = torch.empty(0, dtype=torch.int64)
 # Of features float32 (N, F), a bool mask (N,) of private images, the anchors' int64 positions and the settings: the part of
 # each image, int64 (N,), and the parts' centres float32 (K, F), or None where all parts vote.
@@ -67,12 +69,12 @@ class NewSystem:
 def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     """Train a system into a new folder and return its path; one that is there with the same settings is returned as it is.
 
-    A killed training continues with the parts that are missing. Raises UserError when the folder holds a system of other
-    settings, of another backbone or of other data, or no system.
+    A killed training continues where it was. Waits while another process writes the system. Raises UserError when the
+    folder holds a system of other settings, of another backbone or of other data, or no system, or one of the inputs.
     """
     dataset, settings = shared.load(new.source), new.work.settings
-    place = (new.weights, new.source.data_dir)
-    file = backbone_file(settings.backbone, dataset, *place, settings.input_size, new.work.compute.quiet)
+    where = (new.weights, new.source.data_dir)
+    file = backbone_file(settings.backbone, dataset, *where, settings.input_size, new.work.compute.quiet)
     content = models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
@@ -80,28 +82,50 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     without = asked.positions
     folder = new.output or _folder(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file) | {"private": private.nonzero().squeeze(1), "anchors": anchors}
-    if _is_there(folder, state, without, new.overwrite):
-        count = len(_deleted_since(read_system(folder)))
-        since = f" ({count} images deleted from it since)" if count else ""
-        print(f"there already: {folder}{since}", file=sys.stderr, flush=True)
-        return folder
-    if len(without):
-        _say(asked, in_words(dataset, private, without, "leaves out"), new.work.compute.quiet)
-    backbone = load_backbone(content, file, new.work.compute.device)
     state |= {"deleted": without, "files": [], "ledger": []}
-    part = _partial(folder)
-    _put_into_parts(state, split, backbone, dataset, new.work)
-    state["flops"] = learner_flops(backbone, state["shape"], state["classes"])
-    state["cost"] = train_parts(part, state, range(len(state["files"])), 0, backbone, dataset, new.work)
-    write_torch(part / SYSTEM, state)
-    _sweep(part, state)
-    with replacing(folder) as new_folder:
-        part.rename(new_folder)
+    _clear_up(folder)
+    if _is_there(folder, state, new.overwrite):
+        return _said_there(folder)
+    _check_output(folder, new, file)
+    place = folder.resolve()  # one lock for all its names
+    with locked(place):
+        if _is_there(folder, state, new.overwrite):  # another process may have made it meanwhile
+            return _said_there(folder)
+        if len(without):
+            _say(asked, in_words(dataset, private, without, "leaves out"), new.work.compute.quiet)
+        backbone = load_backbone(content, file, new.work.compute.device)
+        part = storage.begin(place)
+        _put_into_parts(state, split, backbone, dataset, new.work)
+        state["flops"] = learner_flops(backbone, state["shape"], state["classes"])
+        every = range(len(state["files"]))
+        state["cost"] = train_parts(part, state, every, 0, backbone, dataset, new.work, new.overwrite)
+        write_torch(part / SYSTEM, state)
+        with staging(place) as staged:
+            staged.take(place, part)
+    return folder
+
+
+def _clear_up(folder: Path) -> None:
+    """Remove what killed processes have left of the system in a folder, which stays untouched if they have left nothing."""
+    place = folder.resolve()
+    named = read_system(folder)["files"] if (place / SYSTEM).exists() else []
+    if storage.traces(place, named):
+        with locked(place):
+            if (place / SYSTEM).exists():
+                storage.sweep(place, read_system(folder))
+
+
+def _said_there(folder: Path) -> Path:
+    """The folder of a finished system, once it is said that it is there."""
+    count = len(_deleted_since(read_system(folder)))
+    since = f" ({count} images deleted from it since)" if count else ""
+    print(f"there already: {folder}{since}", file=sys.stderr, flush=True)
     return folder
 
 
 def delete_images(
     folder: Path,
+    method: str,
     split: Split,
     request: ImageRequest,
     compute: Compute,
@@ -113,45 +137,71 @@ def delete_images(
 ) -> dict[str, Any]:
     """Delete images from the system in `folder`: train their parts again, write, and add to the ledger: the new entry.
 
-    place: the name of a user's own data where they have moved since.
+    method: of the system, whose `split` it is. place: the name of a user's own data where they have moved since.
     Where all of these images are deleted already, nothing is done: the last entry, {} if there is none. Raises UserError,
-    with nothing changed, for images that are unknown or public, and where some are gone already.
+    with nothing changed, for images that are unknown or public, and where some are gone already. Waits while another
+    process writes the system; what an earlier one has left is removed first.
     """
-    state = read_system(folder)
-    settings = Settings(state["config"])
-    work = Work(settings, replace(compute, precision=settings.precision), jobs)
-    dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet).at(place))
-    data.check_same(folder, state["data"], dataset)
-    if len(state["part"]) != len(dataset.train):
-        raise UserError(f"{folder} has parts of {len(state['part'])} images, not of {len(dataset.train)}: it is damaged")
-    private = as_mask(state["private"], len(dataset.train))
-    if request.done(dataset, private, state["deleted"]):
-        print(f"there already: {folder} without these images", file=sys.stderr, flush=True)
-        return state["ledger"][-1] if state["ledger"] else {}
-    asked = request.positions(dataset, private, state["deleted"])
-    ids = asked.positions
-    if not len(ids):
-        raise UserError("nothing to delete: give --ids, --ids-file or --class")
-    source = _backbone_of(state, folder)
-    there = private & ~as_mask(state["deleted"], len(private))
-    _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet)
-    backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
+    with _held(folder, method) as state:
+        settings = Settings(state["config"])
+        work = Work(settings, replace(compute, precision=settings.precision), jobs)
+        dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet).at(place))
+        data.check_same(folder, state["data"], dataset)
+        if len(state["part"]) != len(dataset.train):
+            raise UserError(f"{folder} has parts of {len(state['part'])} images, not of {len(dataset.train)}: it is damaged")
+        private = as_mask(state["private"], len(dataset.train))
+        if request.done(dataset, private, state["deleted"]):
+            print(f"there already: {folder} without these images", file=sys.stderr, flush=True)
+            return state["ledger"][-1] if state["ledger"] else {}
+        asked = request.positions(dataset, private, state["deleted"])
+        ids = asked.positions
+        if not len(ids):
+            raise UserError("nothing to delete: give --ids, --ids-file or --class")
+        source = _backbone_of(state, folder)
+        there = private & ~as_mask(state["deleted"], len(private))
+        _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet)
+        backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
+        hit = _take_out(ids, state, split, backbone, dataset, work)
+        # Files of a new generation, so that none of those that system.pth names is touched.
+        cost = train_parts(folder, state, hit, len(state["ledger"]) + 1, backbone, dataset, work)
+        left = int((state["part"] >= 0).sum())
+        entry = {"date": datetime.date.today().isoformat(), "command": command, "ids": ids.tolist(), "parts": hit}
+        state["ledger"].append(entry | {"full_sample_epochs": left * settings.epochs, **cost})
+        storage.drop_partial(folder.resolve())
+        write_torch(folder / SYSTEM, state)  # until here the old state holds
+        storage.sweep(folder, state, quiet=True)
+        return state["ledger"][-1]
+
+
+@contextlib.contextmanager
+def _held(folder: Path, method: str) -> Iterator[dict[str, Any]]:
+    """The state of a system that nobody else writes while the context lasts, cleared of what killed processes have left.
+
+    Raises UserError where it isn't one of `method`.
+    """
+    place = folder.resolve()  # one lock for all its names
+    if not is_interrupted(place):
+        read_system(folder)
+    with locked(place):
+        state = read_system(folder)
+        if (maker := state["method"]) != method:
+            raise UserError(f"{folder} is a system of {maker}: delete from it with that script, not with {method}")
+        storage.sweep(place, state)
+        yield state
+
+
+def _take_out(
+    ids: torch.Tensor, state: dict[str, Any], split: Split, backbone: learners.Backbone, dataset: data.Dataset, work: Work
+) -> list[int]:
+    """Take images, int64 positions, out of a system's state: the parts that are to be trained again."""
     state["deleted"] = torch.cat([state["deleted"], ids]).sort().values
     dataset.check_missing(state["deleted"], "deleted from the system")
     if torch.isin(ids, state["anchors"]).any():  # private ones have shaped the parts, so all begin again
         _put_into_parts(state, split, backbone, dataset, work)
-        hit = list(range(len(state["files"])))
-    else:
-        hit = state["part"][ids].unique().tolist()
-        state["part"][ids] = -1
-    # Files of a new generation, so that none of those that system.pth names is touched.
-    cost = train_parts(folder, state, hit, len(state["ledger"]) + 1, backbone, dataset, work)
-    left = int((state["part"] >= 0).sum())
-    entry = {"date": datetime.date.today().isoformat(), "command": command, "ids": ids.tolist(), "parts": hit}
-    state["ledger"].append(entry | {"full_sample_epochs": left * settings.epochs, **cost})
-    write_torch(folder / SYSTEM, state)  # until here the old state holds
-    _sweep(folder, state)
-    return state["ledger"][-1]
+        return list(range(len(state["files"])))
+    hit = state["part"][ids].unique().tolist()
+    state["part"][ids] = -1
+    return hit
 
 
 def _say(asked: Named, line: str, quiet: bool) -> None:
@@ -163,6 +213,8 @@ def _say(asked: Named, line: str, quiet: bool) -> None:
 def read_system(folder: str | Path) -> dict[str, Any]:
     """The state of a system. Raises UserError for any other folder."""
     if not (Path(folder) / SYSTEM).exists():
+        if is_interrupted(Path(folder).resolve()):
+            raise UserError(f"{folder} was being replaced when its process was killed: the same command completes it")
         raise UserError(f"{folder} is no system of lmeraser.py or baselines.sisa: it has no {SYSTEM}")
     state = read_torch(Path(folder) / SYSTEM)
     version = state.get("format") if isinstance(state, dict) else None
@@ -250,20 +302,22 @@ def _identified(state: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]
     return {"identity": known, "flags": state.get("flags", {}), "origin": None}
 
 
-def _is_there(folder: Path, state: dict[str, Any], without: torch.Tensor, overwrite: bool) -> bool:
-    """True for a folder with the system that `state` describes, trained without some images (int64 positions), whatever has
-    been deleted from it since. UserError for another one that may not be replaced."""
+def _is_there(folder: Path, state: dict[str, Any], overwrite: bool) -> bool:
+    """True for a folder with the system that `state` describes, trained without the images that it has deleted, whatever
+    has been deleted since. UserError for another one that may not be replaced."""
     if not folder.exists():
         return False
     if not (folder / SYSTEM).exists():  # overwriting would delete what isn't ours
         raise UserError(f"{folder} is there and is not a system: give another --output")
-    if overwrite:
-        return False
     old = read_system(folder)
+    if overwrite:
+        if other := storage.stranger(folder, old):
+            raise UserError(f"{folder} isn't replaced: {other.name} in it is no file of that system; move it away")
+        return False
     since = torch.tensor(_deleted_since(old), dtype=torch.int64)
     left_out = old["deleted"][~torch.isin(old["deleted"], since)]
     settings = [own_of(system["config"]) | {"seed": system["seed"]} for system in (old, state)]
-    if settings[0] != settings[1] or not torch.equal(left_out, without):
+    if settings[0] != settings[1] or not torch.equal(left_out, state["deleted"]):
         raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
     if made_from(old) != made_from(state) or not torch.equal(old["anchors"], state["anchors"]):
         raise UserError(f"{folder} was made from another backbone, data or anchors; --overwrite computes it again")
@@ -275,19 +329,14 @@ def _deleted_since(state: dict[str, Any]) -> list[int]:
     return [i for entry in state["ledger"] for i in entry["ids"]]
 
 
-def _partial_of(folder: Path) -> Path:
-    """The folder in which the system is trained that will become `folder`."""
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def _partial(folder: Path) -> Path:
-    """`_partial_of`, made. Raises RunFailed where it can't be."""
-    part = _partial_of(folder)
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFailed(f"cannot write {folder}: {error.strerror or error}") from None
-    return part
+def _check_output(folder: Path, new: NewSystem, backbone: Path) -> None:
+    """Raise UserError where the system's folder is, or holds, what it is made from or where it is to lie."""
+    place, own = folder.resolve(), data.is_own(new.source.dataset)
+    inputs = {"--backbone": backbone, "--ids-file": new.request.file, "--weights": new.weights}
+    inputs |= {"--data-dir": new.source.data_dir, "--dataset": Path(new.source.dataset.partition(":")[2]) if own else None}
+    for flag, path in inputs.items():
+        if path and path.resolve().is_relative_to(place):
+            raise UserError(f"--output {folder} is or holds {path}, which {flag} names: it isn't replaced")
 
 
 def _described(new: NewSystem, dataset: data.Dataset, content: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -321,7 +370,7 @@ def _folder(new: NewSystem, tag: str, network: str, backbone: Path, without: tor
         new.weights / f"{begin}{new.method}{settings.parts}{names.suffix(new.named)}{own}{left_out}_s{settings.seed}"
         for own in (names.started_from(backbone, begin, settings.seed) if trained else ("", ""))
     )
-    return before if before.exists() or _partial_of(before).exists() else today
+    return before if before.exists() or storage.partial(before).exists() else today
 
 
 def _put_into_parts(
@@ -334,10 +383,3 @@ def _put_into_parts(
     part, state["centres"] = split(features, private, anchors, work.settings)
     state["part"] = torch.where(private & ~gone, part, -1)
     state["files"] = [None] * (int(part.max()) + 1)
-
-
-def _sweep(folder: Path, state: dict[str, Any]) -> None:
-    """Remove files that don't belong to the state any more, or never came to."""
-    for file in folder.glob("part_*.pth"):
-        if file.name not in state["files"]:
-            file.unlink()

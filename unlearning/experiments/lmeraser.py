@@ -23,8 +23,8 @@ from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.collect import report_scored
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.exact import learners
-from unlearning.exact.learning import made_from
 from unlearning.exact.selection import ImageRequest
+from unlearning.exact.storage import made_from
 from unlearning.exact.system import assemble, delete_images, read_system
 from unlearning.experiments.methods import METHODS, ONE
 from unlearning.experiments.plan import START, chosen, command, from_scratch, handed_on
@@ -204,7 +204,8 @@ def _deleted_from(
     compute = replace(request.scoring.compute, quiet=True)
     with replacing(copy) as part:
         shutil.copytree(folder, part)
-        delete_images(part, split, images, compute, request.source.data_dir, command(name, ["delete"]), shared)
+        where = request.source.data_dir, command(name, ["delete"]), shared
+        delete_images(part, state["method"], split, images, compute, *where)
     return copy
 
 
