@@ -10,6 +10,7 @@ networks are timm's; ResNets with a stem for small images are not, and go into O
 """
 
 import argparse
+import contextlib
 import io
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ import models
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import check_writable, write_bytes
 from unlearning.core.flags import Parser, main
+from unlearning.core.locks import locked
 from unlearning.core.paths import input_path, name_or_path, output_file, output_folder
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import cards, originals, timm_folder
@@ -97,6 +99,14 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
         raise UserError("--row belongs to --timm" if args.row else "nothing to write: give --onnx FILE, --timm DIR, or both")
     if args.timm and args.timm.exists() and args.checkpoint.exists() and args.timm.samefile(args.checkpoint):
         raise UserError(f"{args.timm} is the network that is read itself")
+    with contextlib.ExitStack() as held:
+        for path in sorted(path.resolve() for path in (args.onnx, args.timm) if path):
+            held.enter_context(locked(path))
+        return _export(args)
+
+
+def _export(args: argparse.Namespace) -> Path:
+    """Write what isn't there yet."""
     own, checkpoint = OwnNetwork.parse(args.model), _read(args.checkpoint)
     source = originals.digest_of(args.checkpoint)
     scores = cards.scores(args.row, checkpoint, args.checkpoint) if args.row else ""

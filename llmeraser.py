@@ -22,6 +22,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,22 @@ from unlearning.core.flags import (
     main,
     written,
 )
+from unlearning.core.locks import to_make
 from unlearning.core.paths import folder, input_file, name_or_path, output_folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import Rows, check_edits, edited, in_words, read_edits, read_record, rows_of, write_adapter
+from unlearning.language.rows import (
+    FILES,
+    Rows,
+    check_edits,
+    edited,
+    in_words,
+    read_edits,
+    read_record,
+    rows_of,
+    write_adapter,
+)
 from unlearning.language.session import Place, Session, Workspace, batches, objective, session_of, train_adapter
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
@@ -184,13 +196,14 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
         record["edits"] = check_edits(read_edits(args.edits), None, data.train, data.answers)
         own["--edits"] = _digest(record["edits"])
     folder = args.output or args.weights / f"{Path(args.task).stem}_finetune{names.suffix(own)}_s{args.seed}"
-    if _is_finished(folder, record, args.overwrite):
-        return folder
-    with session_of(record, place) as session:
-        batches(session, session.rows)  # the frozen part's output is kept for everyone: not the training's time
-        cost, (loss, count) = _metered(lambda: train_adapter(session, args.evaluations), place.compute)
-        found = {"cost": cost | {"evaluations": count}, "loss": loss, **_provenance(command, place.compute)}
-        write_adapter(session.peft_model, folder, session.record | found)
+    with to_make(folder, partial(_is_finished, folder, record, args.overwrite)) as wanted:
+        if not wanted:
+            return folder
+        with session_of(record, place) as session:
+            batches(session, session.rows)  # the frozen part's output is kept for everyone: not the training's time
+            cost, (loss, count) = _metered(lambda: train_adapter(session, args.evaluations), place.compute)
+            found = {"cost": cost | {"evaluations": count}, "loss": loss, **_provenance(command, place.compute)}
+            write_adapter(session.peft_model, folder, session.record | found)
     print(f"{folder}  ({cost['seconds']:.1f} s, {count} evaluations, objective {loss:.4f})")
     return folder
 
@@ -208,18 +221,22 @@ def answer(args: argparse.Namespace, command: str, place: Place) -> Path:
     how = How(**flags, evaluations=record["evaluations"])
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
     folder = args.output or Path(f"{args.adapter}_{args.action}-{_digest(edits)}_{args.method}{names.suffix(own)}")
-    if _is_finished(folder, record | {"edits": record["edits"] + edits}, args.overwrite, flags):
-        return folder
-    if not place.compute.quiet:
-        print(in_words(args.action, edits, rows), file=sys.stderr, flush=True)
-    with session_of(record, place, None if how.method == "retrain" else args.adapter) as session:
-        batches(session, before + after + session.data.validation)
-        now = session if how.method == "influence" else replace(session, rows=changed)
-        cost, found = _metered(lambda: STEPS[how.method](now, before, after, how), place.compute)
-        request = {"action": args.action, "edits": edits, "before": before, "after": after} | flags
-        entry = request | found | {"asked": flags, "cost": cost, **_provenance(command, place.compute)}
-        new = session.record | {"edits": record["edits"] + edits, "ledger": [*record["ledger"], entry]}
-        write_adapter(session.peft_model, folder, new)
+    if folder.resolve() == args.adapter.resolve():
+        raise UserError(f"--output {folder} is the adapter that is answered from: it isn't replaced")
+    new = record | {"edits": record["edits"] + edits}
+    with to_make(folder, partial(_is_finished, folder, new, args.overwrite, flags)) as wanted:
+        if not wanted:
+            return folder
+        if not place.compute.quiet:
+            print(in_words(args.action, edits, rows), file=sys.stderr, flush=True)
+        with session_of(record, place, None if how.method == "retrain" else args.adapter) as session:
+            batches(session, before + after + session.data.validation)
+            now = session if how.method == "influence" else replace(session, rows=changed)
+            cost, found = _metered(lambda: STEPS[how.method](now, before, after, how), place.compute)
+            request = {"action": args.action, "edits": edits, "before": before, "after": after} | flags
+            entry = request | found | {"asked": flags, "cost": cost, **_provenance(command, place.compute)}
+            new = session.record | {"edits": new["edits"], "ledger": [*record["ledger"], entry]}
+            write_adapter(session.peft_model, folder, new)
     print(f"{folder}  ({cost['seconds']:.1f} s" + "".join(f", {k} {v:.3g}" for k, v in found.items()) + ")")
     return folder
 
@@ -229,10 +246,17 @@ def _digest(edits: list[dict[str, Any]]) -> str:
 
 
 def _is_finished(folder: Path, record: dict[str, Any], overwrite: bool, asked: dict[str, Any] | None = None) -> bool:
-    """True if the folder is there with the same data, edits and flags of the request; UserError for other ones."""
-    if not folder.exists() or overwrite:
+    """True if the folder is there with the same data, edits and flags of the request, and isn't to be made again.
+
+    Raises UserError for other ones, and where what is there isn't an adapter of this project alone.
+    """
+    if not folder.exists():
         return False
     old = read_record(folder)
+    if overwrite:
+        if odd := {path.name for path in folder.iterdir()} - FILES:
+            raise UserError(f"{folder} holds {min(odd)}, which is no part of an adapter: move it, or give another --output")
+        return False
     keys = ["base", "task", "sizes", "rank", "alpha", "targets", "blocks", "decay", "seed", "evaluations", "edits"]
     keys += [key for key in ("base_sha256", "fingerprint") if key in record]  # finetune doesn't load the base to look
     before = old["ledger"][-1].get("asked", asked) if old["ledger"] else None  # earlier versions didn't store it

@@ -719,6 +719,21 @@ def test_what_was_made_from_other_data_is_not_taken_as_finished(place, tmp_path,
     assert code == 2 and "other settings" in line
 
 
+def test_overwrite_replaces_adapters_of_this_project_alone(place, tmp_path, capsys):
+    """No other folder, none with more in it, and never the adapter that is answered from."""
+    shutil.copytree(place / "adapter", tmp_path / "adapter")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/thesis.txt").write_text("mine", encoding="utf-8")
+    shutil.copytree(tmp_path / "adapter", tmp_path / "noted")
+    (tmp_path / "noted/notes.txt").write_text("mine", encoding="utf-8")
+    before, common = files(tmp_path), ("--weights", tmp_path, "--quiet", "--overwrite")
+    ask = ("remove", tmp_path / "adapter", "--ids", 1, "--method", "finetune", *common, "--output")
+    for name, what in (("docs", "not an adapter"), ("noted", "holds notes.txt"), ("adapter", "is the adapter that")):
+        code, line = one_line(llmeraser, capsys, *ask, tmp_path / name)
+        assert code == 2 and what in line
+    assert files(tmp_path) == before
+
+
 def flags_of(add):
     """The flags that a function adds to a parser, but for those that say nothing of the result."""
     parser = Parser()

@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from unlearning.core import distributed
@@ -51,6 +51,20 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
         with contextlib.suppress(OSError):  # where an open file can't be removed, it stays
             place.unlink()
         lock.release()
+
+
+@contextlib.contextmanager
+def to_make(path: Path, is_there: Callable[[], bool], also: Sequence[Path] = ()) -> Iterator[bool]:
+    """Hold the lock on `path` unless it is there already: whether it is to be made.
+
+    is_there: asked again once the lock is held, for another process may have made it meanwhile. also: as of `locked`, whose
+    errors it raises.
+    """
+    if not is_held(path) and is_there():
+        yield False
+        return
+    with locked(path, also):
+        yield not is_there()
 
 
 def is_held(path: Path) -> bool:

@@ -19,6 +19,7 @@ import data
 import models
 from unlearning.core.errors import UserError
 from unlearning.core.files import replacing
+from unlearning.core.locks import locked
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.collect import report_scored
 from unlearning.evaluation.unfinished import circumstances
@@ -202,7 +203,7 @@ def _deleted_from(
     name = SCRIPTS[state["method"]]
     split = importlib.import_module(name).split
     compute = replace(request.scoring.compute, quiet=True)
-    with replacing(copy) as part:
+    with locked(copy), replacing(copy) as part:
         shutil.copytree(folder, part)
         where = request.source.data_dir, command(name, ["delete"]), shared
         delete_images(part, state["method"], split, images, compute, *where)

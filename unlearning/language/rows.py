@@ -21,6 +21,7 @@ from unlearning.language import fields, movielens
 from unlearning.language.fields import KINDS
 
 RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
+FILES = {RECORD, "README.md", "adapter_config.json", "adapter_model.safetensors"}
 FORMAT = 1
 VERBS = {"remove": "forgets", "modify": "modifies", "correct": "corrects"}  # what is said of each kind of request
 LONGEST = 40  # letters of an answer that are said

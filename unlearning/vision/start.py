@@ -6,6 +6,7 @@ import datetime
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unlearning.core import distributed, memory, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel
-from unlearning.core.locks import is_held, locked
+from unlearning.core.locks import to_make
 from unlearning.core.provenance import device_name, versions
 from unlearning.images import forgetting
 from unlearning.images.records import Known
@@ -128,10 +129,9 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "origin": parent and (parent.get("origin") or sha),
         "elsewhere": parent and parent.get("elsewhere"),
     }
-    finished = not args.overwrite and _is_finished(output, same, parser)
-    if not finished or is_held(output):
-        held.enter_context(locked(output, [adapter_files.folder_for(output), _unfinished(output)]))
-        finished = not args.overwrite and _is_finished(output, same, parser)  # another process may have made it meanwhile
+    beside = [adapter_files.folder_for(output), _unfinished(output)]
+    there = partial(_is_there, output, same, parser, args.overwrite)
+    finished = not held.enter_context(to_make(output, there, beside))
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)
     snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
@@ -304,11 +304,14 @@ def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any]
         raise UserError(f"{output} {what}: move it, or give another --output")
 
 
-def _is_finished(output: Path, same: dict[str, Any], parser: Parser) -> bool:
-    """True if the output is there and was made as `same` says. Raises UserError if it was made otherwise."""
-    if output.exists() and not _was_made(output, same, parser):
+def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool) -> bool:
+    """True if the output is there, made as `same` says, and isn't to be made again. Raises UserError if it was made
+    otherwise."""
+    if overwrite or not output.exists():
+        return False
+    if not _was_made(output, same, parser):
         raise UserError(f"{output} was made with other settings; --overwrite computes it again, --output keeps both")
-    return output.exists()
+    return True
 
 
 def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
