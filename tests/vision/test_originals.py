@@ -735,7 +735,7 @@ def test_inputs_are_not_replaced(theirs, tmp_path, capsys):
         "--output",
     )
     code, line = one_line(finetune, capsys, *start, original)
-    assert code == 2 and "is the original itself" in line
+    assert code == 2 and "is the file that --original names" in line
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     before = (tmp_path / "picture.png").read_bytes()
     assert one_line(finetune, capsys, *start, tmp_path / "picture.png")[0] == 2

@@ -162,7 +162,7 @@ def test_normalisation_is_the_data_sets_or_what_the_flags_say(tmp_path, capsys):
 
 def test_a_batch_of_one_image_is_one_line_where_batch_norms_need_more(tmp_path, capsys):
     """Of which the last layers of the network leave one pixel."""
-    flags = ("--dataset", "digits", "--subset", 11, "--model", "test_efficientnet", "--epochs", 1, "--weights", tmp_path)
+    flags = ("--dataset", "digits", "--subset", 11, "--model", "test_efficientnet", "--epochs", 10, "--weights", tmp_path)
     code, line = one_line(pretrain, capsys, *flags, "--quiet", "--batch-size", 1)
     assert code == 2 and "a batch of one image is too few" in line and not files(tmp_path)
 
