@@ -159,7 +159,10 @@ def test_data_that_differ_are_told_apart_in_words(tmp_path):
         (pixels, f"{there.tag}: as many images of the same classes, but other pixels or labels"),
         (fewer, f"{there.tag}: 8 training images, not 7; its classes without c1 and with cat"),
         (dataclasses.replace(pixels, classes=("c1", "c0")), f"{there.tag}: its classes in another order"),
-        (dataclasses.replace(pixels, test=there.test.take(slice(1))), f"{there.tag}: 4 test images, not 1"),
+        (
+            dataclasses.replace(pixels, test=there.test.take(slice(1))),
+            f"{there.tag}: 4 test images, not 1; only training images may be missing",
+        ),
         (larger, f"{larger.tag}: 8 pixels a side, not 16"),
     ):
         with pytest.raises(UserError) as error:

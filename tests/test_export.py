@@ -75,7 +75,7 @@ def test_mistakes_are_named_before_anything_is_written(weights, tmp_path, capsys
         (vit, "--timm", tmp_path / "mine"): "name another folder",
         (vit, "--timm", tmp_path / "mine", "--overwrite"): "name another folder",
         (vit, "--timm", tmp_path / "mine" / "notes.txt"): "is a file",
-        (vit, "--onnx", tmp_path / "mine" / "notes.txt" / "x"): "cannot write into",
+        (vit, "--onnx", tmp_path / "mine" / "notes.txt" / "x"): "Not a directory",
         (resnet, "--timm", tmp_path / "x", "--onnx", tmp_path / "x.onnx"): "--onnx writes it for other tools",
         (tmp_path / "nowhere.pth", "--timm", tmp_path / "x"): "no file",
         (tmp_path / "mine", "--timm", tmp_path / "x"): "cannot be read",

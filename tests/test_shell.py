@@ -187,7 +187,7 @@ MISTAKES = [
     (pretrain, ("--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
     (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),
-    (reproduce, ("draw", "{text}"), "not a result file"),
+    (reproduce, ("draw", "{text}"), "the name of a result file ends in .json"),
     (reproduce, ("draw",), "folders of results come after draw"),
     (reproduce, ("prunelora", "{text}"), "folders of results come after draw"),
 ]

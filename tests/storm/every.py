@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-import resource
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,6 +41,7 @@ def read_all(step: int, until: float) -> Iterator[Read]:
 
 
 def _read(case: sound.Case, folder: Path, place: Path, shared: Shared) -> Read:
+    assert sys.platform != "win32", "the storm needs fork and alarm"
     refused, hung, wrong = False, False, None
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(LONGEST)
@@ -56,8 +57,3 @@ def _read(case: sound.Case, folder: Path, place: Path, shared: Shared) -> Read:
 
 def _too_long(*_: Any) -> None:
     raise TimeoutError(f"it takes more than {LONGEST} s")
-
-
-def peak_mib() -> float:
-    """Largest resident memory of this process, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -133,6 +133,7 @@ def storm(command: Command, place: Path, most: int | None = None) -> Iterator[Ou
 
 def run(command: Command, folder: Path, at: int | None = None) -> tuple[int, int]:
     """Run a command in a process of its own, which dies before its operation `at`: (exit code, number of operations)."""
+    assert sys.platform != "win32", "the storm needs fork"
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -153,9 +154,9 @@ def _silently(action: Callable[[], object], folder: Path, pipe: int, at: int | N
     """Carry out an action, write a byte for each operation, and end the process with an exit code as `flags.main` does."""
     from unlearning.core.errors import RunFailed, UserError
 
-    out = os.open(os.devnull if "STORM_LOUD" not in os.environ else "/dev/stderr", os.O_WRONLY)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     done, code = 0, 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

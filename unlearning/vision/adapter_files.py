@@ -97,6 +97,7 @@ def beside(staged: Staged) -> dict[str, Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of tensors in an adapter's folder, by name."""
     return {name: sha256(folder / name) for name in (ADAPTER_FILE, MASK_FILE) if (folder / name).is_file()}
 
 
