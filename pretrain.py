@@ -1,7 +1,7 @@
 """Train the original network, which knows every class.
 
 The recipe of PruneLoRA (A. Mittal, arXiv 2411.11907) for its two networks: SGD and cosine for CNNs (200 epochs), AdamW
-with warm-up, cosine, mixup and clipping for ViTs (90 epochs); see vision/recipes.py. The small networks use the same
+with warm-up, cosine, mixup and clipping for ViTs (90 epochs); see unlearning/vision/recipes.py. The small networks use the same
 recipes for fewer epochs.
 
     python pretrain.py --dataset cifar10 --model resnet50

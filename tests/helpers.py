@@ -75,7 +75,7 @@ def one_line(script, capsys, *arguments):
     finally:
         sys.argv = argv
     said = capsys.readouterr().err.splitlines()
-    progress = ("continuing ", "downloading ", "forgets ", "run ")
+    progress = ("continuing ", "downloading ", "forgets ", "run ", "starts from ")
     lines = [line for line in said if not line.startswith(progress) and "images are resized to" not in line]
     assert len(lines) == 1, lines
     return stop.value.code, lines[0]

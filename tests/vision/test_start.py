@@ -302,3 +302,33 @@ def test_seeds_differ_in_what_is_drawn_and_in_what_is_trained(script, place, tmp
     runs = [drawn(script, place, tmp_path, monkeypatch, seed) for seed in (0, 1)]
     assert alike(runs[0][0], runs[1][0]) == (script not in DRAWS)
     assert not alike(runs[0][1], runs[1][1])
+
+
+def test_a_file_of_other_settings_says_in_what_they_differ(weights, tmp_path, capsys):
+    """Flags by name, and what isn't a flag in words."""
+    run = (*forgetting_three(weights, 1), "--output", tmp_path / "x.pth")
+    call(finetune, *run)
+    capsys.readouterr()
+    other = weights / "digits_resnet8_class3_finetune2_s0.pth"
+    for script, flags, what in (
+        (finetune, ("--epochs", 2, "--lr", 0.5), "(--epochs, --lr)"),
+        (finetune, ("--forget-class", 4), "(the forget set)"),
+        (finetune, ("--original", other), "(the original)"),
+        (pruneft, (), "(the method, --"),
+    ):
+        code, line = one_line(script, capsys, *latest((*run, *flags)))
+        assert code == 2 and f"x.pth was made with other settings {what}" in line, line
+    call(finetune, *run)
+    assert f"starts from {weights / 'digits_resnet8_original_s0.pth'}" not in capsys.readouterr().err  # there already
+
+
+def test_a_retrain_takes_network_and_constants_from_the_checkpoint_that_says_the_data(tmp_path, capsys):
+    common = ("--dataset", "digits", "--subset", 120, "--epochs", 1, "--weights", tmp_path, "--quiet")
+    call(pretrain, *common, "--model", "resnet8", "--mean", 0.25, "--std", 0.75, "--output", tmp_path / "mine.pth")
+    call(retrain, *common, "--data-of", tmp_path / "mine.pth", "--forget-class", 3, "--output", tmp_path / "a.pth")
+    arguments = models.load_checkpoint(tmp_path / "a.pth")["network"]["arguments"]
+    assert (arguments["mean"], arguments["std"]) == ([0.25], [0.75])
+    own = ("--mean", 0.5, "--std", 0.25)
+    call(retrain, *common, "--data-of", tmp_path / "mine.pth", "--forget-class", 3, *own, "--output", tmp_path / "b.pth")
+    arguments = models.load_checkpoint(tmp_path / "b.pth")["network"]["arguments"]
+    assert (arguments["mean"], arguments["std"]) == ([0.5], [0.25])

@@ -308,7 +308,12 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
     away = {(one.origin, _start_of(one)): one for one in entries if one.elsewhere and one.origin}
     for (origin, start), one in away.items():
         path = Path(one.elsewhere or "")
-        if (origin, start) not in have and path.exists() and originals.digest_of(path) == origin:
+        if (origin, start) in have:
+            continue
+        if not path.exists() or originals.digest_of(path) != origin:
+            what = "isn't there any more, or is another file now, so that there is no row of the Original"
+            print(f"note: {path}, from which {one.path} started, {what}", file=sys.stderr, flush=True)
+        else:
             entry = describe(path, scoring, shared, [one])
             same = [other for other in entries if _start_of(other) == start]
             found.append(replace(entry, forgets=_accompanied(entry, same)))

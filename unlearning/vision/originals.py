@@ -133,7 +133,9 @@ def from_elsewhere(
     model.layer_names = models.told_layers(network)
     _check_head(model, path, dataset)
     stem = " with a 3x3 first layer and no pooling behind it" if network["arguments"].get("small_stem") else ""
-    _say(model, found, path, f"as {network['name']}{stem} {matched} tensors match", dataset, quiet)
+    constants = (f"{name} {written(network['arguments'][name])}" for name in ("mean", "std"))
+    text = f"as {network['name']}{stem} {matched} tensors match; {', '.join(constants)}"
+    _say(model, found, path, text, dataset, quiet)
     digest = digest_of(path)
     told_by = {"original": digest[:12]} | ({"entry": entry} if entry else {})
     arguments = {"input_size": told.input_size} if told.input_size else {}

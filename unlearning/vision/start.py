@@ -157,7 +157,10 @@ def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[st
     before = len(parent["forget"]) if parent else 0
     line += f"; {before:,} of them were forgotten before" if before else ""
     line += f"; {len(dataset.missing):,} of these are not in their files any more" if len(dataset.missing) else ""
-    for text in (*forgotten.notes, *([] if quiet else [line])):
+    notes = [*forgotten.notes, *([] if quiet else [line])]
+    if parent and not parent.get("elsewhere") and not quiet:  # what others have trained has said what it is
+        notes.append(f"starts from {parent['file']}")
+    for text in notes:
         print(text, file=sys.stderr, flush=True)
 
 
@@ -210,7 +213,8 @@ def _network(
         known: dict[str, Any] = models.load_checkpoint(of)["network"] if of else {"name": "resnet20", "arguments": {}}
         name = told.model or known["name"]
         said = known["arguments"] if name == known["name"] else {}
-        constants, further = told.constants, {key: said[key] for key in models.KINDS if key in said}
+        constants = told.constants or ((said["mean"], said["std"]) if said else None)
+        further = {key: said[key] for key in models.KINDS if key in said}
         if Path(name).is_dir():  # timm's or Hugging Face's, whose network is trained afresh
             found = foreign.read(Path(name), constants=constants is None)
             name, further, constants = found.name or name, found.arguments, constants or found.constants
@@ -309,19 +313,33 @@ def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: boo
     otherwise."""
     if overwrite or not output.exists():
         return False
-    if not _was_made(output, same, parser):
-        raise UserError(f"{output} was made with other settings; --overwrite computes it again, --output keeps both")
+    if other := _other(same, _made(output, parser)):
+        what = f"{output} was made with other settings ({other})"
+        raise UserError(f"{what}; --overwrite computes it again, --output keeps both")
     return True
 
 
 def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
     """True if the file is there and was made as `same` says."""
-    if not path.exists():
-        return False
+    return path.exists() and _made(path, parser) == same
+
+
+def _other(same: dict[str, Any], before: dict[str, Any]) -> str:
+    """In what two runs differ, in words: method, flags, data, forget set, original; "" where they are the same."""
+    own, theirs = same["settings"], before["settings"]
+    flags = [f"--{name.replace('_', '-')}" for name in sorted({*own, *theirs}) if own.get(name) != theirs.get(name)]
+    words = {"data": "the data", "forget": "the forget set", "parent": "the original", "code": "the network's file"}
+    keys = [key for key in {**same["from"], **before["from"]} if same["from"].get(key) != before["from"].get(key)]
+    found = ["the method"] * (same["method"] != before["method"]) + [words.get(key, "the network") for key in keys]
+    return ", ".join([*found, *flags])
+
+
+def _made(path: Path, parser: Parser) -> dict[str, Any]:
+    """How a checkpoint was made, as `start` says it of a run."""
     found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
     made_from |= _made_of(found["network"], found.get("parent"))
     own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
     if not found.get("parent"):
         own = with_normalisation(own, found)
-    return {"method": found["method"], "settings": own, "from": made_from} == same
+    return {"method": found["method"], "settings": own, "from": made_from}
