@@ -97,6 +97,8 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
     """Carry out the command line: the path of the folder, or else of the file."""
     if not (args.onnx or args.timm) or (args.row and not args.timm):
         raise UserError("--row belongs to --timm" if args.row else "nothing to write: give --onnx FILE, --timm DIR, or both")
+    if args.onnx and args.timm and args.onnx.resolve().is_relative_to(args.timm.resolve()):
+        raise UserError(f"--onnx {args.onnx} lies in the folder of --timm")
     if args.timm and args.timm.exists() and args.checkpoint.exists() and args.timm.samefile(args.checkpoint):
         raise UserError(f"{args.timm} is the network that is read itself")
     with contextlib.ExitStack() as held:
@@ -144,7 +146,11 @@ def _onnx_is_there(args: argparse.Namespace, source: str) -> bool:
     if args.checkpoint.is_dir() and file.resolve().is_relative_to(args.checkpoint.resolve()):
         raise UserError(f"{file} lies in the folder that is read, {args.checkpoint}")
     check_writable(file.parent)
-    if not file.exists() or args.overwrite:
+    if not file.exists():
+        return False
+    if args.overwrite:
+        if source_of(file) is None:
+            raise UserError(f"{file} is no ONNX file that was written here: move it, or give another --onnx")
         return False
     if source_of(file) != source:
         raise UserError(f"{file} exists, made from something else; --overwrite replaces it")

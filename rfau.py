@@ -78,10 +78,21 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 
 
 def _check_plot(run: Run) -> None:
-    """Raise UserError where the picture would replace a file, unless that may be replaced or is an unfinished run's."""
+    """Raise UserError where the picture would replace a file: one that was not drawn here, or without --overwrite, unless it
+    is an unfinished run's."""
     plot, begun = run.settings.plot, run.snapshot and (run.snapshot.overwrite or run.snapshot.path.exists())
-    if plot and plot.exists() and not begun:
+    if not plot:
+        return
+    if (
+        plot.resolve() == run.staged.main.resolve()
+        or adapter_files.folder_for(run.staged.main).resolve() in plot.resolve().parents
+    ):
+        raise UserError(f"--plot {plot} is where the checkpoint or its adapter goes")
+    if plot.exists() and not begun:
         raise UserError(f"--plot {plot} is there already: --overwrite replaces it")
+    from unlearning.reports import style  # matplotlib
+
+    style.check_own([plot])
 
 
 def every_block(model: nn.Module) -> adapters.Layers:

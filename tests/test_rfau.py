@@ -62,6 +62,15 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
     with pytest.raises(UserError, match=r"--plot .*r.png is there already: --overwrite replaces it"):
         unlearned(rfau, weights, tmp_path / "y.pth", model, *flags)
     assert (tmp_path / "r.png").read_bytes() == picture
+    (tmp_path / "r.png").write_bytes(b"my photograph")
+    for plot, what in (
+        ("r.png", "not a picture that was drawn here"),
+        ("y.pth", "is where the checkpoint or its adapter goes"),
+    ):
+        flags = ("--epochs", 8, "--overwrite", "--plot", tmp_path / plot)
+        with pytest.raises(UserError, match=what):
+            unlearned(rfau, weights, tmp_path / "y.pth", model, *flags)
+    assert (tmp_path / "r.png").read_bytes() == b"my photograph"
     base = models.build(original(weights, model))
     x = torch.rand(16, 1, 8, 8)
     with torch.no_grad():

@@ -144,18 +144,37 @@ def test_what_is_written_already_stays_where_it_was_if_it_cannot_take_its_place(
     assert files(tmp_path) == before
 
 
-def test_a_folder_that_an_earlier_version_had_put_aside_comes_back(tmp_path):
-    (tmp_path / ".mine.77.old").mkdir()
-    (tmp_path / ".mine.77.old/a.txt").write_bytes(b"old")
-    (tmp_path / ".mine.78.tmp").write_bytes(b"half")
-    (tmp_path / ".mine.too.79.tmp").write_bytes(b"of another")
+def test_leftovers_go_and_nothing_that_others_call_alike(tmp_path):
+    (tmp_path / ".mine.77.unlearning-old").mkdir()
+    (tmp_path / ".mine.78.unlearning-tmp").write_bytes(b"half")
+    strangers = {
+        ".mine.too.79.unlearning-tmp": b"of another",
+        ".mine.2023.old": b"a",
+        ".mine.7.tmp": b"b",
+        ".mine.5.list": b"c",
+    }
+    for name, content in strangers.items():
+        (tmp_path / name).write_bytes(content)
     recover(tmp_path / "mine")
-    assert files(tmp_path) == {"mine/a.txt": b"old", ".mine.too.79.tmp": b"of another"}
+    assert files(tmp_path) == strangers and not (tmp_path / ".mine.77.unlearning-old").exists()
+
+
+def test_what_comes_while_a_run_is_at_work_is_not_replaced(tmp_path):
+    for name in ("x.pth", "x_adapter"):
+        with (
+            pytest.raises(RunFailed, match=f"{name} has come while this was at work"),
+            staging(tmp_path / "x.pth") as staged,
+        ):
+            staged.part(tmp_path / "x.pth").write_bytes(b"new")
+            staged.part(tmp_path / "x_adapter").mkdir()
+            (tmp_path / name).write_bytes(b"a stranger's")
+        assert files(tmp_path) == {name: b"a stranger's"} and len(list(tmp_path.iterdir())) == 1
+        (tmp_path / name).unlink()
 
 
 def test_a_list_of_moves_that_says_nonsense_is_one_line(tmp_path):
     for text in ("{", "[]", '{"new": 3, "gone": []}'):
-        (tmp_path / ".x.pth.5.moves").write_text(text, encoding="utf-8")
+        (tmp_path / ".x.pth.5.unlearning-moves").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match="moves is damaged: delete it"):
             recover(tmp_path / "x.pth")
 

@@ -31,7 +31,7 @@ def holder(path):
 def test_a_second_process_says_for_whom_it_waits_and_comes_when_that_is_done(tmp_path, capsys):
     path, came = tmp_path / "x.pth", []
     with locked(path):
-        assert (tmp_path / ".x.pth.lock").exists()
+        assert (tmp_path / ".x.pth.unlearning-lock").exists()
     assert files(tmp_path) == {}
     process = holder(path)
 
@@ -53,13 +53,13 @@ def test_a_second_process_says_for_whom_it_waits_and_comes_when_that_is_done(tmp
 
 def test_a_killed_holder_keeps_nobody_out(tmp_path):
     process = holder(tmp_path / "x.pth")
-    (tmp_path / f".x.pth.{process.pid}.tmp").write_bytes(b"half")
-    (tmp_path / f".x_adapter.{process.pid}.tmp").mkdir()
+    (tmp_path / f".x.pth.{process.pid}.unlearning-tmp").write_bytes(b"half")
+    (tmp_path / f".x_adapter.{process.pid}.unlearning-tmp").mkdir()
     assert is_held(tmp_path / "x.pth")
     process.kill()
     assert process.wait() == KILL
     with locked(tmp_path / "x.pth", [tmp_path / "x_adapter"]):
-        assert [file.name for file in tmp_path.iterdir()] == [".x.pth.lock"]
+        assert [file.name for file in tmp_path.iterdir()] == [".x.pth.unlearning-lock"]
     assert list(tmp_path.iterdir()) == [] and not is_held(tmp_path / "x.pth")
 
 

@@ -248,7 +248,7 @@ def test_pictures_replace_those_that_were_drawn_here_alone(path, tmp_path, monke
         patch.setattr(figures, "write_bytes", killed_from(2, figures.write_bytes))
         assert dies(lambda: call(evaluate, path, *flags))
     assert files(plots) == {"losses.png": own}
-    (plots / ".metrics.png.7.tmp").write_bytes(b"half")
+    (plots / ".metrics.png.7.unlearning-tmp").write_bytes(b"half")
     call(evaluate, path, *flags)
     assert files(plots) == {"losses.png": own, "metrics.png": own} and len(asked) == 1
     with pytest.raises(UserError, match="holds pictures; --overwrite"):

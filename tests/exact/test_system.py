@@ -602,7 +602,7 @@ def test_no_file_that_is_not_the_systems_is_swept(copy, capsys):
     shutil.copy(folder / "part_0000_0000.pth", folder / "part_0009_0000.pth")
     write_torch(folder / "part_0000_0007.pth", part | {"backbone": "0" * 64})
     (folder / "part_0001_0007.pth").write_bytes(b"mine")
-    (folder / ".part_0001_0001.pth.7.tmp").write_bytes(b"half of a part")
+    (folder / ".part_0001_0001.pth.7.unlearning-tmp").write_bytes(b"half of a part")
     shutil.copy(folder / "part_0000_0000.pth", folder / "part_0000_0003.pth")  # the system's own
     before, _ = files(folder), capsys.readouterr()
     delete(sisa, folder, "--ids", *full(private(folder, 1)))
@@ -998,7 +998,7 @@ renamed = os.rename
 
 
 def takes_place(part, path):
-    return path.name == "system" and part.suffix == ".tmp"
+    return path.name == "system" and part.suffix == ".unlearning-tmp"
 
 
 def no_room():

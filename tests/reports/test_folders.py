@@ -127,7 +127,7 @@ def test_a_picture_of_somebody_elses_stays_and_the_folders_own_are_replaced(resu
 def test_a_killed_run_leaves_no_part_in_the_folder_of_the_next(result, tmp_path):
     folders.write(result, tmp_path / "t")
     before = files(tmp_path)
-    for name in ("t/.result.json.7.tmp", "t/figures/.metrics.png.7.tmp"):
+    for name in ("t/.result.json.7.unlearning-tmp", "t/figures/.metrics.png.7.unlearning-tmp"):
         (tmp_path / name).write_bytes(b"half")
     folders.redraw(tmp_path / "t", overwrite=False)
     assert files(tmp_path) == before

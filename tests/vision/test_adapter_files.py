@@ -62,7 +62,7 @@ def failing(call):
 
 
 def rename_fails(source, target, rename=Path.rename):
-    if source.is_dir() and source.suffix == ".tmp":
+    if source.is_dir() and source.suffix == ".unlearning-tmp":
         raise FULL
     rename(source, target)
 
@@ -113,31 +113,55 @@ def run_to(output, overwrite=False):
 def test_an_adapter_is_replaced_along_with_its_checkpoint_alone(tmp_path):
     """Also an earlier version's, without a card and of a checkpoint that doesn't say which it came with."""
     folder, masks = tmp_path / "x_adapter", {"net.conv1": torch.ones(16, dtype=torch.bool)}
+    again = run_to(tmp_path / "x.pth", overwrite=True)
     adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
     with staging(tmp_path / "x.pth") as staged:
         adapter_files.save(adapted(network()), replace(run_to(tmp_path / "x.pth"), staged=staged), masks)
         says = adapter_files.beside(staged)
-    with pytest.raises(UserError, match=r"x_adapter is where the adapter goes, and is there without x.pth; --overwrite"):
+    with pytest.raises(UserError, match=r"x_adapter is where the adapter goes, and is there without x.pth: move it"):
         adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
-    adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
-    for content in (says, {}):
+    adapter_files.check_replaceable(again)
+    with pytest.raises(UserError, match="is there without x: move it"):
+        (tmp_path / "x.pth").touch()
+        adapter_files.check_replaceable(run_to(tmp_path / "x", overwrite=True))
+    for content in (says, {"config": {"rank": 2}}):
         write_torch(tmp_path / "x.pth", content)
         adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
-    (folder / "README.md").unlink()
-    adapter_files.check_replaceable(run_to(tmp_path / "x.pth"))
+    write_torch(tmp_path / "x.pth", {"config": {"epochs": 2}})
+    with pytest.raises(UserError, match=r"and x.pth came with none"):
+        adapter_files.check_replaceable(again)
     write_torch(tmp_path / "x.pth", says)
-    save_file({"a": torch.ones(1)}, folder / ADAPTER_FILE)
-    with pytest.raises(UserError, match=r"and isn't the one that x.pth came with"):
-        adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
+    (folder / "README.md").unlink()
+    adapter_files.check_replaceable(again)
+    config = (folder / "adapter_config.json").read_text(encoding="utf-8")
+    for file, content in (
+        (ADAPTER_FILE, {"a": torch.ones(1)}),
+        ("adapter_config.json", config.replace('"lora_alpha": 8', '"lora_alpha": 9')),
+    ):
+        before = (folder / file).read_bytes()
+        if isinstance(content, str):
+            (folder / file).write_text(content, encoding="utf-8")
+        else:
+            save_file(content, folder / file)
+        assert (folder / file).read_bytes() != before
+        with pytest.raises(UserError, match=r"and isn't the one that x.pth came with"):
+            adapter_files.check_replaceable(again)
+        (folder / file).write_bytes(before)
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=r"holds notes.txt"):
-        adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
+        adapter_files.check_replaceable(again)
+    (folder / "notes.txt").unlink()
+    (tmp_path / "x.pth").unlink()
+    save_file({"a": torch.ones(1)}, folder / ADAPTER_FILE)  # somebody's, which doesn't say that it was written here
+    with pytest.raises(UserError, match="is there without x.pth"):
+        adapter_files.check_replaceable(again)
     for file in folder.iterdir():
         file.unlink()
-    with pytest.raises(UserError, match="isn't the one"):
-        adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
-    (tmp_path / "x.pth").unlink()
-    adapter_files.check_replaceable(run_to(tmp_path / "x.pth", overwrite=True))
+    adapter_files.check_replaceable(again)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link"):
+        adapter_files.check_replaceable(again)
 
 
 def test_a_checkpoint_without_an_adapter_takes_that_of_the_one_before_with_it(tmp_path):

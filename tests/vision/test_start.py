@@ -21,7 +21,7 @@ import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel, sisa
 from data import Source
-from tests.helpers import call, changed, latest
+from tests.helpers import call, changed, forgetting_three, latest, one_line
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256, write_torch

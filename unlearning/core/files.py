@@ -23,8 +23,9 @@ from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
 
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
-# Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written.
-PART, OLD, MOVES, LIST = "tmp", "old", "moves", "list"
+# Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written: nobody
+# else's files end so, for `recover` removes what does.
+PART, OLD, MOVES, LIST = (f"unlearning-{ending}" for ending in ("tmp", "old", "moves", "list"))
 
 
 class Staged:
@@ -39,9 +40,12 @@ class Staged:
         self.parts: dict[Path, Path] = {}
         self.gone: list[Path] = []
         self.finished: dict[Path, Path] = {}
+        self.there: set[Path] = set()
 
     def part(self, path: Path) -> Path:
-        """Where to write what will be `path`."""
+        """Where to write what will be `path`. What lies there by now will be replaced, and nothing that comes later."""
+        if path not in self.parts and os.path.lexists(path):
+            self.there.add(path)
         return self.parts.setdefault(path, _aside(path, os.getpid(), PART))
 
     def take(self, path: Path, finished: Path) -> None:
@@ -57,6 +61,8 @@ class Staged:
         """Put all parts in their places."""
         if not self.parts:
             return
+        if came := [path for path in self.parts if os.path.lexists(path) and path not in self.there]:
+            raise RunFailed(f"{came[0]} has come while this was at work: move it, and give the same command again")
         if [*self.parts] == [self.main] and not self.main.is_dir() and not self.gone:
             os.replace(self.finished.get(self.main, self.parts[self.main]), self.main)
             return
@@ -148,8 +154,6 @@ def recover(path: Path) -> None:
         place = path.with_name(match[0])
         if match[2] == MOVES:
             _complete(path, int(match[1]))
-        elif match[2] == OLD and place.exists() and not path.exists():  # left by an earlier version
-            place.rename(path)
         else:
             _remove(place)
 

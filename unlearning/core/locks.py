@@ -88,7 +88,7 @@ def is_locked_now(path: Path) -> bool:
 
 
 def _place(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    return path.with_name(f".{path.name}.unlearning-lock")
 
 
 def _own_name() -> str:

@@ -12,7 +12,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import shown
 
 NAME = 255  # bytes that file systems have room for in one name
-BESIDE = 30  # of these for what is added to a name while its file is written: ".", ".partial", ".12345678.tmp"
+BESIDE = 30  # of these for what is added to a name while its file is written: ".", ".partial", ".1234567.unlearning-moves"
 
 
 def input_path(text: str) -> Path:

@@ -101,8 +101,10 @@ class Unfinished:
         if not self.folder:
             return
         group = self.folder.name.split(".")[2]
-        locks = self.folder.parent.glob(f"..scores.{group}.*.partial.lock")  # of those that were killed at their beginning
-        for folder in {*self._alike(), *(lock.with_name(lock.name[1:].removesuffix(".lock")) for lock in locks)}:
+        locks = self.folder.parent.glob(
+            f"..scores.{group}.*.partial.unlearning-lock"
+        )  # of those that were killed at their beginning
+        for folder in {*self._alike(), *(lock.with_name(lock.name[1:].removesuffix(".unlearning-lock")) for lock in locks)}:
             if folder == self.folder or not is_locked_now(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 

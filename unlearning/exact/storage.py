@@ -24,7 +24,9 @@ from unlearning.vision.snapshots import Snapshot
 SYSTEM = "system.pth"
 PARTIAL = ".partial"
 PART = re.compile(r"part_(\d{4,})_(\d{4,})\.pth")
-ASIDE = re.compile(rf"\.((?:part_\d{{4,}}_\d{{4,}}|system)\.pth(?:{re.escape(PARTIAL)})?)\.\d+\.(?:tmp|old|moves|list)")
+ASIDE = re.compile(
+    rf"\.((?:part_\d{{4,}}_\d{{4,}}|system)\.pth(?:{re.escape(PARTIAL)})?)\.\d+\.unlearning-(?:tmp|old|moves|list)"
+)
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     there = [k for k, name in enumerate(state["files"]) if name]
     if not there:
         raise UserError(f"{folder} can't answer: all its images are deleted")
-    trained = [_learner(Path(folder) / state["files"][k], state) for k in there]
+    trained = [_learner(Path(folder) / state["files"][k], state, k) for k in there]
     source = models.load_checkpoint(_backbone_of(state, folder))
     arguments = source["network"]["arguments"]
     if state["shape"] != [arguments["in_chans"], arguments["img_size"], arguments["img_size"]]:
@@ -262,12 +262,18 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def _learner(file: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """What the file of a part holds. Raises UserError where it isn't one of this system's."""
+def _learner(file: Path, state: dict[str, Any], number: int) -> dict[str, Any]:
+    """What the file of part `number` holds. Raises UserError where it is another part's, or another system's."""
     learner = read_torch(file)
     check(learner, fields.part, str(file))
     if len(learner["bias"]) != state["classes"]:
         raise UserError(f"{file}: its head has {len(learner['bias'])} logits for {state['classes']} classes: it is damaged")
+    members = (state["part"] == number).nonzero().squeeze(1)
+    own = {**storage.known(state), "part": number}  # files of earlier versions say less
+    if any(learner.get(name, value) != value for name, value in own.items()) or not torch.equal(
+        learner.get("members", members), members
+    ):
+        raise UserError(f"{file} is another part's, or another system's")
     return learner
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 from unlearning.core.content import check, parse_json, read_json, shown
 from unlearning.core.errors import UserError
-from unlearning.core.files import replacing, write_text
+from unlearning.core.files import replacing, sha256, write_text
 from unlearning.core.words import portions
 from unlearning.language import fields, movielens
 from unlearning.language.fields import KINDS
 
 RECORD = "record.json"  # beside the files of PEFT: what the adapter was trained on, and what has been asked of it
-FILES = {RECORD, "README.md", "adapter_config.json", "adapter_model.safetensors"}
+ADAPTER = "adapter_model.safetensors"
+FILES = {RECORD, "README.md", "adapter_config.json", ADAPTER}
 FORMAT = 1
 VERBS = {"remove": "forgets", "modify": "modifies", "correct": "corrects"}  # what is said of each kind of request
 LONGEST = 40  # letters of an answer that are said
@@ -140,6 +141,11 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{folder} is not an adapter of this project's format {FORMAT}")
     check(record, fields.record, str(Path(folder) / RECORD))
+    file = Path(folder) / ADAPTER
+    if "adapter_sha256" in record and not (
+        file.is_file() and sha256(file) == record["adapter_sha256"]
+    ):  # else an earlier version's
+        raise UserError(f"{file} is missing, or not what {RECORD} beside it was written with: it is damaged")
     return record
 
 
@@ -157,7 +163,8 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any]) -> None
     """Write an adapter in PEFT's format with its record, the folder as a whole. Raises RunFailed on a full disk."""
     with replacing(folder) as part:
         peft_model.save_pretrained(str(part))
-        (part / RECORD).write_text(json.dumps(record | {"format": FORMAT}, indent=1), encoding="utf-8")
+        made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER)}
+        (part / RECORD).write_text(json.dumps(record | made, indent=1), encoding="utf-8")
 
 
 def _lines(file: str | Path, flag: str) -> list[dict[str, Any]]:

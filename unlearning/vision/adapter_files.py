@@ -47,13 +47,17 @@ def check_replaceable(run: "Run") -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    what = None
-    if not folder.is_dir() or there - FILES or (there and CONFIG_FILE not in there):
-        what = f"holds {min(there - FILES or there)}" if there else "is no folder"
-    elif not output.exists() and not overwrite:
-        what = f"is there without {output.name}; --overwrite replaces it"
-    elif (came_with := recorded(output)) and came_with != digests(folder):
+    what, came_with = None, recorded(output)
+    if folder.is_symlink() or not folder.is_dir():
+        what = "is a link, or no folder"
+    elif there - FILES or (there and CONFIG_FILE not in there):
+        what = f"holds {min(there - FILES or there)}"
+    elif not output.exists() and not (overwrite and _says_ours(folder)):
+        what = f"is there without {output.name}"
+    elif came_with and came_with != digests(folder):
         what = f"isn't the one that {output.name} came with"
+    elif output.exists() and not came_with and "rank" not in read_torch(output)["config"]:
+        what = f"{output.name} came with none"
     if what:
         raise UserError(f"{folder} is where the adapter goes, and {what}: move it, or give another --output")
 
@@ -97,8 +101,18 @@ def beside(staged: Staged) -> dict[str, Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files of tensors in an adapter's folder, by name."""
-    return {name: sha256(folder / name) for name in (ADAPTER_FILE, MASK_FILE) if (folder / name).is_file()}
+    """SHA-256 of the files in an adapter's folder that make its answers, by name."""
+    named = (ADAPTER_FILE, MASK_FILE, CONFIG_FILE)
+    return {name: sha256(folder / name) for name in named if (folder / name).is_file()}
+
+
+def _says_ours(folder: Path) -> bool:
+    """True for an adapter that says inside that this project has written it, and for an empty folder, unless another
+    checkpoint of a name like it lies beside it."""
+    beside = [folder.with_name(folder.name.removesuffix("_adapter") + ending) for ending in ("", ".pth")]
+    if any(path.exists() for path in beside):
+        return False
+    return not any(folder.iterdir()) or ((folder / ADAPTER_FILE).is_file() and "fits" in _read(folder / ADAPTER_FILE)[1])
 
 
 def recorded(checkpoint: Path) -> dict[str, str] | None:

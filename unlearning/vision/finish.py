@@ -15,5 +15,5 @@ def stage(staged: Staged, checkpoint: dict[str, Any], snapshot: Snapshot) -> Non
     beside = adapter_files.beside(staged)
     with writing(staged.main):
         save_torch(staged.part(staged.main), checkpoint | beside)
-    if snapshot.path.exists():
+    if snapshot.path.is_file():
         staged.without(snapshot.path)
