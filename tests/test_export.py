@@ -15,7 +15,7 @@ import pretrain
 import retrain
 from tests.helpers import call, files, full_disk, lines_of, one_line, rows_of
 from tests.test_models import TheirViT, randomise
-from unlearning.core.errors import RunFailed
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.evaluation import collect
 from unlearning.reports import results, tables
 from unlearning.vision import originals
@@ -27,6 +27,10 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
                 "--output", tmp_path / "x.pth")  # fmt: skip
     (tmp_path / "x.onnx").write_bytes(b"old")
     before, again = files(tmp_path), (export, path, "--onnx", tmp_path / "x.onnx", "--overwrite")
+    for flags, what in (((), "no ONNX file that was written here"), (("--timm", tmp_path), "lies in the folder of --timm")):
+        with pytest.raises(UserError, match=what):
+            call(*again, *flags)
+    monkeypatch.setattr(export, "source_of", lambda _: "another checkpoint")
 
     def differs(*_):
         raise RunFailed("the ONNX file answers differently")

@@ -220,7 +220,7 @@ def test_somebodys_own_files_stop_a_table_before_it_is_trained(tmp_path, monkeyp
     assert code == 2 and "has files of its own" in line and not (tmp_path / "model_weights").exists()
     (tmp_path / "file").touch()
     code, line = one_line(reproduce, capsys, *arguments, "--results", tmp_path / "file")
-    assert code == 2 and "cannot write into" in line
+    assert code == 2 and "is a file, not a folder" in line
 
 
 def test_a_dry_run_downloads_nothing(tmp_path, capsys):

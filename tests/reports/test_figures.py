@@ -268,7 +268,7 @@ def test_plots_go_to_a_folder_without_pictures_of_others(tmp_path, capsys):
     for folder, flags, complaint in (
         ("empty", (), "no file"),
         ("new", (), "no file"),
-        ("full/roc.png", (), "roc.png is a file"),
+        ("full/roc.png", (), "is a file, not a folder"),
         ("full", (), "holds pictures; --overwrite"),
         ("full", ("--overwrite",), "no file"),
     ):

@@ -153,7 +153,7 @@ def test_an_adapter_is_replaced_along_with_its_checkpoint_alone(tmp_path):
     (folder / "notes.txt").unlink()
     (tmp_path / "x.pth").unlink()
     save_file({"a": torch.ones(1)}, folder / ADAPTER_FILE)  # somebody's, which doesn't say that it was written here
-    with pytest.raises(UserError, match="is there without x.pth"):
+    with pytest.raises(UserError, match=r"is there without x\.pth"):
         adapter_files.check_replaceable(again)
     for file in folder.iterdir():
         file.unlink()

@@ -113,7 +113,6 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     begin = names.begin(network["name"], dataset.tag)
     stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
     output = args.output or _output(args, stem, begin, parent, same, parser)
-    _check_output(output, args, parent)
     facts: dict[str, Any] = {
         "method": method,
         "network": network,
@@ -132,6 +131,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     beside = [adapter_files.folder_for(output), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside))
+    if not finished:
+        _check_output(output, args, parent)
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)
     snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
