@@ -19,7 +19,6 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a process that has started threads can't be copied
 
 from tests.storm import every, kills
-from unlearning.core.device import peak_memory_mib
 from unlearning.core.files import write_text
 from unlearning.core.flags import typed_command
 from unlearning.core.provenance import device_name, provenance
@@ -42,27 +41,6 @@ def killed(most: int | None) -> dict[str, Any]:
     }
 
 
-def damaged(step: int, minutes: float) -> dict[str, Any]:
-    """The damaged files, and what came of them."""
-    found = list(every.read_all(step, time.time() + 60 * minutes))
-    wrong = [one for one in found if one.wrong]
-    return {
-        "part": "damaged files",
-        "kinds": len({one.case[0] for one in found}),
-        "cases": len({one.case for one in found}),
-        "refused": sum(one.refused for one in found),
-        "tracebacks": len([one for one in wrong if not one.hung and "is written" not in str(one.wrong)]),
-        "hangs": sum(one.hung for one in found),
-        "files_touched": len([one for one in wrong if "is written" in str(one.wrong)]),
-        "peak_mib": round(peak_memory_mib("cpu")),
-        "failures": [f"{'.'.join(one.case)}: {one.wrong}" for one in wrong],
-    }
-
-
-def _into(pipe: Any, step: int, minutes: float) -> None:
-    pipe.send(damaged(step, minutes))
-
-
 def main() -> int:
     """Carry out the command line: the exit code."""
     parser = argparse.ArgumentParser(
@@ -76,7 +54,7 @@ def main() -> int:
     started = time.time()
     kills.prepare()
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    reader = multiprocessing.get_context("spawn").Process(target=_into, args=(theirs, args.files, args.minutes))
+    reader = multiprocessing.get_context("spawn").Process(target=every.into, args=(theirs, args.files, args.minutes))
     reader.start()
     rows = [killed(args.kills), ours.recv()]
     reader.join()
