@@ -25,6 +25,7 @@ from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
 from unlearning.core.flags import LORA_RANK, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
+from unlearning.core.locks import locked
 from unlearning.core.paths import output_file
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import add_targets_flag, method_parser
@@ -72,7 +73,8 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     if settings.plot:
         from unlearning.reports import paper_figures
 
-        paper_figures.residuals(residuals, layers, settings.plot)
+        with locked(settings.plot):
+            paper_figures.residuals(residuals, layers, settings.plot)
     adapter_files.save(adapted, run)
     return adapters.merge(adapted)
 

@@ -185,13 +185,13 @@ def _complete(main: Path, process: int) -> None:
     new, gone = _listed(main, process)
     if _aside(main, process, PART).exists():
         _put_aside(main, process)
+    for path in gone:
+        _put_aside(path, process)
     for path in new:
         part = _aside(path, process, PART)
         if part.exists():
             _put_aside(path, process)
             part.rename(path)
-    for path in gone:
-        _put_aside(path, process)
     for path in (*new, *gone):
         _remove(_aside(path, process, OLD))
     _aside(main, process, MOVES).unlink()
@@ -325,6 +325,14 @@ def first_line(error: Exception) -> str:
 def write_text(path: str | Path, text: str) -> None:
     """Replace the text file `path` in one step, in UTF-8; bytes of a file's name that are no text as escapes."""
     write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder with all that is in it: after a kill it is there as it was, or `recover` removes the rest."""
+    old = _aside(folder, os.getpid(), OLD)
+    with contextlib.suppress(OSError):
+        folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

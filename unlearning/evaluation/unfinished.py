@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from unlearning.core import provenance
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, read_torch, sha256, write_bytes, write_torch
+from unlearning.core.files import check_writable, read_torch, remove_whole, sha256, write_bytes, write_torch
 from unlearning.core.locks import is_locked_now, locked
 
 BEGUN = "outputs.json"  # {output: SHA-256 of what was to be written there, or "" for a folder}
@@ -106,7 +105,7 @@ class Unfinished:
         )  # of those that were killed at their beginning
         for folder in {*self._alike(), *(lock.with_name(lock.name[1:].removesuffix(".unlearning-lock")) for lock in locks)}:
             if folder == self.folder or not is_locked_now(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_whole(folder)
 
 
 @contextlib.contextmanager
