@@ -67,7 +67,7 @@ def test_a_command_that_ends_well_removes_its_own_and_what_dead_ones_of_its_outp
     with locked(left[0]), command(tmp_path, mia="other"):
         assert left[1].exists()
     assert set(tmp_path.iterdir()) == {left[0], left[2]}
-    (tmp_path / f".{left[1].name}.lock").touch()  # of one that was killed before it kept anything
+    (tmp_path / f".{left[1].name}.unlearning-lock").touch()  # of one that was killed before it kept anything
     with command(tmp_path, mia="another") as unfinished:
         assert unfinished.find({"file": "x"}) == 1
     assert list(tmp_path.iterdir()) == [left[2]]
