@@ -149,6 +149,8 @@ class Source:
     def of(cls, spec: dict[str, Any], data_dir: Path, quiet: bool = False) -> "Source":
         """The source that `described` has written; files of earlier versions don't know --test-subset."""
         own = {name: spec[name] for name in FLAGS if name in spec}
+        if "dataset" not in own:
+            raise UserError("a file doesn't say on which data set it was trained: it is damaged")
         return cls(data_dir=data_dir, quiet=quiet, known=Known.of(spec), **own)
 
 

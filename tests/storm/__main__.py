@@ -63,7 +63,7 @@ def main() -> int:
     result = {"minutes": round((time.time() - started) / 60, 1), "rows": rows}
     print(json.dumps(result, indent=1))
     if args.json:
-        about = {"about": "Kills before operations on files, and damaged files: what came of them."}
+        about = {"table": "storm", "about": "Kills before operations on files, and damaged files: what came of them."}
         write_text(args.json, json.dumps(provenance(typed_command(), device_name("cpu")) | about | result, indent=1) + "\n")
     killed_well, read_well = rows[0]["survived"] == rows[0]["cases"], not any(rows[1][key] for key in NEVER)
     return 0 if killed_well and read_well else 1

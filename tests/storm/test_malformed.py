@@ -25,7 +25,14 @@ ONCE = {
         ("forget", "numbers"),
     },
     "public": {("format", "numbers"), ("network.arguments.img_size", "large")},
-    "system": {("ledger", "true"), ("part", "scalar"), ("centres", "half"), ("deleted", "numbers"), ("files.1", "path")},
+    "system": {
+        ("data.dataset", "gone"),
+        ("ledger", "true"),
+        ("part", "scalar"),
+        ("centres", "half"),
+        ("deleted", "numbers"),
+        ("files.1", "path"),
+    },
     "part": {("bias", "none"), ("weight", "half"), ("seconds", "nan")},
     "result": {("text", "deep"), ("rows.0.metrics.UA.mean", "large"), ("rows.0.method", "long")},
 }

@@ -75,7 +75,8 @@ def system(value: Any) -> None:
     for name in ("private", "deleted", "anchors"):
         content.check_within(value[name], images, name)
     require(value["data"].get("train", images) == images, "part", f"has {images} numbers, one for each training image")
-    require(value["data"]["fingerprint"] is not None, "data.fingerprint", "is missing")
+    for name in ("fingerprint", "dataset"):
+        require(value["data"].get(name) is not None, f"data.{name}", "is missing")
     inside = bool(torch.isin(value["deleted"], value["private"]).all())
     require(inside, "deleted", "holds images that aren't private")
     centres = value.get("centres")
