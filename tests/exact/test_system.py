@@ -671,7 +671,7 @@ def test_sigterm_ends_several_processes_in_one_line(backbone, tmp_path, monkeypa
     partial = tmp_path / ".system.partial"
     flags = (*DIGITS, *SMALL, "--epochs", 400, "--jobs", 2, "--backbone", backbone, "--output", tmp_path / "system")
     begun = shell(
-        *("-c", SEVERAL, "train", *flags),
+        *("-c", SEVERAL, *latest(("train", *flags))),
         kill_when=lambda: len(list(partial.glob("part_*.pth.partial"))) > 1,
         by=signal.SIGTERM,
     )
