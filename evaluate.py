@@ -16,7 +16,6 @@ A killed command continues where it stopped: the scores of each file are kept un
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, main
 from unlearning.core.paths import folder, input_path, output_file, output_folder
+from unlearning.core.words import say
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.evaluation.unfinished import Unfinished, keeping
@@ -118,7 +118,7 @@ def _write(
         if args.pictures:
             answers.draw(zip(table["rows"], accounts, strict=True), pictures)
         elif any(args.plots.glob("*-images.png")):
-            print(f"{args.plots} still shows images of an earlier forget set: *-images.png", file=sys.stderr)
+            say(f"{args.plots} still shows images of an earlier forget set: *-images.png")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ networks are timm's; ResNets with a stem for small images are not, and go into O
 import argparse
 import contextlib
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from unlearning.core.files import check_writable, write_bytes
 from unlearning.core.flags import Parser, main
 from unlearning.core.locks import locked
 from unlearning.core.paths import input_path, name_or_path, output_file, output_folder
+from unlearning.core.words import say
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import cards, originals, timm_folder
 from unlearning.vision.originals import Told
@@ -115,7 +115,7 @@ def _export(args: argparse.Namespace) -> Path:
     onnx = args.onnx if args.onnx and not _onnx_is_there(args, source) else None
     folder = args.timm if args.timm and not timm_folder.is_there(args.timm, source, scores, args.overwrite) else None
     for path in {args.onnx, args.timm} - {onnx, folder, None}:
-        print(f"there already: {path}", file=sys.stderr, flush=True)
+        say(f"there already: {path}")
     model = models.build(checkpoint, args.checkpoint, own)
     if folder:
         timm_folder.prepare(checkpoint, model)  # refused before anything is written

@@ -19,7 +19,6 @@ chosen on validation rows; answers are chosen among the task's (language/base.py
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +45,7 @@ from unlearning.core.flags import (
 from unlearning.core.locks import to_make
 from unlearning.core.paths import folder, input_file, name_or_path, output_folder
 from unlearning.core.provenance import device_name, provenance
+from unlearning.core.words import say
 from unlearning.language import influence, movielens, scores
 from unlearning.language.base import SMOLLM2
 from unlearning.language.rows import (
@@ -228,7 +228,7 @@ def answer(args: argparse.Namespace, command: str, place: Place) -> Path:
         if not wanted:
             return folder
         if not place.compute.quiet:
-            print(in_words(args.action, edits, rows), file=sys.stderr, flush=True)
+            say(in_words(args.action, edits, rows))
         with session_of(record, place, None if how.method == "retrain" else args.adapter) as session:
             batches(session, before + after + session.data.validation)
             now = session if how.method == "influence" else replace(session, rows=changed)
@@ -262,7 +262,7 @@ def _is_finished(folder: Path, record: dict[str, Any], overwrite: bool, asked: d
     before = old["ledger"][-1].get("asked", asked) if old["ledger"] else None  # earlier versions didn't store it
     if any(old[key] != record[key] for key in keys) or before != asked:
         raise UserError(f"{folder} was made with other settings; --overwrite computes it again")
-    print(f"there already: {folder}", file=sys.stderr, flush=True)
+    say(f"there already: {folder}")
     return True
 
 

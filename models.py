@@ -5,7 +5,6 @@ wrongly. Checkpoints are read with `weights_only=True`, so no file can run code.
 """
 
 import copy
-import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from unlearning.core.content import check
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, hub_bars, package_file, progress_shown
 from unlearning.core.files import first_line, read_torch
+from unlearning.core.words import say
 from unlearning.networks import checkpoint_fields, libraries
 from unlearning.networks.own import OwnNetwork
 
@@ -394,7 +394,7 @@ def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint", own: 
         model.layer_names = told_layers(checkpoint["network"])
         code = checkpoint["network"].get("code")
         if own and code and code != own.sha256:
-            print(f"note: {own.file} is not the file that {path} was made with", file=sys.stderr, flush=True)
+            say(f"note: {own.file} is not the file that {path} was made with")
         if checkpoint["network"].get("compact"):
             shrink(model, checkpoint["state_dict"])
     except UNFIT as error:

@@ -25,7 +25,6 @@ data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
 
 import argparse
 import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from unlearning.core.files import check_writable
 from unlearning.core.flags import FRACTION, PIXELS, POSITIVE_INT, Number, Parser, main
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_folder
 from unlearning.core.provenance import commit
+from unlearning.core.words import say
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
 from unlearning.experiments.methods import METHODS
@@ -95,7 +95,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     commands.check_nothing_is_lost(path, request, plan)
     check_writable(request.folder)
     if not request.quiet and (line := request.in_words(shared)):
-        print(line, file=sys.stderr, flush=True)
+        say(line)
     made_by = commit()  # of the code as it is now, whatever is pulled meanwhile
     with keeping(request.weights, [request.folder], args) as kept:
         rows = table.score(run_all(plan.runs, shared, request.quiet), replace(request, kept=kept), plan, shared)

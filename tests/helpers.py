@@ -98,26 +98,6 @@ def shell(*arguments, kill_when=None, file_limit_kib=None, by=None):
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-OPERATIONS = [(os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_text"), (shutil, "rmtree")]
-
-
-def killed_at(step, action):
-    """Carry out an action in a process that dies before its operation number `step` on files: True if it came to that."""
-    if not hasattr(os, "fork"):
-        pytest.skip("a process can't be doubled here")
-    child = os.fork()
-    if not child:
-        left = itertools.count(step, -1)
-        for owner, name in OPERATIONS:
-            real = getattr(owner, name)
-            setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else os._exit(9))
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
 def changed(action):
     """A flag with another value than its default, as words of a command line."""
     name, default = action.option_strings[-1], action.default
@@ -173,6 +153,22 @@ def dies(action):
 def killed(*_, **__):
     """What `dies` calls in the place of a function."""
     os._exit(9)
+
+
+OPERATIONS = [(os, "replace"), (Path, "rename"), (Path, "unlink"), (Path, "write_text"), (shutil, "rmtree")]
+
+
+def killed_at(step, action):
+    """Carry out an action in a process that dies before its operation number `step` on files: True if it came to that."""
+
+    def counted():
+        left = itertools.count(step, -1)
+        for owner, name in OPERATIONS:
+            real = getattr(owner, name)
+            setattr(owner, name, lambda *a, real=real, **k: real(*a, **k) if next(left) else killed())
+        action()
+
+    return dies(counted)
 
 
 def lines_of(card):

@@ -36,21 +36,12 @@ from unlearning.core.files import read_torch
 from unlearning.vision import adapter_files
 
 WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.move"}
-CLOCKS = {
-    "seconds",
-    "memory_mib",
-    "seconds_ratio",
-    "latency_ms",
-    "of_bare_loop",
-    "date",
-    "peak",
-}  # differ between equal runs
-# Digests of files in which there are clocks, or whose headers have no order.
+# What differs between equal runs, and digests of files in which that is, or whose headers have no order.
+CLOCKS = {"seconds", "memory_mib", "seconds_ratio", "latency_ms", "of_bare_loop", "date", "peak"}
 CLOCKS |= {"key", "parent", "origin", "adapter"}
-# Imported once: each run is a copy of this process.
-LIBRARIES = ("timm", "peft", "torchvision", "torch_pruning", "sklearn.svm", "sklearn.cluster", "sklearn.linear_model")
-LIBRARIES = (*LIBRARIES, "matplotlib.figure", "scipy.stats", "tabulate", "joblib", "unlearning.evaluation.collect")
-LIBRARIES = (*LIBRARIES, "unlearning.reports.figures", "unlearning.experiments.prunelora", "sklearn.datasets", "filelock")
+LIBRARIES = """timm peft torchvision torch_pruning sklearn.svm sklearn.cluster sklearn.linear_model sklearn.datasets filelock
+    matplotlib.figure scipy.stats tabulate joblib unlearning.evaluation.collect unlearning.reports.figures
+    unlearning.experiments.prunelora"""  # imported once: each run is a copy of this process
 KILLED, REFUSED, TRACEBACK = 9, 2, 70  # exit codes
 IMAGES = ("--dataset", "digits", "--subset", 200, "--test-subset", 60)
 COMMON = (*IMAGES, "--model", "resnet8", "--quiet")
@@ -263,7 +254,7 @@ def _same(one: Any, other: Any) -> bool:
 def prepare() -> None:
     """Import what runs need, and compute with one thread: a process that has started threads can't be copied."""
     torch.set_num_threads(1)
-    for name in LIBRARIES:
+    for name in LIBRARIES.split():
         importlib.import_module(name)
 
 

@@ -285,11 +285,15 @@ def dense(value: Any) -> None:
     """A tensor whose numbers lie there as such."""
     if not isinstance(value, torch.Tensor):
         raise Misfit(f"is {shown(value)}, not a tensor")
-    odd = "sparse" if value.layout != torch.strided else "quantised" if value.is_quantized else None
-    odd = "on the meta device, without numbers" if value.is_meta else odd
-    odd = "complex" if value.is_complex() else odd
-    if odd:
+    if odd := "complex" if value.is_complex() else odd_kind(value):
         raise Misfit(f"is {odd}, not an ordinary tensor")
+
+
+def odd_kind(value: torch.Tensor) -> str | None:
+    """In a word how a tensor keeps its numbers otherwise than as such; None where it keeps them so."""
+    if value.is_meta:
+        return "on the meta device, without numbers"
+    return "sparse" if value.layout != torch.strided else "quantised" if value.is_quantized else None
 
 
 def positions(count: int | None = None) -> Rule:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, write_bytes
+from unlearning.core.words import say
 
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 
@@ -47,7 +48,7 @@ def announce(what: str, megabytes: float | None, source: str, folder: str | Path
     """Print one line to stderr before a download. megabytes: of 10^6 bytes, None where it can't be known before."""
     size = f" ({max(1, round(megabytes)):,} MB)" if megabytes else ""
     if distributed.is_main():
-        print(f"downloading {what}{size} from {source} to {folder}", file=sys.stderr, flush=True)
+        say(f"downloading {what}{size} from {source} to {folder}")
 
 
 def progress_shown(quiet: bool) -> bool:

@@ -26,6 +26,8 @@ UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of
 # Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written: nobody
 # else's files end so, for `recover` removes what does.
 PART, OLD, MOVES, LIST = (f"unlearning-{ending}" for ending in ("tmp", "old", "moves", "list"))
+IN_TURN = (MOVES, OLD, PART, LIST)  # as `recover` goes through them
+ASIDE = rf"\d+\.(?:{'|'.join(IN_TURN)})"  # how all of these end: the process and what it is
 
 
 class Staged:
@@ -150,7 +152,7 @@ def recover(path: Path) -> None:
 
     Only for who holds the lock on `path`: another process's parts would go.
     """
-    for match in sorted(_aside_of(path), key=lambda match: (MOVES, OLD, PART, LIST).index(match[2])):
+    for match in sorted(_aside_of(path), key=lambda match: IN_TURN.index(match[2])):
         place = path.with_name(match[0])
         if match[2] == MOVES:
             _complete(path, int(match[1]))
@@ -160,7 +162,7 @@ def recover(path: Path) -> None:
 
 def recover_within(folder: Path) -> None:
     """`recover` for every file in a folder. Only for who holds the lock on the folder."""
-    pattern = re.compile(rf"\.(.+)\.\d+\.({MOVES}|{OLD}|{PART}|{LIST})")
+    pattern = re.compile(rf"\.(.+)\.{ASIDE}")
     names = os.listdir(folder) if folder.is_dir() else []
     for name in {match[1] for each in names if (match := pattern.fullmatch(each))}:
         recover(folder / name)
@@ -173,7 +175,7 @@ def is_interrupted(path: Path) -> bool:
 
 def _aside_of(path: Path) -> list[re.Match[str]]:
     """The names of what processes have put aside to replace `path`: (whole name, process, ending)."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.({MOVES}|{OLD}|{PART}|{LIST})")
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.({'|'.join(IN_TURN)})")
     names = os.listdir(path.parent) if path.parent.is_dir() else []
     return [match for name in names if (match := pattern.fullmatch(name))]
 

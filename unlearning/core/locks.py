@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from unlearning.core import distributed
-from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import recover
+from unlearning.core.errors import UserError
+from unlearning.core.files import recover, writing
+from unlearning.core.words import say
+
+LOCK = ".unlearning-lock"  # the end of its name
 
 
 @contextlib.contextmanager
@@ -28,7 +31,7 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     place = _place(path)
-    try:
+    with writing(path):
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place)
         try:
@@ -37,10 +40,8 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
             line = f"{path} is being written by {_holder(place)}"
             if distributed.count() > 1:
                 raise UserError(line) from None
-            print(f"{line}: waiting for it", file=sys.stderr, flush=True)
+            say(f"{line}: waiting for it")
             lock.acquire()
-    except OSError as error:
-        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from None
     try:
         with contextlib.suppress(OSError):
             place.write_text(_own_name(), encoding="utf-8", errors="backslashreplace")
@@ -88,7 +89,7 @@ def is_locked_now(path: Path) -> bool:
 
 
 def _place(path: Path) -> Path:
-    return path.with_name(f".{path.name}.unlearning-lock")
+    return path.with_name(f".{path.name}{LOCK}")
 
 
 def _own_name() -> str:

@@ -1,6 +1,5 @@
 """From checkpoints to the rows of a table: each file is scored once, and seeds of one identity are put together."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
 from unlearning.core.flags import as_words
 from unlearning.core.provenance import provenance
+from unlearning.core.words import say
 from unlearning.evaluation import answers, network
 from unlearning.evaluation.entries import (
     Entry,
@@ -66,9 +66,9 @@ def score_files(
     entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
     for line in request_in_words(given, scoring, shared):
-        print(line, file=sys.stderr, flush=True)
+        say(line)
     for sentence in other_recipes(entries):
-        print(f"note: {sentence}", file=sys.stderr, flush=True)
+        say(f"note: {sentence}")
     names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)
     scorer = _Scorer([entry.tensors for entry in entries], scoring, shared, beneath, keep)
     scored = []
@@ -116,7 +116,7 @@ def _or_left_out(given: Sequence[Any], make: Callable[[Any], Entry]) -> list[Ent
     if left_out and not found:
         raise left_out[0]
     for unscored in left_out:
-        print(f"left out: {unscored}", file=sys.stderr, flush=True)
+        say(f"left out: {unscored}")
     return found
 
 
@@ -251,7 +251,7 @@ def refuse_nan(path: Path, logits: Sequence[torch.Tensor]) -> None:
 def report_scored(path: Path, compute: Compute, place: str = "") -> None:
     """Say that a file has been scored. place: which of how many it is, in words."""
     if not compute.quiet:
-        print(f"scored {place}{path}", file=sys.stderr, flush=True)
+        say(f"scored {place}{path}")
 
 
 def result(table: str, command: str, rows: list[dict[str, Any]], attack: str) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
             continue
         if not path.exists() or originals.digest_of(path) != origin:
             what = "isn't there any more, or is another file now, so that there is no row of the Original"
-            print(f"note: {path}, from which {one.path} started, {what}", file=sys.stderr, flush=True)
+            say(f"note: {path}, from which {one.path} started, {what}")
         else:
             entry = describe(path, scoring, shared, [one])
             same = [other for other in entries if _start_of(other) == start]

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from unlearning.core import provenance
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import check_writable, read_torch, remove_whole, sha256, write_bytes, write_torch
-from unlearning.core.locks import is_locked_now, locked
+from unlearning.core.locks import LOCK, is_locked_now, locked
+from unlearning.core.words import say
 
 BEGUN = "outputs.json"  # {output: SHA-256 of what was to be written there, or "" for a folder}
 CIRCUMSTANCES = ("overwrite", "quiet", "wide", "dry_run")  # flags that change no number
@@ -100,10 +100,8 @@ class Unfinished:
         if not self.folder:
             return
         group = self.folder.name.split(".")[2]
-        locks = self.folder.parent.glob(
-            f"..scores.{group}.*.partial.unlearning-lock"
-        )  # of those that were killed at their beginning
-        for folder in {*self._alike(), *(lock.with_name(lock.name[1:].removesuffix(".unlearning-lock")) for lock in locks)}:
+        locks = self.folder.parent.glob(f"..scores.{group}.*.partial{LOCK}")  # of those that were killed at their beginning
+        for folder in {*self._alike(), *(lock.with_name(lock.name[1:].removesuffix(LOCK)) for lock in locks)}:
             if folder == self.folder or not is_locked_now(folder):
                 remove_whole(folder)
 
@@ -121,7 +119,7 @@ def keeping(place: Path, outputs: Sequence[Path], args: argparse.Namespace) -> I
     try:
         check_writable(place)
     except UserError as error:
-        print(f"{error}: should this command be killed, it begins again", file=sys.stderr, flush=True)
+        say(f"{error}: should this command be killed, it begins again")
         yield Unfinished()
         return
     with removed_if_empty([place]), locked(folder):

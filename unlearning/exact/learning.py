@@ -1,7 +1,6 @@
 """Trains the learners of a system's parts, one after the other or in processes."""
 
 import contextlib
-import sys
 import threading
 import warnings
 from collections.abc import Generator, Iterable
@@ -15,6 +14,7 @@ from tqdm import tqdm
 import data
 from unlearning.core.device import Compute, clock, threads
 from unlearning.core.files import write_torch
+from unlearning.core.words import say
 from unlearning.exact import learners, storage
 from unlearning.vision import recipes
 from unlearning.vision.settings import Settings
@@ -71,7 +71,7 @@ def train_parts(
     there, begun = storage.take_up(folder, state, generation, wanted, again)
     done = {k: there[name] for k, name in files.items() if name in there}
     if done and not work.compute.quiet:
-        print(f"continuing: {len(done)} of {len(files)} parts are there", file=sys.stderr, flush=True)
+        say(f"continuing: {len(done)} of {len(files)} parts are there")
     seconds = begun + sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
     device = work.compute.device
     started = clock(device)

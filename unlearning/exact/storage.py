@@ -8,7 +8,6 @@ which a killed deletion has begun and the same deletion takes up.
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +15,16 @@ from typing import Any
 
 import torch
 
-from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import read_torch, recover, writing
+from unlearning.core.errors import UserError
+from unlearning.core.files import ASIDE, read_torch, recover, writing
+from unlearning.core.words import say
 from unlearning.vision.identity import digest, key
 from unlearning.vision.snapshots import Snapshot
 
 SYSTEM = "system.pth"
 PARTIAL = ".partial"
 PART = re.compile(r"part_(\d{4,})_(\d{4,})\.pth")
-ASIDE = re.compile(
-    rf"\.((?:part_\d{{4,}}_\d{{4,}}|system)\.pth(?:{re.escape(PARTIAL)})?)\.\d+\.unlearning-(?:tmp|old|moves|list)"
-)
+PART_ASIDE = re.compile(rf"\.((?:part_\d{{4,}}_\d{{4,}}|system)\.pth(?:{re.escape(PARTIAL)})?)\.{ASIDE}")
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def sweep(folder: Path, state: Mapping[str, Any], quiet: bool = False) -> None:
     remove(part.path for part in parts if part.is_of(state) and part.generation != len(state["ledger"]) + 1)
     if others and not quiet:
         names = ", ".join(sorted(path.name for path in others))
-        print(f"left in {folder}, for they aren't files of this system: {names}", file=sys.stderr, flush=True)
+        say(f"left in {folder}, for they aren't files of this system: {names}")
 
 
 def traces(folder: Path, named: Sequence[str | None]) -> bool:
@@ -158,12 +156,12 @@ def traces(folder: Path, named: Sequence[str | None]) -> bool:
     if any(name.startswith(f".{folder.name}.") for name in beside):
         return True
     inside = os.listdir(folder) if named else []
-    return any(ASIDE.fullmatch(name) or (name.startswith("part_") and name not in named) for name in inside)
+    return any(PART_ASIDE.fullmatch(name) or (name.startswith("part_") and name not in named) for name in inside)
 
 
 def clear_aside(folder: Path) -> None:
     """Remove the files that killed processes were writing in a folder. For who holds the lock on it."""
-    for match in filter(None, map(ASIDE.fullmatch, os.listdir(folder))):
+    for match in filter(None, map(PART_ASIDE.fullmatch, os.listdir(folder))):
         recover(folder / match[1])
 
 
@@ -179,7 +177,7 @@ def stranger(folder: Path, state: Mapping[str, Any]) -> Path | None:
     parts, _ = parts_in(folder, state)
     own = {SYSTEM, *filter(None, state["files"]), *(part.path.name for part in parts if part.is_of(state))}
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.is_symlink() or not (path.name in own or ASIDE.fullmatch(path.name)):
+        if not path.is_file() or path.is_symlink() or not (path.name in own or PART_ASIDE.fullmatch(path.name)):
             return path
     return None
 
@@ -225,10 +223,8 @@ def partial(folder: Path) -> Path:
 def begin(folder: Path) -> Path:
     """Make the folder of `partial`, or clear up what is there. Raises RunFailed where none can be made."""
     part = partial(folder)
-    try:
+    with writing(folder):
         part.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFailed(f"cannot write {folder}: {error.strerror or error}") from None
     clear_aside(part)
     return part
 
@@ -238,7 +234,7 @@ def drop_partial(folder: Path) -> None:
     part = partial(folder)
     if not part.is_dir():
         return
-    print(f"removes {part}, an unfinished training that may have seen these images", file=sys.stderr, flush=True)
+    say(f"removes {part}, an unfinished training that may have seen these images")
     clear_aside(part)
     remove(each.path for each in parts_in(part, {"files": ()})[0])
     remove(path for path in [part / SYSTEM] if path.exists())

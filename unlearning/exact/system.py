@@ -9,7 +9,6 @@ lmeraser.py and sisa.py differ in how they split and in who answers.
 
 import contextlib
 import datetime
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import is_interrupted, read_torch, sha256, staging, write_torch
 from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
+from unlearning.core.words import say
 from unlearning.exact import fields, learners, storage
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
 from unlearning.exact.learning import Work, train_parts
@@ -119,7 +119,7 @@ def _said_there(folder: Path) -> Path:
     """The folder of a finished system, once it is said that it is there."""
     count = len(_deleted_since(read_system(folder)))
     since = f" ({count} images deleted from it since)" if count else ""
-    print(f"there already: {folder}{since}", file=sys.stderr, flush=True)
+    say(f"there already: {folder}{since}")
     return folder
 
 
@@ -151,7 +151,7 @@ def delete_images(
             raise UserError(f"{folder} has parts of {len(state['part'])} images, not of {len(dataset.train)}: it is damaged")
         private = as_mask(state["private"], len(dataset.train))
         if request.done(dataset, private, state["deleted"]):
-            print(f"there already: {folder} without these images", file=sys.stderr, flush=True)
+            say(f"there already: {folder} without these images")
             return state["ledger"][-1] if state["ledger"] else {}
         asked = request.positions(dataset, private, state["deleted"])
         ids = asked.positions
@@ -207,7 +207,7 @@ def _take_out(
 def _say(asked: Named, line: str, quiet: bool) -> None:
     """Say what is odd about a request and, unless quiet, what is about to happen."""
     for text in (*asked.notes, *([] if quiet else [line])):
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 def read_system(folder: str | Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ request says what the chosen rows should have been. Corrupted is the adapter bef
 without what was spoilt.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from unlearning.core.words import say
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.unfinished import Unfinished, circumstances
 from unlearning.experiments.plan import chosen
@@ -131,7 +131,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) ->
     for cell in plan.cells:
         rows += _score_cell(cell, dict(zip(cell.methods, left, strict=False)), place_of(request, shared), request.kept)
         if not request.quiet:
-            print(f"scored {cell.task} {cell.kind}{cell.share} s{cell.seed}", file=sys.stderr, flush=True)
+            say(f"scored {cell.task} {cell.kind}{cell.share} s{cell.seed}")
     same = ("model", "dataset", "task", "share", "method")
     groups = statistics.grouped(rows, lambda row: tuple(row[key] for key in same))
     found = statistics.rows_over_seeds(groups.values())

@@ -3,13 +3,13 @@
 import contextlib
 import importlib
 import io
-import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from unlearning.core.words import say
 from unlearning.experiments.plan import command
 from unlearning.experiments.request import Run
 
@@ -27,7 +27,7 @@ def run_all(runs: Sequence[Run], shared: Any, quiet: bool = False) -> list[Path]
         name, arguments = runs[place]
         if not quiet:
             left = taken.left([runs[later] for later in order[done:]])
-            print(f"run {done + 1} of {len(runs)}{left}", file=sys.stderr, flush=True)
+            say(f"run {done + 1} of {len(runs)}{left}")
         script, started = importlib.import_module(name), time.time()
         with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():  # the table is the result
             paths[place] = script.run(script.parser().parse_args(arguments), command(name, arguments), shared)

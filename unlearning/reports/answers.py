@@ -1,6 +1,5 @@
 """What networks answered: what a page and its pictures say of a row beside its numbers."""
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unlearning.core.words import say
 from unlearning.metrics import statistics
 
 PICTURED = 12  # images of a forget set that are shown
@@ -114,7 +114,7 @@ def draw(reported: Iterable[Reported], files: Mapping[Path, tuple[Path, Path]]) 
         if after.file.path.resolve() not in files:
             continue
         if before is None:
-            print(f"no picture of {after.file.path.name}: its original isn't there", file=sys.stderr, flush=True)
+            say(f"no picture of {after.file.path.name}: its original isn't there")
             continue
         confusion, images = files[after.file.path.resolve()]
         title = f"{row['method']}: {row['dataset']}, {row['model']}, {row.get('forgotten', row['forget'])}"

@@ -7,7 +7,6 @@ results/benchmarks/<name>.json
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, recover_within, write_bytes, write_text
 from unlearning.core.locks import locked
+from unlearning.core.words import say
 from unlearning.reports import results, tables
 
 FILES = {"json": "result.json", "markdown": "README.md", "csv": "rows.csv", "latex": "tables.tex"}  # form: file
@@ -167,5 +167,5 @@ def _listed(path: Path, name: str, link: str) -> list[str] | None:
         made = [tables.code(str(result["command"])), *(str(result.get(key, "–")) for key in ("hardware", "date", "commit"))]
         return [f"[{name}]({link})", str(result.get("about", "–")), count, *made]
     except (UserError, LookupError, TypeError, AttributeError) as error:
-        print(f"left out of the list of results: {path} ({error})", file=sys.stderr, flush=True)
+        say(f"left out of the list of results: {path} ({error})")
         return None

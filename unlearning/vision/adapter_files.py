@@ -47,16 +47,17 @@ def check_replaceable(run: "Run") -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    what, came_with = None, recorded(output)
+    before: dict[str, Any] = read_torch(output) if output.exists() else {}
+    what, came_with = None, before.get("adapter")
     if folder.is_symlink() or not folder.is_dir():
         what = "is a link, or no folder"
     elif there - FILES or (there and CONFIG_FILE not in there):
         what = f"holds {min(there - FILES or there)}"
-    elif not output.exists() and not (overwrite and _says_ours(folder)):
+    elif not before and not (overwrite and _says_ours(folder)):
         what = f"is there without {output.name}"
     elif came_with and came_with != digests(folder):
         what = f"isn't the one that {output.name} came with"
-    elif output.exists() and not came_with and "rank" not in read_torch(output)["config"]:
+    elif before and not came_with and "rank" not in before["config"]:
         what = f"{output.name} came with none"
     if what:
         raise UserError(f"{folder} is where the adapter goes, and {what}: move it, or give another --output")

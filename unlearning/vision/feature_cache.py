@@ -11,7 +11,6 @@ import hashlib
 import mmap
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 import data
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
+from unlearning.core.words import say
 from unlearning.vision.graph_cut import Cut, cut_at, modules_owning, moving_in_training, unwrap_peft
 
 BLOCK = 250  # images at once, always the same ones together: an output's last bits depend on the images beside it
@@ -64,7 +64,7 @@ class FeatureCache:
         if known is None and not _steady(cut.below, split, compute):
             if not compute.quiet:
                 what = "depend on the batch or on training mode, and are not cached"
-                print(f"outputs of the frozen part {what}", file=sys.stderr, flush=True)
+                say(f"outputs of the frozen part {what}")
             return None
         outputs = self._outputs(known or copy.deepcopy(cut.below).eval(), images, compute)
         return _from_kept(cut.tail, outputs, rows) if outputs else None
@@ -119,7 +119,7 @@ class FeatureCache:
         try:
             self.kept.append(Outputs(below, images, compute, self))
         except OSError as error:
-            print(f"frozen layers run each time, slower and with the same result: {error}", file=sys.stderr, flush=True)
+            say(f"frozen layers run each time, slower and with the same result: {error}")
             return None
         return self.kept[-1]
 
@@ -143,7 +143,7 @@ class Outputs:
         self.in_memory: bool = self.mib + sum(other.mib for other in cache.kept if other.in_memory) <= cache.limit_mib
         if not compute.quiet and not self.in_memory and self.mib >= 0.5:  # else it would say 0 MiB
             where = f"in a file in {compute.scratch}: more than --cache leaves"
-            print(f"outputs of the frozen part: {self.mib:,.0f} MiB {where}", file=sys.stderr, flush=True)
+            say(f"outputs of the frozen part: {self.mib:,.0f} MiB {where}")
         make = _in_memory if self.in_memory else _in_file
         self.values = [make(value, len(images), compute.scratch) for value in one]
 

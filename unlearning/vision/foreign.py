@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import data
+from unlearning.core.content import odd_kind
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line, read_torch
 from unlearning.networks import libraries
@@ -166,9 +167,7 @@ def load(model: Any, found: Found, path: Path) -> str:
 def _check_plain(tensors, path):
     """Raise UserError for tensors whose numbers don't lie there as such."""
     for name, value in tensors.items():
-        odd = "sparse" if value.layout != torch.strided else "quantised" if value.is_quantized else None
-        odd = "on the meta device, without numbers" if value.is_meta else odd
-        if odd:
+        if odd := odd_kind(value):
             raise UserError(f"{path}: tensor {name} is {odd}: save the state dict of an ordinary network")
 
 

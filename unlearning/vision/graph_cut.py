@@ -4,7 +4,6 @@ torch.fx follows the forward pass into every module that moves in part. The cut 
 attention projection is adapted, that projection's input and the residual that passes it by are the cut's edge.
 """
 
-import sys
 from collections import namedtuple
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from unlearning.core.words import say
 
 # Two fx.GraphModules: below maps images to a tuple of tensors, tail takes these and gives what the network gives.
 Cut = namedtuple("Cut", "below tail")
@@ -24,7 +25,7 @@ def cut_at(model: nn.Module, moving: set[nn.Module], x: torch.Tensor) -> Cut | N
         graph = _Tracer(moving).trace(model)
     except Exception as error:  # a forward pass that branches on values fails in whatever way it happens to
         reason = str(error).splitlines()[0]
-        print(f"frozen layers run each time, slower and with the same result: {reason}", file=sys.stderr, flush=True)
+        say(f"frozen layers run each time, slower and with the same result: {reason}")
         return None
     moved: set[fx.Node] = set()
     for node in graph.nodes:

@@ -3,7 +3,6 @@
 import argparse
 import glob
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, sha256
 from unlearning.core.flags import written
+from unlearning.core.words import say
 from unlearning.networks import libraries
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import foreign, layers
@@ -320,11 +320,11 @@ def _say(model: nn.Module, found: foreign.Found, path: Path, matched: str, datas
     where += f" (also there: {', '.join(found.others)}; --entry takes one)" if found.others else ""
     if not quiet:
         text = f"{path}: {found.kind}{where}; {matched}"
-        print(f"{text}; {100 * right:.1f} % of {len(some)} test images are right", file=sys.stderr, flush=True)
+        say(f"{text}; {100 * right:.1f} % of {len(some)} test images are right")
     chance = 1 / len(dataset.classes)
     if right < chance + 3 * (chance * (1 - chance) / len(some)) ** 0.5:
         why = "other --mean and --std, another order of the classes, or other images than it was trained on look like this"
-        print(f"warning: {path} knows no more than chance ({100 * right:.1f} %): {why}", file=sys.stderr, flush=True)
+        say(f"warning: {path} knows no more than chance ({100 * right:.1f} %): {why}")
 
 
 def _is_usual(args: argparse.Namespace, network: str, dataset: data.Dataset) -> bool:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from unlearning.core import distributed
 from unlearning.core.device import Compute
 from unlearning.core.files import Staged, staging
 from unlearning.core.flags import Parser
+from unlearning.core.words import say
 from unlearning.vision import finish
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.flags import class_table
@@ -74,7 +74,7 @@ def execute(
     with contextlib.ExitStack() as held:
         begun = start(method, parser(), args, shared, held)
         if begun.finished:
-            print(f"there already: {begun.output}", file=sys.stderr, flush=True)
+            say(f"there already: {begun.output}")
             return begun.output
         held.enter_context(distributed.process_group(begun.compute.device))
         staged = held.enter_context(staging(begun.output))

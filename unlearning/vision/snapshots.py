@@ -1,6 +1,5 @@
 """The state of an unfinished training, written after each epoch, from which the same command continues."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from unlearning.core import distributed
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.provenance import device_name, versions
+from unlearning.core.words import say
 from unlearning.vision import snapshot_fields
 
 
@@ -62,11 +62,11 @@ class Snapshot:
         if scheduler:
             scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})
         if not quiet:
-            print(f"continuing after epoch {state['epoch']}", file=sys.stderr, flush=True)
+            say(f"continuing after epoch {state['epoch']}")
         before, now = state.get("made_by", {}), _circumstances(model)
         if other := [f"{name} {now[name]} for {before[name]}" for name in now if before.get(name, now[name]) != now[name]]:
             what = "not bit-equal to a run that was never interrupted from here on"
-            print(f"warning: {what}: {'; '.join(other)}", file=sys.stderr, flush=True)
+            say(f"warning: {what}: {'; '.join(other)}")
         return state["epoch"], state["seconds"]
 
     def _read(self, model: nn.Module, optimizer: Optimizer, epochs: int) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import datetime
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +20,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel
 from unlearning.core.locks import to_make
 from unlearning.core.provenance import device_name, versions
+from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
 from unlearning.vision import adapter_files, foreign, layers, originals
@@ -162,7 +162,7 @@ def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[st
     if parent and not parent.get("elsewhere") and not quiet:  # what others have trained has said what it is
         notes.append(f"starts from {parent['file']}")
     for text in notes:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:

@@ -5,7 +5,6 @@ batches, crops and dropout masks as one that was never interrupted.
 """
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import data
 from unlearning.core import distributed
 from unlearning.core.device import Compute, autocast, clock, memory_format, peak_memory_mib, reset_peak_memory, to_float
 from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.words import say
 from unlearning.vision.failures import if_not_finite
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.snapshots import Snapshot
@@ -131,7 +131,7 @@ def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute, 
     if not math.isfinite(mean):
         raise RunFailed(f"the loss is {mean} in {title}: {advice}")
     if bar.disable and not compute.quiet:
-        print(f"{title}  loss {mean:.4f}  {speed:,.0f} images/s", file=sys.stderr, flush=True)
+        say(f"{title}  loss {mean:.4f}  {speed:,.0f} images/s")
 
 
 def _step(network, x, y, batch, optimizer, policy, compute):
