@@ -86,13 +86,19 @@ def gauss_newton_product(
 
 
 def conjugate_gradients(
-    product: Product, b: torch.Tensor, dampings: Sequence[float], tolerance: float = 1e-4, most: int = 300
+    product: Product,
+    b: torch.Tensor,
+    dampings: Sequence[float],
+    tolerance: float = 1e-4,
+    most: int = 300,
+    rough: bool = False,
 ) -> dict[float, Solution]:
     """Solve (H + damping I) x = b for each damping to a relative residual: a dictionary of damping to Solution.
 
     All share one Krylov space and so their products, of which there are at most so many: conjugate gradients in the form of
     Lanczos (Paige and Saunders 1975), every vector made orthogonal to all before it. A damping is left out where the
-    residual wasn't reached, or where curvature isn't positive in that space, for then the quadratic has no minimum.
+    residual wasn't reached, but for `rough` solutions, which are what so many products give; and where curvature isn't
+    positive in that space, for then the quadratic has no minimum.
     """
     if not b.any():
         return {damping: Solution(torch.zeros_like(b), 0.0, 0) for damping in dampings}
@@ -116,7 +122,9 @@ def conjugate_gradients(
                 break
         beside.append(beta)
         basis = torch.cat([basis, (w / beta)[None]])
-    solved = {d: basis.T @ torch.as_tensor(y[d], dtype=b.dtype, device=b.device) for d in y if residual[d] <= tolerance}
+    solved = {
+        d: basis.T @ torch.as_tensor(y[d], dtype=b.dtype, device=b.device) for d in y if rough or residual[d] <= tolerance
+    }
     # What was estimated can lie far below what fp32 can reach: a product each says how near they are.
     return {d: Solution(x, _residual(product, x, b, d), count + len(solved)) for d, x in solved.items()}
 

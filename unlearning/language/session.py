@@ -1,38 +1,40 @@
 """Adapters at work: a session puts an adapter on its base with the rows that it was trained on; training minimises the
-mean loss of its answers plus (decay / 2) |Theta|^2 to a stationary point, as influence functions want it."""
+mean loss of its answers plus (decay / 2) |Theta|^2, to a stationary point where it can, as influence functions want it."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from unlearning.language.requests import edited
 
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.language.base import (
-    DOWN,
-    MLP,
-    Encoded,
-    Example,
-    Tail,
-    Task,
-    adapted,
-    base_fingerprint,
-    load_base,
-    lora_config,
-    tail_start,
+from unlearning.core.files import sha256
+from unlearning.core.words import say
+from unlearning.language import adapters, prompts
+from unlearning.language.base import base_fingerprint, load_base
+from unlearning.language.forward import (
+    WHOLE,
+    Batch,
+    Forward,
+    Tokens,
+    batches_of,
+    check_short_way,
+    row_means,
+    token_log_likelihoods,
 )
-from unlearning.language.rows import Data, load_rows, rows_of
+from unlearning.language.rows import Row, as_recorded, read_rows
 
-AT_ONCE = 4096  # rows of a batch
-CIRCUMSTANCES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode")  # of PEFT's configuration
+Rows = Sequence[Row]
 
 
 class Workspace:
-    """What several runs in one process hand on to each other: the base, the task on it and the rows that were read last."""
+    """What several runs in one process hand on to each other: the base, its frozen part's output and the rows read last."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[Any, Any]] = {}
@@ -54,73 +56,105 @@ class Place:
     compute: Compute
     workspace: Workspace
 
-    def rows(self, task: str, sizes: Sequence[int]) -> Data:
-        """The rows of a task, as `load_rows` reads them."""
-        key = task, self.data_dir, tuple(sizes)
-        return self.workspace.last("rows", key, lambda: load_rows(*key, self.compute.quiet))
+    def rows(self, file: str | Path, flag: str) -> list[Row]:
+        """The rows of a file, read once as long as it stays as it is."""
+        path = Path(file)
+        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+        return self.workspace.last(f"rows {flag}", (path, stamp), lambda: read_rows(path, flag))
 
-    def base(self, name: str) -> tuple[Any, Any, str]:
+    def base(self, name: str, precision: str) -> tuple[Any, Any, str]:
         """A base with its tokenizer and SHA-256."""
 
         def load() -> tuple[Any, Any, str]:
-            model, tokenizer = load_base(name, self.data_dir, self.compute.device, self.compute.quiet)
+            model, tokenizer = load_base(name, self.data_dir, self.compute.device, precision, self.compute.quiet)
             return model, tokenizer, base_fingerprint(model)
 
-        return self.workspace.last("base", (name, self.data_dir, self.compute.device), load)
-
-    def task(self, name: str, answers: Sequence[str], lora: tuple[int, int, tuple[str, ...], int]) -> Task:
-        """The Task of a base for adapters like `lora`: rank, alpha, targets, blocks."""
-
-        model, tokenizer, sha256 = self.base(name)
-
-        def make() -> Task:
-            adapter = lora_config(model, *lora)
-            block, start = tail_start(adapter)
-            kept = MLP if start == DOWN else start
-            store = self.weights / "frozen" / f"{sha256[:12]}-{block}-{kept}.safetensors" if block else None
-            return Task(model, tokenizer, list(answers), adapter, store)
-
-        key = model, self.weights, tuple(answers), lora  # the model itself: a base that is read again has a new Task
-        return self.workspace.last("task", key, make)
+        return self.workspace.last("base", (name, precision, self.data_dir, self.compute.device), load)
 
 
 @dataclass(frozen=True)
 class Session:
     """An adapter at work.
 
-    record: what it was trained on, completed by the digests of base and data. rows: as they are now, None where removed.
-    tail, parameters: of the network with the adapter. decay: the weight of |Theta|^2 / 2.
+    record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay: the
+    weight of |Theta|^2 / 2. allowed: of a closed choice, which tokens answers are made of, bool (V,); None for all.
     """
 
     record: dict[str, Any]
-    task: Task
-    data: Data
-    rows: list[Example | None]
+    tokenizer: Any
     peft_model: Any
-    tail: Tail
+    forward: Forward
     parameters: list[nn.Parameter]
-    decay: float
+    rows: list[Row | None]
+    validation: list[Row]
+    test: list[Row]
+    allowed: torch.Tensor | None
+
+    @property
+    def decay(self) -> float:
+        """The weight of |Theta|^2 / 2 in the training objective, and so in its Hessian."""
+        return self.record["decay"]
+
+    def tokens(self, rows: Sequence[Row | None]) -> list[Tokens]:
+        """Rows, but for the removed ones, as Tokens."""
+        there = [row for row in rows if row is not None]
+        longest = getattr(self.forward.model.config, "max_position_embeddings", None)
+        return prompts.encode(self.tokenizer, there, self.record["prompt"], longest)
+
+    def batches(self, rows: Sequence[Row | None], most: int | None = None) -> list[Batch]:
+        """Rows, but for the removed ones, as batches with their frozen part computed. most: rows of a batch."""
+        tokens = self.tokens(rows)
+        self.forward.keep(tokens, self.record.get("quiet", True))
+        return batches_of(tokens, self.forward.device, most)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Logits float32 (tokens, V) of the answered tokens; of a closed choice -inf where no answer has a token."""
+        logits = self.forward.logits(batch)
+        return logits if self.allowed is None else logits.masked_fill(~self.allowed, -torch.inf)
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """The loss of each row, float32 (N,): cross-entropy in nats, mean over its answer's tokens."""
+        return row_means(batch, -token_log_likelihoods(self.logits(batch), batch))
+
+    def losses_of(self, rows: Sequence[Row | None]) -> torch.Tensor:
+        """The loss of each row, float32 (N,), without a gradient."""
+        with torch.no_grad():
+            return torch.cat([self.losses(batch) for batch in self.batches(rows)])
 
 
-def objective(session: Session, rows: Sequence[Encoded], n: int) -> Callable[[Encoded], torch.Tensor]:
-    """A function of batches of Encoded rows whose sum over batches is the training objective: losses over n, and the decay.
+def objective(session: Session, total: int) -> Callable[[Batch], torch.Tensor]:
+    """A function of batches of `total` rows whose sum over them is the training objective: losses over n, and the decay.
 
-    Retrain without some rows divides by the same n, or the decay would weigh more.
+    n is what the adapter began with: Retrain without some rows divides by the same, or the decay would weigh more.
     """
-    total = sum(len(batch.targets) for batch in rows)
+    n = len(session.rows)
 
-    def part(batch: Encoded) -> torch.Tensor:
+    def part(batch: Batch) -> torch.Tensor:
         squares: Any = sum((parameter**2).sum() for parameter in session.parameters)
-        penalty = session.decay / 2 * squares
-        return session.task.losses(session.tail, batch).sum() / n + len(batch.targets) / total * penalty
+        return session.losses(batch).sum() / n + len(batch.rows) / total * session.decay / 2 * squares
 
     return part
 
 
-def train_adapter(session: Session, evaluations: int) -> tuple[float, int]:
-    """Minimise the objective on the session's rows by L-BFGS from where the parameters are: (loss, evaluations made)."""
-    rows = batches(session, session.rows)
-    part, count, last = objective(session, rows, len(session.rows)), 0, 0.0
+def train_adapter(session: Session, most: int | None = None) -> tuple[float, int]:
+    """Minimise the objective on the session's rows from where the parameters are, as its record says: (objective, passes).
+
+    lbfgs: full batches until it is at rest, at most `evaluations` of them, or `most`. adamw: PEFT's and TRL's usual way, for
+    so many epochs, with a rate that falls linearly. Raises RunFailed where the objective isn't a number any more.
+    """
+    how = session.record["training"]
+    count = sum(row is not None for row in session.rows)
+    if how["optimizer"] == "adamw":
+        last, passes = _adamw(session, how, count, most)
+    else:
+        last, passes = _lbfgs(session, most or how["evaluations"], count)
+    if last != last or last == float("inf"):
+        raise RunFailed(f"the objective is {last}: try a larger --decay" + (", or a smaller --lr" if "lr" in how else ""))
+    return last, passes
+
+
+def _lbfgs(session: Session, evaluations: int, total: int) -> tuple[float, int]:
+    rows, part, count, last = session.batches(session.rows), objective(session, total), 0, 0.0
     optimizer = torch.optim.LBFGS(
         session.parameters,
         max_iter=evaluations,
@@ -131,7 +165,7 @@ def train_adapter(session: Session, evaluations: int) -> tuple[float, int]:
         line_search_fn="strong_wolfe",
     )
 
-    def closure():
+    def closure() -> float:
         nonlocal count, last
         optimizer.zero_grad()
         count, last = count + 1, 0.0
@@ -142,48 +176,106 @@ def train_adapter(session: Session, evaluations: int) -> tuple[float, int]:
         return last
 
     optimizer.step(closure)
-    if last != last or last == float("inf"):
-        raise RunFailed(f"the loss is {last}: try a larger --decay")
     return last, count
 
 
+def _adamw(session: Session, how: dict[str, Any], total: int, most: int | None) -> tuple[float, int]:
+    """Mini-batches in an order of their own each epoch. The decay is the objective's, not AdamW's own, which has no minimum."""
+    epochs, size = most or how["epochs"], how["batch_size"]
+    tokens, n = session.tokens(session.rows), len(session.rows)
+    session.forward.keep(tokens)
+    optimizer = torch.optim.AdamW(session.parameters, lr=how["lr"], weight_decay=0.0)
+    steps = epochs * -(-total // size)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    generator = torch.Generator().manual_seed(session.record["seed"])
+    part, last = objective(session, total), 0.0
+    for _ in range(epochs):
+        last = 0.0
+        for chosen in torch.randperm(total, generator=generator).split(size):
+            optimizer.zero_grad()
+            for batch in batches_of([tokens[i] for i in chosen.tolist()], session.forward.device):
+                loss = part(batch)
+                (loss * n / len(chosen)).backward()
+                last += loss.item()
+            optimizer.step()
+            scheduler.step()
+    return last, epochs
+
+
+UNSEEN = ("validation", "test")  # files of rows that an adapter wasn't trained on
+
+
 @contextlib.contextmanager
-def session_of(record: dict[str, Any], place: Place, source: Path | None = None) -> Iterator[Session]:
-    """A Session on what an adapter's record says, while the context lasts. source: its folder; None: a new adapter.
+def session_of(record: dict[str, Any], place: Place, source: Path | None = None, afresh: bool = False) -> Iterator[Session]:
+    """A Session on what an adapter's record says, while the context lasts.
 
-    Raises UserError when the base or the data aren't those that the adapter was trained on.
+    source: its folder; None: a new one, as the record's `lora` says. afresh: one of the same shape at its start. Raises
+    UserError when the base or the rows aren't those that the adapter was trained on.
     """
-    model, _, sha256 = place.base(record["base"])
-    if record.get("base_sha256", sha256) != sha256:
+    model, tokenizer, digest = place.base(record["base"], record["precision"])
+    if record.get("base_sha256", digest) != digest:
         raise UserError(f"{source} is an adapter of another base than this {record['base']}: their fingerprints differ")
-    data = place.rows(record["task"], record["sizes"])
-    if record.get("fingerprint", data.fingerprint) != data.fingerprint:
-        raise UserError(f"{source} was trained on other data than this {record['task']}: their fingerprints differ")
-    lora = (record["rank"], record["alpha"], tuple(record["targets"]), record["blocks"])
-    task = place.task(record["base"], data.answers, lora)
-    rows = rows_of(record, data, source)
-    complete = record | {"base_sha256": sha256, "fingerprint": data.fingerprint}
-    torch.manual_seed(record["seed"])
-    config = lora_config(model, *lora)
-    with adapted(model, source or config) as peft_model:
-        if not _alike(config, peft_model.peft_config["default"]):
-            raise UserError(f"{source}: its adapter_config.json is of another shape than its record says: it is damaged")
-        parameters = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
-        yield Session(complete, task, data, rows, peft_model, Tail(peft_model), parameters, record["decay"])
+    rows = edited(trained_rows(record, place), record["edits"])
+    others = {kind: place.rows(record["files"][kind], f"--{kind}") if record["files"].get(kind) else [] for kind in UNSEEN}
+    start: Any = source
+    if source is None or afresh:
+        start = adapters.lora_config(model, **record["lora"]) if source is None else adapters.start_of(source)
+        torch.manual_seed(record["seed"])
+    with adapters.adapted(model, start) as peft_model:
+        complete = record | {"base_sha256": digest}
+        if record["prompt"] == "auto":
+            complete["prompt"] = prompts.form_for(tokenizer, [row for row in rows if row])
+        forward = _forward(peft_model, place, f"{digest[:12]}-{complete['precision']}")
+        parameters = adapters.trainable(peft_model)
+        session = Session(complete, tokenizer, peft_model, forward, parameters, rows, **others, allowed=None)
+        forward = _checked(session, place)
+        yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
 
-def _alike(config: Any, other: Any) -> bool:
-    """True for two configurations of LoRA that make the same adapter. config: one's own; other: as it was read."""
-
-    def shape(of: Any) -> dict[str, Any]:
-        told = {name: value for name, value in of.to_dict().items() if name not in CIRCUMSTANCES}
-        return told | {name: set(told[name] or ()) for name in ("target_modules", "layers_to_transform")}
-
-    whence = (getattr(other, name, None) for name in CIRCUMSTANCES if name != "inference_mode")
-    return shape(config) == shape(other) and all(value is None or isinstance(value, str) for value in whence)
+def trained_rows(record: dict[str, Any], place: Place) -> list[Row]:
+    """The rows that an adapter was trained on, before any edit, out of its file. Raises UserError for those that changed."""
+    rows = place.rows(record["files"]["train"], "--train")
+    return as_recorded(dict(record["rows"]), rows, f"--train {record['files']['train']}")[0]
 
 
-def batches(session: Session, rows: Sequence[Example | None], size: int = AT_ONCE) -> list[Encoded]:
-    """Rows, but for the removed ones, as a list of Encoded."""
-    there = [row for row in rows if row is not None]
-    return [session.task.encode(there[i : i + size]) for i in range(0, len(there), size)]
+def _forward(peft_model: Any, place: Place, base: str) -> Forward:
+    """The short way through a model, with what is kept of its frozen part."""
+    way = Forward(peft_model)
+    if way.way == WHOLE:
+        return way
+    store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
+    found = place.workspace.last("frozen", (store, id(peft_model.get_base_model())), lambda: Forward(peft_model, store))
+    way.store, way.kept = store, found.kept
+    return way
+
+
+def _checked(session: Session, place: Place) -> Forward:
+    """The Forward to compute with: the short way, where it gives the whole model's logits on some of the rows."""
+    some = session.tokens([row for row in session.rows if row is not None][:64])
+    forward, differs, might = check_short_way(session.forward, some)
+    if forward is not session.forward:
+        say(
+            f"the frozen part can't be kept on this model: logits would differ by {differs:.1g} of their spread, and may by "
+            f"{might:.1g}; the whole model is computed each time"
+        )
+    return forward
+
+
+def _allowed(session: Session) -> torch.Tensor:
+    """Which tokens the answers to the session's rows are made of, bool (V,)."""
+    size = session.forward.model.get_output_embeddings().weight.shape[0]
+    allowed = torch.zeros(size, dtype=torch.bool, device=session.forward.device)
+    for tokens in session.tokens([*session.rows, *session.validation, *session.test]):
+        allowed[list(tokens.response)] = True
+    return allowed
+
+
+def digest_of(folder: Path) -> str:
+    """A SHA-256 of an adapter's weights."""
+    file = next(path for path in (folder / adapters.ADAPTER, folder / "adapter_model.bin") if path.exists())
+    return sha256(file)
+
+
+def short_digest(value: object) -> str:
+    """Eight hex digits of a value's text."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:8]

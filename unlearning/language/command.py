@@ -1,0 +1,373 @@
+"""The command line of llmeraser.py: train an adapter, answer a request about its rows, score adapters."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unlearning.language.requests import check_edits, edited, edits_of_names, in_words, read_request
+from unlearning.language.tasks import TASKS, task_files
+
+from unlearning.core import names
+from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
+from unlearning.core.errors import UserError
+from unlearning.core.flags import (
+    LORA_RANK,
+    NOT_NEGATIVE_FLOAT,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    QUIET,
+    SEED,
+    Parser,
+    written,
+)
+from unlearning.core.locks import to_make
+from unlearning.core.paths import folder, input_file, name_or_path, output_folder
+from unlearning.core.provenance import device_name, provenance
+from unlearning.core.words import say
+from unlearning.language import cards, scores
+from unlearning.language.adapters import FILES, read_config, read_record, write_adapter
+from unlearning.language.base import PRECISIONS, SMOLLM2
+from unlearning.language.controls import CONTROLS
+from unlearning.language.prompts import FORMS
+from unlearning.language.rows import digest
+from unlearning.language.session import (
+    UNSEEN,
+    Place,
+    Rows,
+    Session,
+    Workspace,
+    digest_of,
+    session_of,
+    short_digest,
+    train_adapter,
+    trained_rows,
+)
+
+DEFAULT = "genre"  # the task that finetune takes without --train
+PROMPT = "how rows are put to the model (default: auto, its chat template if it has one)"
+LOSS = "over the whole vocabulary, or a choice among the file's answers (default: tokens)"
+FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
+Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a request is answered. curvature: None for the Hessian where the adapter was trained to rest, else Gauss-Newton.
+
+    damping, length: None for those chosen on validation rows. tolerance: of the relative residual. products: at most, whatever
+    is reached by then; None for as many as that takes.
+    """
+
+    method: str = "influence"
+    solver: str = "cg"
+    curvature: str | None = None
+    damping: float | None = None
+    length: float | None = None
+    tolerance: float = 1e-4
+    products: int | None = None
+
+
+def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
+    """Train a new adapter on a file of rows, edited if --edits says so, and write its folder."""
+    trainer = Parser()
+    _add_training_flags(trainer)
+    own, files = trainer.non_default(args), _files(args, place)
+    rows = place.rows(files["train"], "--train")
+    record: dict[str, Any] = {key: getattr(args, key) for key in ("precision", "prompt", "loss", "decay", "seed")}
+    record |= {"base": _absolute(args.base), "files": {kind: str(file) for kind, file in files.items()}}
+    record |= {
+        "lora": {key: getattr(args, key) for key in ("rank", "alpha", "targets", "blocks")},
+        "training": _training(args),
+    }
+    record |= {"rows": [[row.name, digest(row)] for row in rows], "edits": [], "ledger": []}
+    if args.edits:
+        record["edits"] = check_edits(read_request(args.edits, None), None, rows)
+        own["--edits"] = short_digest(record["edits"])
+    output = args.output or args.weights / f"{files['train'].stem}_finetune{names.suffix(own)}_s{args.seed}"
+    with to_make(output, partial(_is_finished, output, record, args.overwrite)) as wanted:
+        if not wanted:
+            return output
+        with session_of(record, place) as session:
+            session.batches(session.rows)  # the frozen part's output is kept for everyone: not the training's time
+            cost, (loss, passes) = _metered(lambda: train_adapter(session), place.compute)
+            made = {"cost": cost | {"passes": passes}, "objective": loss} | _provenance(command, place.compute)
+            _write(session, output, session.record | made)
+    print(f"{output}  ({cost['seconds']:.1f} s, {passes} passes, objective {loss:.4f})")
+    return output
+
+
+def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) -> Path:
+    """Answer a request by a step of `unlearn` or of CONTROLS and write the new adapter's folder; the old one stays."""
+    record = _record_of(args, place)
+    source: Path = args.adapter
+    trained = trained_rows(record, place)
+    rows = edited(trained, record["edits"])
+    asked = edits_of_names(args.ids or []) + (read_request(args.request, args.action) if args.request else [])
+    edits = check_edits(asked, args.action, rows)
+    changed, named = edited(rows, edits), {row.name: place for place, row in enumerate(trained)}
+    before = [rows[named[edit["id"]]] for edit in edits]
+    after = [changed[named[edit["id"]]] for edit in edits if not edit.get("remove")]
+    how = How(**{key: getattr(args, key) for key in How.__dataclass_fields__})
+    flags = {key: value for key, value in vars(how).items()}
+    own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
+    output = args.output or Path(f"{source}_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}")
+    if output.resolve() == source.resolve():
+        raise UserError(f"--output {output} is the adapter that is answered from: it isn't replaced")
+    new = record | {"edits": record["edits"] + edits}
+    with to_make(output, partial(_is_finished, output, new, args.overwrite, flags)) as wanted:
+        if not wanted:
+            return output
+        if not place.compute.quiet:
+            for line in in_words(args.action, edits, rows):
+                say(line)
+        with session_of(record, place, source, afresh=how.method == "retrain") as session:
+            cost, found = _answered(session, before, after, changed, how, unlearn, place)
+            entry = {
+                "action": args.action,
+                "edits": edits,
+                "method": how.method,
+                "asked": flags,
+                "found": found,
+                "cost": cost,
+            }
+            entry |= _provenance(command, place.compute)
+            full = session.record | {"edits": new["edits"], "ledger": [*record["ledger"], entry]}
+            _write(session, output, full)
+    told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
+    print(f"{output}  ({cost['seconds']:.1f} s{told})")
+    return output
+
+
+def _answered(
+    session: Session, before: Rows, after: Rows, changed: list, how: How, unlearn: Step, place: Place
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What a step costs, and what it finds; with the losses on asked and on unseen rows, before and after it."""
+    for rows in (session.rows, changed, session.validation):
+        session.batches(rows)  # as far as they are frozen
+    now = replace(session, rows=changed)
+    started = {} if how.method == "retrain" else _losses(session, before)
+    if how.method == "influence":
+        at_rest = session.record["training"]["optimizer"] == "lbfgs"
+        how = replace(how, curvature=how.curvature or ("hessian" if at_rest else "gauss-newton"))
+        cost, found = _metered(lambda: unlearn(session, before, after, how), place.compute)
+        found |= {"curvature": how.curvature}
+    else:
+        cost, found = _metered(lambda: CONTROLS[how.method](now, before, after), place.compute)
+    ended = _losses(session, before)
+    found |= {f"{name}_before": value for name, value in started.items()} | ended
+    if started and not place.compute.quiet:
+        _say_effect(started, ended, removed=not after)
+    return cost, found
+
+
+def _losses(session: Session, asked: Rows) -> dict[str, float]:
+    """Mean losses on the asked rows as they were, and on rows that were never seen, where there are some."""
+    found = {"asked_loss": session.losses_of(asked).mean().item()}
+    if session.validation:
+        found["unseen_loss"] = session.losses_of(session.validation).mean().item()
+    return found
+
+
+def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool) -> None:
+    """Say what a request did to losses, and where a removal did almost nothing."""
+    line = f"loss on these rows as they were {started['asked_loss']:.3f} -> {ended['asked_loss']:.3f}"
+    if "unseen_loss" in ended:
+        line += f", on unseen rows {started['unseen_loss']:.3f} -> {ended['unseen_loss']:.3f}"
+        way = ended["unseen_loss"] - started["asked_loss"]
+        if removed and way > 0 and ended["asked_loss"] - started["asked_loss"] < FAINT * way:
+            line += ": this has almost no effect; a smaller --damping or a larger --length goes further"
+    else:
+        line += "; no --validation rows, so the largest damping and the formula's length were taken"
+    say(line)
+
+
+def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
+    """What an adapter was trained on: its own record, or, for one from elsewhere, what the flags say."""
+    record = read_record(args.adapter)
+    given = {kind: getattr(args, kind) for kind in ("train", *UNSEEN) if getattr(args, kind)}
+    if record:
+        files = record["files"] | {kind: str(Path(file).resolve()) for kind, file in given.items()}
+        return record | {"files": files}
+    if "train" not in given:
+        raise UserError(f"{args.adapter} is an adapter from elsewhere: --train says on which file of rows it was trained")
+    config = read_config(args.adapter)
+    base = args.base or config.get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{args.adapter} doesn't say of which base it is: give --base")
+    rows = place.rows(given["train"], "--train")
+    return {
+        "base": _absolute(base),
+        "precision": args.precision or "fp32",
+        "prompt": args.prompt or "auto",
+        "loss": "tokens",
+        "decay": 0.0 if args.decay is None else args.decay,
+        "seed": 0,
+        "training": {"optimizer": "adamw", "epochs": 3, "lr": 2e-4, "batch_size": 8},  # TRL's usual ones
+        "elsewhere": digest_of(args.adapter),
+        "files": {kind: str(Path(file).resolve()) for kind, file in given.items()},
+        "rows": [[row.name, digest(row)] for row in rows],
+        "edits": [],
+        "ledger": [],
+    }
+
+
+def _files(args: argparse.Namespace, place: Place) -> dict[str, Path]:
+    """The files of rows that the flags name, a built-in task's made where they aren't there yet: by kind, absolute."""
+    given = {kind: getattr(args, kind) for kind in ("train", *UNSEEN) if getattr(args, kind)}
+    if args.task and "train" in given:
+        raise UserError("--task brings rows of its own: give it or --train")
+    if "train" not in given:
+        given = task_files(args.task or DEFAULT, place.data_dir, place.compute.quiet) | given
+    return {kind: Path(file).resolve() for kind, file in given.items()}
+
+
+def _absolute(base: str) -> str:
+    """A base as it can be found from any folder."""
+    return str(Path(base).resolve()) if Path(base).exists() else base
+
+
+def _training(args: argparse.Namespace) -> dict[str, Any]:
+    """How to train, of what the flags say the part that the optimizer reads."""
+    keys = ("evaluations",) if args.optimizer == "lbfgs" else ("epochs", "lr", "batch_size")
+    return {"optimizer": args.optimizer} | {key: getattr(args, key) for key in keys}
+
+
+def _write(session: Session, output: Path, record: dict[str, Any]) -> None:
+    write_adapter(session.peft_model, output, record, cards.adapter(record, output.name))
+
+
+def _is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: dict[str, Any] | None = None) -> bool:
+    """True if the folder is there with the same data, edits and flags of the request, and isn't to be made again.
+
+    Raises UserError for other ones, and where what is there isn't an adapter of this project alone.
+    """
+    if not output.exists():
+        return False
+    old = read_record(output)
+    if old is None:
+        raise UserError(f"{output} is an adapter from elsewhere: it isn't replaced; give another --output")
+    if overwrite:
+        if odd := {path.name for path in output.iterdir()} - FILES:
+            raise UserError(f"{output} holds {min(odd)}, which is no part of an adapter: move it, or give another --output")
+        return False
+    keys = ["base", "precision", "loss", "decay", "seed", "training", "rows", "edits"]
+    keys += [key for key in ("base_sha256", "elsewhere", "lora") if key in record]  # finetune doesn't load the base to look
+    keys += ["prompt"] if record["prompt"] != "auto" else []
+    before = old["ledger"][-1]["asked"] if old["ledger"] else None
+    if any(old.get(key) != record[key] for key in keys) or before != asked:
+        raise UserError(f"{output} was made with other settings; --overwrite computes it again")
+    say(f"there already: {output}")
+    return True
+
+
+def _metered(work: Callable[[], Any], compute: Compute) -> tuple[dict[str, float], Any]:
+    """What work() costs and returns: ({"seconds", "memory_mib"}, result)."""
+    reset_peak_memory(compute.device)
+    started = clock(compute.device)
+    result = work()
+    return {"seconds": clock(compute.device) - started, "memory_mib": peak_memory_mib(compute.device)}, result
+
+
+def _provenance(command: str, compute: Compute) -> dict[str, Any]:
+    return provenance(command, device_name(compute.device))
+
+
+def parser(doc: str | None) -> Parser:
+    """The command line."""
+    parser = Parser(doc)
+    actions = parser.add_subparsers(dest="action", required=True, help="train an adapter, answer a request, score")
+    trainer: Parser = actions.add_parser("finetune", help="train an adapter on a file of rows")
+    _add_training_flags(trainer)
+    writers = [trainer]
+    for kind, what in (
+        ("remove", "unlearn rows"),
+        ("modify", "unlearn rows' queries for others"),
+        ("correct", "unlearn rows' responses for others"),
+    ):
+        writers.append(actions.add_parser(kind, help=what))
+        _add_request_flags(writers[-1], kind)
+    for action in writers:
+        action.add_argument("--output", type=output_folder, help="folder to write (default: a telling name)")
+        action.add_argument("--overwrite", action="store_true", help="compute again what exists")
+    scorer: Parser = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
+    scorer.add_argument("adapters", type=folder, nargs="+", help="folders of adapters")
+    scorer.add_argument("--retrain", type=folder, help="the adapter to measure distances from")
+    scorer.add_argument(
+        "--generate", type=POSITIVE_INT, default=50, help="test rows that are answered in full (default: 50)"
+    )
+    for action in writers[1:]:
+        _add_file_flags(action, "where it isn't what the adapter's record says, or it has none")
+    _add_file_flags(scorer, "where they have moved since the adapters were made")
+    for action in (*writers, scorer):
+        action.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+        action.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
+        action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
+        action.add_argument("--quiet", action="store_true", help=QUIET)
+    return parser
+
+
+def _add_file_flags(action: Parser, when: str) -> None:
+    flag = action.add_argument
+    flag("--train", type=input_file, metavar="FILE", help=f"rows that the adapter was trained on, {when}")
+    flag("--validation", type=input_file, metavar="FILE", help="rows that it has never seen, by which damping is chosen")
+    flag("--test", type=input_file, metavar="FILE", help="rows that it is scored on")
+
+
+def _add_training_flags(trainer: Parser) -> None:
+    flag = trainer.add_argument
+    flag("--train", type=input_file, metavar="FILE", identity="name", help="rows to train on: JSON, JSONL or CSV")
+    flag("--validation", type=input_file, metavar="FILE", identity=False, help="rows to choose by, later")
+    flag("--test", type=input_file, metavar="FILE", identity=False, help="rows to score on, later")
+    told = ", ".join(TASKS)
+    flag("--task", choices=TASKS, identity="name", help=f"in place of --train: {told} (default: {DEFAULT})")
+    flag("--base", type=name_or_path, default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
+    flag("--precision", choices=PRECISIONS, default="fp32", help="of the base's weights; LoRA's are fp32 (default: fp32)")
+    flag("--prompt", choices=("auto", *FORMS), default="auto", help=PROMPT)
+    flag("--loss", choices=("tokens", "choice"), default="tokens", help=LOSS)
+    flag(
+        "--edits", type=input_file, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)"
+    )
+    flag("--rank", type=LORA_RANK, default=8, help="rank of LoRA (default: 8, the paper's)")
+    flag("--alpha", type=POSITIVE_INT, default=16, help="LoRA's alpha (default: 16, the paper's)")
+    flag("--targets", nargs="+", help="linear layers to adapt, by name (default: the last of a block)")
+    flag("--blocks", type=POSITIVE_INT, default=1, help="of how many of the last blocks (default: 1)")
+    flag("--decay", type=POSITIVE_FLOAT, default=0.001, help="weight of |Theta|^2 / 2 (default: 0.001)")
+    flag("--optimizer", choices=("lbfgs", "adamw"), default="lbfgs", help="lbfgs: to rest; adamw: as PEFT (default: lbfgs)")
+    flag("--evaluations", type=POSITIVE_INT, default=100, help="of lbfgs, passes at most (default: 100; it stops at rest)")
+    flag("--epochs", type=POSITIVE_INT, default=3, help="of adamw (default: 3)")
+    flag("--lr", type=POSITIVE_FLOAT, default=1e-3, help="of adamw (default: 0.001)")
+    flag("--batch-size", type=POSITIVE_INT, default=8, help="of adamw, rows (default: 8)")
+    flag("--seed", type=SEED, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
+
+
+def _add_request_flags(action: Parser, kind: str) -> None:
+    flag = action.add_argument
+    flag("adapter", type=folder, help="folder of an adapter: of finetune, of an earlier request, or of PEFT or TRL")
+    if kind == "remove":
+        flag("--ids", nargs="+", metavar="NAME", help="rows by name: their own id, else their line in the file")
+    flag("--request", type=input_file, metavar="FILE", help="rows by name in `id`, with what becomes of them")
+    methods = ("influence", *CONTROLS)
+    flag("--method", choices=methods, default="influence", help="default: influence; others compare")
+    flag("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
+    flag("--curvature", choices=("hessian", "gauss-newton"), help="default: hessian after lbfgs, else gauss-newton")
+    flag("--damping", type=NOT_NEGATIVE_FLOAT, help="added to H's diagonal (default: chosen on validation rows)")
+    flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: chosen on validation rows)")
+    flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="relative residual (default: 1e-4)")
+    flag("--products", type=POSITIVE_INT, help="of H with a vector at most (default: as many as the tolerance takes)")
+    flag("--base", type=name_or_path, help="of an adapter from elsewhere: its base (default: what it says)")
+    flag("--precision", choices=PRECISIONS, help="of an adapter from elsewhere: of its base's weights (default: fp32)")
+    flag("--prompt", choices=("auto", *FORMS), help="of an adapter from elsewhere: " + PROMPT)
+    flag("--decay", type=NOT_NEGATIVE_FLOAT, help="of an adapter from elsewhere: weight of |Theta|^2 / 2 (default: 0)")
+    action.set_defaults(ids=None)
+
+
+def run(args: argparse.Namespace, command: str, unlearn: Step, shared: Workspace | None = None) -> Path | None:
+    """Carry out the command line's action; of those that write an adapter the folder is returned."""
+    place = Place(args.data_dir, args.weights, Compute.from_flags(args), shared or Workspace())
+    if args.action == "evaluate":
+        print(scores.table(args, place))
+        return None
+    return finetune(args, command, place) if args.action == "finetune" else answer(args, command, place, unlearn)

@@ -1,0 +1,104 @@
+"""What LLMEraser is measured against: training again, and the usual ways of unlearning a language model by gradients.
+
+Each is a function of the session, whose rows are what should have been trained on, of the asked rows as they were (`before`)
+and as they should have been (`after`, empty for removal); it changes the adapter in place and returns what a ledger keeps.
+Steps and rates are those of TOFU's comparison (Maini et al. 2024), cut to a request's size.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from unlearning.language import influence
+from unlearning.language.forward import Batch, batches_of, row_means, token_log_likelihoods
+from unlearning.language.session import Rows, Session, train_adapter
+
+STEPS, RATE = 10, 1e-3  # of Adam
+AGAIN = 20  # passes over the rows of a short training
+SIZE = 32  # rows of a batch that is kept
+BETA = 0.1  # NPO's
+
+
+def retrain(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
+    """The exact answer. The session's adapter is at the start that the first training had."""
+    return {"objective": train_adapter(session)[0]}
+
+
+def few_steps(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
+    """A short training on the rows as they should have been, from where the adapter is."""
+    return {"objective": train_adapter(session, 1 if session.record["training"]["optimizer"] == "adamw" else AGAIN)[0]}
+
+
+def gradient_ascent(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
+    """Climb the loss on the asked rows (Jang et al. 2023): neither Hessian nor other rows are needed."""
+    return _descend(session, before, lambda batch: -session.losses(batch).sum(), None)
+
+
+def gradient_difference(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
+    """Climb the loss on the asked rows and descend it on others at once (GradDiff, Liu et al. 2022)."""
+    return _descend(session, before, lambda batch: -session.losses(batch).sum(), _others(session, before))
+
+
+def preference(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
+    """NPO (Zhang et al. 2024): 2 / beta log(1 + (p / p_start) ** beta) of the asked answers, bounded below, and GradDiff's
+    loss on others. p is the likelihood of an answer's tokens, p_start that of the adapter that is asked."""
+    with torch.no_grad():
+        start = [_likelihoods(session, batch) for batch in session.batches(before)]
+    known = {row.key: value for batch, values in zip(session.batches(before), start, strict=True)
+             for row, value in zip(batch.rows, values, strict=True)}  # fmt: skip
+
+    def loss(batch: Batch) -> torch.Tensor:
+        ratio = _likelihoods(session, batch) - torch.stack([known[row.key] for row in batch.rows])
+        return -2 / BETA * functional.logsigmoid(-BETA * ratio).sum()
+
+    return _descend(session, before, loss, _others(session, before))
+
+
+def _likelihoods(session: Session, batch: Batch) -> torch.Tensor:
+    """The log-likelihood of each row's whole answer, float32 (N,)."""
+    lengths = batch.asked.sum(1)
+    return row_means(batch, token_log_likelihoods(session.logits(batch), batch)) * lengths
+
+
+def _others(session: Session, before: Rows) -> list[Any]:
+    """Tokens of the rows that are kept as they are."""
+    names = {row.name for row in before}
+    return session.tokens([row for row in session.rows if row is not None and row.name not in names])
+
+
+def _descend(
+    session: Session, before: Rows, loss: Callable[[Batch], torch.Tensor], others: list[Any] | None
+) -> dict[str, Any]:
+    """STEPS of Adam on the mean loss on the asked rows, and, with others, on a drawn batch of these as trained."""
+    optimizer = torch.optim.Adam(session.parameters, lr=RATE)
+    generator = torch.Generator().manual_seed(session.record["seed"])
+    if others:
+        session.forward.keep(others)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        for batch in session.batches(before):
+            (loss(batch) / len(before)).backward()
+        if others:
+            drawn = [others[i] for i in torch.randperm(len(others), generator=generator)[:SIZE].tolist()]
+            for batch in batches_of(drawn, session.forward.device):
+                (session.losses(batch).sum() / len(drawn)).backward()
+        optimizer.step()
+    return {}
+
+
+def remove_adapter(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
+    """The base alone: all that the adapter learned is gone, the asked rows too. Its lora_B become zero."""
+    influence.assign(session.parameters, torch.zeros_like(influence.flat(session.parameters)))
+    return {}
+
+
+CONTROLS: dict[str, Callable[[Session, Rows, Rows], dict[str, Any]]] = {
+    "retrain": retrain,
+    "finetune": few_steps,
+    "gradascent": gradient_ascent,
+    "graddiff": gradient_difference,
+    "npo": preference,
+    "noadapter": remove_adapter,
+}

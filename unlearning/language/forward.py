@@ -1,0 +1,309 @@
+"""A language model's logits where a row is answered, by the model's own forward pass, without computing twice what is frozen.
+
+An adapter sits in some of the model's blocks. What lies below the first of them is frozen and has no dropout, so its output
+is computed once a row and kept. Afterwards the *whole* model runs with its own code, but the frozen blocks hand out what was
+kept in place of computing it: masks, positions, scalings and the output layer stay what the model's authors wrote. Whether
+that gives the whole model's logits is measured on a few rows before anything is trained (`check_short_way`).
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from unlearning.core.errors import UserError
+from unlearning.core.files import read_torch, write_torch
+
+TOKENS, ANSWERED = 8192, 1024  # of a batch, at most: with padding; that are answered, each with logits of a whole vocabulary
+CLOSE = 1e-4  # of the logits' spread: what rounding in fp32 makes of another order of the same sums
+CHECKED = 4  # rows on which the short way is compared with the whole model
+WHOLE, BLOCKS, ANSWERS = "whole", "blocks", "answers"  # how much of a model is computed each time
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A row as token ids: what is asked, and what is answered to it, with the token that ends it."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """A name for the states of these tokens."""
+        return hashlib.sha256(repr((self.prompt, self.response)).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of token ids as a model takes them.
+
+    ids: without the last of each row, padded on the right, int64 (N, T). mask: what of it is no padding, bool (N, T).
+    targets: the token to answer with at each place, -1 where nothing is answered, int64 (N, T). rows: the same as Tokens.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    targets: torch.Tensor
+    rows: tuple[Tokens, ...]
+
+    @property
+    def asked(self) -> torch.Tensor:
+        """Where something is answered, bool (N, T)."""
+        return self.targets >= 0
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """What each answered token counts in its row's loss, float32 (tokens,): one over the answer's tokens."""
+        return (1 / self.asked.sum(1))[self.asked.nonzero()[:, 0]]
+
+
+def batch_of(rows: Sequence[Tokens], device: str | torch.device = "cpu") -> Batch:
+    """Rows as one Batch."""
+    sequences = [(*row.prompt, *row.response)[:-1] for row in rows]
+    longest = max(map(len, sequences))
+    ids, mask = torch.zeros(len(rows), longest, dtype=torch.int64), torch.zeros(len(rows), longest, dtype=torch.bool)
+    targets = torch.full((len(rows), longest), -1)
+    for i, (row, tokens) in enumerate(zip(rows, sequences, strict=True)):
+        end = len(tokens)
+        ids[i, :end], mask[i, :end] = torch.tensor(tokens), True
+        targets[i, end - len(row.response) : end] = torch.tensor(row.response)
+    return Batch(ids.to(device), mask.to(device), targets.to(device), tuple(rows))
+
+
+def batches_of(rows: Sequence[Tokens], device: str | torch.device = "cpu", most: int | None = None) -> list[Batch]:
+    """Rows in their order as batches within TOKENS and ANSWERED, and of at most so many rows. A row of its own may be longer."""
+    found: list[Batch] = []
+    waiting: list[Tokens] = []
+    longest = answered = 0
+    for row in rows:
+        length = max(longest, len(row.prompt) + len(row.response))
+        full = length * (len(waiting) + 1) > TOKENS or answered + len(row.response) > ANSWERED or len(waiting) == most
+        if waiting and full:
+            found.append(batch_of(waiting, device))
+            waiting, length, answered = [], len(row.prompt) + len(row.response), 0
+        waiting.append(row)
+        longest, answered = length, answered + len(row.response)
+    return [*found, batch_of(waiting, device)] if waiting else found
+
+
+class Forward:
+    """A causal language model with an adapter as a function from batches to logits at what is answered.
+
+    model: of transformers, its adapted parameters the only ones with a gradient. store: a file for the frozen part's
+    output, or None. way: WHOLE computes everything each time; without it the most is saved that the adapter allows.
+    """
+
+    def __init__(self, model: Any, store: Path | None = None, way: str | None = None) -> None:
+        self.model, self.store = model, store
+        self.blocks = blocks_of(model)
+        first = first_adapted(model, self.blocks)
+        self.frozen = self.blocks[:first]
+        last = list(self.blocks[-1:]) if first == len(self.blocks) - 1 else []
+        self.attention = next((a for block in last if (a := attention_of(block)) and not _trained(a)), None)
+        # In the last block what follows attention looks at each place by itself: only answered places are needed.
+        answers = first == len(self.blocks) or self.attention is not None
+        self.way = way or (WHOLE if first == 0 else ANSWERS if answers else BLOCKS)
+        self.kept: dict[str, list[torch.Tensor]] = {}
+        self.forms: list[Callable[[torch.Tensor], Any]] = []
+        if store and store.exists() and self.way != WHOLE:
+            self.kept = read_torch(store)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Logits float32 (tokens, V) of every answered token, in the order of batch.targets[batch.asked]."""
+        if self.way == WHOLE:
+            return self._run(batch.ids, batch.mask, batch.asked)
+        self.keep(batch.rows)
+        asked = batch.asked
+        if self.way == ANSWERS:
+            kept = [torch.cat(parts)[:, None] for parts in zip(*(self.kept[row.key] for row in batch.rows), strict=True)]
+            ids = batch.ids[asked][:, None]  # a sequence of one token each: nothing looks at another place
+            mask, asked = torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool)
+        else:
+            states = [self.kept[row.key][0] for row in batch.rows]
+            kept = [nn.utils.rnn.pad_sequence(states, batch_first=True)]
+            ids, mask = batch.ids, batch.mask
+        modules = [*self.frozen[-1:], *([self.attention] if self.attention and self.way == ANSWERS else [])]
+        given = dict(zip(modules, kept, strict=True))
+        with _handing_out(self.frozen, given, self.forms, self.device):
+            return self._run(ids, mask, asked)
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """The loss of each row, float32 (N,): cross-entropy in nats over the whole vocabulary, mean over the answer's tokens."""
+        return row_means(batch, -token_log_likelihoods(self.logits(batch), batch))
+
+    def keep(self, rows: Sequence[Tokens], quiet: bool = True) -> None:
+        """Compute the frozen part's output of rows of which it isn't kept yet."""
+        missing = list({row.key: row for row in rows if row.key not in self.kept}.values())
+        if (self.forms and not missing) or self.way == WHOLE:
+            return
+        if not missing:  # read from the file: how the frozen part hands its states on is still to be seen
+            self._states(batch_of(rows[:1], self.device))
+            return
+        missing.sort(key=lambda row: -len(row.prompt) - len(row.response))
+        bar = tqdm(total=len(missing), desc="frozen part", unit=" rows", leave=False, disable=quiet or None)
+        for batch in batches_of(missing, self.device):
+            states = self._states(batch)
+            for i, row in enumerate(batch.rows):
+                places = batch.asked[i] if self.way == ANSWERS else batch.mask[i]
+                self.kept[row.key] = [state[i][places].cpu().clone() for state in states]
+            bar.update(len(batch.rows))
+        bar.close()
+        if self.store:
+            self.store.parent.mkdir(parents=True, exist_ok=True)
+            write_torch(self.store, self.kept)
+
+    def _run(self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """The model's own logits, float32 (tokens, V), at the places asked for: the output layer sees no others."""
+
+        def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (inputs[0][asked][None], *inputs[1:])
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(select)
+        try:
+            return self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[0].float()
+        finally:
+            hook.remove()
+
+    def _states(self, batch: Batch) -> list[torch.Tensor]:
+        """What the frozen part gives, of each module that hands it on, float (N, T, D)."""
+        modules, found = [*self.frozen[-1:], *([self.attention] if self.way == ANSWERS and self.attention else [])], []
+        forms: list[Callable[[torch.Tensor], Any]] = []
+
+        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+            forms.append(_like(output))
+            if len(found) == len(modules):
+                raise _Reached
+
+        hooks = [module.register_forward_hook(watch) for module in modules]
+        try:
+            with torch.no_grad(), contextlib.suppress(_Reached):
+                self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.forms = forms
+        return found
+
+
+class _Reached(Exception):
+    """The frozen part has been computed: what lies above it isn't needed."""
+
+
+def _like(output: Any) -> Callable[[torch.Tensor], Any]:
+    """A function that gives a state in the form in which a module gave it: alone, or first of a tuple."""
+    rest = (None,) * (len(output) - 1) if isinstance(output, tuple) else None
+    return lambda state: state if rest is None else (state, *rest)
+
+
+@contextlib.contextmanager
+def _handing_out(
+    frozen: Sequence[nn.Module],
+    given: dict[nn.Module, torch.Tensor],
+    forms: Sequence[Callable[[torch.Tensor], Any]],
+    device: torch.device,
+) -> Iterator[None]:
+    """While the context lasts the frozen blocks compute nothing, and those of `given` hand out its states in their forms.
+
+    Their forward methods are replaced, not they themselves: models read attributes of their blocks.
+    """
+
+    def hand_on(block: nn.Module, as_given: Callable[[torch.Tensor], Any]) -> Callable[..., Any]:
+        state = given[block].to(device) if block in given else None
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if state is not None:
+                return as_given(state)
+            return as_given(args[0] if args else kwargs["hidden_states"])
+
+        return forward
+
+    form_of = dict(zip(given, forms, strict=True))
+    modules = list(dict.fromkeys([*frozen, *given]))
+    try:
+        for module in modules:
+            module.forward = hand_on(module, form_of.get(module, forms[0]))  # blocks are of one kind: of one form
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
+
+
+def blocks_of(model: Any) -> list[nn.Module]:
+    """The blocks of a model in their order: the longest list of modules of one kind, found whatever it is called.
+
+    Raises UserError where there is none.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    text = getattr(model.config, "get_text_config", lambda: model.config)()
+    count = getattr(text, "num_hidden_layers", 0)
+    for modules in lists:
+        if len(modules) == count and not any(m is not modules and modules in set(m.modules()) for m in lists):
+            return list(modules)
+    raise UserError(f"{type(model).__name__} has no list of its {count} blocks that this project finds")
+
+
+def attention_of(block: nn.Module) -> nn.Module | None:
+    """The attention of a block, whatever it is called; None where there isn't one alone."""
+    found = [module for name, module in block.named_children() if "attn" in name.lower() or "attention" in name.lower()]
+    found = [module for module in found if any(isinstance(part, nn.Module) for part in module.children())]
+    return found[0] if len(found) == 1 else None
+
+
+def first_adapted(model: Any, blocks: Sequence[nn.Module]) -> int:
+    """The first block with something to train in it: its place; len(blocks) where only the output layer has, and 0 where
+    something lies outside of both."""
+    trained = [i for i, block in enumerate(blocks) if _trained(block)]
+    inside = {id(p) for module in [*blocks, model.get_output_embeddings()] for p in module.parameters()}
+    if any(p.requires_grad and id(p) not in inside for p in model.parameters()):
+        return 0
+    return trained[0] if trained else len(blocks)
+
+
+def _trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def token_log_likelihoods(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The log-likelihood of every answered token in nats, float32 (tokens,)."""
+    return -functional.cross_entropy(logits, batch.targets[batch.asked], reduction="none")
+
+
+def row_means(batch: Batch, each: torch.Tensor) -> torch.Tensor:
+    """The mean of a number of each answered token, float32 (tokens,), over each row's answer, float32 (N,)."""
+    start = torch.zeros(len(batch.rows), device=each.device)
+    return start.index_add(0, batch.asked.nonzero()[:, 0], each * batch.weights)
+
+
+def check_short_way(forward: Forward, rows: Sequence[Tokens]) -> tuple[Forward, float, float]:
+    """The Forward to go on with, what it differs from the whole model in, and what it might: in shares of the logits' spread.
+
+    Compared on a few rows, of unlike lengths. Where the difference is larger than CLOSE, or, in bf16, than what the whole model
+    shows between a row alone and a batch of all, it is the whole model.
+    """
+    if forward.way == WHOLE:
+        return forward, 0.0, CLOSE
+    by_length = sorted(rows, key=lambda row: len(row.prompt) + len(row.response))
+    some = [by_length[i * (len(by_length) - 1) // max(1, CHECKED - 1)] for i in range(min(CHECKED, len(by_length)))]
+    batch, whole = batch_of(some, forward.device), Forward(forward.model, way=WHOLE)
+    with torch.no_grad():
+        exact, found = whole.logits(batch), forward.logits(batch)
+        spread = float(exact.std())
+        might = CLOSE
+        if forward.model.dtype != torch.float32:
+            alone = torch.cat([whole.logits(batch_of([row], forward.device)) for row in some])
+            might = max(might, float((alone - exact).abs().max()) / spread)
+    differs = float((found - exact).abs().max()) / spread
+    return (forward if differs <= might else whole), differs, might

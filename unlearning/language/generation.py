@@ -1,0 +1,70 @@
+"""Answers in full: what an adapter says in plain generation, and how like the wanted one that is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from unlearning.language import prompts
+from unlearning.language.rows import Row
+from unlearning.language.session import Session
+
+AT_ONCE = 8  # rows that are answered together
+MARGIN = 4  # tokens that an answer may be longer than the longest wanted one
+
+
+def answers(session: Session, rows: Sequence[Row]) -> list[str]:
+    """What the adapter answers to each row, greedily, up to the token that ends an answer."""
+    found: list[str] = []
+    longest = max((len(tokens.response) for tokens in session.tokens(rows)), default=0) + MARGIN
+    for i in range(0, len(rows), AT_ONCE):
+        found += _answered(session, rows[i : i + AT_ONCE], longest)
+    return found
+
+
+def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
+    asked = [prompts.prompt_tokens(session.tokenizer, row, session.record["prompt"]) for row in rows]
+    width, device = max(map(len, asked)), session.forward.device
+    ids = torch.tensor([(0,) * (width - len(tokens)) + tokens for tokens in asked], device=device)
+    mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in asked], device=device)
+    ends: Any = session.tokenizer.eos_token_id
+    with torch.no_grad():
+        out = session.peft_model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=longest,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=ends,
+            pad_token_id=0 if ends is None else ends,
+        )
+    texts = session.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def hit_ratio(said: Sequence[str], rows: Sequence[Row]) -> float:
+    """How many answers are the wanted one, in percent (HitRatio@1 of LLaRA, Liao et al. 2024, where rows have candidates)."""
+    return 100 * sum(text == row.response.strip() for text, row in zip(said, rows, strict=True)) / len(rows)
+
+
+def valid_ratio(said: Sequence[str], rows: Sequence[Row], listed: Sequence[str]) -> float:
+    """How many answers are one of the row's candidates, in percent; of `listed` where a row has none (LLaRA's ValidRatio)."""
+    valid = [text in {choice.strip() for choice in row.choices or listed} for text, row in zip(said, rows, strict=True)]
+    return 100 * sum(valid) / len(rows)
+
+
+def rouge_l(said: Sequence[str], rows: Sequence[Row]) -> float:
+    """The mean F-measure of ROUGE-L (Lin 2004) of answers against the rows' own, in percent: by words, without case."""
+    return 100 * sum(_rouge_l(text, row.response) for text, row in zip(said, rows, strict=True)) / len(rows)
+
+
+def _rouge_l(text: str, wanted: str) -> float:
+    a, b = text.lower().split(), wanted.lower().split()
+    lengths = [0] * (len(b) + 1)  # of the longest common subsequence with each beginning of b
+    for word in a:
+        before = 0
+        for j, other in enumerate(b, 1):
+            before, lengths[j] = lengths[j], before + 1 if word == other else max(lengths[j], lengths[j - 1])
+    return 2 * lengths[-1] / (len(a) + len(b)) if a and b else 0.0
