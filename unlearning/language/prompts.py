@@ -23,7 +23,7 @@ PAIRED = ", paired with an input that provides further context"
 
 def form_for(tokenizer: Any, rows: Sequence[Row]) -> str:
     """The form that rows have where nobody says it: TRL's plain prompts as they are; else a chat model's template."""
-    if rows and rows[0].form == "prompt/completion":
+    if rows and rows[0].raw:
         return "raw"
     return "chat" if tokenizer.chat_template else "plain"
 

@@ -51,7 +51,7 @@ class Row:
     name: its own `id`, else its line in its file (JSON array: its place), from 1. messages: (role, content), roles system,
     user and assistant; the last is the user's. response: the answer. input: Alpaca's `input`, the user's content being the
     instruction then; else "". choices: candidates, one of which is the response; else (). image: path of an image relative
-    to the rows' file, else "".
+    to the rows' file, else "". raw: what completes the prompt follows it as it stands, as in TRL's plain prompts.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Row:
     input: str = ""
     choices: tuple[str, ...] = ()
     image: str = ""
+    raw: bool = False
 
     @property
     def query(self) -> str:
@@ -409,7 +410,8 @@ def _row(record: Record, form: str) -> Row:
     if choices and response not in choices:
         raise ValueError(f"its response {shown(response)} is none of its choices")
     image = _text(fields.get("image"), "image")
-    row = Row(name_of(fields, record.name), messages, response, given or "", choices, image)
+    raw = ask == "prompt" and isinstance(fields["prompt"], str)
+    row = Row(name_of(fields, record.name), messages, response, given or "", choices, image, raw)
     length = sum(len(content) for _, content in messages) + sum(map(len, (response, row.input, *choices)))
     if length > LONGEST:
         raise ValueError(f"it has {length:,} characters, and may have {LONGEST:,}")
