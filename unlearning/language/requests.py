@@ -2,8 +2,8 @@
 
 A request is a list of edits, one a row: {"id": NAME, "remove": true}, {"id": NAME, "query": TEXT} or {"id": NAME,
 "response": TEXT}. A modified query of an Alpaca row may come with its new `input`; without one the row has none any more. A
-file of a request has the rows' names in `id` and the new fields in any of the forms of `rows`; names to remove may also stand
-one a line.
+file of a request has the rows' names in `id` and the new fields in any of the forms of `rows`; names to remove may also
+stand one a line.
 """
 
 import difflib

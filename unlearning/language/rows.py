@@ -217,7 +217,8 @@ def told(fields: Mapping[str, Any], ask: str | None, answer: str | None) -> Told
     messages: Messages | None = _messages(fields[ask], ask) if ask else None
     response = _answer(fields[answer], answer) if answer else None
     if ask == "messages" and messages and messages[-1][0] == "assistant":
-        messages, response = messages[:-1] or None, messages[-1][1]
+        response = messages[-1][1]
+        messages = messages[:-1] or None
     if messages is not None and (not messages or messages[-1][0] != "user"):
         last = f"a message of the {messages[-1][0]}" if messages else "nothing"
         raise ValueError(f"before its response its {ask} end with {last}, not of the user")
