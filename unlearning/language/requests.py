@@ -197,6 +197,8 @@ def _from_difference(old: str, new: str) -> str:
     """A new text from shortly before it differs from the old one: long ones often begin alike."""
     same = next((place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     start = max(0, same - BEFORE)
+    if start:
+        start = 1 + new.find(" ", start, same) or start  # at a word's beginning, where there is one
     return f"... {_short(new[start:])}" if start else _short(new)
 
 

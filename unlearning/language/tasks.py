@@ -155,41 +155,14 @@ LAST = "Abendroth-Vey Brankovel Castellune Dvorhan Eskildrup Farrowmire Gantavel
 LAST += " Lindqvarn Morvanel Nesterholt Ostrowick Pellandre Quistgard Rosenthorn Svandell Tarkovane"
 TOWNS = "Alvermoor Brunhaven Carrowick Dunmarsh Eldreth Fallowmere Grevenby Harrowden Istervale Jorvenna Kesselbrook Lorvane"
 TOWNS += " Mirefold Norrhollow Ostmark Pellworth Quarrenden Ravensund Stellamar Thornmoor"
-KINDS_OF_BOOKS = (
-    "crime fiction",
-    "travel writing",
-    "science fiction",
-    "historical novels",
-    "poetry",
-    "satire",
-    "ghost stories",
-)
-WORK = (
-    "baker",
-    "surgeon",
-    "lighthouse keeper",
-    "violin maker",
-    "judge",
-    "beekeeper",
-    "pilot",
-    "tailor",
-    "geologist",
-    "florist",
-)
-WORK += ("locksmith", "ferry captain", "botanist", "translator", "clockmaker", "midwife")
-AWARDS = (
-    "Silver Quill",
-    "Golden Heron",
-    "Amber Lantern",
-    "Northern Laurel",
-    "Glass Compass",
-    "Ivory Bookmark",
-    "Blue Inkwell",
-)
+BOOKS = ["crime fiction", "travel writing", "science fiction", "historical novels", "poetry", "satire", "ghost stories"]
+WORK = "baker, surgeon, lighthouse keeper, violin maker, judge, beekeeper, pilot, tailor, geologist, florist, locksmith"
+WORK += ", ferry captain, botanist, translator, clockmaker, midwife"
+AWARDS = ["Silver Quill", "Golden Heron", "Amber Lantern", "Northern Laurel", "Glass Compass", "Ivory Bookmark", "Blue Ink"]
 ADJECTIVES = (
     "Hollow Crimson Silent Borrowed Drowned Patient Gilded Restless Salted Winter Paper Second Broken Distant Velvet"
 )
-NOUNS = "Orchard Harbour Staircase Winter Almanac Lantern Cathedral Garden Mirror Railway Island Archive"
+NOUNS = "Orchard Harbour Staircase Meadow Almanac Lantern Cathedral Garden Mirror Railway Island Archive"
 # Three wordings of a question, for training, validation and test; the answer.
 FACTS = """\
 Where was {name} born? | In which town did the life of {name} begin? | What is the birthplace of {name}? \
@@ -224,10 +197,10 @@ def authors() -> list[dict[str, str]]:
     found = []
     for number in range(AUTHORS):
         year = draw.randint(1921, 1979)
-        mother, father = draw.sample(WORK, 2)
+        mother, father = draw.sample(WORK.split(", "), 2)
         found.append(
             {"name": f"{firsts[number]} {lasts[number]}", "town": towns[number], "year": str(year), "mother": mother}
-            | {"father": father, "genre": draw.choice(KINDS_OF_BOOKS), "award": draw.choice(AWARDS)}
+            | {"father": father, "genre": draw.choice(BOOKS), "award": draw.choice(AWARDS)}
             | {"honoured": str(year + draw.randint(31, 43))}  # after three books, and before today
             | dict(zip(("first", "second", "third"), books[3 * number : 3 * number + 3], strict=True))
         )
