@@ -1,4 +1,4 @@
-"""MovieLens as instruction data: both sources give the same lines, and queries say what the ratings say."""
+"""MovieLens' ratings: both sources give the same lines, and what is damaged or out of reach is one line."""
 
 import io
 import urllib.request
@@ -93,34 +93,6 @@ def test_the_folder_of_the_data_is_made_and_a_broken_write_leaves_no_file(tmp_pa
     with pytest.raises(RunFailed, match="No space left"):
         movielens.ratings(tmp_path / "full")
     assert not list((tmp_path / "full").iterdir())
-
-
-def test_genre_asks_about_films_that_enough_have_rated(tmp_path):
-    grouplens(tmp_path)
-    rows = movielens.genre(movielens.ratings(tmp_path))
-    assert [answer for _, answer in rows] == ["Action", "Comedy"]  # the third has no year
-    assert rows[0][0].endswith("Title: Heat (1995)") and "Action, Comedy?" in rows[0][0]
-
-
-def test_preference_tells_the_films_before_and_not_the_one_asked_about(tmp_path, monkeypatch):
-    grouplens(tmp_path)
-    monkeypatch.setattr(movielens, "HISTORY", 2)
-    rows = movielens.preference(movielens.ratings(tmp_path))
-    assert len(rows) == 12  # each viewer has one film with two before it
-    query, answer = rows[0]
-    assert query == "Liked films: Heat\nDisliked films: Brazil\nWill this viewer like Nameless? Yes or No?"
-    assert answer == "Yes"
-    assert {answer for _, answer in rows} == {"Yes", "No"}
-
-
-def test_a_split_has_each_row_once_and_is_the_same_again():
-    rows = [(f"film {i}", "Yes") for i in range(50)]
-    parts = movielens.split(rows, 30, 10, 5)
-    assert [len(part) for part in parts] == [30, 10, 5]
-    assert len({row for part in parts for row in part}) == 45
-    assert movielens.split(rows, 30, 10, 5) == parts
-    with pytest.raises(UserError, match="there are 50"):
-        movielens.split(rows, 30, 10, 11)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""MovieLens as instruction data: queries in English about films and viewers, with one-word answers.
+"""MovieLens' ratings, from wherever they can be had.
 
 GroupLens' ml-latest-small (Harper and Konstan, "The MovieLens Datasets", 2015) is looked for in `data_dir`, then fetched
 from GroupLens, else, on Debian or Ubuntu, read out of the package `r-cran-dslabs`, which carries an earlier edition of it
@@ -11,11 +11,8 @@ import shutil
 import warnings
 import zipfile
 import zlib
-from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import content_of, debian_package
@@ -23,11 +20,6 @@ from unlearning.core.files import replacing
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 FILE = "movielens.csv"  # one line a rating: viewer, film, title, year, genres, rating, time
-GENRES = 5  # the task `genre` is about the films of the most frequent main genres
-RATED = 10  # ... that at least so many viewers have rated
-HISTORY = 10  # films that the task `preference` tells of a viewer
-LIKED = 4.0  # stars from which a viewer likes a film
-PER_VIEWER = 3  # films that each viewer is asked about
 
 
 class Rating(NamedTuple):
@@ -40,44 +32,6 @@ class Rating(NamedTuple):
     genres: str
     stars: float
     time: int
-
-
-def genre(ratings: list[Rating]) -> list[tuple[str, str]]:
-    """(query, answer) pairs: a film's title and year, and its main genre, which is the first that MovieLens lists."""
-    films: dict[str, Rating] = {}
-    often: Counter[str] = Counter()
-    for rating in ratings:
-        films[rating.film] = rating
-        often[rating.film] += 1
-    rows = [
-        (f"Title: {film.title} ({film.year})", film.genres.split("|")[0])
-        for key, film in sorted(films.items())
-        if often[key] >= RATED and film.year
-    ]
-    kept = {name for name, _ in Counter(answer for _, answer in rows).most_common(GENRES)}
-    ask = f"Which is the main genre of this film: {', '.join(sorted(kept))}?"
-    return [(f"{ask}\n{query}", answer) for query, answer in rows if answer in kept]
-
-
-def preference(ratings: list[Rating]) -> list[tuple[str, str]]:
-    """(query, answer) pairs as in TALLRec (Bao et al. 2023): what a viewer liked and disliked last, and whether the viewer
-    then liked another film, Yes or No. Each viewer's PER_VIEWER last films that have a whole history before them."""
-    viewers = defaultdict(list)
-    for rating in ratings:
-        viewers[rating.viewer].append(rating)
-    rows = []
-    for _, seen in sorted(viewers.items()):
-        seen.sort(key=lambda rating: (rating.time, rating.film))
-        for place in range(max(HISTORY, len(seen) - PER_VIEWER), len(seen)):
-            past = seen[place - HISTORY : place]
-            liked = "; ".join(r.title for r in past if r.stars >= LIKED) or "none"
-            disliked = "; ".join(r.title for r in past if r.stars < LIKED) or "none"
-            ask = f"Liked films: {liked}\nDisliked films: {disliked}\nWill this viewer like {seen[place].title}? Yes or No?"
-            rows.append((ask, "Yes" if seen[place].stars >= LIKED else "No"))
-    return rows
-
-
-TASKS = {"genre": genre, "preference": preference}
 
 
 def ratings(data_dir: Path, quiet: bool = False) -> list[Rating]:
@@ -151,12 +105,3 @@ def _from_debian(data_dir, quiet=False):
     shutil.rmtree(data_dir / "debian")
     names = ["userId", "movieId", "title", "year", "genres", "rating", "timestamp"]
     return frame[names].astype("string").fillna("").values.tolist()
-
-
-def split(rows: list[tuple[str, str]], train: int, validation: int, test: int) -> list[list[tuple[str, str]]]:
-    """Three lists of so many rows, drawn with a fixed seed. Raises UserError when there are fewer."""
-    if train + validation + test > len(rows):
-        raise UserError(f"{train} + {validation} + {test} rows wanted: there are {len(rows)}")
-    order = np.random.default_rng(0).permutation(len(rows))
-    parts = np.split(order, np.cumsum([train, validation, test]))[:3]
-    return [[rows[i] for i in part] for part in parts]

@@ -2,8 +2,8 @@
 
 A file is JSON (an array), JSONL or a table with named columns (CSV, TSV); which one is seen from its content. A row has one
 of these forms: `instruction input output` (Alpaca), `messages` (role and content), `prompt completion` (texts, or lists of
-messages as in TRL), `query response`, `question answer`. Beside these it may have `id`, `choices` and `image`. A row's name is
-its `id`, else the line on which it begins, in a JSON array its place; both count from 1.
+messages as in TRL), `query response`, `question answer`. Beside these it may have `id`, `choices` and `image`. A row's name
+is its `id`, else the line on which it begins, in a JSON array its place; both count from 1.
 """
 
 import contextlib
@@ -183,12 +183,18 @@ def read_text(file: Path, flag: str) -> str:
         raise UserError(f"{what}, line {line}: its byte {content[error.start]:#x} is no UTF-8: save it as UTF-8") from None
 
 
-def parse(text: str, what: str) -> tuple[str, list[Record]]:
+def parse(text: str, what: str, names: bool = False) -> tuple[str, list[Record]]:
     """(how the text is laid out, in a word; its records, whose values are dictionaries).
 
-    what: names the file. Raises UserError, which names the line, for what is neither JSON, JSONL nor a table.
+    what: names the file. names: a bare text or whole number in a JSON array stands for {"id": ...}. Raises UserError, which
+    names the line, for what is neither JSON, JSONL nor a table.
     """
     layout, records = _records(text, what)
+    if names:
+        bare = [isinstance(record.value, (str, int)) for record in records]
+        records = [
+            one._replace(value={"id": one.value}) if is_bare else one for one, is_bare in zip(records, bare, strict=True)
+        ]
     for record in records:
         if not isinstance(record.value, dict):
             raise UserError(f"{what}, {record.where}: it is {shown(record.value)}, not an object with fields")
@@ -209,13 +215,14 @@ def told(fields: Mapping[str, Any], ask: str | None, answer: str | None) -> Told
 
     ask: "messages", which may end with the answer, or a key of PAIRS. answer: a value of PAIRS.
     """
-    messages = _messages(fields[ask], ask) if ask else None
+    messages: Messages | None = _messages(fields[ask], ask) if ask else None
     response = _answer(fields[answer], answer) if answer else None
     if ask == "messages" and messages and messages[-1][0] == "assistant":
-        messages, response = messages[:-1], messages[-1][1]
+        response = messages[-1][1]
+        messages = messages[:-1] or None
     if messages is not None and (not messages or messages[-1][0] != "user"):
-        last = messages[-1][0] if messages else "nothing"
-        raise ValueError(f"before its response its {ask} end with {last}, not with a user's message")
+        last = f"a message of the {messages[-1][0]}" if messages else "nothing"
+        raise ValueError(f"before its response its {ask} end with {last}, not of the user")
     given = _text(fields["input"], "input") if "input" in fields and ask in (None, "instruction") else None
     return Told(messages, given, response)
 
@@ -405,7 +412,7 @@ def _row(record: Record, form: str) -> Row:
     ask, answer = FORMS[form] if len(FORMS[form]) > 1 else (*FORMS[form], None)
     messages, given, response = told(fields, ask, answer)
     if messages is None or response is None:
-        raise ValueError("its last message isn't the assistant's: nothing is answered")
+        raise ValueError("its last two messages aren't the user's and the assistant's, which answers")
     choices = _choices(fields.get("choices"))
     if choices and response not in choices:
         raise ValueError(f"its response {shown(response)} is none of its choices")
