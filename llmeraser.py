@@ -27,21 +27,19 @@ import torch
 from unlearning.core.errors import RunFailed
 from unlearning.core.flags import Parser, main
 from unlearning.language import command, influence
+from unlearning.language.aim import Aim
 from unlearning.language.command import How
 from unlearning.language.session import Rows, Session, Workspace, objective
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
 LENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the step, times the formula's
 MINI = 100  # rows of a mini-batch of the stochastic solver
-ENOUGH = 8  # removed rows whose mean loss says something about them
-UNSEEN = 100  # validation rows that are looked at
-SAFE = 1.01  # times the loss on validation rows before: no choice may cost more
 
 
 def unlearn(session: Session, before: Rows, after: Rows, how: How) -> dict[str, Any]:
     """The paper's step, from the rows `before`, which have been trained on, to `after`, which should have been: a dictionary
     of damping, length, residual and products. Raises RunFailed where no damping's system was solved."""
-    n, parameters = len(session.rows), session.parameters
+    n = len(session.rows)
     b = (_summed_gradient(session, before) - _summed_gradient(session, after)) / n
     if not b.any():
         return {"damping": 0.0, "length": 0.0, "residual": 0.0, "products": 0}
@@ -51,9 +49,8 @@ def unlearn(session: Session, before: Rows, after: Rows, how: How) -> dict[str, 
             f"not solved to {how.tolerance:g}: try a larger --damping, or --curvature gauss-newton, whose curvature is "
             "never negative"
         )
-    trained = influence.flat(parameters).detach().clone()
-    damping, length = _chosen(session, before, after, how, trained, {d: s.x for d, s in solutions.items()})
-    influence.assign(parameters, trained + length * solutions[damping].x)
+    steps = {damping: solution.x for damping, solution in solutions.items()}
+    damping, length = _choose(session, Aim(session, before, after), steps, how.length)
     spent = sum if how.solver == "adam" else max  # the others share their products, the paper's way starts again
     products = spent(solution.products for solution in solutions.values())
     return {"damping": damping, "length": length, "residual": solutions[damping].residual, "products": products}
@@ -105,24 +102,18 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     }
 
 
-def _chosen(
-    session: Session, before: Rows, after: Rows, how: How, trained: torch.Tensor, steps: dict
-) -> tuple[float, float]:
-    """The damping and the length to go on with: those with the least loss on validation rows; for a removal of several rows
-    those that bring their loss nearest to that of rows that the adapter has never seen. trained: Theta."""
-    lengths = LENGTHS if how.length is None else (how.length,)
-    unseen, found = session.validation[:UNSEEN], {}
-    if not unseen:
-        return max(steps), 1.0 if how.length is None else how.length
-    asked = before if not after and len(before) >= ENOUGH else []
-    start = session.losses_of(unseen).mean().item()
-    for damping, x in steps.items():
-        for length in lengths if asked or how.length else (1.0,):
-            influence.assign(session.parameters, trained + length * x)
-            loss = session.losses_of(unseen).mean().item()
-            gap = abs(loss - session.losses_of(asked).mean().item()) if asked else loss
-            found[damping, length] = (asked and loss > SAFE * start, gap)
-    return min(found, key=found.get)
+def _choose(session: Session, aim: Aim, steps: dict[float, torch.Tensor], length: float | None) -> tuple[float, float]:
+    """Go the step whose damping and length come nearest to the aim: these two. Without unseen rows it is the one with the
+    largest damping, as long as the formula says; so are the steps of requests other than a removal."""
+    trained, found = influence.flat(session.parameters).detach().clone(), {}
+    lengths = LENGTHS if length is None and aim and aim.asked else (length or 1.0,)
+    for damping, x in steps.items() if aim else [max(steps.items())]:
+        for scale in lengths:
+            influence.assign(session.parameters, trained + scale * x)
+            found[damping, scale] = aim() if aim else (False, 0.0)
+    damping, scale = min(found, key=found.get)
+    influence.assign(session.parameters, trained + scale * steps[damping])
+    return damping, scale
 
 
 def parser() -> Parser:

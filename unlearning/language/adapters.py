@@ -85,7 +85,7 @@ def linear_layers(block: nn.Module) -> dict[str, nn.Module]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a folder of PEFT's says of its adapter. Raises UserError for any other, and for what isn't plain LoRA, by name."""
+    """What a folder of PEFT's says of its adapter. Raises UserError for any other, and by name for what isn't plain LoRA."""
     try:
         config = read_json(folder / CONFIG)
     except (OSError, ValueError) as error:
@@ -156,8 +156,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{file} cannot be read ({first_line(error)})") from None
     if isinstance(record, dict) and record.get("format") == 1:
         raise UserError(
-            f"{folder} is of an earlier version, whose adapters chose among answers: train it again, or, to have it taken as "
-            f"an adapter from elsewhere, move {RECORD} out of it and give --train"
+            f"{folder} is of an earlier version, whose adapters chose among answers: train it again; or, to have it taken "
+            f"as one from elsewhere, move {RECORD} out of it and give --train"
         )
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{folder} is not an adapter of this project's format {FORMAT}")

@@ -7,9 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unlearning.language.requests import check_edits, edited, edits_of_names, in_words, read_request
-from unlearning.language.tasks import TASKS, task_files
-
 from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import UserError
@@ -32,7 +29,8 @@ from unlearning.language.adapters import FILES, read_config, read_record, write_
 from unlearning.language.base import PRECISIONS, SMOLLM2
 from unlearning.language.controls import CONTROLS
 from unlearning.language.prompts import FORMS
-from unlearning.language.rows import digest
+from unlearning.language.requests import check_edits, edited, edits_of_names, in_words, read_request
+from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
     UNSEEN,
     Place,
@@ -45,6 +43,7 @@ from unlearning.language.session import (
     train_adapter,
     trained_rows,
 )
+from unlearning.language.tasks import TASKS, task_files
 
 DEFAULT = "genre"  # the task that finetune takes without --train
 PROMPT = "how rows are put to the model (default: auto, its chat template if it has one)"
@@ -55,10 +54,11 @@ Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
 
 @dataclass(frozen=True)
 class How:
-    """How a request is answered. curvature: None for the Hessian where the adapter was trained to rest, else Gauss-Newton.
+    """How a request is answered.
 
-    damping, length: None for those chosen on validation rows. tolerance: of the relative residual. products: at most, whatever
-    is reached by then; None for as many as that takes.
+    curvature: None for the Hessian where the adapter was trained to rest, else Gauss-Newton. damping, length: None for
+    those chosen on validation rows. tolerance: of the relative residual. products: at most, whatever is reached by then;
+    None for as many as that takes.
     """
 
     method: str = "influence"
@@ -71,7 +71,7 @@ class How:
 
 
 def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
-    """Train a new adapter on a file of rows, edited if --edits says so, and write its folder."""
+    """Train a new adapter on a file of rows and write its folder."""
     trainer = Parser()
     _add_training_flags(trainer)
     own, files = trainer.non_default(args), _files(args, place)
@@ -83,9 +83,6 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
         "training": _training(args),
     }
     record |= {"rows": [[row.name, digest(row)] for row in rows], "edits": [], "ledger": []}
-    if args.edits:
-        record["edits"] = check_edits(read_request(args.edits, None), None, rows)
-        own["--edits"] = short_digest(record["edits"])
     output = args.output or args.weights / f"{files['train'].stem}_finetune{names.suffix(own)}_s{args.seed}"
     with to_make(output, partial(_is_finished, output, record, args.overwrite)) as wanted:
         if not wanted:
@@ -106,10 +103,10 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     trained = trained_rows(record, place)
     rows = edited(trained, record["edits"])
     asked = edits_of_names(args.ids or []) + (read_request(args.request, args.action) if args.request else [])
-    edits = check_edits(asked, args.action, rows)
+    gone = {row.name for row, now in zip(trained, rows, strict=True) if now is None}
+    edits = check_edits(asked, args.action, rows, gone)
     changed, named = edited(rows, edits), {row.name: place for place, row in enumerate(trained)}
-    before = [rows[named[edit["id"]]] for edit in edits]
-    after = [changed[named[edit["id"]]] for edit in edits if not edit.get("remove")]
+    before, after = ([row for edit in edits if (row := some[named[edit["id"]]])] for some in (rows, changed))
     how = How(**{key: getattr(args, key) for key in How.__dataclass_fields__})
     flags = {key: value for key, value in vars(how).items()}
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
@@ -142,7 +139,7 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
 
 
 def _answered(
-    session: Session, before: Rows, after: Rows, changed: list, how: How, unlearn: Step, place: Place
+    session: Session, before: Rows, after: Rows, changed: list[Row | None], how: How, unlearn: Step, place: Place
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """What a step costs, and what it finds; with the losses on asked and on unseen rows, before and after it."""
     for rows in (session.rows, changed, session.validation):
@@ -327,9 +324,6 @@ def _add_training_flags(trainer: Parser) -> None:
     flag("--precision", choices=PRECISIONS, default="fp32", help="of the base's weights; LoRA's are fp32 (default: fp32)")
     flag("--prompt", choices=("auto", *FORMS), default="auto", help=PROMPT)
     flag("--loss", choices=("tokens", "choice"), default="tokens", help=LOSS)
-    flag(
-        "--edits", type=input_file, metavar="FILE", identity="edits", help="train on rows edited so (one JSON object a line)"
-    )
     flag("--rank", type=LORA_RANK, default=8, help="rank of LoRA (default: 8, the paper's)")
     flag("--alpha", type=POSITIVE_INT, default=16, help="LoRA's alpha (default: 16, the paper's)")
     flag("--targets", nargs="+", help="linear layers to adapt, by name (default: the last of a block)")

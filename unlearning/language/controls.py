@@ -12,10 +12,11 @@ import torch
 from torch.nn import functional
 
 from unlearning.language import influence
+from unlearning.language.aim import Aim
 from unlearning.language.forward import Batch, batches_of, row_means, token_log_likelihoods
 from unlearning.language.session import Rows, Session, train_adapter
 
-STEPS, RATE = 10, 1e-3  # of Adam
+STEPS, RATE = 20, 1e-4  # of Adam
 AGAIN = 20  # passes over the rows of a short training
 SIZE = 32  # rows of a batch that is kept
 BETA = 0.1  # NPO's
@@ -33,12 +34,12 @@ def few_steps(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
 
 def gradient_ascent(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
     """Climb the loss on the asked rows (Jang et al. 2023): neither Hessian nor other rows are needed."""
-    return _descend(session, before, lambda batch: -session.losses(batch).sum(), None)
+    return _descend(session, before, after, lambda batch: -session.losses(batch).sum(), None)
 
 
 def gradient_difference(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
     """Climb the loss on the asked rows and descend it on others at once (GradDiff, Liu et al. 2022)."""
-    return _descend(session, before, lambda batch: -session.losses(batch).sum(), _others(session, before))
+    return _descend(session, before, after, lambda batch: -session.losses(batch).sum(), _others(session, before))
 
 
 def preference(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def preference(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
         ratio = _likelihoods(session, batch) - torch.stack([known[row.key] for row in batch.rows])
         return -2 / BETA * functional.logsigmoid(-BETA * ratio).sum()
 
-    return _descend(session, before, loss, _others(session, before))
+    return _descend(session, before, after, loss, _others(session, before))
 
 
 def _likelihoods(session: Session, batch: Batch) -> torch.Tensor:
@@ -69,14 +70,17 @@ def _others(session: Session, before: Rows) -> list[Any]:
 
 
 def _descend(
-    session: Session, before: Rows, loss: Callable[[Batch], torch.Tensor], others: list[Any] | None
+    session: Session, before: Rows, after: Rows, loss: Callable[[Batch], torch.Tensor], others: list[Any] | None
 ) -> dict[str, Any]:
-    """STEPS of Adam on the mean loss on the asked rows, and, with others, on a drawn batch of these as trained."""
+    """STEPS of Adam on the mean loss on the asked rows, and, with others, on a drawn batch of these as trained. The step
+    after which the adapter is nearest to the aim is the last, as LLMEraser's own damping and length are chosen."""
+    aim = Aim(session, before, after)
     optimizer = torch.optim.Adam(session.parameters, lr=RATE)
     generator = torch.Generator().manual_seed(session.record["seed"])
+    best, kept, taken = aim() if aim else (False, 0.0), influence.flat(session.parameters).detach().clone(), 0
     if others:
         session.forward.keep(others)
-    for _ in range(STEPS):
+    for step in range(1, STEPS + 1):
         optimizer.zero_grad()
         for batch in session.batches(before):
             (loss(batch) / len(before)).backward()
@@ -85,7 +89,10 @@ def _descend(
             for batch in batches_of(drawn, session.forward.device):
                 (session.losses(batch).sum() / len(drawn)).backward()
         optimizer.step()
-    return {}
+        if not aim or (now := aim()) < best:
+            best, kept, taken = now if aim else best, influence.flat(session.parameters).detach().clone(), step
+    influence.assign(session.parameters, kept)
+    return {"steps": taken}
 
 
 def remove_adapter(session: Session, before: Rows, after: Rows) -> dict[str, Any]:

@@ -27,8 +27,9 @@ COST = fields({"seconds": number(0)}, {"memory_mib": number(0), "passes": whole(
 def edit(value: Any) -> None:
     """What becomes of a row: it is removed, or has another query, or another response."""
     ways = {"remove": one_of(True), "query": LONG, "response": LONG}
-    fields({"id": NAMED}, ways, closed=True)(value)
-    require(len(value) == 2, "", "doesn't say one thing that becomes of its row")
+    fields({"id": NAMED}, ways | {"input": text(10 * content.TEXT, empty=True)}, closed=True)(value)
+    told = len(value) == 3 if "input" in value else len(value) == 2
+    require(told and ("query" in value or "input" not in value), "", "doesn't say one thing that becomes of its row")
 
 
 def _pair(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A language model's logits where a row is answered, by the model's own forward pass, without computing twice what is frozen.
+"""A language model's logits where a row is answered, by its own forward pass; what is frozen is computed once.
 
 An adapter sits in some of the model's blocks. What lies below the first of them is frozen and has no dropout, so its output
 is computed once a row and kept. Afterwards the *whole* model runs with its own code, but the frozen blocks hand out what was
@@ -78,7 +78,7 @@ def batch_of(rows: Sequence[Tokens], device: str | torch.device = "cpu") -> Batc
 
 
 def batches_of(rows: Sequence[Tokens], device: str | torch.device = "cpu", most: int | None = None) -> list[Batch]:
-    """Rows in their order as batches within TOKENS and ANSWERED, and of at most so many rows. A row of its own may be longer."""
+    """Rows in their order as batches within TOKENS and ANSWERED, and of at most so many rows. One row alone may exceed."""
     found: list[Batch] = []
     waiting: list[Tokens] = []
     longest = answered = 0
@@ -140,7 +140,7 @@ class Forward:
             return self._run(ids, mask, asked)
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """The loss of each row, float32 (N,): cross-entropy in nats over the whole vocabulary, mean over the answer's tokens."""
+        """The loss of each row, float32 (N,): cross-entropy in nats, mean over the answer's tokens."""
         return row_means(batch, -token_log_likelihoods(self.logits(batch), batch))
 
     def keep(self, rows: Sequence[Tokens], quiet: bool = True) -> None:
@@ -288,10 +288,10 @@ def row_means(batch: Batch, each: torch.Tensor) -> torch.Tensor:
 
 
 def check_short_way(forward: Forward, rows: Sequence[Tokens]) -> tuple[Forward, float, float]:
-    """The Forward to go on with, what it differs from the whole model in, and what it might: in shares of the logits' spread.
+    """(The Forward to go on with, how far it is from the whole model, how far it may be), in shares of the logits' spread.
 
-    Compared on a few rows, of unlike lengths. Where the difference is larger than CLOSE, or, in bf16, than what the whole model
-    shows between a row alone and a batch of all, it is the whole model.
+    Compared on a few rows, of unlike lengths. Where it is farther than CLOSE, or, in bf16, than the whole model is from
+    itself between a row alone and a batch of all, the whole model is gone on with.
     """
     if forward.way == WHOLE:
         return forward, 0.0, CLOSE

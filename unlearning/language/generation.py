@@ -45,12 +45,12 @@ def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
 
 
 def hit_ratio(said: Sequence[str], rows: Sequence[Row]) -> float:
-    """How many answers are the wanted one, in percent (HitRatio@1 of LLaRA, Liao et al. 2024, where rows have candidates)."""
+    """How many answers are the wanted one, in percent: LLaRA's HitRatio@1 (Liao et al. 2024) where rows have candidates."""
     return 100 * sum(text == row.response.strip() for text, row in zip(said, rows, strict=True)) / len(rows)
 
 
 def valid_ratio(said: Sequence[str], rows: Sequence[Row], listed: Sequence[str]) -> float:
-    """How many answers are one of the row's candidates, in percent; of `listed` where a row has none (LLaRA's ValidRatio)."""
+    """How many answers are one of the row's candidates, else of `listed`, in percent: LLaRA's ValidRatio."""
     valid = [text in {choice.strip() for choice in row.choices or listed} for text, row in zip(said, rows, strict=True)]
     return 100 * sum(valid) / len(rows)
 

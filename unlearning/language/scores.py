@@ -4,8 +4,8 @@ loss in nats on test rows; accuracy and AUC (one answer against the others, mean
 closed list of answers; hits, valid and ROUGE-L in percent by generation. forget_loss: mean loss on the rows as they were
 trained on before the request; membership: AUC in percent of telling these rows from test rows by their loss, and min_k by
 the least likely fifth of their tokens (Min-K% Prob, Shi et al. 2024), 50 being none; forget_rouge: ROUGE-L of what is
-generated to them against what was to be forgotten. Distances are from Retrain: of parameters, over Corrupted's own
-distance; of predictions, the Jensen-Shannon divergence on test rows; cosine: between the steps that both take from Corrupted.
+generated to them against what was to be forgotten. Distances are from Retrain: of parameters, over Corrupted's
+own; of predictions, the Jensen-Shannon divergence on test rows; cosine: between the steps that both take from Corrupted.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from unlearning.language.requests import edited
 
 from unlearning.core.errors import UserError
 from unlearning.language import adapters, generation, influence
 from unlearning.language.adapters import read_record
 from unlearning.language.forward import Batch, Tokens, batches_of, row_means, token_log_likelihoods
+from unlearning.language.requests import edited
 from unlearning.language.rows import Row
 from unlearning.language.session import UNSEEN, Place, Session, session_of, trained_rows
 from unlearning.metrics import predictions, statistics

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from unlearning.language.requests import edited
 
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
@@ -28,6 +27,7 @@ from unlearning.language.forward import (
     row_means,
     token_log_likelihoods,
 )
+from unlearning.language.requests import edited
 from unlearning.language.rows import Row, as_recorded, read_rows
 
 Rows = Sequence[Row]
@@ -180,7 +180,7 @@ def _lbfgs(session: Session, evaluations: int, total: int) -> tuple[float, int]:
 
 
 def _adamw(session: Session, how: dict[str, Any], total: int, most: int | None) -> tuple[float, int]:
-    """Mini-batches in an order of their own each epoch. The decay is the objective's, not AdamW's own, which has no minimum."""
+    """Mini-batches, in another order each epoch. The decay is the objective's: AdamW's own has no minimum."""
     epochs, size = most or how["epochs"], how["batch_size"]
     tokens, n = session.tokens(session.rows), len(session.rows)
     session.forward.keep(tokens)
