@@ -24,7 +24,9 @@ ROWS = [
 
 def written(folder, content):
     file = folder / "request"
-    file.write_text(content if isinstance(content, str) else "".join(json.dumps(one) + "\n" for one in content), "utf-8")
+    file.write_text(
+        content if isinstance(content, str) else "".join(json.dumps(one) + "\n" for one in content), encoding="utf-8"
+    )
     return file
 
 
@@ -126,6 +128,7 @@ REFUSED = [
     ("modify", [{"id": 2, "input": "an apple"}], "row 2: its new query is the one that it has"),
     ("modify", [{"id": 1, "query": " \n"}], "row 1: its new query is empty"),
     ("modify", [{"id": 1, "query": "a", "prompt": "b"}], ", line 1: it has both prompt and query: keep one"),
+    ("correct", [{"id": 1, "messages": [], "response": "x"}], ", line 1: it has both messages and response: keep one"),
     ("modify", [{"id": 1, "query": "a", "response": "In Spain."}], "row 1: the request, which is to modify it, has anot"),
     ("modify", [{"id": 1, "messages": [{"role": "assistant", "content": "x"}]}], ", line 1: a request to modify needs"),
     ("modify", [{"id": "a-3", "prompt": [{"role": r, "content": "x"} for r in ("system", "user")]}], "row a-3: the req"),

@@ -14,7 +14,7 @@ from unlearning.core.words import silent
 from unlearning.language import rows as rows_module
 from unlearning.language.rows import Row, as_recorded, digest, read_rows
 
-TEXTS = [("Who?\u2028Me\u0085 \u2029or you", ' Ann, "A"\n'), ("Ä\r\nwhere", "\there"), ("why", "12")]
+TEXTS = [("Who?\u2028Me\u0085 \u2029or\ryou", ' Ann, "A"\n'), ("Ä\r\nwhere", "\there"), ("why", "12")]
 
 
 def written(folder, content, name="rows"):
@@ -136,8 +136,9 @@ def test_what_is_skipped_and_what_is_there_twice_is_said_in_one_line(tmp_path):
         "2 with the content of an earlier row: x1, x2"
     )
     assert said(tmp_path, json.dumps(good[:1])) == "1 rows of query/response in a JSON array"
-    name = "a\x1b[2J\u202eb"
-    assert name not in said(tmp_path, lines({"id": name, "query": "", "response": "b"}, good[0]))
+    odd = {"id": "a, b\x1b[2J\u202e", "query": "", "response": "b", "\x1b[1m": 1}
+    line = said(tmp_path, lines(odd, good[0]))
+    assert line.isprintable() and "1 skipped as empty: 'a, b" in line
 
 
 def test_a_digest_is_of_everything_but_the_name():

@@ -71,7 +71,7 @@ def check_edits(edits: Sequence[Edit], kind: str, rows: Sequence[Row | None], go
     the row, for an edit that can't be met or changes nothing.
     """
     there = {row.name: row for row in rows if row is not None}
-    _check_names([edit["id"] for edit in edits], there, gone)
+    _check_names([edit["id"] for edit in edits], there, set(gone))
     return [_complete(edit, kind, there[edit["id"]]) for edit in edits]
 
 
@@ -109,7 +109,8 @@ def _edit(fields: Mapping[str, Any], kind: str) -> Edit:
     if not name:
         raise ValueError("it has no id: the name of a row")
     asks, answers = ([field for field in known if field in fields] for known in (("messages", *PAIRS), PAIRS.values()))
-    if two := next((some for some in (asks, answers) if len(some) > 1), None):
+    with_answer = [*asks, *answers] if "messages" in asks else []  # messages hold the response as well
+    if two := next((some for some in (asks, answers, with_answer) if len(some) > 1), None):
         raise ValueError(f"it has both {two[0]} and {two[1]}: keep one")
     messages, given, response = told(fields, *(some[0] if some else None for some in (asks, answers)))
     parts = {"before": messages[:-1] if messages else (), "query": messages[-1][1] if messages else None}
@@ -126,7 +127,7 @@ def _edit(fields: Mapping[str, Any], kind: str) -> Edit:
     return edit | {GIVEN: {field: value for field, value in parts.items() if value}}
 
 
-def _check_names(names: Sequence[str], there: Mapping[str, Row], gone: Collection[str]) -> None:
+def _check_names(names: Sequence[str], there: Mapping[str, Row], gone: set[str]) -> None:
     """Raise UserError where nothing is named, a row twice, one that was removed, or one that isn't there."""
     if not names:
         raise UserError("nothing is asked: give --ids or a --request file with rows")
