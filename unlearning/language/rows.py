@@ -85,7 +85,8 @@ class Told(NamedTuple):
 
 
 def digest(row: Row) -> str:
-    """16 hexadecimal digits of everything but the name: part of a SHA-256."""
+    """16 hexadecimal digits, part of a SHA-256, of what a model is given of a row: not of its name, nor of `raw`, which only
+    says how rows are put to a model where nobody else does."""
     content = [row.messages, row.response, row.input, row.choices, row.image]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

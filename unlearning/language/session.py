@@ -14,7 +14,7 @@ from torch import nn
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import sha256
-from unlearning.core.words import say
+from unlearning.core.words import say, silent
 from unlearning.language import adapters, prompts
 from unlearning.language.base import base_fingerprint, load_base
 from unlearning.language.forward import (
@@ -60,7 +60,8 @@ class Place:
         """The rows of a file, read once as long as it stays as it is."""
         path = Path(file)
         stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
-        return self.workspace.last(f"rows {flag}", (path, stamp), lambda: read_rows(path, flag))
+        tell = silent if self.compute.quiet else say
+        return self.workspace.last(f"rows {flag}", (path, stamp), lambda: read_rows(path, flag, tell))
 
     def base(self, name: str, precision: str) -> tuple[Any, Any, str]:
         """A base with its tokenizer and SHA-256."""
@@ -235,7 +236,8 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
 def trained_rows(record: dict[str, Any], place: Place) -> list[Row]:
     """The rows that an adapter was trained on, before any edit, out of its file. Raises UserError for those that changed."""
     rows = place.rows(record["files"]["train"], "--train")
-    return as_recorded(dict(record["rows"]), rows, f"--train {record['files']['train']}")[0]
+    tell = silent if place.compute.quiet else say
+    return as_recorded(dict(record["rows"]), rows, f"--train {record['files']['train']}", tell)[0]
 
 
 def _forward(peft_model: Any, place: Place, base: str) -> Forward:
