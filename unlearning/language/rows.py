@@ -13,13 +13,14 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlearning.core import flags, memory
 from unlearning.core.content import NAME, Misfit, parse_json, plain, shown
 from unlearning.core.errors import UserError
+from unlearning.core.files import write_text
 from unlearning.core.paths import check_regular
 from unlearning.core.words import Say, listed, say
 
@@ -60,7 +61,7 @@ class Row:
     input: str = ""
     choices: tuple[str, ...] = ()
     image: str = ""
-    raw: bool = False
+    raw: bool = field(default=False, compare=False)
 
     @property
     def query(self) -> str:
@@ -119,6 +120,20 @@ def read_rows(file: Path, flag: str = "--train", tell: Say = say) -> list[Row]:
     unread = sorted({name for record in records for name in record.value} - {*EXTRA, *_fields(form)})
     tell(flags.on_one_line(f"{what}: {_in_words(rows, empty, unread, form, layout)}"))
     return rows
+
+
+def write_rows(file: Path, rows: Sequence[Row]) -> None:
+    """Write rows, one JSON object a line, as `read_rows` reads them. Raises RunFailed on a full disk."""
+    write_text(file, "".join(json.dumps(_as_fields(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def _as_fields(row: Row) -> dict[str, Any]:
+    messages = [{"role": role, "content": content} for role, content in row.messages]
+    told: dict[str, Any] = {"messages": [*messages, {"role": "assistant", "content": row.response}]}
+    if row.input or len(row.messages) == 1:
+        told = {"instruction": row.messages[-1][1], "input": row.input, "output": row.response}
+    extra = {"choices": list(row.choices), "image": row.image}
+    return {"id": row.name} | told | {name: value for name, value in extra.items() if value}
 
 
 def as_recorded(
