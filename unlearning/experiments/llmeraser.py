@@ -1,19 +1,23 @@
-"""LLMEraser's protocol: spoil a share of the rows, train on them, ask for the damage to be undone, and score the answers.
+"""LLMEraser's protocol: spoil a share of the rows, train on them, ask for the damage to be undone, score the answers.
 
-remove: nothing is spoilt, a share of the rows is to be forgotten. modify: chosen rows get each other's queries. correct:
-chosen rows get another answer at random. Rows are chosen by the seed; a larger share has the rows of a smaller one. The
-request says what the chosen rows should have been. Corrupted is the adapter before the request, Retrain one that was trained
-without what was spoilt.
+preference (TALLRec): nothing is spoilt, a tenth of the rows is to be removed. next (LLaRA): a tenth of the histories has lost
+a film and a twentieth has another in a film's place; the request gives them back their own. genre: two fifths of the answers
+are another one at random; the request says the right ones. Rows are chosen by the seed. Corrupted is the adapter before the
+request, Retrain one that was trained without what was spoilt.
 """
 
+import json
+import random
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
+from unlearning.core.files import write_text
 from unlearning.core.words import say
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.unfinished import Unfinished, circumstances
@@ -21,70 +25,126 @@ from unlearning.experiments.plan import chosen
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.language import rows as language_rows
 from unlearning.language import scores
+from unlearning.language.adapters import read_record
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import Data, read_record, task_label, write_edits
+from unlearning.language.rows import write_rows
 from unlearning.language.session import Place, Workspace
-from unlearning.metrics import statistics
+from unlearning.language.tasks import titled_in
+from unlearning.metrics import predictions, statistics
 
-KINDS = tuple(language_rows.KINDS)
-SHARES = (10, 20, 40)  # percent of the rows
-NONE = "no adapter"  # the control: the base alone
-# The rows of LLMEraser's table, each the flags of a request; the first asks for nothing.
+KINDS = {"preference": "remove", "next": "modify", "genre": "correct"}  # of each task's request
+SHARES = {"remove": 10, "modify": 15, "correct": 40}  # percent of the rows that it is about
+LOST = 2 / 3  # of modified histories: they lose a film; the others have another in its place
+NONE, SISA = "noadapter", "sisa"
+SHARDS = 4  # adapters of SISA
+# The rows of LLMEraser's table, each the flags of a request; "corrupted" asks for nothing, SISA is four trainings.
 ROWS: dict[str, tuple[str, ...] | None] = {
     "corrupted": None,
     "retrain": ("--method", "retrain"),
     "llmeraser": (),
-    "llmeraser --curvature gauss-newton": ("--curvature", "gauss-newton"),
     "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03"),
+    "llmeraser --solver ekfac": ("--solver", "ekfac"),
     "gradascent": ("--method", "gradascent"),
+    "graddiff": ("--method", "graddiff"),
+    "npo": ("--method", "npo"),
     "finetune": ("--method", "finetune"),
+    SISA: None,
+    NONE: ("--method", NONE),
 }
 # Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"model": [SMOLLM2], "tasks": ["genre", "preference"], "sizes": [1000, 300, 700], "flags": []},
+    "quick": {"model": [SMOLLM2], "tasks": list(KINDS), "sizes": [300, 100, 100], "generate": 50, "flags": []},
     "gpu": {
         "model": [SMOLLM2],
-        "tasks": ["genre", "preference"],
-        "sizes": [1300, 200, 500],
-        "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj"],
+        "tasks": list(KINDS),
+        "sizes": [1200, 400, 400],
+        "generate": 400,
+        "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj", "--optimizer", "adamw"],
+    },
+    "paper": {
+        "model": ["meta-llama/Llama-2-7b-hf"],
+        "tasks": list(KINDS),
+        "sizes": [1200, 400, 400],
+        "generate": 400,
+        "flags": ["--blocks", "32", "--targets", "q_proj", "v_proj", "--optimizer", "adamw", "--precision", "bf16"],
     },
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that are measured against each other: of one seed, task, kind of request and share of rows."""
+    """Runs that are measured against each other: of one seed and task. The last runs are SISA's, where it is a method."""
 
     seed: int
     task: str
-    kind: str
-    share: int
     methods: tuple[str, ...]
 
+    @property
+    def kind(self) -> str:
+        """What is asked of the rows."""
+        return KINDS[self.task]
 
-def requests(kind: str, share: int, seed: int, data: Data, folder: Path) -> list[Path | None]:
-    """Write the edits that spoil the data and those that are asked for; their files, the first None for remove."""
-    wrong: list[dict[str, Any]]
-    right: list[dict[str, Any]]
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(data.train))  # the same for every kind and share
-    chosen = [int(i) for i in order[: len(order) * share // 100]]
-    if kind == "remove":
-        wrong, right = [], [{"id": i, "remove": True} for i in chosen]
-    elif kind == "modify":
-        wrong = [{"id": i, "query": data.train[j][0]} for i, j in zip(chosen, chosen[1:] + chosen[:1], strict=True)]
-        right = [{"id": i, "query": data.train[i][0]} for i in chosen]
-    else:
-        others = [[answer for answer in data.answers if answer != data.train[i][1]] for i in chosen]
-        wrong = [{"id": i, "response": str(rng.choice(rest))} for i, rest in zip(chosen, others, strict=True)]
-        right = [{"id": i, "response": data.train[i][1]} for i in chosen]
-    files: list[Path | None] = []
-    for name, edits in (("wrong", wrong), ("right", right)):
-        file = folder / f"{kind}{share}_s{seed}_{name}.jsonl"
-        files.append(file if edits else None)
-        if edits:
-            write_edits(file, edits)
-    return files
+    @property
+    def runs(self) -> int:
+        """How many runs the cell has."""
+        return len(self.methods) + (SHARDS - 1 if SISA in self.methods else 0)
+
+
+def spoilt(kind: str, rows: Sequence[language_rows.Row], seed: int) -> tuple[list[language_rows.Row], list[dict[str, Any]]]:
+    """(the rows as they are trained on, the request that undoes it), of a share of the rows that the seed draws."""
+    draw = random.Random(f"{kind} {seed}")
+    places = draw.sample(range(len(rows)), len(rows) * SHARES[kind] // 100)
+    found, asked = list(rows), []
+    answers = sorted({row.response for row in rows})
+    films = sorted({film for row in rows for film in titled_in(row.query)}) if kind == "modify" else []
+    for i, place in enumerate(places):
+        row = rows[place]
+        if kind == "remove":
+            asked.append({"id": row.name})
+        elif kind == "modify":
+            query = _without_a_film(row.query, draw, None if i < LOST * len(places) else films)
+            found[place] = replace(row, messages=(*row.messages[:-1], ("user", query)))
+            asked.append({"id": row.name, "query": row.query})
+        else:
+            wrong = draw.choice([answer for answer in answers if answer != row.response])
+            found[place] = replace(row, response=wrong)
+            asked.append({"id": row.name, "response": row.response})
+    return found, asked
+
+
+def _without_a_film(query: str, draw: random.Random, others: Sequence[str] | None) -> str:
+    """The query of a task `next` without one film of its history, or with another in its place."""
+    history = titled_in(query)
+    film = draw.choice(history)
+    if others is None:
+        return re.sub(rf'("{re.escape(film)}", |, "{re.escape(film)}")', "", query, count=1)
+    other = draw.choice([title for title in others if title not in history])
+    return query.replace(f'"{film}"', f'"{other}"', 1)
+
+
+def write_files(request: Request, task: str, seed: int, folder: Path) -> dict[str, Path]:
+    """Write what a cell's runs read: rows to train on, spoilt and clean, unseen ones, the request, and SISA's shards."""
+    from unlearning.language.tasks import task_files
+
+    sources = task_files(task, request.source.data_dir, request.quiet)
+    found: dict[str, Path] = {}
+    kind = KINDS[task]
+    for part, size in zip(sources, request.sizes["sizes"], strict=True):
+        rows = language_rows.read_rows(sources[part], f"--{part}", lambda line: None)[:size]
+        found[part] = folder / f"{task}_{part}.jsonl"
+        if part == "train":
+            wrong, asked = spoilt(kind, rows, seed)
+            if kind != "remove":
+                found[part] = folder / f"{task}_{kind}_s{seed}_train.jsonl"
+            found["request"] = folder / f"{task}_{kind}_s{seed}_request.jsonl"
+            write_text(found["request"], "".join(json.dumps(edit) + "\n" for edit in asked))
+            gone = {edit["id"] for edit in asked} if kind == "remove" else set()
+            for shard in range(SHARDS):
+                found[f"shard{shard}"] = folder / f"{task}_{kind}_s{seed}_shard{shard}.jsonl"
+                write_rows(found[f"shard{shard}"], [row for row in rows[shard::SHARDS] if row.name not in gone])
+            rows = wrong
+        write_rows(found[part], rows)
+    return found
 
 
 def place_of(request: Request, shared: Workspace) -> Place:
@@ -93,103 +153,126 @@ def place_of(request: Request, shared: Workspace) -> Place:
 
 
 def plan_llmeraser(request: Request) -> Plan:
-    """LLMEraser's three requests at each share, on each of the preset's tasks."""
+    """A request of each task's kind, by each method, from the adapter that was trained on spoilt rows."""
     runs: list[Run] = []
     cells: list[Cell] = []
     methods = tuple(chosen(request, list(ROWS)))
-    sizes = request.sizes["sizes"]
     for base, task in product(request.networks, request.sizes["tasks"]):
-        data = language_rows.load_rows(task, request.source.data_dir, sizes, request.quiet)
-        for seed, kind, share in product(range(request.seeds), KINDS, SHARES):
-            runs += _runs_of_a_cell(request, base, task, seed, kind, share, methods, data)
-            cells.append(Cell(seed, task, kind, share, methods))
+        for seed in range(request.seeds):
+            cells.append(Cell(seed, task, methods))
+            runs += _runs_of_a_cell(request, base, cells[-1])
     return Plan(runs, cells)
 
 
-def _runs_of_a_cell(
-    request: Request, base: str, task: str, seed: int, kind: str, share: int, methods: Sequence[str], data: Data
-) -> list[Run]:
+def _runs_of_a_cell(request: Request, base: str, cell: Cell) -> list[Run]:
     where = ["--weights", str(request.weights), "--data-dir", str(request.source.data_dir), "--device", request.device]
     where += ["--quiet"] if request.quiet else []
-    folder = request.weights / Path(base).name / Path(task).stem
-    wrong, right = requests(kind, share, seed, data, folder)
-    adapter = folder / (f"{kind}{share}_s{seed}" if wrong else f"clean_s{seed}")
-    sizes = ["--sizes", *map(str, request.sizes["sizes"])]
-    tuned = ["finetune", "--base", base, "--task", task, "--seed", str(seed), *sizes, *request.sizes["flags"]]
-    tuned += (["--edits", str(wrong)] if wrong else []) + ["--output", str(adapter)]
-    runs = []
-    for method in methods:
-        asked = [kind, str(adapter), "--request", str(right), *(ROWS[method] or ())]
-        asked += ["--output", f"{adapter}_{kind}{share}_{method.replace(' ', '')}"]
-        runs.append(("llmeraser", (tuned if method == "corrupted" else asked) + where))
+    folder = request.weights / Path(base).name
+    files = write_files(request, cell.task, cell.seed, folder)
+    adapter = folder / f"{files['train'].stem}_adapter_s{cell.seed}"
+    unseen = ["--validation", str(files["validation"]), "--test", str(files["test"])]
+    tuned = ["finetune", "--base", base, "--seed", str(cell.seed), *unseen, *request.sizes["flags"]]
+    asked = [cell.kind, str(adapter), "--request", str(files["request"])]
+    runs: list[Run] = []
+    for method in cell.methods:
+        if method == "corrupted":
+            runs.append(("llmeraser", [*tuned, "--train", str(files["train"]), "--output", str(adapter), *where]))
+        elif method != SISA:
+            output = ["--output", f"{adapter}_{method.replace(' ', '')}"]
+            runs.append(("llmeraser", [*asked, *(ROWS[method] or ()), *output, *where]))
+    for shard in range(SHARDS) if SISA in cell.methods else ():
+        file = files[f"shard{shard}"]
+        output = ["--output", str(folder / f"{file.stem}_adapter")]
+        runs.append(("llmeraser", [*tuned, "--train", str(file), *output, *where]))
     return runs
 
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) -> list[Row]:
-    """The table's rows, with `task` and `share` beside what all have. paths: cell by cell the adapters of its methods."""
+    """The table's rows, with `task` and `share` beside what all have. paths: cell by cell the adapters of its runs."""
     left, rows = iter(paths), []
     for cell in plan.cells:
-        rows += _score_cell(cell, dict(zip(cell.methods, left, strict=False)), place_of(request, shared), request.kept)
+        single = [method for method in cell.methods if method != SISA]
+        folders = dict(zip(single, left, strict=False))
+        shards = [next(left) for _ in range(cell.runs - len(single))]
+        rows += _score_cell(cell, folders, shards, place_of(request, shared), request)
         if not request.quiet:
-            say(f"scored {cell.task} {cell.kind}{cell.share} s{cell.seed}")
-    same = ("model", "dataset", "task", "share", "method")
-    groups = statistics.grouped(rows, lambda row: tuple(row[key] for key in same))
+            say(f"scored {cell.task} s{cell.seed}")
+    groups = statistics.grouped(rows, lambda row: tuple(row[key] for key in ("model", "dataset", "task", "share", "method")))
     found = statistics.rows_over_seeds(groups.values())
     add_undone(found)
     return found
 
 
-def _score_cell(cell: Cell, folders: dict[str, Path], place: Place, kept: Unfinished) -> list[Row]:
-    """A row for each adapter of a cell, and for the base alone."""
-    records = {method: read_record(folder) for method, folder in folders.items()}
-    before = [tuple(row) for row in records["retrain"]["ledger"][-1]["before"]]
-    scored = {method: _score(folder, records[method], before, place, kept) for method, folder in folders.items()}
-    scored[NONE] = _score(None, records["corrupted"], before, place, kept)
+def _score_cell(cell: Cell, folders: dict[str, Path], shards: list[Path], place: Place, request: Request) -> list[Row]:
+    """A row for each method of a cell."""
+    records = {method: read_record(folder) or {} for method, folder in folders.items()}
+    before = scores.asked_rows(records["retrain"], place)
+    scored = {method: _score(folder, records[method], before, place, request) for method, folder in folders.items()}
     full, rows = records["retrain"]["ledger"][-1]["cost"]["seconds"], []
     for method, result in scored.items():
         scores.compare(result, scored["corrupted"], scored["retrain"])
         found = result[0] | {"seconds": 0.0, "memory_mib": 0.0}
-        record = records.get(method, records["corrupted"])
+        record = records[method]
         last = record["ledger"][-1] if record["ledger"] else record
         if method not in ("corrupted", NONE):
             found |= last["cost"] | {"seconds_ratio": full / last["cost"]["seconds"]}
-            found |= {key: last[key] for key in ("residual", "products", "damping") if last.get(key) is not None}
-        rows.append(
-            {
-                "dataset": task_label(cell.task),
-                "model": record["base"],
-                "forget": f"{cell.kind}{cell.share}",
-                "forgotten": f"{cell.kind} {cell.share} % of the rows",
-                "method": method,
-                "epochs": None,
-                "command": last["command"],
-                "device": last["hardware"],
-                "task": cell.kind,
-                "share": cell.share,
-                "metrics": found,
+            found |= {
+                key: last["found"][key] for key in ("residual", "products", "damping", "length") if key in last["found"]
             }
-        )
+        rows.append(_row(cell, method, record, last, found))
+    if shards:
+        rows.append(_score_sisa(cell, shards, scored["retrain"], place, full))
     return rows
 
 
-def _score(
-    folder: Path | None, record: dict[str, Any], before: Sequence[Any], place: Place, kept: Unfinished
-) -> scores.Scored:
+def _row(cell: Cell, method: str, record: dict[str, Any], last: dict[str, Any], found: dict[str, Any]) -> Row:
+    share = SHARES[cell.kind]
+    return {
+        "dataset": f"movielens {cell.task}",
+        "model": Path(record["base"]).name,
+        "forget": f"{cell.kind}{share}",
+        "forgotten": f"{cell.kind} {share} % of the rows",
+        "method": method,
+        "epochs": None,
+        "command": last["command"],
+        "device": last["hardware"],
+        "task": cell.kind,
+        "share": share,
+        "metrics": found,
+    }
+
+
+def _score_sisa(cell: Cell, shards: list[Path], retrained: scores.Scored, place: Place, full: float) -> Row:
+    """SISA's adapters answer by the mean of their probabilities; all of them were trained again, since all are hit."""
+    records = [read_record(folder) or {} for folder in shards]
+    answers = [scores.score(folder, record, [], place) for folder, record in zip(shards, records, strict=True)]
+    mean = torch.stack([logits.softmax(1) for _, _, logits, _ in answers]).mean(0).log()
+    found = scores.of_choices(mean, answers[0][3], listed=cell.kind != "modify")
+    found["js"] = predictions.js_divergence(mean, retrained[2])
+    seconds = sum(record["cost"]["seconds"] for record in records)
+    found |= {"seconds": seconds, "seconds_ratio": full / seconds}
+    return _row(cell, SISA, records[0], records[0], found)
+
+
+def _score(folder: Path, record: dict[str, Any], before: Sequence[Any], place: Place, request: Request) -> scores.Scored:
     """`scores.score`, unless it was kept when the table was killed."""
-    adapter = folder and folder_sha256(folder)
-    key = {"adapter": adapter, "record": record, "before": before, "where": circumstances(place.compute)}
-    return kept.once(key, lambda: scores.score(folder, record, before, place))
+    adapter, generate = folder_sha256(folder), request.sizes["generate"]
+    rows = [[row.name, language_rows.digest(row)] for row in before]
+    key = {"adapter": adapter, "record": record, "before": rows, "generate": generate, "where": circumstances(place.compute)}
+    kept: Unfinished = request.kept
+    return kept.once(key, lambda: scores.score(folder, record, before, place, generate))
 
 
 def add_undone(rows: list[Row]) -> None:
-    """Say how much of the damage each row undoes, where there was any: of the mean over seeds, for a single seed's damage
-    may be nearly nothing."""
-    losses = {(row["model"], row["dataset"], row["forget"], row["method"]): row["metrics"]["loss"]["mean"] for row in rows}
+    """Say how much of the damage each row undoes, by loss and by the divergence from Retrain: of the mean over seeds, for a
+    single seed's damage may be nearly nothing."""
+    means = {(row["model"], row["dataset"], row["method"]): row["metrics"] for row in rows}
     for row in rows:
-        if row["task"] != "remove":
-            worst, best = (losses[row["model"], row["dataset"], row["forget"], name] for name in ("corrupted", "retrain"))
-            found = scores.undone(row["metrics"]["loss"]["mean"], worst, best)
-            row["metrics"]["undone"] = statistics.over_seeds([found])
+        worst, best = (means[row["model"], row["dataset"], name] for name in ("corrupted", "retrain"))
+        for key, metric in (("undone", "loss"), ("undone_js", "js")):
+            if row["task"] != "remove" and metric in row["metrics"]:
+                values = (found[metric]["mean"] for found in (row["metrics"], worst, best))
+                row["metrics"][key] = statistics.over_seeds([scores.undone(*values)])
 
 
 ABOUT = "LLMEraser: rows of a language model's training data are removed, modified or corrected."

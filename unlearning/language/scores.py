@@ -28,7 +28,8 @@ from unlearning.reports import tables
 CLOSED = 20  # different answers of a closed list, at most
 MIN_K = 0.2  # of a row's tokens, the least likely
 
-Scored = tuple[dict[str, Any], torch.Tensor, torch.Tensor]  # metrics, parameters as one vector, test logits
+# Metrics, parameters as one vector, logits on test rows, of a closed choice the place of each right answer (else empty).
+Scored = tuple[dict[str, Any], torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def score(
@@ -43,33 +44,36 @@ def score(
             influence.assign(session.parameters, torch.zeros_like(influence.flat(session.parameters)))
         if not session.test:
             raise UserError(f"{folder}: no test rows are known: give --test")
-        found, logits = _on_test_rows(session, generate)
+        found, logits, right = _on_test_rows(session, generate)
         if before:
             found |= _on_asked_rows(session, before, generate)
-        return found, adapters.vector_of(session.parameters).cpu(), logits
+        return found, adapters.vector_of(session.parameters).cpu(), logits, right
 
 
-def _on_test_rows(session: Session, generate: int) -> tuple[dict[str, Any], torch.Tensor]:
-    """Metrics on test rows; and logits (N, answers) of a closed list, or, where there is none, the first tokens' (N, V)."""
+def _on_test_rows(session: Session, generate: int) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """Metrics on test rows; logits (N, answers) of a closed choice, else the first tokens' (N, V); and the right answers."""
     rows = session.test
     listed = closed_list(session)
     found: dict[str, Any] = {"loss": session.losses_of(rows).mean().item()}
     if listed or all(row.choices for row in rows):
         logits = likelihoods(session, rows, listed)
-        right = [(listed or row.choices).index(row.response) for row in rows]
-        labels = torch.tensor(right)
-        found["accuracy"] = predictions.accuracy(logits, labels)
-        if listed:
-            found["auc"] = 100 * _auc(logits, labels)
+        right = torch.tensor([(listed or row.choices).index(row.response) for row in rows])
+        found |= of_choices(logits, right, bool(listed))
     else:
-        logits = _first_tokens(session, rows)
+        logits, right = _first_tokens(session, rows), torch.tensor([], dtype=torch.int64)
     if generate:
         some = rows[:generate]
         said = generation.answers(session, some)
         found |= {"hits": generation.hit_ratio(said, some), "rouge": generation.rouge_l(said, some)}
         if listed or all(row.choices for row in rows):
             found["valid"] = generation.valid_ratio(said, some, listed)
-    return found, logits
+    return found, logits, right
+
+
+def of_choices(logits: torch.Tensor, right: torch.Tensor, listed: bool) -> dict[str, float]:
+    """Accuracy, and of a list that all rows share AUC, in percent. logits: (N, answers). right: the place of each answer."""
+    found = {"accuracy": predictions.accuracy(logits, right)}
+    return found | ({"auc": 100 * _auc(logits, right)} if listed else {})
 
 
 def _on_asked_rows(session: Session, before: Sequence[Row], generate: int) -> dict[str, float]:
@@ -145,7 +149,7 @@ def _auc(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 def compare(scored: Scored, corrupted: Scored, retrained: Scored) -> None:
     """Add to a `score` its distances from Retrain's."""
-    found, at, logits = scored
+    found, at, logits, _ = scored
     found["js"] = predictions.js_divergence(logits, retrained[2])
     whole = retrained[1] - corrupted[1]
     found["distance"] = ((at - retrained[1]).norm() / whole.norm()).item()
@@ -181,7 +185,7 @@ def table(args: argparse.Namespace, place: Place) -> str:
     retrained = score(folders[-1], records[-1], [], place) if args.retrain else None
     rows = []
     for folder, record, before in zip(args.adapters, records, asked, strict=False):
-        found, _, logits = score(folder, record, before or common, place, args.generate)
+        found, _, logits, _ = score(folder, record, before or common, place, args.generate)
         if retrained:
             found["js"] = predictions.js_divergence(logits, retrained[2])
         cost = record["ledger"][-1]["cost"] if record["ledger"] else record.get("cost", {})

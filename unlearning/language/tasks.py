@@ -8,6 +8,7 @@ ask for the same facts in three wordings. The same ratings give the same files.
 
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -117,6 +118,11 @@ def next_film(ratings: Sequence[Rating]) -> tuple[list[Fields], list[str]]:
         rows.append({"id": _name(film), "query": query, "response": titled(film), "choices": choices})
         viewers.append(film.viewer)
     return rows, viewers
+
+
+def titled_in(query: str) -> list[str]:
+    """The films of the history in a query of the task `next`."""
+    return re.findall(r'"([^"]*)"', query.partition(" in the previous.")[0])
 
 
 def titled(rating: Rating) -> str:
