@@ -1,9 +1,9 @@
 """LLMEraser's protocol: spoil a share of the rows, train on them, ask for the damage to be undone, score the answers.
 
-preference (TALLRec): nothing is spoilt, a tenth of the rows is to be removed. next (LLaRA): a tenth of the histories has lost
-a film and a twentieth has another in a film's place; the request gives them back their own. genre: two fifths of the answers
-are another one at random; the request says the right ones. Rows are chosen by the seed. Corrupted is the adapter before the
-request, Retrain one that was trained without what was spoilt.
+preference (TALLRec): nothing is spoilt, a tenth of the rows is to be removed. next (LLaRA): a tenth of the histories
+has lost a film and a twentieth has another in a film's place; the request gives them back their own. genre: two fifths
+of the answers are another one at random; the request says the right ones. Rows are chosen by the seed. Corrupted is the
+adapter before the request, Retrain one that was trained without what was spoilt.
 """
 
 import json

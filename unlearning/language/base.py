@@ -28,7 +28,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of the base's we
 def load_base(
     name: str, data_dir: Path, device: str = "cpu", precision: str = "fp32", quiet: bool = False
 ) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer, frozen. Raises UserError if out of reach, or quantised.
+    """A causal language model, frozen, and its tokenizer, or the processor of one that sees images. Raises UserError if out
+    of reach, or quantised.
 
     name: SMOLLM2, out of a package of the Python index, or a Hugging Face name or folder. precision: a key of PRECISIONS.
     Attention is written out ("eager"): fused kernels have no second derivative.
@@ -40,10 +41,11 @@ def load_base(
     with contextlib.nullcontext() if on_hub and progress_shown(quiet) else _no_progress_bars():
         folder = _smollm2(data_dir, quiet) if name == SMOLLM2 else name
         try:
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=PRECISIONS[precision], attn_implementation="eager"
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            config: Any = transformers.AutoConfig.from_pretrained(folder)
+            sees = type(config) in transformers.AutoModelForImageTextToText._model_mapping
+            kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+            model: Any = kind.from_pretrained(folder, dtype=PRECISIONS[precision], attn_implementation="eager")
+            tokenizer = (transformers.AutoProcessor if sees else transformers.AutoTokenizer).from_pretrained(folder)
         except Exception as error:  # a damaged folder makes each class of transformers fail in a way of its own
             raise UserError(f"no language model {name} ({first_line(error)})") from None
     return model.to(device).eval().requires_grad_(False), tokenizer

@@ -25,19 +25,22 @@ TOKENS, ANSWERED = 8192, 1024  # of a batch, at most: with padding; that are ans
 CLOSE = 1e-4  # of the logits' spread: what rounding in fp32 makes of another order of the same sums
 CHECKED = 4  # rows on which the short way is compared with the whole model
 WHOLE, BLOCKS, ANSWERS = "whole", "blocks", "answers"  # how much of a model is computed each time
+Pixels = Callable[[Sequence["Tokens"]], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A row as token ids: what is asked, and what is answered to it, with the token that ends it."""
+    """A row as token ids: what is asked, and what is answered to it, with the token that ends it. image: the path of one
+    that is asked about, whose places in the prompt have ids of their own; "" for none."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
+    image: str = ""
 
     @property
     def key(self) -> str:
         """A name for the states of these tokens."""
-        return hashlib.sha256(repr((self.prompt, self.response)).encode()).hexdigest()[:24]
+        return hashlib.sha256(repr((self.prompt, self.response, self.image)).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,12 @@ class Forward:
     """A causal language model with an adapter as a function from batches to logits at what is answered.
 
     model: of transformers, its adapted parameters the only ones with a gradient. store: a file for the frozen part's
-    output, or None. way: WHOLE computes everything each time; without it the most is saved that the adapter allows.
+    output, or None. way: WHOLE computes everything each time; without it the most is saved that the adapter allows. pixels:
+    function of rows, giving what the model takes beside their ids, of one that sees images.
     """
 
-    def __init__(self, model: Any, store: Path | None = None, way: str | None = None) -> None:
-        self.model, self.store = model, store
+    def __init__(self, model: Any, store: Path | None = None, way: str | None = None, pixels: Pixels | None = None) -> None:
+        self.model, self.store, self.pixels = model, store, pixels or (lambda rows: {})
         self.blocks = blocks_of(model)
         first = first_adapted(model, self.blocks)
         self.frozen = self.blocks[:first]
@@ -123,7 +127,7 @@ class Forward:
     def logits(self, batch: Batch) -> torch.Tensor:
         """Logits float32 (tokens, V) of every answered token, in the order of batch.targets[batch.asked]."""
         if self.way == WHOLE:
-            return self._run(batch.ids, batch.mask, batch.asked)
+            return self._run(batch.ids, batch.mask, batch.asked, self.pixels(batch.rows))
         self.keep(batch.rows)
         asked = batch.asked
         if self.way == ANSWERS:
@@ -164,7 +168,9 @@ class Forward:
             self.store.parent.mkdir(parents=True, exist_ok=True)
             write_torch(self.store, self.kept)
 
-    def _run(self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    def _run(
+        self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor, pixels: dict[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """The model's own logits, float32 (tokens, V), at the places asked for: the output layer sees no others."""
 
         def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -172,7 +178,7 @@ class Forward:
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(select)
         try:
-            return self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[0].float()
+            return self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False, **pixels or {}).logits[0].float()
         finally:
             hook.remove()
 
@@ -190,7 +196,8 @@ class Forward:
         hooks = [module.register_forward_hook(watch) for module in modules]
         try:
             with torch.no_grad(), contextlib.suppress(_Reached):
-                self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False)
+                pixels = self.pixels(batch.rows)
+                self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, **pixels)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -246,8 +253,10 @@ def blocks_of(model: Any) -> list[nn.Module]:
 
     Raises UserError where there is none.
     """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    text = getattr(model.config, "get_text_config", lambda: model.config)()
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    text = plain.config.get_text_config()
+    decoder = plain.get_decoder() or plain  # without what sees images, of a model that has such
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module)]
     count = getattr(text, "num_hidden_layers", 0)
     for modules in lists:
         if len(modules) == count and not any(m is not modules and modules in set(m.modules()) for m in lists):
@@ -297,7 +306,7 @@ def check_short_way(forward: Forward, rows: Sequence[Tokens]) -> tuple[Forward, 
         return forward, 0.0, CLOSE
     by_length = sorted(rows, key=lambda row: len(row.prompt) + len(row.response))
     some = [by_length[i * (len(by_length) - 1) // max(1, CHECKED - 1)] for i in range(min(CHECKED, len(by_length)))]
-    batch, whole = batch_of(some, forward.device), Forward(forward.model, way=WHOLE)
+    batch, whole = batch_of(some, forward.device), Forward(forward.model, way=WHOLE, pixels=forward.pixels)
     with torch.no_grad():
         exact, found = whole.logits(batch), forward.logits(batch)
         spread = float(exact.std())

@@ -23,11 +23,13 @@ def answers(session: Session, rows: Sequence[Row]) -> list[str]:
 
 
 def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
-    asked = [prompts.prompt_tokens(session.tokenizer, row, session.record["prompt"]) for row in rows]
+    tokens = session.tokens(rows)
+    asked = [one.prompt for one in tokens]
     width, device = max(map(len, asked)), session.forward.device
     ids = torch.tensor([(0,) * (width - len(tokens)) + tokens for tokens in asked], device=device)
     mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in asked], device=device)
-    ends: Any = session.tokenizer.eos_token_id
+    tokenizer = prompts.text_part(session.processor)
+    ends: Any = tokenizer.eos_token_id
     with torch.no_grad():
         out = session.peft_model.generate(
             input_ids=ids,
@@ -39,8 +41,9 @@ def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
             top_k=None,
             eos_token_id=ends,
             pad_token_id=0 if ends is None else ends,
+            **session.forward.pixels(tokens),
         )
-    texts = session.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 

@@ -1,12 +1,15 @@
-"""Rows as token ids: what a model is asked, and what it answers with.
+"""Rows as token ids: what a model is asked, and what it answers with; and images that it is asked about.
 
 chat: by the tokenizer's own chat template. alpaca: by Stanford Alpaca's published template (Taori et al. 2023), which
 TALLRec and LLaRA use. plain: the query, the end of a line, the response. raw: the prompt and what completes it, as TRL puts
 them together. An answer ends with the token that ends one, so that a model learns to stop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line
@@ -21,54 +24,94 @@ ALPACA = (
 PAIRED = ", paired with an input that provides further context"
 
 
-def form_for(tokenizer: Any, rows: Sequence[Row]) -> str:
+def form_for(processor: Any, rows: Sequence[Row]) -> str:
     """The form that rows have where nobody says it: TRL's plain prompts as they are; else a chat model's template."""
     if rows and rows[0].raw:
         return "raw"
-    return "chat" if tokenizer.chat_template else "plain"
+    return "chat" if text_part(processor).chat_template else "plain"
 
 
-def encode(tokenizer: Any, rows: Sequence[Row], form: str, longest: int | None = None) -> list[Tokens]:
-    """Rows as Tokens in one of FORMS. longest: tokens that the model takes.
+def text_part(processor: Any) -> Any:
+    """The tokenizer of a processor; of a tokenizer itself."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def _with_image(processor: Any, row: Row, tokens: Tokens) -> Tokens:
+    """The same, with as many places for the row's image in its prompt as the processor gives it. Raises UserError for a base
+    that sees none, and for images that can't be read."""
+    if not hasattr(processor, "image_processor"):
+        raise UserError(f"row {row.name} is about an image: the base sees none")
+    path, sign = Path(row.folder, row.image).resolve(), processor.image_token_id
+    alone = processor(text=processor.image_token, images=read_image(path), return_tensors="pt").input_ids
+    at = tokens.prompt.index(sign)
+    spread = (sign,) * int((alone == sign).sum())
+    return Tokens((*tokens.prompt[:at], *spread, *tokens.prompt[at + 1 :]), tokens.response, str(path))
+
+
+def pixels_of(processor: Any, device: Any) -> Callable[[Sequence[Tokens]], dict[str, torch.Tensor]]:
+    """A function of rows, giving what a model that sees images takes beside their ids."""
+
+    def pixels(rows: Sequence[Tokens]) -> dict[str, torch.Tensor]:
+        images = [read_image(Path(row.image)) for row in rows if row.image]
+        if not images:
+            return {}
+        made = processor.image_processor(images=images, return_tensors="pt")
+        return {name: value.to(device) for name, value in made.items() if isinstance(value, torch.Tensor)}
+
+    return pixels
+
+
+def read_image(path: Path) -> Any:
+    """An image of PIL's in RGB. Raises UserError for one that can't be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"image {path} cannot be read ({first_line(error)})") from None
+
+
+def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None = None) -> list[Tokens]:
+    """Rows as Tokens in one of FORMS. processor: or a tokenizer, of a base that sees none. longest: tokens that it takes.
 
     Raises UserError for rows that are longer, for a chat template that refuses one, and where there is none.
     """
+    tokenizer = text_part(processor)
     if form == "chat" and not tokenizer.chat_template:
         raise UserError("--prompt chat: the base's tokenizer has no chat template; --prompt plain, or alpaca, needs none")
     if form != "chat" and tokenizer.eos_token_id is None:
         raise UserError(f"--prompt {form}: the base's tokenizer has no token that ends a text")
-    found = [_chat(tokenizer, row) if form == "chat" else _text(tokenizer, row, form) for row in rows]
+    sign = getattr(processor, "image_token", "") + "\n"
+    found = []
+    for row in rows:
+        above = sign if row.image else ""
+        tokens = _chat(tokenizer, row, above) if form == "chat" else _text(tokenizer, row, form, above)
+        found.append(_with_image(processor, row, tokens) if row.image else tokens)
     lengths = [len(tokens.prompt) + len(tokens.response) - 1 for tokens in found]
     if longest and (long := [i for i, length in enumerate(lengths) if length > longest]):
-        which = ", ".join(rows[i].name for i in long[:5])
-        most = max(lengths[i] for i in long)
-        raise UserError(
-            f"{len(long)} of {len(rows)} rows are too long ({which}), up to {most} tokens: the base takes {longest}"
-        )
+        which, most = ", ".join(rows[i].name for i in long[:5]), max(lengths[i] for i in long)
+        why = f"up to {most} tokens: the base takes {longest}"
+        raise UserError(f"{len(long)} of {len(rows)} rows are too long ({which}), {why}")
     return found
 
 
-def prompt_tokens(tokenizer: Any, row: Row, form: str) -> tuple[int, ...]:
-    """What a row asks, as token ids."""
-    return encode(tokenizer, [row], form)[0].prompt
-
-
-def _text(tokenizer: Any, row: Row, form: str) -> Tokens:
-    """A row in a form without roles: earlier messages stand on lines of their own."""
+def _text(tokenizer: Any, row: Row, form: str, above: str) -> Tokens:
+    """A row in a form without roles: earlier messages stand on lines of their own. above: what stands above the query."""
     *before, (_, last) = row.messages
     if form == "alpaca":
         given = f"\n\n### Input:\n{row.input}" if row.input else ""
-        last = ALPACA.format(paired=PAIRED if row.input else "", instruction=last, input=given)
-    elif form == "plain":
-        last = row.query + "\n"
+        last = ALPACA.format(paired=PAIRED if row.input else "", instruction=above + last, input=given)
+    else:
+        last = above + (row.query + "\n" if form == "plain" else last)
     prompt = "".join(f"{content}\n" for _, content in before) + last
     response = tokenizer.encode(row.response, add_special_tokens=False)
     return _tokens(row, tokenizer.encode(prompt), [*response, tokenizer.eos_token_id])
 
 
-def _chat(tokenizer: Any, row: Row) -> Tokens:
+def _chat(tokenizer: Any, row: Row, above: str) -> Tokens:
     messages = [{"role": role, "content": content} for role, content in row.messages[:-1]]
-    messages.append({"role": "user", "content": row.query})
+    messages.append({"role": "user", "content": above + row.query})
     answered = [*messages, {"role": "assistant", "content": row.response}]
     try:
         asked = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -13,7 +13,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,10 +49,11 @@ Messages = tuple[tuple[str, str], ...]  # (role, content)
 class Row:
     """One row: what is asked, and what is answered.
 
-    name: its own `id`, else its line in its file (JSON array: its place), from 1. messages: (role, content), roles system,
-    user and assistant; the last is the user's. response: the answer. input: Alpaca's `input`, the user's content being the
-    instruction then; else "". choices: candidates, one of which is the response; else (). image: path of an image relative
-    to the rows' file, else "". raw: what completes the prompt follows it as it stands, as in TRL's plain prompts.
+    name: its own `id`, else its line in its file (JSON array: its place), from 1. messages: (role, content), roles
+    system, user and assistant; the last is the user's. response: the answer. input: Alpaca's `input`, the user's
+    content being the instruction then; else "". choices: candidates, one of which is the response; else (). image:
+    path of an image relative to the rows' file, else "". raw: what completes the prompt follows it as it stands, as
+    in TRL's plain prompts. folder: that of the file.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Row:
     choices: tuple[str, ...] = ()
     image: str = ""
     raw: bool = field(default=False, compare=False)
+    folder: str = field(default="", compare=False)
 
     @property
     def query(self) -> str:
@@ -107,7 +109,7 @@ def read_rows(file: Path, flag: str = "--train", tell: Say = say) -> list[Row]:
     places: dict[str, str] = {}
     for record in records:
         with naming(record, what):
-            row = _row(record, form)
+            row = replace(_row(record, form), folder=str(Path(file).parent.resolve()))
         if row.name in places:
             raise UserError(f"{what}: {places[row.name]} and {record.where} both have the name {said(row.name)}")
         places[row.name] = record.where

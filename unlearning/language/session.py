@@ -64,11 +64,11 @@ class Place:
         return self.workspace.last(f"rows {flag}", (path, stamp), lambda: read_rows(path, flag, tell))
 
     def base(self, name: str, precision: str) -> tuple[Any, Any, str]:
-        """A base with its tokenizer and SHA-256."""
+        """A base with its tokenizer, or processor, and SHA-256."""
 
         def load() -> tuple[Any, Any, str]:
-            model, tokenizer = load_base(name, self.data_dir, self.compute.device, precision, self.compute.quiet)
-            return model, tokenizer, base_fingerprint(model)
+            model, processor = load_base(name, self.data_dir, self.compute.device, precision, self.compute.quiet)
+            return model, processor, base_fingerprint(model)
 
         return self.workspace.last("base", (name, precision, self.data_dir, self.compute.device), load)
 
@@ -77,12 +77,13 @@ class Place:
 class Session:
     """An adapter at work.
 
-    record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay: the
-    weight of |Theta|^2 / 2. allowed: of a closed choice, which tokens answers are made of, bool (V,); None for all.
+    record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay:
+    the weight of |Theta|^2 / 2. processor: the base's tokenizer, or what holds it of one that sees images. allowed:
+    of a closed choice, which tokens answers are made of, bool (V,); None for all.
     """
 
     record: dict[str, Any]
-    tokenizer: Any
+    processor: Any
     peft_model: Any
     forward: Forward
     parameters: list[nn.Parameter]
@@ -99,8 +100,8 @@ class Session:
     def tokens(self, rows: Sequence[Row | None]) -> list[Tokens]:
         """Rows, but for the removed ones, as Tokens."""
         there = [row for row in rows if row is not None]
-        longest = getattr(self.forward.model.config, "max_position_embeddings", None)
-        return prompts.encode(self.tokenizer, there, self.record["prompt"], longest)
+        longest = getattr(self.forward.model.config.get_text_config(), "max_position_embeddings", None)
+        return prompts.encode(self.processor, there, self.record["prompt"], longest)
 
     def batches(self, rows: Sequence[Row | None], most: int | None = None) -> list[Batch]:
         """Rows, but for the removed ones, as batches with their frozen part computed. most: rows of a batch."""
@@ -213,7 +214,7 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
     source: its folder; None: a new one, as the record's `lora` says. afresh: one of the same shape at its start. Raises
     UserError when the base or the rows aren't those that the adapter was trained on.
     """
-    model, tokenizer, digest = place.base(record["base"], record["precision"])
+    model, processor, digest = place.base(record["base"], record["precision"])
     if record.get("base_sha256", digest) != digest:
         raise UserError(f"{source} is an adapter of another base than this {record['base']}: their fingerprints differ")
     rows = edited(trained_rows(record, place), record["edits"])
@@ -225,10 +226,12 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
     with adapters.adapted(model, start) as peft_model:
         complete = record | {"base_sha256": digest}
         if record["prompt"] == "auto":
-            complete["prompt"] = prompts.form_for(tokenizer, [row for row in rows if row])
+            complete["prompt"] = prompts.form_for(processor, [row for row in rows if row])
         forward = _forward(peft_model, place, f"{digest[:12]}-{complete['precision']}")
+        if hasattr(processor, "image_processor"):
+            forward.pixels = prompts.pixels_of(processor, forward.device)
         parameters = adapters.trainable(peft_model)
-        session = Session(complete, tokenizer, peft_model, forward, parameters, rows, **others, allowed=None)
+        session = Session(complete, processor, peft_model, forward, parameters, rows, **others, allowed=None)
         forward = _checked(session, place)
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
