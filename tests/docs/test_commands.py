@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("baselines/*.py"), *ROOT.glob("benchmarks/*.py")]
 SPAN = re.compile(r"(?:^ *(?:\$ )?|`)(?:[A-Z_]+=\S+ )*((?:python|torchrun|accelerate launch) [^`\n]+)", re.MULTILINE)
 NEXT = re.compile(r"\s+(?:&&|\|\|?|>>?)\s+|;\s+")  # what a shell reads as the end of a command's arguments
-BARE = ("benchmarks.attack_draws", "benchmarks.influence_groups", "benchmarks.scoring")  # prose names them without arguments
+BARE = ("benchmarks.attack_draws", "benchmarks.scoring")  # prose names them without arguments
 OWN = "shrink"  # the example of a method of one's own, which another test runs
 
 
