@@ -78,6 +78,7 @@ class Session:
 
     record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay: the
     weight of |Theta|^2 / 2. allowed: of a closed choice, which tokens answers are made of, bool (V,); None for all.
+    source: the adapter's folder; None for a new one.
     """
 
     record: dict[str, Any]
@@ -89,6 +90,7 @@ class Session:
     validation: list[Row]
     test: list[Row]
     allowed: torch.Tensor | None
+    source: Path | None = None
 
     @property
     def decay(self) -> float:
@@ -227,7 +229,7 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
             complete["prompt"] = prompts.form_for(tokenizer, [row for row in rows if row])
         forward = _forward(peft_model, place, f"{digest[:12]}-{complete['precision']}")
         parameters = adapters.trainable(peft_model)
-        session = Session(complete, tokenizer, peft_model, forward, parameters, rows, **others, allowed=None)
+        session = Session(complete, tokenizer, peft_model, forward, parameters, rows, **others, allowed=None, source=source)
         forward = _checked(session, place)
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
