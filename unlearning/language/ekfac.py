@@ -14,7 +14,7 @@ each of the vocabulary, and mixes the tokens of a row. A token counts its weight
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +37,7 @@ KIND = "ekfac 1"  # of the file; another number for factors that are computed ot
 
 
 class Layer(NamedTuple):
-    """A linear layer's block, float32. inputs (in, in) and outputs (out, out): eigenvectors in columns. eigenvalues: (out, in)."""
+    """A linear layer's block, float32: eigenvectors as columns (in, in) and (out, out), eigenvalues (out, in)."""
 
     inputs: torch.Tensor
     outputs: torch.Tensor
@@ -56,25 +56,24 @@ def solve(factors: Sequence[Layer], b: torch.Tensor, dampings: Sequence[float], 
     b: float32 (p,), layers in the order of `factors`. The residual is that of this system, not of G's own original. A
     damping is left out where G is singular and nothing is added to it.
     """
-    parts = b.split([layer.eigenvalues.numel() for layer in factors])
-    blocks = [part.view_as(layer.eigenvalues) for part, layer in zip(parts, factors, strict=True)]
-
-    def whole(change: Callable[[torch.Tensor], torch.Tensor], of: Sequence[torch.Tensor]) -> torch.Tensor:
-        found = [
-            layer.outputs @ ((layer.outputs.T @ block @ layer.inputs) * change(layer.eigenvalues)) @ layer.inputs.T
-            for layer, block in zip(factors, of, strict=True)
-        ]
-        return torch.cat([block.reshape(-1) for block in found])
-
-    solved, norm = {}, b.norm().clamp(min=torch.finfo(b.dtype).tiny)
+    solved = {}
     for damping in dampings:
         shift = decay + damping
-        x = whole(lambda values, shift=shift: 1 / (values + shift), blocks)
+        x = _applied(factors, b, [1 / (layer.eigenvalues + shift) for layer in factors])
         if x.isfinite().all():
-            again = [part.view_as(block) for part, block in zip(x.split([p.numel() for p in parts]), blocks, strict=True)]
-            left = b - whole(lambda values, shift=shift: values + shift, again)
-            solved[damping] = Solution(x, float(left.norm() / norm), 0)
+            left = b - _applied(factors, x, [layer.eigenvalues + shift for layer in factors])
+            solved[damping] = Solution(x, float(left.norm() / b.norm()) if b.any() else 0.0, 0)
     return solved
+
+
+def _applied(factors: Sequence[Layer], vector: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A matrix with the factors' eigenvectors and other eigenvalues, each (out, in), times a vector, float32 (p,)."""
+    found = []
+    parts = vector.split([each.numel() for each in values])
+    for layer, each, part in zip(factors, values, parts, strict=True):
+        within = layer.outputs.T @ part.view_as(each) @ layer.inputs
+        found.append(layer.outputs @ (within * each) @ layer.inputs.T)
+    return torch.cat([part.reshape(-1) for part in found])
 
 
 def factors_of(session: Session) -> tuple[list[Layer], float]:
@@ -92,8 +91,8 @@ def factors_of(session: Session) -> tuple[list[Layer], float]:
         if stored["of"] == of:
             content.check(stored, _shapes(session), str(file))
             device = session.forward.device
-            blocks = [stored["layers"][str(place)] for place in range(len(session.parameters))]
-            return [Layer(**{name: tensor.to(device) for name, tensor in block.items()}) for block in blocks], 0.0
+            stored = [stored["layers"][str(place)] for place in range(len(session.parameters))]
+            return [Layer(**{name: tensor.to(device) for name, tensor in block.items()}) for block in stored], 0.0
     if file:
         check_writable(file.parent)
     started = clock(session.forward.device)
@@ -107,7 +106,7 @@ def factors_of(session: Session) -> tuple[list[Layer], float]:
 
 def file_of(session: Session) -> Path | None:
     """Where the factors of a session's adapter lie: beside its folder, not in it. None for one without a folder."""
-    folder = session.source
+    folder = session.source and session.source.resolve()
     return folder.parent / f"{folder.name}_ekfac.pth" if folder else None
 
 
@@ -154,7 +153,7 @@ class _Answers(nn.Module):
         self.model, self.session, self.share = session.peft_model, session, 1 / (len(session.rows) * samples)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits float32 (tokens, V). Gradients come back times the root of each token's weight: their squares weigh right."""
+        """Logits float32 (tokens, V). Gradients come back times the root of a token's weight: their squares weigh right."""
         logits = self.session.logits(batch)
         root = (batch.weights * self.share).sqrt()[:, None]
         logits.register_hook(lambda gradient: gradient * root)
@@ -193,7 +192,7 @@ def _identity(session: Session) -> dict[str, str]:
     """What factors are of, in digests: they are right for no other adapter, base or rows."""
     weights = hashlib.sha256()
     for parameter in session.parameters:
-        weights.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        weights.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     told = [session.record["precision"], session.record["prompt"], session.tokenizer.chat_template, session.record["loss"]]
     if session.allowed is not None:
         told.append(session.allowed.nonzero().flatten().tolist())
@@ -215,7 +214,7 @@ def _shapes(session: Session) -> content.Rule:
     blocks = {}
     for place, parameter in enumerate(session.parameters):
         out, into = parameter.shape
-        sizes = Layer((into, into), (out, out), (out, into))
-        block = {name: content.tensor(torch.float32, *size) for name, size in sizes._asdict().items()}
+        sizes = dict(zip(Layer._fields, ((into, into), (out, out), (out, into)), strict=True))
+        block = {name: content.tensor(torch.float32, *size) for name, size in sizes.items()}
         blocks[str(place)] = content.fields(block, closed=True)
     return content.fields({"layers": content.fields(blocks, closed=True)})
