@@ -1,6 +1,7 @@
 """EK-FAC on a tiny random Llama: against Gauss-Newton written out, in whatever batches, and kept beside its adapter."""
 
 import contextlib
+import functools
 import json
 import shutil
 import sys
@@ -19,7 +20,7 @@ import llmeraser
 from tests.helpers import call, files
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.language import adapters, ekfac, forward, influence
+from unlearning.language import adapters, command, ekfac, forward, influence
 from unlearning.language.rows import Row, digest, read_rows
 from unlearning.language.session import Place, Workspace, session_of
 
@@ -98,6 +99,24 @@ def drawn_fisher(now, samples, by_token):
     return total
 
 
+def covariances(now):
+    """Of what each parameter's layer takes in: the sum over rows of the mean over places of x x', float64 (in, in)."""
+    found = [torch.zeros(2 * parameter.shape[1:], dtype=torch.float64) for parameter in now.parameters]
+
+    def watch(total, module, inputs):
+        x = inputs[0].double()
+        total += torch.einsum("nti,ntj->ij", x, x) / x.shape[1]
+
+    layers = [module for module in now.peft_model.modules() if isinstance(module, torch.nn.Linear)]
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for parameter, total in zip(now.parameters, found, strict=True):
+            layer = next(layer for layer in layers if layer.weight is parameter)
+            stack.enter_context(layer.register_forward_pre_hook(functools.partial(watch, total)))
+        for row in now.tokens(now.rows):
+            now.logits(forward.batch_of([row]))
+    return found
+
+
 def blocks_of(matrix, now):
     """The diagonal blocks of a matrix, one for each parameter."""
     sizes = [parameter.numel() for parameter in now.parameters]
@@ -134,7 +153,9 @@ def test_eigenvalues_are_the_diagonal_of_the_dense_block_in_its_basis(place, at_
     now = replace(now, rows=now.rows[:6])
     factors, fisher = ekfac.compute(now, samples=2), drawn_fisher(now, 2, by_token)
     assert (now.forward.way == forward.ANSWERS) == by_token
-    for layer, block in zip(factors, blocks_of(fisher, now), strict=True):
+    for layer, covariance, block in zip(factors, covariances(now), blocks_of(fisher, now), strict=True):
+        turned = layer.inputs.T.double() @ covariance @ layer.inputs.double()
+        assert torch.allclose(turned, turned.diagonal().diag(), atol=1e-4 * turned.max())
         basis = torch.kron(layer.outputs, layer.inputs).double()  # a row-major vector of (out, in)
         assert torch.allclose(basis.T @ basis, torch.eye(len(basis)).double(), atol=1e-5)
         expected = (basis.T @ block @ basis).diagonal().view_as(layer.eigenvalues)
@@ -226,6 +247,7 @@ def test_a_request_is_answered_by_ekfac_from_the_command_line(place, tmp_path, m
             call(llmeraser, *ask, "--ids", 1, *wrong)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "curvlinops", None)
+        patch.setattr(command, "session_of", None)  # it is said before the base is loaded
         with pytest.raises(UserError, match="needs curvlinops-for-pytorch"):
             call(llmeraser, *ask, "--ids", 1)
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", "frozen"}
