@@ -4,7 +4,7 @@ Trains an adapter on q_proj and v_proj of the last blocks on the first rows of a
 the same training again without a group of rows (Retrain), the factors, and later requests to remove a group, which find them
 there. Their seconds leave out loading the base and its frozen part; memory is the peak of the process, with both. At last
 the change of the mean test loss by one step is set against that of training on from where the adapter is without each group
-in turn, less training on with all rows. Writes results/benchmarks/ekfac.json.
+in turn, less training on with all rows, for several dampings. Writes results/benchmarks/ekfac.json.
 
     python -m benchmarks.ekfac --blocks 8 --rows 500
 """
@@ -14,6 +14,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from unlearning.language.tasks import TASKS, task_files
 from unlearning.reports import results
 
 ABOUT = "What EK-FAC costs beside Retrain, and how well it predicts what removing a few rows does to the test loss."
+DAMPINGS = [0.001, 0.01, 0.1, 1.0]  # added to EK-FAC's eigenvalues
 TRAINING = {"lbfgs": ("evaluations",), "adamw": ("epochs", "lr", "batch_size")}
 
 
@@ -110,43 +112,75 @@ def requests(args: argparse.Namespace, adapter: Path) -> dict[str, Any]:
     with opened(args, adapter) as session:
         session.batches(session.rows)
         for group in groups_of(args)[: args.requests]:
-            costs.append(metered(session, lambda group=group: stepped(session, group, args))[0])
+            work = partial(stepped, session, group, args, args.dampings[0])
+            costs.append(metered(session, work)[0])
     mean = {key: sum(cost[key] for cost in costs) / len(costs) for key in ("seconds", "memory_mib", "held_mib")}
     return mean | {"each_seconds": [cost["seconds"] for cost in costs]}
 
 
-def stepped(session: Session, group: list[int], args: argparse.Namespace, look: Callable[[], float] | None = None) -> float:
-    """Remove a group by one step of EK-FAC and take it back: what `look` says in between."""
+def stepped(session: Session, group: list[int], args: argparse.Namespace, damping: float) -> torch.Tensor:
+    """Remove a group by one step of EK-FAC, and take it back: the step, float32 (p,)."""
     trained = influence.flat(session.parameters).detach().clone()
-    how = How(solver="ekfac", curvature="gauss-newton", damping=args.damping, length=args.length)
+    how = How(solver="ekfac", curvature="gauss-newton", damping=damping, length=args.length)
     rows = [row for place in group if (row := session.rows[place])]
     llmeraser.unlearn(replace(session, validation=[]), rows, [], how)  # nothing is chosen on validation rows
-    found = look() if look else 0.0
+    step = influence.flat(session.parameters).detach() - trained
     influence.assign(session.parameters, trained)
-    return found
+    return step
 
 
 def predictions(args: argparse.Namespace, adapter: Path) -> dict[str, Any]:
-    """Predicted and actual changes of the mean test loss, a pair for each group."""
-    pairs = []
+    """Predicted and actual changes of the mean test loss, a row for each damping and group.
+
+    predicted: at the step's end. linear: the test loss's gradient times the step.
+    """
+    found = []
     with opened(args, adapter) as session:
         trained = influence.flat(session.parameters).detach().clone()
+        session = replace(session, test=session.test[: args.test_rows])
 
         def loss() -> float:
-            return session.losses_of(session.test[: args.test_rows]).double().mean().item()
+            return session.losses_of(session.test).double().mean().item()
 
         def further(some: Session) -> float:
             train_adapter(some, args.further)
-            found = loss()
+            reached = loss()
             influence.assign(session.parameters, trained)
-            return found
+            return reached
 
+        uphill = sum(
+            influence.gradient(session.losses(batch).sum() / len(session.test), session.parameters)
+            for batch in session.batches(session.test)
+        )
         start, on = loss(), further(session)
         for group in groups_of(args):
-            predicted = stepped(session, group, args, loss) - start
-            pairs.append({"predicted": predicted, "actual": further(without(session, group)) - on})
-            print(pairs[-1], flush=True)
-    return {"rows": pairs, "test_loss": start, "test_loss_after_further_training": on}
+            actual = further(without(session, group)) - on
+            for damping in args.dampings:
+                step = stepped(session, group, args, damping)
+                influence.assign(session.parameters, trained + step)
+                row = {"damping": damping, "predicted": loss() - start, "linear": float(uphill @ step), "actual": actual}
+                influence.assign(session.parameters, trained)
+                found.append(row)
+                print(row, flush=True)
+    return {"rows": found, "test_loss": start, "test_loss_after_further_training": on}
+
+
+def agreements(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """For each damping how predicted and actual changes go together over the groups."""
+    from scipy import stats
+
+    found = []
+    for damping in dict.fromkeys(row["damping"] for row in rows):
+        some = [row for row in rows if row["damping"] == damping]
+        actual = [row["actual"] for row in some]
+        one = {"damping": damping}
+        for kind in ("predicted", "linear"):
+            values = [row[kind] for row in some]
+            one[f"{kind}_pearson"] = float(stats.pearsonr(values, actual).statistic)
+            one[f"{kind}_spearman"] = float(stats.spearmanr(values, actual).statistic)
+            one[f"{kind}_slope"] = float(stats.linregress(values, actual).slope)
+        found.append(one)
+    return found
 
 
 def alone(stage: Callable[[argparse.Namespace, Path], dict[str, Any]], args: argparse.Namespace, adapter: Path) -> Any:
@@ -159,15 +193,12 @@ def alone(stage: Callable[[argparse.Namespace, Path], dict[str, Any]], args: arg
 
 def measure_all(args: argparse.Namespace, command: str) -> None:
     """Measure everything and write the file."""
-    from scipy import stats
-
     if args.groups * args.group_rows > args.rows or args.groups < 2:
         raise UserError(f"--groups {args.groups} of --group-rows {args.group_rows}: at least 2, and no more than --rows")
     ekfac.check_library()
     adapter = finetuned(args)
     costs = {stage.__name__: alone(stage, args, adapter) for stage in (retrain, factors, requests)}
     found = alone(predictions, args, adapter)
-    predicted, actual = ([pair[key] for pair in found["rows"]] for key in ("predicted", "actual"))
     result = {
         "table": "ekfac",
         "about": ABOUT,
@@ -176,20 +207,17 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         **costs,
         "retrain_over_request": costs["retrain"]["seconds"] / costs["requests"]["seconds"],
         "factors_over_retrain": costs["factors"]["seconds"] / costs["retrain"]["seconds"],
-        "pearson": stats.pearsonr(predicted, actual).statistic,
-        "spearman": stats.spearmanr(predicted, actual).statistic,
-        "slope": stats.linregress(predicted, actual).slope,
+        "agreement": agreements(found["rows"]),
         **found,
     }
-    keys = ("retrain_over_request", "factors_over_retrain", "pearson", "spearman", "slope")
-    print({key: result[key] for key in keys})
+    print({key: result[key] for key in ("retrain_over_request", "factors_over_retrain")}, *result["agreement"], sep="\n")
     write_text("results/benchmarks/ekfac.json", results.dump(result))
 
 
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    flag = parser.add_argument
+    flag, told = parser.add_argument, " ".join(map(str, DAMPINGS))
     flag("--base", type=name_or_path, default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
     flag("--task", choices=TASKS, default="genre", help="whose rows to train on (default: genre)")
     flag("--rows", type=POSITIVE_INT, default=500, help="training rows (default: 500)")
@@ -207,7 +235,7 @@ def parser() -> Parser:
     flag("--groups", type=POSITIVE_INT, default=16, help="groups of rows that are removed in turn (default: 16)")
     flag("--group-rows", type=POSITIVE_INT, default=8, help="rows of a group (default: 8)")
     flag("--further", type=POSITIVE_INT, default=20, help="passes of training on without a group (default: 20)")
-    flag("--damping", type=NOT_NEGATIVE_FLOAT, default=0.001, help="added to EK-FAC's eigenvalues (default: 0.001)")
+    flag("--dampings", type=NOT_NEGATIVE_FLOAT, nargs="+", default=DAMPINGS, help=f"to predict with (default: {told})")
     flag("--length", type=POSITIVE_FLOAT, default=1.0, help="of the step, times the formula's (default: 1)")
     flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     flag("--weights", type=folder, default=Path("model_weights"), help="folder of adapters (default: model_weights)")
