@@ -68,7 +68,7 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     """Damping to Solution for the session's H, of those dampings that can be solved."""
     dampings = DAMPINGS if how.damping is None else (how.damping,)
     if how.solver == "ekfac":
-        return ekfac.solve(ekfac.factors_of(session)[0], b, dampings, session.decay)
+        return ekfac.fitted(session, b, ekfac.solve(ekfac.factors_of(session)[0], b, dampings, session.decay))
     n, parameters = len(session.rows), session.parameters
     there = sum(row is not None for row in session.rows)
 

@@ -28,11 +28,12 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable, read_torch, sha256, write_torch
 from unlearning.language.adapters import CONFIG
 from unlearning.language.forward import ANSWERS, Batch, Tokens, batches_of
-from unlearning.language.influence import Solution
+from unlearning.language.influence import Solution, gauss_newton_product
 from unlearning.language.rows import digest
 from unlearning.language.session import Session
 
 SAMPLES = 1  # labels drawn for each answered token
+MEASURED, TOGETHER = 100, 16  # rows on which a step's length is measured, at most; of a batch of them
 KIND = "ekfac 1"  # of the file; another number for factors that are computed otherwise
 
 
@@ -74,6 +75,27 @@ def _applied(factors: Sequence[Layer], vector: torch.Tensor, values: Sequence[to
         within = layer.outputs.T @ part.view_as(each) @ layer.inputs
         found.append(layer.outputs @ (within * each) @ layer.inputs.T)
     return torch.cat([part.reshape(-1) for part in found])
+
+
+def fitted(session: Session, b: torch.Tensor, solutions: dict[float, Solution]) -> dict[float, Solution]:
+    """Solutions, each at the length that is best along it for Gauss-Newton itself: b'x / x' (G + (decay + damping) I) x.
+
+    EK-FAC knows nothing of what layers, and directions of one layer, have in common: where rows are alike, as under one
+    prompt, its steps are many times too long. A product each, on MEASURED of the session's rows, says by how much. The
+    residual is then that of Gauss-Newton's system on these rows.
+    """
+    there = [row for row in session.rows if row is not None]
+    some = there[:: -(-len(there) // MEASURED)]
+    n = len(session.rows) * len(some) / len(there)  # so that they stand for all
+    batches = session.batches(some, TOGETHER)
+    product = gauss_newton_product(lambda batch: (session.logits(batch), batch.weights / n), batches, session.parameters)
+    found = {}
+    for damping, solution in solutions.items():
+        curved = product(solution.x) + (session.decay + damping) * solution.x
+        length = (b @ solution.x) / (solution.x @ curved)
+        residual = float((b - length * curved).norm() / b.norm())
+        found[damping] = Solution(length * solution.x, residual, len(solutions))
+    return found
 
 
 def factors_of(session: Session) -> tuple[list[Layer], float]:
