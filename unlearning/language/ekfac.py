@@ -33,7 +33,7 @@ from unlearning.language.rows import digest
 from unlearning.language.session import Session
 
 SAMPLES = 1  # labels drawn for each answered token
-MEASURED, TOGETHER = 100, 16  # rows on which a step's length is measured, at most; of a batch of them
+MEASURED, TOGETHER = 50, 16  # rows on which a step's length is measured, at most; of a batch of them
 KIND = "ekfac 1"  # of the file; another number for factors that are computed otherwise
 
 
