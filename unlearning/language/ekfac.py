@@ -1,4 +1,4 @@
-"""EK-FAC: the Gauss-Newton matrix of an adapter's training loss in Kronecker-factored form, inverted without products.
+"""EK-FAC: the Gauss-Newton matrix of an adapter's training loss in Kronecker-factored form, inverted at once.
 
 Each of LoRA's linear layers has a block of its own. Within it, with x the layer's inputs and g the loss's gradients at its
 outputs, the eigenvectors of sum x x' and of sum g g' make a basis, in which the diagonal is exact: George et al. 2018, "Fast
@@ -9,6 +9,8 @@ folder. Its "expand" treats the places of a sequence as examples for the basis; 
 Labels are drawn from the model's own distribution, one for each answered token ("MC" Fisher). Its expectation is
 Gauss-Newton, which labels of the data ("empirical") have not; all classes in turn ("type-2") would take a backward pass for
 each of the vocabulary, and mixes the tokens of a row. A token counts its weight in the mean loss by its gradient's root.
+
+Directions come from the factors alone, lengths from one product with Gauss-Newton itself on some rows (`fitted`).
 """
 
 import hashlib
@@ -33,7 +35,7 @@ from unlearning.language.rows import digest
 from unlearning.language.session import Session
 
 SAMPLES = 1  # labels drawn for each answered token
-MEASURED, TOGETHER = 50, 16  # rows on which a step's length is measured, at most; of a batch of them
+MEASURED, TOGETHER = 50, 8  # rows on which a step's length is measured, at most; of a batch of them
 KIND = "ekfac 1"  # of the file; another number for factors that are computed otherwise
 
 
