@@ -26,7 +26,7 @@ import torch
 
 from unlearning.core.errors import RunFailed
 from unlearning.core.flags import Parser, main
-from unlearning.language import command, influence
+from unlearning.language import command, ekfac, influence
 from unlearning.language.aim import Aim
 from unlearning.language.command import How
 from unlearning.language.session import Rows, Session, Workspace, objective
@@ -67,6 +67,8 @@ def _summed_gradient(session: Session, rows: Rows) -> torch.Tensor:
 def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence.Solution]:
     """Damping to Solution for the session's H, of those dampings that can be solved."""
     dampings = DAMPINGS if how.damping is None else (how.damping,)
+    if how.solver == "ekfac":
+        return ekfac.fitted(session, b, ekfac.solve(ekfac.factors_of(session)[0], b, dampings, session.decay))
     n, parameters = len(session.rows), session.parameters
     there = sum(row is not None for row in session.rows)
 

@@ -198,6 +198,20 @@ def test_conjugate_gradients_leave_out_dampings_without_a_minimum_or_without_a_s
     assert influence.conjugate_gradients(hard.mv, b, (0.0,), most=20) == {}
 
 
+def test_rough_solutions_are_the_best_that_so_many_products_give():
+    """The least of the quadratic in the space of b, H b, ..."""
+    matrix, b = system(torch.logspace(-4, 1, 60, dtype=torch.float64))
+    solutions = influence.conjugate_gradients(matrix.mv, b, (0.1, 0.0), tolerance=1e-9, most=7, rough=True)
+    powers = [b]
+    for _ in range(6):
+        powers.append(matrix @ powers[-1])
+    space = torch.linalg.qr(torch.stack(powers, 1)).Q
+    for damping, solution in solutions.items():
+        within = space.T @ (matrix + damping * torch.eye(60)) @ space
+        assert torch.allclose(solution.x, space @ torch.linalg.solve(within, space.T @ b), atol=1e-5 * solution.x.norm())
+        assert solution.residual > 1e-3 and solution.products == 7 + 2
+
+
 @pytest.mark.parametrize("scale", [1e8, 1e-8])
 def test_a_systems_units_dont_matter(scale):
     matrix, b = system(torch.logspace(-2, 1, 60, dtype=torch.float64))

@@ -24,7 +24,7 @@ from unlearning.core.locks import to_make
 from unlearning.core.paths import folder, input_file, name_or_path, output_folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.core.words import say
-from unlearning.language import cards, scores
+from unlearning.language import cards, ekfac, scores
 from unlearning.language.adapters import FILES, read_config, read_record, write_adapter
 from unlearning.language.base import PRECISIONS, SMOLLM2
 from unlearning.language.controls import CONTROLS
@@ -48,6 +48,7 @@ from unlearning.language.tasks import TASKS, task_files
 DEFAULT = "genre"  # the task that finetune takes without --train
 PROMPT = "how rows are put to the model (default: auto, its chat template if it has one)"
 LOSS = "over the whole vocabulary, or a choice among the file's answers (default: tokens)"
+SOLVERS = "adam: the paper's way; ekfac: by factors that are kept beside the adapter (default: cg)"
 FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
 Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
 
@@ -108,6 +109,7 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     changed, named = edited(rows, edits), {row.name: place for place, row in enumerate(trained)}
     before, after = ([row for edit in edits if (row := some[named[edit["id"]]])] for some in (rows, changed))
     how = How(**{key: getattr(args, key) for key in How.__dataclass_fields__})
+    _check_solver(how)
     flags = {key: value for key, value in vars(how).items()}
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
     output = args.output or Path(f"{source}_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}")
@@ -138,6 +140,17 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     return output
 
 
+def _check_solver(how: How) -> None:
+    """Raise UserError for flags that EK-FAC doesn't have, and where its library isn't installed."""
+    if how.method != "influence" or how.solver != "ekfac":
+        return
+    if how.curvature == "hessian":
+        raise UserError("--solver ekfac factors the Gauss-Newton matrix: --curvature hessian takes --solver cg")
+    if odd := [key for key in ("tolerance", "products") if getattr(how, key) != getattr(How(), key)]:
+        raise UserError(f"--solver ekfac solves its system at once: --{odd[0]} has no effect on it")
+    ekfac.check_library()
+
+
 def _answered(
     session: Session, before: Rows, after: Rows, changed: list[Row | None], how: How, unlearn: Step, place: Place
 ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -148,9 +161,11 @@ def _answered(
     started = {} if how.method == "retrain" else _losses(session, before)
     if how.method == "influence":
         at_rest = session.record["training"]["optimizer"] == "lbfgs"
-        how = replace(how, curvature=how.curvature or ("hessian" if at_rest else "gauss-newton"))
+        exact = at_rest and how.solver != "ekfac"
+        how = replace(how, curvature=how.curvature or ("hessian" if exact else "gauss-newton"))
+        factored = ekfac.factors_of(session)[1] if how.solver == "ekfac" else 0.0  # once for an adapter: no cost of this
         cost, found = _metered(lambda: unlearn(session, before, after, how), place.compute)
-        found |= {"curvature": how.curvature}
+        found |= {"curvature": how.curvature} | ({"factors_seconds": factored} if factored else {})
     else:
         cost, found = _metered(lambda: CONTROLS[how.method](now, before, after), place.compute)
     ended = _losses(session, before)
@@ -345,7 +360,7 @@ def _add_request_flags(action: Parser, kind: str) -> None:
     flag("--request", type=input_file, metavar="FILE", help="rows by name in `id`, with what becomes of them")
     methods = ("influence", *CONTROLS)
     flag("--method", choices=methods, default="influence", help="default: influence; others compare")
-    flag("--solver", choices=("cg", "adam"), default="cg", help="adam: the paper's way (default: cg)")
+    flag("--solver", choices=("cg", "adam", "ekfac"), default="cg", help=SOLVERS)
     flag("--curvature", choices=("hessian", "gauss-newton"), help="default: hessian after lbfgs, else gauss-newton")
     flag("--damping", type=NOT_NEGATIVE_FLOAT, help="added to H's diagonal (default: chosen on validation rows)")
     flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: chosen on validation rows)")

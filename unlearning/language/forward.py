@@ -174,11 +174,13 @@ class Forward:
         """The model's own logits, float32 (tokens, V), at the places asked for: the output layer sees no others."""
 
         def select(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (inputs[0][asked][None], *inputs[1:])
+            return (inputs[0][asked][:, None], *inputs[1:])  # each a row by itself, as EK-FAC takes them
 
         hook = self.model.get_output_embeddings().register_forward_pre_hook(select)
         try:
-            return self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False, **pixels or {}).logits[0].float()
+            return (
+                self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False, **pixels or {}).logits[:, 0].float()
+            )
         finally:
             hook.remove()
 

@@ -118,7 +118,7 @@ def conjugate_gradients(
             values, vectors = eigh_tridiagonal(diagonal, beside)
             y = {d: vectors @ (vectors[0] / (values + d)) * norm for d in dampings if values[0] + d > 0}
             residual = {d: beta * abs(y[d][-1]) / norm for d in y}
-            if spent or all(r <= tolerance for r in residual.values()):
+            if spent or count == most or all(r <= tolerance for r in residual.values()):
                 break
         beside.append(beta)
         basis = torch.cat([basis, (w / beta)[None]])

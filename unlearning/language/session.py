@@ -79,7 +79,8 @@ class Session:
 
     record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay:
     the weight of |Theta|^2 / 2. processor: the base's tokenizer, or what holds it of one that sees images. allowed:
-    of a closed choice, which tokens answers are made of, bool (V,); None for all.
+    of a closed choice, which tokens answers are made of, bool (V,); None for all. source: the adapter's folder; None for
+    a new one.
     """
 
     record: dict[str, Any]
@@ -91,6 +92,7 @@ class Session:
     validation: list[Row]
     test: list[Row]
     allowed: torch.Tensor | None
+    source: Path | None = None
 
     @property
     def decay(self) -> float:
@@ -231,7 +233,7 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
         if hasattr(processor, "image_processor"):
             forward.pixels = prompts.pixels_of(processor, forward.device)
         parameters = adapters.trainable(peft_model)
-        session = Session(complete, processor, peft_model, forward, parameters, rows, **others, allowed=None)
+        session = Session(complete, processor, peft_model, forward, parameters, rows, **others, allowed=None, source=source)
         forward = _checked(session, place)
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
