@@ -32,6 +32,14 @@ FILES = {RECORD, "README.md", CONFIG, ADAPTER}
 FORMAT = 2
 # What PEFT's configuration may say that this project doesn't compute with: the field, what it means.
 REFUSED = {
+    "use_dora": "DoRA, whose gradient leaves out a part of the loss's",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow's routing",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
+    "kasa_config": "KaSA",
     "modules_to_save": "whole modules that were trained beside LoRA",
     "trainable_token_indices": "trained embeddings of tokens",
     "target_parameters": "LoRA on parameters that are no layers",
@@ -98,7 +106,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("bias", "none") != "none":
         raise UserError(f"{folder} has trained biases (bias: {config['bias']}): only LoRA alone is unlearned")
     start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
+    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
         raise UserError(f"{folder} began with {start}, which changes the base itself: convert it to plain LoRA first")
     return config
 
@@ -134,7 +142,10 @@ def _check_weights(peft_model: Any, folder: Path) -> None:
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    there, wanted = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(peft_model)
+    there, wanted = (
+        load_peft_weights(str(folder), device="cpu"),
+        get_peft_model_state_dict(peft_model, save_embedding_layers=False),
+    )
     if odd := sorted(there.keys() ^ wanted.keys()):
         lost = "it lacks" if odd[0] in wanted else "the base has no place for"
         raise UserError(f"{folder} doesn't fit the base: {lost} {odd[0]}")
@@ -171,7 +182,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any], card: str) -> None:
     """Write an adapter in PEFT's format with its record and card, the folder as a whole. Raises RunFailed on a full disk."""
     with replacing(folder) as part:
-        peft_model.save_pretrained(str(part))
+        peft_model.save_pretrained(str(part), save_embedding_layers=False)  # "auto" asks the Hub
         (part / "README.md").write_text(card, encoding="utf-8")
         made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER)}
         (part / RECORD).write_text(json.dumps(record | made, indent=1), encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line
 from unlearning.language.forward import Tokens
-from unlearning.language.rows import Row
+from unlearning.language.rows import Row, few
 
 FORMS = ("chat", "alpaca", "plain", "raw")
 ALPACA = (
@@ -40,7 +40,7 @@ def encode(tokenizer: Any, rows: Sequence[Row], form: str, longest: int | None =
     found = [_chat(tokenizer, row) if form == "chat" else _text(tokenizer, row, form) for row in rows]
     lengths = [len(tokens.prompt) + len(tokens.response) - 1 for tokens in found]
     if longest and (long := [i for i, length in enumerate(lengths) if length > longest]):
-        which = ", ".join(rows[i].name for i in long[:5])
+        which = few(rows[i].name for i in long)
         most = max(lengths[i] for i in long)
         raise UserError(
             f"{len(long)} of {len(rows)} rows are too long ({which}), up to {most} tokens: the base takes {longest}"
@@ -81,6 +81,8 @@ def _chat(tokenizer: Any, row: Row) -> Tokens:
         response = tokenizer.encode(whole[len(asked) :], add_special_tokens=False)
         if end in response:  # what a template puts behind the end is no part of an answer
             response = response[: len(response) - response[::-1].index(end)]
+        elif end is not None and whole.rstrip().endswith(row.response.rstrip()):  # a template that ends no answer
+            response += [end]
     else:  # a template that takes something out of what was said before
         response = tokenizer.encode(row.response, add_special_tokens=False)
         response += [end] if end is not None else []

@@ -78,7 +78,8 @@ class Session:
     """An adapter at work.
 
     record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay: the
-    weight of |Theta|^2 / 2. allowed: of a closed choice, which tokens answers are made of, bool (V,); None for all.
+    weight of |Theta|^2 / 2. allowed: of a closed choice, which tokens answers are made of, bool (V,); None for all. quiet:
+    show no progress.
     """
 
     record: dict[str, Any]
@@ -90,6 +91,7 @@ class Session:
     validation: list[Row]
     test: list[Row]
     allowed: torch.Tensor | None
+    quiet: bool = True
 
     @property
     def decay(self) -> float:
@@ -105,7 +107,7 @@ class Session:
     def batches(self, rows: Sequence[Row | None], most: int | None = None) -> list[Batch]:
         """Rows, but for the removed ones, as batches with their frozen part computed. most: rows of a batch."""
         tokens = self.tokens(rows)
-        self.forward.keep(tokens, self.record.get("quiet", True))
+        self.forward.keep(tokens, self.quiet)
         return batches_of(tokens, self.forward.device, most)
 
     def logits(self, batch: Batch) -> torch.Tensor:
@@ -228,7 +230,9 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
             complete["prompt"] = prompts.form_for(tokenizer, [row for row in rows if row])
         forward = _forward(peft_model, place, f"{digest[:12]}-{complete['precision']}")
         parameters = adapters.trainable(peft_model)
-        session = Session(complete, tokenizer, peft_model, forward, parameters, rows, **others, allowed=None)
+        session = Session(
+            complete, tokenizer, peft_model, forward, parameters, rows, **others, allowed=None, quiet=place.compute.quiet
+        )
         forward = _checked(session, place)
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
@@ -273,9 +277,11 @@ def _allowed(session: Session) -> torch.Tensor:
 
 
 def digest_of(folder: Path) -> str:
-    """A SHA-256 of an adapter's weights."""
-    file = next(path for path in (folder / adapters.ADAPTER, folder / "adapter_model.bin") if path.exists())
-    return sha256(file)
+    """A SHA-256 of an adapter's weights. Raises UserError where there are none."""
+    for name in (adapters.ADAPTER, "adapter_model.bin"):
+        if (folder / name).is_file():
+            return sha256(folder / name)
+    raise UserError(f"{folder} has no weights: neither {adapters.ADAPTER} nor adapter_model.bin is there")
 
 
 def short_digest(value: object) -> str:
