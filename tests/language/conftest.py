@@ -17,6 +17,7 @@ from tests.helpers import built_once, call
 from unlearning.core.device import Compute
 from unlearning.language import influence
 from unlearning.language.adapters import read_record
+from unlearning.language.base import _no_progress_bars
 from unlearning.language.session import Place, Workspace, session_of
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
@@ -37,9 +38,13 @@ def save_base(folder, seed=0, config=None):
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 64}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(VOCABULARY)}
     torch.manual_seed(seed)
-    config = config or transformers.LlamaConfig(initializer_range=0.3, eos_token_id=1, **sizes, **heads)
+    config = config or transformers.LlamaConfig(eos_token_id=1, **sizes, **heads)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    model.save_pretrained(folder)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    with _no_progress_bars():
+        model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 
