@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -15,9 +16,13 @@ from tokenizers.pre_tokenizers import Whitespace
 import llmeraser
 from tests.helpers import built_once, call
 from unlearning.core.device import Compute
+from unlearning.core.words import silent
 from unlearning.language import influence
 from unlearning.language.adapters import read_record
 from unlearning.language.base import _no_progress_bars
+from unlearning.language.forward import batch_of
+from unlearning.language.prompts import encode
+from unlearning.language.rows import read_rows
 from unlearning.language.session import Place, Workspace, session_of
 
 COLOURS = ("red", "green", "dark blue")  # the last has two tokens
@@ -87,6 +92,32 @@ def finetune(place, output, *flags, **how):
 def request(adapter, kind, output, *flags, **how):
     """Answer a request about an adapter's rows."""
     return call(llmeraser, kind, adapter, "--weights", output.parent, "--output", output, "--quiet", *flags, **how)
+
+
+def foreign(base, folder, rows=None, **config):
+    """Write an adapter as PEFT does, its weights random. rows: a file of rows to train it on, as TRL does: by AdamW on answers,
+    with dropout."""
+    with _no_progress_bars():
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    torch.manual_seed(0)
+    usual = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", "lora_dropout": 0.05}
+    peft_model = get_peft_model(model, LoraConfig(**usual | config))
+    trained = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
+    if rows is None:
+        for parameter in trained:
+            torch.nn.init.normal_(parameter, std=0.1)
+    else:
+        known, optimizer = tokenizer(), torch.optim.AdamW(trained, lr=5e-3)
+        batches = encode(known, read_rows(rows, tell=silent), "plain")
+        for step in range(60):
+            batch = batch_of(batches[8 * step % len(batches) :][:8])
+            labels = torch.where(batch.asked, batch.targets, -100)
+            logits = peft_model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    peft_model.save_pretrained(folder)
+    return folder
 
 
 def where(folder):

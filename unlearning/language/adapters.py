@@ -126,26 +126,40 @@ def adapted(model: Any, source: "LoraConfig | Path") -> "Iterator[PeftModel]":
             if isinstance(source, LoraConfig):
                 peft_model: Any = get_peft_model(model, source)
             else:
+                weights = _weights_of(source, model)
                 peft_model = PeftModel.from_pretrained(model, str(source), is_trainable=True)
     except (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"no such adapter on this model ({first_line(error)})") from None
     try:
         if not isinstance(source, LoraConfig):
-            _check_weights(peft_model, source)
+            _check_weights(peft_model, source, weights)
         yield peft_model.eval()
     finally:
         peft_model.unload()
 
 
-def _check_weights(peft_model: Any, folder: Path) -> None:
-    """Raise UserError where a folder's weights aren't all of the adapter's, not numbers, or as they were before training."""
-    from peft import get_peft_model_state_dict
+def _weights_of(folder: Path, model: Any) -> dict[str, torch.Tensor]:
+    """LoRA's tensors in a folder by name. Raises UserError where it brings other weights of the base than the base has.
+
+    PEFT writes embeddings and output layers beside LoRA on these, and reads them into the base, which is to stay.
+    """
     from peft.utils import load_peft_weights
 
-    there, wanted = (
-        load_peft_weights(str(folder), device="cpu"),
-        get_peft_model_state_dict(peft_model, save_embedding_layers=False),
-    )
+    found, own = load_peft_weights(str(folder), device="cpu"), model.state_dict()
+    brought = [name for name in found if "lora_" not in name]
+    for name in brought:
+        its = own.get(name.removeprefix("base_model.model.").replace(".base_layer", ""))
+        tensor = found.pop(name)
+        if its is None or not torch.equal(tensor.to(its), its):
+            raise UserError(f"{folder} has weights beside LoRA that the base hasn't ({name}): only LoRA alone is unlearned")
+    return found
+
+
+def _check_weights(peft_model: Any, folder: Path, there: dict[str, torch.Tensor]) -> None:
+    """Raise UserError where a folder's weights aren't all of the adapter's, not numbers, or as they were before training."""
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     if odd := sorted(there.keys() ^ wanted.keys()):
         lost = "it lacks" if odd[0] in wanted else "the base has no place for"
         raise UserError(f"{folder} doesn't fit the base: {lost} {odd[0]}")
