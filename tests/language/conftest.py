@@ -95,8 +95,8 @@ def request(adapter, kind, output, *flags, **how):
 
 
 def foreign(base, folder, rows=None, **config):
-    """Write an adapter as PEFT does, its weights random. rows: a file of rows to train it on, as TRL does: by AdamW on answers,
-    with dropout."""
+    """Write an adapter as PEFT does, its weights random. rows: a file of rows to train it on as TRL does, by AdamW with
+    dropout."""
     with _no_progress_bars():
         model = transformers.AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(0)

@@ -3,6 +3,7 @@ mean loss of its answers plus (decay / 2) |Theta|^2, to a stationary point where
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,12 +149,13 @@ def train_adapter(session: Session, most: int | None = None) -> tuple[float, int
     how = session.record["training"]
     count = sum(row is not None for row in session.rows)
     if how["optimizer"] == "adamw":
-        last, passes = _adamw(session, how, count, most)
-    else:
-        last, passes = _lbfgs(session, most or how["evaluations"], count)
-    if last != last or last == float("inf"):
-        raise RunFailed(f"the objective is {last}: try a larger --decay" + (", or a smaller --lr" if "lr" in how else ""))
-    return last, passes
+        return _adamw(session, how, count, most)
+    return _lbfgs(session, most or how["evaluations"], count)
+
+
+def _check_finite(loss: float, how: str) -> None:
+    if not math.isfinite(loss):
+        raise RunFailed(f"the objective is {loss}: try a larger --decay{how}")
 
 
 def _lbfgs(session: Session, evaluations: int, total: int) -> tuple[float, int]:
@@ -176,6 +178,7 @@ def _lbfgs(session: Session, evaluations: int, total: int) -> tuple[float, int]:
             loss = part(batch)
             loss.backward()
             last += loss.item()
+        _check_finite(last, "")
         return last
 
     optimizer.step(closure)
@@ -200,6 +203,7 @@ def _adamw(session: Session, how: dict[str, Any], total: int, most: int | None) 
                 loss = part(batch)
                 (loss * n / len(chosen)).backward()
                 last += loss.item()
+            _check_finite(last, ", or a smaller --lr")
             optimizer.step()
             scheduler.step()
     return last, epochs
