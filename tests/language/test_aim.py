@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import llmeraser
+from tests.language.conftest import with_hard_unseen_rows
 from unlearning.language import aim as aim_module
 from unlearning.language import influence
 from unlearning.language.aim import Aim
@@ -94,9 +95,11 @@ DAMPINGS = (300.0, 10.0, 1.0, 0.1)
 def test_damping_and_length_are_those_that_come_nearest_to_the_aim(small, monkeypatch, kind):
     """Tried one by one; a length is chosen for removals alone, and a given one is kept."""
     monkeypatch.setattr(llmeraser, "DAMPINGS", DAMPINGS)
-    how = How(curvature="gauss-newton")
+    monkeypatch.setattr(aim_module, "SAFE", 100)
+    small, how = with_hard_unseen_rows(small), How(curvature="gauss-newton")
     before = small.rows[10:30]
     after = [replace(one, response="red") for one in before] if kind == "correct" else []
+    small = replace(small, validation=[*after[:5], *small.rows[30:45]]) if after else small
     start, found = influence.flat(small.parameters).detach().clone(), {}
     aim = Aim(small, before, after)
     for damping in DAMPINGS:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.language.conftest import finetune, losses_of, parameters, record_of, request, session
-from unlearning.language import controls, influence
+from tests.language.conftest import finetune, losses_of, parameters, record_of, request, session, with_hard_unseen_rows
+from unlearning.language import aim, controls, influence
 from unlearning.language.aim import Aim
 from unlearning.language.controls import CONTROLS
+from unlearning.language.session import train_adapter
 
 N = 60
 
@@ -83,8 +84,8 @@ def test_others_are_the_rows_that_stay_as_they_are(blind, asked):
 
 
 def test_npo_begins_as_graddiff_with_whole_answers_in_place_of_mean_tokens(blind, asked, monkeypatch):
-    """The slope of 2 / beta log(1 + (p / p_start)^beta) is that of log p where p is p_start: minus the length times the slope
-    of an answer's mean loss."""
+    """The slope of 2 / beta log(1 + (p / p_start)^beta) is that of log p where p is p_start: minus the length times that of
+    an answer's mean loss."""
     monkeypatch.setattr(controls, "SIZE", 55)
     lengths = [len(tokens.response) for tokens in blind.tokens(asked)]
     assert len(set(lengths)) > 1
@@ -126,16 +127,17 @@ def test_npo_lets_go_of_answers_that_are_unlikely_already(blind, asked, monkeypa
 def test_the_step_that_comes_nearest_to_the_aim_is_kept(small, asked, monkeypatch, method):
     """None where all go away from it."""
     monkeypatch.setattr(controls, "RATE", 0.05)  # so that it is passed
+    monkeypatch.setattr(aim, "SAFE", 100)
     rows = [row if row not in asked else None for row in small.rows]
-    now, start, found = replace(small, rows=rows), at(small), []
+    now, start, found = replace(with_hard_unseen_rows(small), rows=rows), at(small), []
     usual = Aim.__call__
-    monkeypatch.setattr(Aim, "__call__", lambda aim: found.append((usual(aim), at(small))) or found[-1][0])
+    monkeypatch.setattr(Aim, "__call__", lambda self: found.append((usual(self), at(small))) or found[-1][0])
     kept = CONTROLS[method](now, asked, [])
     assert len(found) == controls.STEPS + 1
     best = min(range(len(found)), key=lambda step: found[step][0])
     assert kept == {"steps": best} and torch.equal(at(small), found[best][1]) and 0 < best < controls.STEPS
     influence.assign(small.parameters, start)
-    monkeypatch.setattr(Aim, "__call__", lambda aim: (False, 1.0))
+    monkeypatch.setattr(Aim, "__call__", lambda self: (False, 1.0))
     assert CONTROLS[method](now, asked, []) == {"steps": 0} and torch.equal(at(small), start)
 
 
@@ -177,7 +179,5 @@ def test_retrain_of_an_adamw_adapter_is_its_training_without_the_rows(place, tmp
     with session(folder, tmp_path) as now:
         kept = [row for row in now.rows if row.name != "7"]
     with session(folder, tmp_path, None) as now:
-        from unlearning.language.session import train_adapter
-
         train_adapter(replace(now, rows=[*kept[:6], None, *kept[6:]]))
         assert torch.equal(at(now), parameters(again, tmp_path))

@@ -294,7 +294,7 @@ def test_conjugate_gradients_count_their_products():
 
 @pytest.mark.parametrize("most", [1, 3, 5, 7])
 def test_so_many_products_give_the_minimum_over_their_krylov_space(most):
-    """What is left of b is orthogonal to b, A b, A A b ...; not reached is not solved, unless a rough solution is asked for."""
+    """What is left of b is orthogonal to b, A b, A A b ...; what isn't reached is left out, if not rough."""
     matrix, b = system(torch.logspace(-2, 1, 60, dtype=torch.float64))
     assert influence.conjugate_gradients(Counted(matrix), b, (0.1,), most=most) == {}
     product = Counted(matrix)

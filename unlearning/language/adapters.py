@@ -165,7 +165,8 @@ def _check_weights(peft_model: Any, folder: Path, there: dict[str, torch.Tensor]
         raise UserError(f"{folder} doesn't fit the base: {lost} {odd[0]}")
     if not all(bool(tensor.isfinite().all()) for tensor in there.values()):
         raise UserError(f"{folder} has weights that aren't numbers: it is damaged")
-    if not any(bool(tensor.any()) for name, tensor in there.items() if "lora_B" in name or "lora_embedding_B" in name):
+    grown = any(bool(tensor.any()) for name, tensor in there.items() if "lora_B" in name or "lora_embedding_B" in name)
+    if not grown and not (folder / RECORD).exists():  # with a record, it is what a request may leave
         raise UserError(f"{folder} is untrained: all of its lora_B are zero, so there is nothing to unlearn")
 
 
