@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import llmeraser
 from tests.helpers import call, files, full_disk, latest, one_line, shell
@@ -225,9 +226,13 @@ def test_an_adapter_from_elsewhere_is_asked_with_its_file_once(place, tmp_path, 
 
 
 def test_an_adapter_that_is_worse_than_its_base_on_the_rows_is_warned_of(place, tmp_path, capsys):
-    """Another file, or another prompt, than it was trained with."""
-    other = write_lines(tmp_path / "trained.jsonl", [line | {"response": "w5 w6 w7 w8"} for line in lines_of(place)])
-    folder = foreign(place / "base", tmp_path / "a", other)
+    """Here its LoRA is subtracted, as if it had been trained on the contrary."""
+    folder = foreign(place / "base", tmp_path / "a", place / "train.jsonl")
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: value if "lora_A" in name else -value for name, value in weights.items()},
+        folder / "adapter_model.safetensors",
+    )
     data = ("--train", place / "train.jsonl", "--ids", 1, *ASCENT)
     first = request(folder, "remove", tmp_path / "b", *data)
     (line,) = capsys.readouterr().err.splitlines()
