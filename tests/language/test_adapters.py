@@ -287,7 +287,7 @@ def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch,
 def test_an_adapter_that_was_answered_loads_with_plain_peft_and_its_card_names_no_row(place, tmp_path):
     """The base's files are what they were, and so is the adapter that was asked."""
     there = files(place / "base"), files(place / "adapter")
-    folder = request(place / "adapter", "remove", tmp_path / "x", "--ids", 5, "--method", "gradascent")
+    folder = request(place / "adapter", "remove", tmp_path / "x", "--ids", 5, "--method", "noadapter")
     with session(folder, tmp_path) as now:
         found = now.peft_model(IDS).logits.detach()
     with _no_progress_bars():
@@ -295,7 +295,7 @@ def test_an_adapter_that_was_answered_loads_with_plain_peft_and_its_card_names_n
     torch.testing.assert_close(loaded(IDS).logits, found, rtol=1e-4, atol=1e-4)
     assert (files(place / "base"), files(place / "adapter")) == there
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "1 of them were removed by gradascent" in card and "60 rows" in card
+    assert "1 of them were removed by noadapter" in card and "60 rows" in card
     assert set(path.name for path in folder.iterdir()) == adapters.FILES
 
 

@@ -19,7 +19,7 @@ from unlearning.language import command, influence
 from unlearning.language.adapters import RECORD, read_record
 from unlearning.language.session import Workspace, train_adapter
 
-ASCENT = ("--method", "gradascent")  # quick, and changes the adapter
+QUICK = ("--method", "noadapter")  # writes another adapter at once
 
 
 def lines_of(place, kind="train"):
@@ -42,7 +42,7 @@ def refused(capsys, *arguments, code=2):
 
 
 def test_a_request_says_what_it_is_about_and_what_it_did(place, tmp_path, capsys):
-    flags = ("--weights", tmp_path, "--output", tmp_path / "gone", *ASCENT, "--ids", 2, 1)
+    flags = ("--weights", tmp_path, "--output", tmp_path / "gone", *QUICK, "--ids", 2, 1)
     call(llmeraser, "remove", place / "adapter", *flags)
     said = capsys.readouterr()
     lines = said.err.splitlines()
@@ -79,7 +79,7 @@ def test_a_removal_that_does_almost_nothing_says_so(place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"), [((), True), (("--damping", 3), False), (ASCENT, False), (("--method", "retrain"), False)]
+    ("flags", "said"), [((), True), (("--damping", 3), False), (QUICK, False), (("--method", "retrain"), False)]
 )
 def test_without_unseen_rows_it_is_said_how_far_a_step_goes(place, tmp_path, capsys, flags, said):
     """The largest damping and the formula's length, where they had to be chosen."""
@@ -132,7 +132,7 @@ def test_other_lines_that_go_wrong(place, tmp_path, capsys):
 def test_rows_that_changed_are_named_and_those_that_came_lock_nobody_out(place, own, capsys):
     file, lines = own / "mine.jsonl", lines_of(place)
     write_lines(file, lines[:14])
-    call(llmeraser, "remove", own / "adapter", "--ids", 2, "--weights", own, *ASCENT, "--output", own / "a")
+    call(llmeraser, "remove", own / "adapter", "--ids", 2, "--weights", own, *QUICK, "--output", own / "a")
     assert "2 rows are new since the adapter was trained: 13, 14" in capsys.readouterr().err
     ask = ("remove", own / "adapter", "--weights", own, "--quiet", "--ids")
     assert "not among the 12 rows" in refused(capsys, *ask, 13)
@@ -144,7 +144,7 @@ def test_rows_that_changed_are_named_and_those_that_came_lock_nobody_out(place, 
         name: content for name, content in there.items() if name != file.name
     }
     moved = write_lines(own / "moved.jsonl", lines[:12])  # the same rows in another file
-    request(own / "adapter", "remove", own / "b", "--ids", 2, *ASCENT, "--train", moved)
+    request(own / "adapter", "remove", own / "b", "--ids", 2, *QUICK, "--train", moved)
 
 
 def test_a_record_doesnt_depend_on_the_current_directory(place, tmp_path, monkeypatch):
@@ -158,21 +158,21 @@ def test_a_record_doesnt_depend_on_the_current_directory(place, tmp_path, monkey
     files_ = ("--train", "mine.jsonl", "--validation", "validation.jsonl", "--base", "base")
     call(llmeraser, "finetune", *files_, "--weights", "w", "--output", "a", "--evaluations", 2, "--quiet")
     monkeypatch.chdir(tmp_path / "there")
-    folder = call(llmeraser, "remove", "../here/a", "--ids", 2, "--weights", "w", *ASCENT, "--quiet")
+    folder = call(llmeraser, "remove", "../here/a", "--ids", 2, "--weights", "w", *QUICK, "--quiet")
     assert folder.resolve().parent == tmp_path / "here"
     record = record_of(folder)
     assert record["base"] == str(tmp_path / "here/base")
     here = {"train": "mine.jsonl", "validation": "validation.jsonl"}
     assert record["files"] == {kind: str(tmp_path / "here" / name) for kind, name in here.items()}
     shutil.move(tmp_path / "here/base", tmp_path / "base")  # a base that lies elsewhere now
-    call(llmeraser, "remove", folder, "--ids", 3, "--weights", "w", *ASCENT, "--quiet", "--base", "../base")
+    call(llmeraser, "remove", folder, "--ids", 3, "--weights", "w", *QUICK, "--quiet", "--base", "../base")
 
 
 def test_a_second_request_adds_to_the_ledger(place, own, capsys):
     """Removed rows stay removed; Retrain of both divides by the twelve rows that there were."""
-    first = request(own / "adapter", "remove", own / "first", "--ids", 2, 5, *ASCENT)
+    first = request(own / "adapter", "remove", own / "first", "--ids", 2, 5, *QUICK)
     right = write_lines(own / "right.jsonl", [{"id": 3, "response": "w5"}])
-    second = request(first, "correct", own / "second", "--request", right, *ASCENT)
+    second = request(first, "correct", own / "second", "--request", right, *QUICK)
     record = record_of(second)
     edits = [{"id": "2", "remove": True}, {"id": "5", "remove": True}, {"id": "3", "response": "w5"}]
     assert record["edits"] == edits and [entry["edits"] for entry in record["ledger"]] == [edits[:2], edits[2:]]
@@ -193,15 +193,15 @@ def test_a_second_request_adds_to_the_ledger(place, own, capsys):
 def test_a_record_holds_no_text_of_a_removed_row(place, own):
     """Neither of its file nor what it had become by an earlier request; nor does the card."""
     right = write_lines(own / "right.jsonl", [{"id": 3, "response": "w10 w11"}, {"id": 4, "response": "w11 w10"}])
-    first = request(own / "adapter", "correct", own / "first", "--request", right, *ASCENT)
-    second = request(first, "remove", own / "second", "--ids", 3, 6, *ASCENT)
+    first = request(own / "adapter", "correct", own / "first", "--request", right, *QUICK)
+    second = request(first, "remove", own / "second", "--ids", 3, 6, *QUICK)
     assert "w10 w11" in (first / RECORD).read_text(encoding="utf-8")
     text = "".join((second / name).read_text(encoding="utf-8") for name in (RECORD, "README.md"))
     assert "w11 w10" in text and "w10 w11" not in text
     assert not any(line["query"] in text for line in lines_of(place)[:12])
     with session(second, own) as now:
         assert now.rows[2] is None and now.rows[3].response == "w11 w10"
-    third = request(second, "remove", own / "third", "--ids", 4, *ASCENT)
+    third = request(second, "remove", own / "third", "--ids", 4, *QUICK)
     assert "w11 w10" not in (third / RECORD).read_text(encoding="utf-8")
     assert call(llmeraser, "evaluate", third, second, "--weights", own, "--quiet", "--generate", 1) is None
 
@@ -233,7 +233,7 @@ def test_an_adapter_that_is_worse_than_its_base_on_the_rows_is_warned_of(place, 
         {name: value if "lora_A" in name else -value for name, value in weights.items()},
         folder / "adapter_model.safetensors",
     )
-    data = ("--train", place / "train.jsonl", "--ids", 1, *ASCENT)
+    data = ("--train", place / "train.jsonl", "--ids", 1, *QUICK)
     first = request(folder, "remove", tmp_path / "b", *data)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("on these rows the adapter has a loss of") and "--prompt plain" in line
@@ -242,7 +242,7 @@ def test_an_adapter_that_is_worse_than_its_base_on_the_rows_is_warned_of(place, 
         with now.peft_model.disable_adapter():
             base = now.losses_of(now.rows).mean().item()
     assert f"a loss of {own:.3f} and the base without it {base:.3f}" in line and own > base
-    request(first, "remove", tmp_path / "c", "--ids", 2, *ASCENT)
+    request(first, "remove", tmp_path / "c", "--ids", 2, *QUICK)
     assert capsys.readouterr().err == ""  # said once
 
 
@@ -269,7 +269,7 @@ def test_overwrite_replaces_adapters_of_this_project_alone(place, tmp_path, caps
     (tmp_path / "noted/notes.txt").write_text("mine", encoding="utf-8")
     foreign(place / "base", tmp_path / "alien")
     before = files(tmp_path)
-    ask = ("remove", tmp_path / "adapter", "--ids", 1, *ASCENT, "--weights", tmp_path, "--quiet", "--overwrite", "--output")
+    ask = ("remove", tmp_path / "adapter", "--ids", 1, *QUICK, "--weights", tmp_path, "--quiet", "--overwrite", "--output")
     known = {"docs": "no adapter of PEFT", "noted": "holds notes.txt", "adapter": "is the adapter that is answered from"}
     for name, what in (known | {"alien": "from elsewhere: it isn't replaced"}).items():
         assert what in refused(capsys, *ask, tmp_path / name)
@@ -312,7 +312,7 @@ def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
 
 
 def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_answer(place, own, capsys):
-    ask = ("remove", own / "adapter", *ASCENT, "--weights", own, "--quiet", "--output", own / "gone", "--ids", 1)
+    ask = ("remove", own / "adapter", *QUICK, "--weights", own, "--quiet", "--output", own / "gone", "--ids", 1)
     call(llmeraser, *ask)
     before = files(own)
     asked = {"--method": "retrain", "--solver": "adam", "--curvature": "gauss-newton", "--damping": 0.5, "--tolerance": 0.1}
@@ -324,7 +324,7 @@ def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_ans
         assert "other settings" in refused(capsys, *ask, flag, value) and files(own) == before, flag
     # Another adapter, whatever its record says that this one's doesn't; and one with other answers before.
     twice = [request(own / "adapter", "remove", own / name, "--ids", 3, "--method", name) for name in ("npo", "gradascent")]
-    both = ("--ids", 1, *ASCENT, "--weights", own, "--quiet", "--output", own / "both")
+    both = ("--ids", 1, *QUICK, "--weights", own, "--quiet", "--output", own / "both")
     call(llmeraser, "remove", twice[0], *both)
     assert "other settings" in refused(capsys, "remove", twice[1], *both)
     file = own / "gone" / RECORD
@@ -346,14 +346,14 @@ def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_ans
 @pytest.mark.parametrize(("name", "some"), [("record.json", 16), ("adapter_config.json", 8)])
 def test_an_adapter_that_is_damaged_is_refused_or_answered(own, tmp_path, name, some):
     """One field in turn, in one of many ways: never a traceback, and nothing is written where it is refused."""
-    sound, shared = request(own / "adapter", "remove", tmp_path / "sound", "--ids", 3, *ASCENT), Workspace()
+    sound, shared = request(own / "adapter", "remove", tmp_path / "sound", "--ids", 3, *QUICK), Workspace()
     every, refusals = list(malformed.cases("adapter", sound, name)), 0
     for case in random.Random(1).sample(every, some):
         folder = shutil.copytree(sound, tmp_path / "damaged", dirs_exist_ok=True)
         case.write(folder)
         before = files(tmp_path)
         try:
-            request(folder, "remove", tmp_path / "next", "--ids", 5, *ASCENT, shared=shared)
+            request(folder, "remove", tmp_path / "next", "--ids", 5, *QUICK, shared=shared)
         except (UserError, RunFailed):
             refusals += 1
             assert files(tmp_path) == before, case
@@ -362,7 +362,7 @@ def test_an_adapter_that_is_damaged_is_refused_or_answered(own, tmp_path, name, 
 
 
 def test_a_record_that_contradicts_itself_says_so(place, tmp_path, capsys):
-    folder = request(place / "adapter", "remove", tmp_path / "a", "--ids", 3, *ASCENT)
+    folder = request(place / "adapter", "remove", tmp_path / "a", "--ids", 3, *QUICK)
     sound = record_of(folder)
     (entry,) = sound["ledger"]
     for edits, message in (

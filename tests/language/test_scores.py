@@ -126,9 +126,9 @@ def test_without_choices_the_first_token_is_compared(small):
 def test_asked_rows_are_as_they_were_before_the_last_request(place, tmp_path):
     wrong = write_lines(tmp_path / "a.jsonl", [{"id": 3, "response": "w1"}])
     right = write_lines(tmp_path / "b.jsonl", [{"id": 3, "response": "w2"}, {"id": 5, "response": "w3"}])
-    first = request(place / "adapter", "correct", tmp_path / "a", "--request", wrong, "--method", "gradascent")
-    second = request(first, "correct", tmp_path / "b", "--request", right, "--method", "gradascent")
-    third = request(second, "remove", tmp_path / "c", "--ids", 6, 3, "--method", "gradascent")
+    first = request(place / "adapter", "correct", tmp_path / "a", "--request", wrong, "--method", "noadapter")
+    second = request(first, "correct", tmp_path / "b", "--request", right, "--method", "noadapter")
+    third = request(second, "remove", tmp_path / "c", "--ids", 6, 3, "--method", "noadapter")
     here = where(tmp_path)
     rows = here.rows(place / "train.jsonl", "--train")
     asked = [scores.asked_rows(read_record(folder), here) for folder in (place / "adapter", first, second)]
