@@ -172,7 +172,7 @@ def test_as_much_is_frozen_as_the_adapter_leaves(targets, layers, way, frozen):
 
 
 def test_an_adapter_below_the_blocks_leaves_nothing_frozen():
-    peft_model = get_peft_model(model_of("llama"), LoraConfig(r=2, target_modules=["embed_tokens", "down_proj"]))
+    peft_model = get_peft_model(model_of("llama"), LoraConfig(r=2, target_modules=["embed_tokens", "2.mlp.down_proj"]))
     assert Forward(peft_model).way == WHOLE
 
 
