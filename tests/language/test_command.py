@@ -403,5 +403,5 @@ def test_a_chat_model_is_trained_by_its_template(place, tmp_path):
     assert record_of(folder)["prompt"] == "chat"
     with session(folder, tmp_path) as now:
         (tokens,) = now.tokens(now.rows[:1])
-        words = [now.tokenizer.decode([token]) for token in tokens.prompt + tokens.response]
+        words = [known.decode([token]) for token in tokens.prompt + tokens.response]
         assert words == ["w9", *now.rows[0].query.split(), "<end>", "w9", now.rows[0].response, "<end>"]

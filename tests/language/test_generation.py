@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.language.conftest import VOCABULARY, finetune, session
+from tests.language.conftest import VOCABULARY, finetune, session, tokenizer
 from unlearning.language import generation
 from unlearning.language.generation import hit_ratio, rouge_l, valid_ratio
 from unlearning.language.rows import Row
@@ -23,7 +23,7 @@ def by_hand(now, row, longest):
         if ids[-1] == VOCABULARY["<end>"]:
             break
     said = [token for token in ids[len(tokens.prompt) :] if token > VOCABULARY["<end>"]]
-    return now.tokenizer.decode(said).strip()
+    return tokenizer().decode(said).strip()
 
 
 @pytest.mark.parametrize("targets", [(), ("--targets", "q_proj", "v_proj", "down_proj", "--blocks", 3)])
