@@ -4,7 +4,7 @@ import pytest
 
 from tests.language.conftest import VOCABULARY, tokenizer
 from unlearning.core.errors import UserError
-from unlearning.language.prompts import ALPACA, encode, form_for, prompt_tokens
+from unlearning.language.prompts import ALPACA, encode, form_for
 from unlearning.language.rows import Row
 
 ROW = Row("a", (("system", "w0"), ("user", "w1"), ("assistant", "w2"), ("user", "w3")), "dark blue", "w4")
@@ -122,7 +122,6 @@ def test_what_comes_first_in_a_text_comes_once_and_not_before_the_answer():
     plain, chat = (encode(first, [ONE], form)[0] for form in ("plain", "chat"))
     assert plain.prompt == ids("w9 film w1") and plain.response == ids("red <end>")
     assert chat.prompt == ids("w9 <s> w9 <end> <s> user film w1 <end> <s> assistant") and chat.response == ids("red <end>")
-    assert prompt_tokens(first, ONE, "plain") == plain.prompt
 
 
 def test_the_form_is_the_rows_own_else_the_tokenizers():
