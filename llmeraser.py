@@ -92,7 +92,7 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     most = {"most": how.products, "every": how.products} if how.products else {}
     return {  # rows may be gone, but n is what it was
         damping: influence.stochastic(
-            lambda batch: product([batch], len(batch.rows) * n / there, len(batch.rows)),
+            lambda batch: product([batch], len(batch.rows) * n / there, there),
             rows,
             sizes,
             b,

@@ -69,20 +69,27 @@ DEFAULTS = {
     },
     "baselines.sisa train": {"parts": 20, "epochs": 10, "batch_size": 32, "lr": 0.5, "head_lr": 0.01},
     "llmeraser finetune": {
-        "sizes": [1000, 300, 700],
+        "train": None,
+        "task": None,  # which is genre's, then
+        "precision": "fp32",
+        "prompt": "auto",
+        "loss": "tokens",
         "rank": 8,
         "alpha": 16,
-        "targets": ["down_proj"],
+        "targets": None,
         "blocks": 1,
-        "decay": 0.03,
-        "evaluations": 400,
+        "decay": 0.001,
+        "optimizer": "lbfgs",
+        "evaluations": 100,
     },
     "llmeraser remove x": {
         "method": "influence",
         "solver": "cg",
-        "curvature": "hessian",
+        "curvature": None,
         "damping": None,
+        "length": None,
         "tolerance": 1e-4,
+        "products": None,
     },
 }
 

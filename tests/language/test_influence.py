@@ -304,3 +304,20 @@ def test_conjugate_gradients_count_their_products():
     product = Counted(matrix)
     solutions = influence.conjugate_gradients(product, b, (1.0, 0.1, 0.01), tolerance=1e-3)
     assert len(solutions) == 3 and {solution.products for solution in solutions.values()} == {product.calls}
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 7])
+def test_so_many_products_give_the_minimum_over_their_krylov_space(most):
+    """What is left of b is orthogonal to b, A b, A A b ...; what isn't reached is left out, if not rough."""
+    matrix, b = system(torch.logspace(-2, 1, 60, dtype=torch.float64))
+    assert influence.conjugate_gradients(Counted(matrix), b, (0.1,), most=most) == {}
+    product = Counted(matrix)
+    solution = influence.conjugate_gradients(product, b, (0.1,), most=most, rough=True)[0.1]
+    left = b - matrix @ solution.x - 0.1 * solution.x
+    space = [b]
+    for _ in range(most - 1):
+        space.append(matrix @ space[-1])
+    basis = torch.linalg.qr(torch.stack(space, 1)).Q
+    assert (basis.T @ left).norm() < 1e-6 * b.norm() and (basis.T @ solution.x).norm() == pytest.approx(solution.x.norm())
+    assert solution.residual == pytest.approx((left.norm() / b.norm()).item()) and solution.residual > 0.01
+    assert solution.products == product.calls == most + 1

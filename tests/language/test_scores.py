@@ -1,9 +1,17 @@
-"""Scores of adapters, worked out by hand."""
+"""Scores of adapters, worked out by hand and by the whole model."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from unlearning.language import scores
+import llmeraser
+from tests.helpers import call, one_line
+from tests.language.conftest import COLOURS, losses_of, request, session, where, write_lines
+from unlearning.core.errors import UserError
+from unlearning.language import generation, influence, scores
+from unlearning.language.adapters import read_record
+from unlearning.language.rows import Row
 
 
 def test_damage_undone_is_nothing_at_corrupted_and_all_at_retrain():
@@ -13,14 +21,160 @@ def test_damage_undone_is_nothing_at_corrupted_and_all_at_retrain():
 
 
 def test_distances_are_from_retrain_and_cosines_between_steps_from_corrupted():
-    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    corrupted = ({}, torch.tensor([1.0, 0.0, 5.0]), logits)
-    retrained = ({}, torch.tensor([1.0, 4.0, 5.0]), logits)
-    scored = ({}, torch.tensor([3.0, 4.0, 5.0]), logits)
+    logits, none = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([])
+    corrupted = ({}, torch.tensor([1.0, 0.0, 5.0]), logits, none)
+    retrained = ({}, torch.tensor([1.0, 4.0, 5.0]), logits, none)
+    scored = ({}, torch.tensor([3.0, 4.0, 5.0]), logits, none)
     scores.compare(scored, corrupted, retrained)
     assert scored[0] == pytest.approx({"js": 0, "distance": 2 / 4, "cosine": 4 / 20**0.5})
     scores.compare(corrupted, corrupted, retrained)
     assert corrupted[0]["distance"] == 1 and corrupted[0]["cosine"] == {"missing": "no step", "cell": "–"}
-    other = ({}, retrained[1], -logits)
+    other = ({}, retrained[1], -logits, none)
     scores.compare(other, corrupted, retrained)
     assert other[0]["js"] > 0.1 and (other[0]["distance"], other[0]["cosine"]) == pytest.approx((0, 1))
+
+
+def by_hand(now, row, answer):
+    """The log-likelihoods of an answer's tokens, the one that ends it last, by the whole model."""
+    (tokens,) = now.tokens([replace(row, response=answer)])
+    with torch.no_grad():
+        logits = now.peft_model(input_ids=torch.tensor([tokens.prompt + tokens.response])).logits[0]
+    at = logits[len(tokens.prompt) - 1 : -1].log_softmax(1)
+    return at[range(len(tokens.response)), list(tokens.response)]
+
+
+def test_an_adapters_scores_are_those_of_its_answers(place, tmp_path):
+    """Accuracy by the likelihood of each answer as a whole, mean loss, the AUC of each answer against the others, and how
+    often an asked row is known better than a test row, pair by pair: by its mean, and by the least likely of its tokens."""
+    folder = place / "adapter"
+    with session(folder, tmp_path) as now:
+        before, test = now.rows[:7], now.test
+        listed = sorted(COLOURS)
+        own = torch.tensor([[by_hand(now, row, answer).sum() for answer in listed] for row in test])
+        losses = [losses_of(now, rows).detach() for rows in (before, test)]
+        least = [torch.stack([by_hand(now, row, row.response).min() for row in rows]) for rows in (before, test)]
+        at = influence.flat(now.parameters).detach().clone()
+        said = [generation.answers(now, rows) for rows in (test[:6], before[:6])]
+    found, vector, logits, *_ = scores.score(folder, read_record(folder), before, where(tmp_path), 6)
+    labels = torch.tensor([listed.index(row.response) for row in test])
+    assert torch.equal(vector, at)
+    torch.testing.assert_close(logits, own, rtol=1e-4, atol=1e-4)
+    assert found["accuracy"] == pytest.approx(100 * sum(own.argmax(1) == labels).item() / len(test))
+    assert (found["forget_loss"], found["loss"]) == pytest.approx([x.mean().item() for x in losses], rel=1e-4)
+    known = 100 * (losses[0][:, None] < losses[1]).double().mean().item()
+    assert found["membership"] == pytest.approx(known)
+    assert found["min_k"] == pytest.approx(100 * (least[0][:, None] > least[1]).double().mean().item())
+    own = own.softmax(1)
+    each = [(own[labels == k, k][:, None] > own[labels != k, k]).double().mean().item() for k in labels.unique().tolist()]
+    assert found["auc"] == pytest.approx(100 * sum(each) / len(each))
+    assert found["hits"] == generation.hit_ratio(said[0], test[:6])
+    assert found["rouge"] == generation.rouge_l(said[0], test[:6])
+    assert found["valid"] == generation.valid_ratio(said[0], test[:6], listed)
+    assert found["forget_rouge"] == generation.rouge_l(said[1], before[:6])
+
+
+def test_min_k_is_the_mean_of_the_least_likely_fifth_of_a_rows_tokens(small):
+    """Of eleven tokens, the end among them, two; of three one."""
+    rows = [
+        replace(small.test[0], response=" ".join(f"w{i}" for i in range(10))),
+        replace(small.test[1], response="dark blue"),
+    ]
+    means, least = scores._token_scores(small, rows)
+    for row, mean, low in zip(rows, means, least, strict=True):
+        each = by_hand(small, row, row.response)
+        count = {11: 2, 3: 1}[len(each)]
+        assert mean.item() == pytest.approx(each.mean().item(), rel=1e-4)
+        assert low.item() == pytest.approx(each.sort().values[:count].mean().item(), rel=1e-4)
+
+
+def test_a_base_without_its_adapter_is_scored_bare(place, tmp_path):
+    folder = place / "adapter"
+    found, vector, *_ = scores.score(folder, read_record(folder), [], where(tmp_path), bare=True)
+    with session(folder, tmp_path) as now, now.peft_model.disable_adapter():
+        expected = losses_of(now, now.test).mean().item()
+    assert found["loss"] == pytest.approx(expected, rel=1e-4) and not vector.any() and "membership" not in found
+
+
+def test_a_closed_list_is_of_few_answers_that_are_each_given_again(small):
+    def listed(*answers):
+        rows = [Row(str(i), (("user", "x"),), answer) for i, answer in enumerate(answers)]
+        return scores.closed_list(replace(small, rows=[*rows[::2], None], validation=rows[1:2], test=rows[3::2]))
+
+    assert listed("b", "a", "a", "b") == ["a", "b"]
+    assert listed("b", "a", "c", "b") == [] and listed("a", "a", "a", "a") == []
+    assert listed(*[str(i) for i in range(20)] * 2) != [] and listed(*[str(i) for i in range(21)] * 2) == []
+
+
+def test_rows_with_candidates_of_their_own_choose_among_these(small):
+    """In the row's order; rows with unlike numbers of them can't be compared."""
+    rows = [replace(small.test[0], choices=("red", "w1 w2"), response="red"), replace(small.test[1], choices=("w3", "w4"))]
+    found = scores.likelihoods(small, rows, [])
+    expected = [[by_hand(small, row, choice).sum() for choice in row.choices] for row in rows]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="test rows have 2 to 3 choices"):
+        scores.likelihoods(small, [*rows, replace(rows[0], choices=("a", "b", "red"))], [])
+
+
+def test_without_choices_the_first_token_is_compared(small):
+    found = scores._first_tokens(small, small.test[:4])
+    for row, logits in zip(small.test[:4], found, strict=True):
+        (tokens,) = small.tokens([row])
+        expected = small.peft_model(input_ids=torch.tensor([tokens.prompt])).logits[0, -1]
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_asked_rows_are_as_they_were_before_the_last_request(place, tmp_path):
+    wrong = write_lines(tmp_path / "a.jsonl", [{"id": 3, "response": "w1"}])
+    right = write_lines(tmp_path / "b.jsonl", [{"id": 3, "response": "w2"}, {"id": 5, "response": "w3"}])
+    first = request(place / "adapter", "correct", tmp_path / "a", "--request", wrong, "--method", "noadapter")
+    second = request(first, "correct", tmp_path / "b", "--request", right, "--method", "noadapter")
+    third = request(second, "remove", tmp_path / "c", "--ids", 6, 3, "--method", "noadapter")
+    here = where(tmp_path)
+    rows = here.rows(place / "train.jsonl", "--train")
+    asked = [scores.asked_rows(read_record(folder), here) for folder in (place / "adapter", first, second)]
+    assert asked == [[], [rows[2]], [replace(rows[2], response="w1"), rows[4]]]
+    assert [row.name for row in scores.asked_rows(read_record(third), here)] == ["6", "3"]
+
+
+def cells(capsys, folders, *flags):
+    """{folder's name: {column: cell}} of the table of `evaluate`."""
+    capsys.readouterr()
+    call(llmeraser, "evaluate", *folders, *flags, "--quiet")
+    found, head = {}, []
+    for line in capsys.readouterr().out.splitlines():
+        parts = [part.strip() for part in line.split("  ") if part.strip()]
+        head = parts if parts and parts[0] == "method" else head
+        if parts and parts[0] in {folder.name for folder in folders}:
+            found.setdefault(parts[0], {}).update(zip(head, parts, strict=True))
+    return found
+
+
+def test_the_table_scores_each_adapter_on_its_own_request_and_from_retrain(place, tmp_path, capsys):
+    """Whatever stands beside it; one of which nothing was asked on the only request that there is."""
+    flags = ("--weights", tmp_path, "--generate", 3)
+    first = request(place / "adapter", "remove", tmp_path / "first", "--ids", 1, 2, "--damping", 0.3)
+    second = request(place / "adapter", "remove", tmp_path / "second", "--ids", 30, 31, 32, "--method", "noadapter")
+    again = request(place / "adapter", "remove", tmp_path / "again", "--ids", 1, 2, "--method", "retrain")
+    alone = cells(capsys, [first], *flags) | cells(capsys, [second], *flags)
+    both = cells(capsys, [first, second], *flags)
+    assert both == alone and alone["first"] != alone["second"]
+    asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
+    (found, *_) = scores.score(first, read_record(first), asked, where(tmp_path))
+    assert float(alone["first"]["loss on the rows asked about"]) == pytest.approx(found["forget_loss"], abs=6e-4)
+    compared = cells(capsys, [first, place / "adapter"], "--retrain", again, *flags)
+    assert float(compared["first"]["JS"]) > 0 and "JS" not in alone["first"]
+    assert "loss on the rows asked about" in compared["adapter"]
+    itself = cells(capsys, [again], "--retrain", again, *flags)
+    assert float(itself["again"]["JS"]) == 0
+
+
+def test_adapters_that_cant_be_compared_are_refused(place, tmp_path, capsys):
+    few = write_lines(tmp_path / "few.jsonl", [{"query": f"film w{i}", "response": "red"} for i in range(5)])
+    where_ = ("--base", place / "base", "--weights", tmp_path, "--evaluations", 1, "--quiet")
+    other = call(llmeraser, "finetune", "--train", few, *where_, "--output", tmp_path / "other")
+    ask = ("--weights", tmp_path, "--quiet")
+    code, line = one_line(llmeraser, capsys, "evaluate", place / "adapter", other, *ask)
+    assert code == 2 and f"{other} has another base, rows or prompt than {place / 'adapter'}" in line
+    code, line = one_line(llmeraser, capsys, "evaluate", other, *ask)
+    assert code == 2 and "no test rows are known: give --test" in line
+    call(llmeraser, "evaluate", other, *ask, "--test", place / "test.jsonl", "--generate", 1)

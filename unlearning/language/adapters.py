@@ -32,6 +32,14 @@ FILES = {RECORD, "README.md", CONFIG, ADAPTER}
 FORMAT = 2
 # What PEFT's configuration may say that this project doesn't compute with: the field, what it means.
 REFUSED = {
+    "use_dora": "DoRA, whose gradient leaves out a part of the loss's",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow's routing",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
+    "kasa_config": "KaSA",
     "modules_to_save": "whole modules that were trained beside LoRA",
     "trainable_token_indices": "trained embeddings of tokens",
     "target_parameters": "LoRA on parameters that are no layers",
@@ -98,7 +106,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("bias", "none") != "none":
         raise UserError(f"{folder} has trained biases (bias: {config['bias']}): only LoRA alone is unlearned")
     start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
+    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
         raise UserError(f"{folder} began with {start}, which changes the base itself: convert it to plain LoRA first")
     return config
 
@@ -118,29 +126,47 @@ def adapted(model: Any, source: "LoraConfig | Path") -> "Iterator[PeftModel]":
             if isinstance(source, LoraConfig):
                 peft_model: Any = get_peft_model(model, source)
             else:
+                weights = _weights_of(source, model)
                 peft_model = PeftModel.from_pretrained(model, str(source), is_trainable=True)
     except (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"no such adapter on this model ({first_line(error)})") from None
     try:
         if not isinstance(source, LoraConfig):
-            _check_weights(peft_model, source)
+            _check_weights(peft_model, source, weights)
         yield peft_model.eval()
     finally:
         peft_model.unload()
 
 
-def _check_weights(peft_model: Any, folder: Path) -> None:
-    """Raise UserError where a folder's weights aren't all of the adapter's, not numbers, or as they were before training."""
-    from peft import get_peft_model_state_dict
+def _weights_of(folder: Path, model: Any) -> dict[str, torch.Tensor]:
+    """LoRA's tensors in a folder by name. Raises UserError where it brings other weights of the base than the base has.
+
+    PEFT writes embeddings and output layers beside LoRA on these, and reads them into the base, which is to stay.
+    """
     from peft.utils import load_peft_weights
 
-    there, wanted = load_peft_weights(str(folder), device="cpu"), get_peft_model_state_dict(peft_model)
+    found, own = load_peft_weights(str(folder), device="cpu"), model.state_dict()
+    brought = [name for name in found if "lora_" not in name]
+    for name in brought:
+        its = own.get(name.removeprefix("base_model.model.").replace(".base_layer", ""))
+        tensor = found.pop(name)
+        if its is None or not torch.equal(tensor.to(its), its):
+            raise UserError(f"{folder} has weights beside LoRA that the base hasn't ({name}): only LoRA alone is unlearned")
+    return found
+
+
+def _check_weights(peft_model: Any, folder: Path, there: dict[str, torch.Tensor]) -> None:
+    """Raise UserError where a folder's weights aren't all of the adapter's, not numbers, or as they were before training."""
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     if odd := sorted(there.keys() ^ wanted.keys()):
         lost = "it lacks" if odd[0] in wanted else "the base has no place for"
         raise UserError(f"{folder} doesn't fit the base: {lost} {odd[0]}")
     if not all(bool(tensor.isfinite().all()) for tensor in there.values()):
         raise UserError(f"{folder} has weights that aren't numbers: it is damaged")
-    if not any(bool(tensor.any()) for name, tensor in there.items() if "lora_B" in name or "lora_embedding_B" in name):
+    grown = any(bool(tensor.any()) for name, tensor in there.items() if "lora_B" in name or "lora_embedding_B" in name)
+    if not grown and not (folder / RECORD).exists():  # with a record, it is what a request may leave
         raise UserError(f"{folder} is untrained: all of its lora_B are zero, so there is nothing to unlearn")
 
 
@@ -171,7 +197,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any], card: str) -> None:
     """Write an adapter in PEFT's format with its record and card, the folder as a whole. Raises RunFailed on a full disk."""
     with replacing(folder) as part:
-        peft_model.save_pretrained(str(part))
+        peft_model.save_pretrained(str(part), save_embedding_layers=False)  # "auto" asks the Hub
         (part / "README.md").write_text(card, encoding="utf-8")
         made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER)}
         (part / RECORD).write_text(json.dumps(record | made, indent=1), encoding="utf-8")

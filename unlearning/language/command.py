@@ -1,7 +1,7 @@
 """The command line of llmeraser.py: train an adapter, answer a request about its rows, score adapters."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from unlearning.language.adapters import FILES, read_config, read_record, write_
 from unlearning.language.base import PRECISIONS, SMOLLM2
 from unlearning.language.controls import CONTROLS
 from unlearning.language.prompts import FORMS
-from unlearning.language.requests import check_edits, edited, edits_of_names, in_words, read_request
+from unlearning.language.requests import Edit, check_edits, edited, edits_of_names, in_words, read_request, without_texts
 from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
     UNSEEN,
@@ -49,6 +49,7 @@ DEFAULT = "genre"  # the task that finetune takes without --train
 PROMPT = "how rows are put to the model (default: auto, its chat template if it has one)"
 LOSS = "over the whole vocabulary, or a choice among the file's answers (default: tokens)"
 SOLVERS = "adam: the paper's way; ekfac: by factors that are kept beside the adapter (default: cg)"
+COMPARED = 100  # rows of an adapter from elsewhere, at most, on which it is compared with its base
 FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
 Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
 
@@ -78,7 +79,11 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     own, files = trainer.non_default(args), _files(args, place)
     rows = place.rows(files["train"], "--train")
     record: dict[str, Any] = {key: getattr(args, key) for key in ("precision", "prompt", "loss", "decay", "seed")}
-    record |= {"base": _absolute(args.base), "files": {kind: str(file) for kind, file in files.items()}}
+    record |= {
+        "prompt_flag": args.prompt,
+        "base": _absolute(args.base),
+        "files": {kind: str(file) for kind, file in files.items()},
+    }
     record |= {
         "lora": {key: getattr(args, key) for key in ("rank", "alpha", "targets", "blocks")},
         "training": _training(args),
@@ -107,15 +112,21 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     gone = {row.name for row, now in zip(trained, rows, strict=True) if now is None}
     edits = check_edits(asked, args.action, rows, gone)
     changed, named = edited(rows, edits), {row.name: place for place, row in enumerate(trained)}
+    if not any(changed):
+        raise UserError("this removes every row that is left: nothing would hold the adapter, so use the base without it")
     before, after = ([row for edit in edits if (row := some[named[edit["id"]]])] for some in (rows, changed))
     how = How(**{key: getattr(args, key) for key in How.__dataclass_fields__})
     _check_solver(how)
-    flags = {key: value for key, value in vars(how).items()}
+    flags = dict(vars(how))
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
     output = args.output or Path(f"{source}_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}")
     if output.resolve() == source.resolve():
         raise UserError(f"--output {output} is the adapter that is answered from: it isn't replaced")
-    new = record | {"edits": record["edits"] + edits}
+    if record["files"].get("validation"):  # what is chosen depends on these
+        unseen = place.rows(record["files"]["validation"], "--validation")
+        flags["unseen"] = short_digest([digest(row) for row in unseen])
+    ledger = _without_removed(record["ledger"], edits)
+    new = record | {"edits": [edit for entry in ledger for edit in entry["edits"]] + edits, "ledger": ledger}
     with to_make(output, partial(_is_finished, output, new, args.overwrite, flags)) as wanted:
         if not wanted:
             return output
@@ -133,7 +144,7 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
                 "cost": cost,
             }
             entry |= _provenance(command, place.compute)
-            full = session.record | {"edits": new["edits"], "ledger": [*record["ledger"], entry]}
+            full = session.record | {"edits": new["edits"], "ledger": [*ledger, entry]}
             _write(session, output, full)
     told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
     print(f"{output}  ({cost['seconds']:.1f} s{told})")
@@ -151,6 +162,12 @@ def _check_solver(how: How) -> None:
     ekfac.check_library()
 
 
+def _without_removed(ledger: Sequence[dict[str, Any]], edits: Sequence[Edit]) -> list[dict[str, Any]]:
+    """Earlier entries without what those rows had become that the edits remove: no text of theirs stays in a record."""
+    names = {edit["id"] for edit in edits if "remove" in edit}
+    return [entry | {"edits": without_texts(entry["edits"], names)} for entry in ledger]
+
+
 def _answered(
     session: Session, before: Rows, after: Rows, changed: list[Row | None], how: How, unlearn: Step, place: Place
 ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -158,6 +175,8 @@ def _answered(
     for rows in (session.rows, changed, session.validation):
         session.batches(rows)  # as far as they are frozen
     now = replace(session, rows=changed)
+    if "elsewhere" in session.record and not session.record["ledger"] and how.method != "retrain":
+        _compare_with_base(session)
     started = {} if how.method == "retrain" else _losses(session, before)
     if how.method == "influence":
         at_rest = session.record["training"]["optimizer"] == "lbfgs"
@@ -171,7 +190,7 @@ def _answered(
     ended = _losses(session, before)
     found |= {f"{name}_before": value for name, value in started.items()} | ended
     if started and not place.compute.quiet:
-        _say_effect(started, ended, removed=not after)
+        _say_effect(started, ended, removed=not after, chosen=how.method == "influence" and how.damping is None)
     return cost, found
 
 
@@ -183,15 +202,28 @@ def _losses(session: Session, asked: Rows) -> dict[str, float]:
     return found
 
 
-def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool) -> None:
-    """Say what a request did to losses, and where a removal did almost nothing."""
+def _compare_with_base(session: Session) -> None:
+    """Warn where an adapter from elsewhere is worse on its rows than its base: they were hardly what it was trained on."""
+    some = [row for row in session.rows if row is not None][:COMPARED]
+    own = session.losses_of(some).mean().item()
+    with session.peft_model.disable_adapter():
+        base = session.losses_of(some).mean().item()
+    if not own < base:
+        say(
+            f"on these rows the adapter has a loss of {own:.3f} and the base without it {base:.3f}: was it trained on this "
+            f"--train, put to it as --prompt {session.record['prompt']} does?"
+        )
+
+
+def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool, chosen: bool) -> None:
+    """Say what a request did to losses, and where a removal did almost nothing. chosen: a damping had to be."""
     line = f"loss on these rows as they were {started['asked_loss']:.3f} -> {ended['asked_loss']:.3f}"
     if "unseen_loss" in ended:
         line += f", on unseen rows {started['unseen_loss']:.3f} -> {ended['unseen_loss']:.3f}"
         way = ended["unseen_loss"] - started["asked_loss"]
         if removed and way > 0 and ended["asked_loss"] - started["asked_loss"] < FAINT * way:
             line += ": this has almost no effect; a smaller --damping or a larger --length goes further"
-    else:
+    elif chosen:
         line += "; no --validation rows, so the largest damping and the formula's length were taken"
     say(line)
 
@@ -201,6 +233,9 @@ def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
     record = read_record(args.adapter)
     given = {kind: getattr(args, kind) for kind in ("train", *UNSEEN) if getattr(args, kind)}
     if record:
+        if odd := [key for key in ("precision", "prompt", "decay") if getattr(args, key) is not None]:
+            raise UserError(f"--{odd[0]}: {args.adapter} has a record that says it: it is for adapters from elsewhere")
+        record = record | ({"base": _absolute(args.base)} if args.base else {})
         files = record["files"] | {kind: str(Path(file).resolve()) for kind, file in given.items()}
         return record | {"files": files}
     if "train" not in given:
@@ -214,6 +249,7 @@ def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
         "base": _absolute(base),
         "precision": args.precision or "fp32",
         "prompt": args.prompt or "auto",
+        "prompt_flag": args.prompt or "auto",
         "loss": "tokens",
         "decay": 0.0 if args.decay is None else args.decay,
         "seed": 0,
@@ -265,11 +301,13 @@ def _is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: d
         if odd := {path.name for path in output.iterdir()} - FILES:
             raise UserError(f"{output} holds {min(odd)}, which is no part of an adapter: move it, or give another --output")
         return False
-    keys = ["base", "precision", "loss", "decay", "seed", "training", "rows", "edits"]
-    keys += [key for key in ("base_sha256", "elsewhere", "lora") if key in record]  # finetune doesn't load the base to look
-    keys += ["prompt"] if record["prompt"] != "auto" else []
-    before = old["ledger"][-1]["asked"] if old["ledger"] else None
-    if any(old.get(key) != record[key] for key in keys) or before != asked:
+    keys = ["precision", "loss", "decay", "seed", "training", "rows", "edits", "prompt_flag"]
+    keys += ["base_sha256"] if "base_sha256" in record else ["base"]  # finetune doesn't load the base to look
+    keys += [key for key in ("elsewhere", "lora") if key in record]
+    requests = [(entry["edits"], entry["asked"]) for entry in record["ledger"]]
+    requests += [(record["edits"][sum(len(edits) for edits, _ in requests) :], asked)] if asked else []
+    before = [(entry["edits"], entry["asked"]) for entry in old["ledger"]]
+    if any(old.get(key) != record.get(key) for key in keys) or before != requests:
         raise UserError(f"{output} was made with other settings; --overwrite computes it again")
     say(f"there already: {output}")
     return True
@@ -366,7 +404,7 @@ def _add_request_flags(action: Parser, kind: str) -> None:
     flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: chosen on validation rows)")
     flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="relative residual (default: 1e-4)")
     flag("--products", type=POSITIVE_INT, help="of H with a vector at most (default: as many as the tolerance takes)")
-    flag("--base", type=name_or_path, help="of an adapter from elsewhere: its base (default: what it says)")
+    flag("--base", type=name_or_path, help="the adapter's base, where it lies elsewhere now (default: what it says)")
     flag("--precision", choices=PRECISIONS, help="of an adapter from elsewhere: of its base's weights (default: fp32)")
     flag("--prompt", choices=("auto", *FORMS), help="of an adapter from elsewhere: " + PROMPT)
     flag("--decay", type=NOT_NEGATIVE_FLOAT, help="of an adapter from elsewhere: weight of |Theta|^2 / 2 (default: 0)")

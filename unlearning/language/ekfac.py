@@ -217,7 +217,12 @@ def _identity(session: Session) -> dict[str, str]:
     weights = hashlib.sha256()
     for parameter in session.parameters:
         weights.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    told = [session.record["precision"], session.record["prompt"], session.tokenizer.chat_template, session.record["loss"]]
+    told = [
+        session.record["precision"],
+        session.record["prompt"],
+        prompts.text_part(session.processor).chat_template,
+        session.record["loss"],
+    ]
     if session.allowed is not None:
         told.append(session.allowed.nonzero().flatten().tolist())
     return {

@@ -25,8 +25,8 @@ COST = fields({"seconds": number(0)}, {"memory_mib": number(0), "passes": whole(
 
 
 def edit(value: Any) -> None:
-    """What becomes of a row: it is removed, or has another query, or another response."""
-    ways = {"remove": one_of(True), "query": LONG, "response": LONG}
+    """What becomes of a row: it is removed, or has another query or response; or had one, and has been removed since."""
+    ways = {"remove": one_of(True), "query": LONG, "response": LONG, "forgotten": one_of(True)}
     fields({"id": NAMED}, ways | {"input": text(10 * content.TEXT, empty=True)}, closed=True)(value)
     told = len(value) == 3 if "input" in value else len(value) == 2
     require(told and ("query" in value or "input" not in value), "", "doesn't say one thing that becomes of its row")
@@ -63,7 +63,14 @@ RECORD = fields(
         "edits": list_of(edit),
         "ledger": list_of(ENTRY),
     },
-    {"lora": LORA, "elsewhere": text(), "cost": COST, "objective": number(), "command": text(content.TEXT)}
+    {
+        "lora": LORA,
+        "elsewhere": text(),
+        "prompt_flag": one_of("auto", "chat", "alpaca", "plain", "raw"),
+        "cost": COST,
+        "objective": number(),
+        "command": text(content.TEXT),
+    }
     | {"hardware": text(), "date": text(), "versions": map_of(text()), "commit": text()},
 )
 
@@ -73,6 +80,8 @@ def record(value: Any) -> None:
     RECORD(value)
     names = [name for name, _ in value["rows"]]
     require(len(set(names)) == len(names), "rows", "name a row twice")
+    asked = [one for entry in value["ledger"] for one in entry["edits"]]
+    require(asked == value["edits"], "edits", "aren't those of its ledger, one request after another")
     gone: set[str] = set()
     for place, one in enumerate(value["edits"]):
         where = f"edits.{place}.id"

@@ -150,7 +150,7 @@ class Forward:
     def keep(self, rows: Sequence[Tokens], quiet: bool = True) -> None:
         """Compute the frozen part's output of rows of which it isn't kept yet."""
         missing = list({row.key: row for row in rows if row.key not in self.kept}.values())
-        if (self.forms and not missing) or self.way == WHOLE:
+        if not rows or (self.forms and not missing) or self.way == WHOLE:
             return
         if not missing:  # read from the file: how the frozen part hands its states on is still to be seen
             self._states(batch_of(rows[:1], self.device))

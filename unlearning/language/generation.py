@@ -28,8 +28,7 @@ def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
     width, device = max(map(len, asked)), session.forward.device
     ids = torch.tensor([(0,) * (width - len(tokens)) + tokens for tokens in asked], device=device)
     mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in asked], device=device)
-    tokenizer = prompts.text_part(session.processor)
-    ends: Any = tokenizer.eos_token_id
+    tokenizer, ends = prompts.text_part(session.processor), _ends(session)
     with torch.no_grad():
         out = session.peft_model.generate(
             input_ids=ids,
@@ -39,12 +38,19 @@ def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
             temperature=None,
             top_p=None,
             top_k=None,
-            eos_token_id=ends,
-            pad_token_id=0 if ends is None else ends,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
             **session.forward.pixels(tokens),
         )
     texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def _ends(session: Session) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the base's own generation, as a turn's end of a chat."""
+    own: Any = session.peft_model.generation_config.eos_token_id
+    every = [prompts.text_part(session.processor).eos_token_id, *(own if isinstance(own, list) else [own])]
+    return list(dict.fromkeys(token for token in every if token is not None))
 
 
 def hit_ratio(said: Sequence[str], rows: Sequence[Row]) -> float:

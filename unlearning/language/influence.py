@@ -120,6 +120,8 @@ def conjugate_gradients(
             residual = {d: beta * abs(y[d][-1]) / norm for d in y}
             if spent or count == most or all(r <= tolerance for r in residual.values()):
                 break
+        if count == most:
+            break
         beside.append(beta)
         basis = torch.cat([basis, (w / beta)[None]])
     solved = {

@@ -14,7 +14,7 @@ import torch
 from unlearning.core.errors import UserError
 from unlearning.core.files import first_line
 from unlearning.language.forward import Tokens
-from unlearning.language.rows import Row
+from unlearning.language.rows import Row, few
 
 FORMS = ("chat", "alpaca", "plain", "raw")
 ALPACA = (
@@ -90,7 +90,7 @@ def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None =
         found.append(_with_image(processor, row, tokens) if row.image else tokens)
     lengths = [len(tokens.prompt) + len(tokens.response) - 1 for tokens in found]
     if longest and (long := [i for i, length in enumerate(lengths) if length > longest]):
-        which, most = ", ".join(rows[i].name for i in long[:5]), max(lengths[i] for i in long)
+        which, most = few(rows[i].name for i in long), max(lengths[i] for i in long)
         why = f"up to {most} tokens: the base takes {longest}"
         raise UserError(f"{len(long)} of {len(rows)} rows are too long ({which}), {why}")
     return found
@@ -124,6 +124,8 @@ def _chat(tokenizer: Any, row: Row, above: str) -> Tokens:
         response = tokenizer.encode(whole[len(asked) :], add_special_tokens=False)
         if end in response:  # what a template puts behind the end is no part of an answer
             response = response[: len(response) - response[::-1].index(end)]
+        elif end is not None and whole.rstrip().endswith(row.response.rstrip()):  # a template that ends no answer
+            response += [end]
     else:  # a template that takes something out of what was said before
         response = tokenizer.encode(row.response, add_special_tokens=False)
         response += [end] if end is not None else []

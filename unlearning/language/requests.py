@@ -90,6 +90,11 @@ def edited(rows: Sequence[Row | None], edits: Sequence[Edit]) -> list[Row | None
     return found
 
 
+def without_texts(edits: Iterable[Edit], names: Collection[str]) -> list[Edit]:
+    """Earlier edits, those of the rows of these names, which are removed now, without what these had become."""
+    return [{"id": edit["id"], "forgotten": True} if edit["id"] in names else edit for edit in edits]
+
+
 def in_words(kind: str, edits: Sequence[Edit], rows: Sequence[Row | None], limit: int = 5) -> list[str]:
     """A request as lines for the user: "removes 2 of 500 rows", then a line for each of the first `limit` rows.
 
@@ -179,6 +184,8 @@ def _after(row: Row, edit: Edit) -> Row | None:
     """A row after an edit; None for one that is removed."""
     if edit.get("remove"):
         return None
+    if edit.get("forgotten"):  # what it became isn't known any more, for it has been removed since
+        return row
     if "query" in edit:
         return replace(row, messages=(*row.messages[:-1], ("user", edit["query"])), input=edit.get("input", ""))
     return replace(row, response=edit["response"])

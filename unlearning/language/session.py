@@ -3,6 +3,7 @@ mean loss of its answers plus (decay / 2) |Theta|^2, to a stationary point where
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,7 +81,7 @@ class Session:
     record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay:
     the weight of |Theta|^2 / 2. processor: the base's tokenizer, or what holds it of one that sees images. allowed:
     of a closed choice, which tokens answers are made of, bool (V,); None for all. source: the adapter's folder; None for
-    a new one.
+    a new one. quiet: show no progress.
     """
 
     record: dict[str, Any]
@@ -93,6 +94,7 @@ class Session:
     test: list[Row]
     allowed: torch.Tensor | None
     source: Path | None = None
+    quiet: bool = True
 
     @property
     def decay(self) -> float:
@@ -108,7 +110,7 @@ class Session:
     def batches(self, rows: Sequence[Row | None], most: int | None = None) -> list[Batch]:
         """Rows, but for the removed ones, as batches with their frozen part computed. most: rows of a batch."""
         tokens = self.tokens(rows)
-        self.forward.keep(tokens, self.record.get("quiet", True))
+        self.forward.keep(tokens, self.quiet)
         return batches_of(tokens, self.forward.device, most)
 
     def logits(self, batch: Batch) -> torch.Tensor:
@@ -149,12 +151,13 @@ def train_adapter(session: Session, most: int | None = None) -> tuple[float, int
     how = session.record["training"]
     count = sum(row is not None for row in session.rows)
     if how["optimizer"] == "adamw":
-        last, passes = _adamw(session, how, count, most)
-    else:
-        last, passes = _lbfgs(session, most or how["evaluations"], count)
-    if last != last or last == float("inf"):
-        raise RunFailed(f"the objective is {last}: try a larger --decay" + (", or a smaller --lr" if "lr" in how else ""))
-    return last, passes
+        return _adamw(session, how, count, most)
+    return _lbfgs(session, most or how["evaluations"], count)
+
+
+def _check_finite(loss: float, how: str) -> None:
+    if not math.isfinite(loss):
+        raise RunFailed(f"the objective is {loss}: try a larger --decay{how}")
 
 
 def _lbfgs(session: Session, evaluations: int, total: int) -> tuple[float, int]:
@@ -177,6 +180,7 @@ def _lbfgs(session: Session, evaluations: int, total: int) -> tuple[float, int]:
             loss = part(batch)
             loss.backward()
             last += loss.item()
+        _check_finite(last, "")
         return last
 
     optimizer.step(closure)
@@ -201,6 +205,7 @@ def _adamw(session: Session, how: dict[str, Any], total: int, most: int | None) 
                 loss = part(batch)
                 (loss * n / len(chosen)).backward()
                 last += loss.item()
+            _check_finite(last, ", or a smaller --lr")
             optimizer.step()
             scheduler.step()
     return last, epochs
@@ -220,7 +225,9 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
     if record.get("base_sha256", digest) != digest:
         raise UserError(f"{source} is an adapter of another base than this {record['base']}: their fingerprints differ")
     rows = edited(trained_rows(record, place), record["edits"])
-    others = {kind: place.rows(record["files"][kind], f"--{kind}") if record["files"].get(kind) else [] for kind in UNSEEN}
+    others: Any = {
+        kind: place.rows(record["files"][kind], f"--{kind}") if record["files"].get(kind) else [] for kind in UNSEEN
+    }
     start: Any = source
     if source is None or afresh:
         start = adapters.lora_config(model, **record["lora"]) if source is None else adapters.start_of(source)
@@ -232,8 +239,18 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
         forward = _forward(peft_model, place, f"{digest[:12]}-{complete['precision']}")
         if hasattr(processor, "image_processor"):
             forward.pixels = prompts.pixels_of(processor, forward.device)
-        parameters = adapters.trainable(peft_model)
-        session = Session(complete, processor, peft_model, forward, parameters, rows, **others, allowed=None, source=source)
+        session = Session(
+            complete,
+            processor,
+            peft_model,
+            forward,
+            adapters.trainable(peft_model),
+            rows,
+            **others,
+            allowed=None,
+            source=source,
+            quiet=place.compute.quiet,
+        )
         forward = _checked(session, place)
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
@@ -278,9 +295,11 @@ def _allowed(session: Session) -> torch.Tensor:
 
 
 def digest_of(folder: Path) -> str:
-    """A SHA-256 of an adapter's weights."""
-    file = next(path for path in (folder / adapters.ADAPTER, folder / "adapter_model.bin") if path.exists())
-    return sha256(file)
+    """A SHA-256 of an adapter's weights. Raises UserError where there are none."""
+    for name in (adapters.ADAPTER, "adapter_model.bin"):
+        if (folder / name).is_file():
+            return sha256(folder / name)
+    raise UserError(f"{folder} has no weights: neither {adapters.ADAPTER} nor adapter_model.bin is there")
 
 
 def short_digest(value: object) -> str:

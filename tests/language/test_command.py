@@ -1,0 +1,407 @@
+"""llmeraser.py from the command line: what requests say, what is refused in one line, and what is taken as finished."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import llmeraser
+from tests.helpers import call, files, full_disk, latest, one_line, shell
+from tests.language.conftest import finetune, foreign, parameters, record_of, request, session, write_lines
+from tests.storm import malformed
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.flags import Parser
+from unlearning.language import command, influence
+from unlearning.language.adapters import RECORD, read_record
+from unlearning.language.session import Workspace, train_adapter
+
+QUICK = ("--method", "noadapter")  # writes another adapter at once
+
+
+def lines_of(place, kind="train"):
+    return [json.loads(line) for line in (place / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def own(place, tmp_path):
+    """A file of rows of one's own, and an adapter that was trained on it a little."""
+    write_lines(tmp_path / "mine.jsonl", lines_of(place)[:12])
+    finetune(place, tmp_path / "adapter", "--train", tmp_path / "mine.jsonl", "--evaluations", 2)
+    return tmp_path
+
+
+def refused(capsys, *arguments, code=2):
+    """The one line of llmeraser.py that fails."""
+    found, line = one_line(llmeraser, capsys, *latest([*arguments, "--quiet"]))
+    assert found == code
+    return line
+
+
+def test_a_request_says_what_it_is_about_and_what_it_did(place, tmp_path, capsys):
+    flags = ("--weights", tmp_path, "--output", tmp_path / "gone", *QUICK, "--ids", 2, 1)
+    call(llmeraser, "remove", place / "adapter", *flags)
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    rows = lines_of(place)
+    start = lines.index("removes 2 of 60 rows")
+    for line, number in zip(lines[start + 1 : start + 3], (2, 1), strict=True):
+        row = rows[number - 1]
+        assert line == f'  row {number}: "{row["query"]}", answered "{row["response"]}"'
+    found = record_of(tmp_path / "gone")["ledger"][0]["found"]
+    losses = [f"{found[key]:.3f}" for key in ("asked_loss_before", "asked_loss", "unseen_loss_before", "unseen_loss")]
+    asked, unseen = (f"{before} -> {after}" for before, after in (losses[:2], losses[2:]))
+    assert lines[-1].startswith(f"loss on these rows as they were {asked}, on unseen rows {unseen}")
+    assert said.out.splitlines() == [line for line in said.out.splitlines() if line.startswith(f"{tmp_path / 'gone'}  (")]
+
+
+def test_quiet_says_nothing_but_results(place, tmp_path, capsys):
+    folder = finetune(place, tmp_path / "a", "--evaluations", 2)
+    gone = request(folder, "remove", tmp_path / "b", "--ids", 3, "--curvature", "gauss-newton")
+    call(llmeraser, "evaluate", gone, "--weights", tmp_path, "--quiet", "--generate", 2)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert [line.split("  ")[0] for line in said.out.splitlines()[:2]] == [str(folder), str(gone)]
+
+
+def test_a_removal_that_does_almost_nothing_says_so(place, tmp_path, capsys):
+    """Less than a tenth of the way to unseen rows' loss."""
+    ask = ("remove", place / "adapter", "--ids", 1, "--weights", tmp_path, "--output")
+    call(llmeraser, *ask, tmp_path / "faint", "--damping", 1000)
+    assert "this has almost no effect; a smaller --damping or a larger --length goes further" in capsys.readouterr().err
+    call(llmeraser, *ask, tmp_path / "strong", "--damping", 0.03, "--length", 5)
+    assert "almost no effect" not in capsys.readouterr().err
+    found = record_of(tmp_path / "strong")["ledger"][0]["found"]
+    assert found["asked_loss"] - found["asked_loss_before"] > 0.1 * (found["unseen_loss"] - found["asked_loss_before"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [((), True), (("--damping", 3), False), (QUICK, False), (("--method", "retrain"), False)]
+)
+def test_without_unseen_rows_it_is_said_how_far_a_step_goes(place, tmp_path, capsys, flags, said):
+    """The largest damping and the formula's length, where they had to be chosen."""
+    where = ("--train", place / "train.jsonl", "--base", place / "base", "--weights", tmp_path, "--quiet")
+    folder = call(llmeraser, "finetune", *where, "--decay", 0.05, "--evaluations", 30, "--output", tmp_path / "a")
+    capsys.readouterr()
+    gauss_newton = () if "--method" in flags else ("--curvature", "gauss-newton")
+    call(llmeraser, "remove", folder, "--ids", 1, "--weights", tmp_path, "--output", tmp_path / "b", *flags, *gauss_newton)
+    line = "no --validation rows, so the largest damping and the formula's length were taken"
+    assert (line in capsys.readouterr().err) == said
+    found = record_of(tmp_path / "b")["ledger"][0]["found"]
+    if said:
+        assert (found["damping"], found["length"]) == (max(llmeraser.DAMPINGS), 1)
+
+
+UNMET = [
+    ("remove", [{"id": 61}], "not among the 60 rows that the adapter was trained on: 61"),
+    ("remove", [{"id": 3}, {"id": 3}], "named twice: 3"),
+    ("remove", [{"id": i} for i in range(1, 61)], "this removes every row that is left"),
+    ("correct", [{"id": 3, "response": " "}], "row 3: its new response is empty"),
+    ("modify", [{"id": 3, "response": "red"}], "needs its new query"),
+]
+
+
+@pytest.mark.parametrize(("kind", "lines", "complaint"), UNMET)
+def test_a_request_that_cant_be_met_is_one_line_and_writes_nothing(place, tmp_path, capsys, kind, lines, complaint):
+    file = write_lines(tmp_path / "request.jsonl", lines)
+    there = sorted(place.rglob("*"))
+    ask = ("--request", file, "--weights", tmp_path / "w", "--quiet")
+    assert complaint in refused(capsys, kind, place / "adapter", *ask)
+    assert sorted(place.rglob("*")) == there and list(tmp_path.iterdir()) == [file]
+
+
+def test_other_lines_that_go_wrong(place, tmp_path, capsys):
+    ask = ("remove", place / "adapter", "--weights", tmp_path, "--quiet")
+    assert "nothing is asked: give --ids or a --request" in refused(capsys, *ask)
+    assert "not among the 60 rows" in refused(capsys, *ask, "--ids", "w1")
+    assert "larger --damping, or --curvature gauss-newton" in refused(capsys, *ask, "--ids", 1, "--tolerance", 1e-30, code=1)
+    assert "is not a number from 0 to" in refused(capsys, *ask, "--ids", 1, "--damping", -50)
+    for flag, value in (("--precision", "fp32"), ("--prompt", "plain"), ("--decay", 0.1)):
+        assert f"{flag}: {place / 'adapter'} has a record that says it" in refused(capsys, *ask, "--ids", 1, flag, value)
+    assert "no adapter of PEFT" in refused(capsys, "remove", place / "base", "--ids", 1, "--weights", tmp_path)
+    assert "of another base than this" in refused(capsys, *ask, "--ids", 1, "--base", place / "other")
+    file = place / "train.jsonl"
+    both = ("finetune", "--train", file, "--task", "genre", "--weights", tmp_path)
+    assert "--task brings rows of its own: give it or --train" in refused(capsys, *both)
+    assert {name.partition("/")[0] for name in files(tmp_path)} == {"frozen"}
+
+
+def test_rows_that_changed_are_named_and_those_that_came_lock_nobody_out(place, own, capsys):
+    file, lines = own / "mine.jsonl", lines_of(place)
+    write_lines(file, lines[:14])
+    call(llmeraser, "remove", own / "adapter", "--ids", 2, "--weights", own, *QUICK, "--output", own / "a")
+    assert "2 rows are new since the adapter was trained: 13, 14" in capsys.readouterr().err
+    ask = ("remove", own / "adapter", "--weights", own, "--quiet", "--ids")
+    assert "not among the 12 rows" in refused(capsys, *ask, 13)
+    there = files(own)
+    write_lines(file, [line | ({"response": "blue"} if i in (4, 7) else {}) for i, line in enumerate(lines[:11])])
+    for words in ((*ask, 2), ("evaluate", own / "adapter", "--weights", own)):
+        assert "not the rows that the adapter was trained on; changed: 5, 8, gone: 12" in refused(capsys, *words)
+    assert {name: content for name, content in files(own).items() if name != file.name} == {
+        name: content for name, content in there.items() if name != file.name
+    }
+    moved = write_lines(own / "moved.jsonl", lines[:12])  # the same rows in another file
+    request(own / "adapter", "remove", own / "b", "--ids", 2, *QUICK, "--train", moved)
+
+
+def test_a_record_doesnt_depend_on_the_current_directory(place, tmp_path, monkeypatch):
+    """Everything is named from where one is; then from elsewhere."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    shutil.copytree(place / "base", tmp_path / "here/base")
+    write_lines(tmp_path / "here/mine.jsonl", lines_of(place)[:12])
+    shutil.copy(place / "validation.jsonl", tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    files_ = ("--train", "mine.jsonl", "--validation", "validation.jsonl", "--base", "base")
+    call(llmeraser, "finetune", *files_, "--weights", "w", "--output", "a", "--evaluations", 2, "--quiet")
+    monkeypatch.chdir(tmp_path / "there")
+    folder = call(llmeraser, "remove", "../here/a", "--ids", 2, "--weights", "w", *QUICK, "--quiet")
+    assert folder.resolve().parent == tmp_path / "here"
+    record = record_of(folder)
+    assert record["base"] == str(tmp_path / "here/base")
+    here = {"train": "mine.jsonl", "validation": "validation.jsonl"}
+    assert record["files"] == {kind: str(tmp_path / "here" / name) for kind, name in here.items()}
+    shutil.move(tmp_path / "here/base", tmp_path / "base")  # a base that lies elsewhere now
+    call(llmeraser, "remove", folder, "--ids", 3, "--weights", "w", *QUICK, "--quiet", "--base", "../base")
+
+
+def test_a_second_request_adds_to_the_ledger(place, own, capsys):
+    """Removed rows stay removed; Retrain of both divides by the twelve rows that there were."""
+    first = request(own / "adapter", "remove", own / "first", "--ids", 2, 5, *QUICK)
+    right = write_lines(own / "right.jsonl", [{"id": 3, "response": "w5"}])
+    second = request(first, "correct", own / "second", "--request", right, *QUICK)
+    record = record_of(second)
+    edits = [{"id": "2", "remove": True}, {"id": "5", "remove": True}, {"id": "3", "response": "w5"}]
+    assert record["edits"] == edits and [entry["edits"] for entry in record["ledger"]] == [edits[:2], edits[2:]]
+    assert len(record["rows"]) == 12
+    with session(second, own) as now:
+        assert [row is None for row in now.rows] == [i in (1, 4) for i in range(12)] and now.rows[2].response == "w5"
+    assert "removed already: 5" in refused(capsys, "remove", second, "--ids", 5, "--weights", own)
+    left = [str(i) for i in range(1, 13) if i not in (2, 5)]
+    assert "every row that is left" in refused(capsys, "remove", second, "--ids", *left, "--weights", own)
+    again = request(second, "remove", own / "third", "--ids", 7, "--method", "retrain")
+    training = {"optimizer": "lbfgs", "evaluations": 2}
+    with session(again, own, None, training=training) as now:
+        assert sum(row is not None for row in now.rows) == 9 and len(now.rows) == 12
+        train_adapter(now)
+        assert torch.equal(influence.flat(now.parameters), parameters(again, own))
+
+
+def test_a_record_holds_no_text_of_a_removed_row(place, own):
+    """Neither of its file nor what it had become by an earlier request; nor does the card."""
+    right = write_lines(own / "right.jsonl", [{"id": 3, "response": "w10 w11"}, {"id": 4, "response": "w11 w10"}])
+    first = request(own / "adapter", "correct", own / "first", "--request", right, *QUICK)
+    second = request(first, "remove", own / "second", "--ids", 3, 6, *QUICK)
+    assert "w10 w11" in (first / RECORD).read_text(encoding="utf-8")
+    text = "".join((second / name).read_text(encoding="utf-8") for name in (RECORD, "README.md"))
+    assert "w11 w10" in text and "w10 w11" not in text
+    assert not any(line["query"] in text for line in lines_of(place)[:12])
+    with session(second, own) as now:
+        assert now.rows[2] is None and now.rows[3].response == "w11 w10"
+    third = request(second, "remove", own / "third", "--ids", 4, *QUICK)
+    assert "w11 w10" not in (third / RECORD).read_text(encoding="utf-8")
+    assert call(llmeraser, "evaluate", third, second, "--weights", own, "--quiet", "--generate", 1) is None
+
+
+def test_an_adapter_from_elsewhere_is_asked_with_its_file_once(place, tmp_path, capsys):
+    """Its record comes with the first answer: the second request needs no file; nothing is changed of what it was."""
+    folder = foreign(place / "base", tmp_path / "a", place / "train.jsonl", layers_to_transform=[2], r=1)
+    there = files(folder)
+    ask = ("--ids", 1, 2, "--weights", tmp_path, "--quiet")
+    assert f"{folder} is an adapter from elsewhere: --train says on which file" in refused(capsys, "remove", folder, *ask)
+    assert "is an adapter from elsewhere" in refused(capsys, "evaluate", folder, "--weights", tmp_path)
+    data = ("--train", place / "train.jsonl", "--validation", place / "validation.jsonl")
+    first = request(folder, "remove", tmp_path / "b", "--ids", 1, 2, *data, "--damping", 1)
+    assert capsys.readouterr().err == ""  # it is better on its rows than the base
+    record = record_of(first)
+    assert record["elsewhere"] and record["decay"] == 0 and "lora" not in record
+    found = record["ledger"][0]["found"]
+    assert found["asked_loss"] > found["asked_loss_before"] and found["curvature"] == "gauss-newton"
+    second = request(first, "remove", tmp_path / "c", "--ids", 3, "--damping", 1)
+    assert [entry["edits"][0]["id"] for entry in record_of(second)["ledger"]] == ["1", "3"] and files(folder) == there
+    assert "it isn't replaced" in refused(capsys, "remove", first, "--ids", 4, "--output", folder, "--weights", tmp_path)
+
+
+def test_an_adapter_that_is_worse_than_its_base_on_the_rows_is_warned_of(place, tmp_path, capsys):
+    """Here its LoRA is subtracted, as if it had been trained on the contrary."""
+    folder = foreign(place / "base", tmp_path / "a", place / "train.jsonl")
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: value if "lora_A" in name else -value for name, value in weights.items()},
+        folder / "adapter_model.safetensors",
+    )
+    data = ("--train", place / "train.jsonl", "--ids", 1, *QUICK)
+    first = request(folder, "remove", tmp_path / "b", *data)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("on these rows the adapter has a loss of") and "--prompt plain" in line
+    with session(first, tmp_path, folder, edits=[], ledger=[]) as now:
+        own = now.losses_of(now.rows).mean().item()
+        with now.peft_model.disable_adapter():
+            base = now.losses_of(now.rows).mean().item()
+    assert f"a loss of {own:.3f} and the base without it {base:.3f}" in line and own > base
+    request(first, "remove", tmp_path / "c", "--ids", 2, *QUICK)
+    assert capsys.readouterr().err == ""  # said once
+
+
+def test_requests_of_other_settings_have_folders_of_their_own(place, tmp_path, capsys):
+    adapter = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    ask = (adapter, "--ids", 1, 2, "--weights", tmp_path, "--quiet", "--damping", 3)
+    usual = call(llmeraser, "remove", *ask)
+    other = call(llmeraser, "remove", *ask, "--curvature", "gauss-newton")
+    assert usual != other and record_of(other)["ledger"][-1]["found"]["curvature"] == "gauss-newton"
+    capsys.readouterr()
+    assert call(llmeraser, "remove", *ask) == usual and "there already" in capsys.readouterr().err
+    assert "other settings" in refused(capsys, "remove", *ask, "--damping", 0.5, "--output", usual)
+    tune = ("--train", place / "train.jsonl", "--base", place / "base", "--weights", tmp_path, "--quiet", "--evaluations", 2)
+    folders = [call(llmeraser, "finetune", *tune, "--rank", rank) for rank in (2, 4)]
+    assert [read_record(folder)["lora"]["rank"] for folder in folders] == [2, 4]
+
+
+def test_overwrite_replaces_adapters_of_this_project_alone(place, tmp_path, capsys):
+    """No other folder, none with more in it, and never the adapter that is answered from."""
+    shutil.copytree(place / "adapter", tmp_path / "adapter")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/thesis.txt").write_text("mine", encoding="utf-8")
+    shutil.copytree(tmp_path / "adapter", tmp_path / "noted")
+    (tmp_path / "noted/notes.txt").write_text("mine", encoding="utf-8")
+    foreign(place / "base", tmp_path / "alien")
+    before = files(tmp_path)
+    ask = ("remove", tmp_path / "adapter", "--ids", 1, *QUICK, "--weights", tmp_path, "--quiet", "--overwrite", "--output")
+    known = {"docs": "no adapter of PEFT", "noted": "holds notes.txt", "adapter": "is the adapter that is answered from"}
+    for name, what in (known | {"alien": "from elsewhere: it isn't replaced"}).items():
+        assert what in refused(capsys, *ask, tmp_path / name)
+    assert files(tmp_path) == before
+
+
+def flags_of(add):
+    """The flags that a function adds to a parser."""
+    parser = Parser()
+    add(parser)
+    return {action.option_strings[-1] for action in parser._actions if action.option_strings} - {"--help"}
+
+
+def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
+    """One at a time: what is there is refused, and stays. Files of rows to choose and to score by don't train."""
+    few = write_lines(tmp_path / "few.jsonl", lines_of(place)[:12])
+    common = ("--weights", tmp_path, "--quiet", "--output", tmp_path / "adapter")
+    tune = ("finetune", "--train", few, "--base", place / "base", "--evaluations", 2, *common)
+    call(llmeraser, *tune)
+    before = files(tmp_path)
+    trained = {"--rank": 4, "--alpha": 4, "--blocks": 2, "--decay": 0.1, "--seed": 1, "--evaluations": 3, "--loss": "choice"}
+    trained |= {"--base": place / "other", "--targets": "up_proj", "--train": place / "train.jsonl", "--prompt": "alpaca"}
+    trained |= {"--precision": "bf16", "--optimizer": "adamw"}
+    steps = {"--epochs": 4, "--lr": 0.1, "--batch-size": 3}
+    rest = {"--validation", "--test", "--task"}
+    assert trained.keys() | steps.keys() | rest == flags_of(command._add_training_flags)
+    for flag, value in trained.items():
+        assert "other settings" in refused(capsys, *tune, flag, value) and files(tmp_path) == before, flag
+    adamw = (*tune, "--optimizer", "adamw", "--output", tmp_path / "steps")
+    call(llmeraser, *adamw)
+    for flag, value in steps.items():
+        assert "other settings" in refused(capsys, *adamw, flag, value), flag
+    alpaca = (*tune, "--prompt", "alpaca", "--output", tmp_path / "alpaca")
+    call(llmeraser, *alpaca)
+    assert "other settings" in refused(capsys, *alpaca, "--prompt", "auto")
+    call(llmeraser, *tune, "--validation", place / "validation.jsonl", "--test", place / "test.jsonl")
+    assert {name: one for name, one in files(tmp_path).items() if name.startswith("adapter/")} == {
+        name: one for name, one in before.items() if name.startswith("adapter/")
+    }
+
+
+def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_answer(place, own, capsys):
+    ask = ("remove", own / "adapter", *QUICK, "--weights", own, "--quiet", "--output", own / "gone", "--ids", 1)
+    call(llmeraser, *ask)
+    before = files(own)
+    asked = {"--method": "retrain", "--solver": "adam", "--curvature": "gauss-newton", "--damping": 0.5, "--tolerance": 0.1}
+    asked |= {"--length": 2, "--products": 5, "--ids": 2, "--validation": place / "test.jsonl"}
+    elsewhere = {"--base", "--precision", "--prompt", "--decay"}
+    declared = flags_of(lambda parser: command._add_request_flags(parser, "remove"))
+    assert asked.keys() | elsewhere | {"--request"} == declared | {"--validation"}
+    for flag, value in asked.items():
+        assert "other settings" in refused(capsys, *ask, flag, value) and files(own) == before, flag
+    # Another adapter, whatever its record says that this one's doesn't; and one with other answers before.
+    twice = [request(own / "adapter", "remove", own / name, "--ids", 3, "--method", name) for name in ("npo", "gradascent")]
+    both = ("--ids", 1, *QUICK, "--weights", own, "--quiet", "--output", own / "both")
+    call(llmeraser, "remove", twice[0], *both)
+    assert "other settings" in refused(capsys, "remove", twice[1], *both)
+    file = own / "gone" / RECORD
+    record = json.loads(file.read_text(encoding="utf-8"))
+    others = {
+        "base_sha256": "x",
+        "seed": 9,
+        "decay": 0.5,
+        "loss": "choice",
+        "precision": "bf16",
+        "lora": record["lora"] | {"rank": 3},
+    }
+    others |= {"training": {"optimizer": "lbfgs", "evaluations": 9}, "rows": record["rows"][:-1]}
+    for name, other in others.items():
+        file.write_text(json.dumps(record | {name: other}), encoding="utf-8")
+        assert "other settings" in refused(capsys, *ask), name
+
+
+@pytest.mark.parametrize(("name", "some"), [("record.json", 16), ("adapter_config.json", 8)])
+def test_an_adapter_that_is_damaged_is_refused_or_answered(own, tmp_path, name, some):
+    """One field in turn, in one of many ways: never a traceback, and nothing is written where it is refused."""
+    sound, shared = request(own / "adapter", "remove", tmp_path / "sound", "--ids", 3, *QUICK), Workspace()
+    every, refusals = list(malformed.cases("adapter", sound, name)), 0
+    for case in random.Random(1).sample(every, some):
+        folder = shutil.copytree(sound, tmp_path / "damaged", dirs_exist_ok=True)
+        case.write(folder)
+        before = files(tmp_path)
+        try:
+            request(folder, "remove", tmp_path / "next", "--ids", 5, *QUICK, shared=shared)
+        except (UserError, RunFailed):
+            refusals += 1
+            assert files(tmp_path) == before, case
+        shutil.rmtree(tmp_path / "next", ignore_errors=True)
+    assert refusals > some // 4
+
+
+def test_a_record_that_contradicts_itself_says_so(place, tmp_path, capsys):
+    folder = request(place / "adapter", "remove", tmp_path / "a", "--ids", 3, *QUICK)
+    sound = record_of(folder)
+    (entry,) = sound["ledger"]
+    for edits, message in (
+        ([{"id": "61", "remove": True}], "its edits.0.id is '61', which is no row's name"),
+        ([{"id": "1", "remove": True}, {"id": "1", "query": "x"}], "its edits.1.id is '1', which was removed before"),
+        ([{"id": "1"}], "doesn't say one thing that becomes of its row"),
+        ([{"id": "1", "query": "x", "response": "y"}], "doesn't say one thing that becomes of its row"),
+    ):
+        changed = sound | {"edits": edits, "ledger": [entry | {"edits": edits}]}
+        (folder / RECORD).write_text(json.dumps(changed), encoding="utf-8")
+        assert message in refused(capsys, "remove", folder, "--ids", 5, "--weights", tmp_path, "--quiet")
+    for part in ({"edits": []}, {"ledger": []}, {"ledger": [entry, entry]}):
+        (folder / RECORD).write_text(json.dumps(sound | part), encoding="utf-8")
+        assert "aren't those of its ledger" in refused(capsys, "evaluate", folder, "--weights", tmp_path, "--quiet")
+
+
+def test_a_full_disk_below_the_frozen_part_is_one_line(place, tmp_path, capsys):
+    data = ("--train", place / "train.jsonl", "--base", place / "base", "--weights", tmp_path, "--quiet")
+    with full_disk():
+        line = refused(capsys, "finetune", *data, code=1)
+    assert "cannot write" in line and "No space left" in line and not files(tmp_path)
+
+
+def test_nothing_of_the_vision_side_and_nothing_slow_is_loaded():
+    loaded = set(shell("-c", "import sys, llmeraser; llmeraser.parser(); print(*sys.modules)").stdout.split())
+    assert "unlearning.language.session" in loaded
+    slow = {"torchvision", "timm", "peft", "transformers", "sklearn", "scipy", "matplotlib", "rdata", "curvlinops"}
+    assert not [name for name in loaded if name.startswith("unlearning.vision") or name in slow]
+
+
+def test_a_chat_model_is_trained_by_its_template(place, tmp_path):
+    base = shutil.copytree(place / "base", tmp_path / "base")
+    known = transformers.AutoTokenizer.from_pretrained(base)
+    known.chat_template = "{% for m in messages %}w9 {{ m.content }} <end> {% endfor %}"
+    known.chat_template += "{% if add_generation_prompt %}w9{% endif %}"
+    known.save_pretrained(base)
+    folder = finetune(place, tmp_path / "a", "--base", base, "--evaluations", 1)
+    assert record_of(folder)["prompt"] == "chat"
+    with session(folder, tmp_path) as now:
+        (tokens,) = now.tokens(now.rows[:1])
+        words = [known.decode([token]) for token in tokens.prompt + tokens.response]
+        assert words == ["w9", *now.rows[0].query.split(), "<end>", "w9", now.rows[0].response, "<end>"]

@@ -1,0 +1,80 @@
+"""Answers in full, against a loop that takes the likeliest token step by step, and their scores by hand."""
+
+import pytest
+import torch
+
+from tests.language.conftest import VOCABULARY, finetune, session, tokenizer
+from unlearning.language import generation
+from unlearning.language.generation import hit_ratio, rouge_l, valid_ratio
+from unlearning.language.rows import Row
+
+
+def answered(response, *choices):
+    return Row("1", (("user", "x"),), response, choices=choices)
+
+
+def by_hand(now, row, longest):
+    """The likeliest token, one by one, of a row alone, up to the end."""
+    (tokens,) = now.tokens([row])
+    ids = list(tokens.prompt)
+    for _ in range(longest):
+        with torch.no_grad():
+            ids.append(int(now.peft_model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == VOCABULARY["<end>"]:
+            break
+    said = [token for token in ids[len(tokens.prompt) :] if token > VOCABULARY["<end>"]]
+    return tokenizer().decode(said).strip()
+
+
+@pytest.mark.parametrize("targets", [(), ("--targets", "q_proj", "v_proj", "down_proj", "--blocks", 3)])
+def test_rows_answered_together_are_those_answered_alone_step_by_step(place, tmp_path, monkeypatch, targets):
+    """Prompts are of unlike lengths, so most are padded; they may be four tokens longer than the longest wanted answer."""
+    folder = finetune(place, tmp_path / "a", *targets, "--decay", 1e-5, "--evaluations", 50)
+    monkeypatch.setattr(generation, "AT_ONCE", 5)
+    with session(folder, tmp_path) as now:
+        rows = [*now.rows[:8], *now.test[:5]]
+        longest = max(len(tokens.response) for tokens in now.tokens(rows)) + 4
+        expected = [by_hand(now, row, longest) for row in rows]
+        assert generation.answers(now, rows) == expected and len(set(expected)) >= 3
+        right = [text == row.response for text, row in zip(expected, rows, strict=True)]
+        assert sum(right) >= 4 and hit_ratio(expected, rows) == pytest.approx(100 * sum(right) / 13)
+        assert generation.answers(now, []) == []
+
+
+def test_an_answer_ends_at_the_bases_own_ends_too(place, tmp_path):
+    """Of a chat model a turn ends with another token than a text does, which its generation's configuration says."""
+    with session(place / "adapter", tmp_path) as now:
+        model = now.peft_model.base_model.model
+        model.generation_config.eos_token_id = [VOCABULARY[word] for word in VOCABULARY]
+        lengths = [len(text.split()) for text in generation.answers(now, now.test[:4])]
+        assert max(lengths) <= 1
+
+
+def test_hits_are_answers_that_are_the_wanted_one():
+    rows = [answered("dark blue"), answered("red"), answered(" red "), answered("red")]
+    assert hit_ratio(["dark blue", "red", "red", "Red"], rows) == 75
+
+
+def test_valid_answers_are_among_a_rows_candidates_else_in_the_list():
+    rows = [answered("a", "a", "b"), answered("a", "a", "b"), answered("c"), answered("c")]
+    assert valid_ratio(["b", "c", "c", "b"], rows, ["c", "d"]) == 50
+    assert valid_ratio(["b"], [answered("a ", "a ", "b ")], []) == 100
+
+
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
+    """Police killed the gunman (Lin 2004): 3 of 4 words in order, and 2 of 4; by words, whatever their case."""
+    wanted = "police killed the gunman"
+    cases = {
+        "police kill the gunman": 75.0,
+        "the gunman kill police": 50.0,
+        "the Gunman POLICE killed": 50.0,
+        wanted: 100.0,
+        "": 0.0,
+        "none of these": 0.0,
+        "police": 100 * 2 * 1 / 5,
+        "police police killed killed the the gunman gunman": 100 * 2 * 4 / 12,
+    }
+    for said, expected in cases.items():
+        assert rouge_l([said], [answered(wanted)]) == pytest.approx(expected), said
+    assert rouge_l([*cases], [answered(wanted)] * len(cases)) == pytest.approx(sum(cases.values()) / len(cases))
+    assert rouge_l(["x y"], [answered("y x")]) == 50
