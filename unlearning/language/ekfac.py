@@ -28,6 +28,7 @@ from unlearning.core import content
 from unlearning.core.device import clock
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable, read_torch, sha256, write_torch
+from unlearning.language import prompts
 from unlearning.language.adapters import CONFIG
 from unlearning.language.forward import ANSWERS, Batch, Tokens, batches_of
 from unlearning.language.influence import Solution, gauss_newton_product
