@@ -95,6 +95,7 @@ DAMPINGS = (300.0, 10.0, 1.0, 0.1)
 def test_damping_and_length_are_those_that_come_nearest_to_the_aim(small, monkeypatch, kind):
     """Tried one by one; a length is chosen for removals alone, and a given one is kept."""
     monkeypatch.setattr(llmeraser, "DAMPINGS", DAMPINGS)
+    monkeypatch.setattr(llmeraser, "LENGTHS", (0.25, 1.0, 1.5))
     monkeypatch.setattr(aim_module, "SAFE", 100)
     small, how = with_hard_unseen_rows(small), How(curvature="gauss-newton")
     before = small.rows[10:30]
