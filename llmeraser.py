@@ -50,7 +50,7 @@ def unlearn(session: Session, before: Rows, after: Rows, how: How) -> dict[str, 
             "never negative"
         )
     steps = {damping: solution.x for damping, solution in solutions.items()}
-    damping, length = _choose(session, Aim(session, before, after), steps, how.length)
+    damping, length = _choose(session, Aim(session, before, after), steps, how)
     spent = sum if how.solver == "adam" else max  # the others share their products, the paper's way starts again
     products = spent(solution.products for solution in solutions.values())
     return {"damping": damping, "length": length, "residual": solutions[damping].residual, "products": products}
@@ -104,15 +104,20 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     }
 
 
-def _choose(session: Session, aim: Aim, steps: dict[float, torch.Tensor], length: float | None) -> tuple[float, float]:
-    """Go the step whose damping and length come nearest to the aim: these two. Without unseen rows it is the one with the
-    largest damping, as long as the formula says; so are the steps of requests other than a removal."""
+def _choose(session: Session, aim: Aim, steps: dict[float, torch.Tensor], how: How) -> tuple[float, float]:
+    """Go the step whose damping and length come nearest to the aim: these two.
+
+    Only removals from an adapter that isn't at rest have a length to choose: the formula presumes rest, and its own is right
+    there, by the least damping that unseen rows allow. Without unseen rows it is the largest damping.
+    """
     trained, found = influence.flat(session.parameters).detach().clone(), {}
-    lengths = LENGTHS if length is None and aim and aim.asked else (length or 1.0,)
+    removal, at_rest = bool(aim and aim.asked), how.curvature == "hessian"
+    lengths = LENGTHS if how.length is None and removal and not at_rest else (how.length or 1.0,)
     for damping, x in steps.items() if aim else [max(steps.items())]:
         for scale in lengths:
             influence.assign(session.parameters, trained + scale * x)
-            found[damping, scale] = aim() if aim else (False, 0.0)
+            harms, distance = aim() if aim else (False, 0.0)
+            found[damping, scale] = harms, damping if removal and at_rest else distance
     damping, scale = min(found, key=found.get)
     influence.assign(session.parameters, trained + scale * steps[damping])
     return damping, scale

@@ -78,7 +78,7 @@ DEFAULTS = {
         "alpha": 16,
         "targets": None,
         "blocks": 1,
-        "decay": 0.001,
+        "decay": 0.05,
         "optimizer": "lbfgs",
         "evaluations": 100,
     },

@@ -117,6 +117,25 @@ def test_damping_and_length_are_those_that_come_nearest_to_the_aim(small, monkey
     assert best[0] not in (DAMPINGS[0], DAMPINGS[-1])  # else anything that prefers an end would do
 
 
+def test_at_rest_a_removal_goes_as_the_formula_says_by_the_least_damping_that_unseen_rows_allow(small, monkeypatch):
+    """Wherever the loss on the removed rows ends."""
+    dampings = (300.0, 100.0, 30.0)
+    monkeypatch.setattr(llmeraser, "DAMPINGS", dampings)
+    before, start = small.rows[10:30], influence.flat(small.parameters).detach().clone()
+    losses = {}
+    for damping in (None, *dampings):
+        influence.assign(small.parameters, start)
+        if damping:
+            llmeraser.unlearn(small, before, [], How(curvature="hessian", damping=damping, length=1.0))
+        losses[damping] = small.losses_of(small.validation).mean().item()
+    assert losses[300.0] < losses[100.0] < losses[30.0]
+    for allowed in dampings:
+        monkeypatch.setattr(aim_module, "SAFE", losses[allowed] / losses[None] + 1e-6)
+        influence.assign(small.parameters, start)
+        step = llmeraser.unlearn(small, before, [], How(curvature="hessian"))
+        assert (step["damping"], step["length"]) == (allowed, 1.0)
+
+
 def test_without_unseen_rows_the_largest_damping_is_gone_as_far_as_the_formula_says(small, monkeypatch):
     monkeypatch.setattr(llmeraser, "DAMPINGS", (1.0, 30.0, 10.0))
     blind = replace(small, validation=[])

@@ -129,6 +129,23 @@ def test_other_lines_that_go_wrong(place, tmp_path, capsys):
     assert {name.partition("/")[0] for name in files(tmp_path)} == {"frozen"}
 
 
+def test_a_removed_row_may_be_deleted_from_the_file(place, tmp_path, capsys):
+    """The request after it is answered; what is still known of it can't be scored any more, and that is said."""
+    lines = [{"id": f"n{i}"} | line for i, line in enumerate(lines_of(place)[:12])]
+    file = write_lines(tmp_path / "mine.jsonl", lines)
+    finetune(place, tmp_path / "adapter", "--train", file, "--evaluations", 2)
+    request(tmp_path / "adapter", "remove", tmp_path / "a", "--ids", "n3", *QUICK)
+    write_lines(file, [line for line in lines if line["id"] != "n3"])
+    request(tmp_path / "a", "remove", tmp_path / "b", "--ids", "n5", *QUICK)
+    assert "removed already: n3" in refused(capsys, "remove", tmp_path / "b", "--ids", "n3", "--weights", tmp_path)
+    assert "gone: n3" in refused(capsys, "remove", tmp_path / "adapter", "--ids", "n5", "--weights", tmp_path)
+    call(llmeraser, "evaluate", tmp_path / "a", "--weights", tmp_path, "--generate", 1)
+    said = capsys.readouterr()
+    assert f"in {file} no more: n3" in said.err and "loss on the rows asked about" not in said.out
+    call(llmeraser, "evaluate", tmp_path / "b", "--weights", tmp_path, "--generate", 1)
+    assert "loss on the rows asked about" in capsys.readouterr().out
+
+
 def test_rows_that_changed_are_named_and_those_that_came_lock_nobody_out(place, own, capsys):
     file, lines = own / "mine.jsonl", lines_of(place)
     write_lines(file, lines[:14])

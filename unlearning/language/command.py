@@ -37,11 +37,11 @@ from unlearning.language.session import (
     Rows,
     Session,
     Workspace,
+    current_rows,
     digest_of,
     session_of,
     short_digest,
     train_adapter,
-    trained_rows,
 )
 from unlearning.language.tasks import TASKS, task_files
 
@@ -106,12 +106,11 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     """Answer a request by a step of `unlearn` or of CONTROLS and write the new adapter's folder; the old one stays."""
     record = _record_of(args, place)
     source: Path = args.adapter
-    trained = trained_rows(record, place)
-    rows = edited(trained, record["edits"])
+    rows = current_rows(record, place)
     asked = edits_of_names(args.ids or []) + (read_request(args.request, args.action) if args.request else [])
-    gone = {row.name for row, now in zip(trained, rows, strict=True) if now is None}
+    gone = {name for (name, _), row in zip(record["rows"], rows, strict=True) if row is None}
     edits = check_edits(asked, args.action, rows, gone)
-    changed, named = edited(rows, edits), {row.name: place for place, row in enumerate(trained)}
+    changed, named = edited(rows, edits), {name: place for place, (name, _) in enumerate(record["rows"])}
     if not any(changed):
         raise UserError("this removes every row that is left: nothing would hold the adapter, so use the base without it")
     before, after = ([row for edit in edits if (row := some[named[edit["id"]]])] for some in (rows, changed))
@@ -381,7 +380,7 @@ def _add_training_flags(trainer: Parser) -> None:
     flag("--alpha", type=POSITIVE_INT, default=16, help="LoRA's alpha (default: 16, the paper's)")
     flag("--targets", nargs="+", help="linear layers to adapt, by name (default: the last of a block)")
     flag("--blocks", type=POSITIVE_INT, default=1, help="of how many of the last blocks (default: 1)")
-    flag("--decay", type=POSITIVE_FLOAT, default=0.001, help="weight of |Theta|^2 / 2 (default: 0.001)")
+    flag("--decay", type=POSITIVE_FLOAT, default=0.05, help="weight of |Theta|^2 / 2 (default: 0.05)")
     flag("--optimizer", choices=("lbfgs", "adamw"), default="lbfgs", help="lbfgs: to rest; adamw: as PEFT (default: lbfgs)")
     flag("--evaluations", type=POSITIVE_INT, default=100, help="of lbfgs, passes at most (default: 100; it stops at rest)")
     flag("--epochs", type=POSITIVE_INT, default=3, help="of adamw (default: 3)")

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.words import say
 from unlearning.language import adapters, generation, influence
 from unlearning.language.adapters import read_record
 from unlearning.language.forward import Batch, Tokens, batches_of, row_means, token_log_likelihoods
-from unlearning.language.requests import edited
-from unlearning.language.rows import Row
-from unlearning.language.session import UNSEEN, Place, Session, session_of, trained_rows
+from unlearning.language.rows import Row, few
+from unlearning.language.session import UNSEEN, Place, Session, current_rows, session_of
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import tables
 
@@ -163,11 +163,16 @@ def undone(value: float, corrupted: float, retrained: float) -> float:
 
 
 def asked_rows(record: dict[str, Any], place: Place) -> list[Row]:
-    """The rows of an adapter's last request, as they were trained on before it; none where nothing was asked."""
+    """The rows of an adapter's last request, as they were trained on before it; none where nothing was asked, or where some
+    are in the file no more, which is said."""
     if not record["ledger"]:
         return []
     last = record["ledger"][-1]["edits"]
-    rows = edited(trained_rows(record, place), record["edits"][: len(record["edits"]) - len(last)])
+    there = {row.name for row in place.rows(record["files"]["train"], "--train")}
+    if lost := [edit["id"] for edit in last if edit["id"] not in there]:
+        say(f"in {record['files']['train']} no more: {few(lost)}; what is still known of what was asked about isn't scored")
+        return []
+    rows = current_rows(record | {"edits": record["edits"][: len(record["edits"]) - len(last)]}, place)
     named = {name: row for (name, _), row in zip(record["rows"], rows, strict=True)}
     return [row for edit in last if (row := named[edit["id"]]) is not None]
 

@@ -224,7 +224,7 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
     model, processor, digest = place.base(record["base"], record["precision"])
     if record.get("base_sha256", digest) != digest:
         raise UserError(f"{source} is an adapter of another base than this {record['base']}: their fingerprints differ")
-    rows = edited(trained_rows(record, place), record["edits"])
+    rows = current_rows(record, place)
     others: Any = {
         kind: place.rows(record["files"][kind], f"--{kind}") if record["files"].get(kind) else [] for kind in UNSEEN
     }
@@ -255,11 +255,16 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
 
-def trained_rows(record: dict[str, Any], place: Place) -> list[Row]:
-    """The rows that an adapter was trained on, before any edit, out of its file. Raises UserError for those that changed."""
-    rows = place.rows(record["files"]["train"], "--train")
+def current_rows(record: dict[str, Any], place: Place) -> list[Row | None]:
+    """The rows that an adapter stands for, out of its file and as its edits have left them; removed ones are None, in the
+    file or not. Raises UserError for others that changed or are gone."""
+    removed = {edit["id"] for edit in record["edits"] if "remove" in edit}
+    wanted = {name: content for name, content in record["rows"] if name not in removed}
+    rows = [row for row in place.rows(record["files"]["train"], "--train") if row.name not in removed]
     tell = silent if place.compute.quiet else say
-    return as_recorded(dict(record["rows"]), rows, f"--train {record['files']['train']}", tell)[0]
+    there = {row.name: row for row in as_recorded(wanted, rows, f"--train {record['files']['train']}", tell)[0]}
+    edits = [edit for edit in record["edits"] if edit["id"] not in removed]
+    return edited([there.get(name) for name, _ in record["rows"]], edits)
 
 
 def _forward(peft_model: Any, place: Place, base: str) -> Forward:
