@@ -8,7 +8,7 @@ import reproduce
 from tests.experiments.tables import SMALL, make, planned, request_of
 from unlearning.experiments import llmeraser, prunelora
 from unlearning.experiments.methods import FORGETS, METHODS, Method, rows_of
-from unlearning.language import rows as language_rows
+from unlearning.language.rows import Row, write_rows
 
 METHOD = """
 from functools import partial
@@ -108,6 +108,7 @@ def test_a_row_runs_what_its_name_says(name):
 def test_a_row_of_llmerasers_table_runs_what_its_name_says(name):
     """The paper's solver at the damping that its page names; other methods by --method."""
     asked = {"corrupted": None, "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03")}
+    asked["sisa"] = None  # trainings alone
     usual = tuple(name.split()[1:]) if name.startswith("llmeraser") else ("--method", name)
     assert llmeraser.ROWS[name] == asked.get(name, usual)
 
@@ -135,10 +136,11 @@ def test_a_row_is_run_with_its_own_flags_on_every_network_and_forget_set(table):
 
 
 def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeypatch):
-    rows = [(f"film {i}", answer) for i, answer in enumerate(["Yes", "No"] * 20)]
-    texts = language_rows.Data(rows, rows, rows, ["No", "Yes"], "x")
-    monkeypatch.setattr(language_rows, "load_rows", lambda *_: texts)  # MovieLens isn't there without a network
+    seen = 'This user has watched "A", "B", "C{}" in the previous.'
+    rows = [Row(f"n{i}", (("user", seen.format(i)),), answer) for i, answer in enumerate(["Yes", "No"] * 20)]
     monkeypatch.chdir(tmp_path)
+    for name in (f"{task}-{part}" for task in llmeraser.KINDS for part in ("train", "validation", "test")):
+        write_rows(tmp_path / f"data/llmeraser/{name}.jsonl", rows)  # MovieLens isn't there without a network
     for table in reproduce.TABLES:
         for preset in reproduce.table_of(table).presets:
             runs = planned(table, "--preset", preset)
