@@ -85,7 +85,7 @@ class Dataset:
     def check_missing(self, forget: torch.Tensor, tag: str) -> None:
         """Raise UserError where other images than those at the int64 positions `forget` are missing."""
         if len(lost := self.missing[~torch.isin(self.missing, forget)]):
-            what = f"{len(lost):,} training images, number {listed(list(map(str, lost.tolist())))}, are missing"
+            what = f"{len(lost):,} training images, {listed(self.whole.called(lost))}, are missing"
             raise UserError(f"{self.tag}: {what}, which are not among those to be forgotten ({tag})")
 
     @property

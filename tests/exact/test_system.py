@@ -290,7 +290,11 @@ MISTAKES = [
     (("--ids", "-1", "2000,3000"), "--ids: no image -1, 2000, 3000; image numbers run from 0 to 1432"),
     (("--ids", "a.png"), "--ids: no image 'a.png': images of digits have no file names; numbers run from 0 to 1432"),
     (("--ids", "{outside}"), "--ids: --subset or --validation has left out its only image"),
-    (("--ids", "{gone}", "{id}"), "image {gone} is deleted already"),
+    (("--ids", "{gone}", "{id}"), "image {gone} is deleted already: nothing is changed"),
+    (
+        ("--ids", "{anchor}", "{gone}", "{id}", "{other}"),
+        "images {anchor}, {other} are public, known to the backbone or the centres; image {gone} is deleted already",
+    ),
     (("--ids-file", "/nowhere"), "--ids-file /nowhere cannot be read (No such file or directory)"),
     (("--class", "thre"), "--class thre: the classes are 0 to 9"),
     ((), "nothing to delete"),
@@ -302,7 +306,8 @@ def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     folder = copy(lmeraser)
     loaded = full(range(300))
     gone, known = full(private(folder, 2))
-    words = {"id": known, "gone": gone, "outside": next(i for i in range(1433) if i not in loaded)}
+    anchor, other = full(read_system(folder)["anchors"][:2])
+    words = {"id": known, "gone": gone, "anchor": anchor, "other": other, "outside": next(i for i in range(1433) if i not in loaded)}
     delete(lmeraser, folder, "--ids", gone)
     before = files(folder)
     code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(**words) for flag in flags))
@@ -957,7 +962,17 @@ def test_show_prints_the_ledger(copy, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"{folder}\n")  # of the deletion, which is quiet
     assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
-    assert str(Path(read_system(folder)["backbone"]["file"])) in text
+    state = read_system(folder)
+    assert str(Path(state["backbone"]["file"])) in text
+    shown = text[text.rindex("sisa: 6 parts") :].splitlines()
+    held = [full((state["part"] == k).nonzero().squeeze(1)) for k in range(6)]  # numbers in the full set, not in the subset
+    more = [f" and {len(some) - 10} more" if len(some) > 10 else "" for some in held]
+    parts = [f"part {k}: {len(held[k])} images: {', '.join(map(str, held[k][:10]))}{more[k]}" for k in range(6)]
+    assert shown[2:8] == parts and "part " not in text[: text.rindex("sisa: 6 parts")].replace("parts", "")
+    del state["numbers"]  # as earlier versions wrote it
+    write_torch(folder / SYSTEM, state)
+    call(sisa, "show", folder)
+    assert f"part 0: {len(held[0])} images\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", [lmeraser, sisa])
@@ -1034,11 +1049,25 @@ def test_a_system_of_ones_own_images(tmp_path, capsys, monkeypatch):
     flipped.clear()
     folder = call(sisa, "train", *flags, tmp_path / "system", "--no-flip")
     assert assemble(folder)["config"]["no_flip"] is True
+    public, state = read_system(folder)["anchors"], read_system(folder)
+    names = sorted(f"{path.parent.name}/{path.name}" for path in (tmp_path / "old" / "train").glob("*/*"))
+    code, line = one_line(sisa, capsys, "delete", folder, "--ids", *(names[i] for i in public), "--quiet")
+    assert code == 2 and f"images {', '.join(f'train/{names[i]}' for i in public.tolist())} are public" in line
+    capsys.readouterr()
+    call(sisa, "show", folder)
+    holds = {k: [names[i] for i, part in enumerate(state["part"].tolist()) if part == k] for k in (0, 1)}
+    lines = [f"part {k}: {len(some)} image{'s' * (len(some) > 1)}: {', '.join(some)}" for k, some in holds.items()]
+    assert lines == [line for line in capsys.readouterr().out.splitlines() if line.startswith("part ")]
     (tmp_path / "old").rename(tmp_path / "new")
     code, line = one_line(sisa, capsys, "delete", folder, "--ids", private(folder)[0], "--quiet")
     assert code == 2 and "there is no folder" in line
     delete(sisa, folder, "--ids", private(folder)[0], "--dataset", f"folder:{tmp_path / 'new'}")
     assert not flipped and len(read_system(folder)["deleted"]) == 1
+    left = [i for i in private(folder) if i not in read_system(folder)["deleted"]]
+    one, other, third = left[:3]
+    where = ("--dataset", f"folder:{tmp_path / 'new'}")
+    entry = delete(sisa, folder, *where, "--ids", names[one], f"{names[other][:-4]}*", third)
+    assert {one, other, third} <= set(entry["ids"])  # a name, a pattern and a number, in one request
 
 
 def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):

@@ -15,6 +15,7 @@ from unlearning.core.files import sha256
 from unlearning.core.flags import as_words, written
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
+from unlearning.exact.selection import images_called
 from unlearning.images import forgetting
 from unlearning.vision import feature_cache, originals
 from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
@@ -262,8 +263,8 @@ def _wanted(entry: Entry, request: forgetting.ForgetRequest, dataset: data.Datas
         return positions, _tag(entry, positions, tag, dataset) or tag
     inside = positions[torch.isin(positions, entry.private)]
     if request.file and len(inside) < len(positions):
-        public = next(i for i in positions.tolist() if i not in set(inside.tolist()))
-        raise UserError(f"{request.file}: image {dataset.whole.positions[public]} is public in {entry.path}")
+        public = positions[~torch.isin(positions, entry.private)]
+        raise UserError(f"{request.file}: {images_called(dataset, public)} public in {entry.path}")
     if not 0 < len(inside) < len(entry.private):
         raise UserError(f"{entry.path}: {len(inside)} of its {len(entry.private)} private images are in {tag}")
     return inside, tag
