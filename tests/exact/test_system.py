@@ -307,7 +307,13 @@ def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     loaded = full(range(300))
     gone, known = full(private(folder, 2))
     anchor, other = full(read_system(folder)["anchors"][:2])
-    words = {"id": known, "gone": gone, "anchor": anchor, "other": other, "outside": next(i for i in range(1433) if i not in loaded)}
+    words = {
+        "id": known,
+        "gone": gone,
+        "anchor": anchor,
+        "other": other,
+        "outside": next(i for i in range(1433) if i not in loaded),
+    }
     delete(lmeraser, folder, "--ids", gone)
     before = files(folder)
     code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(**words) for flag in flags))

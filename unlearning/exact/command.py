@@ -50,8 +50,8 @@ def show(folder: Path, images: bool = False) -> None:
 
 
 def parts_in_words(state: dict[str, Any]) -> list[str]:
-    """A line for each part of a system: how many private images it holds, and the names of some, or their numbers in the full
-    training set. Systems of earlier versions that hold a subset say neither."""
+    """A line for each part of a system: how many private images it holds, and the names of some of them, or their numbers in
+    the full training set. Systems of earlier versions that hold a subset say neither."""
     known, part = state["data"], state["part"]
     numbers = state.get("numbers", None if known.get("subset") or known.get("validation") else torch.arange(len(part)))
     record = Known.of(known)
