@@ -97,9 +97,9 @@ class Dataset:
         """The forget set of a request. Raises UserError as `ForgetRequest.resolve` does."""
         return request.resolve(self.train, self.whole)
 
-    def in_words(self, forget: torch.Tensor, tag: str) -> str:
+    def in_words(self, forget: torch.Tensor, tag: str, file: str | None = None) -> str:
         """A forget set as `forgetting.in_words` says it."""
-        return forgetting.in_words(self.train.labels, self.classes, forget, tag)
+        return forgetting.in_words(self.train.labels, self.classes, forget, tag, file)
 
     @property
     def is_cifar10(self) -> bool:

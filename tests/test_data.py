@@ -531,7 +531,7 @@ def test_a_forget_set_in_words():
     assert words(named, classes=[3, 1]) == "classes 1 (b), 3 (d)"
     assert words(dataset, classes=range(8)) == "classes 0, 1, 2, 3, 4 and 3 more"
     assert words(dataset, share=0.1) == "random share 0.1"
-    assert dataset.in_words(torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d"
+    assert dataset.in_words(torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d, 2 images"
 
 
 def test_known_sizes_are_those_of_the_data():

@@ -132,6 +132,7 @@ def test_a_run_ends_with_its_accuracy_and_warns_of_few_steps_though_it_is_quiet(
     out, err = capsys.readouterr()
     begin = r"accuracy on test images: \S+ % of 290 of the kept classes, 0.0 % of 74 of classes 3, 5\n"
     assert re.match(begin, out) and err == ""
+    monkeypatch.undo()
     unlearn = (*flags[:6], "--forget-class", 3, "--original", path, "--precision", "fp32", "--weights", tmp_path, "--quiet")
     for script, images, size in ((finetune, 108, 128), (lora, 108, 128), (gradascent, 12, 8), (rfau, 12, 8)):
         for epochs in (1, -(-10 // -(-images // size))):  # as many as make ten steps: none is warned of

@@ -17,6 +17,7 @@ from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.exact.selection import images_called
 from unlearning.images import forgetting
+from unlearning.images.checkpoints import listed_in
 from unlearning.vision import feature_cache, originals
 from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
 from unlearning.vision.shared import Shared
@@ -34,7 +35,7 @@ class Entry:
     SHA-256 of the original that it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on,
     each with its tag. All of them are ascending int64 positions in the training images, of a system too. built: what a
     checkpoint says of its network. elsewhere: where the original lay that it comes from, if others had trained that; of such
-    a one itself its own place.
+    a one itself its own place. listed_in: the name of the file that named all that it has forgotten.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Entry:
     spec: dict[str, Any] = field(default_factory=dict)
     built: dict[str, Any] = field(default_factory=dict)
     elsewhere: str | None = None
+    listed_in: str | None = None
 
     @property
     def network(self) -> Network:
@@ -178,6 +180,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         spec=spec,
         built=checkpoint["network"],
         elsewhere=checkpoint.get("elsewhere"),
+        listed_in=listed_in(checkpoint),
     )
 
 
@@ -268,6 +271,17 @@ def _wanted(entry: Entry, request: forgetting.ForgetRequest, dataset: data.Datas
     if not 0 < len(inside) < len(entry.private):
         raise UserError(f"{entry.path}: {len(inside)} of its {len(entry.private)} private images are in {tag}")
     return inside, tag
+
+
+def lists(entries: Iterable[Entry], scoring: Scoring) -> dict[str, str]:
+    """The names of the files that named forget sets, by their tags: of the request of `scoring`, or of an entry."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        if scoring.forget and scoring.forget.file:
+            found |= dict.fromkeys((tag for _, tag in entry.forgets), scoring.forget.file.name)
+        elif entry.listed_in and entry.forget_tag:
+            found.setdefault(entry.forget_tag, entry.listed_in)
+    return found
 
 
 def request_in_words(entries: Iterable[Entry], scoring: Scoring, shared: Shared) -> list[str]:

@@ -164,7 +164,8 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         found["gap"] = unknown or predictions.average_gap(found, retrain["metrics"])
         found["ToW"] = unknown or predictions.tug_of_war(found, retrain["metrics"])
     else:
-        missing = {"missing": f"distances: no Retrain of seed {row['seed']} for {row['forget']} on {row['model']}"}
+        what = row.get("forgotten", row["forget"])
+        missing = {"missing": f"distances: no Retrain of seed {row['seed']} for {what} on {row['model']}"}
         found |= dict.fromkeys((*(f"d{key}" for key in predictions.GAP_METRICS), "gap", "ToW"), missing)
         found |= dict.fromkeys(("activation_f", "activation_r", "js_f", "js_r"), missing)
     if "relearn" not in row["curves"]:  # nobody has looked beneath the head

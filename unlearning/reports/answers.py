@@ -1,6 +1,6 @@
 """What networks answered: what a page and its pictures say of a row beside its numbers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class Asked:
     that has images in the forget set. digest: SHA-256 of the positions, ascending, as 64-bit little-endian integers.
     fingerprint: SHA-256 of the data. classes: names of all classes. whole: numbers of the classes that are forgotten as a
     whole. images: uint8 (N, H, W, C), at most PICTURED of the forget set, true classes in `truth`; none where nobody asked
-    for pictures. private: true where a system was scored on its private images alone.
+    for pictures. private: true where a system was scored on its private images alone. names: of the images' files,
+    ascending; none where they have no files of their own.
     """
 
     count: int
@@ -69,6 +70,7 @@ class Asked:
     images: np.ndarray
     truth: list[str]
     private: bool
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,9 @@ The page needs no other file and no script, and nothing in it is fetched. Every 
 """
 
 import base64
+import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,7 @@ MEANING = {  # of each column of PAGE in one sentence
 }
 FOLDED_FROM, NAMED = 20, 12  # a matrix of more classes than the first shows as many as the second and puts the rest together
 TOGETHER = 4  # true classes of a forget set up to which one matrix shows all networks
-LISTED = 20  # classes of a forget set that are named with their counts
+LISTED = 20  # classes of a forget set that are named with their counts, and images that are named
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
     return {
         "heading": heading,
         "asked": asked,
+        "names": asked.names[:LISTED],
+        "names_digest": hashlib.sha256(b"".join(os.fsencode(f"{name}\n") for name in asked.names)).hexdigest(),
         "classes": asked.per_class[:LISTED],
         "more_classes": len(asked.per_class) - LISTED,
         "share": f"{100 * asked.count / asked.total:.3g}",
