@@ -178,7 +178,7 @@ def test_class_names_from_a_folder_stay_text(tmp_path):
     assert [a["src"][:15] for tag, a in read.tags if tag == "img"] == ["data:image/png;"] * 8
     assert f"0 ({bad}): all 8" in read.words and "1 (ant)" in read.words
     names = models.load_checkpoint(path)["forget_names"]
-    assert f"Names {', '.join(names)} Names, SHA-256" in read.words and names[0] == f"train/{bad}/0.png"
+    assert f"Names{', '.join(names)} Names, SHA-256" in read.words and names[0] == f"train/{bad}/0.png"
     (tmp_path / "names.txt").write_text("\n".join(reversed(names)), encoding="utf-8")
     (way,) = re.findall(r"LC_ALL=C sort -u names.txt \| sha256sum", read.words)
     shell = subprocess.run(way, shell=True, cwd=tmp_path, capture_output=True, encoding="utf-8")

@@ -122,7 +122,7 @@ def test_of_many_names_some_are_shown_and_all_are_in_the_digest():
     accounts = [replace(one, asked=replace(one.asked, names=names)) for one in accounts]
     words = Read(page.html(result, accounts)).words
     digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
-    assert f"Names {', '.join(names[:20])} and 3 more Names, SHA-256 {digest} Positions" in words
+    assert f"Names{', '.join(names[:20])} and 3 more Names, SHA-256{digest} Positions" in words
 
 
 def test_it_says_what_was_asked_and_what_was_measured():
