@@ -281,6 +281,31 @@ def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
     assert code == 2 and "net.py:small is a network of one's own" in line and "--model FILE.py:FUNCTION" in line
 
 
+def test_a_retrain_that_normalises_otherwise_is_warned_of_when_it_is_made_and_when_it_is_scored(theirs, tmp_path, capsys):
+    folder, _ = theirs
+    where = (*WHERE, "--weights", tmp_path, *own(folder), "--forget-class", 3, "--epochs", 1, "--quiet")
+    constants = ("--mean", 0.4, "--std", 0.3)
+    path = call(finetune, *where, "--original", folder / "net.pth", *constants)
+    capsys.readouterr()
+    wrong = call(retrain, *where)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "normalised" in line)
+    ours, known = "mean 0.5 and std 0.5", "mean 0.4 and std 0.3"
+    assert line.startswith(
+        f"warning: this network is normalised by {ours}, and {path.name}, of the same network and data, by {known}"
+    )
+    assert f"give --mean 0.4 --std 0.3, or --data-of {path}" in line
+    rows_of(path, "--weights", tmp_path, *own(folder), beneath=False)
+    what = f"note: {wrong} was not trained as net.pth was: mean [0.5] for [0.4], std [0.5] for [0.3]"
+    assert what in capsys.readouterr().err
+    wrong.unlink()
+    for flags in (constants, ("--data-of", path)):
+        right = call(retrain, *where, *flags)
+        rows_of(path, "--weights", tmp_path, *own(folder), beneath=False)
+        said = capsys.readouterr().err
+        assert "normalised" not in said and "was not trained as" not in said
+        right.unlink()
+
+
 def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, tmp_path, capsys):
     folder, _ = theirs
     code = tmp_path / "net.py"

@@ -135,6 +135,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         _check_output(output, args, parent)
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)
+        if not parent and (line := originals.other_constants(network, args.weights, dataset.tag)):
+            say(line)
     snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     held.enter_context(_explained())
