@@ -12,7 +12,7 @@ import data
 import models
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
-from unlearning.core.flags import as_words, plain, written
+from unlearning.core.flags import as_words, written
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.exact.selection import images_called
@@ -327,23 +327,17 @@ def other_recipes(entries: Iterable[Entry]) -> list[str]:
     entries = sorted(entries, key=lambda entry: entry.method != "original")  # named itself, where it is there
     found: dict[tuple[Path, str], str] = {}
     for retrain in [entry for entry in entries if entry.method == "retrain"]:
-        own = SINCE | retrain.identity["settings"] | _constants(retrain)
+        own = SINCE | retrain.identity["settings"]
         for entry in entries:
             original = first_parent(entry.identity)
             if original["method"] != "original" or (entry.network, entry.seed) != (retrain.network, retrain.seed):
                 continue
-            theirs = SINCE | original["settings"] | _constants(entry)
+            theirs = SINCE | original["settings"]
             what = ", ".join(f"{k} {own[k]} for {theirs[k]}" for k in own if k in theirs and own[k] != theirs[k])
             name = entry.path.name if entry.method == "original" else f"what {entry.path.name} started from"
             if what:
                 found.setdefault((retrain.path, what), f"{retrain.path} was not trained as {name} was: {what}")
     return list(found.values())
-
-
-def _constants(entry: Entry) -> dict[str, Any]:
-    """Mean and standard deviation of a file's network, which of one that others have trained no setting says."""
-    arguments = entry.built.get("arguments", {})
-    return {name: plain(arguments[name]) for name in ("mean", "std") if name in arguments}
 
 
 def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
