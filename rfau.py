@@ -106,7 +106,8 @@ def outputs(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[torch.
     """Outputs float32 of the modules named in `layers` for images x float32 (B, C, H, W): a list of (B, ...). Raises
     UserError where one gives several tensors, or isn't called."""
     found: list[torch.Tensor] = []
-    refusal = UserError(f"RFAU takes no network with stages as {layers[0]}: each is to give one tensor")
+    what = f"RFAU moves the tensor that each stage gives; stages as {layers[0].removeprefix('net.')} don't give one"
+    refusal = UserError(f"{what}: finetune.py, pruneft.py, lora.py and loraprune.py don't look at stages")
 
     def keep(module, inputs, output):
         if not isinstance(output, torch.Tensor):

@@ -236,7 +236,7 @@ def test_every_adapter_is_below_the_last_stage_and_none_is_idle(name):
 @pytest.mark.parametrize("name", ["vgg11", "mvitv2_tiny", "twins_pcpvt_small"])
 def test_a_network_without_named_stages_is_refused(name):
     """timm names VGG's pooling layers, whose outputs no adapter above them moves, and of others what isn't there."""
-    with pytest.raises(UserError, match="timm names no stages of "):
+    with pytest.raises(UserError, match=r"doesn't say which these are: finetune.py"):
         layers.stages(outline(name))
 
 
