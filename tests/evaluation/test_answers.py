@@ -195,6 +195,8 @@ def test_a_system_is_scored_and_its_digest_can_be_checked(tmp_path):
     read = the_page(tmp_path / "nowhere", tmp_path, folder, "--pictures")
     assert "3 of 270 private training images" in read.words and "a system of several learners" in read.words
     assert hashlib.sha256(gone.numpy().tobytes()).hexdigest() in read.words
+    assert "The images were deleted exactly: each part that had seen one" in read.words
+    assert "No Retrain was found" not in read.words and "no proof of forgetting" not in read.words
     shell = subprocess.run("LC_ALL=C sha256sum * | sha256sum", shell=True, cwd=folder, capture_output=True, encoding="utf-8")
     assert shell.stdout.split()[0] in read.words
     assert len([tag for tag, _ in read.tags if tag == "img"]) == 3

@@ -802,6 +802,7 @@ def test_evaluate_scores_a_system_like_any_checkpoint(copy, capsys):
     (row,) = rows_of(folder, "--weights", folder.parent, "--precision", "fp32")  # the untrained answers nearly tie
     assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser", 1)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(folder, three))
+    assert row["metrics"]["gap"]["missing"].startswith("distances: lmeraser deletes exactly")
 
 
 def test_a_system_that_votes_is_scored_beneath_its_heads(copy):
@@ -846,6 +847,7 @@ def test_systems_scored_together_are_asked_about_the_same_images(backbone, copy,
     (row,) = rows_of(untouched, "--forget-file", file, "--weights", tmp_path / "nowhere", beneath=False)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, ids))
     (row,) = rows_of(untouched, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
+    assert row["metrics"]["gap"]["missing"].endswith("resnet8, prompted, which lmeraser's deletion of these images would be")
     labels = data.load("digits", subset=300).train.labels
     threes = [i for i in private(untouched) if labels[i] == 3]
     assert row["forget"] == "class3" and row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, threes))

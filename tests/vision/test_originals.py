@@ -719,6 +719,27 @@ def test_one_file_read_in_two_ways_has_two_originals(theirs, tmp_path):
         assert low < 20 < 80 < high
 
 
+def test_rows_of_several_originals_of_others_are_called_by_their_files(theirs, tmp_path):
+    """By their paths where two files have one name; what was made from them says so too."""
+    folder, net = theirs
+    given = ("--weights", tmp_path, *own(folder), "--dataset", "digits", "--forget-class", 3)
+    for place, scale in (("a/net.pth", 1.0), ("b/net.pth", 0.5), ("other.pth", 0.25)):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        torch.save({name: scale * value for name, value in net.state_dict().items()}, tmp_path / place)
+    files = [tmp_path / "a/net.pth", tmp_path / "other.pth"]
+    rows = rows_of(*files, *given, beneath=False)
+    assert [row["method"] for row in rows] == ["original --original net.pth", "original --original other.pth"]
+    rows = rows_of(*files, tmp_path / "b/net.pth", *given, beneath=False)
+    assert {f"original --original {tmp_path / place}" for place in ("a/net.pth", "b/net.pth")} < {r["method"] for r in rows}
+    start = (*WHERE, *own(folder), *ENOUGH, "--weights", tmp_path, "--epochs", 1, "--forget-class", 3, "--original")
+    made = [call(finetune, *start, path) for path in files]
+    rows = rows_of(*made, "--weights", tmp_path, *own(folder), beneath=False)
+    assert {row["method"].partition("finetune ")[2] for row in rows if "finetune" in row["method"]} == {
+        "from original --original net.pth",
+        "from original --original other.pth",
+    }
+
+
 def test_the_file_of_ones_own_network_is_part_of_what_a_run_is(theirs, tmp_path, capsys):
     """Changed, it makes another network: nothing finished is taken for it, nor averaged with it."""
     code = tmp_path / "net.py"

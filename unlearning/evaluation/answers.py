@@ -101,6 +101,7 @@ def _file(entry: Entry) -> File:
         date=entry.date,
         is_folder=folder,
         holds_list=len(entry.forget) > 0 and not folder,
+        exact=entry.is_exact,
     )
 
 

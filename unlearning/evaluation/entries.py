@@ -77,6 +77,11 @@ class Entry:
         return hashlib.sha256(f"{self.fingerprint} {digest(self.private)}".encode()).hexdigest()
 
     @property
+    def is_exact(self) -> bool:
+        """True for a system from which images are deleted, which is what training without them gives: its own Retrain."""
+        return self.private is not None and len(self.forget) > 0
+
+    @property
     def key(self) -> str:
         """The identity as text."""
         return canonical(self.identity)
@@ -346,6 +351,8 @@ def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
     Keys: an entry's `key` and the tag of a forget set. Rates are named only where rows are otherwise called alike, for each
     row has a rate of its own.
     """
+    entries = list(entries)
+    files = _files_elsewhere(entries)
     tables: dict[tuple, dict[str, Entry]] = {}
     for entry in entries:
         for _, tag in entry.forgets:
@@ -360,9 +367,26 @@ def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
             alike.setdefault((names[key], entry.epochs), []).append(key)
         for keys in alike.values():
             column = {"epochs"} if rows[keys[0]].epochs else set()
-            extra = _told_apart([rows[key].identity for key in keys], column)
+            extra = _told_apart([_with_files(rows[key].identity, files) for key in keys], column)
             found |= {(key, tag): f"{names[key]} {words}".strip() for key, words in zip(keys, extra, strict=True)}
     return found
+
+
+def _files_elsewhere(entries: Iterable[Entry]) -> dict[str, str]:
+    """What tables call the originals that others have trained, by the digits of a SHA-256 in their identities: the file's
+    name, of two of one name the path."""
+    paths = {
+        first_parent(entry.identity)["settings"].get("original"): Path(e) for entry in entries if (e := entry.elsewhere)
+    }
+    names = [path.name for path in paths.values()]
+    return {str(one): path.name if names.count(path.name) == 1 else str(path) for one, path in paths.items()}
+
+
+def _with_files(known: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+    """An identity, and those that it descends from, with files' names in the place of digits of their SHA-256."""
+    settings, parent = known.get("settings", {}), known.get("parent")
+    named = {"original": files[settings["original"]]} if settings.get("original") in files else {}
+    return known | {"settings": settings | named} | ({"parent": _with_files(parent, files)} if parent else {})
 
 
 def _told_apart(identities: list[dict[str, Any]], without: set[str]) -> list[str]:

@@ -18,7 +18,8 @@ class File:
     """A scored file, or folder of a system, as it says of itself.
 
     method: "original", "retrain", "lora" ..., without flags. sha256: of a folder that of its `sha256sum` lines. holds_list:
-    true where the file holds its forget set as positions in the training images.
+    true where the file holds its forget set as positions in the training images. exact: true for a system from which the
+    images were deleted, and whose parts are what they would be without them.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class File:
     date: str | None
     is_folder: bool
     holds_list: bool
+    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False)

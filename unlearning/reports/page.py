@@ -102,7 +102,9 @@ def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
         "has_list": any(file.holds_list for _, account in reported for file in account.files),
         "has_folder": any(file.is_folder for _, account in reported for file in account.files),
         "summary": [_summary(row, account) for row, account in unlearned(reported)],
-        "missing": [f"No {name} was found: {what}" for name, what in _ABSENT.items() if name.lower() not in there],
+        "missing": [f"No {name} was found: {what}" for name, what in _ABSENT.items() if name.lower() not in there]
+        if not _is_exact(reported)
+        else [EXACT],
         "columns": _columns(keys, retrain and retrain[0]),
         "rows": [_row(row, keys) for row in rows],
         "reasons": tables.reasons(rows, keys),
@@ -116,6 +118,17 @@ _ABSENT = {
     "Original": "what the network answered before is not on this page.",
     "Retrain": "how a network that never saw these images would answer is not known here.",
 }
+
+
+EXACT = (
+    "The images were deleted exactly: each part that had seen one was trained again from its start without it, and neither "
+    "another part nor the backbone has seen it. Training everything again without them (Retrain) would give this system."
+)
+
+
+def _is_exact(reported: list[Reported]) -> bool:
+    """True where every row is a system that the images were deleted from."""
+    return all(file.exact for _, account in reported for file in account.files)
 
 
 def _files(reported: list[Reported]) -> list[dict[str, Any]]:
@@ -286,6 +299,8 @@ def _limits(reported: list[Reported], retrain: dict[str, Any] | None) -> list[st
             "The numbers compare with a network that was trained again without these images (Retrain). "
             "Answers that are alike don't prove that the weights hold nothing."
         ]
+    elif _is_exact(reported):
+        found = ["That the deletion is exact is a property of the method, which this page doesn't measure."]
     else:
         found = ["There is no Retrain to compare with: a high UA alone is no proof of forgetting, and nor is a low one."]
     for row, account in reported:
