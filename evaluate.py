@@ -41,10 +41,9 @@ def parser() -> Parser:
     )
     parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of Originals and Retrains")
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
-    add_data_flags(parser)
-    parser.set_defaults(dataset=None)  # files say themselves what they were made with; those from elsewhere don't
+    add_data_flags(parser, default=None)
     add_forget_flags(parser)
-    add_model_flag(parser)
+    add_model_flag(parser, "what each file says")
     add_elsewhere_flags(parser)
     add_scoring_flags(parser)
     for form in tables.FORMS:

@@ -133,7 +133,7 @@ def parser() -> Parser:
     flag("--dataset", type=name_or_path, help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     flag("--img-size", type=PIXELS, default=32, help="side of folder: and csv: images (default: 32)")
-    flag("--model", type=name_or_path, nargs="+", help="networks (default: the preset's)")
+    flag("--model", type=name_or_path, nargs="+", help="networks, as for the scripts (default: the preset's)")
     text = "files to start from, one for each network; Retrain is then made only if --methods names it"
     flag("--original", nargs="+", type=input_path, metavar="FILE", help=text)
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"

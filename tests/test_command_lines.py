@@ -79,6 +79,16 @@ def test_a_malformed_command_line_gets_one_line(name, capsys):
 
 SAID = [
     ("finetune", ("--epoch", "3"), "finetune.py: unrecognized arguments: --epoch 3; did you mean --epochs?"),
+    (
+        "retrain",
+        ("--original", "x.pth"),
+        "--original x.pth; it starts afresh: --model names the network, or --data-of a checkpoint that was made from that",
+    ),
+    (
+        "pretrain",
+        ("--original=x",),
+        "unrecognized arguments: --original=x; it starts afresh: --model names the network; --help",
+    ),
     ("finetune", ("--for", "3"), "did you mean --forget-class or --forget-random or --forget-file or --forget-count?"),
     ("finetune", ("--epochs", "2", "3"), "finetune.py: unrecognized arguments: 3; --help explains all flags"),
     (
@@ -109,6 +119,28 @@ SAID = [
 def test_the_line_names_the_way_out(name, arguments, expected, capsys):
     code, line = one_line(importlib.import_module(name), capsys, *arguments)
     assert code == 2 and expected in line
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "default"),
+    [
+        ("evaluate", "dataset", "what each file says, which those from elsewhere don't"),
+        ("evaluate", "model", "what each file says"),
+        ("finetune", "dataset", "fashion-mnist"),
+        ("finetune", "model", "resnet20, or what --original holds"),
+        ("retrain", "model", "resnet20, or what --data-of holds"),
+        ("pretrain", "model", "resnet20"),
+    ],
+)
+def test_help_says_the_default_of_this_command_and_every_kind_of_network(name, flag, default):
+    actions = importlib.import_module(name).parser()._actions
+    (action,) = (action for action in actions if action.dest == flag)
+    assert f"(default: {default})" in action.help
+    if default == "fashion-mnist":
+        assert action.default == default
+    if flag == "model":
+        kinds = ("timm:NAME", "torchvision:NAME", "FILE.py:FUNCTION", "vit_small")
+        assert all(kind in action.help for kind in kinds) and ("/FOLDER" in action.help) == (name in ("retrain", "pretrain"))
 
 
 def test_a_flag_that_is_given_twice_has_one_value():

@@ -91,6 +91,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str | None = None, **options: Any) -> None:
         options.setdefault("formatter_class", Formatter)
         super().__init__(description=doc, allow_abbrev=False, **options)
+        self.instead: dict[str, str] = {}  # of flags that other commands have, what to do here
         self.register("action", None, Store)
 
     def add_argument(self, *names: str, identity: bool | str = True, off: object = UNSET, **options: Any) -> argparse.Action:
@@ -108,7 +109,9 @@ class Parser(argparse.ArgumentParser):
                 if isinstance(action, argparse._SubParsersAction):
                     part = action.choices[getattr(values, action.dest)]
             flags = [name for action in part._actions for name in action.option_strings]
-            part.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0].split('=')[0], flags)}")
+            first = unknown[0].split("=")[0]
+            way = f"; {part.instead[first]}" if first in getattr(part, "instead", {}) else _meant(first, flags)
+            part.error(f"unrecognized arguments: {' '.join(unknown)}{way}")
         return values
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -187,7 +187,7 @@ def _forgotten(
     nothing."""
     if not hasattr(args, "forget_class"):
         return None
-    asked = _asked(forget_request(args), dataset)
+    asked = _asked(forget_request(args), dataset, getattr(args, "data_of", None))
     union = torch.cat([parent["forget"] if parent else asked.positions, asked.positions]).unique()
     dataset.check_missing(union, asked.tag)
     if torch.equal(union, asked.positions):
@@ -197,10 +197,15 @@ def _forgotten(
     return forgetting.Forgotten(union, forgetting.tag_of(dataset.train.labels, union), notes=asked.notes)
 
 
-def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset) -> forgetting.Forgotten:
-    """The forget set of a request, or without one the images that are missing."""
+def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset, of: Path | None) -> forgetting.Forgotten:
+    """The forget set of a request; without one the images that are missing, or what the checkpoint `of` has forgotten."""
     if request is None and len(dataset.missing):
         return forgetting.Forgotten(dataset.missing, forgetting.tag_of(dataset.train.labels, dataset.missing))
+    if request is None and of:
+        if not len(models.load_checkpoint(of)["forget"]):
+            what = f"{of} has forgotten nothing, and no image of it is missing"
+            raise UserError(f"{what}: give --forget-class, --forget-random, --forget-count or --forget-file")
+        request = forgetting.ForgetRequest(file=of)
     return dataset.forgotten(request or forgetting.ForgetRequest())
 
 
