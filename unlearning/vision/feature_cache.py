@@ -117,11 +117,12 @@ class FeatureCache:
         parts = list(dict.fromkeys(id(known.below) for known in self.kept if known.below is not below))
         self.kept = [known for known in self.kept if id(known.below) not in parts[: len(parts) + 1 - PARTS]]
         try:
-            self.kept.append(Outputs(below, images, compute, self))
+            made = Outputs(below, images, compute, self)  # from those of another part, perhaps, which are then kept before
         except OSError as error:
             say(f"frozen layers run each time, slower and with the same result: {error}")
             return None
-        return self.kept[-1]
+        self.kept.append(made)
+        return made
 
 
 class Outputs:
