@@ -264,7 +264,10 @@ def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("sequence", "--forget-count", 5), "sequence has no --forget-count; prunelora, random, audit, rfau have"),
+        (
+            ("sequence", "--forget-count", 5),
+            "sequence has no --forget-count; prunelora, random, audit, rfau, tune, rfau-tune have",
+        ),
         (("lmeraser", "--forget-file", "x"), "lmeraser has no --forget-file"),
         (("llmeraser", "--forget-file", "x"), "llmeraser has no --forget-file"),
         (("prunelora", "--forget-file", "x", "--forget-class", 3), "give --forget-class or --forget-file"),
