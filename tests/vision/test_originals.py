@@ -593,7 +593,8 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     assert (original["method"], row["method"]) == ("original", "loraprune")
     again = ("--data-of", made) if kind == "resnet" else ("--model", tmp_path / "hf")  # made again as a checkpoint says
     again = ("--dataset", f"folder:{folder}", *again, "--forget-file", ids(tmp_path), "--quiet")
-    call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
+    rate = models.load_checkpoint(call(retrain, *again, "--epochs", 1, "--weights", tmp_path))["config"]["lr"]
+    assert rate == (0.001 if kind == "vit" else 0.1)
     assert "mean" in rows_of(made, "--weights", tmp_path, beneath=False)[-1]["metrics"]["gap"]
     assert call(retrain, *again, "--epochs", 1, "--weights", tmp_path).exists()  # there already
     if kind == "vit":  # another network of the same name

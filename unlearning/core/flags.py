@@ -34,12 +34,12 @@ UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]
 
 
-VIT = "other plain ViTs"
+VIT = "other transformers"
 
 
 class PerModel(dict):
     """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network, but VIT,
-    where there is such, for every other ViT."""
+    where there is such, for every other transformer."""
 
     def __str__(self) -> str:
         rest = ", ".join(f"{value:g} for {name}" for name, value in self.items() if name != "paper")

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import models
 from unlearning.core.errors import UserError
@@ -107,6 +108,14 @@ def is_cnn(model: nn.Module) -> bool:
     """True for a network without attention that has convolutions in its blocks."""
     modules = (model.get_submodule(name) for name in _of_blocks(model))
     return not models.is_vit(model) and not attentions(model) and any(isinstance(m, nn.Conv2d) for m in modules)
+
+
+def is_transformer(model: nn.Module) -> bool:
+    """True for a plain ViT, and for a network of attention without batch norms, by whatever library: such diverge at a CNN's
+    learning rates."""
+    found = [*model.modules()]
+    attentive = any(isinstance(m, nn.MultiheadAttention) for m in found) or bool(attentions(model))
+    return models.is_vit(model) or (attentive and not any(isinstance(m, _BatchNorm) for m in found))
 
 
 def in_blocks(model: nn.Module) -> list[str]:

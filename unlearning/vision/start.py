@@ -251,9 +251,9 @@ def _check_memory(model: nn.Module, network: dict[str, Any], dataset: data.Datas
 
 
 def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precision: str | None) -> dict[str, Any]:
-    """Every flag, with what its default is for this network. That of a ViT of no name here counts as given by hand, which it
-    was in earlier versions: files are called as they were then."""
-    given, is_vit = vars(args) | {"model": network, "precision": precision}, models.is_vit(model)
+    """Every flag, with what its default is for this network. That of a transformer of no name here counts as given by hand,
+    which it was in earlier versions: files are called as they were then."""
+    given, is_vit = vars(args) | {"model": network, "precision": precision}, layers.is_transformer(model)
     return {name: value.of(network, is_vit) if isinstance(value, PerModel) else value for name, value in given.items()}
 
 
