@@ -34,6 +34,7 @@ def test_a_networks_card_says_what_was_forgotten_and_how():
     listed = record_of("vit_micro") | {"forget_tag": "file1a2b3c4d", "config": {"forget_file": "to/cats.txt"}}
     card = cards.network(listed, "folder", "ab12")
     assert "# vit_micro without the images of cats.txt, by lora" in card and "(cats.txt)." in card
+    assert "without class3, by lora" in cards.network(listed | {"forget_tag": "class3"}, "folder", "ab12")  # the better name
     before = {"identity": {"parent": {"forget": {"positions": "ab"}}}}  # of a union the file names a part alone
     assert "without file1a2b3c4d, by lora" in cards.network(listed | before, "folder", "ab12")
     plain = record_of("vit_micro", forget=()) | {"method": "original", "forget_tag": None}

@@ -52,8 +52,10 @@ def called(content: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
 
 
 def listed_in(content: Mapping[str, Any]) -> str | None:
-    """The name of the file that named all that a checkpoint has forgotten; None where it was named in another way, or where
-    its original had forgotten something before."""
+    """The name of the file that named all that a checkpoint has forgotten; None where it was named in another way, or has a
+    better name (a class, a draw), or where its original had forgotten something before."""
+    if not str(content.get("forget_tag")).startswith("file"):
+        return None
     file, before = _part(content, "config").get("forget_file"), _part(_part(content, "identity"), "parent").get("forget")
     return Path(file).name if isinstance(file, str) and not before else None
 
