@@ -27,6 +27,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import LORA_RANK, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
 from unlearning.core.locks import locked
 from unlearning.core.paths import output_file
+from unlearning.core.seals import check_own
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import add_targets_flag, method_parser
 from unlearning.vision.layers import in_every_block, stages
@@ -92,9 +93,7 @@ def _check_plot(run: Run) -> None:
         raise UserError(f"--plot {plot} is where the checkpoint or its adapter goes")
     if plot.exists() and not begun:
         raise UserError(f"--plot {plot} is there already: --overwrite replaces it")
-    from unlearning.reports import style  # matplotlib
-
-    style.check_own([plot])
+    check_own([plot])
 
 
 def every_block(model: nn.Module) -> adapters.Layers:

@@ -13,15 +13,14 @@ import multiprocessing
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a process that has started threads can't be copied
 
 from tests.storm import every, kills
-from unlearning.core.files import write_text
 from unlearning.core.flags import typed_command
 from unlearning.core.provenance import device_name, provenance
+from unlearning.reports import results
 
 NEVER = ("tracebacks", "hangs", "files_touched")
 
@@ -49,7 +48,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, help="kills of each command, evenly chosen (default: before every operation)")
     parser.add_argument("--files", type=int, default=3, help="every so manieth damaged file (default: 3)")
     parser.add_argument("--minutes", type=float, default=25, help="for the damaged files (default: 25)")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=results.output, help="write the figures there")
     args = parser.parse_args()
     started = time.time()
     kills.prepare()
@@ -64,7 +63,7 @@ def main() -> int:
     print(json.dumps(result, indent=1))
     if args.json:
         about = {"table": "storm", "about": "Kills before operations on files, and damaged files: what came of them."}
-        write_text(args.json, json.dumps(provenance(typed_command(), device_name("cpu")) | about | result, indent=1) + "\n")
+        results.write(args.json, provenance(typed_command(), device_name("cpu")) | about | result)
     killed_well, read_well = rows[0]["survived"] == rows[0]["cases"], not any(rows[1][key] for key in NEVER)
     return 0 if killed_well and read_well else 1
 

@@ -11,12 +11,13 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save
 
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.memory import check_archive
@@ -267,6 +268,19 @@ def _as_bytes(payload: object) -> memoryview:
     buffer = io.BytesIO()  # torch.save into memory: a full disk is then an ordinary OSError of our own write
     torch.save(payload, buffer)
     return buffer.getbuffer()
+
+
+def save_tensors(part: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors as a safetensors file, to a part that takes its place later, flushed to disk: the same bytes each time,
+    which the library's own header, of a dictionary without order, isn't; and with the rights of any new file. about: what
+    the file says of itself. Raises OSError where the disk is full."""
+    content = save(dict(tensors), dict(about))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8 bytes
+    _flushed(part, len(text).to_bytes(8, "little") + text + content[8 + size :])
 
 
 def _flushed(path: Path, content: bytes | memoryview) -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from unlearning.core import distributed
+from unlearning.core import distributed, seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import Staged, first_line, read_torch, sha256, write_text, writing
+from unlearning.core.files import Staged, first_line, read_torch, save_tensors, sha256, write_bytes, writing
 from unlearning.vision import cards, compaction, pruning
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def check_replaceable(run: "Run") -> None:
         what = "is a link, or no folder"
     elif there - FILES or (there and CONFIG_FILE not in there):
         what = f"holds {min(there - FILES or there)}"
+    elif CARD_FILE in there and not seals.is_own(folder / CARD_FILE):
+        what = f"its {CARD_FILE} isn't as this project wrote it"
     elif not before and not (overwrite and _says_ours(folder)):
         what = f"is there without {output.name}"
     elif came_with and came_with != digests(folder):
@@ -80,14 +82,15 @@ def save(
     part = run.staged.part(folder)
     with writing(folder):
         part.mkdir()
-        save_file(tensors, part / ADAPTER_FILE, PLAIN)
+        save_tensors(part / ADAPTER_FILE, tensors, PLAIN)
         config.save_pretrained(
             str(part), auto_mapping_dict={"base_model_class": type(net).__name__, "parent_library": type(net).__module__}
         )
         if masks:
             named = {name.removeprefix(NET): mask for name, mask in masks.items()}
-            save_file(named, part / MASK_FILE, {"compact": str(compact)})
-        write_text(part / CARD_FILE, cards.adapter(run.record, net, folder.name, bool(masks), compact))
+            save_tensors(part / MASK_FILE, named, {"compact": str(compact)})
+        card = cards.adapter(run.record, net, folder.name, bool(masks), compact)
+        write_bytes(part / CARD_FILE, seals.sealed(card.encode(), "markdown"))
 
 
 def beside(staged: Staged) -> dict[str, Any]:

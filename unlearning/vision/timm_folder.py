@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import models
+from unlearning.core import seals
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, first_line, replacing, write_text
+from unlearning.core.files import check_writable, first_line, replacing, save_tensors, write_bytes
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 SOURCE = "checkpoint_sha256"  # where config.json says what the folder was made from
@@ -115,6 +115,7 @@ def is_there(folder: Path, source: str, scores: str, overwrite: bool) -> bool:
     if found is None:
         raise UserError(f"{folder} holds files that export.py --timm hasn't written: name another folder")
     if overwrite:
+        seals.check_own([folder / "README.md"])
         return False
     if found != source:
         raise UserError(f"{folder} exists, made from something else; --overwrite replaces it")
@@ -145,9 +146,9 @@ def write(folder: Path, model: nn.Module, checkpoint: Mapping[str, Any], source:
     with replacing(folder.resolve()) as part:
         part.mkdir()
         tensors = {name: value.contiguous().clone() for name, value in net.state_dict().items()}  # none shares memory
-        save_file(tensors, part / "model.safetensors", {"format": "pt"})
+        save_tensors(part / "model.safetensors", tensors, {"format": "pt"})
         save_config_for_hf(net, part / "config.json", model_config=about, model_args=plain.arguments)  # type: ignore[arg-type]
-        write_text(part / "README.md", card)
+        write_bytes(part / "README.md", seals.sealed(card.encode(), "markdown"))
         _check(part, model, plain)
 
 
