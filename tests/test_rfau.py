@@ -64,7 +64,7 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
     assert (tmp_path / "r.png").read_bytes() == picture
     (tmp_path / "r.png").write_bytes(b"my photograph")
     for plot, what in (
-        ("r.png", "not a picture that was drawn here"),
+        ("r.png", "isn't as this project wrote it"),
         ("y.pth", "is where the checkpoint or its adapter goes"),
     ):
         flags = ("--epochs", 8, "--overwrite", "--plot", tmp_path / plot)
