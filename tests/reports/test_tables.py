@@ -1,5 +1,6 @@
 """Tables and pictures from result files: every form shows the same rows."""
 
+import argparse
 import csv
 import json
 import re
@@ -140,6 +141,21 @@ def test_a_dumped_result_is_read_back(small, tmp_path):
     write_text(tmp_path / "t.json", '{"rows": []}')
     with pytest.raises(UserError, match="not a result file"):
         results.read(tmp_path / "t.json")
+
+
+def test_a_benchmark_replaces_results_that_were_written_here_alone(table, tmp_path):
+    """Also those of earlier versions, which have no seal; and says so before it measures."""
+    path = tmp_path / "speed.json"
+    assert results.output(str(path)) == path
+    results.write(path, table)
+    sealed = path.read_bytes()
+    for ours in (sealed, seals.split(sealed)[0]):
+        path.write_bytes(ours)
+        assert results.output(str(path)) == path
+    for theirs in (b"mine", b'{"my": "settings"}', b"", sealed.replace(b'"table"', b'"notes": "mine", "table"')):
+        path.write_bytes(theirs)
+        with pytest.raises(argparse.ArgumentTypeError, match=seals.FOREIGN):
+            results.output(str(path))
 
 
 def test_all_forms_show_the_same_rows(table, tmp_path):

@@ -135,6 +135,7 @@ def test_an_adapter_is_replaced_along_with_its_checkpoint_alone(tmp_path):
     with pytest.raises(UserError, match=r"and x.pth came with none"):
         adapter_files.check_replaceable(again)
     write_torch(tmp_path / "x.pth", says)
+    card = (folder / "README.md").read_bytes()
     (folder / "README.md").unlink()
     adapter_files.check_replaceable(again)
     config = (folder / "adapter_config.json").read_text(encoding="utf-8")
@@ -151,10 +152,14 @@ def test_an_adapter_is_replaced_along_with_its_checkpoint_alone(tmp_path):
         with pytest.raises(UserError, match=r"and isn't the one that x.pth came with"):
             adapter_files.check_replaceable(again)
         (folder / file).write_bytes(before)
-    (folder / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match=r"holds notes.txt"):
-        adapter_files.check_replaceable(again)
-    (folder / "notes.txt").unlink()
+    for file, content in (("notes.txt", b"mine"), ("README.md", card + b"My note.\n"), ("README.md", b"mine")):
+        (folder / file).write_bytes(content)
+        with pytest.raises(UserError, match=rf"x_adapter is where the adapter goes, and holds .*{file}"):
+            adapter_files.check_replaceable(again)
+        with pytest.raises(UserError, match=rf"x_adapter, which goes with x.pth, holds .*{file}"):
+            adapter_files.check_going(tmp_path / "x.pth")
+        (folder / file).unlink()
+    adapter_files.check_going(tmp_path / "x.pth")
     (tmp_path / "x.pth").unlink()
     save_file({"a": torch.ones(1)}, folder / ADAPTER_FILE)  # somebody's, which doesn't say that it was written here
     with pytest.raises(UserError, match=r"is there without x\.pth"):

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
+from unlearning.core.words import first_line
 
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
 # Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written: nobody
@@ -330,12 +331,6 @@ def sha256(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, at most 160 characters."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
 
 
 def write_text(path: str | Path, text: str) -> None:

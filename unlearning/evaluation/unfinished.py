@@ -121,6 +121,8 @@ def keeping(place: Path, outputs: Sequence[Path], args: argparse.Namespace) -> I
         say(f"{error}: should this command be killed, it begins again")
         yield Unfinished()
         return
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise UserError(f"{folder} is a link, or no folder, where scores are kept: move it")
     with removed_if_empty([place]), locked(folder):
         kept = Unfinished(folder)
         yield kept

@@ -14,9 +14,9 @@ from typing import Any
 
 from unlearning.core import seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, recover_within, write_bytes
-from unlearning.core.locks import locked
-from unlearning.core.words import listed, say
+from unlearning.core.files import recover_within, write_bytes
+from unlearning.core.locks import check_place, locked
+from unlearning.core.words import first_line, listed, say
 from unlearning.reports import results, tables
 
 FILES = {"json": "result.json", "markdown": "README.md", "csv": "rows.csv", "latex": "tables.tex"}  # form: file
@@ -48,6 +48,7 @@ def check_ours(folder: Path, read: Path | None = None) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, where a folder of results is to be")
+    check_place(folder)
     file = folder / FILES["json"]
     strange = []
     if file.exists():

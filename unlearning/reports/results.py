@@ -10,9 +10,10 @@ from typing import Any, NotRequired, TypedDict
 from unlearning.core import content, seals
 from unlearning.core.content import check
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, write_bytes
+from unlearning.core.files import write_bytes
 from unlearning.core.flags import on_one_line, shown
 from unlearning.core.paths import output_file
+from unlearning.core.words import first_line
 from unlearning.metrics.statistics import grouped
 from unlearning.reports import fields
 

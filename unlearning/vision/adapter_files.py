@@ -6,6 +6,7 @@ merged network. Folders of earlier versions are for the network with its normali
 """
 
 import copy
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import nn
 
 from unlearning.core import distributed, seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import Staged, first_line, read_torch, save_tensors, sha256, write_bytes, writing
+from unlearning.core.files import Staged, read_torch, save_tensors, sha256, write_bytes, writing
+from unlearning.core.words import first_line
 from unlearning.vision import cards, compaction, pruning
 
 if TYPE_CHECKING:
@@ -51,10 +53,10 @@ def check_replaceable(run: "Run") -> None:
     what, came_with = None, before.get("adapter")
     if folder.is_symlink() or not folder.is_dir():
         what = "is a link, or no folder"
-    elif there - FILES or (there and CONFIG_FILE not in there):
+    elif there and CONFIG_FILE not in there:
         what = f"holds {min(there - FILES or there)}"
-    elif CARD_FILE in there and not seals.is_own(folder / CARD_FILE):
-        what = f"its {CARD_FILE} isn't as this project wrote it"
+    elif strange := _strange(folder):
+        what = strange
     elif not before and not (overwrite and _says_ours(folder)):
         what = f"is there without {output.name}"
     elif came_with and came_with != digests(folder):
@@ -63,6 +65,24 @@ def check_replaceable(run: "Run") -> None:
         what = f"{output.name} came with none"
     if what:
         raise UserError(f"{folder} is where the adapter goes, and {what}: move it, or give another --output")
+
+
+def check_going(checkpoint: Path) -> None:
+    """Raise UserError where the adapter of a checkpoint that is replaced, which goes along, has something of somebody's own
+    in its folder."""
+    folder = folder_for(checkpoint)
+    if folder.is_dir() and recorded(checkpoint) == digests(folder) and (strange := _strange(folder)):
+        raise UserError(f"{folder}, which goes with {checkpoint.name}, {strange}: move it, or give another --output")
+
+
+def _strange(folder: Path) -> str | None:
+    """What in an adapter's folder this project hasn't written; None if there is no such thing."""
+    if others := {file.name for file in folder.iterdir()} - FILES:
+        return f"holds {min(others)}"
+    card = folder / CARD_FILE
+    if os.path.lexists(card) and not seals.is_own(card):
+        return f"holds a {CARD_FILE} that isn't as this project wrote it"
+    return None
 
 
 def save(

@@ -15,7 +15,8 @@ import torch
 import data
 from unlearning.core.content import odd_kind
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, read_torch
+from unlearning.core.files import read_torch
+from unlearning.core.words import first_line
 from unlearning.networks import libraries
 from unlearning.networks.checkpoint_fields import is_harmless
 from unlearning.vision import published

@@ -10,9 +10,18 @@ from torch.optim import Optimizer
 from unlearning.core import content
 from unlearning.core.content import fields, list_of, map_of, number, require, text, whole
 
+
+def _history(value: Any) -> None:
+    """Lists of lists of numbers, as many and as long in each."""
+    list_of(list_of(list_of(number())))(value)
+    sizes = {tuple(map(len, step)) for step in value}
+    require(len(sizes) < 2, "", f"has entries of {len(sizes)} sizes")
+
+
 STATE = fields(
     {"key": text(), "epoch": whole(1, 10**9), "seconds": number(0), "model": map_of(content.dense), "scheduler": whole()}
-    | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})}
+    | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})},
+    {"history": _history},
 )
 
 

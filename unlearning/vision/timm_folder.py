@@ -14,7 +14,8 @@ from torch import nn
 import models
 from unlearning.core import seals
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, first_line, replacing, save_tensors, write_bytes
+from unlearning.core.files import check_writable, replacing, save_tensors, write_bytes
+from unlearning.core.words import first_line
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 SOURCE = "checkpoint_sha256"  # where config.json says what the folder was made from
