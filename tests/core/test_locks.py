@@ -84,7 +84,7 @@ def test_what_lies_in_the_place_of_a_lock_is_named_and_stays(tmp_path, kind):
         pytest.skip("Windows has no such files")
     make = {"folder": place.mkdir, "fifo": lambda: os.mkfifo(place)}
     make.get(kind, lambda: place.symlink_to(tmp_path / ("mine" if kind == "link" else "none")))()
-    with pytest.raises(UserError, match="where the lock on x.pth is to be: move it"), locked(tmp_path / "x.pth"):
+    with pytest.raises(UserError, match=r"where the lock on x.pth is to be: move it"), locked(tmp_path / "x.pth"):
         pass
     assert is_held(tmp_path / "x.pth") and files(tmp_path) | {place.name: b""} == {"mine": b"mine", place.name: b""}
     assert place.is_symlink() or place.is_dir() or place.exists()

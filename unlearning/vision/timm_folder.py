@@ -3,7 +3,6 @@
 The format is that of timm's models on the Hugging Face Hub: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import nn
 
 import models
 from unlearning.core import seals
+from unlearning.core.content import read_json
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import check_writable, replacing, save_tensors, write_bytes
 from unlearning.core.words import first_line
@@ -128,7 +128,7 @@ def is_there(folder: Path, source: str, scores: str, overwrite: bool) -> bool:
 def source_of(folder: Path) -> str | None:
     """SHA-256 of the checkpoint that a folder was made from; None for any other folder, and for one with more in it."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))[SOURCE]
+        found = read_json(folder / "config.json")[SOURCE]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return found if isinstance(found, str) and {path.name for path in folder.iterdir()} == FILES else None
