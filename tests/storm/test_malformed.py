@@ -39,7 +39,9 @@ ONCE = {
         ("optimizer.state.0.step", "large"),
         ("optimizer.state.0.exp_avg", "large"),
         ("history", "true"),
-        ("optimizer.param_groups.0.lr", "nan"), ("epoch", "large")},
+        ("optimizer.param_groups.0.lr", "nan"),
+        ("epoch", "large"),
+    },
     "result": {("text", "deep"), ("rows.0.metrics.UA.mean", "large"), ("rows.0.method", "long")},
 }
 OTHERS = {"original": 2, "lora": 2, "public": 2, "system": 4, "part": 4, "result": 4, "snapshot": 2}
