@@ -15,7 +15,6 @@ import torch
 
 import llmeraser
 from unlearning.core.device import Compute
-from unlearning.core.files import write_text
 from unlearning.core.flags import NOT_NEGATIVE_FLOAT, POSITIVE_INT, Parser, main
 from unlearning.core.paths import folder
 from unlearning.core.provenance import device_name, provenance
@@ -72,7 +71,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         "rows": pairs,
     }
     print({key: result[key] for key in ("pearson", "spearman", "slope")})
-    write_text("results/benchmarks/influence_groups.json", results.dump(result))
+    results.write("results/benchmarks/influence_groups.json", result)
 
 
 def parser() -> Parser:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.helpers import ROOT, one_line
+from unlearning.core import flags
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Number, Parser, main
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file, output_folder
@@ -97,6 +98,9 @@ SAID = [
         "--epochs: 'x' is not a whole number from 1 to 1,000,000,000; --help explains all flags",
     ),
     ("finetune", ("--epochs", "2.5"), "'2.5' is not a whole number from 1 to 1,000,000,000"),
+    ("reproduce", ("random", "--dry-run", "--share", "1e-300"), "'1e-300' is closer to 0 than 1e-30: give 0, or more"),
+    ("reproduce", ("random", "--dry-run", "--share", "1e-7"), "'1e-7' is not a number from 1e-06 to 0.999999"),
+    ("finetune", ("--lr", "1e308"), "'1e308' is not a number from 1e-30 to 1e+06"),
     ("finetune", ("--precision", "fp31"), "invalid choice: 'fp31' (choose from fp32, bf16); did you mean fp32?"),
     ("finetune", ("--forget-class", "3", "--forget-random", "0.1"), "not allowed with argument --forget-class"),
     ("finetune", ("--forget-class", "3", "--forget-class", "5"), "give its values at once: --forget-class 3 5"),
@@ -113,6 +117,22 @@ SAID = [
     ("benchmarks.compare", ("--methods", "finetun"), "did you mean finetune?"),
     ("benchmarks.throughput", ("--device", "cuda:9"), "--device cuda:9"),
 ]
+
+
+@pytest.mark.parametrize("kind", [value for value in vars(flags).values() if isinstance(value, flags.Number)], ids=str)
+def test_numbers_are_within_their_bounds_or_refused(kind):
+    """Also those that float() makes 0 or infinite, and the smallest that it has."""
+    for word in ("1e308", "-1e308", "1e400", "5e-324", "1e-300", "-5e-324", "1e-400", "inf", "nan", "9" * 400):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(word)
+    for word in ("-0.0", "-0", "0", "0e9"):
+        if kind.kind is int and not word.lstrip("-").isdigit():
+            continue
+        if kind.least == 0 and not kind.above:
+            assert str(kind(word)) == str(kind.kind(0))
+        else:
+            with pytest.raises(argparse.ArgumentTypeError):
+                kind(word)
 
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), SAID, ids=[" ".join(case[:1] + case[1]) for case in SAID])

@@ -23,6 +23,7 @@ from unlearning.vision import run as run_module
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
+from unlearning.vision.snapshots import Snapshot
 
 
 def unlearned(script, weights, path, model, *flags):
@@ -65,7 +66,7 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
     assert (tmp_path / "r.png").read_bytes() == picture
     (tmp_path / "r.png").write_bytes(b"my photograph")
     for plot, what in (
-        ("r.png", "not a picture that was drawn here"),
+        ("r.png", "isn't as this project wrote it"),
         ("y.pth", "is where the checkpoint or its adapter goes"),
     ):
         flags = ("--epochs", 8, "--overwrite", "--plot", tmp_path / plot)
@@ -96,6 +97,29 @@ def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypa
     assert (on_forget[late].mean(0) > on_forget[early].mean(0)).all()  # shifted, layer by layer
     assert (on_retain[late].mean(0) < on_forget[late].mean(0)).all()  # held, layer by layer
     assert on_retain[late, -1].mean() < on_forget[late, -1].mean() / 2  # most where the head reads
+
+
+def test_a_picture_of_a_run_that_was_killed_has_every_step(weights, tmp_path, monkeypatch, capsys):
+    """The same as of one that wasn't, to the last bit; steps that were made without --plot are said."""
+    drawn, write = [], Snapshot.write
+    monkeypatch.setattr(paper_figures, "residuals", lambda found, layers, file: drawn.append(found))
+    flags = ("--epochs", 3, "--lr", 0.003)
+
+    def killed_after_the_second(snapshot, *state):
+        write(snapshot, *state)
+        if state[3] == 2:
+            raise KeyboardInterrupt
+
+    unlearned(rfau, weights, tmp_path / "whole.pth", "resnet8", *flags, "--plot", tmp_path / "w.png")
+    for name, plot in (("x.pth", ("--plot", tmp_path / "x.png")), ("y.pth", ())):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Snapshot, "write", killed_after_the_second)
+            unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, *plot)
+        capsys.readouterr()
+        unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", tmp_path / f"{name}.png", "--quiet")
+    whole, continued, late = drawn
+    assert len(whole) == 3 * 19 and continued == whole and late == whole[2 * 19 :]
+    assert capsys.readouterr().err.count("--plot: 38 of 57 steps were made without it, and aren't drawn") == 1
 
 
 class Toy(nn.Module):

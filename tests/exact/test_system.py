@@ -471,6 +471,25 @@ def test_a_part_that_is_finished_needs_no_snapshot(backbone, tmp_path, monkeypat
     assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"]} and read_system(folder)["cost"]["seconds"] < 5000
 
 
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_nothing_of_anyones_becomes_part_of_a_system(backbone, tmp_path, flags):
+    """What lies where it is trained, called like a part or not, is refused before it is trained."""
+    place = tmp_path / ".system.partial"
+    for name in ("notes.txt", "part_0000_0000.pth", "part_0009_0000.pth", "part_0001_0000.pth.partial", SYSTEM, "folder/x"):
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_bytes(b"mine")
+        before = files(tmp_path)
+        with pytest.raises(UserError, match=r".system.partial/.* is in the way and no part of this system: move it"):
+            train(sisa, backbone, tmp_path / "system", *flags)
+        assert files(tmp_path) == before
+        shutil.rmtree(place)
+    (tmp_path / "elsewhere").mkdir()
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link, or no folder, where a system is trained"):
+        train(sisa, backbone, tmp_path / "system", *flags)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def stopped():
     raise KeyboardInterrupt
 

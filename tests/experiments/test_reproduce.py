@@ -92,7 +92,7 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
         thread.join()
     assert len(scored) == 6 and ends[0] == first["rows"]  # to the last bit, though those were read back
     assert "this would lose 2 seeds of it" in ends[1]
-    assert results.read(folder / "result.json") == more
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == more
 
 
 def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ import models
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
 from unlearning.core.flags import as_words, written
+from unlearning.core.words import first_line
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
 from unlearning.exact.selection import images_called
@@ -117,7 +118,7 @@ def describe(path: Path, scoring: Scoring, shared: Shared, others: Sequence[Entr
     try:
         return _describe_own(path, checkpoint, scoring)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: Entry | None) -> Entry:

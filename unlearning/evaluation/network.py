@@ -15,6 +15,7 @@ from torch import nn
 
 import data
 from unlearning.core.device import Compute
+from unlearning.core.words import first_line
 from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
 from unlearning.vision.feature_cache import FeatureCache
@@ -223,7 +224,7 @@ def _told_apart(seen: torch.Tensor, unseen: torch.Tensor, attacker: str, name: s
             raise ValueError(NO_TEST)
         area, curve = membership.tell_apart(seen, unseen, attacker)
     except ValueError as error:
-        missing = {"missing": f"{name}: {error}"}
+        missing = {"missing": f"{name}: {first_line(error)}"}
         return missing, missing, None
     return area, _tpr_at_1_percent(curve, len(unseen)), curve
 

@@ -122,7 +122,6 @@ def draw(reported: Iterable[Reported], files: Mapping[Path, tuple[Path, Path]]) 
             continue
         confusion, images = files[after.file.path.resolve()]
         title = f"{row['method']}: {row['dataset']}, {row['model']}, {row.get('forgotten', row['forget'])}"
-        style.check_own((confusion, images))
         figure = answer_figures.confusion(before.test, after.test, asked.classes, title, asked.whole)
         style.save(figure, confusion)
         figure = answer_figures.before_and_after(asked.images, asked.truth, before.examples, after.examples, title)

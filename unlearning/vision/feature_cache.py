@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import data
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
-from unlearning.core.words import say
+from unlearning.core.words import first_line, say
 from unlearning.vision.graph_cut import Cut, cut_at, modules_owning, moving_in_training, unwrap_peft
 
 BLOCK = 250  # images at once, always the same ones together: an output's last bits depend on the images beside it
@@ -119,7 +119,7 @@ class FeatureCache:
         try:
             made = Outputs(below, images, compute, self)  # from those of another part, perhaps, which are then kept before
         except OSError as error:
-            say(f"frozen layers run each time, slower and with the same result: {error}")
+            say(f"frozen layers run each time, slower and with the same result: {error.strerror or first_line(error)}")
             return None
         self.kept.append(made)
         return made

@@ -131,13 +131,14 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     beside = [adapter_files.folder_for(output), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside))
+    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
     if not finished:
         _check_output(output, args, parent)
+        snapshot.check_place()
     if forgotten and not finished:
         _say(forgotten, dataset, parent, compute.quiet)
         if not parent and (line := originals.other_constants(network, args.weights, dataset.tag)):
             say(line)
-    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     held.enter_context(_explained())
     return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
@@ -314,6 +315,7 @@ def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any]
     if not ours:
         what = "is there and no checkpoint of this project, or a damaged one"
         raise UserError(f"{output} {what}: move it, or give another --output")
+    adapter_files.check_going(output)
 
 
 def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool) -> bool:
