@@ -243,9 +243,9 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
             _check_labels(split, classes, f"{name}: its {words} images", root)
         return Contents(Split(train.images, train.labels), test, classes)
     if not is_own(name):
-        path = Path(name)
-        kind = "folder" if path.is_dir() else {".csv": "csv", ".npz": "npz"}.get(path.suffix) if path.exists() else None
-        way = f"; {name} itself is {kind}:{name}" if kind else ""
+        place = Path(name)
+        own = "folder" if place.is_dir() else {".csv": "csv", ".npz": "npz"}.get(place.suffix) if place.exists() else None
+        way = f"; {name} itself is {own}:{name}" if own else ""
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}{way}")
     if kind == "npz":
         return read_npz(Path(path), validation, say)

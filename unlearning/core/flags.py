@@ -105,13 +105,13 @@ class Parser(argparse.ArgumentParser):
         if hasattr(values, GIVEN):
             delattr(values, GIVEN)
         if unknown:
-            part: argparse.ArgumentParser = self
+            part: Any = self
             for action in self._actions:
                 if isinstance(action, argparse._SubParsersAction):
                     part = action.choices[getattr(values, action.dest)]
             flags = [name for action in part._actions for name in action.option_strings]
             first = unknown[0].split("=")[0]
-            way = f"; {part.instead[first]}" if first in getattr(part, "instead", {}) else _meant(first, flags)
+            way = f"; {part.instead[first]}" if first in part.instead else _meant(first, flags)
             part.error(f"unrecognized arguments: {' '.join(unknown)}{way}")
         return values
 

@@ -32,7 +32,7 @@ def _row(path: Path) -> list[str] | None:
         content: dict[str, Any] = read_torch(file)
         deleted = content.get("deleted")
         forget = content.get("forget_tag") if deleted is None else f"{len(deleted)} images deleted"
-        forget = f"{file} ({forget})" if (file := listed_in(content)) else forget
+        forget = f"{named} ({forget})" if (named := listed_in(content)) else forget
         known = content["method"], content["data"].get("tag"), forget, content.get("seed"), content.get("command")
     except (UserError, KeyError, AttributeError, TypeError):
         known = "?", None, None, None, "not a checkpoint of this project"

@@ -136,9 +136,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         _check_output(output, args, parent)
         snapshot.check_place()
     if forgotten and not finished:
-        _say(forgotten, dataset, parent, compute.quiet)
-        if not parent and (line := originals.other_constants(network, args.weights, dataset.tag)):
-            say(line)
+        warning = None if parent else originals.other_constants(network, args.weights, dataset.tag)
+        _say(forgotten, dataset, parent, compute.quiet, warning)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     held.enter_context(_explained())
     return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
@@ -155,7 +154,9 @@ def _explained() -> Iterator[None]:
         raise UserError("a batch of one image is too few for the network's batch norms: give another --batch-size") from None
 
 
-def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool) -> None:
+def _say(
+    forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool, warning: str | None
+) -> None:
     """Say what is odd about a request and, unless quiet, what is about to be forgotten."""
     line = forgetting.by_class(dataset.train.labels, dataset.classes, forgotten.positions, "forgets")
     before = len(parent["forget"]) if parent else 0
@@ -164,6 +165,7 @@ def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[st
     notes = [*forgotten.notes, *([] if quiet else [line])]
     if parent and not parent.get("elsewhere") and not quiet:  # what others have trained has said what it is
         notes.append(f"starts from {parent['file']}")
+    notes += [warning] if warning else []
     for text in notes:
         say(text)
 
