@@ -15,6 +15,7 @@ from unlearning.core import flags
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Number, Parser, main
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file, output_folder
+from unlearning.reports import results
 
 NAMES = [path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models")]
 NAMES += [f"{folder}.{path.stem}" for folder in ("baselines", "benchmarks") for path in (ROOT / folder).glob("*.py")]
@@ -247,6 +248,8 @@ def test_every_flag_with_a_path_looks_at_it(tmp_path, capsys):
     """What no file system has, or what leads nowhere; what a file's or a folder's place is taken by."""
     file, pipe, loop, dangling = (tmp_path / name for name in ("file", "pipe", "loop", "dangling"))
     file.touch()
+    result = tmp_path / "result.json"
+    results.write(result, {"table": "growth", "command": "python -m benchmarks.growth"})
     if not hasattr(os, "mkfifo"):
         pytest.skip("Windows has no pipes among files")
     os.mkfifo(pipe)
@@ -255,13 +258,14 @@ def test_every_flag_with_a_path_looks_at_it(tmp_path, capsys):
     never = ["x" * 256, "x" * 300 + "/y", "x/" * 2500, "a\0b", "\udcff", loop, loop / "x", pipe, "/dev/zero"]
     wrong = {name_or_path: never, input_path: [*never, "", dangling, file / "x"]}
     wrong |= {input_file: [*wrong[input_path], tmp_path], output_file: [*wrong[input_path], tmp_path, "x" * 240]}
+    wrong[results.output] = [*wrong[output_file], file]  # which is no result file
     wrong |= {folder: [*wrong[input_path], file, "x" * 240], output_folder: [*wrong[input_path], file, "x" * 240]}
     seen = set()
     for name, parser, action, others in flags_of(wrong.__contains__):
         seen.add(name)
         for path in wrong[action.type]:
             assert refusal(parser, action, others, str(path), capsys), (name, action.dest, path)
-        sound = tmp_path if action.type in (folder, output_folder) else file
+        sound = {folder: tmp_path, output_folder: tmp_path, results.output: result}.get(action.type, file)
         for path in (sound, tmp_path / "new", tmp_path / "neither" / "new"):
             assert refusal(parser, action, others, str(path), capsys) is None, (name, action.dest, path)
     assert seen >= set(NAMES) - {"benchmarks.many_models"}

@@ -97,13 +97,16 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_what_to_continue_from(tmp_pat
         call(*again)
     assert files(tmp_path) == before
     with monkeypatch.context() as patch:
-        patch.setattr(adapter_files, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(adapter_files, "save_tensors", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(RunFailed, match="No space left"):
             call(*again)
     found = files(tmp_path)
     unfinished = found.pop("x.pth.partial")
     assert found == before
-    with full_disk(nth=2), pytest.raises(RunFailed, match=r"cannot write .*x\.pth: No space left"):  # after the card
+    with (
+        full_disk(nth=3),
+        pytest.raises(RunFailed, match=r"cannot write .*x\.pth: No space left"),
+    ):  # after the adapter and its card
         call(*again)
     found = files(tmp_path)
     assert (found["x.pth"], found["x.pth.partial"]) == (before["x.pth"], unfinished)

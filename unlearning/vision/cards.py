@@ -137,8 +137,10 @@ def _head(library: str, *tags: str) -> str:
 
 def _without(record: Record) -> str:
     """What a network has forgotten, as words of a heading."""
+    if not len(record["forget"]):
+        return f"({record['method']})"
     what = f"the images of {file}" if (file := listed_in(record)) else record["forget_tag"]
-    return f"without {what}, by {record['method']}" if len(record["forget"]) else f"({record['method']})"
+    return f"without {what}, by {record['method']}"
 
 
 def _facts(record: Record) -> list[str]:

@@ -89,9 +89,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     dataset = _dataset(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = _forgotten(args, dataset, parent)
-    forget, forget_tag = torch.empty(0, dtype=torch.int64), None
-    if forgotten:
-        forget, forget_tag = forgotten.positions, forgotten.tag
+    nothing = torch.empty(0, dtype=torch.int64), None
+    forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else nothing
     torch.manual_seed(args.seed)
     model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
