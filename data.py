@@ -85,7 +85,7 @@ class Dataset:
     def check_missing(self, forget: torch.Tensor, tag: str) -> None:
         """Raise UserError where other images than those at the int64 positions `forget` are missing."""
         if len(lost := self.missing[~torch.isin(self.missing, forget)]):
-            what = f"{len(lost):,} training images, number {listed(list(map(str, lost.tolist())))}, are missing"
+            what = f"{len(lost):,} training images, {listed(self.whole.called(lost))}, are missing"
             raise UserError(f"{self.tag}: {what}, which are not among those to be forgotten ({tag})")
 
     @property
@@ -97,9 +97,9 @@ class Dataset:
         """The forget set of a request. Raises UserError as `ForgetRequest.resolve` does."""
         return request.resolve(self.train, self.whole)
 
-    def in_words(self, forget: torch.Tensor, tag: str) -> str:
+    def in_words(self, forget: torch.Tensor, tag: str, file: str | None = None) -> str:
         """A forget set as `forgetting.in_words` says it."""
-        return forgetting.in_words(self.train.labels, self.classes, forget, tag)
+        return forgetting.in_words(self.train.labels, self.classes, forget, tag, file)
 
     @property
     def is_cifar10(self) -> bool:
@@ -243,7 +243,10 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
             _check_labels(split, classes, f"{name}: its {words} images", root)
         return Contents(Split(train.images, train.labels), test, classes)
     if not is_own(name):
-        raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
+        place = Path(name)
+        own = "folder" if place.is_dir() else {".csv": "csv", ".npz": "npz"}.get(place.suffix) if place.exists() else None
+        way = f"; {name} itself is {own}:{name}" if own else ""
+        raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}{way}")
     if kind == "npz":
         return read_npz(Path(path), validation, say)
     classes = known.says["classes"] if known else ()

@@ -16,11 +16,11 @@ A killed command continues where it stopped: the scores of each file are kept un
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, main
 from unlearning.core.paths import folder, input_path, output_file, output_folder
@@ -41,10 +41,9 @@ def parser() -> Parser:
     )
     parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of Originals and Retrains")
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
-    add_data_flags(parser)
-    parser.set_defaults(dataset=None)  # files say themselves what they were made with; those from elsewhere don't
+    add_data_flags(parser, default=None)
     add_forget_flags(parser)
-    add_model_flag(parser)
+    add_model_flag(parser, "what each file says")
     add_elsewhere_flags(parser)
     add_scoring_flags(parser)
     for form in tables.FORMS:
@@ -59,7 +58,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--plots", type=output_folder, metavar="FOLDER", help="also draw pictures into FOLDER")
     parser.add_argument("--wide", action="store_true", help="print every column, not seven")
-    replaced = "replace those files: texts, but no code and nothing that is read; of pictures those that were drawn here"
+    replaced = "replace those files, where they are as this project wrote them"
     parser.add_argument("--overwrite", action="store_true", help=replaced)
     return parser
 
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")
     args.checkpoints = [path for pattern in args.checkpoints for path in outputs.matching(pattern)]
-    texts = [(path, form) for name, form in tables.FORMS.items() if (path := getattr(args, name))]
+    texts = [(path, form) for form in tables.FORMS if (path := getattr(args, form))]
     pictures = outputs.picture_files(args)
     keep: Any = "pictures" if args.pictures else "answers" if args.html else None
     with keeping(args.weights, outputs.named(args), args) as kept:
@@ -98,18 +97,18 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
 def _write(
     args: argparse.Namespace,
     table: dict[str, Any],
-    texts: list[tuple[Path, Callable[[dict[str, Any]], str]]],
+    texts: list[tuple[Path, str]],
     accounts: list[answers.Account],
     pictures: dict[Path, tuple[Path, Path]],
     kept: Unfinished,
 ) -> None:
     """Write the files that the flags ask for: texts first, which hold the numbers, pictures last."""
     for path, form in texts:
-        kept.write(path, form(table))
+        kept.write(path, seals.sealed(tables.FORMS[form](table).encode(errors="backslashreplace"), form))
     if args.html:
         from unlearning.reports import page  # jinja2
 
-        kept.write(args.html, page.html(table, accounts))
+        kept.write(args.html, seals.sealed(page.html(table, accounts).encode(errors="backslashreplace"), "html"))
     if args.plots:
         from unlearning.reports import figures  # matplotlib
 

@@ -21,8 +21,8 @@ from unlearning.core import memory
 from unlearning.core.content import check
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, hub_bars, package_file, progress_shown
-from unlearning.core.files import first_line, read_torch
-from unlearning.core.words import say
+from unlearning.core.files import read_torch
+from unlearning.core.words import first_line, say
 from unlearning.networks import checkpoint_fields, libraries
 from unlearning.networks.own import OwnNetwork
 
@@ -289,7 +289,7 @@ def create_pretrained(name: str, data_dir: Path, quiet: bool = False, **argument
         with hub_bars(progress_shown(quiet)):
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=own, **arguments)
     except Exception as error:  # timm's hub raises a dozen kinds, none of which a user can act on by name
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)
         raise UserError(f"no ImageNet weights for {name} ({reason})") from None
 
 

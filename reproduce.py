@@ -32,6 +32,7 @@ from typing import Any
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable
 from unlearning.core.flags import FRACTION, PIXELS, POSITIVE_INT, Number, Parser, main
+from unlearning.core.locks import check_place
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_folder
 from unlearning.core.provenance import commit
 from unlearning.core.words import say
@@ -92,6 +93,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         return None
     path = request.folder / folders.FILES["json"]
     folders.check_ours(request.folder)
+    check_place(request.results / folders.PAGE)
     commands.check_nothing_is_lost(path, request, plan)
     check_writable(request.folder)
     if not request.quiet and (line := request.in_words(shared)):
@@ -133,7 +135,7 @@ def parser() -> Parser:
     flag("--dataset", type=name_or_path, help=f"as for the scripts (default: the preset's, mostly {DATASET})")
     flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     flag("--img-size", type=PIXELS, default=32, help="side of folder: and csv: images (default: 32)")
-    flag("--model", type=name_or_path, nargs="+", help="networks (default: the preset's)")
+    flag("--model", type=name_or_path, nargs="+", help="networks, as for the scripts (default: the preset's)")
     text = "files to start from, one for each network; Retrain is then made only if --methods names it"
     flag("--original", nargs="+", type=input_path, metavar="FILE", help=text)
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"

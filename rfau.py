@@ -25,8 +25,10 @@ from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
 from unlearning.core.flags import LORA_RANK, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
-from unlearning.core.locks import locked
+from unlearning.core.locks import check_place, locked
 from unlearning.core.paths import output_file
+from unlearning.core.seals import check_own
+from unlearning.core.words import say
 from unlearning.vision import adapter_files, adapters
 from unlearning.vision.flags import add_targets_flag, method_parser
 from unlearning.vision.layers import in_every_block, stages
@@ -51,7 +53,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     if _all_of_it_pays(sample, retain, forget, settings):
         cache = _features(original, layers, retain, torch.arange(len(retain)), run.compute)
     adapted = adapters.attach(model, targets, settings.rank, settings.alpha)
-    student, residuals = adapted.get_base_model(), []
+    student, residuals = adapted.get_base_model(), run.snapshot.history if run.snapshot else []
 
     def objective(_, x, y, rows):
         kept = draw(y.cpu())
@@ -71,12 +73,21 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=settings.lr)
     run.fit(adapted, forget, optimizer, objective=objective, freeze_norm=True, since=started)
     if settings.plot:
-        from unlearning.reports import paper_figures
-
-        with locked(settings.plot):
-            paper_figures.residuals(residuals, layers, settings.plot)
+        _draw(residuals, layers, run)
     adapter_files.save(adapted, run)
     return adapters.merge(adapted)
+
+
+def _draw(residuals: list[list[list[float]]], layers: list[str], run: Run) -> None:
+    """Draw --plot. residuals: of each step on D_r and on D_f, a number for each of `layers`; there are none of steps that an
+    interrupted run has made without --plot."""
+    from unlearning.reports import paper_figures
+
+    found = [step for step in residuals if [len(side) for side in step] == 2 * [len(layers)]]
+    if missing := int(run.cost["steps"]) - len(found):
+        say(f"--plot: {missing} of {run.cost['steps']} steps were made without it, and aren't drawn")
+    with locked(run.settings.plot):
+        paper_figures.residuals(found, layers, run.settings.plot)
 
 
 def _check_plot(run: Run) -> None:
@@ -92,9 +103,8 @@ def _check_plot(run: Run) -> None:
         raise UserError(f"--plot {plot} is where the checkpoint or its adapter goes")
     if plot.exists() and not begun:
         raise UserError(f"--plot {plot} is there already: --overwrite replaces it")
-    from unlearning.reports import style  # matplotlib
-
-    style.check_own([plot])
+    check_place(plot)
+    check_own([plot])
 
 
 def every_block(model: nn.Module) -> adapters.Layers:
@@ -106,7 +116,8 @@ def outputs(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[torch.
     """Outputs float32 of the modules named in `layers` for images x float32 (B, C, H, W): a list of (B, ...). Raises
     UserError where one gives several tensors, or isn't called."""
     found: list[torch.Tensor] = []
-    refusal = UserError(f"RFAU takes no network with stages as {layers[0]}: each is to give one tensor")
+    what = f"RFAU moves the tensor that each stage gives; stages as {layers[0].removeprefix('net.')} don't give one"
+    refusal = UserError(f"{what}: finetune.py, pruneft.py, lora.py and loraprune.py don't look at stages")
 
     def keep(module, inputs, output):
         if not isinstance(output, torch.Tensor):

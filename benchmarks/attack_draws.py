@@ -15,7 +15,6 @@ from typing import Any
 
 import models
 from unlearning.core.device import Compute
-from unlearning.core.files import write_text
 from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.paths import folder, input_path
 from unlearning.core.provenance import device_name, provenance
@@ -64,7 +63,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         **provenance(command, device_name("cpu")),
         "efficacy": found,
     }
-    write_text("results/benchmarks/attack_draws.json", results.dump(result))
+    results.write("results/benchmarks/attack_draws.json", result)
     print(results.dump(found))
 
 

@@ -28,9 +28,7 @@ import pretrain
 import pruneft
 from benchmarks.compare import flags_of, row, run
 from unlearning.core.device import memory_format, to_float
-from unlearning.core.files import write_text
 from unlearning.core.flags import POSITIVE_INT, Parser, main
-from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics import predictions
 from unlearning.reports import results, tables
@@ -123,7 +121,9 @@ def parser() -> Parser:
     flag("--pretrain", type=POSITIVE_INT, default=2, help="epochs of the original (default: 2)")
     flag("--epochs", type=POSITIVE_INT, default=1, help="epochs of unlearning (default: 1)")
     flag("--rounds", type=POSITIVE_INT, default=5, help="turns of each (default: 5)")
-    flag("--output", type=output_file, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write")
+    flag(
+        "--output", type=results.output, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write"
+    )
     parser.set_defaults(device="cpu")
     return parser
 
@@ -136,7 +136,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     finally:
         shutil.rmtree(folder)
     result = {"table": "compact", "about": ABOUT, **provenance(command, device_name("cpu")), "rows": rows}
-    write_text(args.output, results.dump(result))
+    results.write(args.output, result)
     print(tables.terminal(result))
 
 

@@ -33,9 +33,7 @@ import pruneft
 from benchmarks import published_way
 from benchmarks.throughput import bare_loop
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, resolve_device
-from unlearning.core.files import write_text
 from unlearning.core.flags import POSITIVE_INT, Parser, main
-from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.images import forgetting
 from unlearning.metrics import predictions, statistics
@@ -241,7 +239,7 @@ def parser() -> Parser:
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
     flag(
         "--output",
-        type=output_file,
+        type=results.output,
         default=ROOT / "results" / "benchmarks" / "speed.json",
         help="JSON file to write, its picture beside it",
     )
@@ -257,8 +255,8 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         shutil.rmtree(folder)
     result = {"table": "speed", "about": ABOUT, **provenance(command, device_name(args.device)), "rows": rows}
     result = results.joined(result, args.output)
-    write_text(args.output, results.dump(result))
-    figures.draw(result["rows"], args.output.parent, known=["speed.png"])
+    results.write(args.output, result)
+    figures.draw(result["rows"], args.output.parent)
     print(tables.terminal(result))
 
 

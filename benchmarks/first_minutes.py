@@ -16,9 +16,7 @@ import time
 from pathlib import Path
 
 from unlearning.core.errors import RunFailed
-from unlearning.core.files import write_text
 from unlearning.core.flags import Parser, main
-from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 
@@ -49,7 +47,7 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     output = ROOT / "results" / "benchmarks" / "first_minutes.json"
-    parser.add_argument("--output", type=output_file, default=output, help="JSON file to write")
+    parser.add_argument("--output", type=results.output, default=output, help="JSON file to write")
     return parser
 
 
@@ -61,7 +59,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
             rows.append({"step": step, "command": line, "seconds": seconds_of(line, Path(folder))})
             print(f"{rows[-1]['seconds']:6.1f} s  {line}", flush=True)
     result = {"table": "first_minutes", "about": ABOUT, **provenance(command, device_name("cpu")), "rows": rows}
-    write_text(args.output, results.dump(result))
+    results.write(args.output, result)
 
 
 if __name__ == "__main__":

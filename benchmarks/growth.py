@@ -21,9 +21,7 @@ from matplotlib.figure import Figure
 import data
 import models
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory
-from unlearning.core.files import write_text
 from unlearning.core.flags import CACHE_MIB, Parser, main
-from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 from unlearning.reports.style import LOOK, WIDTH, legend, save, series
@@ -113,7 +111,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument(
         "--output",
-        type=output_file,
+        type=results.output,
         default=ROOT / "results" / "benchmarks" / "growth.json",
         help="JSON file to write, its picture beside it",
     )
@@ -146,7 +144,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
             print(f"{label:22} {name:7} seconds ~ {name}^{exponents[0]:.2f}, memory ~ {name}^{exponents[1]:.2f}", flush=True)
     result = {"table": "growth", "about": ABOUT, **provenance(command, device_name("cpu"))}
     result |= {"base": BASE, "rows": rows}
-    write_text(args.output, results.dump(result))
+    results.write(args.output, result)
     draw_growth(rows, args.output.with_suffix(".png"))
 
 

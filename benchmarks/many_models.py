@@ -19,7 +19,6 @@ from torch import nn
 import data
 import models
 from unlearning.core.device import to_float
-from unlearning.core.files import write_text
 from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
@@ -109,7 +108,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         "ratio": {way: [a / b for a, b in zip(rates, base, strict=True)] for way, rates in found.items()},
         "largest_difference_of_weights": apart,
     }
-    write_text("results/benchmarks/many_models.json", results.dump(result))
+    results.write("results/benchmarks/many_models.json", result)
     print(results.dump(result))
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import data
 import models
 from unlearning.core.device import Compute
-from unlearning.core.files import write_text
 from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.paths import input_path
 from unlearning.core.provenance import device_name, provenance
@@ -78,7 +77,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         **provenance(command, device_name("cpu")),
         "rows": rows,
     }
-    write_text("results/benchmarks/scoring.json", results.dump(result))
+    results.write("results/benchmarks/scoring.json", result)
 
 
 def parser() -> Parser:

@@ -18,9 +18,7 @@ from torch import nn
 import data
 import models
 from unlearning.core.device import Compute, autocast, best_precision, clock, memory_format, resolve_device, to_float
-from unlearning.core.files import write_text
 from unlearning.core.flags import POSITIVE_FLOAT, POSITIVE_INT, Parser, main
-from unlearning.core.paths import output_file
 from unlearning.core.provenance import device_name, provenance
 from unlearning.reports import results
 from unlearning.vision.train import fit
@@ -68,7 +66,10 @@ def parser() -> Parser:
     flag("--rounds", type=POSITIVE_INT, default=5, help="turns of each (default: 5)")
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
     flag(
-        "--output", type=output_file, default=ROOT / "results" / "benchmarks" / "throughput.json", help="JSON file to write"
+        "--output",
+        type=results.output,
+        default=ROOT / "results" / "benchmarks" / "throughput.json",
+        help="JSON file to write",
     )
     return parser
 
@@ -108,7 +109,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
                 flush=True,
             )
     result = {"table": "throughput", "about": ABOUT, **provenance(command, device_name(args.device)), "rows": rows}
-    write_text(args.output, results.dump(result))
+    results.write(args.output, result)
 
 
 if __name__ == "__main__":

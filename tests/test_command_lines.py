@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from tests.helpers import ROOT, one_line
+from unlearning.core import flags
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Number, Parser, main
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file, output_folder
+from unlearning.reports import results
 
 NAMES = [path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models")]
 NAMES += [f"{folder}.{path.stem}" for folder in ("baselines", "benchmarks") for path in (ROOT / folder).glob("*.py")]
@@ -79,6 +81,16 @@ def test_a_malformed_command_line_gets_one_line(name, capsys):
 
 SAID = [
     ("finetune", ("--epoch", "3"), "finetune.py: unrecognized arguments: --epoch 3; did you mean --epochs?"),
+    (
+        "retrain",
+        ("--original", "x.pth"),
+        "--original x.pth; it starts afresh: --model names the network, or --data-of a checkpoint that was made from that",
+    ),
+    (
+        "pretrain",
+        ("--original=x",),
+        "unrecognized arguments: --original=x; it starts afresh: --model names the network; --help",
+    ),
     ("finetune", ("--for", "3"), "did you mean --forget-class or --forget-random or --forget-file or --forget-count?"),
     ("finetune", ("--epochs", "2", "3"), "finetune.py: unrecognized arguments: 3; --help explains all flags"),
     (
@@ -87,6 +99,9 @@ SAID = [
         "--epochs: 'x' is not a whole number from 1 to 1,000,000,000; --help explains all flags",
     ),
     ("finetune", ("--epochs", "2.5"), "'2.5' is not a whole number from 1 to 1,000,000,000"),
+    ("reproduce", ("random", "--dry-run", "--share", "1e-300"), "'1e-300' is closer to 0 than 1e-30: give 0, or more"),
+    ("reproduce", ("random", "--dry-run", "--share", "1e-7"), "'1e-7' is not a number from 1e-06 to 0.999999"),
+    ("finetune", ("--lr", "1e308"), "'1e308' is not a number from 1e-30 to 1e+06"),
     ("finetune", ("--precision", "fp31"), "invalid choice: 'fp31' (choose from fp32, bf16); did you mean fp32?"),
     ("finetune", ("--forget-class", "3", "--forget-random", "0.1"), "not allowed with argument --forget-class"),
     ("finetune", ("--forget-class", "3", "--forget-class", "5"), "give its values at once: --forget-class 3 5"),
@@ -105,10 +120,48 @@ SAID = [
 ]
 
 
+@pytest.mark.parametrize("kind", [value for value in vars(flags).values() if isinstance(value, flags.Number)], ids=str)
+def test_numbers_are_within_their_bounds_or_refused(kind):
+    """Also those that float() makes 0 or infinite, and the smallest that it has."""
+    for word in ("1e308", "-1e308", "1e400", "5e-324", "1e-300", "-5e-324", "1e-400", "inf", "nan", "9" * 400):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(word)
+    for word in ("-0.0", "-0", "0", "0e9"):
+        if kind.kind is int and not word.lstrip("-").isdigit():
+            continue
+        if kind.least == 0 and not kind.above:
+            assert str(kind(word)) == str(kind.kind(0))
+        else:
+            with pytest.raises(argparse.ArgumentTypeError):
+                kind(word)
+
+
 @pytest.mark.parametrize(("name", "arguments", "expected"), SAID, ids=[" ".join(case[:1] + case[1]) for case in SAID])
 def test_the_line_names_the_way_out(name, arguments, expected, capsys):
     code, line = one_line(importlib.import_module(name), capsys, *arguments)
     assert code == 2 and expected in line
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "default"),
+    [
+        ("evaluate", "dataset", "what each file says, which those from elsewhere don't"),
+        ("evaluate", "model", "what each file says"),
+        ("finetune", "dataset", "fashion-mnist"),
+        ("finetune", "model", "resnet20, or what --original holds"),
+        ("retrain", "model", "resnet20, or what --data-of holds"),
+        ("pretrain", "model", "resnet20"),
+    ],
+)
+def test_help_says_the_default_of_this_command_and_every_kind_of_network(name, flag, default):
+    actions = importlib.import_module(name).parser()._actions
+    (action,) = (action for action in actions if action.dest == flag)
+    assert f"(default: {default})" in action.help
+    if default == "fashion-mnist":
+        assert action.default == default
+    if flag == "model":
+        kinds = ("timm:NAME", "torchvision:NAME", "FILE.py:FUNCTION", "vit_small")
+        assert all(kind in action.help for kind in kinds) and ("/FOLDER" in action.help) == (name in ("retrain", "pretrain"))
 
 
 def test_a_flag_that_is_given_twice_has_one_value():
@@ -195,6 +248,8 @@ def test_every_flag_with_a_path_looks_at_it(tmp_path, capsys):
     """What no file system has, or what leads nowhere; what a file's or a folder's place is taken by."""
     file, pipe, loop, dangling = (tmp_path / name for name in ("file", "pipe", "loop", "dangling"))
     file.touch()
+    result = tmp_path / "result.json"
+    results.write(result, {"table": "growth", "command": "python -m benchmarks.growth"})
     if not hasattr(os, "mkfifo"):
         pytest.skip("Windows has no pipes among files")
     os.mkfifo(pipe)
@@ -203,13 +258,14 @@ def test_every_flag_with_a_path_looks_at_it(tmp_path, capsys):
     never = ["x" * 256, "x" * 300 + "/y", "x/" * 2500, "a\0b", "\udcff", loop, loop / "x", pipe, "/dev/zero"]
     wrong = {name_or_path: never, input_path: [*never, "", dangling, file / "x"]}
     wrong |= {input_file: [*wrong[input_path], tmp_path], output_file: [*wrong[input_path], tmp_path, "x" * 240]}
+    wrong[results.output] = [*wrong[output_file], file]  # which is no result file
     wrong |= {folder: [*wrong[input_path], file, "x" * 240], output_folder: [*wrong[input_path], file, "x" * 240]}
     seen = set()
     for name, parser, action, others in flags_of(wrong.__contains__):
         seen.add(name)
         for path in wrong[action.type]:
             assert refusal(parser, action, others, str(path), capsys), (name, action.dest, path)
-        sound = tmp_path if action.type in (folder, output_folder) else file
+        sound = {folder: tmp_path, output_folder: tmp_path, results.output: result}.get(action.type, file)
         for path in (sound, tmp_path / "new", tmp_path / "neither" / "new"):
             assert refusal(parser, action, others, str(path), capsys) is None, (name, action.dest, path)
     assert seen >= set(NAMES) - {"benchmarks.many_models"}

@@ -520,6 +520,19 @@ def test_wrong_data_requests(arguments):
         data.load(*arguments)
 
 
+def test_a_folder_or_file_that_is_named_without_its_kind_is_told_which_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "list.csv").write_text("", encoding="utf-8")
+    for name, way in (
+        ("pets", "; pets itself is folder:pets"),
+        ("list.csv", "; list.csv itself is csv:list.csv"),
+        ("cifar", ""),
+    ):
+        with pytest.raises(UserError, match=rf"unknown data set '{name}'; there are .*npz:FILE{way}$"):
+            data.load(name)
+
+
 def test_a_forget_set_in_words():
     dataset = data.load("digits")
     named = dataclasses.replace(dataset, classes=tuple("abcdefghij"))
@@ -531,7 +544,7 @@ def test_a_forget_set_in_words():
     assert words(named, classes=[3, 1]) == "classes 1 (b), 3 (d)"
     assert words(dataset, classes=range(8)) == "classes 0, 1, 2, 3, 4 and 3 more"
     assert words(dataset, share=0.1) == "random share 0.1"
-    assert dataset.in_words(torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d"
+    assert dataset.in_words(torch.tensor([1, 2]), "file1a2b3c4d") == "list 1a2b3c4d, 2 images"
 
 
 def test_known_sizes_are_those_of_the_data():

@@ -58,8 +58,18 @@ def test_a_checkpoint_goes_to_timm_with_its_row(weights, tmp_path, capsys):
     code, line = one_line(export, capsys, path, "--timm", folder, "--row", rows)
     assert code == 2 and "--overwrite" in line and files(folder) == before
     call(export, path, "--timm", folder, "--row", rows, "--overwrite")
-    found = {name for name, content in files(folder).items() if content != before[name]}
-    assert found == {"README.md"}
+    after = files(folder)
+    assert {name for name in after if after[name] != before[name]} == {"README.md"}
+    (folder / "plain").touch()
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    (folder / "plain").unlink()
+    assert len(set(modes.values())) == 1, modes
+    for card in (after["README.md"] + b"My note.\n", b"mine"):
+        (folder / "README.md").write_bytes(card)
+        with pytest.raises(UserError, match=r"README.md isn't as this project wrote it"):
+            call(export, path, "--timm", folder, "--overwrite")
+        assert files(folder) == after | {"README.md": card}
+    (folder / "README.md").write_bytes(after["README.md"])
     assert f"| {tables.cell(scored['rows'][0], 'UA')} |" in (folder / "README.md").read_text(encoding="utf-8")
     network = models.build(models.load_checkpoint(path))
     net, images = timm.create_model(f"local-dir:{folder}", pretrained=True).eval(), torch.rand(4, 1, 8, 8)

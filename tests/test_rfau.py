@@ -17,11 +17,13 @@ from tests.helpers import FP32, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.metrics import predictions
+from unlearning.networks.own import OwnNetwork
 from unlearning.reports import paper_figures
 from unlearning.vision import run as run_module
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
+from unlearning.vision.snapshots import Snapshot
 
 
 def unlearned(script, weights, path, model, *flags):
@@ -64,7 +66,7 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
     assert (tmp_path / "r.png").read_bytes() == picture
     (tmp_path / "r.png").write_bytes(b"my photograph")
     for plot, what in (
-        ("r.png", "not a picture that was drawn here"),
+        ("r.png", "isn't as this project wrote it"),
         ("y.pth", "is where the checkpoint or its adapter goes"),
     ):
         flags = ("--epochs", 8, "--overwrite", "--plot", tmp_path / plot)
@@ -95,6 +97,29 @@ def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypa
     assert (on_forget[late].mean(0) > on_forget[early].mean(0)).all()  # shifted, layer by layer
     assert (on_retain[late].mean(0) < on_forget[late].mean(0)).all()  # held, layer by layer
     assert on_retain[late, -1].mean() < on_forget[late, -1].mean() / 2  # most where the head reads
+
+
+def test_a_picture_of_a_run_that_was_killed_has_every_step(weights, tmp_path, monkeypatch, capsys):
+    """The same as of one that wasn't, to the last bit; steps that were made without --plot are said."""
+    drawn, write = [], Snapshot.write
+    monkeypatch.setattr(paper_figures, "residuals", lambda found, layers, file: drawn.append(found))
+    flags = ("--epochs", 3, "--lr", 0.003)
+
+    def killed_after_the_second(snapshot, *state):
+        write(snapshot, *state)
+        if state[3] == 2:
+            raise KeyboardInterrupt
+
+    unlearned(rfau, weights, tmp_path / "whole.pth", "resnet8", *flags, "--plot", tmp_path / "w.png")
+    for name, plot in (("x.pth", ("--plot", tmp_path / "x.png")), ("y.pth", ())):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Snapshot, "write", killed_after_the_second)
+            unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, *plot)
+        capsys.readouterr()
+        unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", tmp_path / f"{name}.png", "--quiet")
+    whole, continued, late = drawn
+    assert len(whole) == 3 * 19 and continued == whole and late == whole[2 * 19 :]
+    assert capsys.readouterr().err.count("--plot: 38 of 57 steps were made without it, and aren't drawn") == 1
 
 
 class Toy(nn.Module):
@@ -186,8 +211,52 @@ def test_a_network_whose_stages_do_not_give_one_tensor_is_refused():
     model.forward = lambda x: model.two(model.one(x))
     assert torch.equal(rfau.outputs(model, ["one"], torch.ones(1))[0], torch.ones(1))
     for stages in (["one", "two"], ["one", "uncalled"]):
-        with pytest.raises(UserError, match="no network with stages as one: each is to give one tensor"):
+        with pytest.raises(UserError, match=r"stages as one don't give one: finetune.py"):
             rfau.outputs(model, stages, torch.zeros(1))
+
+
+NAMED = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, *parts, **said):
+        super().__init__(*parts)
+        vars(self).update(said)
+
+def parts():
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(2)]
+    return nn.Conv2d(1, 8, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+
+def named():
+    return Net(*parts(), feature_info=[{"module": "1"}, {"module": "2"}])
+
+def misnamed():
+    return Net(*parts(), feature_info=["1", "2"])
+
+def unnamed():
+    return Net(*parts())
+"""
+
+
+def test_a_network_of_ones_own_may_name_its_stages_and_without_them_is_refused_with_the_way_out(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(NAMED, encoding="utf-8")
+    common = ("--dataset", "digits", "--subset", 100, "--forget-class", 3, "--weights", tmp_path, "--quiet")
+    for function in ("named", "misnamed", "unnamed"):
+        model = f"{tmp_path / 'net.py'}:{function}"
+        torch.manual_seed(0)
+        torch.save(OwnNetwork.parse(model).create().state_dict(), tmp_path / "net.pth")
+        flags = (*common, "--original", tmp_path / "net.pth", "--model", model, "--mean", 0.5, "--std", 0.5)
+        if function == "named":
+            state = models.load_checkpoint(call(rfau, *flags))["state_dict"]
+            before = torch.load(tmp_path / "net.pth")
+            moved = [key for key, value in before.items() if not torch.equal(state[f"net.{key}"], value)]
+            assert moved == ["1.0.weight", "2.0.weight"]
+            continue
+        capsys.readouterr()
+        with pytest.raises(UserError) as refused:
+            call(rfau, *flags)
+        ways = ("Net doesn't say which these are", "--model timm:NAME", "by feature_info (docs/rfau.md)", "loraprune.py")
+        assert all(way in str(refused.value) for way in ways)
 
 
 def test_unseen_takes_images_of_the_same_class():

@@ -21,7 +21,7 @@ from baselines import badteacher, control, gradascent, randomlabel, sisa
 from tests.helpers import KILL, call, one_line, shell
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.flags import main
-from unlearning.vision.snapshots import Snapshot
+from unlearning.vision.snapshots import MARK, Snapshot
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
 SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
@@ -136,7 +136,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, c
 
 def test_an_unfinished_run_with_other_settings_is_not_continued(weights, tmp_path, capsys):
     partial = tmp_path / "x.pth.partial"
-    write_torch(partial, {"key": "another", "epoch": 1})
+    write_torch(partial, {"what": MARK, "key": "another", "epoch": 1})
     arguments = ("--dataset", "digits", "--weights", weights, "--model", "resnet8", "--forget-class", 3, "--quiet")
     code, line = one_line(finetune, capsys, *arguments, "--output", tmp_path / "x.pth")
     assert code == 2 and "other settings" in line and partial.exists()

@@ -3,11 +3,13 @@
 import itertools
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from tests.helpers import files, full_disk, killed_at
 from unlearning.core.errors import RunFailed, UserError
@@ -17,6 +19,7 @@ from unlearning.core.files import (
     read_torch,
     recover,
     replacing,
+    save_tensors,
     staging,
     write_bytes,
     write_text,
@@ -210,6 +213,26 @@ def test_a_file_is_replaced_or_stays_with_every_byte(tmp_path, write):
         assert files(tmp_path) == before
     write(tmp_path / "a", "new")
     assert files(tmp_path) != before
+
+
+def test_tensors_are_the_same_bytes_each_time_and_have_the_rights_of_any_file(tmp_path):
+    """The library's own header has its entries in another order in each process, and its file can be read by nobody else."""
+    tensors = {"b": torch.arange(3.0), "a": torch.tensor([[True]]), "ß": torch.zeros(2, dtype=torch.float16)}
+    about = {"z": "1", "format": "pt", "a": "2", "fits": "plain"}
+    before = os.umask(0o027)
+    try:
+        save_tensors(tmp_path / "x", tensors, about)
+    finally:
+        os.umask(before)
+    content = (tmp_path / "x").read_bytes()
+    with safe_open(tmp_path / "x", "pt") as file:
+        assert file.metadata() == about
+    again = load_file(tmp_path / "x")
+    assert again.keys() == tensors.keys() and all(torch.equal(again[name], value) for name, value in tensors.items())
+    assert b'"__metadata__":{"a":"2","fits":"plain","format":"pt","z":"1"}' in content
+    assert sys.platform == "win32" or (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+    save_tensors(tmp_path / "y", tensors, dict(reversed(about.items())))
+    assert (tmp_path / "y").read_bytes() == content
 
 
 def test_what_cannot_be_stored_replaces_nothing(tmp_path):

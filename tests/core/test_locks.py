@@ -1,5 +1,6 @@
 """One process at a time writes a file: the others wait, and what a killed one has left is cleared up."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -72,6 +73,21 @@ def test_of_several_processes_of_one_run_the_first_alone_holds_it_and_none_waits
     with locked(tmp_path / "x.pth"):
         assert process.poll() is None
     process.communicate("")
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "link to nothing", "fifo"])
+def test_what_lies_in_the_place_of_a_lock_is_named_and_stays(tmp_path, kind):
+    """What a link leads to isn't written, nobody waits for a pipe, and it is the user's to mend."""
+    place = tmp_path / ".x.pth.unlearning-lock"
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
+    if kind == "fifo" and sys.platform == "win32":
+        pytest.skip("Windows has no such files")
+    make = {"folder": place.mkdir, "fifo": lambda: os.mkfifo(place)}
+    make.get(kind, lambda: place.symlink_to(tmp_path / ("mine" if kind == "link" else "none")))()
+    with pytest.raises(UserError, match=r"where the lock on x.pth is to be: move it"), locked(tmp_path / "x.pth"):
+        pass
+    assert is_held(tmp_path / "x.pth") and files(tmp_path) | {place.name: b""} == {"mine": b"mine", place.name: b""}
+    assert place.is_symlink() or place.is_dir() or place.exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.helpers import ROOT
+from unlearning.core import seals
 from unlearning.reports import folders, pages, results, tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -13,15 +14,19 @@ TABLES = sorted(path.parent for path in (ROOT / "results").glob("*/result.json")
 EVERY = [*(folder / "result.json" for folder in TABLES), *sorted((ROOT / "results" / "benchmarks").glob("*.json"))]
 
 
+def without_seal(page):
+    return seals.split(page.read_bytes())[0].decode()
+
+
 @pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)
 def test_committed_tables_are_drawn_from_their_results(folder):
     result = results.read(folder / "result.json")
     drawn = [path.name for path in (folder / "figures").glob("*.png")] if result.get("pictures", True) else []
-    there = (folder / "README.md").read_text(encoding="utf-8")
+    there = without_seal(folder / "README.md")
     assert there.endswith(tables.markdown(result)) and result["about"] in there
     assert set(re.findall(r"\(figures/(.+?)\)", there)) == set(drawn)
     for form, name in (("csv", "rows.csv"), ("latex", "tables.tex")):
-        assert (folder / name).read_text(encoding="utf-8") == tables.FORMS[form](result)
+        assert without_seal(folder / name) == tables.FORMS[form](result)
     assert result["table"] == folder.name
 
 
@@ -36,7 +41,15 @@ def test_every_result_says_where_it_comes_from():
 
 
 def test_the_page_of_all_results_is_drawn_from_them():
-    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == folders.index(ROOT / "results")
+    assert without_seal(ROOT / "results" / "README.md") == folders.index(ROOT / "results")
+
+
+def test_committed_results_may_be_made_again():
+    """Nothing in their folders has been changed by hand."""
+    for folder in TABLES:
+        folders.check_ours(folder)
+    for file in (ROOT / "results" / "benchmarks").iterdir():
+        assert seals.is_own(file), file
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -147,7 +148,8 @@ def test_lists_random_shares_and_seeds(forgetful, tmp_path):
     assert read.words.count("What was asked") == 2
     assert "4 of 1,433 training images" in read.words and "143 of 1,433 training images" in read.words
     digest = hashlib.sha256(np.array([3, 5, 77, 900], "<i8").tobytes()).hexdigest()
-    assert digest in read.words and f"list {digest[:8]}" in read.words
+    assert digest in read.words and "digits, resnet8, list.txt, 4 images" in read.words
+    assert "Names" not in read.words and "names.txt" not in read.words  # these images have none
     assert len([tag for tag, _ in read.tags if tag == "img"]) == 4 + 12
     for path in files:
         assert hashlib.sha256(path.read_bytes()).hexdigest() in read.words
@@ -175,6 +177,13 @@ def test_class_names_from_a_folder_stay_text(tmp_path):
     read = the_page(tmp_path, tmp_path, path, "--pictures")
     assert [a["src"][:15] for tag, a in read.tags if tag == "img"] == ["data:image/png;"] * 8
     assert f"0 ({bad}): all 8" in read.words and "1 (ant)" in read.words
+    names = models.load_checkpoint(path)["forget_names"]
+    assert f"Names{', '.join(names)} Names, SHA-256" in read.words and names[0] == f"train/{bad}/0.png"
+    (tmp_path / "names.txt").write_text("\n".join(reversed(names)), encoding="utf-8")
+    (way,) = re.findall(r"LC_ALL=C sort -u names.txt \| sha256sum", read.words)
+    shell = subprocess.run(way, shell=True, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert len(shell.stdout.split()[0]) == 64 and shell.stdout.split()[0] in read.words
+    assert "['forget_names']" in read.words
 
 
 def test_a_system_is_scored_and_its_digest_can_be_checked(tmp_path):
@@ -186,6 +195,8 @@ def test_a_system_is_scored_and_its_digest_can_be_checked(tmp_path):
     read = the_page(tmp_path / "nowhere", tmp_path, folder, "--pictures")
     assert "3 of 270 private training images" in read.words and "a system of several learners" in read.words
     assert hashlib.sha256(gone.numpy().tobytes()).hexdigest() in read.words
+    assert "The images were deleted exactly: each part that had seen one" in read.words
+    assert "No Retrain was found" not in read.words and "no proof of forgetting" not in read.words
     shell = subprocess.run("LC_ALL=C sha256sum * | sha256sum", shell=True, cwd=folder, capture_output=True, encoding="utf-8")
     assert shell.stdout.split()[0] in read.words
     assert len([tag for tag, _ in read.tags if tag == "img"]) == 3

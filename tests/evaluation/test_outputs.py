@@ -16,9 +16,10 @@ from tests.helpers import call, dies, files, full_disk, killed, one_line
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import main
 from unlearning.core.locks import locked
+from unlearning.core.seals import FOREIGN, sealed
 from unlearning.evaluation import collect, network
 from unlearning.evaluation.flags import Scoring
-from unlearning.reports import figures, results, style, tables
+from unlearning.reports import figures, results, tables
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.shared import Shared
 
@@ -52,7 +53,7 @@ def test_a_full_disk_leaves_the_old_file_of_every_form(path, tmp_path, monkeypat
     for flag in (*tables.FORMS, "html", "plots"):
         old = tmp_path / flag / ("metrics.png" if flag == "plots" else "x.txt")
         old.parent.mkdir()
-        old.write_bytes(b"Comment\0" + style.DRAWN_HERE.encode() if flag == "plots" else b"old")
+        old.write_bytes(sealed(b"old", "html"))
         before = files(tmp_path)
         again = (evaluate, path, f"--{flag}", old.parent if flag == "plots" else old, "--overwrite", "--quiet")
         with full_disk(), pytest.raises(RunFailed, match=f"cannot write .*{old.name}: No space left"):
@@ -228,21 +229,21 @@ def test_overwrite_replaces_neither_what_is_read_nor_what_is_no_text(path, tmp_p
     before = files(tmp_path)
     flags = ("--forget-file", "list.txt", "--json", named, "--overwrite", "--weights", tmp_path)
     code, line = one_line(evaluate, capsys, "x.pth", *flags)
-    assert code == 2 and ("over what is read" in line or "replaces texts alone" in line or "is no file: a pipe" in line)
+    assert code == 2 and ("over what is read" in line or FOREIGN in line or "is no file: a pipe" in line)
     assert files(tmp_path) == before
 
 
 def test_pictures_replace_those_that_were_drawn_here_alone(path, tmp_path, monkeypatch, asked):
     """With --overwrite, and where this command was killed between two of them; what has been scored stays."""
-    own = b"Comment\0" + style.DRAWN_HERE.encode()
-    monkeypatch.setattr(figures, "pictures", lambda rows: {"losses.png": memoryview(own), "metrics.png": memoryview(own)})
+    own = sealed(b"\x89PNG, and 12 bytes.", "png")
+    monkeypatch.setattr(figures, "pictures", lambda rows: {"losses.png": own, "metrics.png": own})
     plots = tmp_path / "plots"
     plots.mkdir()
     (plots / "metrics.png").write_bytes(b"mine")
     flags = ("--weights", tmp_path, "--plots", plots, "--json", tmp_path / "a.json", "--quiet")
-    with pytest.raises(UserError, match=r"metrics.png is not a picture that was drawn here"):
+    with pytest.raises(UserError, match=rf"metrics.png {FOREIGN}"):
         call(evaluate, path, *flags, "--overwrite")
-    assert files(plots) == {"metrics.png": b"mine"}
+    assert files(plots) == {"metrics.png": b"mine"} and asked == [] and hidden(tmp_path) == []
     (plots / "metrics.png").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(figures, "write_bytes", killed_from(2, figures.write_bytes))
@@ -250,19 +251,30 @@ def test_pictures_replace_those_that_were_drawn_here_alone(path, tmp_path, monke
     assert files(plots) == {"losses.png": own}
     (plots / ".metrics.png.7.unlearning-tmp").write_bytes(b"half")
     call(evaluate, path, *flags)
-    assert files(plots) == {"losses.png": own, "metrics.png": own} and len(asked) == 1
+    assert files(plots) == {"losses.png": own, "metrics.png": own} and asked == []
     with pytest.raises(UserError, match="holds pictures; --overwrite"):
         call(evaluate, path, *flags)
 
 
-def test_pictures_say_that_they_were_drawn_here(tmp_path):
-    from matplotlib.figure import Figure
-
-    for file, drawn in ((tmp_path / "ours.png", style.save), (tmp_path / "other.png", lambda one, file: one.savefig(file))):
-        drawn(Figure(figsize=(1, 1)), file)
-    style.check_own([tmp_path / "ours.png", tmp_path / "none.png"])
-    with pytest.raises(UserError, match=r"other.png is not a picture"):
-        style.check_own(tmp_path.iterdir())
+def test_overwrite_replaces_what_is_as_it_was_written_and_no_notes(path, tmp_path, monkeypatch, asked):
+    """Of every form, pictures of answers included; what has been changed is refused before anything is scored."""
+    plots, notes = tmp_path / "plots", {"markdown": "My note.\n", "latex": "% My note.\n", "csv": "mine,1\n", "html": "<p>"}
+    texts = {form: tmp_path / f"a.{form}" for form in (*tables.FORMS, "html")}
+    flags = [word for form, file in texts.items() for word in (f"--{form}", file)]
+    flags += ["--plots", plots, "--weights", tmp_path, "--quiet"]
+    call(evaluate, path, *flags)
+    call(evaluate, path, *flags, "--overwrite")
+    everything = files(tmp_path)
+    drawn = [name for name in everything if name.startswith("plots/")]
+    assert drawn
+    for name in [*(file.name for file in texts.values()), *drawn]:
+        for changed in (notes.get(name[2:], "\n").encode() + everything[name], everything[name] + b"x", b"mine"):
+            asked.clear()
+            (tmp_path / name).write_bytes(changed)
+            with pytest.raises(UserError, match=rf"{name} {FOREIGN}"):
+                call(evaluate, path, *flags, "--overwrite")
+            assert asked == [] and files(tmp_path) == everything | {name: changed}
+        (tmp_path / name).write_bytes(everything[name])
 
 
 @pytest.mark.parametrize("broken", ["disk", "output"])

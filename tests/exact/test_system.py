@@ -290,7 +290,11 @@ MISTAKES = [
     (("--ids", "-1", "2000,3000"), "--ids: no image -1, 2000, 3000; image numbers run from 0 to 1432"),
     (("--ids", "a.png"), "--ids: no image 'a.png': images of digits have no file names; numbers run from 0 to 1432"),
     (("--ids", "{outside}"), "--ids: --subset or --validation has left out its only image"),
-    (("--ids", "{gone}", "{id}"), "image {gone} is deleted already"),
+    (("--ids", "{gone}", "{id}"), "image {gone} is deleted already: nothing is changed"),
+    (
+        ("--ids", "{anchor}", "{gone}", "{id}", "{other}"),
+        "images {anchor}, {other} are public, known to the backbone or the centres; image {gone} is deleted already",
+    ),
     (("--ids-file", "/nowhere"), "--ids-file /nowhere cannot be read (No such file or directory)"),
     (("--class", "thre"), "--class thre: the classes are 0 to 9"),
     ((), "nothing to delete"),
@@ -302,7 +306,14 @@ def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     folder = copy(lmeraser)
     loaded = full(range(300))
     gone, known = full(private(folder, 2))
-    words = {"id": known, "gone": gone, "outside": next(i for i in range(1433) if i not in loaded)}
+    anchor, other = full(read_system(folder)["anchors"][:2])
+    words = {
+        "id": known,
+        "gone": gone,
+        "anchor": anchor,
+        "other": other,
+        "outside": next(i for i in range(1433) if i not in loaded),
+    }
     delete(lmeraser, folder, "--ids", gone)
     before = files(folder)
     code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(**words) for flag in flags))
@@ -458,6 +469,25 @@ def test_a_part_that_is_finished_needs_no_snapshot(backbone, tmp_path, monkeypat
     write_torch(snapshot, read_torch(snapshot) | {"seconds": 5000.0})
     folder = train(sisa, backbone, tmp_path / "system", *few)
     assert files(folder).keys() == {SYSTEM, *read_system(folder)["files"]} and read_system(folder)["cost"]["seconds"] < 5000
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_nothing_of_anyones_becomes_part_of_a_system(backbone, tmp_path, flags):
+    """What lies where it is trained, called like a part or not, is refused before it is trained."""
+    place = tmp_path / ".system.partial"
+    for name in ("notes.txt", "part_0000_0000.pth", "part_0009_0000.pth", "part_0001_0000.pth.partial", SYSTEM, "folder/x"):
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_bytes(b"mine")
+        before = files(tmp_path)
+        with pytest.raises(UserError, match=r".system.partial/.* is in the way and no part of this system: move it"):
+            train(sisa, backbone, tmp_path / "system", *flags)
+        assert files(tmp_path) == before
+        shutil.rmtree(place)
+    (tmp_path / "elsewhere").mkdir()
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link, or no folder, where a system is trained"):
+        train(sisa, backbone, tmp_path / "system", *flags)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def stopped():
@@ -791,6 +821,7 @@ def test_evaluate_scores_a_system_like_any_checkpoint(copy, capsys):
     (row,) = rows_of(folder, "--weights", folder.parent, "--precision", "fp32")  # the untrained answers nearly tie
     assert (row["model"], row["method"], row["n"]) == ("resnet8, prompted", "lmeraser", 1)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(folder, three))
+    assert row["metrics"]["gap"]["missing"].startswith("distances: lmeraser deletes exactly")
 
 
 def test_a_system_that_votes_is_scored_beneath_its_heads(copy):
@@ -835,6 +866,7 @@ def test_systems_scored_together_are_asked_about_the_same_images(backbone, copy,
     (row,) = rows_of(untouched, "--forget-file", file, "--weights", tmp_path / "nowhere", beneath=False)
     assert row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, ids))
     (row,) = rows_of(untouched, "--forget-class", 3, "--weights", tmp_path / "nowhere", beneath=False)
+    assert row["metrics"]["gap"]["missing"].endswith("resnet8, prompted, which lmeraser's deletion of these images would be")
     labels = data.load("digits", subset=300).train.labels
     threes = [i for i in private(untouched) if labels[i] == 3]
     assert row["forget"] == "class3" and row["metrics"]["UA"]["mean"] == pytest.approx(errors_on(untouched, threes))
@@ -957,7 +989,17 @@ def test_show_prints_the_ledger(copy, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"{folder}\n")  # of the deletion, which is quiet
     assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
-    assert str(Path(read_system(folder)["backbone"]["file"])) in text
+    state = read_system(folder)
+    assert str(Path(state["backbone"]["file"])) in text
+    shown = text[text.rindex("sisa: 6 parts") :].splitlines()
+    held = [full((state["part"] == k).nonzero().squeeze(1)) for k in range(6)]  # numbers in the full set, not in the subset
+    more = [f" and {len(some) - 10} more" if len(some) > 10 else "" for some in held]
+    parts = [f"part {k}: {len(held[k])} images: {', '.join(map(str, held[k][:10]))}{more[k]}" for k in range(6)]
+    assert shown[2:8] == parts and "part " not in text[: text.rindex("sisa: 6 parts")].replace("parts", "")
+    del state["numbers"]  # as earlier versions wrote it
+    write_torch(folder / SYSTEM, state)
+    call(sisa, "show", folder)
+    assert f"part 0: {len(held[0])} images\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", [lmeraser, sisa])
@@ -1034,11 +1076,25 @@ def test_a_system_of_ones_own_images(tmp_path, capsys, monkeypatch):
     flipped.clear()
     folder = call(sisa, "train", *flags, tmp_path / "system", "--no-flip")
     assert assemble(folder)["config"]["no_flip"] is True
+    public, state = read_system(folder)["anchors"], read_system(folder)
+    names = sorted(f"{path.parent.name}/{path.name}" for path in (tmp_path / "old" / "train").glob("*/*"))
+    code, line = one_line(sisa, capsys, "delete", folder, "--ids", *(names[i] for i in public), "--quiet")
+    assert code == 2 and f"images {', '.join(f'train/{names[i]}' for i in public.tolist())} are public" in line
+    capsys.readouterr()
+    call(sisa, "show", folder)
+    holds = {k: [names[i] for i, part in enumerate(state["part"].tolist()) if part == k] for k in (0, 1)}
+    lines = [f"part {k}: {len(some)} image{'s' * (len(some) > 1)}: {', '.join(some)}" for k, some in holds.items()]
+    assert lines == [line for line in capsys.readouterr().out.splitlines() if line.startswith("part ")]
     (tmp_path / "old").rename(tmp_path / "new")
     code, line = one_line(sisa, capsys, "delete", folder, "--ids", private(folder)[0], "--quiet")
     assert code == 2 and "there is no folder" in line
     delete(sisa, folder, "--ids", private(folder)[0], "--dataset", f"folder:{tmp_path / 'new'}")
     assert not flipped and len(read_system(folder)["deleted"]) == 1
+    left = [i for i in private(folder) if i not in read_system(folder)["deleted"]]
+    one, other, third = left[:3]
+    where = ("--dataset", f"folder:{tmp_path / 'new'}")
+    entry = delete(sisa, folder, *where, "--ids", names[one], f"{names[other][:-4]}*", third)
+    assert {one, other, third} <= set(entry["ids"])  # a name, a pattern and a number, in one request
 
 
 def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):

@@ -92,7 +92,7 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
         thread.join()
     assert len(scored) == 6 and ends[0] == first["rows"]  # to the last bit, though those were read back
     assert "this would lose 2 seeds of it" in ends[1]
-    assert results.read(folder / "result.json") == more
+    assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == more
 
 
 def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
@@ -264,7 +264,10 @@ def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("sequence", "--forget-count", 5), "sequence has no --forget-count; prunelora, random, audit, rfau have"),
+        (
+            ("sequence", "--forget-count", 5),
+            "sequence has no --forget-count; prunelora, random, audit, rfau, tune, rfau-tune have",
+        ),
         (("lmeraser", "--forget-file", "x"), "lmeraser has no --forget-file"),
         (("llmeraser", "--forget-file", "x"), "llmeraser has no --forget-file"),
         (("prunelora", "--forget-file", "x", "--forget-class", 3), "give --forget-class or --forget-file"),

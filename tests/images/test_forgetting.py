@@ -108,9 +108,12 @@ def test_tags_in_words():
         "random0.1-of1": "random share 0.1 of class 1 (bee)",
         "count100": "100 random images",
         "count100-of0-1": "100 random images of classes 0 (ant), 1 (bee)",
-        "file1a2b3c4d": "list 1a2b3c4d",
+        "file1a2b3c4d": "list 1a2b3c4d, 2 images",
     }
     assert {tag: in_words(labels, classes, some, tag) for tag in words} == words
+    assert in_words(labels, classes, some[:1], "file1a2b3c4d", "some.txt") == "some.txt, 1 image"
+    assert in_words(labels, classes, some, "random0.1", None) == "random share 0.1"
+    assert in_words(labels, classes, torch.tensor([0, 1]), "file1a2b3c4d", "some.txt") == "class 0 (ant)"
 
 
 def test_each_script_says_what_it_is_about_to_forget_and_quiet_ones_do_not(tmp_path, capsys):

@@ -151,10 +151,8 @@ def test_whose_test_images_are_gone_too_is_told_how_to_go_on(place, tmp_path, ca
 def test_others_that_are_missing_or_changed_are_named(place, without, tmp_path, capsys):
     flags = (*flags_of(finetune, place, without), "--output", tmp_path / "x.pth")
     code, line = one_line(finetune, capsys, *flags, "--forget-class", 2)
-    assert (
-        code == 2
-        and "2 training images, number 1, 8, are missing, which are not among those to be forgotten (class2)" in line
-    )
+    what = "2 training images, train/ant/1.png, train/bee/2.png, are missing, which are not among those to be forgotten"
+    assert code == 2 and f"{what} (class2)" in line
     for asked in (("--forget-class", 0, 1), ("--forget-file", place / "ids.txt")):
         assert call(finetune, *flags, *asked, "--overwrite").exists()
     shutil.copy(without / "train/cat/5.png", without / "train/cat/6.png")  # of the last image, one more
@@ -311,7 +309,7 @@ def test_a_system_deletes_images_that_are_gone_already(place, tmp_path, capsys):
     for number in kept[:2]:
         (tmp_path / "pets" / "train" / names[number]).unlink()
     code, line = one_line(sisa, capsys, "delete", folder, "--ids", kept[0], "--quiet")
-    assert code == 2 and f"1 training images, number {kept[1]}, are missing" in line
+    assert code == 2 and f"1 training images, train/{names[kept[1]]}, are missing" in line
     call(sisa, "delete", folder, "--ids", *kept[:2], "--quiet")
     assert read_system(folder)["deleted"].tolist() == sorted(kept[:2])
     call(sisa, "delete", folder, "--ids", kept[2], "--quiet")  # and later those that are still there
@@ -330,5 +328,7 @@ def test_an_audit_needs_all_images(place, without):
     scoring = Scoring.from_flags(args)
     entry = entries.describe(place / "finetune.pth", scoring, Shared())
     moved = replace(entry, source=entry.source.at(f"folder:{without}"), forgets=((entry.forget, entry.forget_tag),))
-    with pytest.raises(UserError, match=r"2 training images, number 1, 8, are missing.*an audit looks at all of them"):
+    with pytest.raises(
+        UserError, match=r"2 training images, train/ant/1.png, train/bee/2.png, are missing.*an audit looks at all of them"
+    ):
         audit._answers(moved, SimpleNamespace(scoring=scoring, told=Told()), Shared())

@@ -14,6 +14,7 @@ from PIL import Image
 
 import evaluate
 from tests.helpers import ROOT, one_line
+from unlearning.core.seals import FOREIGN
 from unlearning.metrics import membership, predictions
 from unlearning.reports import answer_figures, figures, results, style
 
@@ -264,13 +265,16 @@ def test_plots_go_to_a_folder_without_pictures_of_others(tmp_path, capsys):
     """It is refused before a checkpoint is read: there is none here."""
     for folder in ("empty", "full"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "full/roc.png").touch()
+    (tmp_path / "full/mine.png").touch()
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/roc-resnet8-class3.png").touch()
     for folder, flags, complaint in (
         ("empty", (), "no file"),
         ("new", (), "no file"),
-        ("full/roc.png", (), "is a file, not a folder"),
+        ("full/mine.png", (), "is a file, not a folder"),
         ("full", (), "holds pictures; --overwrite"),
         ("full", ("--overwrite",), "no file"),
+        ("strange", ("--overwrite",), f"roc-resnet8-class3.png {FOREIGN}"),
     ):
         code, line = one_line(evaluate, capsys, tmp_path / "none.pth", "--plots", tmp_path / folder, *flags)
         assert code == 2 and complaint in line, line

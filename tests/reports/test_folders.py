@@ -10,7 +10,10 @@ from tests.reports.test_tables import metric
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_text
 from unlearning.core.locks import locked
+from unlearning.core.seals import FOREIGN, sealed, split
 from unlearning.reports import folders, pages, results
+
+OURS = sealed(b"\x89PNG, and 12 bytes.", "png")
 
 
 @pytest.fixture
@@ -33,14 +36,16 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
     folders.write(result, tmp_path / "t")
     assert {path.name for path in (tmp_path / "t").iterdir()} == {*folders.FILES.values(), "figures"}
     assert results.read(tmp_path / "t/result.json") == result
-    page = (tmp_path / "t/README.md").read_text(encoding="utf-8")
+    page = split((tmp_path / "t/README.md").read_bytes())[0].decode()
     assert page.startswith("# t\n\nWhat it shows.\n\n![metrics](figures/metrics.png)\n")
     assert "on a CPU, 2026-01-02, commit 0123456789ab; torch 2.14." in page
-    for name in ("losses-resnet8-class3.png", "losses-mine.png"):
-        (tmp_path / "t/figures" / name).touch()
-    write_text(tmp_path / "t/README.md", f"{page}\n[losses](figures/losses-resnet8-class3.png)")  # a smaller table's
+    names = ("losses-resnet8-class3.png", "mine.png", "drawn elsewhere.png")
+    for name, content in zip(names, (OURS, b"mine", OURS), strict=True):
+        (tmp_path / "t/figures" / name).write_bytes(content)
+    larger = f"{page}\n[losses](figures/losses-resnet8-class3.png) [mine](figures/mine.png)\n"
+    (tmp_path / "t/README.md").write_bytes(sealed(larger.encode(), "markdown"))
     folders.write(result, tmp_path / "t")
-    assert {path.name for path in (tmp_path / "t/figures").iterdir()} == {"metrics.png", "losses-mine.png"}
+    assert {path.name for path in (tmp_path / "t/figures").iterdir()} == {"metrics.png", *names[1:]}
     folders.write(result | {"pictures": False}, tmp_path / "u")
     assert not (tmp_path / "u/figures").exists()
 
@@ -58,15 +63,21 @@ def test_a_file_is_drawn_into_a_folder_of_its_name_and_replaces_no_other_result(
     assert results.read(tmp_path / "t-0.25/result.json")["date"] == "2026-01-03"
 
 
-def test_the_page_of_all_results_lists_tables_and_benchmarks_and_replaces_nobodys_own(result, tmp_path):
+def test_the_page_of_all_results_lists_tables_and_benchmarks_and_replaces_nobodys_own(result, tmp_path, capsys):
     folders.write(result, tmp_path / "t")
     write_text(tmp_path / "benchmarks/speed.json", json.dumps({"table": "speed", "command": "python b.py"}))
     page = pages.write_index(tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "[t](t/)" in text and "What it shows." in text and "[speed](benchmarks/speed.json)" in text
     assert pages.write_index(tmp_path) is None
-    write_text(page, "# My own notes\n")
-    assert pages.write_index(tmp_path) is None and page.read_text(encoding="utf-8") == "# My own notes\n"
+    folders.write(result, tmp_path / "u")
+    assert pages.write_index(tmp_path) == page and "[u](u/)" in page.read_text(encoding="utf-8")
+    folders.write(result, tmp_path / "v")
+    assert capsys.readouterr().err == ""
+    for notes in ("# My own notes\n", f"{text}\nMy note.\n"):
+        write_text(page, notes)
+        assert pages.write_index(tmp_path) is None and page.read_text(encoding="utf-8") == notes
+    assert capsys.readouterr().err.count("README.md stays as it is") == 1
 
 
 def test_the_page_of_all_results_misses_no_table_that_another_process_has_just_listed(result, tmp_path):
@@ -96,11 +107,18 @@ def test_somebodys_own_files_are_not_replaced(result, tmp_path):
     (tmp_path / "t/README.md").unlink()
     folders.redraw(tmp_path / "t", overwrite=False)
     folders.check_ours(tmp_path / "t")
-    for name in ("rows.csv", "tables.tex"):
+    for name in ("README.md", "rows.csv", "tables.tex", "figures/metrics.png"):
         ours = (tmp_path / "t" / name).read_bytes()
-        write_text(tmp_path / "t" / name, "mine,and,not,yours\n")
-        with pytest.raises(UserError, match=rf"has files of its own \({name}\)"):
-            folders.redraw(tmp_path / "t", overwrite=True)
+        for changed in (b"mine,and,not,yours\n", ours + b"My note.\n", b"% My note.\n" + ours):
+            (tmp_path / "t" / name).write_bytes(changed)
+            before = files(tmp_path)
+            for action in (
+                lambda: folders.redraw(tmp_path / "t", overwrite=True),
+                lambda: folders.check_ours(tmp_path / "t"),
+            ):
+                with pytest.raises(UserError, match=rf"has files of its own, or changed ones \({name}\)"):
+                    action()
+            assert files(tmp_path) == before
         (tmp_path / "t" / name).write_bytes(ours)
     write_text(tmp_path / "t/result.json", '{"my": "settings"}')
     with pytest.raises(UserError, match="not a result file"):
@@ -109,17 +127,39 @@ def test_somebodys_own_files_are_not_replaced(result, tmp_path):
         folders.redraw(tmp_path / "t/README.md", overwrite=True)
 
 
-def test_a_picture_of_somebody_elses_stays_and_the_folders_own_are_replaced(result, tmp_path):
-    """Pictures of earlier versions don't say whose they are, but the folder's page shows them."""
+def test_texts_of_earlier_versions_are_known_by_what_they_say(result, tmp_path):
+    """They have no seal."""
     folders.write(result, tmp_path / "t")
-    picture = tmp_path / "t/figures/metrics.png"
-    drawn = picture.read_bytes()
-    picture.write_bytes(b"of an earlier version")
+    everything = files(tmp_path / "t")
+    for name in ("README.md", "rows.csv", "tables.tex", "result.json"):
+        (tmp_path / "t" / name).write_bytes(split(everything[name])[0])
+    folders.check_ours(tmp_path / "t")
+    folders.write(result, tmp_path / "t")
+    assert files(tmp_path / "t") == everything
+    (tmp_path / "t/tables.tex").write_bytes(b"% mine\n" + split(everything["tables.tex"])[0])
+    with pytest.raises(UserError, match=r"changed ones \(tables.tex\)"):
+        folders.check_ours(tmp_path / "t")
+
+
+def test_notes_in_a_result_are_drawn_around_and_never_lost(result, tmp_path):
+    """Drawing reads it, and leaves it as it is; a table's run, which would write it anew, is refused."""
+    folders.write(result, tmp_path / "t")
+    file = tmp_path / "t/result.json"
+    noted = file.read_bytes().replace(b'"about": "What it shows."', b'"notes": "mine", "about": "What we saw."')
+    file.write_bytes(noted)
     folders.redraw(tmp_path / "t", overwrite=False)
-    assert picture.read_bytes() == drawn
+    assert file.read_bytes() == noted and "What we saw." in (tmp_path / "t/README.md").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"changed ones \(result.json\)"):
+        folders.check_ours(tmp_path / "t")
+    write_text(tmp_path / "t.json", results.dump(result))
+    with pytest.raises(UserError, match=r"changed ones \(result.json\)"):
+        folders.redraw(tmp_path / "t.json", overwrite=True)
+
+
+def test_a_picture_of_somebody_elses_stays(result, tmp_path):
     (tmp_path / "u/figures").mkdir(parents=True)
     (tmp_path / "u/figures/metrics.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"metrics.png is not a picture that was drawn here"):
+    with pytest.raises(UserError, match=rf"metrics.png {FOREIGN}"):
         folders.write(result, tmp_path / "u")
     assert (tmp_path / "u/figures/metrics.png").read_bytes() == b"mine"
 
@@ -151,8 +191,8 @@ def test_a_full_disk_leaves_every_file_the_old_or_the_new(result, tmp_path):
     for name, table in (("old", result), ("new", result | {"date": "2026-01-03", "rows": [result["rows"][0] | {"n": 3}]})):
         folders.write(table, tmp_path / name)
     page, gone = tmp_path / "old/README.md", "figures/losses-resnet8-class3.png"
-    write_text(page, f"{page.read_text(encoding='utf-8')}\n[losses]({gone})")
-    (tmp_path / "old" / gone).write_bytes(b"drawn before")
+    page.write_bytes(sealed(split(page.read_bytes())[0] + f"\n[losses]({gone})\n".encode(), "markdown"))
+    (tmp_path / "old" / gone).write_bytes(OURS)
     old, new = files(tmp_path / "old"), files(tmp_path / "new")
     order = ["result.json", "figures/metrics.png", "README.md", "rows.csv", "tables.tex"]
     assert set(order) == new.keys() and all(old[name] != new[name] for name in order if name != "figures/metrics.png")

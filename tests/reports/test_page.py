@@ -1,6 +1,7 @@
 """The page for whoever asked to be forgotten, from a result made by hand: what it says, and that nothing in it can act."""
 
 import base64
+import hashlib
 import io
 import re
 import shutil
@@ -113,6 +114,15 @@ def without(result, accounts, *methods):
     accounts = [replace(accounts[i], before=None) if "original" in methods else accounts[i] for i in kept]
     accounts = [replace(account, retrained=None) if "retrain" in methods else account for account in accounts]
     return result | {"rows": [result["rows"][i] for i in kept]}, accounts
+
+
+def test_of_many_names_some_are_shown_and_all_are_in_the_digest():
+    result, accounts = make((1, 3, 0))
+    names = [f"train/ant/{i:02}.png" for i in range(23)]
+    accounts = [replace(one, asked=replace(one.asked, names=names)) for one in accounts]
+    words = Read(page.html(result, accounts)).words
+    digest = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+    assert f"Names{', '.join(names[:20])} and 3 more Names, SHA-256{digest} Positions" in words
 
 
 def test_it_says_what_was_asked_and_what_was_measured():

@@ -1,5 +1,6 @@
 """Tables and pictures from result files: every form shows the same rows."""
 
+import argparse
 import csv
 import json
 import re
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.helpers import ROOT
+from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.reports import folders, results, tables
@@ -141,6 +143,21 @@ def test_a_dumped_result_is_read_back(small, tmp_path):
         results.read(tmp_path / "t.json")
 
 
+def test_a_benchmark_replaces_results_that_were_written_here_alone(table, tmp_path):
+    """Also those of earlier versions, which have no seal; and says so before it measures."""
+    path = tmp_path / "speed.json"
+    assert results.output(str(path)) == path
+    results.write(path, table)
+    sealed = path.read_bytes()
+    for ours in (sealed, seals.split(sealed)[0]):
+        path.write_bytes(ours)
+        assert results.output(str(path)) == path
+    for theirs in (b"mine", b'{"my": "settings"}', b"", sealed.replace(b'"table"', b'"notes": "mine", "table"')):
+        path.write_bytes(theirs)
+        with pytest.raises(argparse.ArgumentTypeError, match=seals.FOREIGN):
+            results.output(str(path))
+
+
 def test_all_forms_show_the_same_rows(table, tmp_path):
     rows = table["rows"]
     assert len({row["model"] for row in rows}) == 2
@@ -154,8 +171,9 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
     assert [line["method"] for line in lines] == [row["method"] for row in rows]
     assert [float(line["TA"]) for line in lines] == [row["metrics"]["TA"]["mean"] for row in rows]
     again = json.loads((tmp_path / "t/result.json").read_text(encoding="utf-8"))
-    assert (tmp_path / "t/README.md").read_text(encoding="utf-8").endswith(text) and tables.markdown(again) == text
-    assert tables.latex(again) == (tmp_path / "t/tables.tex").read_text(encoding="utf-8") == tables.latex(table)
+    page, tex = (seals.split((tmp_path / "t" / name).read_bytes())[0].decode() for name in ("README.md", "tables.tex"))
+    assert page.endswith(text) and tables.markdown(again) == text
+    assert tables.latex(again) == tex == tables.latex(table)
     assert (tmp_path / "t/figures/metrics.png").read_bytes().startswith(b"\x89PNG")
 
 

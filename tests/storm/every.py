@@ -55,6 +55,7 @@ def read_all(step: int, until: float) -> Iterator[Read]:
         folder = Path(place) / "sound"
         folder.mkdir()
         sound.build(folder)
+        sound.build_slow(folder)
         every = [sound.all_cases(kind, folder) for kind in sound.KINDS]
         shared = Shared(64)
         in_turn = itertools.zip_longest(*(cases[::step] for cases in every))  # time may run out

@@ -7,6 +7,7 @@ bit for bit but for clocks, and with no other file.
 
 import importlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -32,17 +33,19 @@ import retrain
 import rfau
 from baselines import badteacher, control, gradascent, randomlabel, sisa
 from tests.helpers import call
+from tests.storm.watch import check_watched
 from unlearning.core.files import read_torch
 from unlearning.vision import adapter_files
 
 WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.move"}
-# What differs between equal runs, and digests of files in which that is, or whose headers have no order.
+# What differs between equal runs, and digests of files in which that is.
 CLOCKS = {"seconds", "memory_mib", "seconds_ratio", "latency_ms", "of_bare_loop", "date", "peak"}
-CLOCKS |= {"key", "parent", "origin", "adapter"}
+CLOCKS |= {"key", "parent", "origin", "seal"}
 LIBRARIES = """timm peft torchvision torch_pruning sklearn.svm sklearn.cluster sklearn.linear_model sklearn.datasets filelock
     matplotlib.figure scipy.stats tabulate joblib unlearning.evaluation.collect unlearning.reports.figures
     unlearning.experiments.prunelora"""  # imported once: each run is a copy of this process
 KILLED, REFUSED, TRACEBACK = 9, 2, 70  # exit codes
+LEAST = 4  # kills of a command, however slow it is
 IMAGES = ("--dataset", "digits", "--subset", 200, "--test-subset", 60)
 COMMON = (*IMAGES, "--model", "resnet8", "--quiet")
 PARTS = (*IMAGES, "--parts", 2, "--epochs", 2, "--jobs", 1, "--quiet")
@@ -58,10 +61,12 @@ class Command(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a kill and the same command again have led to. wrong: what isn't as promised; None where all is."""
+    """What a kill and the same command again have led to. of: all operations of the command. wrong: what isn't as promised;
+    None where all is."""
 
     command: str
     operation: int
+    of: int
     wrong: str | None
 
 
@@ -87,9 +92,10 @@ def commands() -> Iterator[Command]:
         again = ("train", *PARTS, *own, *backbone, "--lr", 0.1, "--overwrite")
         yield Command(f"{name} train --overwrite", script, again, train)
         yield Command(f"{name} delete", script, ("delete", "{}/system", "--class", 3, "--quiet"), train)
-    scored = ("{}/out.pth", "--weights", "{}", "--quiet", "--json", "{}/a.json", "--csv", "{}/a.csv", "--latex", "{}/a.tex")
-    yield Command("evaluate", evaluate, (*scored, "--plots", "{}/plots"), before)
     yield Command("export --timm", export, ("{}/out.pth", "--timm", "{}/folder"), _vit(lora, forget))
+    yield Command("export --onnx", export, ("{}/out.pth", "--onnx", "{}/a.onnx"), before)
+    scored = ("{}/out.pth", "--weights", "{}", "--quiet", "--json", "{}/a.json", "--csv", "{}/a.csv", "--latex", "{}/a.tex")
+    yield Command("evaluate", evaluate, (*scored, "--plots", "{}/plots"), before)  # the slow ones last: they have the time
     table = ("prunelora", "--preset", "first", "--subset", 200, "--epochs", 1, "--methods", "lora", "--quiet")
     yield Command("reproduce", reproduce, (*table, "--results", "{}/results", "--cache", 0))
 
@@ -101,8 +107,17 @@ def _vit(script: ModuleType, forget: tuple[object, ...]) -> Command:
     return Command("lora", script, words, original)
 
 
-def storm(command: Command, place: Path, most: int | None = None) -> Iterator[Outcome]:
-    """Kill a command before each of its operations, or before `most` of them, evenly chosen. place: an empty folder."""
+def spread(count: int) -> list[int]:
+    """0 to count - 1 in an order of which each beginning is spread evenly: first and last, the middle, quarters ..."""
+    ends = [0, count - 1] if count > 1 else [0]
+    bits = (count - 1).bit_length()
+    turned = sorted(range(2**bits), key=lambda number: int(f"{number:0{bits}b}"[::-1], 2) if bits else 0)
+    return ends + [number for number in turned if number < count and number not in ends]
+
+
+def storm(command: Command, place: Path, most: int | None = None, until: float = math.inf) -> Iterator[Outcome]:
+    """Kill a command before each of its operations, or before `most` of them at most, and LEAST at least, until the clock
+    says `until`; these are spread evenly. place: an empty folder."""
     base, whole, work = place / "base", place / "whole", place / "work"
     work.mkdir()
     for earlier in _chain(command)[:-1]:
@@ -112,10 +127,10 @@ def storm(command: Command, place: Path, most: int | None = None) -> Iterator[Ou
     code, count = run(command, work)
     assert not code and count, f"{command.name} ends with {code} after {count} operations"
     _copy(work, whole)
-    chosen = (
-        range(count) if most is None or most >= count else sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-    )
-    for operation in chosen:
+    for done, operation in enumerate(spread(count)[:most]):
+        if done >= LEAST and time.time() > until:
+            return
+        check_watched()
         _copy(base, work)
         code, _ = run(command, work, operation)
         wrong = f"ends with {code} instead of being killed" if code != KILLED else _half(work, base, whole)
@@ -124,7 +139,7 @@ def storm(command: Command, place: Path, most: int | None = None) -> Iterator[Ou
             wrong = difference(work, whole)
             if wrong and code:  # else it was killed after its end, and says that all is there
                 wrong = f"the same command ends with {code}, and {wrong}"
-        yield Outcome(command.name, operation, wrong)
+        yield Outcome(command.name, operation, count, wrong)
 
 
 def run(command: Command, folder: Path, at: int | None = None) -> tuple[int, int]:
@@ -236,7 +251,7 @@ def alike(one: Path, other: Path) -> bool:
         return _same(load_file(one), load_file(other))
     if one.suffix == ".json":
         return _same(*(json.loads(path.read_text(encoding="utf-8")) for path in (one, other)))
-    return one.suffix in (".png", ".md", ".csv", ".tex", ".html")
+    return one.suffix in (".png", ".md", ".csv", ".tex", ".html") and one.name != "residuals.png"  # in that there is none
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -258,19 +273,21 @@ def prepare() -> None:
         importlib.import_module(name)
 
 
-def main(most: int | None = None) -> list[Outcome]:
-    """The storm over all commands."""
+def main(most: int | None = None, minutes: float = math.inf) -> list[Outcome]:
+    """The storm over all commands. minutes: for all; each may take an equal part of what those before it have left."""
     import tempfile
 
     prepare()
-    found = []
-    for command in commands():
+    found, until, every = [], time.time() + 60 * minutes, list(commands())
+    for place, command in enumerate(every):
         started = time.time()
-        with tempfile.TemporaryDirectory() as place:
-            own = list(storm(command, Path(place), most))
+        share = (until - started) / (len(every) - place)
+        with tempfile.TemporaryDirectory() as folder:
+            own = list(storm(command, Path(folder), most, started + share))
         found += own
         bad = [outcome for outcome in own if outcome.wrong]
-        print(f"{command.name}: {len(own)} kills, {len(bad)} not survived, {time.time() - started:.0f} s", flush=True)
+        of, took = f"{len(own)} kills of {own[0].of}", f"{time.time() - started:.0f} s"
+        print(f"{command.name}: {of}, {len(bad)} not survived, {took}", flush=True)
         for outcome in bad[:5]:
             print(f"    before operation {outcome.operation}: {outcome.wrong}", flush=True)
     return found

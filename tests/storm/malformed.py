@@ -124,6 +124,20 @@ def cases(kind: str, sound: Path, name: str) -> Iterator[Case]:
         yield from _texts(kind, (sound / name).read_text(encoding="utf-8"), name)
 
 
+def broken(kind: str, sound: Path, name: str) -> Iterator[Case]:
+    """Files of no fields: cut, empty, of another kind, and with a byte that has flipped."""
+    content = (sound / name).read_bytes()
+    whole = {"cut": content[: len(content) // 2], "empty": b"", "zeros": bytes(1000), "text": b"mine", "twice": 2 * content}
+    for place in range(0, len(content), -(-len(content) // 20)):
+        whole[f"byte {place}"] = content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+    for fault, wrong in whole.items():
+
+        def make(folder: Path, wrong: bytes = wrong) -> None:
+            (folder / name).write_bytes(wrong)
+
+        yield Case(kind, "bytes", fault, make)
+
+
 def _texts(kind: str, text: str, name: str) -> Iterator[Case]:
     """Files whose text no writer of JSON makes."""
     whole = {"deep": "[" * 100_000, "cut": text[: len(text) // 2], "empty": "", "twice": '{"rows": 1, ' + text.strip()[1:]}

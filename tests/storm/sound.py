@@ -1,10 +1,14 @@
 """A folder with a sound file of each kind, and the commands that read them."""
 
+import contextlib
 import json
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import data
 import evaluate
@@ -16,19 +20,22 @@ import pretrain
 import reproduce
 import retrain
 from tests.helpers import ROOT, call, files
-from tests.storm.malformed import Case, cases
+from tests.storm.malformed import Case, broken, cases
 from unlearning.core.errors import UserError
 from unlearning.exact.system import SYSTEM, read_system
 from unlearning.vision.shared import Shared
+from unlearning.vision.snapshots import Snapshot
 
 IMAGES = ("--dataset", "digits", "--subset", 200, "--test-subset", 60)
 COMMON = (*IMAGES, "--model", "resnet8", "--epochs", 1, "--quiet")
 PARTS = ("--parts", 2, "--anchors", 10, "--epochs", 1, "--jobs", 1, "--quiet")
-KINDS = ("original", "lora", "public", "system", "part", "result")
+KINDS = ("original", "lora", "public", "system", "part", "result", "snapshot", "timm", "onnx")
+SLOW = ("timm", "onnx")  # not in `make test`
+PLACES = {"snapshot": ("", "next.pth.partial"), "timm": ("timm", "config.json"), "onnx": ("", "x.onnx")}
 
 
 def build(folder: Path) -> None:
-    """Write a sound file of each kind."""
+    """Write a sound file of each kind but those of SLOW."""
     call(pretrain, *COMMON, "--output", folder / "original.pth")
     call(lora, *COMMON, *request(folder / "original.pth"), "--output", folder / "lora.pth")
     call(retrain, *COMMON, "--forget-random", 0.9, "--output", folder / "public.pth")
@@ -40,6 +47,35 @@ def build(folder: Path) -> None:
     for row in result["rows"][1:]:
         del row["curves"]  # a panel of one row is enough
     (folder / "result/result.json").write_text(json.dumps(result), encoding="utf-8")
+    with contextlib.suppress(KeyboardInterrupt):
+        _unfinished(folder)
+
+
+def build_slow(folder: Path) -> None:
+    """Write the sound files of SLOW."""
+    vit = ("--model", "vit_micro", "--output", folder / "vit.pth")
+    call(pretrain, *COMMON, *vit)
+    call(export, folder / "vit.pth", "--timm", folder / "timm")
+    call(export, folder / "lora.pth", "--onnx", folder / "x.onnx")
+
+
+def _unfinished(folder: Path) -> None:
+    """Interrupt a run after the first of its two epochs."""
+    write = Snapshot.write
+
+    def interrupted(snapshot: Snapshot, *state: Any) -> None:
+        write(snapshot, *state)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Snapshot, "write", interrupted)
+        _continues(folder)
+
+
+def _continues(folder: Path, *flags: object, shared: Shared | None = None) -> object:
+    """The run that `_unfinished` has begun."""
+    original = request(folder / "original.pth")
+    return call(lora, *COMMON, "--epochs", 2, *original, "--output", folder / "next.pth", *flags, shared=shared)
 
 
 def request(original: Path) -> tuple[object, ...]:
@@ -57,6 +93,9 @@ def of_kind(kind: str, sound: Path) -> tuple[Path, str]:
     """The folder below `sound` and the name of a kind's file."""
     if kind == "result":
         return sound / "result", "result.json"
+    if kind in PLACES:
+        place, name = PLACES[kind]
+        return sound / place, name
     if kind in ("system", "part"):
         part = next(name for name in read_system(sound / "system")["files"] if name)
         return sound / "system", SYSTEM if kind == "system" else part
@@ -66,7 +105,7 @@ def of_kind(kind: str, sound: Path) -> tuple[Path, str]:
 def all_cases(kind: str, sound: Path) -> list[Case]:
     """Every damaged file of a kind."""
     folder, name = of_kind(kind, sound)
-    return list(cases(kind, folder, name))
+    return list(broken(kind, folder, name) if kind == "onnx" else cases(kind, folder, name))
 
 
 def damage(case: Case, sound: Path, folder: Path) -> None:
@@ -105,6 +144,19 @@ def readers(kind: str, sound: Path, folder: Path, shared: Shared) -> list[Callab
     train = ("train", *IMAGES, *PARTS, "--backbone", folder / "public.pth", "--output")
     if kind == "public":
         return [lambda: call(lmeraser, *train, folder / "another", shared=shared)]
+    if kind == "snapshot":
+        return [lambda: _continues(folder, shared=shared), lambda: _continues(folder, "--overwrite", shared=shared)]
+    if kind == "timm":
+        forget = ("--forget-class", 3, "--epochs", 1, "--quiet", "--output", folder / "next.pth")
+        return [
+            lambda: call(finetune, *IMAGES, "--original", folder / "timm", *forget, shared=shared),
+            lambda: call(export, folder / "timm", "--timm", folder / "another"),
+            lambda: call(export, folder / "vit.pth", "--timm", folder / "timm"),
+            lambda: call(export, folder / "vit.pth", "--timm", folder / "timm", "--overwrite"),
+        ]
+    if kind == "onnx":
+        onnx = (folder / "lora.pth", "--onnx", folder / "x.onnx")
+        return [lambda: call(export, *onnx), lambda: call(export, *onnx, "--overwrite")]
     if kind == "part":
         return [lambda: _scored(folder / "system", shared)]
     if kind == "system":

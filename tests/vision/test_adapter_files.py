@@ -15,7 +15,7 @@ import models
 import rfau
 from tests.helpers import files, finished_run, lines_of, record_of, save_adapter
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import read_torch, save_torch, staging, write_torch
+from unlearning.core.files import read_torch, save_tensors, save_torch, staging, write_torch
 from unlearning.vision import adapter_files, adapters, pruning
 from unlearning.vision.adapter_files import ADAPTER_FILE, MASK_FILE
 from unlearning.vision.identity import digest
@@ -48,15 +48,15 @@ def adapted(model, rank=2):
 
 
 def failing(call):
-    """`save_file` on a disk that is full at the given call of it."""
+    """`save_tensors` on a disk that is full at the given call of it."""
     calls = []
 
-    def save(tensors, file, metadata):
-        calls.append(file)
+    def save(part, tensors, about):
+        calls.append(part)
         if len(calls) == call:
-            file.write_bytes(b"half")
+            part.write_bytes(b"half")
             raise FULL
-        save_file(tensors, file, metadata)
+        save_tensors(part, tensors, about)
 
     return save
 
@@ -69,7 +69,11 @@ def rename_fails(source, target, rename=Path.rename):
 
 @pytest.mark.parametrize(
     ("where", "name", "fails"),
-    [(adapter_files, "save_file", failing(1)), (adapter_files, "save_file", failing(2)), (Path, "rename", rename_fails)],
+    [
+        (adapter_files, "save_tensors", failing(1)),
+        (adapter_files, "save_tensors", failing(2)),
+        (Path, "rename", rename_fails),
+    ],
     ids=["adapter", "mask", "rename"],
 )
 def test_a_failure_at_any_step_leaves_the_old_folder(tmp_path, monkeypatch, where, name, fails):
@@ -131,6 +135,7 @@ def test_an_adapter_is_replaced_along_with_its_checkpoint_alone(tmp_path):
     with pytest.raises(UserError, match=r"and x.pth came with none"):
         adapter_files.check_replaceable(again)
     write_torch(tmp_path / "x.pth", says)
+    card = (folder / "README.md").read_bytes()
     (folder / "README.md").unlink()
     adapter_files.check_replaceable(again)
     config = (folder / "adapter_config.json").read_text(encoding="utf-8")
@@ -147,10 +152,14 @@ def test_an_adapter_is_replaced_along_with_its_checkpoint_alone(tmp_path):
         with pytest.raises(UserError, match=r"and isn't the one that x.pth came with"):
             adapter_files.check_replaceable(again)
         (folder / file).write_bytes(before)
-    (folder / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match=r"holds notes.txt"):
-        adapter_files.check_replaceable(again)
-    (folder / "notes.txt").unlink()
+    for file, content in (("notes.txt", b"mine"), ("README.md", card + b"My note.\n"), ("README.md", b"mine")):
+        (folder / file).write_bytes(content)
+        with pytest.raises(UserError, match=rf"x_adapter is where the adapter goes, and holds .*{file}"):
+            adapter_files.check_replaceable(again)
+        with pytest.raises(UserError, match=rf"x_adapter, which goes with x.pth, holds .*{file}"):
+            adapter_files.check_going(tmp_path / "x.pth")
+        (folder / file).unlink()
+    adapter_files.check_going(tmp_path / "x.pth")
     (tmp_path / "x.pth").unlink()
     save_file({"a": torch.ones(1)}, folder / ADAPTER_FILE)  # somebody's, which doesn't say that it was written here
     with pytest.raises(UserError, match=r"is there without x\.pth"):

@@ -31,6 +31,12 @@ def test_a_networks_card_says_what_was_forgotten_and_how():
         assert text in card, text
     assert card.startswith("---\nlibrary_name: timm\n") and "license" not in card
     assert "(class3)." in cards.network(record_of("vit_micro"), "folder", "ab12")  # of a checkpoint without names
+    listed = record_of("vit_micro") | {"forget_tag": "file1a2b3c4d", "config": {"forget_file": "to/cats.txt"}}
+    card = cards.network(listed, "folder", "ab12")
+    assert "# vit_micro without the images of cats.txt, by lora" in card and "(cats.txt)." in card
+    assert "without class3, by lora" in cards.network(listed | {"forget_tag": "class3"}, "folder", "ab12")  # the better name
+    before = {"identity": {"parent": {"forget": {"positions": "ab"}}}}  # of a union the file names a part alone
+    assert "without file1a2b3c4d, by lora" in cards.network(listed | before, "folder", "ab12")
     plain = record_of("vit_micro", forget=()) | {"method": "original", "forget_tag": None}
     plain["data"] = {"fingerprint": None}
     card = cards.network(plain, "folder", "ab12")

@@ -1,5 +1,6 @@
 """The frozen part: found from the parameters, run once, shared, and without a trace in any result."""
 
+import copy
 import json
 import os
 import shutil
@@ -99,6 +100,20 @@ def test_gradients_of_the_tail_are_the_networks():
     for whole, part in zip(*grads, strict=True):
         torch.testing.assert_close(whole, part)
     assert any(g.abs().max() > 0 for g in grads[0])
+
+
+def test_outputs_that_are_computed_from_another_parts_are_not_mistaken_for_these():
+    """LoRA's part lies below that of the head alone: for further images the one's outputs are made while the other's are."""
+    cache, original = FeatureCache(100), models.create("vit_micro", **SHAPE).eval()
+    splits = [data.Split(torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6)) for _ in range(3)]
+    tuned, headed = copy.deepcopy(original), copy.deepcopy(original).train()
+    tuned = adapters.attach(tuned, adapters.last_and_head(tuned), 4, 8, 0.1).train()
+    headed.requires_grad_(False)
+    headed.net.head.requires_grad_(True)
+    assert cache.keep(tuned, splits[0], FP32) and cache.keep(headed, splits[0], FP32)
+    for split in splits:
+        torch.testing.assert_close(predict(original, split, FP32, cache), original(split.images / 255).detach())
+    assert len({id(outputs.below) for outputs in cache.kept}) == 2
 
 
 @pytest.mark.parametrize(("row", "model"), [*((row, "vit_micro") for row in RUNS), ("head-only", "resnet8")])

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
+import torchvision
 from peft import PeftModel
 from timm.models.metaformer import MetaFormer
 from timm.models.mlp_mixer import MlpMixer, ResBlock
@@ -233,10 +234,20 @@ def test_every_adapter_is_below_the_last_stage_and_none_is_idle(name):
     assert len(torch.autograd.grad(features[-1].sum(), learned)) == len(learned) > 0  # raises where one has none
 
 
+def test_transformers_are_known_by_their_attention_and_lack_of_batch_norms():
+    timms = {"vit_tiny_patch16_224": True, "swin_tiny_patch4_window7_224": True, "beit_base_patch16_224": True}
+    timms |= {"mobilevit_s": False, "levit_128s": False, "resnet18": False, "mixer_s32_224": False, "convnext_atto": False}
+    assert {name: layers.is_transformer(outline(name)) for name in timms} == timms
+    with torch.device("meta"):
+        theirs = {name: torchvision.models.get_model(name) for name in ("vit_b_32", "swin_t", "convnext_tiny", "resnet18")}
+    found = [layers.is_transformer(nn.Sequential(OrderedDict(net=net))) for net in theirs.values()]
+    assert found == [True, True, False, False]
+
+
 @pytest.mark.parametrize("name", ["vgg11", "mvitv2_tiny", "twins_pcpvt_small"])
 def test_a_network_without_named_stages_is_refused(name):
     """timm names VGG's pooling layers, whose outputs no adapter above them moves, and of others what isn't there."""
-    with pytest.raises(UserError, match="timm names no stages of "):
+    with pytest.raises(UserError, match=r"doesn't say which these are: finetune.py"):
         layers.stages(outline(name))
 
 

@@ -281,6 +281,31 @@ def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
     assert code == 2 and "net.py:small is a network of one's own" in line and "--model FILE.py:FUNCTION" in line
 
 
+def test_a_retrain_that_normalises_otherwise_is_warned_of_when_it_is_made_and_when_it_is_scored(theirs, tmp_path, capsys):
+    folder, _ = theirs
+    where = (*WHERE, "--weights", tmp_path, *own(folder), "--forget-class", 3, "--epochs", 1, "--quiet")
+    constants = ("--mean", 0.4, "--std", 0.3)
+    path = call(finetune, *where, "--original", folder / "net.pth", *constants)
+    capsys.readouterr()
+    wrong = call(retrain, *where)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "normalised" in line)
+    ours, known = "mean 0.5 and std 0.5", "mean 0.4 and std 0.3"
+    assert line.startswith(
+        f"warning: this network is normalised by {ours}, and {path.name}, of the same network and data, by {known}"
+    )
+    assert f"give --mean 0.4 --std 0.3, or --data-of {path}" in line
+    rows_of(path, "--weights", tmp_path, *own(folder), beneath=False)
+    what = f"note: {wrong} was not trained as net.pth was: mean [0.5] for [0.4], std [0.5] for [0.3]"
+    assert what in capsys.readouterr().err
+    wrong.unlink()
+    for flags in (constants, ("--data-of", path)):
+        right = call(retrain, *where, *flags)
+        rows_of(path, "--weights", tmp_path, *own(folder), beneath=False)
+        said = capsys.readouterr().err
+        assert "normalised" not in said and "was not trained as" not in said
+        right.unlink()
+
+
 def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, tmp_path, capsys):
     folder, _ = theirs
     code = tmp_path / "net.py"
@@ -568,7 +593,8 @@ def test_a_folder_of_hugging_face(pictures, tmp_path, kind, adapted):
     assert (original["method"], row["method"]) == ("original", "loraprune")
     again = ("--data-of", made) if kind == "resnet" else ("--model", tmp_path / "hf")  # made again as a checkpoint says
     again = ("--dataset", f"folder:{folder}", *again, "--forget-file", ids(tmp_path), "--quiet")
-    call(retrain, *again, "--epochs", 1, "--weights", tmp_path)
+    rate = models.load_checkpoint(call(retrain, *again, "--epochs", 1, "--weights", tmp_path))["config"]["lr"]
+    assert rate == (0.001 if kind == "vit" else 0.1)
     assert "mean" in rows_of(made, "--weights", tmp_path, beneath=False)[-1]["metrics"]["gap"]
     assert call(retrain, *again, "--epochs", 1, "--weights", tmp_path).exists()  # there already
     if kind == "vit":  # another network of the same name
@@ -692,6 +718,27 @@ def test_one_file_read_in_two_ways_has_two_originals(theirs, tmp_path):
         rows = rows_of(*files, "--weights", tmp_path, *own(folder), beneath=False)
         low, high = sorted(row["metrics"]["RA"]["mean"] for row in rows if row["method"].startswith("original"))
         assert low < 20 < 80 < high
+
+
+def test_rows_of_several_originals_of_others_are_called_by_their_files(theirs, tmp_path):
+    """By their paths where two files have one name; what was made from them says so too."""
+    folder, net = theirs
+    given = ("--weights", tmp_path, *own(folder), "--dataset", "digits", "--forget-class", 3)
+    for place, scale in (("a/net.pth", 1.0), ("b/net.pth", 0.5), ("other.pth", 0.25)):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        torch.save({name: scale * value for name, value in net.state_dict().items()}, tmp_path / place)
+    files = [tmp_path / "a/net.pth", tmp_path / "other.pth"]
+    rows = rows_of(*files, *given, beneath=False)
+    assert [row["method"] for row in rows] == ["original --original net.pth", "original --original other.pth"]
+    rows = rows_of(*files, tmp_path / "b/net.pth", *given, beneath=False)
+    assert {f"original --original {tmp_path / place}" for place in ("a/net.pth", "b/net.pth")} < {r["method"] for r in rows}
+    start = (*WHERE, *own(folder), *ENOUGH, "--weights", tmp_path, "--epochs", 1, "--forget-class", 3, "--original")
+    made = [call(finetune, *start, path) for path in files]
+    rows = rows_of(*made, "--weights", tmp_path, *own(folder), beneath=False)
+    assert {row["method"].partition("finetune ")[2] for row in rows if "finetune" in row["method"]} == {
+        "from original --original net.pth",
+        "from original --original other.pth",
+    }
 
 
 def test_the_file_of_ones_own_network_is_part_of_what_a_run_is(theirs, tmp_path, capsys):

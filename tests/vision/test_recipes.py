@@ -8,11 +8,15 @@ import pytest
 import torch
 
 import data
+import finetune
+import lora
 import models
 import pretrain
 import retrain
+import rfau
+from baselines import gradascent
 from tests.helpers import FP32, call
-from unlearning.vision import recipes
+from unlearning.vision import finish, recipes
 from unlearning.vision.predict import predict
 from unlearning.vision.train import fit
 
@@ -112,7 +116,7 @@ def test_the_line_at_the_end_counts_test_images_and_those_of_forgotten_classes_a
 
 def test_a_run_ends_with_its_accuracy_and_warns_of_few_steps_though_it_is_quiet(tmp_path, monkeypatch, capsys):
     """The accuracy is that of what was written; 120 images are 4 batches of 32."""
-    assert recipes.FEW == 100
+    assert (finish.FEW_AFRESH, finish.FEW) == (100, 10)
     flags = ("--dataset", "digits", "--subset", 120, "--model", "resnet8", "--batch-size", 32, "--epochs", 1, "--quiet")
     flags += ("--precision", "fp32", "--weights", tmp_path)
     path = call(pretrain, *flags)
@@ -123,8 +127,17 @@ def test_a_run_ends_with_its_accuracy_and_warns_of_few_steps_though_it_is_quiet(
     assert out.splitlines()[1].startswith(f"{path}  (") and len(out.splitlines()) == 2
     few = "a smaller --batch-size (it is 32) or more --epochs (1) makes more of them"
     assert err == f"warning: 4 optimiser steps in all, few to learn in: {few}\n"
-    monkeypatch.setattr(recipes, "FEW", 4)
+    monkeypatch.setattr(finish, "FEW_AFRESH", 4)
     call(retrain, *flags, "--forget-class", 3, 5, "--batch-size", 16)  # 6 steps
     out, err = capsys.readouterr()
     begin = r"accuracy on test images: \S+ % of 290 of the kept classes, 0.0 % of 74 of classes 3, 5\n"
     assert re.match(begin, out) and err == ""
+    monkeypatch.undo()
+    unlearn = (*flags[:6], "--forget-class", 3, "--original", path, "--precision", "fp32", "--weights", tmp_path, "--quiet")
+    for script, images, size in ((finetune, 108, 128), (lora, 108, 128), (gradascent, 12, 8), (rfau, 12, 8)):
+        for epochs in (1, -(-10 // -(-images // size))):  # as many as make ten steps: none is warned of
+            call(script, *unlearn, "--epochs", epochs)
+            few = f"a smaller --batch-size (it is {size}) or more --epochs ({epochs}) makes more of them"
+            steps = -(-images // size)
+            line = f"warning: {steps} optimiser step{'s' * (steps > 1)} in all, few to learn in: {few}\n"
+            assert capsys.readouterr().err == (line if epochs == 1 else "")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import data
+import finetune
 import lora
 import models
 import pretrain
@@ -96,13 +97,16 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_what_to_continue_from(tmp_pat
         call(*again)
     assert files(tmp_path) == before
     with monkeypatch.context() as patch:
-        patch.setattr(adapter_files, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(adapter_files, "save_tensors", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(RunFailed, match="No space left"):
             call(*again)
     found = files(tmp_path)
     unfinished = found.pop("x.pth.partial")
     assert found == before
-    with full_disk(nth=2), pytest.raises(RunFailed, match=r"cannot write .*x\.pth: No space left"):  # after the card
+    with (
+        full_disk(nth=3),
+        pytest.raises(RunFailed, match=r"cannot write .*x\.pth: No space left"),
+    ):  # after the adapter and its card
         call(*again)
     found = files(tmp_path)
     assert (found["x.pth"], found["x.pth.partial"]) == (before["x.pth"], unfinished)
@@ -203,3 +207,24 @@ def test_an_original_normalised_by_its_images_is_not_there_already(tmp_path, cap
     code, line = one_line(pretrain, capsys, *flags)
     assert code == 2 and "other settings" in line
     assert of_checkpoint(models.load_checkpoint(path)) != same_identity  # no seeds of one row
+
+
+def test_overwrite_takes_nothing_of_anyones_along(tmp_path):
+    """A file called as an unfinished run is, and notes in the folder of the adapter that goes: each refused beforehand."""
+    flags = ("--dataset", "digits", "--subset", 60, "--model", "resnet8", "--epochs", 1, "--quiet")
+    first = call(pretrain, *flags, "--output", tmp_path / "first.pth")
+    flags = (*flags, "--original", first, "--forget-class", 3, "--overwrite", "--output", tmp_path / "x.pth")
+    call(lora, *flags)
+    for name, what in (
+        ("x.pth.partial", "is no unfinished run of this project"),
+        ("x_adapter/notes.txt", r"which goes with x\.pth, holds notes\.txt"),
+        (".x.pth.unlearning-lock", "where the lock on"),
+    ):
+        (tmp_path / name).mkdir() if name.startswith(".") else (tmp_path / name).write_bytes(b"mine")
+        before = files(tmp_path)
+        with pytest.raises(UserError, match=what):
+            call(finetune, *flags)
+        assert files(tmp_path) == before
+        (tmp_path / name).rmdir() if name.startswith(".") else (tmp_path / name).unlink()
+    call(finetune, *flags)
+    assert files(tmp_path).keys() == {"first.pth", "x.pth"}

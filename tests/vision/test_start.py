@@ -332,3 +332,16 @@ def test_a_retrain_takes_network_and_constants_from_the_checkpoint_that_says_the
     call(retrain, *common, "--data-of", tmp_path / "mine.pth", "--forget-class", 3, *own, "--output", tmp_path / "b.pth")
     arguments = models.load_checkpoint(tmp_path / "b.pth")["network"]["arguments"]
     assert (arguments["mean"], arguments["std"]) == ([0.5], [0.25])
+
+
+def test_a_retrain_of_what_a_checkpoint_has_forgotten_needs_no_other_request(weights, tmp_path, capsys):
+    common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--weights", tmp_path, "--quiet")
+    drawn = call(finetune, *common, "--original", weights / "digits_resnet8_original_s0.pth", "--forget-random", 0.1)
+    for of in (drawn, weights / "digits_resnet8_class3_lora2_s0.pth"):
+        made = models.load_checkpoint(call(retrain, *common, "--data-of", of))
+        theirs = models.load_checkpoint(of)
+        assert torch.equal(made["forget"], theirs["forget"]) and made["forget_tag"] == theirs["forget_tag"]
+        assert made["identity"]["forget"] == theirs["identity"]["forget"]  # of a draw what makes it
+    original = weights / "digits_resnet8_original_s0.pth"
+    code, line = one_line(retrain, capsys, *common, "--data-of", original)
+    assert code == 2 and f"{original} has forgotten nothing, and no image of it is missing: give --forget-class" in line

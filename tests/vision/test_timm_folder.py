@@ -13,7 +13,7 @@ from torch import nn
 import models
 from tests.helpers import files, lines_of, record_of
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.vision import cards, timm_folder
+from unlearning.vision import cards, foreign, timm_folder
 
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Čižmy"]
 
@@ -157,3 +157,13 @@ def test_the_difference_of_logits():
     assert timm_folder.difference(torch.tensor([[1.0, -4.5, -inf]]), one) == pytest.approx(0.5 / 4)
     assert timm_folder.difference(torch.tensor([[1.0, -4.0, 3.0]]), one) == inf
     assert not timm_folder.difference(torch.tensor([[float("nan"), -4.0, -inf]]), one) < inf
+
+
+def test_a_config_whose_lists_lie_too_deep_in_each_other_is_one_line(tmp_path):
+    """Which a reader, or whoever copies what was read, would follow to the end of the stack."""
+    deep = '{"architecture": "vit_tiny_patch16_224", "model_args": {"embed_dim": ' + "[" * 600 + "]" * 600 + "}}"
+    for text in (deep, "[" * 100_000):
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"config\.json .*deep in each other"):
+            foreign.read(tmp_path)
+        assert timm_folder.source_of(tmp_path) is None

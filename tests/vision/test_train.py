@@ -1,6 +1,8 @@
 """The loop: repeatable bits, its policies, its meters."""
 
 import math
+import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ import data
 import lora
 import models
 import pretrain
-from tests.helpers import FP32, call, forgetting_three
+from tests.helpers import FP32, call, files, forgetting_three
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
@@ -111,6 +113,43 @@ def test_a_damaged_or_impossible_snapshot_is_one_line_and_overwrite_gets_past_it
     with pytest.raises(UserError, match=r"x.partial is not a readable checkpoint: damaged"):
         train(epochs=4, snapshot=Snapshot(path, "key"))
     train(epochs=4, snapshot=Snapshot(path, "key", overwrite=True))
+
+
+def test_what_no_run_has_written_is_not_taken_for_an_unfinished_one(tmp_path):
+    """Not even with --overwrite, which drops a run's own file, be it damaged: other checkpoints, texts, links, folders."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no pipes with a name")
+    path = tmp_path / "x.partial"
+    snapshot = Snapshot(path, "key", overwrite=True)
+    snapshot.check_place()
+    unfinished(path)
+    state, content = read_torch(path), path.read_bytes()
+    earlier = {name: value for name, value in state.items() if name not in ("what", "history")}
+    for ours in (content, content[:-100], content[:5000], content[:4000] + b"x" + content[4001:]):
+        path.write_bytes(ours)
+        snapshot.check_place()
+    write_torch(path, earlier | {"key": "0" * 64})
+    snapshot.check_place()
+    somebodys = {"epoch": 3, "model": {}, "optimizer": state["optimizer"], "scheduler": {}, "key": "mine"}
+    for theirs in (somebodys, earlier):
+        write_torch(path, theirs)
+        _refused(snapshot, "is no unfinished run of this project: move it")
+    for theirs in (b"half of a download", b"", b"PK\x03\x04"):
+        path.write_bytes(theirs)
+        _refused(snapshot, "is no unfinished run of this project: move it")
+    Snapshot(path, "key").check_place()  # without --overwrite it isn't replaced, and whoever reads it says what it is
+    for make in (path.mkdir, lambda: path.symlink_to(tmp_path / "y"), lambda: os.mkfifo(path)):
+        path.unlink() if path.is_symlink() or path.is_file() else path.is_dir() and path.rmdir()
+        make()
+        for each in (snapshot, Snapshot(path, "key")):
+            _refused(each, "is a link, or no file, where an unfinished run is kept")
+
+
+def _refused(snapshot, what):
+    before = files(snapshot.path.parent) if not snapshot.path.is_fifo() else None
+    with pytest.raises(UserError, match=what):
+        snapshot.check_place()
+    assert before is None or files(snapshot.path.parent) == before
 
 
 def test_a_run_that_continues_elsewhere_says_that_its_bits_differ(tmp_path, capsys):

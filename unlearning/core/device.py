@@ -15,6 +15,7 @@ from torch import nn
 
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
+from unlearning.core.words import first_line
 
 WIDE = 192  # numbers a token; measured at 128, where fp32 trains 1.6 times as fast, and from 192 on, where bf16 wins
 
@@ -87,7 +88,7 @@ def resolve_device(name: str) -> str:
     try:
         torch.ones(1, device=name).item()  # the meta device has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name}: {first_line(error)}") from None
     return name
 
 

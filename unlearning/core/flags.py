@@ -27,6 +27,7 @@ NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch's words, in a 
 MEANT = "did you mean"
 QUIET = "no progress: results and warnings alone"  # the help of --quiet
 REQUIRED = "the following arguments are required: "  # argparse's words
+TINY = 1e-30  # numbers of arithmetic in 32 bits end at 1e-38
 WHOLE = r"[+-]?[0-9]+"
 DECIMAL = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 GIVEN = "_given"  # where a namespace keeps the flags that were typed, while it is filled
@@ -34,12 +35,12 @@ UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]
 
 
-VIT = "other plain ViTs"
+VIT = "other transformers"
 
 
 class PerModel(dict):
     """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network, but VIT,
-    where there is such, for every other ViT."""
+    where there is such, for every other transformer."""
 
     def __str__(self) -> str:
         rest = ", ".join(f"{value:g} for {name}" for name, value in self.items() if name != "paper")
@@ -91,6 +92,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str | None = None, **options: Any) -> None:
         options.setdefault("formatter_class", Formatter)
         super().__init__(description=doc, allow_abbrev=False, **options)
+        self.instead: dict[str, str] = {}  # of flags that other commands have, what to do here
         self.register("action", None, Store)
 
     def add_argument(self, *names: str, identity: bool | str = True, off: object = UNSET, **options: Any) -> argparse.Action:
@@ -103,12 +105,14 @@ class Parser(argparse.ArgumentParser):
         if hasattr(values, GIVEN):
             delattr(values, GIVEN)
         if unknown:
-            part: argparse.ArgumentParser = self
+            part: Any = self
             for action in self._actions:
                 if isinstance(action, argparse._SubParsersAction):
                     part = action.choices[getattr(values, action.dest)]
             flags = [name for action in part._actions for name in action.option_strings]
-            part.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0].split('=')[0], flags)}")
+            first = unknown[0].split("=")[0]
+            way = f"; {part.instead[first]}" if first in part.instead else _meant(first, flags)
+            part.error(f"unrecognized arguments: {' '.join(unknown)}{way}")
         return values
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -222,7 +226,8 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
 class Number:
     """argparse type: a number of this kind within bounds, written in ASCII digits.
 
-    least, most: its bounds. above, below: True where the bound itself is left out.
+    least, most: its bounds. above, below: True where the bound itself is left out. What is closer to 0 than TINY, and isn't
+    0, is refused, and minus 0 is 0.
     """
 
     kind: type[int] | type[float]
@@ -236,7 +241,9 @@ class Number:
         form = WHOLE if self.kind is int else DECIMAL
         if re.fullmatch(form, text):  # int() and float() also take "1_0", other scripts' digits, nan and inf
             with contextlib.suppress(ValueError):  # more digits than int() reads
-                value = self.kind(text)
+                value = self.kind(text) + self.kind(0)  # which makes 0 of minus 0
+                if abs(value) < TINY and re.search("[1-9]", re.split("[eE]", text)[0]):
+                    raise argparse.ArgumentTypeError(f"{shown(text)} is closer to 0 than {TINY:g}: give 0, or more")
                 low = value > self.least if self.above else value >= self.least
                 if low and (value < self.most if self.below else value <= self.most):
                     return value
@@ -257,11 +264,11 @@ PIXELS = Number(int, 1, 4096)  # a side
 LORA_RANK = Number(int, 1, 4096)  # no layer of timm's is wider than that by far, and a larger one adds nothing
 SEED = Number(int, 0, 2**32 - 1)  # NumPy's largest; torch has 64 bits, for seed * 1_000_003 + epoch
 SYSTEM_SEED = Number(int, 0, 10**8)  # of parts, which multiply it by 100_003 before
-POSITIVE_FLOAT = Number(float, 1e-30, 1e6)
+POSITIVE_FLOAT = Number(float, TINY, 1e6)
 NOT_NEGATIVE_FLOAT = Number(float, 0, 1e6)
 SHARE = Number(float, 0, 1)
 BELOW_ONE = Number(float, 0, 1, below=True)
-FRACTION = Number(float, 0, 1, above=True, below=True)
+FRACTION = Number(float, 1e-6, 1 - 1e-6)  # of images, of which no data set has more than some millions
 
 
 def shown(text: str) -> str:

@@ -23,13 +23,14 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
 
     also: what is written along with it. Waits, with a line that names the holder, as long as another process has it; of
     several processes of one run the first holds it for all, and doesn't wait, for the others don't know. Raises RunFailed
-    where nothing can be written there, and UserError where it is held and several processes run.
+    where nothing can be written there, and UserError where it is held and several processes run, and as `check_place`.
     """
     if not distributed.is_main():
         yield
         return
     from filelock import FileLock, Timeout
 
+    check_place(path)
     place = _place(path)
     with writing(path):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +69,16 @@ def to_make(path: Path, is_there: Callable[[], bool], also: Sequence[Path] = ())
         yield not is_there()
 
 
+def check_place(path: Path) -> None:
+    """Raise UserError where something else lies in the place of the lock on `path`: a link, a folder, a pipe."""
+    place = _place(path)
+    if os.path.lexists(place) and (place.is_symlink() or not place.is_file()):
+        raise UserError(f"{place} is a link, or no file, where the lock on {path.name} is to be: move it")
+
+
 def is_held(path: Path) -> bool:
     """True where a process holds the lock on `path`, or died while it did: `locked` tells, and clears up."""
-    return _place(path).exists()
+    return os.path.lexists(_place(path))
 
 
 def is_locked_now(path: Path) -> bool:

@@ -1,10 +1,15 @@
 """Lists and portions as messages say them, short however many there are."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
 LISTED = 10  # names or numbers that a line has at most
 NAMED = 5  # portions that a line has at most
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+INSTALLED = re.compile(r"[^\s\"'(]*/(?:site|dist)-packages/")
+NUMPYS = re.compile(r"\bnp\.\w+\(([^()]*)\)")
+UNSAFE = "weights_only"
 Say = Callable[[str], object]  # takes a line for the user
 
 
@@ -21,6 +26,17 @@ def listed(words: Iterable[object]) -> str:
     """Words with commas between them, the first LISTED and how many more."""
     every = [str(word) for word in words]
     return ", ".join(every[:LISTED]) + (f" and {len(every) - LISTED:,} more" if len(every) > LISTED else "")
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of a library's error, or of what it has said, at most 160 characters, as a user may read it: without
+    colours, folders of installed libraries, NumPy's names around values, and advice to read files in a way that runs their
+    code."""
+    text = COLOURS.sub("", str(error)).strip()
+    text = NUMPYS.sub(r"\1", INSTALLED.sub("", (text.splitlines() or [""])[0]))
+    text = text.split(". ")[0] if UNSAFE in text else text
+    text = "" if UNSAFE in text else text
+    return "".join(sign for sign in text if sign.isprintable())[:160].strip() or type(error).__name__
 
 
 def portions(inside: Mapping[str, int], every: Mapping[str, int], more: str) -> str:

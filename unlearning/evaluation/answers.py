@@ -85,6 +85,7 @@ def _asked(entry: Entry, dataset: data.Dataset, forget: torch.Tensor, classes: l
         images=images.permute(0, 2, 3, 1).contiguous().numpy(),
         truth=[classes[label] for label in labels[shown].tolist()],
         private=entry.private is not None,
+        names=sorted(dataset.whole.called(forget)) if dataset.whole.files else (),
     )
 
 
@@ -100,6 +101,7 @@ def _file(entry: Entry) -> File:
         date=entry.date,
         is_folder=folder,
         holds_list=len(entry.forget) > 0 and not folder,
+        exact=entry.is_exact,
     )
 
 

@@ -25,6 +25,7 @@ from unlearning.evaluation.entries import (
     describe,
     forget_sets,
     labels,
+    lists,
     other_recipes,
     own_positions,
     read,
@@ -70,7 +71,7 @@ def score_files(
     for sentence in other_recipes(entries):
         say(f"note: {sentence}")
     names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)
-    scorer = _Scorer([entry.tensors for entry in entries], scoring, shared, beneath, keep)
+    scorer = _Scorer([entry.tensors for entry in entries], scoring, shared, beneath, keep, lists(entries, scoring))
     scored = []
     order = sorted(entries, key=lambda entry: entry.method != "retrain")  # others are measured from Retrain
     for place, entry in enumerate(order, 1):
@@ -123,7 +124,7 @@ def _or_left_out(given: Sequence[Any], make: Callable[[Any], Entry]) -> list[Ent
 class _Scorer:
     """Scores one file after the other, Retrains first, for the files after them are measured from these.
 
-    states: digests of every file's tensors. The others are `score_files`'s.
+    states: digests of every file's tensors. listed_in: `entries.lists` of all files. The others are `score_files`'s.
     """
 
     def __init__(
@@ -133,7 +134,9 @@ class _Scorer:
         shared: Shared,
         beneath: bool,
         keep: Literal["answers", "pictures"] | None,
+        listed_in: dict[str, str],
     ) -> None:
+        self.listed_in = listed_in
         self.states, self.scoring, self.shared, self.beneath, self.keep = states, scoring, shared, beneath, keep
         self.retrained: dict[tuple, tuple[str, torch.Tensor]] = {}  # Retrain's digest and answers on training images
         self.skipped: list[Entry] = []  # files scored before a kill, whose layers the files after them share
@@ -223,7 +226,7 @@ class _Scorer:
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
         row |= {
             "forget": tag,
-            "forgotten": dataset.in_words(own_positions(entry, positions), tag),
+            "forgotten": dataset.in_words(own_positions(entry, positions), tag, self.listed_in.get(tag)),
             "entry": entry,
             "precision": found["precision"],
             "metrics": scores[0] | entry.cost | {"zeros": found["zeros"], "bytes": _bytes(entry.path)},

@@ -13,9 +13,12 @@ import models
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
 from unlearning.core.flags import as_words, written
+from unlearning.core.words import first_line
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners
+from unlearning.exact.selection import images_called
 from unlearning.images import forgetting
+from unlearning.images.checkpoints import listed_in
 from unlearning.vision import feature_cache, originals
 from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
 from unlearning.vision.shared import Shared
@@ -33,7 +36,7 @@ class Entry:
     SHA-256 of the original that it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on,
     each with its tag. All of them are ascending int64 positions in the training images, of a system too. built: what a
     checkpoint says of its network. elsewhere: where the original lay that it comes from, if others had trained that; of such
-    a one itself its own place.
+    a one itself its own place. listed_in: the name of the file that named all that it has forgotten.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class Entry:
     spec: dict[str, Any] = field(default_factory=dict)
     built: dict[str, Any] = field(default_factory=dict)
     elsewhere: str | None = None
+    listed_in: str | None = None
 
     @property
     def network(self) -> Network:
@@ -72,6 +76,11 @@ class Entry:
         if self.private is None:
             return self.fingerprint
         return hashlib.sha256(f"{self.fingerprint} {digest(self.private)}".encode()).hexdigest()
+
+    @property
+    def is_exact(self) -> bool:
+        """True for a system from which images are deleted, which is what training without them gives: its own Retrain."""
+        return self.private is not None and len(self.forget) > 0
 
     @property
     def key(self) -> str:
@@ -109,7 +118,7 @@ def describe(path: Path, scoring: Scoring, shared: Shared, others: Sequence[Entr
     try:
         return _describe_own(path, checkpoint, scoring)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: Entry | None) -> Entry:
@@ -177,6 +186,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         spec=spec,
         built=checkpoint["network"],
         elsewhere=checkpoint.get("elsewhere"),
+        listed_in=listed_in(checkpoint),
     )
 
 
@@ -262,11 +272,22 @@ def _wanted(entry: Entry, request: forgetting.ForgetRequest, dataset: data.Datas
         return positions, _tag(entry, positions, tag, dataset) or tag
     inside = positions[torch.isin(positions, entry.private)]
     if request.file and len(inside) < len(positions):
-        public = next(i for i in positions.tolist() if i not in set(inside.tolist()))
-        raise UserError(f"{request.file}: image {dataset.whole.positions[public]} is public in {entry.path}")
+        public = positions[~torch.isin(positions, entry.private)]
+        raise UserError(f"{request.file}: {images_called(dataset, public)} public in {entry.path}")
     if not 0 < len(inside) < len(entry.private):
         raise UserError(f"{entry.path}: {len(inside)} of its {len(entry.private)} private images are in {tag}")
     return inside, tag
+
+
+def lists(entries: Iterable[Entry], scoring: Scoring) -> dict[str, str]:
+    """The names of the files that named forget sets, by their tags: of the request of `scoring`, or of an entry."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        if scoring.forget and scoring.forget.file:
+            found |= dict.fromkeys((tag for _, tag in entry.forgets), scoring.forget.file.name)
+        elif entry.listed_in and entry.forget_tag:
+            found.setdefault(entry.forget_tag, entry.listed_in)
+    return found
 
 
 def request_in_words(entries: Iterable[Entry], scoring: Scoring, shared: Shared) -> list[str]:
@@ -331,6 +352,8 @@ def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
     Keys: an entry's `key` and the tag of a forget set. Rates are named only where rows are otherwise called alike, for each
     row has a rate of its own.
     """
+    entries = list(entries)
+    files = _files_elsewhere(entries)
     tables: dict[tuple, dict[str, Entry]] = {}
     for entry in entries:
         for _, tag in entry.forgets:
@@ -345,9 +368,26 @@ def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
             alike.setdefault((names[key], entry.epochs), []).append(key)
         for keys in alike.values():
             column = {"epochs"} if rows[keys[0]].epochs else set()
-            extra = _told_apart([rows[key].identity for key in keys], column)
+            extra = _told_apart([_with_files(rows[key].identity, files) for key in keys], column)
             found |= {(key, tag): f"{names[key]} {words}".strip() for key, words in zip(keys, extra, strict=True)}
     return found
+
+
+def _files_elsewhere(entries: Iterable[Entry]) -> dict[str, str]:
+    """What tables call the originals that others have trained, by the digits of a SHA-256 in their identities: the file's
+    name, of two of one name the path."""
+    paths = {
+        first_parent(entry.identity)["settings"].get("original"): Path(e) for entry in entries if (e := entry.elsewhere)
+    }
+    names = [path.name for path in paths.values()]
+    return {str(one): path.name if names.count(path.name) == 1 else str(path) for one, path in paths.items()}
+
+
+def _with_files(known: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+    """An identity, and those that it descends from, with files' names in the place of digits of their SHA-256."""
+    settings, parent = known.get("settings", {}), known.get("parent")
+    named = {"original": files[settings["original"]]} if settings.get("original") in files else {}
+    return known | {"settings": settings | named} | ({"parent": _with_files(parent, files)} if parent else {})
 
 
 def _told_apart(identities: list[dict[str, Any]], without: set[str]) -> list[str]:

@@ -8,6 +8,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch
 from unlearning.core.flags import on_one_line
 from unlearning.exact.system import SYSTEM
+from unlearning.images.checkpoints import listed_in
 
 HEADER = ("file", "method", "data", "forget set", "seed", "command")
 
@@ -31,6 +32,7 @@ def _row(path: Path) -> list[str] | None:
         content: dict[str, Any] = read_torch(file)
         deleted = content.get("deleted")
         forget = content.get("forget_tag") if deleted is None else f"{len(deleted)} images deleted"
+        forget = f"{named} ({forget})" if (named := listed_in(content)) else forget
         known = content["method"], content["data"].get("tag"), forget, content.get("seed"), content.get("command")
     except (UserError, KeyError, AttributeError, TypeError):
         known = "?", None, None, None, "not a checkpoint of this project"

@@ -15,6 +15,7 @@ from torch import nn
 
 import data
 from unlearning.core.device import Compute
+from unlearning.core.words import first_line
 from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
 from unlearning.vision.feature_cache import FeatureCache
@@ -153,6 +154,15 @@ def distances(logits: torch.Tensor, retrain: torch.Tensor, forget: torch.Tensor)
     return {f"{name}_{side}": measure(*pair) for name, measure in measures.items() for side, pair in pairs.items()}
 
 
+def _why_none(row: dict[str, Any]) -> str:
+    """Why there is no Retrain to measure a row from, in words."""
+    what, entry = row.get("forgotten", row["forget"]), row.get("entry")
+    if entry and entry.is_exact:
+        return f"{entry.method} deletes exactly, so that the system is what Retrain would be"
+    way = f", which {entry.method}'s deletion of these images would be" if entry and entry.private is not None else ""
+    return f"no Retrain of seed {row['seed']} for {what} on {row['model']}{way}"
+
+
 def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[str, Any] | None) -> None:
     """Add what is measured from the Original and the Retrain of the same seed, rows as collect.py makes them, or None."""
     found = row["metrics"]
@@ -164,7 +174,7 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         found["gap"] = unknown or predictions.average_gap(found, retrain["metrics"])
         found["ToW"] = unknown or predictions.tug_of_war(found, retrain["metrics"])
     else:
-        missing = {"missing": f"distances: no Retrain of seed {row['seed']} for {row['forget']} on {row['model']}"}
+        missing = {"missing": f"distances: {_why_none(row)}"}
         found |= dict.fromkeys((*(f"d{key}" for key in predictions.GAP_METRICS), "gap", "ToW"), missing)
         found |= dict.fromkeys(("activation_f", "activation_r", "js_f", "js_r"), missing)
     if "relearn" not in row["curves"]:  # nobody has looked beneath the head
@@ -214,7 +224,7 @@ def _told_apart(seen: torch.Tensor, unseen: torch.Tensor, attacker: str, name: s
             raise ValueError(NO_TEST)
         area, curve = membership.tell_apart(seen, unseen, attacker)
     except ValueError as error:
-        missing = {"missing": f"{name}: {error}"}
+        missing = {"missing": f"{name}: {first_line(error)}"}
         return missing, missing, None
     return area, _tpr_at_1_percent(curve, len(unseen)), curve
 

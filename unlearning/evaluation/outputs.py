@@ -3,17 +3,17 @@
 import argparse
 import contextlib
 import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import recover_within
 from unlearning.core.locks import locked
 from unlearning.evaluation.unfinished import Unfinished, removed_if_empty
-from unlearning.reports import answers, tables
-
-CODE = (".py", ".pyi", ".ipynb", ".c", ".cpp", ".h", ".cu", ".sh", ".toml", ".yaml", ".yml")  # endings of sources
+from unlearning.reports import answers, folders, tables
 
 
 def matching(pattern: Path) -> list[Path]:
@@ -58,7 +58,7 @@ def check(args: argparse.Namespace, pictures: dict[Path, tuple[Path, Path]], kep
         raise UserError("--pictures shows images in --html FILE or --plots FOLDER: give one of them")
     plots = [path.resolve() for pair in pictures.values() for path in pair]
     if args.plots:
-        _check_folder(args.plots, args.overwrite or kept.has_begun(args.plots))
+        _check_folder(args.plots, args.overwrite or kept.has_begun(args.plots), plots)
     texts = [path.resolve() for path in named(args) if path != args.plots]
     written, read = texts + plots, _read(args)
     for path in written:
@@ -67,33 +67,28 @@ def check(args: argparse.Namespace, pictures: dict[Path, tuple[Path, Path]], kep
         if args.plots and path.suffix == ".png" and path.parent == args.plots.resolve() and path not in plots:
             raise UserError(f"{path} lies in the folder of --plots, whose pictures may have that name")
     for path in texts:
-        _check_text(path, args.overwrite or kept.has_begun(path))
+        if os.path.lexists(path) and not (path.is_file() and kept.has_begun(path)):
+            _check_text(path, args.overwrite)
 
 
-def _check_folder(folder: Path, replace: bool) -> None:
-    """Raise UserError where pictures can't go into a folder, or replace what lies there. replace: whether they may."""
+def _check_folder(folder: Path, replace: bool, plots: list[Path]) -> None:
+    """Raise UserError where pictures can't go into a folder, or replace what lies there. replace: whether they may, if that
+    was drawn here. plots: those of answers, which go there."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; --plots names a folder")
     if any(folder.glob("*.png")) and not replace:
         raise UserError(f"{folder} holds pictures; --overwrite replaces those of the same names that were drawn here")
+    seals.check_own([*folders.strange_pictures(folder), *plots])
 
 
 def _check_text(path: Path, replace: bool) -> None:
-    """Raise UserError where a text can't take the place of `path`. replace: whether it may, if that is a text."""
+    """Raise UserError where a text can't take the place of `path`, where there is something. replace: whether it may, if
+    that was written here."""
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a file to write")
-    if not path.exists():
-        return
     if not replace:
         raise UserError(f"{path} exists; --overwrite replaces it")
-    if not path.is_file() or path.suffix in CODE or _is_binary(path):
-        raise UserError(f"{path} is a checkpoint, a picture or code: --overwrite replaces texts alone")
-
-
-def _is_binary(path: Path) -> bool:
-    """True for what has a zero among its first bytes, as checkpoints, archives and pictures do, and no text in UTF-8."""
-    with path.open("rb") as file:
-        return b"\0" in file.read(8192)
+    seals.check_own([path])
 
 
 def _read(args: argparse.Namespace) -> set[Path]:

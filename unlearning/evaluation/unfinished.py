@@ -56,9 +56,8 @@ class Unfinished:
                 write_torch(self.folder / self._name(key), {"value": packed})
         return _unpacked(packed)
 
-    def write(self, path: Path, text: str) -> None:
-        """Write a text as `files.write_text` does: an output, which this command may replace when it is given again."""
-        content = text.encode(errors="backslashreplace")
+    def write(self, path: Path, content: bytes) -> None:
+        """Write an output as `files.write_bytes` does, which this command may replace when it is given again."""
         self.begin(path, hashlib.sha256(content).hexdigest())
         write_bytes(path, content)
 
@@ -122,6 +121,8 @@ def keeping(place: Path, outputs: Sequence[Path], args: argparse.Namespace) -> I
         say(f"{error}: should this command be killed, it begins again")
         yield Unfinished()
         return
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise UserError(f"{folder} is a link, or no folder, where scores are kept: move it")
     with removed_if_empty([place]), locked(folder):
         kept = Unfinished(folder)
         yield kept

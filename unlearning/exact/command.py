@@ -2,6 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import models
 from unlearning.core.device import Compute
@@ -15,30 +18,51 @@ from unlearning.core.flags import (
     Parser,
     add_device_flags,
     mark,
+    on_one_line,
 )
 from unlearning.core.paths import folder, input_path, name_or_path, output_folder
+from unlearning.core.words import listed
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
+from unlearning.images.records import Known
 from unlearning.vision.flags import add_data_flags, add_flip_flag, add_output_flags, class_table, source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
 
-def show(folder: Path) -> None:
-    """Print what a system consists of and what has been deleted from it."""
+def show(folder: Path, images: bool = False) -> None:
+    """Print what a system consists of and what has been deleted from it; with `images` also which images each part holds."""
     state = read_system(folder)
     sizes = state["part"][state["part"] >= 0].bincount()
     sizes = sizes[sizes > 0]
     span = f"{sizes.min()} to {sizes.max()}" if len(sizes) else "no"
     print(f"{state['method']}: {len(sizes)} parts of {span} images on {state['backbone']['file']}")
     print(f"{len(state['private'])} private images, {len(state['deleted'])} deleted; {len(state['anchors'])} anchors")
+    for line in parts_in_words(state) if images else ():
+        print(line)
     for entry in state["ledger"]:
         ratio = entry["full_sample_epochs"] / max(1, entry["sample_epochs"])
         print(
             f"{entry['date']}  {len(entry['ids'])} images, {len(entry['parts'])} parts trained again: "
             f"{entry['sample_epochs']:,} sample-epochs ({ratio:.1f} times fewer than all), {entry['seconds']:.1f} s"
         )
+
+
+def parts_in_words(state: dict[str, Any]) -> list[str]:
+    """A line for each part of a system: how many private images it holds, and the names of some of them, or their numbers in
+    the full training set. Systems of earlier versions that hold a subset say neither."""
+    known, part = state["data"], state["part"]
+    numbers = state.get("numbers", None if known.get("subset") or known.get("validation") else torch.arange(len(part)))
+    record = Known.of(known)
+    names = record.files.names if record else ()
+    lines = []
+    for k in part[part >= 0].unique().tolist():
+        members = (part == k).nonzero().squeeze(1)
+        inside = [] if numbers is None else numbers[members].tolist()
+        called = listed(on_one_line(names[i]) if i < len(names) else i for i in inside)
+        lines.append(f"part {k}: {len(members):,} image{'s' * (len(members) > 1)}" + (f": {called}" if called else ""))
+    return lines
 
 
 def system_parser(doc: str | None, *, parts: int, split_help: str) -> tuple[Parser, Parser]:
@@ -63,7 +87,7 @@ def system_parser(doc: str | None, *, parts: int, split_help: str) -> tuple[Pars
     for action in (trainer, deleter):
         text = "parts trained at a time, in processes of one thread, where that is faster (default: the CPUs; on a GPU 1)"
         action.add_argument("--jobs", type=Number(int, 1, 256), identity=False, help=text)
-    shower = actions.add_parser("show", help="print a system's parts and its ledger")
+    shower = actions.add_parser("show", help="print a system's parts, the images in each, and its ledger")
     shower.add_argument("folder", type=folder, help="the system")
     return parser, trainer
 
@@ -89,7 +113,7 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
 
 
 def _add_id_flags(parser: Parser, what: str) -> None:
-    numbers = "numbers from 0 in the full training set, or names of files"
+    numbers = "numbers from 0 in the full training set, names of files, or patterns of these; all at once"
     files = "text, .csv, .json, .npy, .npz, .pt, or a checkpoint that has forgotten them"
     for flag in (
         parser.add_argument("--ids", nargs="+", metavar="ID", help=f"{what} these images: {numbers}"),
@@ -109,7 +133,7 @@ def run_system(
     """Carry out one of the command line's actions and return the system's folder; None if --list-classes."""
     shared = shared or Shared()
     if args.action == "show":
-        show(args.folder)
+        show(args.folder, images=True)
         return args.folder
     if args.action == "train" and args.list_classes:
         return print(class_table(args, shared))

@@ -63,6 +63,7 @@ SYSTEM = fields(
         "flags": map_of(text(content.TEXT, empty=True)),
         "versions": map_of(text()),
         "date": text(),
+        "numbers": content.positions(),
     },
 )
 
@@ -75,6 +76,7 @@ def system(value: Any) -> None:
     for name in ("private", "deleted", "anchors"):
         content.check_within(value[name], images, name)
     require(value["data"].get("train", images) == images, "part", f"has {images} numbers, one for each training image")
+    require(len(value.get("numbers", value["part"])) == images, "numbers", f"isn't {images} numbers, one for each image")
     for name in ("fingerprint", "dataset"):
         require(value["data"].get(name) is not None, f"data.{name}", "is missing")
     inside = bool(torch.isin(value["deleted"], value["private"]).all())

@@ -8,6 +8,7 @@ import torch
 
 import data
 from unlearning.core.errors import UserError
+from unlearning.core.words import listed
 from unlearning.images import forgetting
 from unlearning.images.classes import class_name, class_numbers
 from unlearning.images.request_files import Named, as_words, named, read_file
@@ -31,11 +32,10 @@ class ImageRequest:
         public.
         """
         ids, notes = self._named(dataset)
-        numbers = dataset.whole.positions
-        if public := [i for i in ids.tolist() if not private[i]]:
-            raise UserError(f"image {numbers[public[0]]} is public: the backbone or the centres know it")
-        if len(again := ids[torch.isin(ids, deleted)]):
-            raise UserError(f"image {numbers[again[0]]} is deleted already")
+        public, again = ids[~private[ids]], ids[torch.isin(ids, deleted)]
+        reasons = (public, "public, known to the backbone or the centres"), (again, "deleted already")
+        if wrong := [f"{images_called(dataset, some)} {why}" for some, why in reasons if len(some)]:
+            raise UserError(f"{'; '.join(wrong)}: nothing is changed")
         there = private & ~as_mask(deleted, len(private))
         chosen = [ids]
         for label in self._labels(dataset):
@@ -70,6 +70,12 @@ class ImageRequest:
     def _labels(self, dataset: data.Dataset) -> list[int]:
         there = dataset.train.labels.unique().tolist()
         return class_numbers(self.classes, dataset.classes, there, "--class") if self.classes else []
+
+
+def images_called(dataset: data.Dataset, positions: torch.Tensor) -> str:
+    """ "image train/cat/1.png is", or "images 3, 7 are": the images at int64 positions as the subject of a sentence."""
+    several = len(positions) > 1
+    return f"image{'s' * several} {listed(dataset.whole.called(positions))} {'are' if several else 'is'}"
 
 
 def in_words(dataset: data.Dataset, of: torch.Tensor, ids: torch.Tensor, verb: str) -> str:

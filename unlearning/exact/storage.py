@@ -221,22 +221,44 @@ def partial(folder: Path) -> Path:
 
 
 def begin(folder: Path) -> Path:
-    """Make the folder of `partial`, or clear up what is there. Raises RunFailed where none can be made."""
+    """Make the folder of `partial`, or clear up what is there. Raises UserError where something else lies there or in it,
+    which would become part of the system, and RunFailed where none can be made."""
     part = partial(folder)
+    if os.path.lexists(part):
+        _check_partial(part)
     with writing(folder):
         part.mkdir(parents=True, exist_ok=True)
     clear_aside(part)
     return part
 
 
+def _check_partial(part: Path) -> None:
+    if part.is_symlink() or not part.is_dir():
+        raise UserError(f"{part} is a link, or no folder, where a system is trained: move it")
+    own = {each.path.name for each in parts_in(part, {"files": ()})[0]}
+    for path in sorted(part.iterdir()):
+        known = path.name in own or PART_ASIDE.fullmatch(path.name) or (path.name == SYSTEM and _is_state(path))
+        if not known:
+            raise UserError(f"{path} is in the way and no part of this system: move it")
+
+
+def _is_state(path: Path) -> bool:
+    """True for a system.pth that this project has written."""
+    try:
+        content = read_torch(path) if path.is_file() and not path.is_symlink() else None
+    except UserError:
+        return False
+    return isinstance(content, dict) and {"ledger", "files", "private"} <= content.keys()
+
+
 def drop_partial(folder: Path) -> None:
     """Remove an unfinished training that was to replace the system in `folder`: it may have seen what is deleted now."""
     part = partial(folder)
-    if not part.is_dir():
+    if not part.is_dir() or part.is_symlink():
         return
     say(f"removes {part}, an unfinished training that may have seen these images")
     clear_aside(part)
     remove(each.path for each in parts_in(part, {"files": ()})[0])
-    remove(path for path in [part / SYSTEM] if path.exists())
+    remove(path for path in [part / SYSTEM] if _is_state(path))
     with contextlib.suppress(OSError):  # something else lies there
         part.rmdir()

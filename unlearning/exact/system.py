@@ -347,7 +347,8 @@ def _check_output(folder: Path, new: NewSystem, backbone: Path) -> None:
 
 def _described(new: NewSystem, dataset: data.Dataset, content: dict[str, Any], file: Path) -> dict[str, Any]:
     """What a new system says of its making; content: the backbone's checkpoint in `file`."""
-    return {
+    whole = dataset.whole
+    return ({"numbers": whole.positions} if whole.count > len(dataset.train) else {}) | {
         "format": models.FORMAT,
         "method": new.method,
         "backbone": {"file": str(file), "sha256": sha256(file), "network": content["network"]},

@@ -66,7 +66,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
             title = {
                 "dataset": dataset.tag,
                 "forget": tag,
-                "forgotten": dataset.in_words(first.forgets[0][0], tag),
+                "forgotten": dataset.in_words(first.forgets[0][0], tag, first.listed_in),
                 "method": names[first.key, tag],
             }
             rows.append(_row(title, group, reference, request.seeds))

@@ -82,7 +82,6 @@ def plan_lmeraser(request: Request) -> Plan:
 
 def plan_tune(request: Request) -> Plan:
     """Rows of TUNED at each pair of the preset's rates, scored on a tenth of the training images that no part holds."""
-    request = request.on_validation_images()
     pairs = product(*request.sizes["grid"])
     return _plan(request, chosen(request, TUNED), [["--lr", lr, "--head-lr", head] for lr, head in pairs])
 
@@ -248,4 +247,5 @@ TUNE = Table(
     1,
     score_tune,
     pictures=False,
+    validation=True,
 )

@@ -12,7 +12,7 @@ FORGETS = {
     "sequence": ("class",),
     "rfau-tune": ("class", "images"),
 }
-OF_IMAGES = ("prunelora", "random", "audit", "rfau")  # where images may be named: --forget-file
+OF_IMAGES = ("prunelora", "random", "audit", "rfau", "tune", "rfau-tune")  # where images may be named: --forget-file
 # Tables that a line names where it isn't in all of these.
 OF_PRUNELORA = ("prunelora", "random", "audit", "tune", "sequence")
 FROM_ORIGINALS = ("prunelora", "random", "rfau", "tune", "rfau-tune", "sequence")  # tables that start from any

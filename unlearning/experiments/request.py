@@ -21,6 +21,7 @@ from unlearning.vision.originals import Told, network_in
 from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
+HELD_OUT = 0.1  # share of the training images on which tunings are scored
 CLASSES = {name: 100 if name == "cifar100" else 10 for name in data.SIZES}  # how many each data set has
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
@@ -91,7 +92,7 @@ class Request:
             preset=args.preset,
             sizes=sizes | {name: given[name] for name in given.keys() & sizes.keys()},
             changed=names.suffix({f"--{name}": written(value) for name, value in given.items()}),
-            source=data.Source(dataset, args.data_dir, img_size=args.img_size, quiet=args.quiet),
+            source=data.Source(dataset, args.data_dir, None, HELD_OUT * table.validation, args.img_size, quiet=args.quiet),
             models=tuple(originals) or (args.model and tuple(args.model)),
             methods=args.methods and tuple(args.methods),
             originals=originals,
@@ -166,10 +167,6 @@ class Request:
         compute = Compute(resolve_device(self.device), self.precision, self.weights, self.quiet)
         data_dir = self.source.data_dir
         return Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told, kept=self.kept)
-
-    def on_validation_images(self) -> "Request":
-        """The same, scored on a tenth of the training images that nothing is trained on, as tunings are."""
-        return replace(self, source=replace(self.source, validation=0.1))
 
     def fitted(self, shared: Shared) -> "Request":
         """The same with as many images as the preset wants, where the data set has more."""
@@ -301,7 +298,7 @@ class Table:
     about: what it shows, in a sentence. plan: function of a request, giving its runs. presets: its sizes by name. seeds: how
     many by default. score: function of the checkpoints' paths, the request, the plan and what the runs have shared, giving
     the rows. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs
-    share. pictures: False where none are drawn.
+    share. pictures: False where none are drawn. validation: True where all is scored on training images that are held out.
     """
 
     about: str
@@ -312,3 +309,4 @@ class Table:
     published: Callable[[list[Row], data.Dataset], None] | None = None
     shared: Callable[[Request], Any] = shared_by_images
     pictures: bool = True
+    validation: bool = False

@@ -15,13 +15,11 @@ RFAU_GRID = ("0.0001", *GRID)
 
 def plan_tune(request: Request) -> Plan:
     """Every trained method at each learning rate of GRID, scored on a tenth of the training images."""
-    request = request.on_validation_images()
     return Plan(both_ways(request, chosen(request), lambda tag: lambda network, method: GRID))
 
 
 def plan_rfau_tune(request: Request) -> Plan:
     """The trained methods of RFAU's table at each learning rate of RFAU_GRID, scored on a tenth of the training images."""
-    request = request.on_validation_images()
     return Plan(both_ways(request, chosen(request), lambda tag: lambda network, method: RFAU_GRID))
 
 
@@ -38,5 +36,6 @@ TUNE = Table(
     score_without_probe,
     published=prunelora.add_published,
     pictures=False,
+    validation=True,
 )
 RFAU_TUNE = replace(TUNE, about=TUNE.about.replace("PruneLoRA", "RFAU"), plan=plan_rfau_tune, presets=rfau.PRESETS)

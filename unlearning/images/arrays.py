@@ -10,7 +10,7 @@ import torch
 from unlearning.core.errors import UserError
 from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
-from unlearning.core.words import Say, say
+from unlearning.core.words import Say, first_line, say
 from unlearning.images.folders import NO_TEST
 from unlearning.images.splits import Contents, Split
 
@@ -38,7 +38,7 @@ def read_npz(path: Path, validation: bool = False, say: Say = say) -> Contents:
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from None
     except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{name} is not an archive of plain NumPy arrays ({error})") from None
+        raise UserError(f"{name} is not an archive of plain NumPy arrays ({first_line(error)})") from None
 
 
 def _contents(archive, name, validation, say):

@@ -42,6 +42,11 @@ class Catalogue:
         """Of images by their int64 numbers in the full set those that were loaded: ascending int64 positions among these."""
         return torch.isin(self.positions, numbers).nonzero().squeeze(1)
 
+    def called(self, positions: torch.Tensor) -> list[str]:
+        """What a user calls the loaded images at int64 positions: their files' names, or else their numbers."""
+        numbers = self.positions[positions].tolist()
+        return [self.files[i] if self.files else str(i) for i in numbers]
+
     def recorded(self, forget: torch.Tensor) -> dict[str, Any]:
         """What a checkpoint says of a forget set, int64 positions among the loaded images, for other ways to load them."""
         numbers = self.positions[forget]

@@ -1,6 +1,7 @@
 """What checkpoints and systems of parts have forgotten, in the words of a request."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +51,15 @@ def called(content: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     return {"tag": tag, "draw": None if not known or "positions" in known else known}
 
 
+def listed_in(content: Mapping[str, Any]) -> str | None:
+    """The name of the file that named all that a checkpoint has forgotten; None where it was named in another way, or has a
+    better name (a class, a draw), or where its original had forgotten something before."""
+    if not str(content.get("forget_tag")).startswith("file"):
+        return None
+    file, before = _part(content, "config").get("forget_file"), _part(_part(content, "identity"), "parent").get("forget")
+    return Path(file).name if isinstance(file, str) and not before else None
+
+
 def forgotten(value: Any) -> None:
     """The rule for what an identity says of a forget set: its digest, or what makes the draw again."""
     drawn = {"seed": whole(), "of": list_of(whole())}
@@ -68,7 +78,7 @@ def _check(rule: Rule, value: Any, name: str) -> None:
         raise ValueError(f"its {misfit.within(name).place} {misfit.what}: it is damaged") from None
 
 
-def _part(content: dict[str, Any], name: str) -> dict[str, Any]:
+def _part(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A dictionary within a checkpoint; an empty one where there is none."""
     part = content.get(name)
     return part if isinstance(part, dict) else {}

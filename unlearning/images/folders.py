@@ -13,7 +13,7 @@ from unlearning.core.content import NAME
 from unlearning.core.errors import UserError
 from unlearning.core.memory import check
 from unlearning.core.paths import check_regular
-from unlearning.core.words import Say, listed, say
+from unlearning.core.words import Say, first_line, listed, say
 from unlearning.images.pictures import read_images, suffixes
 from unlearning.images.splits import Contents, ImageFiles, Split
 
@@ -185,7 +185,7 @@ def _rows(path, name):
                 raise UserError(f"{name}, line {reader.line_num}: {what}")
             yield reader.line_num, (file, label, "train" if split is None else _split(cells[split]))
     except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: {error}") from None
+        raise UserError(f"{name}, line {reader.line_num}: {first_line(error)}") from None
 
 
 def _split(cell):

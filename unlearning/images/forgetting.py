@@ -120,10 +120,11 @@ def whole_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
     return [c for c in labels.unique().tolist() if inside[labels == c].all()]
 
 
-def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, tag: str) -> str:
-    """A forget set as people call it: "class 3 (Dress)", "random share 0.1", "100 random images", "list 1a2b3c4d".
+def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, tag: str, file: str | None = None) -> str:
+    """A forget set as people call it: "class 3 (Dress)", "random share 0.1", "100 random images", "files.txt, 12 images".
 
-    forget: int64 positions in the training images; tag: its name in files. Classes of a set made of whole classes are named.
+    forget: int64 positions in the training images; tag: its name in files; file: the name of the file that named it, where
+    that is known. Classes of a set made of whole classes are named.
     """
     whole = forgotten_classes(labels, forget)
     if whole:
@@ -135,7 +136,8 @@ def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor,
         of = [class_name(classes, int(c)) for c in (drawn["of"] or "").split("-") if c]
         where = f" of class{'es' if len(of) > 1 else ''} {', '.join(of)}" if of else ""
         return (f"random share {drawn['share']}" if drawn["share"] else f"{drawn['count']} random images") + where
-    return re.sub(r"^file", "list ", tag)
+    count = f", {len(forget):,} image{'s' * (len(forget) != 1)}" if tag.startswith("file") else ""
+    return (file or re.sub(r"^file", "list ", tag)) + count
 
 
 def by_class(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, verb: str, kind: str = "") -> str:

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from unlearning.core.errors import UserError
 from unlearning.core.paths import check_regular
-from unlearning.core.words import listed
+from unlearning.core.words import first_line, listed
 
 NOWHERE = ""  # the path of an image that isn't there any more, which is read as black
 NOT_READ = ("EPS", "MPEG")  # EPS takes a program beside PIL, and of MPEG it knows the header alone
@@ -78,7 +78,7 @@ def _resized(colours, side):
 def _reason(error):
     if isinstance(error, BOMBS):
         return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be an attack on memory: make it smaller"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _colours(file):

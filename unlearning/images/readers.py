@@ -10,6 +10,7 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import announce, bars_of_libraries, debian_package
+from unlearning.core.words import first_line
 from unlearning.images.splits import Split
 
 
@@ -76,7 +77,7 @@ def _what_to_put_where(dataset, where, error):
         target, files = where, [dataset.filename]
     else:
         target, files = where, [entry[1] for entry in dataset.split_list.values() if "extra" not in entry[1]]
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     return f"no {dataset.__name__} files and no download ({reason}); put {', '.join(files)} into {target}"
 
 

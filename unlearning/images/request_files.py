@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, read_torch
+from unlearning.core.files import read_torch
 from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
-from unlearning.core.words import listed
+from unlearning.core.words import first_line, listed
 from unlearning.images import checkpoints
 from unlearning.images.catalogue import Catalogue
 

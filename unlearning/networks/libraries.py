@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line
+from unlearning.core.words import first_line
 
 TORCHVISION, HUGGING_FACE, TIMM = "torchvision:", "hf:", "timm:"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation with which torchvision's were trained

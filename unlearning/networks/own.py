@@ -16,7 +16,8 @@ from typing import Any
 from torch import nn
 
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, sha256
+from unlearning.core.files import sha256
+from unlearning.core.words import first_line
 
 
 @contextlib.contextmanager

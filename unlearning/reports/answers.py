@@ -1,6 +1,6 @@
 """What networks answered: what a page and its pictures say of a row beside its numbers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ class File:
     """A scored file, or folder of a system, as it says of itself.
 
     method: "original", "retrain", "lora" ..., without flags. sha256: of a folder that of its `sha256sum` lines. holds_list:
-    true where the file holds its forget set as positions in the training images.
+    true where the file holds its forget set as positions in the training images. exact: true for a system from which the
+    images were deleted, and whose parts are what they would be without them.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class File:
     date: str | None
     is_folder: bool
     holds_list: bool
+    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,8 @@ class Asked:
     that has images in the forget set. digest: SHA-256 of the positions, ascending, as 64-bit little-endian integers.
     fingerprint: SHA-256 of the data. classes: names of all classes. whole: numbers of the classes that are forgotten as a
     whole. images: uint8 (N, H, W, C), at most PICTURED of the forget set, true classes in `truth`; none where nobody asked
-    for pictures. private: true where a system was scored on its private images alone.
+    for pictures. private: true where a system was scored on its private images alone. names: of the images' files,
+    ascending; none where they have no files of their own.
     """
 
     count: int
@@ -69,6 +72,7 @@ class Asked:
     images: np.ndarray
     truth: list[str]
     private: bool
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +122,6 @@ def draw(reported: Iterable[Reported], files: Mapping[Path, tuple[Path, Path]]) 
             continue
         confusion, images = files[after.file.path.resolve()]
         title = f"{row['method']}: {row['dataset']}, {row['model']}, {row.get('forgotten', row['forget'])}"
-        style.check_own((confusion, images))
         figure = answer_figures.confusion(before.test, after.test, asked.classes, title, asked.whole)
         style.save(figure, confusion)
         figure = answer_figures.before_and_after(asked.images, asked.truth, before.examples, after.examples, title)

@@ -19,7 +19,7 @@ The pictures of a network's answers, one by one, are in answer_figures.py.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from unlearning.core.files import write_bytes
+from unlearning.core.seals import check_own
 from unlearning.metrics import statistics
 from unlearning.reports import panel_figures, paper_figures, results
 from unlearning.reports.results import row_names
@@ -38,7 +39,6 @@ from unlearning.reports.style import (
     LOOK,
     MAX_HEIGHT,
     axis_range,
-    check_own,
     fits,
     grid,
     legend,
@@ -76,20 +76,19 @@ class Picture(NamedTuple):
     alone: bool = False
 
 
-def draw(rows: list[Any], folder: str | Path, known: Iterable[str] = ()) -> list[Path]:
+def draw(rows: list[Any], folder: str | Path) -> list[Path]:
     """Write every picture that the rows have something for into `folder`, as PNG files: their paths.
 
-    known: names of pictures of earlier versions, which don't say that this project has drawn them. Raises UserError, and
-    writes none, where one would replace a file of somebody else's.
+    Raises UserError, and writes none, where one would replace a file of somebody else's.
     """
     drawn = pictures(rows)
-    check_own(Path(folder) / name for name in drawn.keys() - set(known))
+    check_own(Path(folder) / name for name in drawn)
     for name, content in drawn.items():
         write_bytes(Path(folder) / name, content)
     return [Path(folder) / name for name in drawn]
 
 
-def pictures(rows: list[Any]) -> dict[str, memoryview]:
+def pictures(rows: list[Any]) -> dict[str, bytes]:
     """Every picture that the rows have something for, by its file's name: the bytes of a PNG file."""
     named = [
         row | {"name": name}

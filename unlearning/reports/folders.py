@@ -6,19 +6,22 @@ results/benchmarks/<name>.json
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unlearning.core import seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, recover_within, write_bytes, write_text
-from unlearning.core.locks import locked
-from unlearning.core.words import say
+from unlearning.core.files import recover_within, write_bytes
+from unlearning.core.locks import check_place, locked
+from unlearning.core.words import first_line, listed, say
 from unlearning.reports import results, tables
 
 FILES = {"json": "result.json", "markdown": "README.md", "csv": "rows.csv", "latex": "tables.tex"}  # form: file
-STARTS = {"csv": "dataset,model,forget,method,epochs,n,command", "latex": r"% \usepackage{booktabs,graphicx}"}  # of ours
+DRAWN = ("markdown", "csv", "latex")  # forms of texts that are drawn from the result
+UNDRAWABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)  # of what is no result
 BENCHMARKS = "benchmarks"
 PAGE = "README.md"
 HEAD = "# Results\n\nEach number comes from a result.json, and tables and pictures are drawn from it alone.\n"
@@ -36,46 +39,67 @@ def place(path: Path) -> tuple[Path, Path]:
     return path, path.parent if path.name == FILES["json"] else path.with_suffix("")
 
 
-def check_ours(folder: Path) -> None:
-    """Raise UserError where a folder, which is to be written, has files that this project hasn't written there, for nothing
-    replaces these: the result is read, and the others say by their beginning whose they are."""
+def check_ours(folder: Path, read: Path | None = None) -> None:
+    """Raise UserError where a folder, which is to be written, has files that this project hasn't written there, or that
+    somebody has changed since, for nothing replaces these.
+
+    read: the result that is read now, and isn't replaced. Texts of earlier versions have no seal: they are known again by
+    being what is drawn from the result beside them.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, where a folder of results is to be")
-    if (folder / FILES["json"]).exists():
-        results.read(folder / FILES["json"])
-    strange = [FILES["markdown"]] if (folder / FILES["markdown"]).exists() and _drawn(folder) is None else []
-    strange += [FILES[form] for form, start in STARTS.items() if not _starts_with(folder / FILES[form], start)]
+    check_place(folder)
+    file = folder / FILES["json"]
+    strange = []
+    if file.exists():
+        results.read(file)
+        strange = [file] if file != read and seals.is_changed(file) else []
+    texts = [path for path in (folder / FILES[form] for form in DRAWN) if os.path.lexists(path) and not seals.is_own(path)]
+    strange += [path for path in texts if not _is_of_earlier_version(path, file)] + strange_pictures(folder / "figures")
     if strange:
-        raise UserError(f"{folder} has files of its own ({', '.join(strange)}): move them elsewhere, or write elsewhere")
+        names = listed(path.relative_to(folder).as_posix() for path in strange)
+        raise UserError(f"{folder} has files of its own, or changed ones ({names}): move or delete them, or write elsewhere")
 
 
-def _starts_with(path: Path, start: str) -> bool:
-    """True of a text file with this beginning, and where there is nothing."""
-    if not path.exists():
-        return True
-    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(len(start)) == start
-    return False
+def _is_of_earlier_version(path: Path, result: Path) -> bool:
+    """True for a text without a seal that says what is drawn from the result."""
+    if not (path.is_file() and result.is_file()):
+        return False
+    try:
+        content = path.read_bytes()
+        return seals.split(content)[1] is None and content == _drawings(results.read(result))[1][path.name].encode()
+    except (UserError, *UNDRAWABLE):
+        return False
+
+
+def strange_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder that are called as pictures of rows are, and that this project hasn't drawn."""
+    found = [path for path in sorted(folder.glob("*.png")) if not seals.is_own(path)]
+    if not found:
+        return []
+    from unlearning.reports import figures  # takes a second
+
+    return [path for path in found if path.name.split(".")[0].split("-")[0] in figures.PICTURES]
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the lock on a table's folder, cleared of what killed processes have left in it. Raises as `check_ours`."""
+def held(folder: Path, read: Path | None = None) -> Iterator[None]:
+    """Hold the lock on a table's folder, cleared of what killed processes have left in it. Arguments and errors are those of
+    `check_ours`."""
     with locked(folder):
         for each in (folder, folder / "figures"):
             recover_within(each)
-        check_ours(folder)
+        check_ours(folder, read)
         yield
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
     """Write every file of a table's folder, the result itself first, which may have taken days. Only for who holds it."""
-    before = _drawn(folder) or []
-    write_text(folder / FILES["json"], results.dump(result))
-    _write_drawn(_drawings(result), folder, before)
+    results.write(folder / FILES["json"], result)
+    _write_drawn(_drawings(result), folder)
 
 
-def _drawings(result: dict[str, Any]) -> tuple[dict[str, memoryview], dict[str, str]]:
+def _drawings(result: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
     """What is drawn from a result: pictures by their names in figures/, and texts by the names of their files."""
     from unlearning.reports import figures  # takes a second
 
@@ -84,31 +108,25 @@ def _drawings(result: dict[str, Any]) -> tuple[dict[str, memoryview], dict[str, 
     return pictures, texts | {FILES[form]: tables.FORMS[form](result) for form in ("csv", "latex")}
 
 
-def _write_drawn(drawn: tuple[dict[str, memoryview], dict[str, str]], folder: Path, before: list[str]) -> None:
-    """Write `_drawings` into a folder. before: the pictures that its page showed; those that this table no longer has go.
-
-    Raises UserError where a picture would replace one that neither was there before nor says that it was drawn here.
-    """
-    from unlearning.reports import style  # matplotlib
-
+def _write_drawn(drawn: tuple[dict[str, bytes], dict[str, str]], folder: Path) -> None:
+    """Write `_drawings` into a folder; pictures that its page showed and this table no longer has go. Raises UserError where
+    a picture would replace one that wasn't drawn here."""
     pictures, texts = drawn
-    style.check_own(folder / "figures" / name for name in pictures.keys() - set(before))
+    before = _shown(folder / FILES["markdown"])
+    seals.check_own(folder / "figures" / name for name in pictures)
     for name, content in pictures.items():
         write_bytes(folder / "figures" / name, content)
     for name in set(before) - pictures.keys():
-        (folder / "figures" / name).unlink(missing_ok=True)
-    for name, text in texts.items():
-        write_text(folder / name, text)
+        if seals.is_own(folder / "figures" / name):
+            (folder / "figures" / name).unlink()
+    for form in DRAWN:
+        write_bytes(folder / FILES[form], seals.sealed(texts[FILES[form]].encode(), form))
 
 
-def _drawn(folder: Path) -> list[str] | None:
-    """The pictures that the folder's page shows; None where that page isn't one of this project's."""
-    page, file = folder / FILES["markdown"], folder / FILES["json"]
-    if not (page.is_file() and file.is_file()):
-        return None
-    text, name = page.read_text(encoding="utf-8", errors="replace"), results.read_json(file).get("table")
-    ours = text.startswith(f"# {tables.in_markdown(str(name))}\n")
-    return re.findall(r"\(figures/([^/)]+\.png)\)", text) if ours else None
+def _shown(page: Path) -> list[str]:
+    """The names of the pictures that a folder's page shows."""
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    return re.findall(r"\(figures/([^/)]+\.png)\)", text)
 
 
 def redraw(path: Path, overwrite: bool) -> Path:
@@ -119,19 +137,19 @@ def redraw(path: Path, overwrite: bool) -> Path:
     file, folder = place(path)
     result = results.read(file)
     there = folder / FILES["json"]
-    check_ours(folder)
-    with held(folder):
+    check_ours(folder, file)
+    with held(folder, file):
         if not overwrite and there != file and there.exists() and results.read(there) != result:
             raise UserError(f"{there} is another result; --overwrite replaces it")
         try:
             drawn = _drawings(result)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        except UNDRAWABLE as error:
             raise UserError(
                 f"{file} is not a result that can be drawn ({type(error).__name__}: {first_line(error)})"
             ) from None
-        before = _drawn(folder) or []
-        write_text(there, results.dump(result))
-        _write_drawn(drawn, folder, before)
+        if there != file:
+            results.write(there, result)
+        _write_drawn(drawn, folder)
     return folder
 
 

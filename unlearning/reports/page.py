@@ -4,7 +4,9 @@ The page needs no other file and no script, and nothing in it is fetched. Every 
 """
 
 import base64
+import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,7 @@ MEANING = {  # of each column of PAGE in one sentence
 }
 FOLDED_FROM, NAMED = 20, 12  # a matrix of more classes than the first shows as many as the second and puts the rest together
 TOGETHER = 4  # true classes of a forget set up to which one matrix shows all networks
-LISTED = 20  # classes of a forget set that are named with their counts
+LISTED = 20  # classes of a forget set that are named with their counts, and images that are named
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
     return {
         "heading": heading,
         "asked": asked,
+        "names": asked.names[:LISTED],
+        "names_digest": hashlib.sha256(b"".join(os.fsencode(f"{name}\n") for name in asked.names)).hexdigest(),
         "classes": asked.per_class[:LISTED],
         "more_classes": len(asked.per_class) - LISTED,
         "share": f"{100 * asked.count / asked.total:.3g}",
@@ -98,7 +102,9 @@ def _section(heading: str, reported: list[Reported]) -> dict[str, Any]:
         "has_list": any(file.holds_list for _, account in reported for file in account.files),
         "has_folder": any(file.is_folder for _, account in reported for file in account.files),
         "summary": [_summary(row, account) for row, account in unlearned(reported)],
-        "missing": [f"No {name} was found: {what}" for name, what in _ABSENT.items() if name.lower() not in there],
+        "missing": [f"No {name} was found: {what}" for name, what in _ABSENT.items() if name.lower() not in there]
+        if not _is_exact(reported)
+        else [EXACT],
         "columns": _columns(keys, retrain and retrain[0]),
         "rows": [_row(row, keys) for row in rows],
         "reasons": tables.reasons(rows, keys),
@@ -112,6 +118,17 @@ _ABSENT = {
     "Original": "what the network answered before is not on this page.",
     "Retrain": "how a network that never saw these images would answer is not known here.",
 }
+
+
+EXACT = (
+    "The images were deleted exactly: each part that had seen one was trained again from its start without it, and neither "
+    "another part nor the backbone has seen it. Training everything again without them (Retrain) would give this system."
+)
+
+
+def _is_exact(reported: list[Reported]) -> bool:
+    """True where every row is a system that the images were deleted from."""
+    return all(file.exact for _, account in reported for file in account.files)
 
 
 def _files(reported: list[Reported]) -> list[dict[str, Any]]:
@@ -282,6 +299,8 @@ def _limits(reported: list[Reported], retrain: dict[str, Any] | None) -> list[st
             "The numbers compare with a network that was trained again without these images (Retrain). "
             "Answers that are alike don't prove that the weights hold nothing."
         ]
+    elif _is_exact(reported):
+        found = ["That the deletion is exact is a property of the method, which this page doesn't measure."]
     else:
         found = ["There is no Retrain to compare with: a high UA alone is no proof of forgetting, and nor is a low one."]
     for row, account in reported:

@@ -9,14 +9,17 @@ a or b.
 A column is a metric's key in columns.py or another field of a row, as `field:digits=Title_with_underscores`.
 """
 
+import os
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+from unlearning.core import seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import write_text
+from unlearning.core.files import write_bytes, write_text
 from unlearning.core.locks import locked
+from unlearning.core.words import say
 from unlearning.reports import folders, results, tables
 from unlearning.reports.columns import COLUMNS
 
@@ -36,16 +39,22 @@ def refresh(root: Path) -> list[Path]:
 
 
 def write_index(root: Path) -> Path | None:
-    """Write the page of all results below `root`: its path, None where it stays as it was or is somebody's own."""
+    """Write the page of all results below `root`: its path, None where it stays as it is or is somebody's own, which a line
+    says of one that was written here and changed since."""
     page = root / folders.PAGE
     if page.is_dir():
         return None
     with locked(page):  # another process may list a table that isn't there yet
         now = folders.index(root)
-        before = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
-        if before == now or (before and not before.startswith(folders.HEAD)):
+        content = seals.sealed(now.encode(), "markdown")
+        before = page.read_bytes() if page.exists() else b""
+        if before in (content, now.encode()):  # earlier versions wrote no seal
             return None
-        write_text(page, now)
+        if os.path.lexists(page) and not seals.is_own(page):
+            if before.startswith(folders.HEAD.encode()):
+                say(f"{page} stays as it is, for it isn't as this project wrote it: without it all tables are listed there")
+            return None
+        write_bytes(page, content)
     return page
 
 

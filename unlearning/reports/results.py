@@ -1,16 +1,19 @@
 """Result files: what is written once can be drawn again from its JSON."""
 
+import argparse
 import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from unlearning.core import content
+from unlearning.core import content, seals
 from unlearning.core.content import check
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line
-from unlearning.core.flags import on_one_line
+from unlearning.core.files import write_bytes
+from unlearning.core.flags import on_one_line, shown
+from unlearning.core.paths import output_file
+from unlearning.core.words import first_line
 from unlearning.metrics.statistics import grouped
 from unlearning.reports import fields
 
@@ -101,6 +104,26 @@ def dump(result: dict[str, Any]) -> str:
     return re.sub(r"\[\n\s*([-\d.,eE\s]+?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text) + "\n"
 
 
+def write(path: str | Path, result: dict[str, Any]) -> None:
+    """Write the result as JSON with its seal. Raises as `write_bytes`."""
+    write_bytes(path, seals.sealed(dump(result).encode(), "json"))
+
+
+def output(text: str) -> Path:
+    """argparse type: a result file to write. What is there is one, as it was written here; those of earlier versions have no
+    seal."""
+    path = output_file(text)
+    if not path.exists():
+        return path
+    try:
+        known = {"table", "command"} <= read_json(path).keys() and not seals.is_changed(path)
+    except UserError:
+        known = False
+    if not known:
+        raise argparse.ArgumentTypeError(f"{shown(text)} {seals.FOREIGN}")
+    return path
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """The result in the JSON file `path`. Raises UserError, which names the field, if it holds none (fields.py)."""
     found = read_json(path)
@@ -109,13 +132,15 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """What the JSON file `path` holds, a table's result or a benchmark's. Raises UserError if it can't be read."""
+    """What the JSON file `path` holds, a table's result or a benchmark's, without its seal. Raises UserError if it can't be
+    read."""
     try:
         found = content.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a result file ({first_line(error)})") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a result file (it holds {content.shown(found)})")
+    found.pop(seals.FIELD, None)
     return found
 
 

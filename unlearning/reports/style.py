@@ -18,15 +18,14 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes
 from unlearning.core.flags import on_one_line
+from unlearning.core.seals import check_own, sealed
 from unlearning.reports import results
 from unlearning.reports.results import row_names
 
 DPI = 150
 LETTERS = 300  # of a name that a picture shows; more are cut off
-DRAWN_HERE = "drawn from rows of machine unlearning"  # in every picture: what says so may be replaced
 WIDTH = 8.6  # inches: text of 8 points is still read where a page shows the picture 800 pixels wide
 MAX_HEIGHT = 2000  # pixels
 LOOK: Any = {
@@ -65,28 +64,17 @@ def series(place: int) -> dict[str, Any]:
 
 
 def save(figure: Figure, file: str | Path) -> None:
-    """Write a figure as a PNG file in one step. Raises as `write_bytes`."""
+    """Write a figure as a PNG file in one step. Raises UserError where something else is there, and as `write_bytes`."""
+    check_own([Path(file)])
     write_bytes(file, png(figure))
 
 
-def png(figure: Figure) -> memoryview:
-    """A figure as the bytes of a PNG file, drawn without a screen. It says inside that this project has drawn it."""
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file with a seal, drawn without a screen."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(LOOK):
-        figure.savefig(drawn, dpi=DPI, format="png", metadata={"Comment": DRAWN_HERE})
-    return drawn.getbuffer()
-
-
-def check_own(files: Iterable[Path]) -> None:
-    """Raise UserError for the first of these files that is there and not a picture that this project has drawn."""
-    for path in files:
-        if path.exists() and not (path.is_file() and _is_own(path)):
-            raise UserError(f"{path} is not a picture that was drawn here: move it elsewhere; the same command goes on")
-
-
-def _is_own(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b"Comment\0" + DRAWN_HERE.encode() in file.read(2000)
+        figure.savefig(drawn, dpi=DPI, format="png")
+    return sealed(drawn.getbuffer(), "png")
 
 
 def fits(figure: Figure) -> bool:

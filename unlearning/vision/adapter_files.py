@@ -6,6 +6,7 @@ merged network. Folders of earlier versions are for the network with its normali
 """
 
 import copy
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from unlearning.core import distributed
+from unlearning.core import distributed, seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import Staged, first_line, read_torch, sha256, write_text, writing
+from unlearning.core.files import Staged, read_torch, save_tensors, sha256, write_bytes, writing
+from unlearning.core.words import first_line
 from unlearning.vision import cards, compaction, pruning
 
 if TYPE_CHECKING:
@@ -51,8 +53,10 @@ def check_replaceable(run: "Run") -> None:
     what, came_with = None, before.get("adapter")
     if folder.is_symlink() or not folder.is_dir():
         what = "is a link, or no folder"
-    elif there - FILES or (there and CONFIG_FILE not in there):
+    elif there and CONFIG_FILE not in there:
         what = f"holds {min(there - FILES or there)}"
+    elif strange := _strange(folder):
+        what = strange
     elif not before and not (overwrite and _says_ours(folder)):
         what = f"is there without {output.name}"
     elif came_with and came_with != digests(folder):
@@ -61,6 +65,24 @@ def check_replaceable(run: "Run") -> None:
         what = f"{output.name} came with none"
     if what:
         raise UserError(f"{folder} is where the adapter goes, and {what}: move it, or give another --output")
+
+
+def check_going(checkpoint: Path) -> None:
+    """Raise UserError where the adapter of a checkpoint that is replaced, which goes along, has something of somebody's own
+    in its folder."""
+    folder = folder_for(checkpoint)
+    if folder.is_dir() and recorded(checkpoint) == digests(folder) and (strange := _strange(folder)):
+        raise UserError(f"{folder}, which goes with {checkpoint.name}, {strange}: move it, or give another --output")
+
+
+def _strange(folder: Path) -> str | None:
+    """What in an adapter's folder this project hasn't written; None if there is no such thing."""
+    if others := {file.name for file in folder.iterdir()} - FILES:
+        return f"holds {min(others)}"
+    card = folder / CARD_FILE
+    if os.path.lexists(card) and not seals.is_own(card):
+        return f"holds a {CARD_FILE} that isn't as this project wrote it"
+    return None
 
 
 def save(
@@ -80,14 +102,15 @@ def save(
     part = run.staged.part(folder)
     with writing(folder):
         part.mkdir()
-        save_file(tensors, part / ADAPTER_FILE, PLAIN)
+        save_tensors(part / ADAPTER_FILE, tensors, PLAIN)
         config.save_pretrained(
             str(part), auto_mapping_dict={"base_model_class": type(net).__name__, "parent_library": type(net).__module__}
         )
         if masks:
             named = {name.removeprefix(NET): mask for name, mask in masks.items()}
-            save_file(named, part / MASK_FILE, {"compact": str(compact)})
-        write_text(part / CARD_FILE, cards.adapter(run.record, net, folder.name, bool(masks), compact))
+            save_tensors(part / MASK_FILE, named, {"compact": str(compact)})
+        card = cards.adapter(run.record, net, folder.name, bool(masks), compact)
+        write_bytes(part / CARD_FILE, seals.sealed(card.encode(), "markdown"))
 
 
 def beside(staged: Staged) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from unlearning.core.errors import UserError
+from unlearning.images.checkpoints import listed_in
 from unlearning.reports import results, tables
 from unlearning.vision.identity import digest, first_parent
 from unlearning.vision.timm_folder import Plain, plain_of
@@ -136,7 +137,10 @@ def _head(library: str, *tags: str) -> str:
 
 def _without(record: Record) -> str:
     """What a network has forgotten, as words of a heading."""
-    return f"without {record['forget_tag']}, by {record['method']}" if len(record["forget"]) else f"({record['method']})"
+    if not len(record["forget"]):
+        return f"({record['method']})"
+    what = f"the images of {file}" if (file := listed_in(record)) else record["forget_tag"]
+    return f"without {what}, by {record['method']}"
 
 
 def _facts(record: Record) -> list[str]:
@@ -149,11 +153,11 @@ def _facts(record: Record) -> list[str]:
         return [*facts, f"- Origin: {record['command']}."]
     facts += [f"- Data: {of['tag']}, SHA-256 `{of['fingerprint']}`."] if of["fingerprint"] else ["- Data: ImageNet alone."]
     if len(forget):
-        known, tag = record.get("classes") or [], record["forget_tag"]
+        known, tag, file = record.get("classes") or [], record["forget_tag"], listed_in(record)
         numbers = [int(word) for word in tag[5:].split("-")] if re.fullmatch(r"class\d+(-\d+)*", tag) else []
         names = [known[number] for number in numbers if number < len(known) and known[number] != str(number)]
         facts += [
-            f"- Forgotten: {len(forget):,} training images ({', '.join([record['forget_tag'], *names])}). SHA-256 of their "
+            f"- Forgotten: {len(forget):,} training images ({', '.join([file or tag, *names])}). SHA-256 of their "
             f"positions in the training set, ascending, as 64-bit integers: `{digest(forget)}`."
         ]
     else:

@@ -9,7 +9,7 @@ from torch import nn
 
 import models
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line
+from unlearning.core.words import first_line
 from unlearning.vision import layers
 
 MULTIPLE = 8  # numbers in a register: onnxruntime takes longer for 15 channels than for 16

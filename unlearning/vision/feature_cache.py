@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import data
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
-from unlearning.core.words import say
+from unlearning.core.words import first_line, say
 from unlearning.vision.graph_cut import Cut, cut_at, modules_owning, moving_in_training, unwrap_peft
 
 BLOCK = 250  # images at once, always the same ones together: an output's last bits depend on the images beside it
@@ -117,11 +117,12 @@ class FeatureCache:
         parts = list(dict.fromkeys(id(known.below) for known in self.kept if known.below is not below))
         self.kept = [known for known in self.kept if id(known.below) not in parts[: len(parts) + 1 - PARTS]]
         try:
-            self.kept.append(Outputs(below, images, compute, self))
+            made = Outputs(below, images, compute, self)  # from those of another part, perhaps, which are then kept before
         except OSError as error:
-            say(f"frozen layers run each time, slower and with the same result: {error}")
+            say(f"frozen layers run each time, slower and with the same result: {error.strerror or first_line(error)}")
             return None
-        return self.kept[-1]
+        self.kept.append(made)
+        return made
 
 
 class Outputs:

@@ -4,14 +4,28 @@ from typing import Any
 
 from unlearning.core import distributed
 from unlearning.core.files import Staged, save_torch, writing
+from unlearning.core.words import say
 from unlearning.vision import adapter_files
 from unlearning.vision.snapshots import Snapshot
+
+FEW = 10  # optimiser steps in which a trained network hardly changes
+FEW_AFRESH = 100  # in which hardly anything is learned from a fresh start
+
+
+def warn_of_few_steps(checkpoint: dict[str, Any]) -> None:
+    """Warn of a run that had few optimiser steps, by what its checkpoint says of it."""
+    steps, settings = checkpoint["cost"].get("steps", 0), checkpoint["config"]
+    if 0 < steps < (FEW if checkpoint["parent"] else FEW_AFRESH):
+        few = f"{steps} optimiser step{'s' if steps > 1 else ''} in all, few to learn in"
+        way = f"a smaller --batch-size (it is {settings['batch_size']}) or more --epochs ({settings['epochs']})"
+        say(f"warning: {few}: {way} makes more of them")
 
 
 def stage(staged: Staged, checkpoint: dict[str, Any], snapshot: Snapshot) -> None:
     """Write what takes its place when `staged` is committed; on rank 0 alone. Raises RunFailed on a full disk."""
     if not distributed.is_main():
         return
+    warn_of_few_steps(checkpoint)
     beside = adapter_files.beside(staged)
     with writing(staged.main):
         save_torch(staged.part(staged.main), checkpoint | beside)

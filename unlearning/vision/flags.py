@@ -45,12 +45,15 @@ def method_parser(
     parser = Parser(doc)
     flag = parser.add_argument
     add_data_flags(parser)
-    add_model_flag(parser)
+    fresh = "resnet20, or what --data-of holds" if forget else "resnet20"
+    add_model_flag(parser, "resnet20, or what --original holds" if original else fresh, folders=not original)
     if original:
         text = "checkpoint to start from, or a network from elsewhere: a file or a folder (default: by name in --weights)"
         flag("--original", type=input_path, identity=False, help=text)
         add_elsewhere_flags(parser)
     else:
+        parser.instead["--original"] = "it starts afresh: --model names the network"
+        parser.instead["--original"] += ", or --data-of a checkpoint that was made from that original" if forget else ""
         flag("--pretrained", action="store_true", help="start from ImageNet weights (a timm name)")
         flag("--input-size", type=PIXELS, help="the network resizes images to this side in pixels")
         text = "of each channel, pixels from 0 to 1 (default: published ones of the data set or of --pretrained, else 0.5)"
@@ -59,7 +62,10 @@ def method_parser(
         flag("--head", nargs="+", off=None, metavar="LAYER", help=HEAD)
         add_flip_flag(parser)
     if forget and not original:
-        text = "checkpoint of the same folder or table; images that are missing since are those to be forgotten"
+        text = (
+            "checkpoint that says network, constants and data; without --forget-... it forgets what that has forgotten, or "
+        )
+        text += "of a folder or table the images that are missing since"
         flag("--data-of", type=input_file, identity=False, metavar="FILE", help=text)
     if forget:
         add_forget_flags(parser)
@@ -73,10 +79,12 @@ def method_parser(
     return parser
 
 
-def add_model_flag(parser: Parser) -> None:
-    """--model."""
-    kinds = f"{', '.join(models.NAMES)}, a timm name, torchvision:NAME, or your own FILE.py:FUNCTION"
-    parser.add_argument("--model", type=name_or_path, help=f"{kinds} (default: resnet20, or what --original holds)")
+def add_model_flag(parser: Parser, default: str, folders: bool = False) -> None:
+    """--model. default: in words. folders: a folder of timm or Hugging Face names one, too."""
+    kinds = [*models.NAMES, "timm:NAME (or NAME alone, if it is none of these)", "torchvision:NAME"]
+    kinds += ["a /FOLDER of timm or Hugging Face"] * folders
+    text = f"{', '.join(kinds)}, or your own FILE.py:FUNCTION (default: {default})"
+    parser.add_argument("--model", type=name_or_path, help=text)
 
 
 def add_elsewhere_flags(parser: Parser) -> None:
@@ -107,12 +115,13 @@ def add_output_flags(parser: Parser, output: Callable[[str], Path] = output_file
     flag("--quiet", action="store_true", identity=False, help=QUIET)
 
 
-def add_data_flags(parser: Parser) -> None:
-    """--dataset and what selects images from it."""
+def add_data_flags(parser: Parser, default: str | None = "fashion-mnist") -> None:
+    """--dataset and what selects images from it. default: the data set; None where files say it."""
     flag = parser.add_argument
     names = ", ".join(data.NAMES)
     text = "print the classes with their numbers and counts of images, and do nothing else"
-    flag("--dataset", type=name_or_path, default="fashion-mnist", identity="data", help=f"{names} (default: fashion-mnist)")
+    usual = default or "what each file says, which those from elsewhere don't"
+    flag("--dataset", type=name_or_path, default=default, identity="data", help=f"{names} (default: {usual})")
     flag("--data-dir", type=folder, default=Path("data"), identity=False, help="folder of data files (default: data)")
     flag("--subset", type=POSITIVE_INT, identity="data", help="keep this many training images, all classes alike")
     flag("--test-subset", type=POSITIVE_INT, identity="data", help="keep this many test images, all classes alike")

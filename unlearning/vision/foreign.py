@@ -4,7 +4,6 @@ State dicts, bare or wrapped, of any network that --model names; files of LoRA-U
 reference scripts; folders of timm and of Hugging Face. Everything is read with `weights_only=True`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 
 import data
-from unlearning.core.content import odd_kind
+from unlearning.core.content import odd_kind, read_json
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, read_torch
+from unlearning.core.files import read_torch
+from unlearning.core.words import first_line
 from unlearning.networks import libraries
 from unlearning.networks.checkpoint_fields import is_harmless
 from unlearning.vision import published
@@ -254,7 +254,7 @@ def _safetensors(path):
 def _folder(path, entry, constants):
     """What a folder of timm's or of Hugging Face's holds."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = read_json(path / "config.json")
     except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{path} is no folder of timm or Hugging Face: config.json ({first_line(error)})") from None
     if isinstance(config, dict) and isinstance(config.get("architecture"), str):
@@ -350,7 +350,7 @@ def _hugging_face_folder(path, config, constants):
 def _prepared(file):
     """Mean and deviation that a folder of Hugging Face says of images in [0, 1]; None where it says none."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        told = read_json(file) if file.exists() else {}
     except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{file} can't be read ({first_line(error)})") from None
     if not isinstance(told, dict):

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from unlearning.core.words import say
+from unlearning.core.words import first_line, say
 
 # Two fx.GraphModules: below maps images to a tuple of tensors, tail takes these and gives what the network gives.
 Cut = namedtuple("Cut", "below tail")
@@ -24,8 +24,7 @@ def cut_at(model: nn.Module, moving: set[nn.Module], x: torch.Tensor) -> Cut | N
     try:
         graph = _Tracer(moving).trace(model)
     except Exception as error:  # a forward pass that branches on values fails in whatever way it happens to
-        reason = str(error).splitlines()[0]
-        say(f"frozen layers run each time, slower and with the same result: {reason}")
+        say(f"frozen layers run each time, slower and with the same result: {first_line(error)}")
         return None
     moved: set[fx.Node] = set()
     for node in graph.nodes:

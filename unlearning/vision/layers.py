@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import models
 from unlearning.core.errors import UserError
@@ -109,6 +110,14 @@ def is_cnn(model: nn.Module) -> bool:
     return not models.is_vit(model) and not attentions(model) and any(isinstance(m, nn.Conv2d) for m in modules)
 
 
+def is_transformer(model: nn.Module) -> bool:
+    """True for a plain ViT, and for a network of attention without batch norms, by whatever library: such diverge at a CNN's
+    learning rates."""
+    found = [*model.modules()]
+    attentive = any(isinstance(m, nn.MultiheadAttention) for m in found) or bool(attentions(model))
+    return models.is_vit(model) or (attentive and not any(isinstance(m, _BatchNorm) for m in found))
+
+
 def in_blocks(model: nn.Module) -> list[str]:
     """Names of the convolutions and linear layers within blocks: not the stem, not the shortcuts, not grouped ones."""
     return [name for name in _of_blocks(model) if getattr(model.get_submodule(name), "groups", 1) == 1]
@@ -178,18 +187,26 @@ def attentions(model: nn.Module) -> list[str]:
 
 def stages(model: nn.Module) -> list[str]:
     """Names of the modules whose outputs are the intermediate features: a ViT's blocks, a CNN's stages, of which the last
-    has the last layer of `in_every_block`. Raises UserError where timm names none with weights, as of VGG, or none that is
-    there."""
+    has the last layer of `in_every_block`. Raises UserError where `feature_info`, which timm's networks have, names none
+    with weights, as of VGG, or none that is there, or is missing."""
     net: Any = getattr(model, "net", model)
     info = getattr(net, "feature_info", [])
+    entries = getattr(info, "info", info)
+    what = f"RFAU moves the outputs of a network's blocks or stages, and {_called(model)} doesn't say which these are"
+    others = "finetune.py, pruneft.py, lora.py and loraprune.py don't look at them"
+    if not (isinstance(entries, (list, tuple)) and entries and all("module" in entry for entry in entries)):
+        way = (
+            "timm's networks do (--model timm:NAME reads torchvision's files of ResNets), and your own can, by feature_info"
+        )
+        raise UserError(f"{what}: {way} (docs/rfau.md); {others}")
     layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
     adapted = in_every_block(model)
     # timm also names a stem, its activation, what this project left out, and what may follow the last stage and doesn't.
     moved = {*layers[layers.index(adapted[0]) :]}
-    named = dict.fromkeys(f"net.{entry['module']}" for entry in getattr(info, "info", info))
+    named = dict.fromkeys(f"net.{entry['module']}" for entry in entries)
     names = [name for name in named if moved & {*_within(layers, name)}]
     if not names:
-        raise UserError(f"timm names no stages of {type(net).__name__}, whose outputs would be its features")
+        raise UserError(f"{what}: {others}")
     last, end = adapted[-1].split("."), names[-1].split(".")
     if last[: len(end)] != end:  # beside it, in the innermost module that holds both
         shared = next(k for k, (one, other) in enumerate(zip(last, end, strict=False)) if one != other)

@@ -221,6 +221,24 @@ def digest_of(path: Path) -> str:
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
 
 
+def other_constants(network: dict[str, Any], weights: Path, tag: str) -> str | None:
+    """A warning for a fresh network that is normalised otherwise than what a folder has of the same network and data, by the
+    newest file there that isn't a Retrain; None where there is none, or it has the same constants. tag: the data's."""
+    files = weights.glob(f"{glob.escape(names.begin(network['name'], tag))}*.pth")
+    others = sorted((path.stat().st_mtime_ns, path) for path in files if "_retrain" not in path.name)
+    theirs: Any = checkpoint_in(others[-1][1]) if others else None
+    if theirs is None or models.checked(theirs, others[-1][1])["network"]["name"] != network["name"]:
+        return None
+    own, known = ({name: one["arguments"][name] for name in ("mean", "std")} for one in (network, theirs["network"]))
+    if own == known:
+        return None
+    ours, wanted = (f"mean {written(one['mean'])} and std {written(one['std'])}" for one in (own, known))
+    file = others[-1][1]
+    what = f"this network is normalised by {ours}, and {file.name}, of the same network and data, by {wanted}"
+    flags = f"--mean {written(known['mean'])} --std {written(known['std'])}"
+    return f"warning: {what}: give {flags}, or --data-of {file}, for a Retrain that differs in its data alone"
+
+
 def _filled(found: foreign.Found, network: dict[str, Any], path: Path, own: OwnNetwork | None) -> tuple[Any, str]:
     """The network that a checkpoint describes with the tensors of a file from elsewhere, and how many of them match."""
     model = models.create(network["name"], **network["arguments"], own=own)

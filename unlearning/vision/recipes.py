@@ -9,7 +9,7 @@ import data
 import models
 from unlearning.core import distributed
 from unlearning.core.flags import VIT, PerModel
-from unlearning.core.words import listed, say
+from unlearning.core.words import listed
 from unlearning.images.forgetting import class_name
 from unlearning.metrics.predictions import accuracy
 from unlearning.vision.predict import predict
@@ -17,17 +17,12 @@ from unlearning.vision.run import Run
 
 EPOCHS = PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15)
 LR = PerModel({"paper": 0.1, "vit_small": 1e-3, "vit_micro": 1e-3, VIT: 1e-3})
-FEW = 100  # optimiser steps in which hardly anything is learned from a fresh start
 
 
 def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run: Run) -> nn.Module:
     """Train `model` from its start on `retain`, by cross-entropy, and print how many test images it knows; `forget` is never
     looked at."""
-    epochs, size = run.settings.epochs, run.settings.batch_size
-    steps = epochs * data.steps_of(len(retain), size)
-    if steps < FEW and distributed.is_main():
-        few = f"{steps} optimiser step{'s' if steps > 1 else ''} in all, few to learn in"
-        say(f"warning: {few}: a smaller --batch-size (it is {size}) or more --epochs ({epochs}) makes more of them")
+    steps = run.settings.epochs * data.steps_of(len(retain), run.settings.batch_size)
     flip = run.dataset.flip and not run.settings.no_flip
     run.fit(model, retain, **paper_recipe(model, steps, run.settings.lr, flip, len(run.dataset.classes)))
     if distributed.is_main():

@@ -10,9 +10,22 @@ from torch.optim import Optimizer
 from unlearning.core import content
 from unlearning.core.content import fields, list_of, map_of, number, require, text, whole
 
+# What optimisers keep of each parameter, of those whose own code fails without it.
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+KEPT: dict[type, tuple[str, ...]] = {torch.optim.Adam: ADAM, torch.optim.AdamW: ADAM, torch.optim.SGD: ("momentum_buffer",)}
+
+
+def _history(value: Any) -> None:
+    """Lists of lists of numbers, as many and as long in each."""
+    list_of(list_of(list_of(number())))(value)
+    sizes = {tuple(map(len, step)) for step in value}
+    require(len(sizes) < 2, "", f"has entries of {len(sizes)} sizes")
+
+
 STATE = fields(
     {"key": text(), "epoch": whole(1, 10**9), "seconds": number(0), "model": map_of(content.dense), "scheduler": whole()}
-    | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})}
+    | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})},
+    {"history": _history},
 )
 
 
@@ -45,12 +58,25 @@ def _groups(saved: Any, optimizer: Optimizer) -> None:
     for number_, state in saved["state"].items():
         known = isinstance(number_, int) and 0 <= number_ < len(shapes) and isinstance(state, dict)
         require(known, "optimizer.state", f"has {content.shown(number_)}, which is no parameter")
+        lost = [name for name in KEPT.get(type(optimizer), ()) if name not in state]
+        require(not lost, f"optimizer.state.{number_}", f"has no {', '.join(lost)}")
         for name, value in state.items():
-            right = not isinstance(value, torch.Tensor) or value.shape in (shapes[number_], torch.Size([]))
-            right &= value is None or isinstance(value, (int, float, torch.Tensor))
-            if isinstance(value, torch.Tensor):
-                content.dense(value)
+            right = _kept(value, name, shapes[number_], type(optimizer) in KEPT)
             require(right, f"optimizer.state.{number_}.{name}", f"is {content.shown(value)}")
+
+
+def _kept(value: Any, name: str, shape: torch.Size, known: bool) -> bool:
+    """True for what an optimiser may keep as `name` of a parameter of this shape: tensors like it, counters. known: whether
+    it is of KEPT; others may keep other things."""
+    if isinstance(value, torch.Tensor):
+        content.dense(value)
+        if name == "step":
+            return value.shape == torch.Size([])
+        return (value.shape == shape and value.is_floating_point()) or (not known and value.shape == torch.Size([]))
+    if value is None:
+        return name not in ADAM
+    counts = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < content.LARGEST
+    return counts and (name == "step" or not known)
 
 
 def _alike(value: Any, own: Any) -> bool:

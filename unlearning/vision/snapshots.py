@@ -1,6 +1,8 @@
 """The state of an unfinished training, written after each epoch, from which the same command continues."""
 
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unlearning.core import distributed
+from unlearning.core.content import Misfit
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.vision import snapshot_fields
+
+MARK = "an unfinished run of machine unlearning"  # what such a file begins with, by which a damaged one is known, too
+BEGIN = 4096  # bytes in which it stands
 
 
 @dataclass(frozen=True)
@@ -20,18 +26,46 @@ class Snapshot:
     """The file of an unfinished run.
 
     key: of the run's settings, which the file must have. overwrite: compute again; only a run that was to do so too is
-    continued, and any other file is dropped, not refused.
+    continued, and any other run's file is dropped, not refused. history: what a method notes at each step, lists of numbers,
+    each as long as the first; it is kept in the file and continued as well.
     """
 
     path: Path
     key: str
     overwrite: bool = False
+    history: list[list[list[float]]] = field(default_factory=list)
+
+    def check_place(self) -> None:
+        """Raise UserError where something else than an unfinished run lies in the file's place and would be replaced."""
+        if not os.path.lexists(self.path):
+            return
+        if self.path.is_symlink() or not self.path.is_file():
+            what = "is a link, or no file, where an unfinished run is kept"
+        elif self.overwrite and not self._is_own():
+            what = "is no unfinished run of this project"
+        else:
+            return
+        raise UserError(f"{self.path} {what}: move it, or give another --output")
+
+    def _is_own(self) -> bool:
+        """True for an unfinished run, damaged or not; of earlier versions, whose files don't begin with MARK, if it can be
+        read."""
+        with self.path.open("rb") as file:
+            if MARK.encode() in file.read(BEGIN):
+                return True
+        try:
+            state = read_torch(self.path)
+            snapshot_fields.STATE(state)
+        except (UserError, Misfit):
+            return False
+        return bool(re.fullmatch("[0-9a-f]{64}", state["key"]))
 
     def write(self, model: nn.Module, optimizer: Optimizer, scheduler: Any, epoch: int, seconds: float) -> None:
         """Write what training moves, after `epoch` epochs that took `seconds`; on rank 0 alone."""
         if distributed.is_main():
             fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
             state = {
+                "what": MARK,
                 "key": self.key,
                 "overwrite": self.overwrite,
                 "epoch": epoch,
@@ -40,6 +74,7 @@ class Snapshot:
                 "optimizer": optimizer.state_dict(),
                 "scheduler": scheduler.last_epoch if scheduler else 0,
                 "made_by": _circumstances(model),
+                "history": self.history,
             }
             write_torch(self.path, state)
 
@@ -58,6 +93,7 @@ class Snapshot:
         if state is None:
             return 0, 0.0
         model.load_state_dict(model.state_dict() | state["model"])
+        self.history[:] = state.get("history", [])
         optimizer.load_state_dict(state["optimizer"])
         if scheduler:
             scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})

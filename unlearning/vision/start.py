@@ -89,9 +89,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     dataset = _dataset(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = _forgotten(args, dataset, parent)
-    forget, forget_tag = torch.empty(0, dtype=torch.int64), None
-    if forgotten:
-        forget, forget_tag = forgotten.positions, forgotten.tag
+    nothing = torch.empty(0, dtype=torch.int64), None
+    forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else nothing
     torch.manual_seed(args.seed)
     model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
@@ -131,11 +130,13 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     beside = [adapter_files.folder_for(output), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside))
+    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
     if not finished:
         _check_output(output, args, parent)
+        snapshot.check_place()
     if forgotten and not finished:
-        _say(forgotten, dataset, parent, compute.quiet)
-    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
+        warning = None if parent else originals.other_constants(network, args.weights, dataset.tag)
+        _say(forgotten, dataset, parent, compute.quiet, warning)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     held.enter_context(_explained())
     return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
@@ -152,7 +153,9 @@ def _explained() -> Iterator[None]:
         raise UserError("a batch of one image is too few for the network's batch norms: give another --batch-size") from None
 
 
-def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool) -> None:
+def _say(
+    forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool, warning: str | None
+) -> None:
     """Say what is odd about a request and, unless quiet, what is about to be forgotten."""
     line = forgetting.by_class(dataset.train.labels, dataset.classes, forgotten.positions, "forgets")
     before = len(parent["forget"]) if parent else 0
@@ -161,6 +164,7 @@ def _say(forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[st
     notes = [*forgotten.notes, *([] if quiet else [line])]
     if parent and not parent.get("elsewhere") and not quiet:  # what others have trained has said what it is
         notes.append(f"starts from {parent['file']}")
+    notes += [warning] if warning else []
     for text in notes:
         say(text)
 
@@ -185,7 +189,7 @@ def _forgotten(
     nothing."""
     if not hasattr(args, "forget_class"):
         return None
-    asked = _asked(forget_request(args), dataset)
+    asked = _asked(forget_request(args), dataset, getattr(args, "data_of", None))
     union = torch.cat([parent["forget"] if parent else asked.positions, asked.positions]).unique()
     dataset.check_missing(union, asked.tag)
     if torch.equal(union, asked.positions):
@@ -195,10 +199,15 @@ def _forgotten(
     return forgetting.Forgotten(union, forgetting.tag_of(dataset.train.labels, union), notes=asked.notes)
 
 
-def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset) -> forgetting.Forgotten:
-    """The forget set of a request, or without one the images that are missing."""
+def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset, of: Path | None) -> forgetting.Forgotten:
+    """The forget set of a request; without one the images that are missing, or what the checkpoint `of` has forgotten."""
     if request is None and len(dataset.missing):
         return forgetting.Forgotten(dataset.missing, forgetting.tag_of(dataset.train.labels, dataset.missing))
+    if request is None and of:
+        if not len(models.load_checkpoint(of)["forget"]):
+            what = f"{of} has forgotten nothing, and no image of it is missing"
+            raise UserError(f"{what}: give --forget-class, --forget-random, --forget-count or --forget-file")
+        request = forgetting.ForgetRequest(file=of)
     return dataset.forgotten(request or forgetting.ForgetRequest())
 
 
@@ -244,9 +253,9 @@ def _check_memory(model: nn.Module, network: dict[str, Any], dataset: data.Datas
 
 
 def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precision: str | None) -> dict[str, Any]:
-    """Every flag, with what its default is for this network. That of a ViT of no name here counts as given by hand, which it
-    was in earlier versions: files are called as they were then."""
-    given, is_vit = vars(args) | {"model": network, "precision": precision}, models.is_vit(model)
+    """Every flag, with what its default is for this network. That of a transformer of no name here counts as given by hand,
+    which it was in earlier versions: files are called as they were then."""
+    given, is_vit = vars(args) | {"model": network, "precision": precision}, layers.is_transformer(model)
     return {name: value.of(network, is_vit) if isinstance(value, PerModel) else value for name, value in given.items()}
 
 
@@ -307,6 +316,7 @@ def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any]
     if not ours:
         what = "is there and no checkpoint of this project, or a damaged one"
         raise UserError(f"{output} {what}: move it, or give another --output")
+    adapter_files.check_going(output)
 
 
 def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool) -> bool:

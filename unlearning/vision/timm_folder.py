@@ -3,18 +3,19 @@
 The format is that of timm's models on the Hugging Face Hub: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import models
+from unlearning.core import seals
+from unlearning.core.content import read_json
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, first_line, replacing, write_text
+from unlearning.core.files import check_writable, replacing, save_tensors, write_bytes
+from unlearning.core.words import first_line
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 SOURCE = "checkpoint_sha256"  # where config.json says what the folder was made from
@@ -115,6 +116,7 @@ def is_there(folder: Path, source: str, scores: str, overwrite: bool) -> bool:
     if found is None:
         raise UserError(f"{folder} holds files that export.py --timm hasn't written: name another folder")
     if overwrite:
+        seals.check_own([folder / "README.md"])
         return False
     if found != source:
         raise UserError(f"{folder} exists, made from something else; --overwrite replaces it")
@@ -126,7 +128,7 @@ def is_there(folder: Path, source: str, scores: str, overwrite: bool) -> bool:
 def source_of(folder: Path) -> str | None:
     """SHA-256 of the checkpoint that a folder was made from; None for any other folder, and for one with more in it."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))[SOURCE]
+        found = read_json(folder / "config.json")[SOURCE]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return found if isinstance(found, str) and {path.name for path in folder.iterdir()} == FILES else None
@@ -145,9 +147,9 @@ def write(folder: Path, model: nn.Module, checkpoint: Mapping[str, Any], source:
     with replacing(folder.resolve()) as part:
         part.mkdir()
         tensors = {name: value.contiguous().clone() for name, value in net.state_dict().items()}  # none shares memory
-        save_file(tensors, part / "model.safetensors", {"format": "pt"})
+        save_tensors(part / "model.safetensors", tensors, {"format": "pt"})
         save_config_for_hf(net, part / "config.json", model_config=about, model_args=plain.arguments)  # type: ignore[arg-type]
-        write_text(part / "README.md", card)
+        write_bytes(part / "README.md", seals.sealed(card.encode(), "markdown"))
         _check(part, model, plain)
 
 
