@@ -211,7 +211,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         **found,
     }
     print({key: result[key] for key in ("retrain_over_request", "factors_over_retrain")}, *result["agreement"], sep="\n")
-    write_text("results/benchmarks/ekfac.json", results.dump(result))
+    results.write("results/benchmarks/ekfac.json", result)
 
 
 def parser() -> Parser:
@@ -225,7 +225,7 @@ def parser() -> Parser:
     flag("--targets", nargs="+", default=["q_proj", "v_proj"], help="linear layers to adapt (default: q_proj v_proj)")
     flag("--blocks", type=POSITIVE_INT, default=4, help="of how many of the last blocks (default: 4)")
     flag("--rank", type=LORA_RANK, default=8, help="rank of LoRA (default: 8)")
-    flag("--decay", type=POSITIVE_FLOAT, default=0.001, help="weight of |Theta|^2 / 2 (default: 0.001)")
+    flag("--decay", type=POSITIVE_FLOAT, default=0.05, help="weight of |Theta|^2 / 2 (default: 0.05)")
     flag("--optimizer", choices=TRAINING, default="lbfgs", help="of the training (default: lbfgs)")
     flag("--evaluations", type=POSITIVE_INT, default=100, help="of lbfgs, passes at most (default: 100)")
     flag("--epochs", type=POSITIVE_INT, default=3, help="of adamw (default: 3)")
