@@ -25,7 +25,7 @@ from unlearning.core.errors import RunFailed, UserError
 from unlearning.language import influence
 from unlearning.language.adapters import read_record, trainable
 from unlearning.language.command import How
-from unlearning.language.session import Workspace, objective, session_of, train_adapter
+from unlearning.language.session import Workspace, objective, relative_gradient, session_of, train_adapter
 
 N = 60  # rows of the adapter, of which `small` has lost two
 
@@ -133,6 +133,18 @@ def test_an_objective_that_is_no_number_is_an_error_with_a_way_out(small):
         influence.assign(small.parameters, torch.full_like(influence.flat(small.parameters), float("nan")))
         with pytest.raises(RunFailed, match=f"^the objective is nan: try a larger {way_out}$"):
             train_adapter(replace(small, record=small.record | {"training": training}))
+
+
+def test_a_gradient_is_measured_by_those_of_single_rows(small):
+    """Of the objective, with its decay and over the rows that the adapter began with; about nothing at rest."""
+    there = [row for row in small.rows if row is not None]
+    whole = influence.gradient(losses_of(small, there).sum() / N + small.decay / 2 * square_of(small), small.parameters)
+    norms = [influence.gradient(losses_of(small, [row]).sum(), small.parameters).norm() for row in there[::4]]
+    assert len(norms) == 15  # every fourth, so that at most sixteen are looked at
+    expected = float(whole.norm() / torch.stack(norms).mean())
+    assert relative_gradient(small) == pytest.approx(expected, rel=1e-4) and expected > 0.05
+    train_adapter(small)
+    assert relative_gradient(small) < 0.01
 
 
 def test_seeds_are_other_starts_and_a_seed_is_one(place, tmp_path):

@@ -39,6 +39,7 @@ from unlearning.language.session import (
     Workspace,
     current_rows,
     digest_of,
+    relative_gradient,
     session_of,
     short_digest,
     train_adapter,
@@ -182,10 +183,13 @@ def _answered(
         exact = at_rest and how.solver != "ekfac"
         how = replace(how, curvature=how.curvature or ("hessian" if exact else "gauss-newton"))
         factored = ekfac.factors_of(session)[1] if how.solver == "ekfac" else 0.0  # once for an adapter: no cost of this
+        slope = {} if at_rest else {"gradient": relative_gradient(session)}
         cost, found = _metered(lambda: unlearn(session, before, after, how), place.compute)
-        found |= {"curvature": how.curvature} | ({"factors_seconds": factored} if factored else {})
+        found |= {"curvature": how.curvature} | slope | ({"factors_seconds": factored} if factored else {})
     else:
         cost, found = _metered(lambda: CONTROLS[how.method](now, before, after), place.compute)
+    if "gradient" in found and not place.compute.quiet:
+        say(f"the adapter isn't at rest: the gradient of its objective is {found['gradient']:.2g} times as long as a row's")
     ended = _losses(session, before)
     found |= {f"{name}_before": value for name, value in started.items()} | ended
     if started and not place.compute.quiet:

@@ -28,10 +28,12 @@ from unlearning.language.forward import (
     row_means,
     token_log_likelihoods,
 )
+from unlearning.language.influence import gradient
 from unlearning.language.requests import edited
 from unlearning.language.rows import Row, as_recorded, read_rows
 
 Rows = Sequence[Row]
+LOOKED_AT = 16  # rows whose own gradients the objective's is compared with, at most
 
 
 class Workspace:
@@ -140,6 +142,17 @@ def objective(session: Session, total: int) -> Callable[[Batch], torch.Tensor]:
         return session.losses(batch).sum() / n + len(batch.rows) / total * session.decay / 2 * squares
 
     return part
+
+
+def relative_gradient(session: Session) -> float:
+    """The norm of the training objective's gradient over the mean norm of a row's own: 0 at rest, where influence functions
+    are exact to first order."""
+    there = [row for row in session.rows if row is not None]
+    part = objective(session, len(there))
+    whole: Any = sum(gradient(part(batch), session.parameters) for batch in session.batches(there))
+    some = session.batches(there[:: -(-len(there) // LOOKED_AT)], most=1)
+    norms = [gradient(session.losses(batch).sum(), session.parameters).norm() for batch in some]
+    return float(whole.norm() / torch.stack(norms).mean())
 
 
 def train_adapter(session: Session, most: int | None = None) -> tuple[float, int]:
