@@ -14,7 +14,7 @@ test-all: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -m ""
 
 storm: $(VENV)/installed-dev
-	$(VENV)/bin/python -m tests.storm
+	$(VENV)/bin/python -m tests.storm --json results/benchmarks/storm.json
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
