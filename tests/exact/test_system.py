@@ -1097,6 +1097,89 @@ def test_a_system_of_ones_own_images(tmp_path, capsys, monkeypatch):
     assert {one, other, third} <= set(entry["ids"])  # a name, a pattern and a number, in one request
 
 
+TINY_VIT = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+TINY_VIT |= {"image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 3}
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+@pytest.mark.parametrize(
+    ("name", "head", "further"),
+    [
+        ("torchvision:squeezenet1_1", "net.classifier.1", {}),  # a convolution, with layers behind it
+        ("torchvision:shufflenet_v2_x0_5", "net.fc", {}),
+        ("hf:vit", "net.classifier", {"config": TINY_VIT}),
+    ],
+    ids=["squeezenet", "shufflenet", "vit"],
+)
+def test_a_backbone_of_another_library_is_taken_without_its_head(tmp_path, script, name, head, further):
+    folder_of_images(tmp_path / "some", size=32, classes=("ant", "bee", "cat"))
+    source = f"folder:{tmp_path / 'some'}"
+    torch.manual_seed(0)
+    model, arguments = models.create_for(name, data.load(source, img_size=32), **further)
+    write_backbone(tmp_path / "backbone.pth", model, {"name": name, "arguments": arguments})
+    flags = ("train", "--dataset", source, "--backbone", tmp_path / "backbone.pth", "--parts", 2, "--anchors", 3)
+    folder = call(script, *flags, "--epochs", 1, "--jobs", 1, "--quiet", "--output", tmp_path / "system")
+    heard = []
+    model.get_submodule(head).register_forward_hook(lambda module, inputs, output: heard.append((inputs[0], output)))
+    x = torch.rand(5, 3, 32, 32)
+    with torch.no_grad():
+        model.eval()(x)
+        taken, logits = heard[0]
+        if logits.ndim == 4:  # squeezenet's
+            taken = taken.relu().mean((2, 3))
+        backbone = learners.build(assemble(folder)).backbone
+        torch.testing.assert_close(backbone(x), taken, atol=1e-5, rtol=1e-4)
+    one = private(folder)[0]
+    assert delete(script, folder, "--ids", one)["ids"] == [one]
+    assert rows_of(folder, "--weights", tmp_path)[0]["model"] == f"{name}, prompted"
+
+
+def test_the_head_that_a_checkpoint_names_is_taken_off_everywhere(tmp_path):
+    """Here both linear layers of the classifier, and then the first alone, behind which the second can't follow."""
+    folder_of_images(tmp_path / "some", size=32, classes=("ant", "bee", "cat"))
+    dataset = data.load(f"folder:{tmp_path / 'some'}", img_size=32)
+    model, arguments = models.create_for("torchvision:mobilenet_v3_small", dataset)
+    network = {"name": "torchvision:mobilenet_v3_small", "arguments": arguments}
+    write_backbone(tmp_path / "b.pth", model, network | {"layers": {"head": ["net.classifier.0", "net.classifier.3"]}})
+    flags = ("train", "--dataset", f"folder:{tmp_path / 'some'}", "--backbone", tmp_path / "b.pth", "--parts", 1)
+    folder = call(lmeraser, *flags, "--anchors", 3, "--epochs", 1, "--quiet", "--output", tmp_path / "system")
+    assert learners.build(assemble(folder)).backbone.features == 576  # 1024 without the second alone
+    content = models.load_checkpoint(tmp_path / "b.pth")
+    content["network"]["layers"]["head"] = ["net.classifier.0"]
+    with pytest.raises(UserError, match="MobileNetV3 gives no row of features for each image once its head is taken off"):
+        load_backbone(content, tmp_path / "b.pth", "cpu")
+
+
+BACKBONES = [
+    ("{weights}/own.pth", "own.pth holds a network of your own (my_net.py:make), which no backbone can be"),
+    ("{weights}/bare.pth", "bare.pth is no checkpoint of this project, so it isn't known which images it has seen"),
+    ("{weights}/bare.safetensors", "bare.safetensors is no checkpoint of this project, so it isn't known"),
+    ("{weights}", "is no checkpoint of this project, so it isn't known"),
+    ("my_net.py:make", "--backbone my_net.py:make: there are no ImageNet weights for it"),
+    ("torchvision:resnet18", "--backbone torchvision:resnet18: there are no ImageNet weights for it"),
+    ("resnet20", "--backbone resnet20: there are no ImageNet weights for it"),
+]
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+@pytest.mark.parametrize(("name", "message"), BACKBONES, ids=[name for name, _ in BACKBONES])
+def test_what_is_no_backbone_is_said_with_what_is_one(backbone, tmp_path, capsys, monkeypatch, script, name, message):
+    """Before the data are read; it names no flag that the script lacks."""
+    content = read_torch(backbone)
+    write_torch(tmp_path / "bare.pth", content["state_dict"])
+    (tmp_path / "bare.safetensors").write_bytes(b"anything")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    content["network"]["name"] = "my_net.py:make"
+    write_torch(tmp_path / "own.pth", content)
+    monkeypatch.setattr(Shared, "load", None)
+    where = ("--output", tmp_path / "x", "--weights", tmp_path / "w")
+    code, line = one_line(script, capsys, "train", *DIGITS, "--backbone", name.format(weights=tmp_path), *where)
+    assert code == 2 and message in line
+    assert line.endswith("a timm name, for its ImageNet weights, or a checkpoint of retrain.py of any network but your own")
+    assert "--model" not in line and "--pretrained" not in line
+    assert not (tmp_path / "x").exists() and not (tmp_path / "w").exists()
+
+
 def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):
     """Linkage, backbone and what is deleted make another one, a seed doesn't."""
 

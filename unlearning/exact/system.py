@@ -27,7 +27,7 @@ from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.exact import fields, learners, storage
-from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
+from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone, read_backbone
 from unlearning.exact.learning import Work, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, in_words, private_and_anchors
 from unlearning.exact.storage import SYSTEM, made_from
@@ -72,10 +72,11 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     A killed training continues where it was. Waits while another process writes the system. Raises UserError when the
     folder holds a system of other settings, of another backbone or of other data, or no system, or one of the inputs.
     """
-    dataset, settings = shared.load(new.source), new.work.settings
+    settings = new.work.settings
+    given, dataset = read_backbone(settings.backbone), shared.load(new.source)
     where = (new.weights, new.source.data_dir)
     file = backbone_file(settings.backbone, dataset, *where, settings.input_size, new.work.compute.quiet)
-    content = models.load_checkpoint(file)
+    content = given or models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
     asked = new.request.positions(dataset, private, NOTHING)
