@@ -321,6 +321,16 @@ def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     assert files(folder) == before
 
 
+@pytest.mark.parametrize("flags", [("--ids-file", "/nowhere"), ()])
+def test_a_request_without_its_file_is_found_before_the_data_are_read(systems, backbone, tmp_path, monkeypatch, flags):
+    monkeypatch.setattr(Shared, "load", None)
+    with pytest.raises(UserError, match="nowhere cannot be read" if flags else "nothing to delete"):
+        call(lmeraser, "delete", systems[lmeraser], *flags)
+    if flags:
+        with pytest.raises(UserError, match="nowhere cannot be read"):
+            train(lmeraser, backbone, tmp_path / "new", *flags)
+
+
 @pytest.mark.parametrize("named", ["--ids", "--class"])
 def test_a_deletion_given_again_is_there_already(copy, capsys, named):
     folder = copy(lmeraser)

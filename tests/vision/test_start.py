@@ -1,6 +1,7 @@
 """How a run begins: which finished or unfinished run is its own, and what its seed draws."""
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tests.helpers import call, changed, forgetting_three, latest, one_line
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256, write_torch
+from unlearning.vision import originals
 from unlearning.vision import run as run_module
 from unlearning.vision.shared import Shared
 from unlearning.vision.start import start
@@ -345,3 +347,26 @@ def test_a_retrain_of_what_a_checkpoint_has_forgotten_needs_no_other_request(wei
     original = weights / "digits_resnet8_original_s0.pth"
     code, line = one_line(retrain, capsys, *common, "--data-of", original)
     assert code == 2 and f"{original} has forgotten nothing, and no image of it is missing: give --forget-class" in line
+
+
+@pytest.mark.parametrize("script", [finetune, retrain, rfau, gradascent])
+def test_a_mistaken_request_is_found_before_an_original_is_read(shared, tmp_path, capsys, monkeypatch, script):
+    """A file that isn't there even before the data are; so is an original that isn't."""
+    monkeypatch.setattr(originals, "read", None)
+    where = (*SMALL, "--weights", tmp_path)
+    requests = {
+        ("--forget-class", "thre"): "--forget-class thre: the classes are 0 to 9",
+        (): "nothing to forget: give --forget-class",
+        ("--of-class", 3): "--of-class says of which classes",
+        ("--forget-count", 121): "--forget-count 121: the training set has 120 images",
+    }
+    for flags, message in requests.items():
+        with pytest.raises(UserError, match=message):
+            call(script, *where, *flags, shared=shared)
+    monkeypatch.setattr(Shared, "load", None)
+    missing = [("--forget-file", tmp_path / "no.txt", f"--forget-file {tmp_path / 'no.txt'} cannot be read (No such file")]
+    missing += [("--original", tmp_path / "no.pth", f"no file {tmp_path / 'no.pth'}")] if script is not retrain else []
+    for flag, path, message in missing:
+        with pytest.raises(UserError, match=re.escape(message)):
+            request = ("--forget-class", 3) if flag == "--original" else ()
+            call(script, *where, *request, flag, path, shared=shared)

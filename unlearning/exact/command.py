@@ -26,6 +26,7 @@ from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
 from unlearning.images.records import Known
+from unlearning.images.request_files import check_there
 from unlearning.vision.flags import add_data_flags, add_flip_flag, add_output_flags, class_table, source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -137,6 +138,7 @@ def run_system(
         return args.folder
     if args.action == "train" and args.list_classes:
         return print(class_table(args, shared))
+    check_there(args.ids_file, "--ids-file")
     request = ImageRequest(tuple(args.ids or ()), args.ids_file, tuple(args.forget_class or ()))
     if args.action == "delete":
         compute = Compute.from_flags(args, scratch=args.folder)

@@ -143,6 +143,8 @@ def delete_images(
     with nothing changed, for images that are unknown or public, and where some are gone already. Waits while another
     process writes the system; what an earlier one has left is removed first.
     """
+    if request == ImageRequest():
+        raise UserError("nothing to delete: give --ids, --ids-file or --class")
     with _held(folder, method) as state:
         settings = Settings(state["config"])
         work = Work(settings, replace(compute, precision=settings.precision), jobs)
@@ -156,8 +158,6 @@ def delete_images(
             return state["ledger"][-1] if state["ledger"] else {}
         asked = request.positions(dataset, private, state["deleted"])
         ids = asked.positions
-        if not len(ids):
-            raise UserError("nothing to delete: give --ids, --ids-file or --class")
         source = _backbone_of(state, folder)
         there = private & ~as_mask(state["deleted"], len(private))
         _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet)

@@ -86,9 +86,11 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     held: what is given back when the run ends, such as the lock on its output.
     """
     source, told = source_of(args), Told.from_flags(args, args.model)
+    request = forget_request(args) if hasattr(args, "forget_class") else None
     dataset = _dataset(args, source, shared)
+    asked = _asked(request, dataset, getattr(args, "data_of", None)) if hasattr(args, "forget_class") else None
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
-    forgotten = _forgotten(args, dataset, parent)
+    forgotten = asked and _with_earlier(asked, dataset, parent)
     nothing = torch.empty(0, dtype=torch.int64), None
     forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else nothing
     torch.manual_seed(args.seed)
@@ -171,7 +173,10 @@ def _say(
 
 def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
     """The data, where they are a user's own completed by what the original or the checkpoint of --data-of says of them."""
-    path = getattr(args, "data_of", None) or (data.is_own(source.dataset) and getattr(args, "original", None))
+    original = getattr(args, "original", None)
+    if original and not original.exists():
+        originals.checkpoint_in(original)  # says what is missing, before data are read for its sake
+    path = getattr(args, "data_of", None) or (data.is_own(source.dataset) and original)
     if not path or not (content := originals.checkpoint_in(path)):
         return shared.load(source)
     says = models.checked(content, path)["data"]
@@ -182,14 +187,10 @@ def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> d
     return dataset
 
 
-def _forgotten(
-    args: argparse.Namespace, dataset: data.Dataset, parent: dict[str, Any] | None
-) -> forgetting.Forgotten | None:
-    """What the flags ask to forget, together with what the original has forgotten already; None for a method that forgets
-    nothing."""
-    if not hasattr(args, "forget_class"):
-        return None
-    asked = _asked(forget_request(args), dataset, getattr(args, "data_of", None))
+def _with_earlier(
+    asked: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None
+) -> forgetting.Forgotten:
+    """What is asked to be forgotten, together with what the original has forgotten already."""
     union = torch.cat([parent["forget"] if parent else asked.positions, asked.positions]).unique()
     dataset.check_missing(union, asked.tag)
     if torch.equal(union, asked.positions):
