@@ -1107,7 +1107,13 @@ def test_a_system_of_ones_own_images(tmp_path, capsys, monkeypatch):
     assert {one, other, third} <= set(entry["ids"])  # a name, a pattern and a number, in one request
 
 
-TINY_VIT = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+TINY_VIT = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 TINY_VIT |= {"image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 3}
 
 

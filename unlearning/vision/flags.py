@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import data
@@ -178,7 +179,7 @@ def source_of(args: argparse.Namespace) -> data.Source:
 
 def class_table(args: argparse.Namespace, shared: Shared) -> str:
     """What --list-classes prints: number, name and counts of images of each class."""
-    return data.class_table(shared.load(source_of(args))).rstrip("\n")
+    return data.class_table(shared.load(replace(source_of(args), listing=True))).rstrip("\n")
 
 
 def forget_request(args: argparse.Namespace) -> forgetting.ForgetRequest | None:

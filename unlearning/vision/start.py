@@ -187,9 +187,7 @@ def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> d
     return dataset
 
 
-def _with_earlier(
-    asked: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None
-) -> forgetting.Forgotten:
+def _with_earlier(asked: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None) -> forgetting.Forgotten:
     """What is asked to be forgotten, together with what the original has forgotten already."""
     union = torch.cat([parent["forget"] if parent else asked.positions, asked.positions]).unique()
     dataset.check_missing(union, asked.tag)
