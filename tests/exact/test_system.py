@@ -275,8 +275,13 @@ def test_public_anchors_cannot_be_deleted_and_private_ones_cost_everything(backb
     anchor = read_system(folder)["anchors"][0].item()
     assert not set(read_system(folder)["anchors"].tolist()) & set(private(folder))
     code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *full([anchor]))
-    assert code == 2 and "is public" in line
+    way = "nothing is changed; anchors can be deleted where the system is trained with --anchors-from private"
+    assert code == 2 and "is public" in line and line.endswith(way)
     own = train(lmeraser, backbone, tmp_path / "own", "--anchors-from", "private")
+    for system, kind in ((folder, "public: they can't be deleted;"), (own, "private: they can be deleted, and all parts")):
+        capsys.readouterr()
+        call(lmeraser, "show", system)
+        assert f"; 60 anchors, {kind}" in capsys.readouterr().out
     anchor = read_system(own)["anchors"][7].item()
     entry = delete(lmeraser, own, "--ids", *full([anchor]))
     assert entry["sample_epochs"] == entry["full_sample_epochs"] == 3 * 299
@@ -329,6 +334,22 @@ def test_a_request_without_its_file_is_found_before_the_data_are_read(systems, b
     if flags:
         with pytest.raises(UserError, match="nowhere cannot be read"):
             train(lmeraser, backbone, tmp_path / "new", *flags)
+
+
+def test_numbers_that_a_small_data_set_has_no_images_for_are_refused_with_some_that_do(
+    backbone, tmp_path, capsys, monkeypatch
+):
+    flags = ("train", *DIGITS, "--backbone", backbone, "--output", tmp_path / "x", "--epochs", 1, "--quiet")
+    code, line = one_line(lmeraser, capsys, *flags)
+    some = re.search(r"--anchors 1000: there are 300 images to choose from.*: give --anchors (\d+), for instance", line)
+    assert code == 2 and int(some[1]) == 60 and line.endswith("no more --parts than anchors")
+    with monkeypatch.context() as patch:
+        patch.setattr(Shared, "load", None)
+        code, line = one_line(lmeraser, capsys, *flags, "--anchors", some[1])
+        assert code == 2 and line.endswith(
+            "--parts 100: there are 60 anchors, and each part needs one: give more --anchors or fewer --parts"
+        )
+    assert call(lmeraser, *flags, "--anchors", some[1], "--parts", 2).exists()
 
 
 @pytest.mark.parametrize("named", ["--ids", "--class"])

@@ -126,7 +126,7 @@ def test_a_folder_without_train_says_what_to_move_or_to_name(tmp_path, monkeypat
         with pytest.raises(UserError, match=f"; give the folder above it: folder:{re.escape(str(tmp_path / 'split'))}$"):
             loaded(tmp_path / "split" / part)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="; give the folder above it: folder:split$"):
+    with pytest.raises(UserError, match=r"; give the folder above it: folder:split$"):
         loaded("split/train")
     monkeypatch.chdir(tmp_path / "split" / "train")
     with pytest.raises(UserError, match=f"; give the folder above it: folder:{re.escape(str(tmp_path / 'split'))}$"):

@@ -79,7 +79,7 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     content = given or models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
-    asked = new.request.positions(dataset, private, NOTHING)
+    asked = new.request.positions(dataset, private, NOTHING, anchors)
     without = asked.positions
     folder = new.output or _folder(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file) | {"private": private.nonzero().squeeze(1), "anchors": anchors}
@@ -156,7 +156,7 @@ def delete_images(
         if request.done(dataset, private, state["deleted"]):
             say(f"there already: {folder} without these images")
             return state["ledger"][-1] if state["ledger"] else {}
-        asked = request.positions(dataset, private, state["deleted"])
+        asked = request.positions(dataset, private, state["deleted"], state["anchors"])
         ids = asked.positions
         source = _backbone_of(state, folder)
         there = private & ~as_mask(state["deleted"], len(private))

@@ -111,9 +111,8 @@ def _way_to_train(path: Path, validation: bool) -> str:
         return ""
     test = any((path / part).is_dir() for part in TEST)
     share = "" if test or validation else ", and as there is no test/ and no val/, give --validation SHARE"
-    one = len(classes) == 1
-    what = f"{listed(classes)} {'is' if one else 'are'} in the folder itself: move {'it' if one else 'them'} into {path / 'train'}"
-    return f"; {what}{share}"
+    be, these = ("is", "it") if len(classes) == 1 else ("are", "them")
+    return f"; {listed(classes)} {be} in the folder itself: move {these} into {path / 'train'}{share}"
 
 
 class _Skipped:
