@@ -16,6 +16,7 @@ from torch import nn
 
 import data
 import evaluate
+import export
 import finetune
 import lora
 import loraprune
@@ -277,8 +278,16 @@ def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
     assert [row["method"] for row in rows] == ["original", "retrain", "finetune"]
     assert rows[2]["metrics"]["gap"]["mean"] >= 0 and "missing" not in rows[2]["metrics"]["relearn_steps"]
     assert (folder / "net.pth").read_bytes() == before
-    code, line = one_line(evaluate, capsys, made[0], "--weights", tmp_path)
-    assert code == 2 and "net.py:small is a network of one's own" in line and "--model FILE.py:FUNCTION" in line
+    way = "a network of your own: give --model net.py:small again (its file is not run unasked)"
+    others = (*WHERE, "--weights", tmp_path, "--forget-class", 3)
+    for script, flags, who in (
+        (evaluate, (made[0], "--weights", tmp_path), "net.py:small is"),  # its original, which is scored first
+        (export, (made[0], tmp_path / "x.onnx"), f"{made[0]} holds"),
+        (lora, (*others, "--original", made[0]), f"{made[0]} holds"),
+        (retrain, (*others, "--data-of", made[0]), "net.py:small is"),
+    ):
+        code, line = one_line(script, capsys, *flags)
+        assert code == 2 and line == f"{script.__name__}.py: {who} {way}"
 
 
 def test_a_retrain_that_normalises_otherwise_is_warned_of_when_it_is_made_and_when_it_is_scored(theirs, tmp_path, capsys):
