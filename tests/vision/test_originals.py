@@ -282,7 +282,7 @@ def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
     others = (*WHERE, "--weights", tmp_path, "--forget-class", 3)
     for script, flags, who in (
         (evaluate, (made[0], "--weights", tmp_path), "net.py:small is"),  # its original, which is scored first
-        (export, (made[0], tmp_path / "x.onnx"), f"{made[0]} holds"),
+        (export, (made[0], "--onnx", tmp_path / "x.onnx"), f"{made[0]} holds"),
         (lora, (*others, "--original", made[0]), f"{made[0]} holds"),
         (retrain, (*others, "--data-of", made[0]), "net.py:small is"),
     ):
