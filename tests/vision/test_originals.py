@@ -750,6 +750,21 @@ def test_rows_of_several_originals_of_others_are_called_by_their_files(theirs, t
     }
 
 
+def test_rows_that_differ_in_their_origin_alone_say_the_origin(theirs, tmp_path):
+    """What one was told of the network, and the other has read off a checkpoint, is the same network."""
+    folder, _ = theirs
+    where = (*WHERE, *own(folder), "--weights", tmp_path, "--epochs", 1, "--forget-class", 3)
+    told = ("--original", folder / "net.pth", "--mean", 0.5, "--std", 0.5, "--head", "4", "--input-size", 8)
+    before = call(finetune, *where, *told)
+    made = [call(lora, *where, *told), call(lora, *where, "--original", before)]
+    given = ("--weights", tmp_path / "nowhere", *own(folder))
+    names = [row["method"] for row in rows_of(*made, *given, beneath=False)]
+    assert [name for name in names if "lora" in name] == ["lora from original", "lora from finetune"]
+    made.append(call(lora, *where, *told, "--std", 0.25))  # that is another network, whatever it started from
+    names = [row["method"] for row in rows_of(*made[::2], *given, beneath=False) if "lora" in row["method"]]
+    assert names == ["lora --std 0.5", "lora --std 0.25"]
+
+
 def test_the_file_of_ones_own_network_is_part_of_what_a_run_is(theirs, tmp_path, capsys):
     """Changed, it makes another network: nothing finished is taken for it, nor averaged with it."""
     code = tmp_path / "net.py"

@@ -1,6 +1,7 @@
 """How a run begins: which finished or unfinished run is its own, and what its seed draws."""
 
 import contextlib
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -410,7 +411,7 @@ def test_constants_of_a_network_from_elsewhere_in_other_words(tmp_path):
     made = call(finetune, *start, *one)
     assert "mean-0.5-std-0.25-from-bare" in made.name and call(finetune, *start, *three) == made
     content = models.load_checkpoint(made)
-    known = of_checkpoint(content)
+    known = copy.deepcopy(of_checkpoint(content))
     assert known["settings"]["mean"] == content["config"]["mean"] == [0.5] * 3
     content["config"] |= {"mean": [0.5], "std": [0.25]}  # as earlier versions recorded what was typed
     content["identity"]["settings"] |= {"mean": [0.5], "std": [0.25]}
