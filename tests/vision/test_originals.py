@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import peft
 import pytest
 import timm
 import torch
@@ -748,6 +749,21 @@ def test_rows_of_several_originals_of_others_are_called_by_their_files(theirs, t
         "from original --original net.pth",
         "from original --original other.pth",
     }
+
+
+def test_the_adapter_of_ones_own_network_fits_what_the_function_makes(theirs, tmp_path):
+    """By PEFT alone, as docs/usage.md says, without this project."""
+    folder, net = theirs
+    start = (*WHERE, *own(folder), *ENOUGH, "--weights", tmp_path, "--epochs", 1, "--forget-class", 3)
+    made = call(lora, *start, "--original", folder / "net.pth")
+    plain = OwnNetwork.parse(own(folder)[1]).create(num_classes=10, in_chans=1)
+    plain.load_state_dict(torch.load(folder / "net.pth"))
+    adapted = peft.PeftModel.from_pretrained(plain, str(made).replace(".pth", "_adapter")).eval()
+    x = torch.rand(3, 1, 8, 8)
+    merged = models.build(models.load_checkpoint(made), made, OwnNetwork.parse(own(folder)[1]))
+    with torch.no_grad():
+        torch.testing.assert_close(adapted((x - 0.5) / 0.5), merged(x), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(net.eval()((x - 0.5) / 0.5), merged(x), atol=1e-4, rtol=1e-4)
 
 
 def test_rows_that_differ_in_their_origin_alone_say_the_origin(theirs, tmp_path):
