@@ -23,7 +23,7 @@ from unlearning.core.words import Say, listed, say, silent
 from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
 from unlearning.images.catalogue import Catalogue
-from unlearning.images.folders import read_csv, read_folder
+from unlearning.images.folders import NoTest, read_csv, read_folder
 from unlearning.images.readers import READERS
 from unlearning.images.records import Files, Known, completed, fingerprint
 from unlearning.images.splits import Absent, Contents, ImageFiles, Split
@@ -112,6 +112,7 @@ class Source:
     """What the data flags name: the arguments of `load`. quiet makes no other source.
 
     known: what a checkpoint says of these data, by which they are known again though images to be forgotten are deleted.
+    listing: they are only counted, so that they need no test images.
     """
 
     dataset: str
@@ -122,6 +123,7 @@ class Source:
     test_subset: int | None = None
     quiet: bool = field(default=False, compare=False)
     known: Known | None = None
+    listing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", one_spelling(self.dataset))
@@ -163,6 +165,7 @@ def load(
     test_subset: int | None = None,
     quiet: bool = False,
     known: Known | None = None,
+    listing: bool = False,
     say: Say = say,
 ) -> Dataset:
     """Load a data set by name (one of NAMES).
@@ -175,12 +178,19 @@ def load(
     quiet: no progress bar where files are downloaded, and no word about what is skipped and resized; else `say` is called
         with lines about that.
     known: what a checkpoint says of these data; if nothing but files of training images has gone since, they are the same.
+    listing: where there are no test images the test split is empty, in the place of an error.
     Raises UserError when the name is unknown, or a file can't be had or read.
     """
     if not 0 <= validation < 1:
         raise UserError(f"--validation {validation} is not a share between 0 and 1")
     name, say = one_spelling(dataset), silent if quiet else say
-    whole = _read(name, Path(data_dir), validation > 0, img_size, quiet, known, say)
+    try:
+        whole = _read(name, Path(data_dir), validation > 0, img_size, quiet, known, say)
+    except NoTest:
+        if not listing:
+            raise
+        whole = _read(name, Path(data_dir), True, img_size, quiet, known, say)
+        whole = whole._replace(test=whole.train.take(slice(0)))
     files, gone = Files.of(whole) if whole.files else None, torch.zeros(len(whole.train), dtype=torch.bool)
     if known and files:
         whole, files, gone = completed(whole, files, known)

@@ -36,9 +36,11 @@ from unlearning.vision.shared import Shared
 def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument(
-        "checkpoints", nargs="*", default=[], type=input_path, help="checkpoints of this project or of LoRA-Unlearn"
+    text = (
+        "checkpoints of this project or of LoRA-Unlearn; other files from elsewhere with --dataset, and --model where they "
     )
+    text += "don't say which network they hold"
+    parser.add_argument("checkpoints", nargs="*", default=[], type=input_path, help=text)
     parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of Originals and Retrains")
     parser.add_argument("--list", action="store_true", help="show what lies in --weights, and score nothing")
     add_data_flags(parser, default=None)

@@ -32,7 +32,7 @@ def split(
 
     known = features[anchors].numpy()
     if settings.parts > len(known):
-        raise UserError(f"--parts {settings.parts}: there are {len(known)} anchors")
+        raise UserError(f"--parts {settings.parts}: there are {len(known)} anchors, and each part needs one")
     if settings.parts == 1:
         cluster = np.zeros(len(known), dtype=np.int64)
     else:
@@ -60,6 +60,9 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace, command: str, shared: Shared | None = None) -> Path:
     """Carry out the command line: the system's folder."""
+    if args.action == "train" and not args.list_classes and args.parts > args.anchors:  # before anything is computed
+        what = f"--parts {args.parts}: there are {args.anchors} anchors, and each part needs one"
+        raise UserError(f"{what}: give more --anchors or fewer --parts")
     return run_system("lmeraser", split, commands()[1], args, command, shared)
 
 

@@ -115,11 +115,7 @@ def create(
     if size != img_size:
         parts["resize"] = nn.Upsample((size, size), mode="bilinear")
     if ".py:" in name:
-        if own is None or own.name != name:
-            raise UserError(
-                f"{name} is a network of one's own, which no file makes anyone import: give --model FILE.py:FUNCTION"
-            )
-        net = own.create(in_chans=in_chans, num_classes=num_classes, img_size=size)
+        net = _asked(name, own, f"{name} is").create(in_chans=in_chans, num_classes=num_classes, img_size=size)
     else:
         if name.startswith(libraries.TORCHVISION):
             known = name.removeprefix(libraries.TORCHVISION)
@@ -136,6 +132,14 @@ def create(
             )
         net = make(pretrained=pretrained) if pretrained else make()
     return nn.Sequential(OrderedDict(**parts, net=net))
+
+
+def _asked(name: str, own: OwnNetwork | None, subject: str) -> OwnNetwork:
+    """What makes the network `name` of the user's own. subject: what a message begins with. Raises UserError where --model
+    doesn't name it: no checkpoint makes anyone import a file."""
+    if own is None or own.name != name:
+        raise UserError(f"{subject} a network of your own: give --model {name} again (its file is not run unasked)")
+    return own
 
 
 def is_elsewhere(name: str) -> bool:
@@ -389,8 +393,10 @@ def build(checkpoint: dict[str, Any], path: str | Path = "the checkpoint", own: 
 
     own: what --model names, for a network of the user's own; a note says so where its file has changed.
     """
+    if ".py:" in (name := checkpoint["network"]["name"]):
+        _asked(name, own, f"{path} holds")
     try:
-        model: Any = create(checkpoint["network"]["name"], **checkpoint["network"]["arguments"], own=own)
+        model: Any = create(name, **checkpoint["network"]["arguments"], own=own)
         model.layer_names = told_layers(checkpoint["network"])
         code = checkpoint["network"].get("code")
         if own and code and code != own.sha256:

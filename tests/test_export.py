@@ -123,7 +123,8 @@ def test_a_base_file_of_lora_unlearn_goes_to_timm(tmp_path, capsys):
     assert "has forgotten: the file that it was made from doesn't say" in (folder / "README.md").read_text(encoding="utf-8")
     torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
     code, line = one_line(export, capsys, tmp_path / "w.pth", "--timm", tmp_path / "w")
-    assert code == 2 and "doesn't say classes and image size" in line
+    assert code == 2 and "doesn't say classes and image size, which an export names: start a method from it" in line
+    assert line.endswith(", and export what that makes") and " --model NAME" in line
 
 
 def test_what_comes_of_a_timm_folder_goes_to_timm_again(weights, tmp_path, monkeypatch):

@@ -275,8 +275,13 @@ def test_public_anchors_cannot_be_deleted_and_private_ones_cost_everything(backb
     anchor = read_system(folder)["anchors"][0].item()
     assert not set(read_system(folder)["anchors"].tolist()) & set(private(folder))
     code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *full([anchor]))
-    assert code == 2 and "is public" in line
+    way = "nothing is changed; anchors can be deleted where the system is trained with --anchors-from private"
+    assert code == 2 and "is public" in line and line.endswith(way)
     own = train(lmeraser, backbone, tmp_path / "own", "--anchors-from", "private")
+    for system, kind in ((folder, "public: they can't be deleted;"), (own, "private: they can be deleted, and all parts")):
+        capsys.readouterr()
+        call(lmeraser, "show", system)
+        assert f"; 60 anchors, {kind}" in capsys.readouterr().out
     anchor = read_system(own)["anchors"][7].item()
     entry = delete(lmeraser, own, "--ids", *full([anchor]))
     assert entry["sample_epochs"] == entry["full_sample_epochs"] == 3 * 299
@@ -319,6 +324,32 @@ def test_a_mistaken_request_changes_nothing(copy, capsys, flags, message):
     code, line = one_line(lmeraser, capsys, "delete", folder, *(flag.format(**words) for flag in flags))
     assert code == 2 and message.format(**words) in line
     assert files(folder) == before
+
+
+@pytest.mark.parametrize("flags", [("--ids-file", "/nowhere"), ()])
+def test_a_request_without_its_file_is_found_before_the_data_are_read(systems, backbone, tmp_path, monkeypatch, flags):
+    monkeypatch.setattr(Shared, "load", None)
+    with pytest.raises(UserError, match="nowhere cannot be read" if flags else "nothing to delete"):
+        call(lmeraser, "delete", systems[lmeraser], *flags)
+    if flags:
+        with pytest.raises(UserError, match="nowhere cannot be read"):
+            train(lmeraser, backbone, tmp_path / "new", *flags)
+
+
+def test_numbers_that_a_small_data_set_has_no_images_for_are_refused_with_some_that_do(
+    backbone, tmp_path, capsys, monkeypatch
+):
+    flags = ("train", *DIGITS, "--backbone", backbone, "--output", tmp_path / "x", "--epochs", 1, "--quiet")
+    code, line = one_line(lmeraser, capsys, *flags)
+    some = re.search(r"--anchors 1000: there are 300 images to choose from.*: give --anchors (\d+), for instance", line)
+    assert code == 2 and int(some[1]) == 60 and line.endswith("no more --parts than anchors")
+    with monkeypatch.context() as patch:
+        patch.setattr(Shared, "load", None)
+        code, line = one_line(lmeraser, capsys, *flags, "--anchors", some[1])
+        assert code == 2 and line.endswith(
+            "--parts 100: there are 60 anchors, and each part needs one: give more --anchors or fewer --parts"
+        )
+    assert call(lmeraser, *flags, "--anchors", some[1], "--parts", 2).exists()
 
 
 @pytest.mark.parametrize("named", ["--ids", "--class"])
@@ -1095,6 +1126,95 @@ def test_a_system_of_ones_own_images(tmp_path, capsys, monkeypatch):
     where = ("--dataset", f"folder:{tmp_path / 'new'}")
     entry = delete(sisa, folder, *where, "--ids", names[one], f"{names[other][:-4]}*", third)
     assert {one, other, third} <= set(entry["ids"])  # a name, a pattern and a number, in one request
+
+
+TINY_VIT = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+TINY_VIT |= {"image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 3}
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+@pytest.mark.parametrize(
+    ("name", "head", "further"),
+    [
+        ("torchvision:squeezenet1_1", "net.classifier.1", {}),  # a convolution, with layers behind it
+        ("torchvision:shufflenet_v2_x0_5", "net.fc", {}),
+        ("hf:vit", "net.classifier", {"config": TINY_VIT}),
+    ],
+    ids=["squeezenet", "shufflenet", "vit"],
+)
+def test_a_backbone_of_another_library_is_taken_without_its_head(tmp_path, script, name, head, further):
+    folder_of_images(tmp_path / "some", size=32, classes=("ant", "bee", "cat"))
+    source = f"folder:{tmp_path / 'some'}"
+    torch.manual_seed(0)
+    model, arguments = models.create_for(name, data.load(source, img_size=32), **further)
+    write_backbone(tmp_path / "backbone.pth", model, {"name": name, "arguments": arguments})
+    flags = ("train", "--dataset", source, "--backbone", tmp_path / "backbone.pth", "--parts", 2, "--anchors", 3)
+    folder = call(script, *flags, "--epochs", 1, "--jobs", 1, "--quiet", "--output", tmp_path / "system")
+    heard = []
+    model.get_submodule(head).register_forward_hook(lambda module, inputs, output: heard.append((inputs[0], output)))
+    x = torch.rand(5, 3, 32, 32)
+    with torch.no_grad():
+        model.eval()(x)
+        taken, logits = heard[0]
+        if logits.ndim == 4:  # squeezenet's
+            taken = taken.relu().mean((2, 3))
+        backbone = learners.build(assemble(folder)).backbone
+        torch.testing.assert_close(backbone(x), taken, atol=1e-5, rtol=1e-4)
+    one = private(folder)[0]
+    assert delete(script, folder, "--ids", one)["ids"] == [one]
+    assert rows_of(folder, "--weights", tmp_path)[0]["model"] == f"{name}, prompted"
+
+
+def test_the_head_that_a_checkpoint_names_is_taken_off_everywhere(tmp_path):
+    """Here both linear layers of the classifier, and then the first alone, behind which the second can't follow."""
+    folder_of_images(tmp_path / "some", size=32, classes=("ant", "bee", "cat"))
+    dataset = data.load(f"folder:{tmp_path / 'some'}", img_size=32)
+    model, arguments = models.create_for("torchvision:mobilenet_v3_small", dataset)
+    network = {"name": "torchvision:mobilenet_v3_small", "arguments": arguments}
+    write_backbone(tmp_path / "b.pth", model, network | {"layers": {"head": ["net.classifier.0", "net.classifier.3"]}})
+    flags = ("train", "--dataset", f"folder:{tmp_path / 'some'}", "--backbone", tmp_path / "b.pth", "--parts", 1)
+    folder = call(lmeraser, *flags, "--anchors", 3, "--epochs", 1, "--quiet", "--output", tmp_path / "system")
+    assert learners.build(assemble(folder)).backbone.features == 576  # 1024 without the second alone
+    content = models.load_checkpoint(tmp_path / "b.pth")
+    content["network"]["layers"]["head"] = ["net.classifier.0"]
+    with pytest.raises(UserError, match="MobileNetV3 gives no row of features for each image once its head is taken off"):
+        load_backbone(content, tmp_path / "b.pth", "cpu")
+
+
+BACKBONES = [
+    ("{weights}/own.pth", "own.pth holds a network of your own (my_net.py:make), which no backbone can be"),
+    ("{weights}/bare.pth", "bare.pth is no checkpoint of this project, so it isn't known which images it has seen"),
+    ("{weights}/bare.safetensors", "bare.safetensors is no checkpoint of this project, so it isn't known"),
+    ("{weights}", "is no checkpoint of this project, so it isn't known"),
+    ("my_net.py:make", "--backbone my_net.py:make: there are no ImageNet weights for it"),
+    ("torchvision:resnet18", "--backbone torchvision:resnet18: there are no ImageNet weights for it"),
+    ("resnet20", "--backbone resnet20: there are no ImageNet weights for it"),
+]
+
+
+@pytest.mark.parametrize("script", [lmeraser, sisa])
+@pytest.mark.parametrize(("name", "message"), BACKBONES, ids=[name for name, _ in BACKBONES])
+def test_what_is_no_backbone_is_said_with_what_is_one(backbone, tmp_path, capsys, monkeypatch, script, name, message):
+    """Before the data are read; it names no flag that the script lacks."""
+    content = read_torch(backbone)
+    write_torch(tmp_path / "bare.pth", content["state_dict"])
+    (tmp_path / "bare.safetensors").write_bytes(b"anything")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    content["network"]["name"] = "my_net.py:make"
+    write_torch(tmp_path / "own.pth", content)
+    monkeypatch.setattr(Shared, "load", None)
+    where = ("--output", tmp_path / "x", "--weights", tmp_path / "w")
+    code, line = one_line(script, capsys, "train", *DIGITS, "--backbone", name.format(weights=tmp_path), *where)
+    assert code == 2 and message in line
+    assert line.endswith("a timm name, for its ImageNet weights, or a checkpoint of retrain.py of any network but your own")
+    assert "--model" not in line and "--pretrained" not in line
+    assert not (tmp_path / "x").exists() and not (tmp_path / "w").exists()
 
 
 def test_identity_says_what_a_system_is(backbone, systems, copy, tmp_path):

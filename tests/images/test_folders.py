@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from PIL import Image
 
 import data
+import evaluate
+import lmeraser
 import pretrain
 from tests.helpers import call
 from tests.test_data import folder_of_images
@@ -102,6 +106,52 @@ def test_what_is_no_training_data_is_one_line(tmp_path):
     picture(tmp_path / "more" / "test" / "cat" / "0.png", 1)
     with pytest.raises(UserError, match="train and test don't hold the same classes: cat only in one of them"):
         loaded(tmp_path / "more")
+
+
+def test_a_folder_without_train_says_what_to_move_or_to_name(tmp_path, monkeypatch):
+    """Only where that is plain."""
+    tree(tmp_path / "pets", parts=("", "test"))
+    (tmp_path / "pets" / "empty").mkdir()
+    moved = f"; ant, bee are in the folder itself: move them into {tmp_path / 'pets' / 'train'}"
+    with pytest.raises(UserError, match=f"{re.escape(moved)}$"):  # it has a test split
+        loaded(tmp_path / "pets")
+    shutil.rmtree(tmp_path / "pets" / "test")
+    share = ", and as there is no test/ and no val/, give --validation SHARE"
+    with pytest.raises(UserError, match=f"{re.escape(moved + share)}$"):
+        loaded(tmp_path / "pets")
+    with pytest.raises(UserError, match=f"{re.escape(moved)}$"):
+        loaded(tmp_path / "pets", validation=0.2)
+    tree(tmp_path / "split")
+    for part in ("train", "test"):
+        with pytest.raises(UserError, match=f"; give the folder above it: folder:{re.escape(str(tmp_path / 'split'))}$"):
+            loaded(tmp_path / "split" / part)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"; give the folder above it: folder:split$"):
+        loaded("split/train")
+    monkeypatch.chdir(tmp_path / "split" / "train")
+    with pytest.raises(UserError, match=f"; give the folder above it: folder:{re.escape(str(tmp_path / 'split'))}$"):
+        loaded(".")
+    for nothing in (tmp_path / "nowhere", tmp_path / "pets" / "empty"):
+        with pytest.raises(UserError, match=f"there is no folder {re.escape(str(nothing / 'train'))}$"):
+            loaded(nothing)
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "npz"])
+def test_classes_are_listed_without_a_test_split(tmp_path, capsys, kind):
+    tree(tmp_path / "some", parts=("train",), each=3)
+    rows = [f"train/{name}/{i}.png,{name}" for name in ("ant", "bee") for i in range(3)]
+    (tmp_path / "some" / "list.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    np.savez(tmp_path / "some" / "a.npz", images=np.zeros((6, 8, 8), np.uint8), labels=np.arange(6) % 2)
+    where = {"folder": tmp_path / "some", "csv": tmp_path / "some" / "list.csv", "npz": tmp_path / "some" / "a.npz"}
+    flags = ("--dataset", f"{kind}:{where[kind]}", "--img-size", 8, "--list-classes")
+    for script, action in ((pretrain, ()), (lmeraser, ("train",)), (evaluate, ())):
+        capsys.readouterr()
+        assert call(script, *action, *flags) is None
+        table = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+        first, second = ("0", "1") if kind == "npz" else ("ant", "bee")
+        assert table == [["0", first, "3", "0"], ["1", second, "3", "0"]]
+    with pytest.raises(UserError, match="give --validation SHARE"):  # to train there has to be one
+        call(pretrain, *flags[:-1], "--weights", tmp_path)
 
 
 def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import peft
 import pytest
 import timm
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 import data
 import evaluate
+import export
 import finetune
 import lora
 import loraprune
@@ -277,8 +279,16 @@ def test_from_a_strangers_network_to_a_table(theirs, tmp_path, capsys):
     assert [row["method"] for row in rows] == ["original", "retrain", "finetune"]
     assert rows[2]["metrics"]["gap"]["mean"] >= 0 and "missing" not in rows[2]["metrics"]["relearn_steps"]
     assert (folder / "net.pth").read_bytes() == before
-    code, line = one_line(evaluate, capsys, made[0], "--weights", tmp_path)
-    assert code == 2 and "net.py:small is a network of one's own" in line and "--model FILE.py:FUNCTION" in line
+    way = "a network of your own: give --model net.py:small again (its file is not run unasked)"
+    others = (*WHERE, "--weights", tmp_path, "--forget-class", 3)
+    for script, flags, who in (
+        (evaluate, (made[0], "--weights", tmp_path), "net.py:small is"),  # its original, which is scored first
+        (export, (made[0], "--onnx", tmp_path / "x.onnx"), f"{made[0]} holds"),
+        (lora, (*others, "--original", made[0]), f"{made[0]} holds"),
+        (retrain, (*others, "--data-of", made[0]), "net.py:small is"),
+    ):
+        code, line = one_line(script, capsys, *flags)
+        assert code == 2 and line == f"{script.__name__}.py: {who} {way}"
 
 
 def test_a_retrain_that_normalises_otherwise_is_warned_of_when_it_is_made_and_when_it_is_scored(theirs, tmp_path, capsys):
@@ -739,6 +749,36 @@ def test_rows_of_several_originals_of_others_are_called_by_their_files(theirs, t
         "from original --original net.pth",
         "from original --original other.pth",
     }
+
+
+def test_the_adapter_of_ones_own_network_fits_what_the_function_makes(theirs, tmp_path):
+    """By PEFT alone, as docs/usage.md says, without this project."""
+    folder, net = theirs
+    start = (*WHERE, *own(folder), *ENOUGH, "--weights", tmp_path, "--epochs", 1, "--forget-class", 3)
+    made = call(lora, *start, "--original", folder / "net.pth")
+    plain = OwnNetwork.parse(own(folder)[1]).create(num_classes=10, in_chans=1)
+    plain.load_state_dict(torch.load(folder / "net.pth"))
+    adapted = peft.PeftModel.from_pretrained(plain, str(made).replace(".pth", "_adapter")).eval()
+    x = torch.rand(3, 1, 8, 8)
+    merged = models.build(models.load_checkpoint(made), made, OwnNetwork.parse(own(folder)[1]))
+    with torch.no_grad():
+        torch.testing.assert_close(adapted((x - 0.5) / 0.5), merged(x), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(net.eval()((x - 0.5) / 0.5), merged(x), atol=1e-4, rtol=1e-4)
+
+
+def test_rows_that_differ_in_their_origin_alone_say_the_origin(theirs, tmp_path):
+    """What one was told of the network, and the other has read off a checkpoint, is the same network."""
+    folder, _ = theirs
+    where = (*WHERE, *own(folder), "--weights", tmp_path, "--epochs", 1, "--forget-class", 3)
+    told = ("--original", folder / "net.pth", "--mean", 0.5, "--std", 0.5, "--head", "4", "--input-size", 8)
+    before = call(finetune, *where, *told)
+    made = [call(lora, *where, *told), call(lora, *where, "--original", before)]
+    given = ("--weights", tmp_path / "nowhere", *own(folder))
+    names = [row["method"] for row in rows_of(*made, *given, beneath=False)]
+    assert [name for name in names if "lora" in name] == ["lora from original", "lora from finetune"]
+    made.append(call(lora, *where, *told, "--std", 0.25))  # that is another network, whatever it started from
+    names = [row["method"] for row in rows_of(*made[::2], *given, beneath=False) if "lora" in row["method"]]
+    assert names == ["lora --std 0.5", "lora --std 0.25"]
 
 
 def test_the_file_of_ones_own_network_is_part_of_what_a_run_is(theirs, tmp_path, capsys):

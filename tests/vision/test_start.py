@@ -1,6 +1,8 @@
 """How a run begins: which finished or unfinished run is its own, and what its seed draws."""
 
 import contextlib
+import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -25,7 +27,9 @@ from tests.helpers import call, changed, forgetting_three, latest, one_line
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256, write_torch
+from unlearning.vision import originals
 from unlearning.vision import run as run_module
+from unlearning.vision.identity import of_checkpoint
 from unlearning.vision.shared import Shared
 from unlearning.vision.start import start
 
@@ -345,3 +349,72 @@ def test_a_retrain_of_what_a_checkpoint_has_forgotten_needs_no_other_request(wei
     original = weights / "digits_resnet8_original_s0.pth"
     code, line = one_line(retrain, capsys, *common, "--data-of", original)
     assert code == 2 and f"{original} has forgotten nothing, and no image of it is missing: give --forget-class" in line
+
+
+@pytest.mark.parametrize("script", [finetune, retrain, rfau, gradascent])
+def test_a_mistaken_request_is_found_before_an_original_is_read(shared, tmp_path, capsys, monkeypatch, script):
+    """A file that isn't there even before the data are; so is an original that isn't."""
+    monkeypatch.setattr(originals, "read", None)
+    where = (*SMALL, "--weights", tmp_path)
+    requests = {
+        ("--forget-class", "thre"): "--forget-class thre: the classes are 0 to 9",
+        (): "nothing to forget: give --forget-class",
+        ("--of-class", 3): "--of-class says of which classes",
+        ("--forget-count", 121): "--forget-count 121: the training set has 120 images",
+    }
+    for flags, message in requests.items():
+        with pytest.raises(UserError, match=message):
+            call(script, *where, *flags, shared=shared)
+    monkeypatch.setattr(Shared, "load", None)
+    missing = [("--forget-file", tmp_path / "no.txt", f"--forget-file {tmp_path / 'no.txt'} cannot be read (No such file")]
+    missing += [("--original", tmp_path / "no.pth", f"no file {tmp_path / 'no.pth'}")] if script is not retrain else []
+    for flag, path, message in missing:
+        with pytest.raises(UserError, match=re.escape(message)):
+            request = ("--forget-class", 3) if flag == "--original" else ()
+            call(script, *where, *request, flag, path, shared=shared)
+
+
+def test_constants_in_other_words_make_no_other_network(tmp_path, capsys):
+    """One number for all channels, one for each, and those that a checkpoint says: one identity, one file, one name."""
+    folder_of_images(tmp_path / "some", classes=("ant", "bee", "cat"))
+    where = ("--dataset", f"folder:{tmp_path / 'some'}", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet")
+    forget = (*where, "--forget-class", "ant", "--weights")
+    one, three = (("--mean", *[0.5] * n, "--std", *[0.25] * n) for n in (1, 3))
+    original = call(pretrain, *where, "--weights", tmp_path / "o", *one)
+    of = ("--data-of", original)
+    for place, (first, *others) in enumerate([(one, three, of), (three, one, of), (of, one, three)]):
+        made = call(retrain, *forget, tmp_path / str(place), *first)
+        before = made.read_bytes()
+        capsys.readouterr()
+        for words in others:
+            assert call(retrain, *forget, tmp_path / str(place), *words) == made
+            assert f"there already: {made}" in capsys.readouterr().err
+        assert made.read_bytes() == before and len([*made.parent.glob("*.pth")]) == 1
+        assert ("mean-0.5-std-0.25" in made.name) == (first is not of)
+        content = models.load_checkpoint(made)
+        assert content["identity"]["settings"]["mean"] == [0.5] * 3
+        assert content["flags"] == ({} if first is of else {"--mean": "0.5", "--std": "0.25"})
+    assert call(retrain, *forget, tmp_path / "0", *one, "--std", 0.3) != call(retrain, *forget, tmp_path / "0", *one)
+    earlier = tmp_path / "1" / made.name.replace("retrain1", "retrain1-mean-0.5-0.5-0.5-std-0.25-0.25-0.25")
+    call(retrain, *forget, tmp_path / "1", *one).rename(earlier)  # as earlier versions called it
+    assert call(retrain, *forget, tmp_path / "1", *one) == earlier
+
+
+def test_constants_of_a_network_from_elsewhere_in_other_words(tmp_path):
+    folder_of_images(tmp_path / "some", classes=("ant", "bee", "cat"))
+    source = f"folder:{tmp_path / 'some'}"
+    model, _ = models.create_for("resnet8", data.load(source, img_size=8))
+    torch.save(model.net.state_dict(), tmp_path / "bare.pth")
+    where = ("--dataset", source, "--img-size", 8, "--model", "resnet8", "--original", tmp_path / "bare.pth")
+    start = (*where, "--epochs", 1, "--quiet", "--weights", tmp_path / "w", "--forget-class", "ant")
+    one, three = (("--mean", *[0.5] * n, "--std", *[0.25] * n) for n in (1, 3))
+    made = call(finetune, *start, *one)
+    assert "mean-0.5-std-0.25-from-bare" in made.name and call(finetune, *start, *three) == made
+    content = models.load_checkpoint(made)
+    known = copy.deepcopy(of_checkpoint(content))
+    assert known["settings"]["mean"] == content["config"]["mean"] == [0.5] * 3
+    content["config"] |= {"mean": [0.5], "std": [0.25]}  # as earlier versions recorded what was typed
+    content["identity"]["settings"] |= {"mean": [0.5], "std": [0.25]}
+    write_torch(made, content)
+    assert of_checkpoint(models.load_checkpoint(made)) == known
+    assert call(finetune, *start, *three) == made and len([*made.parent.glob("*.pth")]) == 1

@@ -1,7 +1,7 @@
 """What checkpoints say of themselves, and what a table calls them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from unlearning.vision import feature_cache, originals
 from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
 from unlearning.vision.shared import Shared
 
+ELSEWHERE = ("mean", "std", "input_size", "head")  # flags of networks from elsewhere, which checkpoints say of theirs
 SINCE = {"no_flip": False}  # settings of a recipe that are left out where they are off
 Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
 
@@ -360,17 +361,29 @@ def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
             tables.setdefault((*entry.network, tag, entry.method), {})[entry.key] = entry
     found: dict[tuple[str, str], str] = {}
     for (*_, tag, method), rows in tables.items():
-        flags = {key: {**entry.flags, "--lr": ""} for key, entry in rows.items()}
+        same = _same_networks(rows.values())
+        own = {key: {name: value for name, value in entry.flags.items() if name not in same} for key, entry in rows.items()}
+        flags = {key: {**words, "--lr": ""} for key, words in own.items()}
         shown = {key: _differing(flags[key], flags.values()) for key in rows}
         names = {key: " ".join([method, *as_words(words)]) for key, words in shown.items()}
         alike: dict[tuple, list[str]] = {}
         for key, entry in rows.items():
             alike.setdefault((names[key], entry.epochs), []).append(key)
         for keys in alike.values():
-            column = {"epochs"} if rows[keys[0]].epochs else set()
+            column = {name.removeprefix("--").replace("-", "_") for name in same}
+            column |= {"epochs"} if rows[keys[0]].epochs else set()
             extra = _told_apart([_with_files(rows[key].identity, files) for key in keys], column)
             found |= {(key, tag): f"{names[key]} {words}".strip() for key, words in zip(keys, extra, strict=True)}
     return found
+
+
+def _same_networks(entries: Collection[Entry]) -> set[str]:
+    """Of the flags that say what a network from elsewhere is those in which the networks of all entries are the same,
+    whether it was typed, or a checkpoint said it."""
+    networks = [entry.built.get("arguments", {}).get("backbone", entry.built) for entry in entries]
+    said = [{**one.get("arguments", {}), **one.get("layers", {})} for one in networks]
+    alike = {name for name in ELSEWHERE if all(one.get(name) == said[0].get(name) for one in said)}
+    return {f"--{name.replace('_', '-')}" for name in alike}
 
 
 def _files_elsewhere(entries: Iterable[Entry]) -> dict[str, str]:
@@ -399,8 +412,10 @@ def _told_apart(identities: list[dict[str, Any]], without: set[str]) -> list[str
     if len(set(words)) < len(words):
         parents = [identity["parent"] or {"method": "scratch", "settings": {}, "forget": None} for identity in identities]
         origins = [_as_flags(parent["settings"]) | _forgotten(parent["forget"]) for parent in parents]
-        for place, (parent, flags) in enumerate(zip(parents, origins, strict=True)):
-            words[place] = " ".join([words[place], "from", parent["method"], *as_words(_differing(flags, origins))])
+        begun = [f"{text} from {parent['method']}" for text, parent in zip(words, parents, strict=True)]
+        for place, (text, flags) in enumerate(zip(begun, origins, strict=True)):
+            alike = [other for other, like in zip(origins, begun, strict=True) if like == text]
+            words[place] = " ".join([text, *as_words(_differing(flags, alike))])
     if len(set(words)) < len(words):
         words = [f"{text} ({place})" for place, text in enumerate(words, 1)]
     return [text.strip() for text in words]

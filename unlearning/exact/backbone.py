@@ -14,18 +14,37 @@ from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.exact import learners
+from unlearning.vision.originals import checkpoint_in
 
+WAY = "give a timm name, for its ImageNet weights, or a checkpoint of retrain.py of any network but your own"
 AT_ONCE = 500  # images of a batch where features are computed
+
+
+def read_backbone(name: str) -> dict[str, Any] | None:
+    """The checkpoint that --backbone names; None for a network that may have ImageNet weights. Raises UserError for what is
+    neither, and for a network of the user's own, which no file makes anyone import."""
+    path = Path(name)
+    if path.suffix != ".pth" and not path.is_file() and not (path / "config.json").exists():
+        if name in models.NAMES or models.is_elsewhere(name):
+            raise UserError(f"--backbone {name}: there are no ImageNet weights for it: {WAY}")
+        return None
+    if not path.exists():
+        raise UserError(f"no backbone {path}")
+    content = checkpoint_in(path) if path.suffix == ".pth" else None
+    if content is None:
+        raise UserError(f"{path} is no checkpoint of this project, so it isn't known which images it has seen: {WAY}")
+    network = models.checked(content, path)["network"]["name"]
+    if ".py:" in network:
+        raise UserError(f"{path} holds a network of your own ({network}), which no backbone can be: {WAY}")
+    return content
 
 
 def backbone_file(
     name: str, dataset: data.Dataset, weights: Path, data_dir: Path, input_size: int, quiet: bool = False
 ) -> Path:
-    """The backbone's checkpoint: `name` itself, or a network's ImageNet weights, which are written as one first."""
+    """The backbone's checkpoint: `name` itself, which is there, or a network's ImageNet weights, written as one first."""
     path = Path(name)
     if path.suffix == ".pth":
-        if not path.exists():
-            raise UserError(f"no backbone {path}")
         return path
     path = weights / f"{names.part(dataset.tag, 'data')}_{names.part(name, 'network')}-{input_size}_imagenet.pth"
     if not path.exists():

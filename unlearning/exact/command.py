@@ -26,6 +26,7 @@ from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
 from unlearning.images.records import Known
+from unlearning.images.request_files import check_there
 from unlearning.vision.flags import add_data_flags, add_flip_flag, add_output_flags, class_table, source_of
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -38,7 +39,13 @@ def show(folder: Path, images: bool = False) -> None:
     sizes = sizes[sizes > 0]
     span = f"{sizes.min()} to {sizes.max()}" if len(sizes) else "no"
     print(f"{state['method']}: {len(sizes)} parts of {span} images on {state['backbone']['file']}")
-    print(f"{len(state['private'])} private images, {len(state['deleted'])} deleted; {len(state['anchors'])} anchors")
+    private = torch.isin(state["anchors"], state["private"]).any()
+    kind = (
+        "private: they can be deleted, and all parts are then trained again" if private else "public: they can't be deleted"
+    )
+    kind += "" if private else "; with --anchors-from private they could"
+    counts = f"{len(state['private'])} private images, {len(state['deleted'])} deleted"
+    print(f"{counts}; {len(state['anchors'])} anchors, {kind}")
     for line in parts_in_words(state) if images else ():
         print(line)
     for entry in state["ledger"]:
@@ -101,7 +108,7 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
     flag("--input-size", type=PIXELS, default=48, help="side in pixels it resizes images to (default: 48)")
     flag("--parts", type=POSITIVE_INT, default=parts, help=f"{split_help} (default: {parts})")
     flag("--anchors", type=POSITIVE_INT, default=1000, help="images that make the centres (default: 1000)")
-    text = "private: anchors can be deleted, and all parts are then trained again (default: public)"
+    text = "public: anchors can't be deleted; private: they can, and all parts are then trained again (default: public)"
     flag("--anchors-from", choices=("public", "private"), default="public", help=text)
     flag("--epochs", type=POSITIVE_INT, default=10, help="passes over a part's images (default: 10)")
     flag("--batch-size", type=POSITIVE_INT, default=32, help="images a step (default: 32)")
@@ -137,6 +144,7 @@ def run_system(
         return args.folder
     if args.action == "train" and args.list_classes:
         return print(class_table(args, shared))
+    check_there(args.ids_file, "--ids-file")
     request = ImageRequest(tuple(args.ids or ()), args.ids_file, tuple(args.forget_class or ()))
     if args.action == "delete":
         compute = Compute.from_flags(args, scratch=args.folder)

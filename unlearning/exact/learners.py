@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 import models
+from unlearning.core.errors import UserError
+from unlearning.core.words import first_line
+from unlearning.vision import layers
 
 PROMPTED = "prompted"  # several learners on one backbone: what system.assemble makes
 FRAME = 30 / 224  # width of the frame over the side of the image, as in the paper
@@ -20,17 +23,15 @@ class Backbone(nn.Module):
     """A frozen network without its head: images float32 (B, C, H, W) in [0, 1] to features float32 (B, F).
 
     network: normalize, perhaps resize, and net, as models.create makes them; its weights are frozen, its head removed.
-    side: of the images, in pixels.
+    side: of the images, in pixels. Raises UserError for a network that gives no features without its head.
     """
 
     def __init__(self, network: Any, side: int) -> None:
         super().__init__()
-        network.net.reset_classifier(0)
+        layers.remove_head(network)
         self.network = network.requires_grad_(False)
-        # What is left gives F numbers: its head may have been several layers, or several heads of different widths.
         training = network.training
-        with torch.no_grad():
-            self.features = network.eval()(torch.zeros(1, network.normalize.mean.shape[1], side, side)).shape[1]
+        self.features = _width(network.eval(), side)
         network.train(training)
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
@@ -40,6 +41,21 @@ class Backbone(nn.Module):
     def forward(self, x: torch.Tensor, frame: torch.Tensor | float = 0.0) -> torch.Tensor:
         """Features of images, with a frame added to each."""
         return self.network.net(self.prepare(x) + frame)
+
+
+def _width(network: Any, side: int) -> int:
+    """How many features a network without its head gives: its head may have been several layers, or several heads of
+    different widths. Raises UserError where it fails, or gives no row of numbers for an image."""
+    why = ""
+    try:
+        with torch.no_grad():
+            shape = tuple(network(torch.zeros(2, network.normalize.mean.shape[1], side, side)).shape)
+    except Exception as error:  # each network fails in a way of its own
+        shape, why = (), f" ({first_line(error)})"
+    if len(shape) != 2 or shape[0] != 2:
+        what = f"{type(network.net).__name__} gives no row of features for each image once its head is taken off{why}"
+        raise UserError(f"{what}: give another network as --backbone")
+    return shape[1]
 
 
 class Frame(nn.Module):
@@ -130,7 +146,8 @@ def build(checkpoint: dict[str, Any], path: str | Path = "the system") -> nn.Mod
     """The network of an assembled system (`system.assemble`) with its weights, on the CPU, in evaluation mode."""
     arguments = dict(checkpoint["network"]["arguments"])
     backbone = arguments.pop("backbone")
-    network = models.create(backbone["name"], **backbone["arguments"])
+    network: Any = models.create(backbone["name"], **backbone["arguments"])
+    network.layer_names = models.told_layers(backbone)
     return models.load_weights(Prompted(Backbone(network, backbone["arguments"]["img_size"]), **arguments), checkpoint, path)
 
 

@@ -25,17 +25,19 @@ class ImageRequest:
     file: Path | None = None
     classes: tuple[int | str, ...] = ()
 
-    def positions(self, dataset: data.Dataset, private: torch.Tensor, deleted: torch.Tensor) -> Named:
+    def positions(self, dataset: data.Dataset, private: torch.Tensor, deleted: torch.Tensor, anchors: torch.Tensor) -> Named:
         """Ascending int64 positions among the loaded images; of a class those that aren't deleted yet; and what to say.
 
-        private: bool mask (N,). deleted: int64 positions. Raises UserError for images that are unknown, gone already or
-        public.
+        private: bool mask (N,). deleted, anchors: int64 positions. Raises UserError for images that are unknown, gone
+        already or public.
         """
         ids, notes = self._named(dataset)
         public, again = ids[~private[ids]], ids[torch.isin(ids, deleted)]
         reasons = (public, "public, known to the backbone or the centres"), (again, "deleted already")
         if wrong := [f"{images_called(dataset, some)} {why}" for some, why in reasons if len(some)]:
-            raise UserError(f"{'; '.join(wrong)}: nothing is changed")
+            way = "anchors can be deleted where the system is trained with --anchors-from private"
+            way = f"; {way}" if torch.isin(public, anchors).any() else ""
+            raise UserError(f"{'; '.join(wrong)}: nothing is changed{way}")
         there = private & ~as_mask(deleted, len(private))
         chosen = [ids]
         for label in self._labels(dataset):
@@ -109,7 +111,9 @@ def private_and_anchors(
         private = as_mask(backbone["forget"], len(private))
     candidates = (private if from_private or private.all() else ~private).nonzero().squeeze(1)
     if not 0 < count < len(candidates):
-        raise UserError(f"--anchors {count}: there are {len(candidates)} images to choose from, and some must stay")
+        what = f"--anchors {count}: there are {len(candidates)} images to choose from, and some must stay"
+        some = max(1, len(candidates) // 5)
+        raise UserError(f"{what}: give --anchors {some}, for instance, and of lmeraser.py no more --parts than anchors")
     # By a draw over all positions, so that neither pixels nor labels, nor which other images there are, have a say in it.
     order = torch.randperm(len(private), generator=torch.Generator().manual_seed(0))
     anchors = order[torch.isin(order, candidates)][:count].sort().values

@@ -27,7 +27,7 @@ from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.exact import fields, learners, storage
-from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone
+from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone, read_backbone
 from unlearning.exact.learning import Work, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, in_words, private_and_anchors
 from unlearning.exact.storage import SYSTEM, made_from
@@ -72,13 +72,14 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     A killed training continues where it was. Waits while another process writes the system. Raises UserError when the
     folder holds a system of other settings, of another backbone or of other data, or no system, or one of the inputs.
     """
-    dataset, settings = shared.load(new.source), new.work.settings
+    settings = new.work.settings
+    given, dataset = read_backbone(settings.backbone), shared.load(new.source)
     where = (new.weights, new.source.data_dir)
     file = backbone_file(settings.backbone, dataset, *where, settings.input_size, new.work.compute.quiet)
-    content = models.load_checkpoint(file)
+    content = given or models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
-    asked = new.request.positions(dataset, private, NOTHING)
+    asked = new.request.positions(dataset, private, NOTHING, anchors)
     without = asked.positions
     folder = new.output or _folder(new, dataset.tag, content["network"]["name"], file, without)
     state = _described(new, dataset, content, file) | {"private": private.nonzero().squeeze(1), "anchors": anchors}
@@ -142,6 +143,8 @@ def delete_images(
     with nothing changed, for images that are unknown or public, and where some are gone already. Waits while another
     process writes the system; what an earlier one has left is removed first.
     """
+    if request == ImageRequest():
+        raise UserError("nothing to delete: give --ids, --ids-file or --class")
     with _held(folder, method) as state:
         settings = Settings(state["config"])
         work = Work(settings, replace(compute, precision=settings.precision), jobs)
@@ -153,10 +156,8 @@ def delete_images(
         if request.done(dataset, private, state["deleted"]):
             say(f"there already: {folder} without these images")
             return state["ledger"][-1] if state["ledger"] else {}
-        asked = request.positions(dataset, private, state["deleted"])
+        asked = request.positions(dataset, private, state["deleted"], state["anchors"])
         ids = asked.positions
-        if not len(ids):
-            raise UserError("nothing to delete: give --ids, --ids-file or --class")
         source = _backbone_of(state, folder)
         there = private & ~as_mask(state["deleted"], len(private))
         _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet)

@@ -11,7 +11,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
 from unlearning.core.words import Say, first_line, say
-from unlearning.images.folders import NO_TEST
+from unlearning.images.folders import NO_TEST, NoTest
 from unlearning.images.splits import Contents, Split
 
 # Names of images and labels: as Keras writes them, as MedMNIST does, and without a split.
@@ -48,7 +48,7 @@ def _contents(archive, name, validation, say):
             f"{name} needs {' or '.join(map(' and '.join, TRAIN))}; it has {', '.join(archive.files) or 'nothing'}"
         )
     if pairs[1] is None and not validation:
-        raise UserError(f"{name} has no test images ({' or '.join(map(' and '.join, TEST))}); {NO_TEST}")
+        raise NoTest(f"{name} has no test images ({' or '.join(map(' and '.join, TEST))}); {NO_TEST}")
     if not validation and "val" in pairs[1][0]:
         say(f"{name}: {pairs[1][0]} are the test images")
     train, *test = (_split(archive, pair, name) for pair in (pairs[:1] if validation else pairs))

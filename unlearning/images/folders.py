@@ -24,6 +24,10 @@ NO_TEST = "give --validation SHARE, which scores on training images that are hel
 Files = list[tuple[str, str]]  # of pictures: path and class name
 
 
+class NoTest(UserError):
+    """Data without test images, where these are needed."""
+
+
 def read_folder(
     path: Path, img_size: int, validation: bool = False, say: Say = say, classes: Sequence[str] = ()
 ) -> Contents:
@@ -34,7 +38,8 @@ def read_folder(
     """
     name, skipped = f"folder:{path}", _Skipped()
     if not (path / "train").is_dir():
-        raise UserError(f"{name} needs train/<class>/ with images in each: there is no folder {path / 'train'}")
+        what = f"{name} needs train/<class>/ with images in each: there is no folder {path / 'train'}"
+        raise UserError(what + _way_to_train(path, validation))
     there = [part for part in TEST if (path / part).is_dir()]
     train = _tree(path / "train", skipped)
     test = _tree(path / there[0], skipped) if there else []
@@ -42,7 +47,7 @@ def read_folder(
         raise UserError(f"{name} needs train/<class>/ with images in each: {path / 'train'} has no class folder with images")
     if not test and not validation:
         what = f"{path / there[0]} has no class folder with images" if there else "it has no test/ and no val/"
-        raise UserError(f"{name}: {what}; {NO_TEST}")
+        raise NoTest(f"{name}: {what}; {NO_TEST}")
     skipped.report(name, say)
     if not validation and there != ["test"]:
         unused = f", and {there[1]}/ isn't used" if there[1:] else ""
@@ -82,7 +87,7 @@ def read_csv(
     if not parts["train"]:
         raise UserError(f"{name} has no training images")
     if not test and not validation:
-        raise UserError(f"{name} has no rows of split test or val; {NO_TEST}")
+        raise NoTest(f"{name} has no rows of split test or val; {NO_TEST}")
     return _read(name, parts["train"], test, path.parent, img_size, validation, say, classes)
 
 
@@ -90,6 +95,24 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Class names once each: in numeric order where all are whole numbers, else as text."""
     every = sorted(set(names))
     return sorted(every, key=int) if all(name.isdecimal() for name in every) else every
+
+
+def _way_to_train(path: Path, validation: bool) -> str:
+    """What to do about a folder without train/, where that is plain: "; ..." or nothing."""
+    known, whole = suffixes(), Path(os.path.abspath(path))
+    try:
+        inside = [place for place in sorted(path.iterdir()) if place.is_dir() and place.name not in TEST]
+        classes = [place.name for place in inside if next(_pictures(place, place.name[0] == ".", known, _Skipped()), None)]
+    except OSError:  # which the line in front says
+        return ""
+    if whole.name in ("train", *TEST) and (whole.parent / "train").is_dir():
+        return f"; give the folder above it: folder:{path.parent if path.name else whole.parent}"
+    if not classes:
+        return ""
+    test = any((path / part).is_dir() for part in TEST)
+    share = "" if test or validation else ", and as there is no test/ and no val/, give --validation SHARE"
+    be, these = ("is", "it") if len(classes) == 1 else ("are", "them")
+    return f"; {listed(classes)} {be} in the folder itself: move {these} into {path / 'train'}{share}"
 
 
 class _Skipped:

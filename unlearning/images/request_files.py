@@ -1,9 +1,11 @@
 """Files that name images to forget: text, tables, arrays, JSON, and checkpoints that have forgotten them."""
 
 import csv
+import errno
 import io
 import itertools
 import json
+import os
 import re
 import zipfile
 import zlib
@@ -67,6 +69,12 @@ def read_file(file: Path, catalogue: Catalogue, flag: str) -> Named:
     except (ValueError, csv.Error) as error:  # with a message of this module, or of csv
         raise UserError(f"{what}: {error}") from None
     return replace(named(words, catalogue, what), **called)
+
+
+def check_there(file: Path | None, flag: str) -> None:
+    """Raise UserError, as `read_file` does, where nothing is there: before anything is read for its sake."""
+    if file is not None and not file.exists():
+        raise UserError(f"{flag} {file} cannot be read ({os.strerror(errno.ENOENT)})")
 
 
 def named(words: Sequence[int | str], catalogue: Catalogue, what: str) -> Named:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import data
@@ -23,6 +24,7 @@ from unlearning.core.flags import (
 )
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file
 from unlearning.images import forgetting
+from unlearning.images.request_files import check_there
 from unlearning.vision.shared import Shared
 
 HEAD = "layers that give the logits (default: what the network says, or those found)"
@@ -177,11 +179,12 @@ def source_of(args: argparse.Namespace) -> data.Source:
 
 def class_table(args: argparse.Namespace, shared: Shared) -> str:
     """What --list-classes prints: number, name and counts of images of each class."""
-    return data.class_table(shared.load(source_of(args))).rstrip("\n")
+    return data.class_table(shared.load(replace(source_of(args), listing=True))).rstrip("\n")
 
 
 def forget_request(args: argparse.Namespace) -> forgetting.ForgetRequest | None:
-    """The forget set that the flags name; None where they name none."""
+    """The forget set that the flags name; None where they name none. Raises UserError for a file that isn't there."""
+    check_there(args.forget_file, "--forget-file")
     request = forgetting.ForgetRequest(
         tuple(args.forget_class or ()), args.forget_random, args.forget_file, args.forget_count, tuple(args.of_class or ())
     )

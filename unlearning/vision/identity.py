@@ -48,7 +48,7 @@ def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The identity that a checkpoint stores; of an earlier version's, which stores none, made from what it says."""
     if "identity" in checkpoint:
         return _normalised(checkpoint["identity"], checkpoint)
-    own = own_of(checkpoint["config"])
+    own = for_each_channel(own_of(checkpoint["config"]), checkpoint)
     share, parent = checkpoint["config"].get("forget_random"), checkpoint.get("parent")
     draw = {"random": share, "seed": 0} if share else None
     forget = forget_identity(torch.as_tensor(checkpoint["forget"]), draw)
@@ -58,6 +58,7 @@ def of_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def _normalised(known: dict[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """An identity whose first parent, or itself where it has none, names the constants of the checkpoint's network."""
+    known = known | {"settings": for_each_channel(known["settings"], checkpoint)}
     if not known["parent"]:
         return known | {"settings": with_normalisation(known["settings"], checkpoint)}
     return known | {"parent": _normalised(known["parent"], checkpoint)} if "settings" in known["parent"] else known
@@ -73,6 +74,14 @@ def with_normalisation(settings: Mapping[str, Any], checkpoint: Mapping[str, Any
     didn't record: they took them from all training images."""
     arguments = checkpoint["network"]["arguments"]
     return {name: plain(arguments[name]) for name in ("mean", "std") if name in arguments} | dict(settings)
+
+
+def for_each_channel(settings: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with a number for each channel in the place of one that stands for all, as a user may type --mean and --std
+    and earlier versions recorded them."""
+    arguments = checkpoint["network"]["arguments"]
+    alike = {name: settings[name] for name in ("mean", "std") if name in arguments and len(settings.get(name) or ()) == 1}
+    return dict(settings) | {name: value * len(arguments[name]) for name, value in alike.items()}
 
 
 def own_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,17 @@ def heads(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if module in found]
 
 
+def remove_head(model: nn.Module) -> None:
+    """Change a network so that it gives what its head reads: timm's by their own function, any other by an identity in the
+    place of each of `heads`."""
+    net: Any = getattr(model, "net", model)
+    if hasattr(net, "reset_classifier"):
+        return net.reset_classifier(0)
+    for name in heads(model):
+        above, _, last = name.rpartition(".")
+        setattr(model.get_submodule(above), last, nn.Identity())
+
+
 def prunable(model: nn.Module) -> list[str]:
     """Names of the layers that are pruned. CNN: every convolution, the stem's too, as in the paper; else the last block's
     projection. Never a head, whose rows are classes. Raises UserError where no block has a layer."""

@@ -173,7 +173,8 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
     """
     found = foreign.read(path, told.entry, told.model, told.constants is None)
     if found.classes is None or found.size is None:
-        raise UserError(f"{path} doesn't say classes and image size: start a method from it, and export what that makes")
+        way = f"start a method from it, such as finetune.py --original {path} --model NAME, and export what that makes"
+        raise UserError(f"{path} doesn't say classes and image size, which an export names: {way}")
     channels = found.channels or (len(found.constants[0]) if found.constants else 3)
     constants = [0.5] * channels, [0.5] * channels
     images = Images(channels, told.input_size or found.size, found.classes, constants, "a network like it")

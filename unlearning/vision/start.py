@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,15 @@ from unlearning.images.records import Known
 from unlearning.vision import adapter_files, foreign, layers, originals
 from unlearning.vision.feature_cache import BLOCK
 from unlearning.vision.flags import forget_request, source_of
-from unlearning.vision.identity import digest, forget_identity, identity, key, of_checkpoint, with_normalisation
+from unlearning.vision.identity import (
+    digest,
+    for_each_channel,
+    forget_identity,
+    identity,
+    key,
+    of_checkpoint,
+    with_normalisation,
+)
 from unlearning.vision.originals import Told
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
@@ -86,9 +94,11 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     held: what is given back when the run ends, such as the lock on its output.
     """
     source, told = source_of(args), Told.from_flags(args, args.model)
+    request = forget_request(args) if hasattr(args, "forget_class") else None
     dataset = _dataset(args, source, shared)
+    asked = _asked(request, dataset, getattr(args, "data_of", None)) if hasattr(args, "forget_class") else None
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
-    forgotten = _forgotten(args, dataset, parent)
+    forgotten = asked and _with_earlier(asked, dataset, parent)
     nothing = torch.empty(0, dtype=torch.int64), None
     forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else nothing
     torch.manual_seed(args.seed)
@@ -101,8 +111,11 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
     default = Compute(compute.device, None, compute.scratch).placed(model).precision
-    flags = parser.non_default(values | ({"precision": None} if compute.precision == default else {}))
-    known = values if parent else values | {name: network["arguments"][name] for name in ("mean", "std")}
+    usual = {"precision": None} if compute.precision == default else {}
+    constants = {name: network["arguments"][name] for name in ("mean", "std")} if told.constants or not parent else {}
+    known = values | constants
+    spellings = [parser.non_default(values | usual | words) for words in _spellings(values, constants)]
+    flags = spellings[0]
     settings, sha = parser.settings(known), parent and parent["sha256"]
     own = parser.own_settings(known)
     wanted = forget_identity(forget, forgotten.draw if forgotten else None)
@@ -110,8 +123,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | _made_of(network, sha)
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = names.begin(network["name"], dataset.tag)
-    stem = begin + _rest_of_name(method, values, parser, flags, forget_tag)
-    output = args.output or _output(args, stem, begin, parent, same, parser)
+    stems = [begin + _rest_of_name(method, values, parser, words, forget_tag) for words in spellings]
+    output = args.output or _output(args, stems, begin, parent, same, parser)
     facts: dict[str, Any] = {
         "method": method,
         "network": network,
@@ -171,7 +184,10 @@ def _say(
 
 def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
     """The data, where they are a user's own completed by what the original or the checkpoint of --data-of says of them."""
-    path = getattr(args, "data_of", None) or (data.is_own(source.dataset) and getattr(args, "original", None))
+    original = getattr(args, "original", None)
+    if original and not original.exists():
+        originals.checkpoint_in(original)  # says what is missing, before data are read for its sake
+    path = getattr(args, "data_of", None) or (data.is_own(source.dataset) and original)
     if not path or not (content := originals.checkpoint_in(path)):
         return shared.load(source)
     says = models.checked(content, path)["data"]
@@ -182,14 +198,8 @@ def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> d
     return dataset
 
 
-def _forgotten(
-    args: argparse.Namespace, dataset: data.Dataset, parent: dict[str, Any] | None
-) -> forgetting.Forgotten | None:
-    """What the flags ask to forget, together with what the original has forgotten already; None for a method that forgets
-    nothing."""
-    if not hasattr(args, "forget_class"):
-        return None
-    asked = _asked(forget_request(args), dataset, getattr(args, "data_of", None))
+def _with_earlier(asked: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None) -> forgetting.Forgotten:
+    """What is asked to be forgotten, together with what the original has forgotten already."""
     union = torch.cat([parent["forget"] if parent else asked.positions, asked.positions]).unique()
     dataset.check_missing(union, asked.tag)
     if torch.equal(union, asked.positions):
@@ -269,18 +279,38 @@ def _rest_of_name(
     return f"{names.part(forget_tag, 'forget')}_{method}{dash}{values['epochs']}{names.suffix(flags)}"
 
 
+def _spellings(values: Mapping[str, Any], constants: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """The ways to type --mean and --std that come to the same, first the one that names say: as few numbers as possible
+    where they are typed, none where they aren't. constants: of each channel, {} for those that the original says."""
+    if not constants:
+        return [{}]
+    every = {name: list(numbers) for name, numbers in constants.items()}
+    few = {name: numbers[:1] if len({*numbers}) == 1 else numbers for name, numbers in every.items()}
+    nothing = dict.fromkeys(every)
+    return [few, nothing, every] if values["mean"] else [nothing, few, every]
+
+
 def _output(
-    args: argparse.Namespace, stem: str, begin: str, parent: dict[str, Any] | None, same: dict[str, Any], parser: Parser
+    args: argparse.Namespace,
+    stems: list[str],
+    begin: str,
+    parent: dict[str, Any] | None,
+    same: dict[str, Any],
+    parser: Parser,
 ) -> Path:
     """The file to write: its name also says the original where that isn't the usual one, unless the file without it is
     already what is wanted, for which original is usual changes with what lies in the folder. A file, or an unfinished run,
-    that has the name of earlier versions keeps it."""
+    that has the name of earlier versions keeps it, as does one that was made by the same flags in other words, `stems`."""
     end = f"_s{args.seed}.pth"
-    plain = args.weights / f"{stem}{end}"
-    if not parent or parent["usual"] or _was_made(plain, same, parser):
+    ways = names.started_from(parent["file"], begin, args.seed) if parent and not parent["usual"] else ()
+    every = [args.weights / f"{stem}{way}{end}" for stem in stems for way in ("", *ways)]
+    if made := next((path for path in every if _was_made(path, same, parser)), None):
+        return made
+    plain, *others = every[: 1 + len(ways)]
+    if not others:
         return plain
-    today, before = (args.weights / f"{stem}{way}{end}" for way in names.started_from(parent["file"], begin, args.seed))
-    return before if _was_made(before, same, parser) or _unfinished(before).exists() else today
+    today, before = others
+    return before if _unfinished(before).exists() else today
 
 
 def _unfinished(output: Path) -> Path:
@@ -331,8 +361,11 @@ def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: boo
 
 
 def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
-    """True if the file is there and was made as `same` says."""
-    return path.exists() and _made(path, parser) == same
+    """True if the file is there, is a checkpoint, and was made as `same` says."""
+    try:
+        return path.exists() and _made(path, parser) == same
+    except UserError:  # whoever writes to this name will say what is there
+        return False
 
 
 def _other(same: dict[str, Any], before: dict[str, Any]) -> str:
@@ -350,7 +383,7 @@ def _made(path: Path, parser: Parser) -> dict[str, Any]:
     found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
     made_from |= _made_of(found["network"], found.get("parent"))
-    own = parser.recorded_own(found["config"]) | {"seed": found["seed"]}
+    own = for_each_channel(parser.recorded_own(found["config"]), found) | {"seed": found["seed"]}
     if not found.get("parent"):
         own = with_normalisation(own, found)
     return {"method": found["method"], "settings": own, "from": made_from}
