@@ -50,6 +50,16 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
     assert not (tmp_path / "u/figures").exists()
 
 
+def test_names_that_are_no_text_are_drawn_as_escapes(result, tmp_path):
+    """As those of classes may be, which are folders' names."""
+    result["about"] = result["rows"][0]["forgotten"] = "Forgets class 1 (caf\udce9)"
+    folders.write(result, tmp_path / "t")
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "t").glob("*.*")}
+    assert all(b"caf\\udce9" in drawn[name] for name in ("README.md", "result.json")), drawn
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert pages.write_index(tmp_path) and {path.name: path.read_bytes() for path in (tmp_path / "t").glob("*.*")} == drawn
+
+
 def test_a_file_is_drawn_into_a_folder_of_its_name_and_replaces_no_other_result(result, tmp_path):
     write_text(tmp_path / "t-0.25.json", results.dump(result))
     assert folders.redraw(tmp_path / "t-0.25.json", overwrite=False) == tmp_path / "t-0.25"

@@ -22,8 +22,9 @@ from safetensors.torch import save
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
-from unlearning.core.words import first_line
+from unlearning.core.words import encoded, first_line
 
+DIRECTORY = 0x10  # of a zip member's external attributes, as DOS has them
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
 # Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written: nobody
 # else's files end so, for `recover` removes what does.
@@ -321,10 +322,17 @@ def _check_bytes(path: str | Path) -> None:
     """Raise BadZipFile where a file that `torch.save` wrote is not what it was, by its own checksums, which torch.load
     doesn't look at: other weights would be read without a word. Files in torch's format before 1.6 have none."""
     with open(path, "rb") as file:
-        if file.read(2) == b"PK":
-            with zipfile.ZipFile(file) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(damaged)
+        if file.read(2) != b"PK":
+            return
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if len({member.filename for member in members}) < len(members):
+                raise zipfile.BadZipFile("two members have one name, and the checksum of one isn't looked at")
+            for member in members:
+                if member.is_dir() or member.external_attr & DIRECTORY:
+                    raise zipfile.BadZipFile(f"{member.filename} is a folder: torch.load would leave its memory unwritten")
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
 
 
 def sha256(path: str | Path) -> str:
@@ -335,7 +343,7 @@ def sha256(path: str | Path) -> str:
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace the text file `path` in one step, in UTF-8; bytes of a file's name that are no text as escapes."""
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    write_bytes(path, encoded(text))
 
 
 def remove_whole(folder: Path) -> None:

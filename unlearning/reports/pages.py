@@ -19,7 +19,7 @@ from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes, write_text
 from unlearning.core.locks import locked
-from unlearning.core.words import say
+from unlearning.core.words import encoded, say
 from unlearning.reports import folders, results, tables
 from unlearning.reports.columns import COLUMNS
 
@@ -46,9 +46,9 @@ def write_index(root: Path) -> Path | None:
         return None
     with locked(page):  # another process may list a table that isn't there yet
         now = folders.index(root)
-        content = seals.sealed(now.encode(), "markdown")
+        content = seals.sealed(encoded(now), "markdown")
         before = page.read_bytes() if page.exists() else b""
-        if before in (content, now.encode()):  # earlier versions wrote no seal
+        if before in (content, encoded(now)):  # earlier versions wrote no seal
             return None
         if os.path.lexists(page) and not seals.is_own(page):
             if before.startswith(folders.HEAD.encode()):
