@@ -1,6 +1,9 @@
 """A table's folder: what lies in it, what redrawing refuses, and the page of all results."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -53,6 +56,7 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
 def test_names_that_are_no_text_are_drawn_as_escapes(result, tmp_path):
     """As those of classes may be, which are folders' names."""
     result["about"] = result["rows"][0]["forgotten"] = "Forgets class 1 (caf\udce9)"
+    result["rows"][0] |= {"dataset": "folder:caf\udce9", "model": "caf\udce9.py:net", "method": "lora --original caf\udce9"}
     folders.write(result, tmp_path / "t")
     drawn = {path.name: path.read_bytes() for path in (tmp_path / "t").glob("*.*")}
     assert all(b"caf\\udce9" in drawn[name] for name in ("README.md", "result.json")), drawn
@@ -177,8 +181,13 @@ def test_a_picture_of_somebody_elses_stays(result, tmp_path):
 def test_a_killed_run_leaves_no_part_in_the_folder_of_the_next(result, tmp_path):
     folders.write(result, tmp_path / "t")
     before = files(tmp_path)
-    for name in ("t/.result.json.7.unlearning-tmp", "t/figures/.metrics.png.7.unlearning-tmp"):
-        (tmp_path / name).write_bytes(b"half")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True).stdout
+    live = os.getppid()
+    for name in ("t/.result.json", "t/figures/.metrics.png"):
+        (tmp_path / f"{name}.{int(dead)}.unlearning-tmp").write_bytes(b"half")
+    for name in (f"t/.big.pth.partial.{int(dead)}.unlearning-tmp", f"t/figures/.metrics.png.{live}.unlearning-tmp"):
+        (tmp_path / name).write_bytes(b"another's")
+        before[name] = b"another's"
     folders.redraw(tmp_path / "t", overwrite=False)
     assert files(tmp_path) == before
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -150,25 +151,42 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield staged.part(staged.main)
 
 
-def recover(path: Path) -> None:
+def recover(path: Path, spare_live: bool = False) -> None:
     """Complete what a killed process was doing when it replaced `path`, and remove what it had written aside.
 
-    Only for who holds the lock on `path`: another process's parts would go.
+    For who holds the lock on `path`: another process's parts would go. spare_live: for others, who leave what a process of
+    this machine that is alive has put aside.
     """
     for match in sorted(_aside_of(path), key=lambda match: IN_TURN.index(match[2])):
-        place = path.with_name(match[0])
+        place, process = path.with_name(match[0]), int(match[1])
+        if spare_live and process != os.getpid() and _is_alive(process):
+            continue
         if match[2] == MOVES:
-            _complete(path, int(match[1]))
+            _complete(path, process)
         else:
             _remove(place)
 
 
-def recover_within(folder: Path) -> None:
-    """`recover` for every file in a folder. Only for who holds the lock on the folder."""
+def being_replaced(folder: Path) -> list[Path]:
+    """The files and folders in a folder for which processes, live or dead, have put something aside."""
     pattern = re.compile(rf"\.(.+)\.{ASIDE}")
     names = os.listdir(folder) if folder.is_dir() else []
-    for name in {match[1] for each in names if (match := pattern.fullmatch(each))}:
-        recover(folder / name)
+    return sorted({folder / match[1] for each in names if (match := pattern.fullmatch(each))})
+
+
+def _is_alive(process: int) -> bool:
+    """True for the number of a process of this machine."""
+    if sys.platform == "win32":
+        import psutil  # there the standard library's way ends it
+
+        return psutil.pid_exists(process)
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):  # no number of a process is so large
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def is_interrupted(path: Path) -> bool:

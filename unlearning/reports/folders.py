@@ -14,8 +14,8 @@ from typing import Any
 
 from unlearning.core import seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import recover_within, write_bytes
-from unlearning.core.locks import check_place, locked
+from unlearning.core.files import write_bytes
+from unlearning.core.locks import check_place, locked, recover_within
 from unlearning.core.words import encoded, first_line, listed, say
 from unlearning.reports import results, tables
 
@@ -87,8 +87,8 @@ def held(folder: Path, read: Path | None = None) -> Iterator[None]:
     """Hold the lock on a table's folder, cleared of what killed processes have left in it. Arguments and errors are those of
     `check_ours`."""
     with locked(folder):
-        for each in (folder, folder / "figures"):
-            recover_within(each)
+        recover_within(folder, *FILES.values())
+        recover_within(folder / "figures", "*.png")
         check_ours(folder, read)
         yield
 
