@@ -170,6 +170,17 @@ def test_notes_in_a_result_are_drawn_around_and_never_lost(result, tmp_path):
         folders.redraw(tmp_path / "t.json", overwrite=True)
 
 
+def test_a_result_that_was_changed_is_drawn_and_said(result, tmp_path, capsys):
+    folders.write(result, tmp_path / "t")
+    file = tmp_path / "t/result.json"
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert capsys.readouterr().err == ""
+    file.write_bytes(file.read_bytes().replace(b"97.5", b"99.5"))
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert capsys.readouterr().err == f"{file}: its seal doesn't fit: it was changed after it was written\n"
+    assert "99.5" in (tmp_path / "t/README.md").read_text(encoding="utf-8")
+
+
 def test_a_picture_of_somebody_elses_stays(result, tmp_path):
     (tmp_path / "u/figures").mkdir(parents=True)
     (tmp_path / "u/figures/metrics.png").write_bytes(b"mine")

@@ -138,6 +138,7 @@ def redraw(path: Path, overwrite: bool) -> Path:
     result = results.read(file)
     there = folder / FILES["json"]
     check_ours(folder, file)
+    results.say_if_changed(file)
     with held(folder, file):
         if not overwrite and there != file and there.exists() and results.read(there) != result:
             raise UserError(f"{there} is another result; --overwrite replaces it")
