@@ -19,7 +19,7 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.flags import on_one_line
-from unlearning.core.words import Say, listed, say, silent
+from unlearning.core.words import NAMED, Say, listed, say, silent
 from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
 from unlearning.images.catalogue import Catalogue
@@ -27,6 +27,7 @@ from unlearning.images.folders import NoTest, read_csv, read_folder
 from unlearning.images.readers import READERS
 from unlearning.images.records import Files, Known, completed, fingerprint
 from unlearning.images.splits import Absent, Contents, ImageFiles, Split
+from unlearning.images.twins import twins
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
@@ -96,6 +97,20 @@ class Dataset:
     def forgotten(self, request: forgetting.ForgetRequest) -> forgetting.Forgotten:
         """The forget set of a request. Raises UserError as `ForgetRequest.resolve` does."""
         return request.resolve(self.train, self.whole)
+
+    def left_twins(self, forget: torch.Tensor, gone: torch.Tensor | None = None) -> list[str]:
+        """A line where images that stay are the same as some at the int64 positions `forget`, else none. gone: positions of
+        images that don't stay though they aren't among these."""
+        stay = torch.ones(len(self.train), dtype=torch.bool)
+        for rows in (forget, self.missing, *([] if gone is None else [gone])):
+            stay[rows] = False
+        there = forget[~torch.isin(forget, self.missing)]
+        named, others = twins(self.train.images, there, stay.nonzero().squeeze(1))
+        if not len(others):
+            return []
+        names = ", ".join(self.whole.called(others[:NAMED])) + (f" and {len(others) - NAMED:,} more" * (len(others) > NAMED))
+        what = f"{len(named):,} of the {len(forget):,} images to forget have the same pixels as others that stay"
+        return [f"{what}, {names}: name these too"]
 
     def in_words(self, forget: torch.Tensor, tag: str, file: str | None = None) -> str:
         """A forget set as `forgetting.in_words` says it."""

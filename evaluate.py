@@ -24,7 +24,7 @@ from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, main
 from unlearning.core.paths import folder, input_path, output_file, output_folder
-from unlearning.core.words import say
+from unlearning.core.words import encoded, say
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.evaluation.unfinished import Unfinished, keeping
@@ -106,11 +106,11 @@ def _write(
 ) -> None:
     """Write the files that the flags ask for: texts first, which hold the numbers, pictures last."""
     for path, form in texts:
-        kept.write(path, seals.sealed(tables.FORMS[form](table).encode(errors="backslashreplace"), form))
+        kept.write(path, seals.sealed(encoded(tables.FORMS[form](table)), form))
     if args.html:
         from unlearning.reports import page  # jinja2
 
-        kept.write(args.html, seals.sealed(page.html(table, accounts).encode(errors="backslashreplace"), "html"))
+        kept.write(args.html, seals.sealed(encoded(page.html(table, accounts)), "html"))
     if args.plots:
         from unlearning.reports import figures  # matplotlib
 

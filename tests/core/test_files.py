@@ -1,9 +1,11 @@
 """Files and folders that are replaced whole or stay as they were."""
 
+import io
 import itertools
 import os
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,48 @@ def test_a_flipped_byte_is_noticed(tmp_path):
         (tmp_path / "x.pth").write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         with pytest.raises(UserError, match=r"x.pth is not a readable checkpoint"):
             read_torch(tmp_path / "x.pth")
+
+
+def headers(content: bytes) -> list[int]:
+    """The places of the bytes of a zip file that say what is in it: local headers, central directory and its end."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        local = {member.header_offset: 30 + len(member.filename) for member in archive.infolist()}
+        places = [range(begin, begin + size) for begin, size in local.items()]
+        return sorted(itertools.chain(*places, range(archive.start_dir, len(content))))
+
+
+@pytest.mark.parametrize("bits", [0x10, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (0x01, 0x20, 0x80, 0xFF))])
+def test_a_flipped_bit_of_a_header_is_refused_or_changes_nothing(tmp_path, bits):
+    """One of them has torch.load leave a tensor's memory unwritten, and checksums don't cover it."""
+    path = tmp_path / "x"
+    tensor = torch.tensor([1.5, -2.0])
+    torch.save({"a": tensor}, path)
+    content, refused = path.read_bytes(), 0
+    places = headers(content)
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :])
+        try:
+            read = read_torch(path)
+        except UserError:
+            refused += 1
+        else:
+            assert list(read) == ["a"] and torch.equal(read["a"], tensor), f"byte {place}, bits {bits:#x}"
+    assert refused > len(places) / 3
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_torch_may_read_is_one_whose_checksum_was_looked_at(tmp_path):
+    torch.save({"a": torch.tensor([1.5, -2.0])}, tmp_path / "x")
+    with zipfile.ZipFile(tmp_path / "x") as archive:
+        members = [(member.filename, archive.read(member)) for member in archive.infolist()]
+    for name, twice in (("plain", False), ("double", True)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:  # as other tools pack it
+            for member, content in members:
+                for _ in range(1 + (twice and member.endswith("data/0"))):
+                    archive.writestr(member, content)
+    assert read_torch(tmp_path / "plain")["a"].tolist() == [1.5, -2.0]
+    with pytest.raises(UserError, match="double is not a readable checkpoint"):
+        read_torch(tmp_path / "double")
 
 
 @pytest.mark.parametrize("write", [write_text, write_torch, lambda path, text: write_bytes(path, text.encode())])

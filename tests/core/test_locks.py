@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import KILL, ROOT, files
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.locks import is_held, locked
+from unlearning.core.locks import is_held, locked, recover_within
 
 HOLD = """
 import sys, time
@@ -62,6 +62,27 @@ def test_a_killed_holder_keeps_nobody_out(tmp_path):
     with locked(tmp_path / "x.pth", [tmp_path / "x_adapter"]):
         assert [file.name for file in tmp_path.iterdir()] == [".x.pth.unlearning-lock"]
     assert list(tmp_path.iterdir()) == [] and not is_held(tmp_path / "x.pth")
+
+
+def test_what_is_written_along_is_cleared_of_dead_processes_alone(tmp_path):
+    """Live ones are known by their number, and those of other machines by their lock."""
+    live, dead, holding = holder(tmp_path / "another"), holder(tmp_path / "b.png"), holder(tmp_path / "c.png")
+    dead.kill()
+    assert dead.wait() == KILL
+    here = [("a.png", live.pid), ("x_adapter", live.pid), ("b.png", live.pid)]
+    there = [("c.png", dead.pid), ("big.pth.partial", dead.pid)]  # by their numbers dead, as those of other machines
+    gone = [("a.png", dead.pid), ("b.png", dead.pid), ("x_adapter", dead.pid), ("b.png", os.getpid())]
+    parts = {tmp_path / f".{name}.{process}.unlearning-tmp": name for name, process in [*here, *there, *gone]}
+    for part in parts:
+        part.write_bytes(b"half")
+    with locked(tmp_path / "x.pth", [tmp_path / "x_adapter"]):
+        recover_within(tmp_path, "*.png")
+    kept = {f".{name}.{process}.unlearning-tmp" for name, process in [*here, *there]}
+    assert {part.name for part in parts if part.exists()} == kept
+    with locked(tmp_path / "a.png"):  # whose holder knows that nobody else writes it
+        assert not any(part.exists() for part, name in parts.items() if name == "a.png")
+    for process in (live, holding):
+        process.communicate("")
 
 
 def test_of_several_processes_of_one_run_the_first_alone_holds_it_and_none_waits(tmp_path, monkeypatch):

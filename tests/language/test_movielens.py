@@ -75,6 +75,10 @@ def test_without_a_source_one_line_says_what_to_put_where(tmp_path, monkeypatch)
     (tmp_path / "ml-latest-small.zip").write_bytes(io.BytesIO(b"half a file").getvalue())
     with pytest.raises(UserError, match="no MovieLens"):
         movielens.ratings(tmp_path)
+    monkeypatch.setitem(FILMS, 1, ("Heat, The", 1995, "Crime"))  # a comma without quotes
+    grouplens(tmp_path)
+    with pytest.raises(UserError, match=r"no MovieLens .*a line of movies.csv has more or fewer cells than its first"):
+        movielens.ratings(tmp_path)
     assert not (tmp_path / movielens.FILE).exists()
 
 

@@ -1,6 +1,9 @@
 """A table's folder: what lies in it, what redrawing refuses, and the page of all results."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -48,6 +51,17 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
     assert {path.name for path in (tmp_path / "t/figures").iterdir()} == {"metrics.png", *names[1:]}
     folders.write(result | {"pictures": False}, tmp_path / "u")
     assert not (tmp_path / "u/figures").exists()
+
+
+def test_names_that_are_no_text_are_drawn_as_escapes(result, tmp_path):
+    """As those of classes may be, which are folders' names."""
+    result["about"] = result["rows"][0]["forgotten"] = "Forgets class 1 (caf\udce9)"
+    result["rows"][0] |= {"dataset": "folder:caf\udce9", "model": "caf\udce9.py:net", "method": "lora --original caf\udce9"}
+    folders.write(result, tmp_path / "t")
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "t").glob("*.*")}
+    assert all(b"caf\\udce9" in drawn[name] for name in ("README.md", "result.json")), drawn
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert pages.write_index(tmp_path) and {path.name: path.read_bytes() for path in (tmp_path / "t").glob("*.*")} == drawn
 
 
 def test_a_file_is_drawn_into_a_folder_of_its_name_and_replaces_no_other_result(result, tmp_path):
@@ -156,6 +170,17 @@ def test_notes_in_a_result_are_drawn_around_and_never_lost(result, tmp_path):
         folders.redraw(tmp_path / "t.json", overwrite=True)
 
 
+def test_a_result_that_was_changed_is_drawn_and_said(result, tmp_path, capsys):
+    folders.write(result, tmp_path / "t")
+    file = tmp_path / "t/result.json"
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert capsys.readouterr().err == ""
+    file.write_bytes(file.read_bytes().replace(b"97.5", b"99.5"))
+    folders.redraw(tmp_path / "t", overwrite=False)
+    assert capsys.readouterr().err == f"{file}: its seal doesn't fit: it was changed after it was written\n"
+    assert "99.5" in (tmp_path / "t/README.md").read_text(encoding="utf-8")
+
+
 def test_a_picture_of_somebody_elses_stays(result, tmp_path):
     (tmp_path / "u/figures").mkdir(parents=True)
     (tmp_path / "u/figures/metrics.png").write_bytes(b"mine")
@@ -167,8 +192,13 @@ def test_a_picture_of_somebody_elses_stays(result, tmp_path):
 def test_a_killed_run_leaves_no_part_in_the_folder_of_the_next(result, tmp_path):
     folders.write(result, tmp_path / "t")
     before = files(tmp_path)
-    for name in ("t/.result.json.7.unlearning-tmp", "t/figures/.metrics.png.7.unlearning-tmp"):
-        (tmp_path / name).write_bytes(b"half")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True).stdout
+    live = os.getppid()
+    for name in ("t/.result.json", "t/figures/.metrics.png"):
+        (tmp_path / f"{name}.{int(dead)}.unlearning-tmp").write_bytes(b"half")
+    for name in (f"t/.big.pth.partial.{int(dead)}.unlearning-tmp", f"t/figures/.metrics.png.{live}.unlearning-tmp"):
+        (tmp_path / name).write_bytes(b"another's")
+        before[name] = b"another's"
     folders.redraw(tmp_path / "t", overwrite=False)
     assert files(tmp_path) == before
 

@@ -8,7 +8,7 @@ from tests.helpers import files, full_disk
 from tests.reports.test_tables import metric
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_text
-from unlearning.reports import pages
+from unlearning.reports import pages, results
 
 
 @pytest.fixture
@@ -78,6 +78,16 @@ def test_a_value_is_one_rows_metric(root):
     ):
         with pytest.raises(UserError, match=f"page.md.*{reason}"):
             drawn(marker, root)
+
+
+def test_a_changed_result_is_said_once_for_each_page(root, capsys):
+    file = root / "results/t/result.json"
+    results.write(file, json.loads(file.read_text(encoding="utf-8")))
+    marked = "<!-- value results/t model=vit method=retrain UA -->old<!-- end -->\n"
+    assert pages.with_excerpts(marked * 2, root, "page.md").count("100") == 2 and capsys.readouterr().err == ""
+    file.write_bytes(file.read_bytes().replace(b"100.0", b"33.25"))
+    assert pages.with_excerpts(marked * 2, root, "page.md").count("33.25") == 2
+    assert capsys.readouterr().err == f"{file}: its seal doesn't fit: it was changed after it was written\n"
 
 
 def test_a_benchmarks_fields_are_columns(root):

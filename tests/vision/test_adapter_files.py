@@ -294,10 +294,17 @@ def test_the_lines_of_the_card_use_the_adapter(name, pruned, tmp_path, monkeypat
 
 def test_the_card_says_what_was_done(tmp_path):
     run = finished_run(tmp_path / "x.pth", "resnet8", in_chans=1, mean=[0.25], std=[0.5])
-    run.record["classes"] = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
+    run.record["classes"] = ["T-shirt", "Trouser", "Pullover", "caf\udce9", "Coat"]  # a folder's name need not be text
     save_adapter(adapted(network(in_chans=1, mean=[0.25], std=[0.5])), run)
     card = (tmp_path / "x_adapter" / "README.md").read_text(encoding="utf-8")
-    known = ("resnet8", "by lora", "2 training images", "class3, Dress", digest(torch.tensor([4, 7])), "of the original")
+    known = (
+        "resnet8",
+        "by lora",
+        "2 training images",
+        "class3, caf\\udce9",
+        digest(torch.tensor([4, 7])),
+        "of the original",
+    )
     for text in (*known, "`python lora.py --forget-class 3`", "[0.25]", "[0.5]"):
         assert text in card, text
     assert "More Information Needed" not in card and "license" not in card  # PEFT's template; the owner's to give

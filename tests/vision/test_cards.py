@@ -7,6 +7,7 @@ import torch
 
 from tests.helpers import record_of
 from unlearning.core.errors import UserError
+from unlearning.reports import results
 from unlearning.vision import cards
 from unlearning.vision.identity import digest
 
@@ -51,7 +52,7 @@ def row(method, ua, **cost):
     return named | {"n": len(ua), "command": f"python {method}.py", "metrics": metrics}
 
 
-def test_the_row_of_a_checkpoint_is_the_one_with_a_seed_of_its_cost(tmp_path):
+def test_the_row_of_a_checkpoint_is_the_one_with_a_seed_of_its_cost(tmp_path, capsys):
     """Its seconds are measured; what is alike in all runs, as steps are, tells nothing."""
     missing = row("lora --rank 1", [33.25], steps=[8])
     missing["metrics"]["seconds"] = {"missing": "not measured"}
@@ -67,6 +68,12 @@ def test_the_row_of_a_checkpoint_is_the_one_with_a_seed_of_its_cost(tmp_path):
     found = cards.scores(tmp_path / "rows.json", of | {"cost": {"steps": 8, "seconds": 3.5}}, "x.pth")
     assert "22.25" in found and "python evaluate.py" in found
     assert not any(other in found for other in ("11.25", "33.25", "44.25"))
+    results.write(tmp_path / "own.json", json.loads((tmp_path / "rows.json").read_text(encoding="utf-8")))
+    cards.scores(tmp_path / "own.json", of | {"cost": {"steps": 8, "seconds": 3.5}}, "x.pth")
+    assert capsys.readouterr().err == ""
+    (tmp_path / "own.json").write_bytes((tmp_path / "own.json").read_bytes().replace(b"22.25", b"99.25"))
+    assert "99.25" in cards.scores(tmp_path / "own.json", of | {"cost": {"steps": 8, "seconds": 3.5}}, "x.pth")
+    assert "own.json: its seal doesn't fit: it was changed after it was written\n" in capsys.readouterr().err
     for cost in ({"steps": 8, "seconds": 4.0}, {"steps": 9, "seconds": 3.5}):
         with pytest.raises(UserError, match=r"rows\.json has no row of x\.pth: evaluate\.py x\.pth --json"):
             cards.scores(tmp_path / "rows.json", of | {"cost": cost}, "x.pth")

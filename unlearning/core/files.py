@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,9 @@ from safetensors.torch import save
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.memory import check_archive
 from unlearning.core.paths import check_regular
-from unlearning.core.words import first_line
+from unlearning.core.words import encoded, first_line
 
+DIRECTORY = 0x10  # of a zip member's external attributes, as DOS has them
 UNREADABLE = "is not a readable checkpoint: damaged, cut off, or another kind of file"
 # Endings of what is written aside, of what is replaced, of the list of both, and of that list while it is written: nobody
 # else's files end so, for `recover` removes what does.
@@ -149,25 +151,42 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield staged.part(staged.main)
 
 
-def recover(path: Path) -> None:
+def recover(path: Path, spare_live: bool = False) -> None:
     """Complete what a killed process was doing when it replaced `path`, and remove what it had written aside.
 
-    Only for who holds the lock on `path`: another process's parts would go.
+    For who holds the lock on `path`: another process's parts would go. spare_live: for others, who leave what a process of
+    this machine that is alive has put aside.
     """
     for match in sorted(_aside_of(path), key=lambda match: IN_TURN.index(match[2])):
-        place = path.with_name(match[0])
+        place, process = path.with_name(match[0]), int(match[1])
+        if spare_live and process != os.getpid() and _is_alive(process):
+            continue
         if match[2] == MOVES:
-            _complete(path, int(match[1]))
+            _complete(path, process)
         else:
             _remove(place)
 
 
-def recover_within(folder: Path) -> None:
-    """`recover` for every file in a folder. Only for who holds the lock on the folder."""
+def being_replaced(folder: Path) -> list[Path]:
+    """The files and folders in a folder for which processes, live or dead, have put something aside."""
     pattern = re.compile(rf"\.(.+)\.{ASIDE}")
     names = os.listdir(folder) if folder.is_dir() else []
-    for name in {match[1] for each in names if (match := pattern.fullmatch(each))}:
-        recover(folder / name)
+    return sorted({folder / match[1] for each in names if (match := pattern.fullmatch(each))})
+
+
+def _is_alive(process: int) -> bool:
+    """True for the number of a process of this machine."""
+    if sys.platform == "win32":
+        import psutil  # there the standard library's way ends it
+
+        return psutil.pid_exists(process)
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):  # no number of a process is so large
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def is_interrupted(path: Path) -> bool:
@@ -321,10 +340,17 @@ def _check_bytes(path: str | Path) -> None:
     """Raise BadZipFile where a file that `torch.save` wrote is not what it was, by its own checksums, which torch.load
     doesn't look at: other weights would be read without a word. Files in torch's format before 1.6 have none."""
     with open(path, "rb") as file:
-        if file.read(2) == b"PK":
-            with zipfile.ZipFile(file) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(damaged)
+        if file.read(2) != b"PK":
+            return
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if len({member.filename for member in members}) < len(members):
+                raise zipfile.BadZipFile("two members have one name, and the checksum of one isn't looked at")
+            for member in members:
+                if member.is_dir() or member.external_attr & DIRECTORY:
+                    raise zipfile.BadZipFile(f"{member.filename} is a folder: torch.load would leave its memory unwritten")
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
 
 
 def sha256(path: str | Path) -> str:
@@ -335,7 +361,7 @@ def sha256(path: str | Path) -> str:
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace the text file `path` in one step, in UTF-8; bytes of a file's name that are no text as escapes."""
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    write_bytes(path, encoded(text))
 
 
 def remove_whole(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """One process at a time writes a file or a folder: the others wait, and say for whom."""
 
 import contextlib
+import fnmatch
 import os
 import platform
 import shlex
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
-from unlearning.core.files import recover, writing
+from unlearning.core.files import being_replaced, recover, writing
 from unlearning.core.words import say
 
 LOCK = ".unlearning-lock"  # the end of its name
@@ -46,13 +47,28 @@ def locked(path: Path, also: Sequence[Path] = ()) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):
             place.write_text(_own_name(), encoding="utf-8", errors="backslashreplace")
-        for each in (path, *also):
-            recover(each)
+        recover(path)
+        for each in also:
+            _recover_unheld(each)
         yield
     finally:
         with contextlib.suppress(OSError):  # where an open file can't be removed, it stays
             place.unlink()
         lock.release()
+
+
+def recover_within(folder: Path, *names: str) -> None:
+    """`recover` for what has one of these names, or patterns of names, in a folder on which the lock is held, unless a live
+    process has it: one of this machine by its number, one of another by its lock on that file."""
+    for path in being_replaced(folder):
+        if any(fnmatch.fnmatchcase(path.name, name) for name in names):
+            _recover_unheld(path)
+
+
+def _recover_unheld(path: Path) -> None:
+    """`recover` for what is written along with the thing on which the lock is held, and may be another process's own."""
+    if not is_locked_now(path):
+        recover(path, spare_live=True)
 
 
 @contextlib.contextmanager

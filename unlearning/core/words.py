@@ -22,6 +22,11 @@ def silent(line: str) -> None:
     """No-op, in the place of `say`."""
 
 
+def encoded(text: str) -> bytes:
+    """A text in UTF-8. What is no text in it, as a file's name may hold, is written as escapes."""
+    return text.encode(errors="backslashreplace")
+
+
 def listed(words: Iterable[object]) -> str:
     """Words with commas between them, the first LISTED and how many more."""
     every = [str(word) for word in words]

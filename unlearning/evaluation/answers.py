@@ -1,6 +1,7 @@
 """Answers of scored networks on the test images and on the forget set, as reports/answers.py describes them."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,4 +109,4 @@ def _file(entry: Entry) -> File:
 def folder_sha256(folder: Path) -> str:
     """The digest that `LC_ALL=C sha256sum * | sha256sum` prints in a folder of files."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return hashlib.sha256("".join(f"{sha256(path)}  {path.name}\n" for path in files).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(f"{sha256(path)}  {path.name}\n" for path in files))).hexdigest()

@@ -10,8 +10,7 @@ from typing import Any
 
 from unlearning.core import seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import recover_within
-from unlearning.core.locks import locked
+from unlearning.core.locks import locked, recover_within
 from unlearning.evaluation.unfinished import Unfinished, removed_if_empty
 from unlearning.reports import answers, folders, tables
 
@@ -45,7 +44,7 @@ def held(args: argparse.Namespace) -> Iterator[None]:
         for _, path in paths:
             locks.enter_context(locked(path))
         if args.plots:
-            recover_within(args.plots)
+            recover_within(args.plots, "*.png")
         yield
 
 

@@ -25,6 +25,11 @@ class ImageRequest:
     file: Path | None = None
     classes: tuple[int | str, ...] = ()
 
+    @property
+    def names(self) -> bool:
+        """True where images are named one by one."""
+        return bool(self.ids or self.file)
+
     def positions(self, dataset: data.Dataset, private: torch.Tensor, deleted: torch.Tensor, anchors: torch.Tensor) -> Named:
         """Ascending int64 positions among the loaded images; of a class those that aren't deleted yet; and what to say.
 

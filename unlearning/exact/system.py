@@ -93,7 +93,8 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         if _is_there(folder, state, new.overwrite):  # another process may have made it meanwhile
             return _said_there(folder)
         if len(without):
-            _say(asked, in_words(dataset, private, without, "leaves out"), new.work.compute.quiet)
+            twins = dataset.left_twins(without) if new.request.names else []
+            _say(asked, in_words(dataset, private, without, "leaves out"), new.work.compute.quiet, twins)
         backbone = load_backbone(content, file, new.work.compute.device)
         part = storage.begin(place)
         _put_into_parts(state, split, backbone, dataset, new.work)
@@ -160,7 +161,8 @@ def delete_images(
         ids = asked.positions
         source = _backbone_of(state, folder)
         there = private & ~as_mask(state["deleted"], len(private))
-        _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet)
+        twins = dataset.left_twins(ids, state["deleted"]) if request.names else []
+        _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet, twins)
         backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
         hit = _take_out(ids, state, split, backbone, dataset, work)
         # Files of a new generation, so that none of those that system.pth names is touched.
@@ -205,9 +207,9 @@ def _take_out(
     return hit
 
 
-def _say(asked: Named, line: str, quiet: bool) -> None:
-    """Say what is odd about a request and, unless quiet, what is about to happen."""
-    for text in (*asked.notes, *([] if quiet else [line])):
+def _say(asked: Named, line: str, quiet: bool, twins: list[str]) -> None:
+    """Say what is odd about a request and, unless quiet, what is about to happen. twins: of `left_twins`."""
+    for text in (*asked.notes, *([] if quiet else [line]), *twins):
         say(text)
 
 

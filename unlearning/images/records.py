@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.core.words import listed
+from unlearning.core.words import encoded, listed
 from unlearning.images.pictures import NOWHERE
 from unlearning.images.splits import Contents, ImageFiles, Split
 
@@ -113,7 +113,7 @@ def fingerprint(*splits: Split) -> str:
         for part in (split.images, split.labels):
             digest.update(str(tuple(part.shape)).encode())
             if isinstance(part, ImageFiles):  # their bytes would take as long as an epoch
-                digest.update("".join(map(_name_and_size, part.paths)).encode())
+                digest.update(encoded("".join(map(_name_and_size, part.paths))))
             else:
                 digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -121,7 +121,7 @@ def fingerprint(*splits: Split) -> str:
 
 def _digests(images):
     parts = images.paths if isinstance(images, ImageFiles) else images.numpy()
-    texts = (_name_and_size(part).encode() if isinstance(images, ImageFiles) else part.tobytes() for part in parts)
+    texts = (encoded(_name_and_size(part)) if isinstance(images, ImageFiles) else part.tobytes() for part in parts)
     eight = b"".join(hashlib.sha256(text).digest()[:8] for text in texts)
     return torch.from_numpy(np.frombuffer(eight, dtype=np.int64).copy())
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unlearning.core.content import parse_json
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch
 from unlearning.core.memory import check_archive
@@ -156,8 +157,12 @@ def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
         there = f"it has {listed(known)}; keep one" if known else f"its first line has {listed(columns) or 'none'}"
         raise ValueError(f"it needs a column called {listed(NUMBERS)} or, where images are files, {listed(FILES)}; {there}")
     place = columns.index(known[0])
-    cells = [row[place].strip() if place < len(row) else "" for row in reader if row]
+    rows = [row for row in reader if row]
     kind = "an image number" if wanted is NUMBERS else "a file's name"
+    for line, row in enumerate(rows, 1):
+        if len(row) < len(columns) or any(cell.strip() for cell in row[len(columns) :]):
+            raise ValueError(f"row {line} has {len(row)} cells, and its first line {len(columns)}")
+    cells = [row[place].strip() for row in rows]
     for line, cell in enumerate(cells, 1):
         if not cell or (wanted is NUMBERS and not _is_number(cell)):
             raise ValueError(f"{cell!r} in row {line} of column {known[0]} is not {kind}")
@@ -167,9 +172,7 @@ def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
 def _read_json(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
     text = _decoded(file)
     try:
-        return _of_values(json.loads(text), catalogue) if text.strip() else []
-    except RecursionError:
-        raise ValueError("its lists lie too deep in each other") from None
+        return _of_values(parse_json(text), catalogue) if text.strip() else []
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error})") from None
 

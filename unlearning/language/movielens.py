@@ -75,7 +75,10 @@ def _from_grouplens(data_dir, quiet=False):
     archive = zipfile.ZipFile(io.BytesIO(content))
 
     def table(name):
-        return csv.DictReader(io.TextIOWrapper(archive.open(f"ml-latest-small/{name}.csv"), "utf-8"))
+        for row in csv.DictReader(io.TextIOWrapper(archive.open(f"ml-latest-small/{name}.csv"), "utf-8")):
+            if None in row or None in row.values():
+                raise ValueError(f"a line of {name}.csv has more or fewer cells than its first")
+            yield row
 
     films = {row["movieId"]: (*_title_and_year(row["title"]), row["genres"]) for row in table("movies")}
     return [

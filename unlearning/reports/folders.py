@@ -14,9 +14,9 @@ from typing import Any
 
 from unlearning.core import seals
 from unlearning.core.errors import UserError
-from unlearning.core.files import recover_within, write_bytes
-from unlearning.core.locks import check_place, locked
-from unlearning.core.words import first_line, listed, say
+from unlearning.core.files import write_bytes
+from unlearning.core.locks import check_place, locked, recover_within
+from unlearning.core.words import encoded, first_line, listed, say
 from unlearning.reports import results, tables
 
 FILES = {"json": "result.json", "markdown": "README.md", "csv": "rows.csv", "latex": "tables.tex"}  # form: file
@@ -67,7 +67,7 @@ def _is_of_earlier_version(path: Path, result: Path) -> bool:
         return False
     try:
         content = path.read_bytes()
-        return seals.split(content)[1] is None and content == _drawings(results.read(result))[1][path.name].encode()
+        return seals.split(content)[1] is None and content == encoded(_drawings(results.read(result))[1][path.name])
     except (UserError, *UNDRAWABLE):
         return False
 
@@ -87,8 +87,8 @@ def held(folder: Path, read: Path | None = None) -> Iterator[None]:
     """Hold the lock on a table's folder, cleared of what killed processes have left in it. Arguments and errors are those of
     `check_ours`."""
     with locked(folder):
-        for each in (folder, folder / "figures"):
-            recover_within(each)
+        recover_within(folder, *FILES.values())
+        recover_within(folder / "figures", "*.png")
         check_ours(folder, read)
         yield
 
@@ -120,7 +120,7 @@ def _write_drawn(drawn: tuple[dict[str, bytes], dict[str, str]], folder: Path) -
         if seals.is_own(folder / "figures" / name):
             (folder / "figures" / name).unlink()
     for form in DRAWN:
-        write_bytes(folder / FILES[form], seals.sealed(texts[FILES[form]].encode(), form))
+        write_bytes(folder / FILES[form], seals.sealed(encoded(texts[FILES[form]]), form))
 
 
 def _shown(page: Path) -> list[str]:
@@ -138,6 +138,7 @@ def redraw(path: Path, overwrite: bool) -> Path:
     result = results.read(file)
     there = folder / FILES["json"]
     check_ours(folder, file)
+    results.say_if_changed(file)
     with held(folder, file):
         if not overwrite and there != file and there.exists() and results.read(there) != result:
             raise UserError(f"{there} is another result; --overwrite replaces it")

@@ -19,7 +19,7 @@ from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes, write_text
 from unlearning.core.locks import locked
-from unlearning.core.words import say
+from unlearning.core.words import encoded, say
 from unlearning.reports import folders, results, tables
 from unlearning.reports.columns import COLUMNS
 
@@ -46,9 +46,9 @@ def write_index(root: Path) -> Path | None:
         return None
     with locked(page):  # another process may list a table that isn't there yet
         now = folders.index(root)
-        content = seals.sealed(now.encode(), "markdown")
+        content = seals.sealed(encoded(now), "markdown")
         before = page.read_bytes() if page.exists() else b""
-        if before in (content, now.encode()):  # earlier versions wrote no seal
+        if before in (content, encoded(now)):  # earlier versions wrote no seal
             return None
         if os.path.lexists(page) and not seals.is_own(page):
             if before.startswith(folders.HEAD.encode()):
@@ -59,18 +59,21 @@ def write_index(root: Path) -> Path | None:
 
 
 def with_excerpts(text: str, root: Path, name: str) -> str:
-    """The page's text with each excerpt as its result file has it now.
+    """The page's text with each excerpt as its result file has it now; a line says which of these files were changed.
 
     Raises UserError, with the page's name, where a marker fits no row or has no end.
     """
     if len(re.findall(MARKER, text)) != len(MARKED.findall(text)):
         raise UserError(f"{name}: a marker has no <!-- end -->")
+    files: set[Path] = set()
 
     def drawn(found: re.Match[str]) -> str:
         begin, kind, words, _, end = found.groups()
         try:
             source, filters, asked = _read(words)
-            rows = _chosen(root / source, filters)
+            file, _ = folders.place(root / source)
+            files.add(file)
+            rows = _chosen(file, filters)
             if wrong := [key for key in asked if not any(_has(row, key) for row in rows)]:
                 raise UserError(f"no row has {wrong[0]}")
             if kind == "table":
@@ -81,7 +84,10 @@ def with_excerpts(text: str, root: Path, name: str) -> str:
         except (UserError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name}: <!-- {kind} {words} -->: {error}") from None
 
-    return MARKED.sub(drawn, text)
+    now = MARKED.sub(drawn, text)
+    for file in sorted(files):
+        results.say_if_changed(file)
+    return now
 
 
 def _read(words: str) -> tuple[str, dict[str, list[str]], list[str]]:
@@ -92,9 +98,8 @@ def _read(words: str) -> tuple[str, dict[str, list[str]], list[str]]:
     return source, {field: value.split(",") for field, value in pairs.items()}, asked
 
 
-def _chosen(source: Path, filters: dict[str, list[str]]) -> list[Any]:
-    """The rows of a result that fit. Raises UserError if there are none."""
-    file, _ = folders.place(source)
+def _chosen(file: Path, filters: dict[str, list[str]]) -> list[Any]:
+    """The rows of a result file that fit. Raises UserError if there are none."""
     content = results.read_json(file)
     rows = content.get("rows", [content])
     kept = [row for row in rows if all(_text(row[field]) in values for field, values in filters.items())]

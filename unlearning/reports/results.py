@@ -13,7 +13,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes
 from unlearning.core.flags import on_one_line, shown
 from unlearning.core.paths import output_file
-from unlearning.core.words import first_line
+from unlearning.core.words import encoded, first_line, say
 from unlearning.metrics.statistics import grouped
 from unlearning.reports import fields
 
@@ -106,7 +106,7 @@ def dump(result: dict[str, Any]) -> str:
 
 def write(path: str | Path, result: dict[str, Any]) -> None:
     """Write the result as JSON with its seal. Raises as `write_bytes`."""
-    write_bytes(path, seals.sealed(dump(result).encode(), "json"))
+    write_bytes(path, seals.sealed(encoded(dump(result)), "json"))
 
 
 def output(text: str) -> Path:
@@ -129,6 +129,12 @@ def read(path: str | Path) -> dict[str, Any]:
     found = read_json(path)
     check(found, fields.result, f"{path} is not a result file")
     return found
+
+
+def say_if_changed(path: str | Path) -> None:
+    """Say of a result file, which is about to be shown, that its seal doesn't fit."""
+    if seals.is_changed(Path(path)):
+        say(f"{path}: its seal doesn't fit: it was changed after it was written")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

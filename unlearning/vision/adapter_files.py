@@ -20,7 +20,7 @@ from torch import nn
 from unlearning.core import distributed, seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged, read_torch, save_tensors, sha256, write_bytes, writing
-from unlearning.core.words import first_line
+from unlearning.core.words import encoded, first_line
 from unlearning.vision import cards, compaction, pruning
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def save(
             named = {name.removeprefix(NET): mask for name, mask in masks.items()}
             save_tensors(part / MASK_FILE, named, {"compact": str(compact)})
         card = cards.adapter(run.record, net, folder.name, bool(masks), compact)
-        write_bytes(part / CARD_FILE, seals.sealed(card.encode(), "markdown"))
+        write_bytes(part / CARD_FILE, seals.sealed(encoded(card), "markdown"))
 
 
 def beside(staged: Staged) -> dict[str, Any]:

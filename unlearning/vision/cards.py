@@ -119,6 +119,7 @@ def scores(file: Path, checkpoint: Record, path: Path) -> str:
     own = [row for row in result["rows"] if row["method"].split()[0] == checkpoint["method"] and _holds(row, checkpoint)]
     if not own:
         raise UserError(f"{file} has no row of {path}: evaluate.py {path} --json FILE writes one")
+    results.say_if_changed(file)
     return tables.markdown(result | {"rows": own}).strip()
 
 

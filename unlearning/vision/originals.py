@@ -19,7 +19,7 @@ from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, sha256
 from unlearning.core.flags import written
-from unlearning.core.words import say
+from unlearning.core.words import encoded, say
 from unlearning.networks import libraries
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import foreign, layers
@@ -219,7 +219,7 @@ def digest_of(path: Path) -> str:
     if not path.is_dir():
         return sha256(path)
     files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".bin") and file.is_file())
-    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
+    return hashlib.sha256(encoded("".join(f"{file.name} {sha256(file)}\n" for file in files))).hexdigest()
 
 
 def other_constants(network: dict[str, Any], weights: Path, tag: str) -> str | None:

@@ -149,7 +149,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         snapshot.check_place()
     if forgotten and not finished:
         warning = None if parent else originals.other_constants(network, args.weights, dataset.tag)
-        _say(forgotten, dataset, parent, compute.quiet, warning)
+        twins = dataset.left_twins(forget) if args.forget_file else []
+        _say(forgotten, dataset, parent, compute.quiet, [*twins, *filter(None, [warning])])
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     held.enter_context(_explained())
     return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
@@ -167,9 +168,9 @@ def _explained() -> Iterator[None]:
 
 
 def _say(
-    forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool, warning: str | None
+    forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool, more: list[str]
 ) -> None:
-    """Say what is odd about a request and, unless quiet, what is about to be forgotten."""
+    """Say what is odd about a request and, unless quiet, what is about to be forgotten. more: other lines to say."""
     line = forgetting.by_class(dataset.train.labels, dataset.classes, forgotten.positions, "forgets")
     before = len(parent["forget"]) if parent else 0
     line += f"; {before:,} of them were forgotten before" if before else ""
@@ -177,8 +178,7 @@ def _say(
     notes = [*forgotten.notes, *([] if quiet else [line])]
     if parent and not parent.get("elsewhere") and not quiet:  # what others have trained has said what it is
         notes.append(f"starts from {parent['file']}")
-    notes += [warning] if warning else []
-    for text in notes:
+    for text in [*notes, *more]:
         say(text)
 
 

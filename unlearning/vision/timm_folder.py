@@ -15,7 +15,7 @@ from unlearning.core import seals
 from unlearning.core.content import read_json
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import check_writable, replacing, save_tensors, write_bytes
-from unlearning.core.words import first_line
+from unlearning.core.words import encoded, first_line
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 SOURCE = "checkpoint_sha256"  # where config.json says what the folder was made from
@@ -120,7 +120,7 @@ def is_there(folder: Path, source: str, scores: str, overwrite: bool) -> bool:
         return False
     if found != source:
         raise UserError(f"{folder} exists, made from something else; --overwrite replaces it")
-    if scores not in (folder / "README.md").read_text(encoding="utf-8"):
+    if encoded(scores) not in (folder / "README.md").read_bytes():
         raise UserError(f"{folder} exists, without this row on its card; --overwrite replaces it")
     return True
 
@@ -149,7 +149,7 @@ def write(folder: Path, model: nn.Module, checkpoint: Mapping[str, Any], source:
         tensors = {name: value.contiguous().clone() for name, value in net.state_dict().items()}  # none shares memory
         save_tensors(part / "model.safetensors", tensors, {"format": "pt"})
         save_config_for_hf(net, part / "config.json", model_config=about, model_args=plain.arguments)  # type: ignore[arg-type]
-        write_bytes(part / "README.md", seals.sealed(card.encode(), "markdown"))
+        write_bytes(part / "README.md", seals.sealed(encoded(card), "markdown"))
         _check(part, model, plain)
 
 
