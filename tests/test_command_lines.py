@@ -164,6 +164,11 @@ def test_help_says_the_default_of_this_command_and_every_kind_of_network(name, f
         assert all(kind in action.help for kind in kinds) and ("/FOLDER" in action.help) == (name in ("retrain", "pretrain"))
 
 
+def test_help_says_how_files_from_elsewhere_are_scored():
+    (action,) = (action for action in importlib.import_module("evaluate").parser()._actions if action.dest == "checkpoints")
+    assert "from elsewhere with --dataset, and --model" in action.help
+
+
 def test_a_flag_that_is_given_twice_has_one_value():
     parser = Parser()
     parser.add_argument("--sizes", nargs="+", type=int, default=[1])

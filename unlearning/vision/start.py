@@ -94,13 +94,10 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     held: what is given back when the run ends, such as the lock on its output.
     """
     source, told = source_of(args), Told.from_flags(args, args.model)
-    request = forget_request(args) if hasattr(args, "forget_class") else None
-    dataset = _dataset(args, source, shared)
-    asked = _asked(request, dataset, getattr(args, "data_of", None)) if hasattr(args, "forget_class") else None
+    dataset, asked = _dataset_and_request(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = asked and _with_earlier(asked, dataset, parent)
-    nothing = torch.empty(0, dtype=torch.int64), None
-    forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else nothing
+    forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else (torch.empty(0, dtype=torch.int64), None)
     torch.manual_seed(args.seed)
     model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
@@ -110,12 +107,10 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     values = _resolved(args, model, network["name"], compute.precision)
     if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
-    default = Compute(compute.device, None, compute.scratch).placed(model).precision
-    usual = {"precision": None} if compute.precision == default else {}
     constants = {name: network["arguments"][name] for name in ("mean", "std")} if told.constants or not parent else {}
     known = values | constants
-    spellings = [parser.non_default(values | usual | words) for words in _spellings(values, constants)]
-    flags = spellings[0]
+    named = values | _usual_precision(compute, model)
+    spellings = [parser.non_default(named | words) for words in _spellings(values, constants)]
     settings, sha = parser.settings(known), parent and parent["sha256"]
     own = parser.own_settings(known)
     wanted = forget_identity(forget, forgotten.draw if forgotten else None)
@@ -129,7 +124,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "method": method,
         "network": network,
         "config": settings,
-        "flags": flags,
+        "flags": spellings[0],
         "identity": identity(method, own | _code(network), dataset.fingerprint, wanted, lineage),
         "key": key(same),
         "forget": forget,
@@ -180,6 +175,18 @@ def _say(
         notes.append(f"starts from {parent['file']}")
     for text in [*notes, *more]:
         say(text)
+
+
+def _dataset_and_request(
+    args: argparse.Namespace, source: data.Source, shared: Shared
+) -> tuple[data.Dataset, forgetting.Forgotten | None]:
+    """The data, and what the flags ask to forget: None for a method that forgets nothing. A file that isn't there is found
+    before the data are read."""
+    if not hasattr(args, "forget_class"):
+        return _dataset(args, source, shared), None
+    request = forget_request(args)
+    dataset = _dataset(args, source, shared)
+    return dataset, _asked(request, dataset, getattr(args, "data_of", None))
 
 
 def _dataset(args: argparse.Namespace, source: data.Source, shared: Shared) -> data.Dataset:
@@ -277,6 +284,12 @@ def _rest_of_name(
         return method + names.suffix(parser.unusual_epochs(values)) + names.suffix(flags)
     dash = "-" if method[-1].isdigit() else ""
     return f"{names.part(forget_tag, 'forget')}_{method}{dash}{values['epochs']}{names.suffix(flags)}"
+
+
+def _usual_precision(compute: Compute, model: nn.Module) -> dict[str, None]:
+    """The precision as a flag that names leave out, where it is the one that network and device have by default."""
+    default = Compute(compute.device, None, compute.scratch).placed(model).precision
+    return {"precision": None} if compute.precision == default else {}
 
 
 def _spellings(values: Mapping[str, Any], constants: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
