@@ -303,6 +303,8 @@ def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any]
     """Raise UserError where the output would replace what the run reads, or what is no checkpoint of this project."""
     if output.is_dir():
         raise UserError(f"--output {output} is a folder")
+    if output.is_symlink():
+        raise UserError(f"--output {output} is a link, which the checkpoint would replace: name what it leads to")
     if not output.exists():
         return
     read = vars(args) | {"original": parent["file"] if parent else None}
