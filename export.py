@@ -145,6 +145,8 @@ def _onnx_is_there(args: argparse.Namespace, source: str) -> bool:
         raise UserError(f"{file} is {'a folder' if file.is_dir() else 'the checkpoint itself'}")
     if args.checkpoint.is_dir() and file.resolve().is_relative_to(args.checkpoint.resolve()):
         raise UserError(f"{file} lies in the folder that is read, {args.checkpoint}")
+    if file.is_symlink():
+        raise UserError(f"{file} is a link, which the network would replace: name what it leads to")
     check_writable(file.parent)
     if not file.exists():
         return False

@@ -81,6 +81,7 @@ def test_mistakes_are_named_before_anything_is_written(weights, tmp_path, capsys
     vit, resnet = (weights / f"digits_{name}_original_s0.pth" for name in ("vit_micro", "resnet8"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "mine" / "notes.txt")
     before = files(tmp_path)
     for arguments, said in {
         (vit,): "nothing to write",
@@ -90,6 +91,7 @@ def test_mistakes_are_named_before_anything_is_written(weights, tmp_path, capsys
         (vit, "--timm", tmp_path / "mine", "--overwrite"): "name another folder",
         (vit, "--timm", tmp_path / "mine" / "notes.txt"): "is a file",
         (vit, "--onnx", tmp_path / "mine" / "notes.txt" / "x"): "Not a directory",
+        (vit, "--onnx", tmp_path / "link.onnx", "--overwrite"): "is a link",
         (resnet, "--timm", tmp_path / "x", "--onnx", tmp_path / "x.onnx"): "--onnx writes it for other tools",
         (tmp_path / "nowhere.pth", "--timm", tmp_path / "x"): "no file",
         (tmp_path / "mine", "--timm", tmp_path / "x"): "cannot be read",

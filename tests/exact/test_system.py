@@ -1,11 +1,13 @@
 """LMEraser and SISA: deletion is exact, atomic, and costs what the ledger says. A tiny random network is the backbone."""
 
 import contextlib
+import errno
 import itertools
 import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -363,6 +365,21 @@ def test_a_deletion_given_again_is_there_already(copy, capsys, named):
     assert delete(lmeraser, folder, named, *wanted) == first
     assert capsys.readouterr().err == f"there already: {folder} without these images\n"
     assert files(folder) == before and len(read_system(folder)["deleted"]) > len(state["deleted"])
+
+
+def test_a_system_that_cannot_be_written_is_refused_before_it_says_what_it_forgets(copy, capsys, monkeypatch):
+    folder = copy(lmeraser)
+    before, make = files(folder), tempfile.TemporaryFile
+
+    def read_only(*_, dir, **more):  # root may write whatever the rights say
+        if Path(dir) == folder:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return make(dir=dir, **more)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(UserError, match=r"cannot write into .*: Read-only file system"):
+        call(lmeraser, "delete", folder, "--ids", *full(private(folder, 2)))
+    assert "forgets" not in capsys.readouterr().err and files(folder) == before
 
 
 def test_another_backbone_is_refused(systems, copy, tmp_path, capsys):

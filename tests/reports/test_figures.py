@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import warnings
 
 import matplotlib
 import numpy as np
@@ -253,6 +254,16 @@ def test_headings_have_the_forget_set_in_words():
     for name in ("plane", "losses", "metrics"):
         said = " ".join(text.get_text().replace("\n", " ") for text in drawn(name, rows).findobj(Text))
         assert "digits, resnet8, class 3 (Dress)" in said, name
+
+
+def test_letters_that_the_font_lacks_are_no_warnings_of_the_library(tmp_path):
+    """Which name a line of its source; others are shown as ever."""
+    rows = [entry | {"forgotten": "猫", "method": "方法"} for entry in methods(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert figures.draw(rows, tmp_path)
+    with pytest.warns(UserWarning, match="another"), style.styled():
+        warnings.warn("another", stacklevel=1)
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path):

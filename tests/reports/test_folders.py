@@ -245,6 +245,10 @@ def test_the_result_is_written_before_its_pictures(result, tmp_path):
     assert results.read(tmp_path / "t/result.json") == result
 
 
+def curves(**some):
+    return {"losses": {}, "roc": None, "relearn": None, "features": None} | some
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -259,6 +263,10 @@ def test_the_result_is_written_before_its_pictures(result, tmp_path):
         {"rows": [{"metrics": {"UA": {}}}]},
         {"rows": [{"n": "3"}]},
         {"rows": [{"curves": {}}]},
+        {"rows": [{"curves": curves(features={"D_f": [], "D_r": [[0, 1]]})}]},
+        {"rows": [{"curves": curves(features={"D_f": [[0, 1]], "D_r": []})}]},
+        {"rows": [{"curves": curves(relearn=[[]], relearn_steps=[])}]},
+        {"rows": [{"curves": curves(relearn=[[]])}]},
         {"earlier": [{}]},
     ],
 )
@@ -266,7 +274,7 @@ def test_what_is_no_result_is_one_line(result, tmp_path, damage):
     if isinstance(damage.get("rows"), list) and damage["rows"] and isinstance(damage["rows"][0], dict):
         damage = {"rows": [result["rows"][0] | damage["rows"][0]]} if "method" not in damage["rows"][0] else damage
     write_text(tmp_path / "t.json", json.dumps(result | damage))
-    with pytest.raises(UserError, match="not a result"):
+    with pytest.raises(UserError, match=r"is not a result file(: its .*: it is damaged| \(it holds NaN)"):
         folders.redraw(tmp_path / "t.json", overwrite=False)
 
 

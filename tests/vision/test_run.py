@@ -85,6 +85,15 @@ def test_a_finished_output_given_again_is_there_already(weights, tmp_path):
     assert output.read_bytes() == before
 
 
+def test_an_output_that_is_a_link_is_refused(weights, tmp_path, capsys):
+    """It would be replaced by the checkpoint, and what it leads to would stay as it was."""
+    (tmp_path / "link.pth").symlink_to(weights / "digits_resnet8_original_s0.pth")
+    common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--overwrite", "--quiet")
+    code, line = one_line(pretrain, capsys, *common, "--output", tmp_path / "link.pth")
+    assert code == 2 and line.endswith("link.pth is a link, which the checkpoint would replace: name what it leads to")
+    assert (tmp_path / "link.pth").is_symlink() and len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_full_disk_leaves_the_old_checkpoint_and_what_to_continue_from(tmp_path, monkeypatch, capsys):
     """At the snapshot, at the adapter, at the checkpoint, which comes last: it alone says that a run is finished."""
     common = ("--dataset", "digits", "--subset", 120, "--weights", tmp_path)

@@ -22,7 +22,7 @@ from unlearning.core import names
 from unlearning.core.content import check
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.files import is_interrupted, read_torch, sha256, staging, write_torch
+from unlearning.core.files import check_writable, is_interrupted, read_torch, sha256, staging, write_torch
 from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
@@ -161,6 +161,7 @@ def delete_images(
         ids = asked.positions
         source = _backbone_of(state, folder)
         there = private & ~as_mask(state["deleted"], len(private))
+        check_writable(folder.resolve())
         twins = dataset.left_twins(ids, state["deleted"]) if request.names else []
         _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet, twins)
         backbone = load_backbone(models.load_checkpoint(source), source, compute.device)

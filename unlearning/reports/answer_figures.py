@@ -5,13 +5,12 @@ Each function returns a figure; style.save writes it as a PNG file.
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from unlearning.reports.style import BLUE, GREY, LOOK, ORANGE, WIDTH, lettering, wrapped
+from unlearning.reports.style import BLUE, GREY, ORANGE, WIDTH, lettering, styled, wrapped
 
 IN_CELLS = 12  # classes up to which each cell has its number
 TICKS = 20  # names along an axis
@@ -34,7 +33,7 @@ def confusion(
     marked = forgotten or []
     names = [_short(name, 16) for name in classes]
     shown = _shown(count, marked)
-    with matplotlib.rc_context(LOOK):
+    with styled():
         inches = 0.065 * max(map(len, names))  # that names take, on both axes
         figure = Figure(figsize=(WIDTH, (WIDTH - 1.4 - inches) / 2 + inches + 1.1), layout="constrained")
         figure.suptitle(wrapped(title, 0.97 * WIDTH, 9, "bold"), fontsize=9, weight="bold")
@@ -98,7 +97,7 @@ def before_and_after(images: np.ndarray, truth: list[str], before: list[Answer],
     lines, columns = IMAGES
     if not 0 < len(images) <= lines * columns or any(len(part) != len(images) for part in (truth, before, after)):
         raise ValueError(f"{len(images)} images, {len(truth)} names, {len(before)} and {len(after)} answers; at most 12")
-    with matplotlib.rc_context(LOOK):
+    with styled():
         figure = Figure(figsize=(WIDTH, 2.2 * lines + 0.3), layout="constrained")
         figure.suptitle(wrapped(title, 0.97 * WIDTH, 9, "bold"), fontsize=9, weight="bold")
         axes = list(figure.subplots(lines, columns).flat)

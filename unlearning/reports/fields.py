@@ -34,12 +34,13 @@ def _numbers(count: int) -> content.Rule:
 def _curves(value: Any) -> None:
     losses = map_of(_numbers(len(predictions.LOSS_BINS) - 1))
     point = _numbers(2)
-    plane = fields({"D_f": list_of(point), "D_r": list_of(point)})
+    plane = fields({"D_f": list_of(point, 1), "D_r": list_of(point, 1)})
     steps = value.get("relearn_steps") if isinstance(value, dict) else None
     relearn = list_of(_numbers(len(steps) if isinstance(steps, list) else 0))
     needed = {"losses": losses, "roc": optional(_numbers(len(membership.FPR_GRID)))}
     needed |= {"relearn": optional(relearn), "features": optional(plane)}
-    fields(needed, {"relearn_steps": list_of(number(0))})(value)
+    fields(needed, {"relearn_steps": list_of(number(0), 1)})(value)
+    require(value["relearn"] is None or steps is not None, "relearn_steps", "is missing")
 
 
 ROW = fields(

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
@@ -36,7 +35,6 @@ from unlearning.reports.results import row_names
 from unlearning.reports.style import (
     DPI,
     GREY,
-    LOOK,
     MAX_HEIGHT,
     axis_range,
     fits,
@@ -45,6 +43,7 @@ from unlearning.reports.style import (
     lettering,
     png,
     series,
+    styled,
     title,
     wrapped,
 )
@@ -97,7 +96,7 @@ def pictures(rows: list[Any]) -> dict[str, bytes]:
     ]
     drawn = {}
     for name, picture in PICTURES.items():
-        with matplotlib.rc_context(LOOK):
+        with styled():
             for ending, figure in _files(picture, [row for row in named if picture.has(row)]):
                 drawn[f"{name}{ending}.png"] = png(figure)
     return drawn

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,7 +11,6 @@ from unlearning.metrics.statistics import grouped
 from unlearning.reports import results
 from unlearning.reports.results import row_names
 from unlearning.reports.style import (
-    LOOK,
     decades,
     grid,
     label_points,
@@ -20,6 +18,7 @@ from unlearning.reports.style import (
     lettering,
     save,
     series,
+    styled,
     title,
 )
 
@@ -113,7 +112,7 @@ def _share_panel(axis: Axes, rows: list[Any], methods: list[str], key: str) -> l
 def residuals(found: list[list[list[float]]], layers: list[str], file: str | Path) -> None:
     """Draw to `file` the residuals of RFAU: found holds, for each step, two lists with a number for each of `layers`, on D_r
     and on D_f, each a mean square over the variance of the original's feature."""
-    with matplotlib.rc_context(LOOK):
+    with styled():
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.subplots(1, 2, sharex=True, sharey=True)
         axes[0].set_ylabel("mean square over variance")

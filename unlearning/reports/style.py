@@ -1,9 +1,11 @@
 """What all pictures share: look, series, grids of panels, legends, labels, names. matplotlib's own state isn't changed."""
 
+import contextlib
 import io
 import itertools
 import textwrap
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,16 @@ def series(place: int) -> dict[str, Any]:
     return {"marker": marker, "color": shade, "markerfacecolor": inside, "linestyle": DASHES[place % len(DASHES)]}
 
 
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Pictures made while the context lasts look alike. The library's warnings of letters that its font lacks, each with a
+    line of source, are not shown: these letters are boxes."""
+    with matplotlib.rc_context(LOOK), warnings.catch_warnings():
+        for text in ("Glyph", "Matplotlib currently does not support"):
+            warnings.filterwarnings("ignore", text, UserWarning)
+        yield
+
+
 def save(figure: Figure, file: str | Path) -> None:
     """Write a figure as a PNG file in one step. Raises UserError where something else is there, and as `write_bytes`."""
     check_own([Path(file)])
@@ -72,7 +84,7 @@ def save(figure: Figure, file: str | Path) -> None:
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file with a seal, drawn without a screen."""
     drawn = io.BytesIO()
-    with matplotlib.rc_context(LOOK):
+    with styled():
         figure.savefig(drawn, dpi=DPI, format="png")
     return sealed(drawn.getbuffer(), "png")
 

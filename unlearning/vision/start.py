@@ -143,9 +143,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         _check_output(output, args, parent)
         snapshot.check_place()
     if forgotten and not finished:
-        warning = None if parent else originals.other_constants(network, args.weights, dataset.tag)
-        twins = dataset.left_twins(forget) if args.forget_file else []
-        _say(forgotten, dataset, parent, compute.quiet, [*twins, *filter(None, [warning])])
+        _say(args, forgotten, dataset, parent, network, compute.quiet)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     held.enter_context(_explained())
     return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
@@ -163,9 +161,14 @@ def _explained() -> Iterator[None]:
 
 
 def _say(
-    forgotten: forgetting.Forgotten, dataset: data.Dataset, parent: dict[str, Any] | None, quiet: bool, more: list[str]
+    args: argparse.Namespace,
+    forgotten: forgetting.Forgotten,
+    dataset: data.Dataset,
+    parent: dict[str, Any] | None,
+    network: dict[str, Any],
+    quiet: bool,
 ) -> None:
-    """Say what is odd about a request and, unless quiet, what is about to be forgotten. more: other lines to say."""
+    """Say what is odd about a request and, unless quiet, what is about to be forgotten."""
     line = forgetting.by_class(dataset.train.labels, dataset.classes, forgotten.positions, "forgets")
     before = len(parent["forget"]) if parent else 0
     line += f"; {before:,} of them were forgotten before" if before else ""
@@ -173,7 +176,10 @@ def _say(
     notes = [*forgotten.notes, *([] if quiet else [line])]
     if parent and not parent.get("elsewhere") and not quiet:  # what others have trained has said what it is
         notes.append(f"starts from {parent['file']}")
-    for text in [*notes, *more]:
+    notes += dataset.left_twins(forgotten.positions) if args.forget_file and distributed.is_main() else []
+    warning = None if parent else originals.other_constants(network, args.weights, dataset.tag)
+    notes += [warning] if warning else []
+    for text in notes:
         say(text)
 
 
@@ -346,6 +352,8 @@ def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any]
     """Raise UserError where the output would replace what the run reads, or what is no checkpoint of this project."""
     if output.is_dir():
         raise UserError(f"--output {output} is a folder")
+    if output.is_symlink():
+        raise UserError(f"--output {output} is a link, which the checkpoint would replace: name what it leads to")
     if not output.exists():
         return
     read = vars(args) | {"original": parent["file"] if parent else None}
