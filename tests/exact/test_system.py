@@ -1155,15 +1155,20 @@ TINY_VIT = {
 TINY_VIT |= {"image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 3}
 
 
-@pytest.mark.parametrize("script", [lmeraser, sisa])
+SQUEEZENET = ("torchvision:squeezenet1_1", "net.classifier.1", {})  # its head is a convolution, with layers behind it
+SHUFFLENET = ("torchvision:shufflenet_v2_x0_5", "net.fc", {})
+
+
 @pytest.mark.parametrize(
-    ("name", "head", "further"),
+    ("script", "name", "head", "further"),
     [
-        ("torchvision:squeezenet1_1", "net.classifier.1", {}),  # a convolution, with layers behind it
-        ("torchvision:shufflenet_v2_x0_5", "net.fc", {}),
-        ("hf:vit", "net.classifier", {"config": TINY_VIT}),
+        pytest.param(lmeraser, *SQUEEZENET, marks=pytest.mark.slow),
+        pytest.param(sisa, *SQUEEZENET, marks=pytest.mark.slow),
+        pytest.param(lmeraser, *SHUFFLENET, marks=pytest.mark.slow),
+        pytest.param(sisa, *SHUFFLENET, marks=pytest.mark.slow),
+        (lmeraser, "hf:vit", "net.classifier", {"config": TINY_VIT}),
+        (sisa, "hf:vit", "net.classifier", {"config": TINY_VIT}),
     ],
-    ids=["squeezenet", "shufflenet", "vit"],
 )
 def test_a_backbone_of_another_library_is_taken_without_its_head(tmp_path, script, name, head, further):
     folder_of_images(tmp_path / "some", size=32, classes=("ant", "bee", "cat"))
