@@ -36,7 +36,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     place = Place(args.data_dir, args.weights, Compute("cpu", None, args.weights, quiet=True), Workspace())
     rows = read_rows(task_files("invented", args.data_dir, quiet=True)["train"], "--train", lambda line: None)
     authors = sorted({author_of(row) for row in rows})[: args.requests]
-    start = _call(args, place, "finetune", "--task", "invented", *args.flags, "--output", args.weights / "sequence")
+    start = _call(args, place, "finetune", "--task", "invented", *_shape(args), "--output", args.weights / "sequence")
     entries = []
     for method in METHODS:
         adapter = start
@@ -48,6 +48,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             entries.append({"method": method, "requests": count} | _scores(adapter, place, authors[: max(1, count)]))
             print(entries[-1], flush=True)
     return entries
+
+
+def _shape(args: argparse.Namespace) -> list[object]:
+    """The flags of finetune that say where LoRA sits."""
+    return ["--blocks", args.blocks, *(["--targets", *args.targets] if args.targets else [])]
 
 
 def author_of(row: Row) -> str:
@@ -90,7 +95,8 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument("--requests", type=POSITIVE_INT, default=5, help="authors, one a request (default: 5)")
-    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="flags of finetune, last of all")
+    parser.add_argument("--blocks", type=POSITIVE_INT, default=1, help="LoRA in so many of the last blocks (default: 1)")
+    parser.add_argument("--targets", nargs="+", help="linear layers to adapt, by name (default: the last of a block)")
     parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
     parser.add_argument(
