@@ -16,8 +16,8 @@ import llmeraser
 from tests.helpers import files, one_line
 from tests.language.conftest import foreign, record_of, request, save_base, session
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.language import adapters
-from unlearning.language.adapters import adapted, lora_config, read_config, read_record, trainable, vector_of, write_adapter
+from unlearning.language import adapters, influence
+from unlearning.language.adapters import adapted, lora_config, read_config, read_record, trainable, write_adapter
 from unlearning.language.base import _no_progress_bars, load_base
 from unlearning.language.session import digest_of
 
@@ -55,7 +55,7 @@ def test_loras_of_every_kind_compute_as_pefts_own(place, tmp_path, name):
         found = peft_model(IDS).logits.detach()
         weights = load_file(folder / "adapter_model.safetensors")
         size = sum(tensor.numel() for key, tensor in weights.items() if "lora_" in key)
-        assert vector_of(trainable(peft_model)).shape == (size,)
+        assert influence.flat(trainable(peft_model)).shape == (size,)
     with _no_progress_bars():
         plain = transformers.AutoModelForCausalLM.from_pretrained(place / "base", attn_implementation="eager")
     bare = plain(IDS).logits
@@ -82,7 +82,7 @@ def test_weights_of_half_precision_and_of_torch_are_read_and_trained_in_fp32(pla
     with adapted(base_of(place), folder) as peft_model:
         assert all(parameter.dtype == torch.float32 for parameter in trainable(peft_model))
         sums = sum(float(value.float().sum()) for value in weights.values())
-        assert float(vector_of(trainable(peft_model)).sum()) == pytest.approx(sums, rel=1e-4)
+        assert float(influence.flat(trainable(peft_model)).sum()) == pytest.approx(sums, rel=1e-4)
 
 
 def test_an_adapter_is_fp32_on_a_base_of_half_precision(place, tmp_path):
@@ -282,6 +282,13 @@ def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch,
         with pytest.raises(RunFailed, match="No space left"):
             write_adapter(now.peft_model, folder, record | {"seed": 99}, "")
     assert files(tmp_path) == before
+
+
+def test_a_card_with_a_name_that_is_no_text_is_written(place, tmp_path):
+    """Bytes of a file's name that aren't UTF-8, as Python holds them."""
+    with session(place / "adapter", tmp_path / "weights") as now:
+        write_adapter(now.peft_model, tmp_path / "written", {}, "trained on caf\udce9")
+    assert r"caf\udce9" in (tmp_path / "written/README.md").read_text(encoding="utf-8")
 
 
 def test_an_adapter_that_was_answered_loads_with_plain_peft_and_its_card_names_no_row(place, tmp_path):

@@ -20,7 +20,7 @@ from unlearning.core import seals
 from unlearning.core.content import check, read_json
 from unlearning.core.errors import UserError
 from unlearning.core.files import replacing, sha256
-from unlearning.core.words import first_line, listed
+from unlearning.core.words import encoded, first_line, listed
 from unlearning.language import fields
 from unlearning.language.forward import blocks_of
 
@@ -199,7 +199,7 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any], card: s
     """Write an adapter in PEFT's format with its record and card, the folder as a whole. Raises RunFailed on a full disk."""
     with replacing(folder) as part:
         peft_model.save_pretrained(str(part), save_embedding_layers=False)  # "auto" asks the Hub
-        (part / "README.md").write_bytes(seals.sealed(card.encode(), "markdown"))
+        (part / "README.md").write_bytes(seals.sealed(encoded(card), "markdown"))
         made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER)}
         (part / RECORD).write_text(json.dumps(record | made, indent=1), encoding="utf-8")
 
@@ -207,8 +207,3 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any], card: s
 def trainable(peft_model: Any) -> list[nn.Parameter]:
     """The parameters of an adapter, float32."""
     return [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
-
-
-def vector_of(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors as one vector, float32 (p,), detached and apart."""
-    return torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).clone()
