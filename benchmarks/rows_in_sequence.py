@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-import llmeraser
+from benchmarks.solvers import answered
 from unlearning.core.device import Compute
 from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.paths import folder
@@ -36,7 +36,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     place = Place(args.data_dir, args.weights, Compute("cpu", None, args.weights, quiet=True), Workspace())
     rows = read_rows(task_files("invented", args.data_dir, quiet=True)["train"], "--train", lambda line: None)
     authors = sorted({author_of(row) for row in rows})[: args.requests]
-    start = _call(args, place, "finetune", "--task", "invented", *_shape(args), "--output", args.weights / "sequence")
+    start = answered(args, place, "finetune", "--task", "invented", *_shape(args), "--output", args.weights / "sequence")
     entries = []
     for method in METHODS:
         adapter = start
@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             if count:
                 names = [row.name for row in rows if author_of(row) == authors[count - 1]]
                 output = args.weights / f"sequence_{method}{count}"
-                adapter = _call(args, place, "remove", adapter, "--ids", *names, "--method", method, "--output", output)
+                adapter = answered(args, place, "remove", adapter, "--ids", *names, "--method", method, "--output", output)
             entries.append({"method": method, "requests": count} | _scores(adapter, place, authors[: max(1, count)]))
             print(entries[-1], flush=True)
     return entries
@@ -58,14 +58,6 @@ def _shape(args: argparse.Namespace) -> list[object]:
 def author_of(row: Row) -> str:
     """The author whom a row is about."""
     return row.name.partition("-")[0]
-
-
-def _call(args: argparse.Namespace, place: Place, *words: object) -> Path:
-    where = ["--weights", args.weights, "--data-dir", args.data_dir, "--device", "cpu", "--quiet"]
-    parsed = llmeraser.parser().parse_args([str(word) for word in (*words, *where)])
-    made = llmeraser.run(parsed, "python -m benchmarks.rows_in_sequence", place.workspace)
-    assert made is not None  # an action that writes an adapter
-    return made
 
 
 def _scores(adapter: Path, place: Place, gone: Sequence[str]) -> dict[str, float]:

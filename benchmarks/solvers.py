@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import llmeraser
 from unlearning.core.device import Compute
-from unlearning.core.flags import POSITIVE_INT, SEED, Parser, main
+from unlearning.core.flags import POSITIVE_INT, SEED, Parser, main, typed_command
 from unlearning.core.paths import folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.experiments.llmeraser import spoilt
@@ -49,7 +49,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for way, flags in {"corrupted": (), **WAYS}.items():
         output = args.weights / f"solvers_{way.replace(' ', '')}_s{args.seed}"
         if flags:
-            _call(args, place, "correct", adapter, "--request", request, *flags, "--output", output)
+            answered(args, place, "correct", adapter, "--request", request, *flags, "--output", output)
         else:
             output = adapter
         record: Any = read_record(output)
@@ -73,14 +73,15 @@ def _adapter(args: argparse.Namespace, place: Place) -> tuple[Path, Path]:
     for part, some in (contents | {"request": [right[edit["id"]] for edit in asked]}).items():
         write_rows(files[part], some)
     words = [word for part in given for word in (f"--{part}", files[part])]
-    made = _call(args, place, "finetune", *words, "--seed", args.seed, "--output", args.weights / f"solvers_s{args.seed}")
+    made = answered(args, place, "finetune", *words, "--seed", args.seed, "--output", args.weights / f"solvers_s{args.seed}")
     return made, files["request"]
 
 
-def _call(args: argparse.Namespace, place: Place, *words: object) -> Path:
+def answered(args: argparse.Namespace, place: Place, *words: object) -> Path:
+    """The adapter that a command of llmeraser.py makes; the base and its frozen part are handed on in `place`."""
     where = ["--weights", args.weights, "--data-dir", args.data_dir, "--device", "cpu", "--quiet"]
     parsed = llmeraser.parser().parse_args([str(word) for word in (*words, *where)])
-    made = llmeraser.run(parsed, "python -m benchmarks.solvers", place.workspace)
+    made = llmeraser.run(parsed, typed_command(), place.workspace)
     assert made is not None  # an action that writes an adapter
     return made
 

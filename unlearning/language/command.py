@@ -32,13 +32,13 @@ from unlearning.language.prompts import FORMS
 from unlearning.language.requests import Edit, check_edits, edited, edits_of_names, in_words, read_request, without_texts
 from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
-    UNSEEN,
     Place,
     Rows,
     Session,
     Workspace,
     current_rows,
     digest_of,
+    given_files,
     relative_gradient,
     session_of,
     short_digest,
@@ -234,13 +234,12 @@ def _say_effect(started: dict[str, float], ended: dict[str, float], removed: boo
 def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
     """What an adapter was trained on: its own record, or, for one from elsewhere, what the flags say."""
     record = read_record(args.adapter)
-    given = {kind: getattr(args, kind) for kind in ("train", *UNSEEN) if getattr(args, kind)}
+    given = given_files(args)
     if record:
         if odd := [key for key in ("precision", "prompt", "decay") if getattr(args, key) is not None]:
             raise UserError(f"--{odd[0]}: {args.adapter} has a record that says it: it is for adapters from elsewhere")
         record = record | ({"base": _absolute(args.base)} if args.base else {})
-        files = record["files"] | {kind: str(Path(file).resolve()) for kind, file in given.items()}
-        return record | {"files": files}
+        return record | {"files": record["files"] | given}
     if "train" not in given:
         raise UserError(f"{args.adapter} is an adapter from elsewhere: --train says on which file of rows it was trained")
     config = read_config(args.adapter)
@@ -258,7 +257,7 @@ def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
         "seed": 0,
         "training": {"optimizer": "adamw", "epochs": 3, "lr": 2e-4, "batch_size": 8},  # TRL's usual ones
         "elsewhere": digest_of(args.adapter),
-        "files": {kind: str(Path(file).resolve()) for kind, file in given.items()},
+        "files": given,
         "rows": [[row.name, digest(row)] for row in rows],
         "edits": [],
         "ledger": [],
@@ -267,12 +266,11 @@ def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
 
 def _files(args: argparse.Namespace, place: Place) -> dict[str, Path]:
     """The files of rows that the flags name, a built-in task's made where they aren't there yet: by kind, absolute."""
-    given = {kind: getattr(args, kind) for kind in ("train", *UNSEEN) if getattr(args, kind)}
+    given = given_files(args)
     if args.task and "train" in given:
         raise UserError("--task brings rows of its own: give it or --train")
-    if "train" not in given:
-        given = task_files(args.task or DEFAULT, place.data_dir, place.compute.quiet) | given
-    return {kind: Path(file).resolve() for kind, file in given.items()}
+    made = {} if "train" in given else task_files(args.task or DEFAULT, place.data_dir, place.compute.quiet)
+    return {kind: Path(file).resolve() for kind, file in (made | given).items()}
 
 
 def _absolute(base: str) -> str:

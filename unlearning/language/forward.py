@@ -124,6 +124,11 @@ class Forward:
         """Where the model lies."""
         return next(self.model.parameters()).device
 
+    @property
+    def _handing(self) -> list[nn.Module]:
+        """The frozen modules that hand a state on to what is computed each time."""
+        return [*self.frozen[-1:], *([self.attention] if self.attention and self.way == ANSWERS else [])]
+
     def logits(self, batch: Batch) -> torch.Tensor:
         """Logits float32 (tokens, V) of every answered token, in the order of batch.targets[batch.asked]."""
         if self.way == WHOLE:
@@ -138,8 +143,7 @@ class Forward:
             states = [self.kept[row.key][0] for row in batch.rows]
             kept = [nn.utils.rnn.pad_sequence(states, batch_first=True)]
             ids, mask = batch.ids, batch.mask
-        modules = [*self.frozen[-1:], *([self.attention] if self.attention and self.way == ANSWERS else [])]
-        given = dict(zip(modules, kept, strict=True))
+        given = dict(zip(self._handing, kept, strict=True))
         with _handing_out(self.frozen, given, self.forms, self.device):
             return self._run(ids, mask, asked)
 
@@ -186,7 +190,7 @@ class Forward:
 
     def _states(self, batch: Batch) -> list[torch.Tensor]:
         """What the frozen part gives, of each module that hands it on, float (N, T, D)."""
-        modules, found = [*self.frozen[-1:], *([self.attention] if self.way == ANSWERS and self.attention else [])], []
+        modules, found = self._handing, []
         forms: list[Callable[[torch.Tensor], Any]] = []
 
         def watch(module: nn.Module, inputs: Any, output: Any) -> None:

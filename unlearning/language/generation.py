@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from unlearning.language import prompts
+from unlearning.language.forward import Tokens
 from unlearning.language.rows import Row
 from unlearning.language.session import Session
 
@@ -16,15 +17,15 @@ MARGIN = 4  # tokens that an answer may be longer than the longest wanted one
 def answers(session: Session, rows: Sequence[Row]) -> list[str]:
     """What the adapter answers to each row, greedily, up to the token that ends an answer."""
     found: list[str] = []
-    longest = max((len(tokens.response) for tokens in session.tokens(rows)), default=0) + MARGIN
-    for i in range(0, len(rows), AT_ONCE):
-        found += _answered(session, rows[i : i + AT_ONCE], longest)
+    every = session.tokens(rows)
+    longest = max((len(tokens.response) for tokens in every), default=0) + MARGIN
+    for i in range(0, len(every), AT_ONCE):
+        found += _answered(session, every[i : i + AT_ONCE], longest)
     return found
 
 
-def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
-    tokens = session.tokens(rows)
-    asked = [one.prompt for one in tokens]
+def _answered(session: Session, rows: Sequence[Tokens], longest: int) -> list[str]:
+    asked = [row.prompt for row in rows]
     width, device = max(map(len, asked)), session.forward.device
     ids = torch.tensor([(0,) * (width - len(tokens)) + tokens for tokens in asked], device=device)
     mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in asked], device=device)
@@ -40,7 +41,7 @@ def _answered(session: Session, rows: Sequence[Row], longest: int) -> list[str]:
             top_k=None,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
-            **session.forward.pixels(tokens),
+            **session.forward.pixels(rows),
         )
     texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]

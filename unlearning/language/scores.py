@@ -17,11 +17,11 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.words import say
-from unlearning.language import adapters, generation, influence
+from unlearning.language import generation, influence
 from unlearning.language.adapters import read_record
 from unlearning.language.forward import Batch, Tokens, batches_of, row_means, token_log_likelihoods
 from unlearning.language.rows import Row, few
-from unlearning.language.session import UNSEEN, Place, Session, current_rows, session_of
+from unlearning.language.session import Place, Session, current_rows, given_files, session_of
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import tables
 
@@ -47,7 +47,7 @@ def score(
         found, logits, right = _on_test_rows(session, generate)
         if before:
             found |= _on_asked_rows(session, before, generate)
-        return found, adapters.vector_of(session.parameters).cpu(), logits, right
+        return found, influence.flat(session.parameters).detach().cpu(), logits, right
 
 
 def _on_test_rows(session: Session, generate: int) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
@@ -213,5 +213,4 @@ def _known(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     record = read_record(folder)
     if record is None:
         raise UserError(f"{folder} is an adapter from elsewhere: only those that a request was answered into are scored")
-    given = {kind: str(Path(file).resolve()) for kind in ("train", *UNSEEN) if (file := getattr(args, kind))}
-    return record | {"files": record["files"] | given}
+    return record | {"files": record["files"] | given_files(args)}

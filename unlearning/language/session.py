@@ -1,6 +1,7 @@
 """Adapters at work: a session puts an adapter on its base with the rows that it was trained on; training minimises the
 mean loss of its answers plus (decay / 2) |Theta|^2, to a stationary point where it can, as influence functions want it."""
 
+import argparse
 import contextlib
 import hashlib
 import math
@@ -14,7 +15,7 @@ from torch import nn
 
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import sha256
+from unlearning.core.files import read_torch, sha256
 from unlearning.core.words import say, silent
 from unlearning.language import adapters, prompts
 from unlearning.language.base import base_fingerprint, load_base
@@ -227,6 +228,11 @@ def _adamw(session: Session, how: dict[str, Any], total: int, most: int | None) 
 UNSEEN = ("validation", "test")  # files of rows that an adapter wasn't trained on
 
 
+def given_files(args: argparse.Namespace) -> dict[str, str]:
+    """The files of rows that flags name, by kind, absolute."""
+    return {kind: str(Path(file).resolve()) for kind in ("train", *UNSEEN) if (file := getattr(args, kind))}
+
+
 @contextlib.contextmanager
 def session_of(record: dict[str, Any], place: Place, source: Path | None = None, afresh: bool = False) -> Iterator[Session]:
     """A Session on what an adapter's record says, while the context lasts.
@@ -286,8 +292,8 @@ def _forward(peft_model: Any, place: Place, base: str) -> Forward:
     if way.way == WHOLE:
         return way
     store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
-    found = place.workspace.last("frozen", (store, id(peft_model.get_base_model())), lambda: Forward(peft_model, store))
-    way.store, way.kept = store, found.kept
+    key = store, id(peft_model.get_base_model())
+    way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_torch(store) if store.exists() else {})
     return way
 
 
