@@ -42,7 +42,7 @@ ROWS: dict[str, tuple[str, ...] | None] = {
     "corrupted": None,
     "retrain": ("--method", "retrain"),
     "llmeraser": (),
-    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03"),
+    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03", "--products", "120"),
     "llmeraser --solver ekfac": ("--solver", "ekfac"),
     "gradascent": ("--method", "gradascent"),
     "graddiff": ("--method", "graddiff"),
