@@ -107,7 +107,7 @@ def test_a_row_runs_what_its_name_says(name):
 @pytest.mark.parametrize("name", llmeraser.ROWS)
 def test_a_row_of_llmerasers_table_runs_what_its_name_says(name):
     """The paper's solver at the damping that its page names; other methods by --method."""
-    asked = {"corrupted": None, "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03")}
+    asked = {"corrupted": None, "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03", "--products", "120")}
     asked["sisa"] = None  # trainings alone
     usual = tuple(name.split()[1:]) if name.startswith("llmeraser") else ("--method", name)
     assert llmeraser.ROWS[name] == asked.get(name, usual)
