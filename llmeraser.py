@@ -33,6 +33,7 @@ from unlearning.language.session import Rows, Session, Workspace, objective
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
 LENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the step, times the formula's
+KEPT = 2 * 2**30  # bytes of graphs, at most, that all products with H share
 MINI = 100  # rows of a mini-batch of the stochastic solver
 
 
@@ -73,14 +74,15 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     there = sum(row is not None for row in session.rows)
 
     def product(batches, count, total):
+        keep = session.forward.graph_bytes(batches) <= KEPT
         if how.curvature == "hessian":
             part = objective(session, total)
-            return influence.hessian_product(lambda batch: part(batch) * n / count, batches, parameters)
+            return influence.hessian_product(lambda batch: part(batch) * n / count, batches, parameters, keep)
 
         def logits_of(batch):
             return session.logits(batch), batch.weights / count
 
-        flat = influence.gauss_newton_product(logits_of, batches, parameters)
+        flat = influence.gauss_newton_product(logits_of, batches, parameters, keep)
         return lambda v: flat(v) + session.decay * v
 
     if how.solver == "cg":

@@ -171,6 +171,14 @@ def test_as_much_is_frozen_as_the_adapter_leaves(targets, layers, way, frozen):
     assert (short.logits(batch_of(ROWS)) - by_hand(peft_model, ROWS)).abs().max() < 1e-4
 
 
+def test_graphs_are_estimated_by_the_logits_of_all_batches_where_answers_alone_are_computed():
+    answers, blocks = (Forward(adapted(model_of("llama"), "up_proj", layers=layers)) for layers in ((2,), (1,)))
+    batches = [batch_of(ROWS), batch_of(ROWS[:1])]
+    answered = sum(len(row.response) for row in [*ROWS, ROWS[0]])
+    vocabulary = answers.model.config.vocab_size
+    assert answers.graph_bytes(batches) == 3 * 4 * answered * vocabulary and blocks.graph_bytes(batches) == float("inf")
+
+
 def test_an_adapter_below_the_blocks_leaves_nothing_frozen():
     peft_model = get_peft_model(model_of("llama"), LoraConfig(r=2, target_modules=["embed_tokens", "2.mlp.down_proj"]))
     assert Forward(peft_model).way == WHOLE

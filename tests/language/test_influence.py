@@ -121,6 +121,31 @@ def test_a_product_is_that_of_the_written_out_hessian_in_one_batch_and_in_severa
         assert torch.allclose(dense(influence.hessian_product(loss_of, batches, parameters), size), expected, atol=1e-10)
 
 
+@pytest.mark.parametrize("curvature", ["hessian", "gauss-newton"])
+def test_kept_graphs_give_the_same_bits_and_are_built_once(network, curvature):
+    net, features, _, parameters, loss_of = network
+    built = []
+
+    def hessian(rows):
+        built.append(len(rows))
+        return loss_of(rows)
+
+    def logits_of(rows):
+        built.append(len(rows))
+        return net(features[rows]), torch.ones(len(rows), dtype=torch.float64)
+
+    make, of = {
+        "hessian": (influence.hessian_product, hessian),
+        "gauss-newton": (influence.gauss_newton_product, logits_of),
+    }[curvature]
+    batches = list(torch.arange(30).split(7))
+    anew, kept = (make(of, batches, parameters, keep) for keep in (False, True))
+    assert built == [7, 7, 7, 7, 2]  # the kept ones, at once
+    for v in torch.eye(influence.flat(parameters).numel(), dtype=torch.float64)[:3]:
+        assert torch.equal(kept(v), anew(v)) and anew(v).any()
+    assert len(built) == 5 + 6 * 5
+
+
 def test_a_product_is_the_finite_difference_of_gradients(network):
     _, _, _, parameters, loss_of = network
     rows = [torch.arange(30)]

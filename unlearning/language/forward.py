@@ -8,6 +8,7 @@ that gives the whole model's logits is measured on a few rows before anything is
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,14 @@ class Forward:
         given = dict(zip(self._handing, kept, strict=True))
         with _handing_out(self.frozen, given, self.forms, self.device):
             return self._run(ids, mask, asked)
+
+    def graph_bytes(self, batches: Sequence[Batch]) -> float:
+        """About how many bytes the graphs of gradients of these batches' losses take together, where answered places alone
+        are computed: of each the logits and what comes of them in two passes. Infinity where it is whole sequences."""
+        if self.way != ANSWERS:
+            return math.inf
+        answered = sum(int(batch.asked.sum()) for batch in batches)
+        return 3 * 4 * answered * self.model.get_output_embeddings().weight.shape[0]
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The loss of each row, float32 (N,): cross-entropy in nats, mean over the answer's tokens."""

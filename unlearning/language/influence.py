@@ -39,50 +39,68 @@ def gradient(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Te
 
 
 def hessian_product(
-    loss_of: Callable[[Any], torch.Tensor], batches: Sequence[Any], parameters: Sequence[torch.Tensor]
+    loss_of: Callable[[Any], torch.Tensor],
+    batches: Sequence[Any],
+    parameters: Sequence[torch.Tensor],
+    keep: bool = False,
 ) -> Product:
     """A function from v to H v, where the mean loss is the sum of loss_of(batch), scalars, over the batches.
 
-    With one batch the graph of its gradient is built once and kept, so that a product costs one backward pass; with more
-    it is built anew each time, and memory is that of a batch.
+    keep: the graph of each batch's gradient is built once, so that a product costs one backward pass, and memory is that of
+    all graphs; it is so with a single batch. Otherwise it is built anew each time, and memory is that of a batch.
     """
 
     def graph(batch):
         return flat(torch.autograd.grad(loss_of(batch), parameters, create_graph=True))
 
-    kept = graph(batches[0]) if len(batches) == 1 else None
+    graphs = _for_each(graph, batches, keep)
 
     def product(v):
         total = torch.zeros_like(v)
-        for batch in batches:
-            g = graph(batch) if kept is None else kept
-            total += flat(torch.autograd.grad(g, parameters, v, retain_graph=kept is not None))
+        for again, g in graphs():
+            total += flat(torch.autograd.grad(g, parameters, v, retain_graph=again))
         return total
 
     return product
 
 
 def gauss_newton_product(
-    logits_of: Callable[[Any], tuple[torch.Tensor, torch.Tensor]], batches: Sequence[Any], parameters: Sequence[torch.Tensor]
+    logits_of: Callable[[Any], tuple[torch.Tensor, torch.Tensor]],
+    batches: Sequence[Any],
+    parameters: Sequence[torch.Tensor],
+    keep: bool = False,
 ) -> Product:
     """As `hessian_product`, without the curvature of the network itself: J' (diag(p) - p p') J, never negative.
 
     logits_of(batch): logits float32 (tokens, classes) and the weight of each token in the mean loss, float32 (tokens,).
     """
 
+    def graph(batch):
+        logits, weight = logits_of(batch)
+        dummy = torch.zeros_like(logits, requires_grad=True)
+        g = flat(torch.autograd.grad(logits, parameters, dummy, create_graph=True))  # J' dummy, linear in dummy
+        return logits, weight, dummy, g
+
+    graphs = _for_each(graph, batches, keep)
+
     def product(v):
         total = torch.zeros_like(v)
-        for batch in batches:
-            logits, weight = logits_of(batch)
-            dummy = torch.zeros_like(logits, requires_grad=True)
-            g = flat(torch.autograd.grad(logits, parameters, dummy, create_graph=True))  # J' dummy, linear in dummy
+        for again, (logits, weight, dummy, g) in graphs():
             (moved,) = torch.autograd.grad(g, dummy, v, retain_graph=True)  # J v
             p = logits.detach().softmax(1)
             curved = weight[:, None] * p * (moved - (p * moved).sum(1, keepdim=True))
-            total += flat(torch.autograd.grad(logits, parameters, curved))
+            total += flat(torch.autograd.grad(logits, parameters, curved, retain_graph=again))
         return total
 
     return product
+
+
+def _for_each(graph: Callable[[Any], Any], batches: Sequence[Any], keep: bool) -> Callable[[], Iterable[tuple[bool, Any]]]:
+    """A function that gives (whether it is used again, the graph) of each batch, built once where it is."""
+    if keep or len(batches) == 1:
+        kept = [(True, graph(batch)) for batch in batches]
+        return lambda: kept
+    return lambda: ((False, graph(batch)) for batch in batches)
 
 
 def conjugate_gradients(
