@@ -84,13 +84,13 @@ def paper_recipe(model: nn.Module, steps: int, lr: float, flip: bool, classes: i
 def fast_recipe(
     model: nn.Module, steps: int, lr: float, flip: bool, classes: int, retain: data.Split, seed: int
 ) -> dict[str, Any]:
-    """How a small network is trained well in few epochs, after K. Jordan's airbench (arXiv 2404.00498): keyword arguments for
+    """How a small network is trained well in few epochs, after airbench (K. Jordan, arXiv 2404.00498): keyword arguments for
     `Run.fit`.
 
-    The rate rises linearly over the first quarter of `steps` and falls linearly to 0; labels are smoothed by 0.1; an image is
-    mirrored in every other epoch, a half of them, drawn by `seed`, in the even ones. CNN: SGD with Nesterov momentum 0.9, weight
-    decay 5e-4 on matrices only. ViT: AdamW with weight decay 0.1 on matrices only, gradient norm at most 1. Images in colour
-    are cropped at random. retain: what is trained on; its positions are those that are mirrored.
+    The rate rises linearly over the first quarter of `steps` and falls linearly to 0; labels are smoothed by 0.1; an image
+    is mirrored in every other epoch, a half of them, drawn by `seed`, in the even ones. CNN: SGD with Nesterov momentum 0.9,
+    weight decay 5e-4 on matrices only. ViT: AdamW with weight decay 0.1 on matrices only, gradient norm at most 1. Images in
+    colour are cropped at random. retain: what is trained on; it is its positions that are mirrored.
     """
     from timm.optim import param_groups_weight_decay
     from transformers.optimization import get_linear_schedule_with_warmup

@@ -35,9 +35,8 @@ class Policy:
     """How a batch is learned from.
 
     objective: function of the model, images float32 (B, C, H, W), labels and positions int64 (B,); the mean loss, a scalar.
-    scheduler: stepped with the optimiser. mirrored: function of positions int64 (B,) and of the epoch: which of these images
-    are mirrored, bool (B,). augment: function of images uint8, after that. mixup: function of images and labels. clip: largest
-    gradient norm.
+    scheduler: stepped with the optimiser. mirrored: function of positions and epoch: which images are, bool (B,). augment:
+    function of images uint8, then. mixup: function of images and labels. clip: largest gradient norm.
     """
 
     objective: Callable[[Callable, Any, torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
@@ -89,18 +88,8 @@ def fit(
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
-        batches = data.in_batches(torch.randperm(len(labels)), batch_size)
-        _epoch(
-            f"epoch {epoch + 1}/{epochs}",
-            network,
-            batches,
-            inputs(batches, epoch),
-            labels,
-            optimizer,
-            policy,
-            compute,
-            advice,
-        )
+        order, title = data.in_batches(torch.randperm(len(labels)), batch_size), f"epoch {epoch + 1}/{epochs}"
+        _epoch(title, network, order, inputs(order, epoch), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
         if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
             snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
