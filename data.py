@@ -457,8 +457,12 @@ def random_crop(images: torch.Tensor) -> torch.Tensor:
 
 def random_flip(images: torch.Tensor) -> torch.Tensor:
     """Mirror each image with probability one half: (B, C, H, W) to the same."""
-    coin = torch.rand(len(images)).to(images.device) < 0.5
-    return torch.where(coin[:, None, None, None], images.flip(-1), images)
+    return mirror(images, torch.rand(len(images)) < 0.5)
+
+
+def mirror(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """Mirror the images (B, C, H, W) of which `which`, bool (B,), is true."""
+    return torch.where(which.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
 def crop_and_flip(images: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,12 @@ from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 
 NETWORKS = ("resnet50", "vit_small", "resnet8", "resnet20", "vit_micro")
+ORIGINAL = {
+    "recipe": ("paper", "paper", "fast", "fast", "fast"),
+    "epochs": (200, 90, 18, 18, 12),
+    "lr": (0.1, 1e-3, 0.4, 0.4, 2e-3),
+    "batch_size": (128, 128, 256, 256, 256),
+}
 LORA = {
     "epochs": 5,
     "lr": (1e-3, 1e-3, 3e-3, 3e-3, 1e-2),
@@ -41,8 +47,10 @@ LORA = {
 # By script and flag, for each of NETWORKS or for all. The first two columns are PruneLoRA's paper's in its own methods;
 # --retain-share is Chundawat et al.'s, --saliency and --retain-weight turn a variant off. What is left was tuned here.
 DEFAULTS = {
-    "pretrain": {"epochs": (200, 90, 15, 15, 30), "lr": (0.1, 1e-3, 0.1, 0.1, 1e-3), "batch_size": 128},
-    "retrain": {"epochs": (200, 90, 15, 15, 30), "lr": (0.1, 1e-3, 0.1, 0.1, 1e-3), "batch_size": 128},
+    "pretrain": ORIGINAL,
+    "retrain": ORIGINAL,
+    "pretrain --recipe paper": {"epochs": (200, 90, 15, 15, 30), "lr": (0.1, 1e-3, 0.1, 0.1, 1e-3), "batch_size": 128},
+    "retrain --recipe fast": {"epochs": (24, 24, 18, 18, 12), "lr": (0.4, 1e-3, 0.4, 0.4, 2e-3), "batch_size": 256},
     "finetune": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-3), "batch_size": 128},
     "pruneft": {"epochs": 5, "lr": 1e-3, "batch_size": 128, "amount": 0.5, "regrow": False, "prune_head": False},
     "lora": LORA,
@@ -94,13 +102,17 @@ DEFAULTS = {
 }
 
 
+def of_network(value, network, recipe=None):
+    return value.of(network, recipe=recipe) if isinstance(value, PerModel) else value
+
+
 @pytest.mark.parametrize("command", DEFAULTS)
 def test_the_defaults_of_each_script_are_the_papers_or_those_tuned_here(command):
     script, *words = command.split()
     values = vars(importlib.import_module(script).parser().parse_args(words))
+    recipes = [of_network(values.get("recipe"), network) for network in NETWORKS]
     for flag, expected in DEFAULTS[command].items():
-        value = values[flag]
-        found = [value.of(network) if isinstance(value, PerModel) else value for network in NETWORKS]
+        found = [of_network(values[flag], network, recipe) for network, recipe in zip(NETWORKS, recipes, strict=True)]
         assert found == (list(expected) if isinstance(expected, tuple) else [expected] * len(NETWORKS)), flag
 
 
@@ -209,7 +221,19 @@ def test_who_learns_from_d_r_sees_it_with_its_labels_and_nothing_else(handed, di
 
 def test_originals_learn_from_all_images_and_retrain_from_d_r(digits, tmp_path):
     everything = digits.shared.load(data.Source("digits", "data")).train
-    common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 7, "--weights", tmp_path, "--quiet")
+    common = (
+        "--dataset",
+        "digits",
+        "--model",
+        "resnet8",
+        "--epochs",
+        7,
+        "--weights",
+        tmp_path,
+        "--recipe",
+        "paper",
+        "--quiet",
+    )
     starts, retrains = [], (retrain, ("--forget-class", 3), digits.retain)
     other = (retrain, ("--forget-class", 3, "--seed", 1), digits.retain)
     for script, flags, split in ((pretrain, (), everything), retrains, other):

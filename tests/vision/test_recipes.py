@@ -1,4 +1,4 @@
-"""The recipe of originals as numbers: those of PruneLoRA (arXiv 2411.11907)."""
+"""The recipes of originals as numbers: PruneLoRA's (arXiv 2411.11907), and the fast one."""
 
 import math
 import re
@@ -86,6 +86,57 @@ def test_the_rate_warms_up_and_falls_as_a_cosine_step_by_step(name, steps, warm)
         for step in range(0, steps + 1, max(1, steps // 40)):
             cosine = (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
             assert rate(step) == pytest.approx(step / warm if step < warm else cosine, abs=1e-12), step
+
+
+def fast(name, steps=8, flip=True, images=50, channels=3, seed=0):
+    model, seen = models.create(name, **SHAPE), torch.zeros(images, channels, 4, 4, dtype=torch.uint8)
+    return model, recipes.fast_recipe(model, steps, 0.25, flip, 7, data.Split(seen, torch.zeros(images)), seed)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
+def test_the_fast_recipe_decays_matrices_alone(name):
+    model, recipe = fast(name)
+    optimizer = recipe["optimizer"]
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = 5e-4 if name == "resnet8" else 0.1
+    for key, parameter in model.named_parameters():
+        expected = (decay if parameter.ndim > 1 else 0.0) if parameter.requires_grad else None
+        assert decays.get(id(parameter)) == expected, key
+    for group in optimizer.param_groups:
+        assert group["initial_lr"] == 0.25
+        if name == "resnet8":
+            assert (type(optimizer), group["momentum"], group["nesterov"]) == (torch.optim.SGD, 0.9, True)
+        else:
+            assert (type(optimizer), group["betas"]) == (torch.optim.AdamW, (0.9, 0.999))
+    assert recipe.get("clip") == (1.0 if name == "vit_micro" else None)
+
+
+def test_the_fast_recipes_rate_is_one_triangle():
+    _, recipe = fast("resnet8", steps=8)
+    for rate in recipe["scheduler"].lr_lambdas:
+        assert [rate(step) for step in range(9)] == pytest.approx([0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
+
+
+def test_the_fast_recipe_smooths_labels_as_pytorchs_cross_entropy_does():
+    _, recipe = fast("resnet8")
+    logits, y = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)), torch.tensor([6, 2, 0, 0, 3])
+    x, soft = recipe["mixup"](logits, y)
+    assert x is logits and torch.allclose(soft.sum(1), torch.ones(5))
+    smoothed = torch.nn.functional.cross_entropy(logits, y, label_smoothing=0.1)
+    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, soft), smoothed)
+
+
+def test_the_fast_recipe_mirrors_each_image_in_every_other_epoch():
+    """A half of them in the even ones; drawn by the seed."""
+    rows = torch.arange(1000)
+    mirrored, other = (fast("resnet8", images=1000, seed=seed)[1]["mirrored"] for seed in (0, 1))
+    even, odd = mirrored(rows, 0), mirrored(rows, 1)
+    assert (
+        torch.equal(even, ~odd) and torch.equal(mirrored(rows, 2), even) and torch.equal(mirrored(rows[5:9], 4), even[5:9])
+    )
+    assert 450 < even.sum() < 550 and not torch.equal(even, other(rows, 0))
+    assert "mirrored" not in fast("resnet8", flip=False)[1]
+    assert fast("resnet8")[1]["augment"] is data.random_crop and "augment" not in fast("resnet8", channels=1)[1]
 
 
 def test_the_rate_moves_with_every_optimiser_step():

@@ -293,6 +293,26 @@ def test_a_batch_is_augmented_as_bytes_then_mixed_as_floats_and_its_rows_are_nam
         assert torch.equal(y, 3 * rows + 1)
 
 
+def test_images_are_mirrored_by_position_and_epoch_before_they_are_augmented():
+    seen = []
+    pixels = torch.arange(6, dtype=torch.uint8)
+    split = data.Split(torch.stack([pixels, pixels + 100], 1).view(6, 1, 1, 2), torch.arange(6))
+
+    def objective(model, x, y, rows):
+        seen.extend(zip(rows.tolist(), (255 * x).round().view(-1, 2).tolist(), strict=True))
+        return model(x).mean()
+
+    def augment(images):
+        return images + images.new_tensor([1, 0])  # where a pixel lies, not which it is
+
+    policy = {"objective": objective, "augment": augment, "mirrored": lambda rows, epoch: (rows + epoch) % 3 == 0}
+    optimizer = torch.optim.SGD(Line().parameters(), lr=1.0)
+    fit(Line(), split, optimizer, epochs=2, batch_size=3, seed=0, compute=FP32, **policy)
+    for place, (row, pair) in enumerate(seen):
+        turned = (row + place // 6) % 3 == 0
+        assert pair == ([row + 101, row] if turned else [row + 1, row + 100])
+
+
 def test_costs_are_measured():
     model, cost = train()
     assert cost["seconds"] > 0

@@ -43,12 +43,23 @@ class PerModel(dict):
     where there is such, for every other transformer."""
 
     def __str__(self) -> str:
-        rest = ", ".join(f"{value:g} for {name}" for name, value in self.items() if name != "paper")
-        return f"{self['paper']:g}" + (f"; {rest}" if rest else "")
+        rest = ", ".join(f"{written(value)} for {name}" for name, value in self.items() if name != "paper")
+        return written(self["paper"]) + (f"; {rest}" if rest else "")
 
-    def of(self, network: str, is_vit: bool = False) -> float:
-        """The default for a network of this name."""
+    def of(self, network: str, is_vit: bool = False, recipe: str | None = None) -> Any:
+        """The default for a network of this name. recipe: what --recipe says, for those that depend on it."""
         return self.get(network, self.get(VIT, self["paper"]) if is_vit else self["paper"])
+
+
+class PerRecipe(PerModel):
+    """A default that depends on --recipe, and on the network: {"paper": PerModel(...), "fast": PerModel(...)}."""
+
+    def __str__(self) -> str:
+        return "; ".join(f"by --recipe {recipe} {default}" for recipe, default in self.items())
+
+    def of(self, network: str, is_vit: bool = False, recipe: str | None = None) -> Any:
+        """The default for a network of this name, trained by this recipe."""
+        return self[recipe].of(network, is_vit)
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -355,7 +366,7 @@ def _default(action: argparse.Action, values: Mapping[str, Any]) -> object:
     """A flag's default as `plain` writes it: of this network, and read as if it were typed."""
     default = action.default
     if isinstance(default, PerModel):
-        default = default.of(values["model"])
+        default = default.of(values["model"], recipe=values.get("recipe"))
     return plain(action.type(default) if isinstance(default, str) and callable(action.type) else default)
 
 

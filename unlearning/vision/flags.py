@@ -35,7 +35,7 @@ def method_parser(
     *,
     epochs: int | PerModel,
     lr: float | PerModel,
-    batch_size: int = 128,
+    batch_size: int | PerModel = 128,
     forget: bool = True,
     original: bool = True,
 ) -> Parser:

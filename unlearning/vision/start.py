@@ -103,8 +103,8 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     compute = Compute.from_flags(args)
     model.to(compute.device)
     compute = compute.placed(model)
-    _check_memory(model, network, dataset, args.batch_size, compute)
     values = _resolved(args, model, network["name"], compute.precision)
+    _check_memory(model, network, dataset, values["batch_size"], compute)
     if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
     constants = {name: network["arguments"][name] for name in ("mean", "std")} if told.constants or not parent else {}
@@ -279,7 +279,12 @@ def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precisio
     """Every flag, with what its default is for this network. That of a transformer of no name here counts as given by hand,
     which it was in earlier versions: files are called as they were then."""
     given, is_vit = vars(args) | {"model": network, "precision": precision}, layers.is_transformer(model)
-    return {name: value.of(network, is_vit) if isinstance(value, PerModel) else value for name, value in given.items()}
+    recipe = given.get("recipe")
+    if isinstance(recipe, PerModel):
+        recipe = recipe.of(network, is_vit)
+    return {
+        name: value.of(network, is_vit, recipe) if isinstance(value, PerModel) else value for name, value in given.items()
+    }
 
 
 def _rest_of_name(

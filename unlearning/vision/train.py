@@ -35,12 +35,13 @@ class Policy:
     """How a batch is learned from.
 
     objective: function of the model, images float32 (B, C, H, W), labels and positions int64 (B,); the mean loss, a scalar.
-    scheduler: stepped with the optimiser. augment: function of images uint8. mixup: function of images and labels. clip:
-    largest gradient norm.
+    scheduler: stepped with the optimiser. mirrored: function of positions and epoch: which images are, bool (B,). augment:
+    function of images uint8, then. mixup: function of images and labels. clip: largest gradient norm.
     """
 
     objective: Callable[[Callable, Any, torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
     scheduler: Any = None
+    mirrored: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
     mixup: Callable | None = None
     clip: float | None = None
@@ -87,8 +88,8 @@ def fit(
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
-        batches = data.in_batches(torch.randperm(len(labels)), batch_size)
-        _epoch(f"epoch {epoch + 1}/{epochs}", network, batches, inputs(batches), labels, optimizer, policy, compute, advice)
+        order, title = data.in_batches(torch.randperm(len(labels)), batch_size), f"epoch {epoch + 1}/{epochs}"
+        _epoch(title, network, order, inputs(order, epoch), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
         if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
             snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
@@ -98,16 +99,19 @@ def fit(
 
 
 def _inputs(model, split, compute, features, policy):
-    """What runs in training, a function of batches of positions that yields what it takes, and seconds spent: cached outputs
-    of frozen layers where every epoch sees the same images, else the images, float32 (B, C, H, W)."""
-    repeats = policy.objective is cross_entropy and not policy.augment and not policy.mixup
+    """What runs in training, a function of batches of positions and of the epoch that yields what it takes, and seconds
+    spent: cached outputs of frozen layers where every epoch sees the same images, else the images, float32 (B, C, H, W)."""
+    repeats = policy.objective is cross_entropy and not (policy.mirrored or policy.augment or policy.mixup)
     if features and repeats and (kept := features.keep(model, split, compute)):
-        return kept
+        tail, outputs, seconds = kept
+        return tail, lambda order, epoch: outputs(order), seconds
     images, layout = split.images.to(compute.device), memory_format(model)
 
-    def inputs(order):
-        for x in data.batches(images, order):
+    def inputs(order, epoch):
+        for rows, x in zip(order, data.batches(images, order), strict=True):
             x = x.to(compute.device)
+            if policy.mirrored:
+                x = data.mirror(x, policy.mirrored(rows, epoch))
             yield to_float(policy.augment(x) if policy.augment else x, layout)
 
     return model, inputs, 0.0
