@@ -19,6 +19,7 @@ from unlearning.core.files import Staged
 from unlearning.metrics import predictions
 from unlearning.networks.own import OwnNetwork
 from unlearning.reports import paper_figures
+from unlearning.vision import forget_losses
 from unlearning.vision import run as run_module
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run
@@ -209,10 +210,10 @@ def test_a_network_whose_stages_do_not_give_one_tensor_is_refused():
     model = nn.Sequential(OrderedDict(one=nn.Identity(), two=Pair()))
     model.uncalled = nn.ModuleList()
     model.forward = lambda x: model.two(model.one(x))
-    assert torch.equal(rfau.outputs(model, ["one"], torch.ones(1))[0], torch.ones(1))
+    assert torch.equal(forget_losses.outputs(model, ["one"], torch.ones(1))[0], torch.ones(1))
     for stages in (["one", "two"], ["one", "uncalled"]):
         with pytest.raises(UserError, match=r"stages as one don't give one: finetune.py"):
-            rfau.outputs(model, stages, torch.zeros(1))
+            forget_losses.outputs(model, stages, torch.zeros(1))
 
 
 NAMED = """
@@ -278,13 +279,13 @@ def test_unseen_needs_the_class_in_d_r(weights, tmp_path, capsys):
 
 def test_cached_features_give_the_same_weights(weights, tmp_path, monkeypatch):
     """Half of the images forgotten for two epochs: the steps draw more images than D_r has."""
-    counts, outputs = [], rfau.outputs
-    monkeypatch.setattr(rfau, "outputs", lambda *arguments: counts.append(1) or outputs(*arguments))
+    counts, outputs = [], forget_losses.outputs
+    monkeypatch.setattr(forget_losses, "outputs", lambda *arguments: counts.append(1) or outputs(*arguments))
     flags = ("--forget-random", 0.5, "--epochs", 2, "--batch-size", 32)
     a = unlearned(rfau, weights, tmp_path / "a.pth", "vit_micro", *flags)
     monkeypatch.setattr(rfau, "CACHE_MIB", 0)
     b = unlearned(rfau, weights, tmp_path / "b.pth", "vit_micro", *flags)
-    steps, passes = a["cost"]["steps"], -(-719 // rfau.REFERENCE)
+    steps, passes = a["cost"]["steps"], -(-719 // forget_losses.REFERENCE)
     assert len(counts) == (1 + passes + steps) + (1 + 2 * steps)
     assert a["cost"]["moved"] > 0
     for key, value in a["state_dict"].items():

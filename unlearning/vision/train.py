@@ -35,15 +35,18 @@ class Policy:
     """How a batch is learned from.
 
     objective: function of the model, images float32 (B, C, H, W), labels and positions int64 (B,); the mean loss, a scalar.
-    scheduler: stepped with the optimiser. augment: function of images uint8. mixup: function of images and labels. clip:
-    largest gradient norm.
+    of_answers: True if it needs no more of network and images than model(x). scheduler: stepped with the optimiser. augment:
+    function of images uint8. mixup: function of images and labels. clip: largest gradient norm. batches: function of the
+    number of images and the batch size; the positions of an epoch's batches.
     """
 
     objective: Callable[[Callable, Any, torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
+    of_answers: bool = False
     scheduler: Any = None
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
     mixup: Callable | None = None
     clip: float | None = None
+    batches: Callable[[int, int], list[torch.Tensor]] = data.shuffled
 
 
 def fit(
@@ -64,8 +67,8 @@ def fit(
     """Minimise an objective on `split`, in place, and return the cost; `model` is left in evaluation mode.
 
     how: the fields of Policy. freeze_norm: batch-norm statistics stay as they are. since: what `clock` said when the method
-    began to prepare, so that its seconds include that. snapshot: the file to continue from. features: where cross-entropy is
-    minimised on the images as they are, outputs of frozen layers are cached there.
+    began to prepare, so that its seconds include that. snapshot: the file to continue from. features: where answers to the
+    images as they are decide the loss, outputs of frozen layers are cached there.
     Cost: seconds (with the cached outputs', even if an earlier run has computed them), memory_mib, trainable, steps.
     Raises RunFailed when the loss is no longer finite.
     """
@@ -87,20 +90,21 @@ def fit(
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
-        batches = data.in_batches(torch.randperm(len(labels)), batch_size)
+        batches = policy.batches(len(labels), batch_size)
         _epoch(f"epoch {epoch + 1}/{epochs}", network, batches, inputs(batches), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
         if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
             snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
     model.eval()
-    steps, trainable = epochs * data.steps_of(len(labels), batch_size), sum(p.numel() for p in _trained(optimizer))
+    steps, trainable = epochs * len(batches), sum(p.numel() for p in _trained(optimizer))
     return {"seconds": seconds, "memory_mib": peak_memory_mib(device), "trainable": trainable, "steps": steps}
 
 
 def _inputs(model, split, compute, features, policy):
     """What runs in training, a function of batches of positions that yields what it takes, and seconds spent: cached outputs
     of frozen layers where every epoch sees the same images, else the images, float32 (B, C, H, W)."""
-    repeats = policy.objective is cross_entropy and not policy.augment and not policy.mixup
+    asked = policy.of_answers or policy.objective is cross_entropy
+    repeats = asked and not policy.augment and not policy.mixup
     if features and repeats and (kept := features.keep(model, split, compute)):
         return kept
     images, layout = split.images.to(compute.device), memory_format(model)
@@ -115,8 +119,8 @@ def _inputs(model, split, compute, features, policy):
 
 def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute, advice):
     """One pass over all batches, and a line about it. Raises RunFailed if the mean loss isn't finite."""
-    started, total = clock(compute.device), torch.zeros((), device=compute.device)
-    bar = tqdm(total=len(labels), desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
+    started, total, count = clock(compute.device), torch.zeros((), device=compute.device), sum(map(len, batches))
+    bar = tqdm(total=count, desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
     for step, (batch, x) in enumerate(zip(batches, inputs, strict=True)):
         y = labels[batch.to(compute.device)]
         x, y = policy.mixup(x, y) if policy.mixup else (x, y)
@@ -127,7 +131,7 @@ def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute, 
         bar.update(len(batch))
     bar.close()
     distributed.average([total])
-    mean, speed = total.item() / len(labels), len(labels) / (clock(compute.device) - started)
+    mean, speed = total.item() / count, count / (clock(compute.device) - started)
     if not math.isfinite(mean):
         raise RunFailed(f"the loss is {mean} in {title}: {advice}")
     if bar.disable and not compute.quiet:
