@@ -24,7 +24,7 @@ import models
 import pretrain
 import retrain
 import rfau
-from baselines import badteacher, gradascent, randomlabel
+from baselines import badteacher, delete, gradascent, neglora, randomlabel, regun
 from tests.helpers import call, served
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting, readers, splits
@@ -369,6 +369,10 @@ STREAMED = {
     "randomlabel": (randomlabel, ("--forget-class", 1, "--epochs", 1, "--saliency", 0.5)),
     "badteacher": (badteacher, ("--forget-class", 1, "--epochs", 1)),
     "rfau": (rfau, ("--forget-class", 1, "--epochs", 1)),
+    "delete": (delete, ("--forget-class", 1, "--epochs", 1)),
+    "neglora": (neglora, ("--forget-class", 1, "--epochs", 1, "--bound", 5)),
+    "regun": (regun, ("--forget-class", 1, "--epochs", 1)),
+    "loraprune": (loraprune, ("--forget-class", 1, "--epochs", 1, "--forget-loss", "residual")),
 }
 
 
