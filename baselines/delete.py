@@ -29,7 +29,7 @@ from unlearning.vision.forget_losses import without_true_class
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run, execute
 
-LR = PerModel({"paper": 1e-4, "vit_small": 5e-5, VIT: 5e-5})
+LR = PerModel({"paper": 1e-4, "vit_small": 5e-5, "resnet8": 1e-3, "resnet20": 1e-3, "vit_micro": 1e-3, VIT: 5e-5})
 
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:

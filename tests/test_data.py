@@ -20,6 +20,7 @@ from PIL import Image
 import data
 import finetune
 import lora
+import loraprune
 import models
 import pretrain
 import retrain

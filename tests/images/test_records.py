@@ -101,7 +101,11 @@ def test_what_never_looks_at_them_ends_with_the_same_bits(place, without, tmp_pa
         assert after["data"]["tag"] == before["data"]["tag"] and len(after["data"]["files"]["names"]) == 18
 
 
-@pytest.mark.parametrize("script", [gradascent, randomlabel, badteacher, rfau, delete, neglora, regun, loraprune], ids=lambda script: script.__name__)
+@pytest.mark.parametrize(
+    "script",
+    [gradascent, randomlabel, badteacher, rfau, delete, neglora, regun, loraprune],
+    ids=lambda script: script.__name__,
+)
 def test_what_looks_at_them_is_refused_before_anything_is_written(place, without, tmp_path, capsys, script):
     before = files(tmp_path)
     flags = (*flags_of(script, place, without), *(("--forget-loss", "bounded") if script is loraprune else ()))

@@ -41,7 +41,7 @@ RETAIN, FORGET = split_of([0.2, 0.0], [0, 2]), split_of([1.0, 0.6], [1, 2])
 
 def run_of(tmp_path, **flags):
     """A run of loraprune on images of three classes."""
-    settings = Settings({"forget_loss": None, "forget_weight": 1.0, "compact": None} | flags)
+    settings = Settings({"forget_loss": None, "forget_weight": 0.1, "compact": None} | flags)
     dataset = data.Dataset("toy", RETAIN, RETAIN, ("a", "b", "c"), False, "toy", ((0.5,), (0.5,)))
     return Run("loraprune", settings, FP32, dataset, Staged(tmp_path / "x.pth"))
 
