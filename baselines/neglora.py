@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from data import Split
+from unlearning.core.errors import UserError
 from unlearning.core.flags import POSITIVE_FLOAT, Parser, PerModel, main
 from unlearning.vision import adapter_files, adapters, pairs, pruning
 from unlearning.vision.flags import method_parser
@@ -30,6 +31,7 @@ from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
 
 LR = PerModel(paper=1e-3)
+BETA = 0.1  # GS-LoRA's are 0.05 to 0.15
 AMOUNT = 0.5  # share of the filters that --prune silences, PruneLoRA's
 
 
@@ -37,6 +39,8 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     """Raise the cross-entropy on `forget` over the adapters (and a CNN's head), then merge them into the network."""
     adapter_files.check_replaceable(run)
     settings = run.settings
+    if settings.bound is None and settings.beta != BETA:
+        raise UserError("--beta: the weight of the loss that --bound ends")
     masks = pruning.prune_filters(model, AMOUNT) if settings.prune else {}
     adapted = adapters.attach(model, adapters.last_and_head(model), settings.rank, settings.alpha, settings.dropout)
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=settings.lr)
@@ -61,7 +65,7 @@ def parser() -> Parser:
     parser.add_argument("--prune", action="store_true", help="silence half of the filters first (Sparse NegLoRA)")
     text = "stop at a cross-entropy of BND nats on D_f and learn D_r beside it (GS-LoRA; a few times log C)"
     parser.add_argument("--bound", type=POSITIVE_FLOAT, metavar="BND", help=text)
-    parser.add_argument("--beta", type=POSITIVE_FLOAT, default=0.1, help="weight of the bounded loss (default: 0.1)")
+    parser.add_argument("--beta", type=POSITIVE_FLOAT, default=BETA, help=f"weight of the bounded loss (default: {BETA})")
     return parser
 
 

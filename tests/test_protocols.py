@@ -20,6 +20,7 @@ import retrain
 import rfau
 from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun
 from tests.helpers import FP32, call, forgetting_three
+from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.core.flags import PerModel
 from unlearning.vision import run as run_module
@@ -379,6 +380,11 @@ def test_neglora_climbs_on_d_f_and_its_bound_learns_d_r_beside_it(handed, digits
         assert loss.item() == pytest.approx(0.25 * left + on_zero)
         sizes = [len(batch) for batch in asked.policy["batches"](len(asked.split), 32)]
         assert sizes[:2] == [64, 64] and len(sizes) == -(-len(digits.forget) // 32)  # half of a step is of D_r
+
+
+def test_a_weight_of_no_loss_is_refused(handed):
+    with pytest.raises(UserError, match="--beta: the weight of the loss that --bound ends"):
+        handed(neglora, "vit_micro", "--beta", 0.25)
 
 
 @pytest.mark.parametrize("flags", [("--prune",), ()])

@@ -11,7 +11,7 @@ import data
 import models
 import pretrain
 import rfau
-from baselines import badteacher, gradascent, randomlabel
+from baselines import badteacher, delete, gradascent, randomlabel
 from tests.evaluation.test_entries import noisy_folder
 from tests.helpers import FP32, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
@@ -346,6 +346,9 @@ def test_a_bad_teacher_makes_the_class_a_guess(weights, tmp_path):
     assert found["cost"]["steps"] == 6 * 5  # 30 % of D_r with D_f, in batches of 128
 
 
+NO_OTHER = "DELETE needs a second class: there is no other answer in data of one"
+
+
 def test_data_of_one_class_are_scored_but_have_no_wrong_label(tmp_path, capsys):
     noisy_folder(tmp_path / "only", ("ant",))
     common = ("--dataset", f"folder:{tmp_path}/only", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet")
@@ -353,6 +356,7 @@ def test_data_of_one_class_are_scored_but_have_no_wrong_label(tmp_path, capsys):
     call(pretrain, *common)
     code, line = one_line(randomlabel, capsys, *common, "--forget-random", 0.5)
     assert code == 2 and "needs a second class" in line
+    assert one_line(delete, capsys, *common, "--forget-random", 0.5) == (2, f"{delete.__name__}.py: {NO_OTHER}")
     path = call(gradascent, *common, "--forget-random", 0.5, "--retain-weight", 0.5)
     (row,) = [row for row in rows_of(path, "--weights", tmp_path, "--every-attack") if row["method"].startswith("grad")]
     assert row["metrics"]["UA"]["mean"] == 0 and "missing" in row["metrics"]["MIA_AUC"]

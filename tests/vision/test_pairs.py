@@ -164,7 +164,7 @@ def test_outputs_of_frozen_layers_are_cached_beside_a_loss_on_answers(weights, t
     states = {}
     for cache in (0, 4096):
         shared = Shared(cache)
-        flags = (*forgetting_three(weights, 2, "vit_micro"), "--forget-loss", "delete", "--precision", "fp32")
+        flags = (*forgetting_three(weights, 1, "vit_micro"), "--forget-loss", "delete", "--precision", "fp32")
         path = call(loraprune, *flags, "--output", tmp_path / f"{cache}.pth", shared=shared)
         states[cache] = models.load_checkpoint(path)["state_dict"]
         done = [int(part.done.sum()) for part in shared.features.kept]

@@ -42,7 +42,6 @@ class Method:
 
 ONE = "one-prompt"  # the system of one part: no clusters
 _SYSTEMS = ("lmeraser",)
-FORGET_LOSSES = ("bounded", "delete", "residual")  # loraprune's
 METHODS = {
     "original": Method("pretrain"),
     "retrain": Method("retrain"),
@@ -70,7 +69,9 @@ METHODS = {
     "neglora --prune": Method("baselines.neglora", ("--prune",), (2,)),
     "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,)),
     "regun": Method("baselines.regun"),
-    **{f"loraprune --forget-loss {loss}": Method("loraprune", ("--forget-loss", loss)) for loss in FORGET_LOSSES},
+    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded")),
+    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete")),
+    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual")),
     # Systems of parts.
     ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
     **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},

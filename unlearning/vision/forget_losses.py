@@ -29,7 +29,9 @@ def bounded(logits: torch.Tensor, labels: torch.Tensor, bound: float) -> torch.T
 
 def without_true_class(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """DELETE's targets: softmax of the original's logits, float32 (B, classes), with those of `labels`, int64 (B,), at minus
-    infinity. Probabilities float32 (B, classes)."""
+    infinity. Probabilities float32 (B, classes). Raises UserError where there is no second class."""
+    if logits.shape[1] < 2:
+        raise UserError("DELETE needs a second class: there is no other answer in data of one")
     return logits.scatter(1, labels[:, None], float("-inf")).softmax(1)
 
 

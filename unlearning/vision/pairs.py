@@ -8,6 +8,7 @@ images of the other, drawn at random: about one pass over it for one over the fi
 most twice the images that the first alone would take. All of a step go through the network together.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -77,7 +78,7 @@ def with_forget_loss(model: nn.Module, retain: Split, forget: Split, run: Run) -
     if kind == "delete":
         answers = predict(model, forget, run.compute, run.features)
         targets = forget_losses.without_true_class(answers, forget.labels).to(run.compute.device)
-    bound = BOUND * torch.tensor(float(len(run.dataset.classes))).log().item()
+    bound = BOUND * math.log(len(run.dataset.classes))
 
     def on_forget(logits, labels, rows):
         if targets is None:
