@@ -101,15 +101,19 @@ def ce(x, label):
 
 
 def test_deletes_target_is_the_originals_and_not_the_students(tmp_path):
-    """Original: logits (1, 0, 0) for an image of class 1, so that its target is (e, 0, 1) / (e + 1). Student: (2, 0, 0)."""
+    """Original: logits (x, 0, 0), so that the target of an image of class 1 is (e^x, 0, 1) / (e^x + 1), and of class 2 likewise.
+    Student: (2 x, 0, 0)."""
     model = Pixel()
     run = run_of(tmp_path, forget_loss="delete", forget_weight=0.25)
     split, how = pairs.with_forget_loss(model, RETAIN, FORGET, run)
     model.scale.data.fill_(2.0)
-    p = exp(1) / (exp(1) + 1)
-    divergence = p * log(p) + (1 - p) * log(1 - p) - p * 2 + log(exp(2) + 2)
-    expected = (ce(0.4, 0) + ce(0.0, 2)) / 2 + 0.25 * divergence
-    assert asked(model, split, how, [0, 1, 2]) == pytest.approx(expected, rel=1e-5)
+
+    def divergence(x):
+        p = exp(x) / (exp(x) + 1)
+        return p * log(p) + (1 - p) * log(1 - p) - p * 2 * x + log(exp(2 * x) + 2)
+
+    expected = (ce(0.4, 0) + ce(0.0, 2)) / 2 + 0.25 * (2 * divergence(1.0) + divergence(0.6)) / 3
+    assert asked(model, split, how, [0, 1, 2, 2, 3]) == pytest.approx(expected, rel=1e-5)
     assert how["since"] > 0 and how["of_answers"]
 
 
