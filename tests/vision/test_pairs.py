@@ -101,7 +101,7 @@ def ce(x, label):
 
 
 def test_deletes_target_is_the_originals_and_not_the_students(tmp_path):
-    """Original: logits (x, 0, 0), so that the target of an image of class 1 is (e^x, 0, 1) / (e^x + 1), and alike of class 2.
+    """Original: logits (x, 0, 0), so an image of class 1 has the target (e^x, 0, 1) / (e^x + 1), and alike one of class 2.
     Student: (2 x, 0, 0)."""
     model = Pixel()
     run = run_of(tmp_path, forget_loss="delete", forget_weight=0.25)
