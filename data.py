@@ -409,6 +409,11 @@ def in_batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
     return batches
 
 
+def shuffled(count: int, size: int) -> list[torch.Tensor]:
+    """The batches of an epoch over `count` images: all positions in random order, as `in_batches` splits them."""
+    return in_batches(torch.randperm(count), size)
+
+
 def steps_of(count: int, size: int) -> int:
     """The optimiser steps of an epoch over `count` images in batches of `size`."""
     return max(1, math.ceil((count - 1) / size)) if size > 1 else count

@@ -15,7 +15,7 @@ from torch import nn
 from data import Split
 from unlearning.core.flags import Parser, PerModel, main
 from unlearning.vision import compaction, pruning
-from unlearning.vision.flags import method_parser
+from unlearning.vision.flags import add_pruning_flags, method_parser
 from unlearning.vision.run import Run, execute
 
 LR = PerModel(paper=1e-3, resnet8=1e-3, resnet20=1e-3, vit_micro=1e-3)
@@ -34,7 +34,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 
 def parser() -> Parser:
     """The command line."""
-    return pruning.add_pruning_flags(method_parser(__doc__, epochs=5, lr=LR))
+    return add_pruning_flags(method_parser(__doc__, epochs=5, lr=LR))
 
 
 run = partial(execute, "pruneft", unlearn, parser)

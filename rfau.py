@@ -22,20 +22,19 @@ import torch
 from torch import nn
 
 from data import Split
-from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
+from unlearning.core.device import clock, memory_format, to_float
 from unlearning.core.errors import UserError
 from unlearning.core.flags import LORA_RANK, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
 from unlearning.core.locks import check_place, locked
 from unlearning.core.paths import output_file
 from unlearning.core.seals import check_own
 from unlearning.core.words import say
-from unlearning.vision import adapter_files, adapters
+from unlearning.vision import adapter_files, adapters, forget_losses
 from unlearning.vision.flags import add_targets_flag, method_parser
 from unlearning.vision.layers import in_every_block, stages
 from unlearning.vision.run import Run, execute
 
 LR = PerModel(paper=1e-3)
-REFERENCE = 256  # images of D_r that give each layer's mean and variance
 CACHE_MIB = 2048  # most memory for the original's features of all of D_r
 
 
@@ -47,27 +46,29 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     draw = _same_class(retain.labels, forget.labels) if settings.shift == "unseen" else _any(len(retain))
     model.to(memory_format=memory_format(model))  # before it is copied: another layout rounds otherwise
     original, layers, targets = copy.deepcopy(model).eval(), stages(model), every_block(model)
-    sample = _features(original, layers, retain, torch.randperm(len(retain))[:REFERENCE], run.compute)
+    sample = forget_losses.features(
+        original, layers, retain, torch.randperm(len(retain))[: forget_losses.REFERENCE], run.compute
+    )
     variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
     cache = None
     if _all_of_it_pays(sample, retain, forget, settings):
-        cache = _features(original, layers, retain, torch.arange(len(retain)), run.compute)
+        cache = forget_losses.features(original, layers, retain, torch.arange(len(retain)), run.compute)
     adapted = adapters.attach(model, targets, settings.rank, settings.alpha)
     student, residuals = adapted.get_base_model(), run.snapshot.history if run.snapshot else []
 
     def objective(_, x, y, rows):
         kept = draw(y.cpu())
         images = torch.cat([_floats(retain, kept, model, x.device), x])
-        after_r, after_f = _halves(outputs(student, layers, images))
+        after_r, after_f = _halves(forget_losses.outputs(student, layers, images))
         if cache is None or settings.plot:
             with torch.no_grad():
-                before_r, before_f = _halves(outputs(original, layers, images))
+                before_r, before_f = _halves(forget_losses.outputs(original, layers, images))
         if cache is not None:
             before_r = [h[kept.to(h.device)] for h in cache]
-        to_retain = mse(after_r, before_r, variances)
-        to_forget = mse(after_f, means if settings.shift == "mean" else before_r, variances)
+        to_retain = forget_losses.mse(after_r, before_r, variances)
+        to_forget = forget_losses.mse(after_f, means if settings.shift == "mean" else before_r, variances)
         if settings.plot:
-            residuals.append([to_retain.tolist(), mse(after_f, before_f, variances).tolist()])
+            residuals.append([to_retain.tolist(), forget_losses.mse(after_f, before_f, variances).tolist()])
         return to_retain.mean() + settings.forget_weight * (to_forget[-1] if settings.shift == "head" else to_forget.mean())
 
     optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=settings.lr)
@@ -112,34 +113,6 @@ def every_block(model: nn.Module) -> adapters.Layers:
     return in_every_block(model), []
 
 
-def outputs(model: nn.Module, layers: list[str], x: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs float32 of the modules named in `layers` for images x float32 (B, C, H, W): a list of (B, ...). Raises
-    UserError where one gives several tensors, or isn't called."""
-    found: list[torch.Tensor] = []
-    what = f"RFAU moves the tensor that each stage gives; stages as {layers[0].removeprefix('net.')} don't give one"
-    refusal = UserError(f"{what}: finetune.py, pruneft.py, lora.py and loraprune.py don't look at stages")
-
-    def keep(module, inputs, output):
-        if not isinstance(output, torch.Tensor):
-            raise refusal
-        found.append(output.float())
-
-    hooks = [model.get_submodule(name).register_forward_hook(keep) for name in layers]
-    try:
-        model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if len(found) != len(layers):
-        raise refusal
-    return found
-
-
-def mse(features: list[torch.Tensor], targets: list[torch.Tensor], variances: list[torch.Tensor]) -> torch.Tensor:
-    """Mean squared distance of each layer's features to its target over its variance: float32 (layers,)."""
-    return torch.stack([(h - t).square().mean() / v for h, t, v in zip(features, targets, variances, strict=True)])
-
-
 def _all_of_it_pays(sample, retain, forget, settings):
     """True if one pass over D_r costs less than the images that the steps draw from it, and its features fit into memory.
 
@@ -156,16 +129,6 @@ def _floats(split: Split, rows: torch.Tensor, model: nn.Module, device: str | to
 def _halves(features):
     """The features of a batch's first half, and of its second: two lists."""
     return zip(*(h.chunk(2) for h in features), strict=True)
-
-
-def _features(
-    original: nn.Module, layers: list[str], retain: Split, rows: torch.Tensor, compute: Compute
-) -> list[torch.Tensor]:
-    """The original's features of the images of `retain` at the positions `rows`: a list of float32 (len(rows), ...)."""
-    device = compute.device
-    with torch.no_grad(), autocast(device, compute.precision):
-        parts = [outputs(original, layers, _floats(retain, some, original, device)) for some in rows.split(REFERENCE)]
-    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
 def _any(count: int) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -20,11 +20,12 @@ from PIL import Image
 import data
 import finetune
 import lora
+import loraprune
 import models
 import pretrain
 import retrain
 import rfau
-from baselines import badteacher, gradascent, randomlabel
+from baselines import badteacher, delete, gradascent, neglora, randomlabel, regun
 from tests.helpers import call, served
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting, readers, splits
@@ -369,6 +370,10 @@ STREAMED = {
     "randomlabel": (randomlabel, ("--forget-class", 1, "--epochs", 1, "--saliency", 0.5)),
     "badteacher": (badteacher, ("--forget-class", 1, "--epochs", 1)),
     "rfau": (rfau, ("--forget-class", 1, "--epochs", 1)),
+    "delete": (delete, ("--forget-class", 1, "--epochs", 1)),
+    "neglora": (neglora, ("--forget-class", 1, "--epochs", 1, "--bound", 5)),
+    "regun": (regun, ("--forget-class", 1, "--epochs", 1)),
+    "loraprune": (loraprune, ("--forget-class", 1, "--epochs", 1, "--forget-loss", "residual")),
 }
 
 
@@ -588,3 +593,15 @@ def test_positions_beyond_the_images_are_named():
     data.check_positions("x.pth", torch.tensor([0, 199]), dataset)
     with pytest.raises(UserError, match=r"x.pth: it names image 200, and there are 200 training images: it is damaged"):
         data.check_positions("x.pth", torch.tensor([0, 200]), dataset)
+
+
+def test_two_splits_are_joined_with_their_origin_where_it_is_one():
+    whole = data.load("digits", subset=20).train
+    first, other = whole.take(torch.tensor([4, 1])), whole.take(torch.tensor([7, 0, 4]))
+    both = first.joined(other)
+    rows = [4, 1, 7, 0, 4]
+    assert torch.equal(both.images, whole.images[rows]) and torch.equal(both.labels, whole.labels[rows])
+    images, places = both.source
+    assert images is whole.source[0] and torch.equal(images[places], both.images)
+    elsewhere = data.Split(whole.images.clone(), whole.labels)
+    assert first.joined(elsewhere).origin is None and len(first.joined(elsewhere)) == 22

@@ -18,8 +18,9 @@ import pretrain
 import pruneft
 import retrain
 import rfau
-from baselines import badteacher, control, gradascent, randomlabel
+from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun
 from tests.helpers import FP32, call, forgetting_three
+from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.core.flags import PerModel
 from unlearning.vision import run as run_module
@@ -54,7 +55,8 @@ DEFAULTS = {
     "finetune": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-3), "batch_size": 128},
     "pruneft": {"epochs": 5, "lr": 1e-3, "batch_size": 128, "amount": 0.5, "regrow": False, "prune_head": False},
     "lora": LORA,
-    "loraprune": LORA | {"amount": 0.5, "regrow": False, "prune_head": False, "compact": None},
+    "loraprune": LORA
+    | {"amount": 0.5, "regrow": False, "prune_head": False, "compact": None, "forget_loss": None, "forget_weight": 0.1},
     "rfau": {"epochs": 1, "lr": 1e-3, "batch_size": 8, "rank": 8, "alpha": 16, "shift": "random", "forget_weight": 1},
     "baselines.gradascent": {"epochs": 1, "lr": 1e-4, "batch_size": 8, "retain_weight": 0},
     "baselines.randomlabel": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-3, 3e-4, 1e-3), "batch_size": 128, "saliency": 1},
@@ -64,6 +66,10 @@ DEFAULTS = {
         "batch_size": 128,
         "retain_share": 0.3,
     },
+    "baselines.delete": {"epochs": 20, "lr": (1e-4, 5e-5, 1e-3, 1e-3, 1e-3), "batch_size": 128},
+    "baselines.neglora": LORA
+    | {"epochs": 2, "lr": 1e-3, "batch_size": 32, "bn": "freeze", "prune": False, "bound": None, "beta": 0.1},
+    "baselines.regun": {"epochs": 10, "lr": 0.01, "batch_size": 128, "weight": 0.5, "held_out": 0.1},
     "baselines.control --kind mask": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-2), "batch_size": 128},
     "lmeraser train": {
         "parts": 100,
@@ -180,7 +186,7 @@ def names_of(optimizer, model):
     return {names[id(p)] for group in optimizer.param_groups for p in group["params"]}
 
 
-EVERY = (finetune, pruneft, lora, loraprune, badteacher, randomlabel, gradascent, control, rfau)
+EVERY = (finetune, pruneft, lora, loraprune, badteacher, randomlabel, gradascent, control, rfau, neglora)
 POLICY = {"epochs", "batch_size", "seed", "compute", "snapshot", "features"}  # of every run
 OWN_POLICY = {  # beside these: no schedule, augmentation, mixup or clipping in unlearning
     lora: {"freeze_norm": False},
@@ -188,6 +194,7 @@ OWN_POLICY = {  # beside these: no schedule, augmentation, mixup or clipping in 
     control: {"freeze_norm": True},
     gradascent: {"freeze_norm": True},
     rfau: {"freeze_norm": True},
+    neglora: {"freeze_norm": True, "of_answers": True},
 }
 
 
@@ -202,10 +209,21 @@ def test_unlearning_is_plain_adam_at_a_constant_rate(handed, script, network):
     assert (group["lr"], group["betas"], group["eps"]) == (0.125, (0.9, 0.999), 1e-8)
     assert (group["weight_decay"], group["amsgrad"], group["maximize"]) == (0.01 if decoupled else 0, False, False)
     assert asked.policy["epochs"] == 7 and asked.policy["seed"] == 0
-    assert asked.policy["batch_size"] == (8 if script in (rfau, gradascent) else 128)
+    assert asked.policy["batch_size"] == {rfau: 8, gradascent: 8, neglora: 32}.get(script, 128)
     own = {key: value for key, value in asked.policy.items() if key not in {*POLICY, "objective", "since"}}
     assert own == OWN_POLICY.get(script, {})
-    assert ("objective" in asked.policy) == (script in (rfau, gradascent))
+    assert ("objective" in asked.policy) == (script in (rfau, gradascent, neglora))
+
+
+@pytest.mark.parametrize(("script", "frozen"), [(delete, True), (regun, False)])
+def test_deletes_and_reguns_rule_is_sgd_with_momentum(handed, script, frozen):
+    """Over all weights at a constant rate, without decay."""
+    asked = handed(script, "vit_micro", "--lr", 0.125)
+    assert type(asked.optimizer) is torch.optim.SGD and "scheduler" not in asked.policy
+    (group,) = asked.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.125, 0.9, 0, False)
+    assert names_of(asked.optimizer, asked.model) == {name for name, _ in asked.model.named_parameters()}
+    assert asked.policy.get("freeze_norm", False) is frozen
 
 
 @pytest.mark.parametrize("script", [lora, loraprune])
@@ -253,7 +271,7 @@ def test_all_weights_are_trained_or_those_that_the_method_names(handed):
         assert names_of(asked.optimizer, asked.model) == {name for name, _ in asked.model.named_parameters()}
     asked = handed(control, "resnet8", "--kind", "head-only")
     assert names_of(asked.optimizer, asked.model) == {"net.fc.weight", "net.fc.bias"}
-    for script in (lora, loraprune):
+    for script in (lora, loraprune, neglora):
         asked = handed(script, "vit_micro")
         assert names_of(asked.optimizer, asked.model) == lora_of("net.blocks.3.attn.proj", "net.head")
         asked = handed(script, "resnet8")
@@ -352,6 +370,101 @@ def test_negative_gradients_are_weighed_as_written():
         objective = policy["objective"](model, forget.images / 255, forget.labels, torch.arange(2))
         on_forget, on_retain = (loss(1.0, 0) + loss(0.0, 2)) / 2, loss(0.2, 1)
         assert objective.item() == pytest.approx(weight * on_retain - (1 - weight) * on_forget, rel=1e-5)
+
+
+def test_delete_learns_the_originals_answers_without_the_true_class(handed, digits, originals):
+    """Of D_f alone; of the second largest answers what the original says."""
+    asked = handed(delete, "vit_micro", "--precision", "fp32")
+    assert alike(asked.split, digits.forget)
+    original = models.build(models.load_checkpoint(originals / "digits_vit_micro_original_s0.pth"))
+    known = predict(original, digits.forget, FP32).softmax(1)
+    assert (asked.split.labels[:, 3] == 0).all()
+    known[:, 3] = 0
+    torch.testing.assert_close(asked.split.labels, known / known.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
+
+
+def test_neglora_climbs_on_d_f_and_its_bound_learns_d_r_beside_it(handed, digits):
+    """Answers are made up here: log-odds of class 3, which D_f is of; and of class 0 beside them."""
+
+    def network(x):
+        return torch.tensor([0.0, -50, -50, 1.0, *[-50] * 6]).expand(len(x), 10)
+
+    on_three, on_zero = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    asked = handed(neglora, "vit_micro")
+    assert alike(asked.split, digits.forget)
+    rows = torch.arange(5)
+    loss = asked.policy["objective"](network, torch.zeros(5, 1), asked.split.labels[rows], rows)
+    assert loss.item() == pytest.approx(-on_three)
+    for bound, left in ((2.0, 2 - on_three), (0.3, 0.0)):
+        asked = handed(neglora, "vit_micro", "--bound", bound, "--beta", 0.25)
+        assert alike(asked.split, digits.forget, digits.retain)
+        zero = len(digits.forget) + int((digits.retain.labels == 0).nonzero()[0])
+        rows = torch.tensor([0, 1, zero])
+        loss = asked.policy["objective"](network, torch.zeros(3, 1), asked.split.labels[rows], rows)
+        assert loss.item() == pytest.approx(0.25 * left + on_zero)
+        sizes = [len(batch) for batch in asked.policy["batches"](len(asked.split), 32)]
+        assert sizes[:2] == [64, 64] and len(sizes) == -(-len(digits.forget) // 32)  # half of a step is of D_r
+
+
+def test_a_weight_of_no_loss_is_refused(handed):
+    with pytest.raises(UserError, match="--beta: the weight of the loss that --bound ends"):
+        handed(neglora, "vit_micro", "--beta", 0.25)
+
+
+@pytest.mark.parametrize(("network", "flags"), [("resnet8", ("--prune",)), ("vit_micro", ("--prune",)), ("resnet8", ())])
+def test_sparse_neglora_keeps_half_of_the_filters_at_zero(originals, digits, tmp_path, network, flags):
+    """In a ViT, where no norm of scale zero follows, a gradient reaches them."""
+    common = forgetting_three(originals, 1, network)
+    path = call(neglora, *common, *flags, "--lr", 0.01, "--output", tmp_path / "x.pth", shared=digits.shared)
+    before = models.load_checkpoint(originals / f"digits_{network}_original_s0.pth")["state_dict"]
+    after = models.load_checkpoint(path)["state_dict"]
+    vit = network == "vit_micro"
+    for name in ("net.blocks.3.attn.proj",) if vit else CONVOLUTIONS:
+        weight = after[f"{name}.weight"].flatten(1)
+        assert (weight == 0).all(1).sum() == (len(weight) // 2 if flags else 0)
+    assert vit or torch.equal(after["net.bn1.running_mean"], before["net.bn1.running_mean"])
+    head = "net.head.weight" if vit else "net.fc.weight"
+    assert not torch.equal(after[head], before[head])
+
+
+def test_regun_imitates_the_mean_answer_to_held_out_images_of_the_same_classes():
+    """Original: logits (x, 0, 0) of a pixel x, which is 1 in class 0 and 0.2 in class 1; half of D_r is put aside. D_f has
+    an image of each and two of class 2, which D_r lacks. The student's scale is 2."""
+
+    class Pixel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.scale * nn.functional.pad(x.flatten(1), (0, 2))
+
+    retain = data.Split(torch.tensor([255, 51] * 8, dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor([0, 1] * 8))
+    forget = data.Split(torch.full((4, 1, 1, 1), 153, dtype=torch.uint8), torch.tensor([0, 1, 2, 2]))
+    dataset = data.Dataset("toy", retain, retain, ("a", "b", "c"), False, "toy", ((0.5,), (0.5,)))
+    settings = {"weight": 0.3, "held_out": 0.5, "lr": 0.1, "epochs": 1, "batch_size": 4, "seed": 0}
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        asked = []
+        patch.setattr(run_module, "fit", lambda *a, **policy: asked.append((a, policy)) or {})
+        model = regun.unlearn(Pixel(), retain, forget, Run("x", Settings(settings), FP32, dataset, Staged(Path("x.pth"))))
+    ((_, split, _), policy) = asked[0]
+    assert alike(split.take(slice(8, None)), forget) and policy["of_answers"]
+    learned = split.labels[:8].bincount().tolist()
+    assert learned[0] not in (0, 8)  # both classes are put aside
+    of_0, of_1 = (torch.tensor([x, 0.0, 0.0]).softmax(0) for x in (1.0, 0.2))
+    of_any = ((8 - learned[0]) * of_0 + (8 - learned[1]) * of_1) / 8
+    model.scale.data.fill_(2.0)
+    answer = torch.tensor([2 * 0.6, 0.0, 0.0]).log_softmax(0)
+    rows = torch.tensor([0, *range(8, 12)])
+    on_retain = nn.functional.cross_entropy(
+        2 * split.images[:1].view(1, 1).float() / 255 * torch.eye(3)[:1], split.labels[:1]
+    )
+    for places, mix in (([8, 9, 10, 11], (of_0 + of_1 + 2 * of_any) / 4), ([8, 9], (of_0 + of_1) / 2), ([9], of_1)):
+        rows = torch.tensor([0, *places])
+        found = policy["objective"](model, split.images[rows] / 255, split.labels[rows], rows)
+        expected = 0.7 * on_retain + 0.3 * (mix * (mix.log() - answer)).sum()
+        torch.testing.assert_close(found.detach(), expected.detach())
 
 
 @pytest.mark.parametrize(("kind", "weight", "bias"), [("mask", None, float("-inf")), ("zero-row", 0.0, 0.0)])

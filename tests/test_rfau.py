@@ -11,7 +11,7 @@ import data
 import models
 import pretrain
 import rfau
-from baselines import badteacher, gradascent, randomlabel
+from baselines import badteacher, delete, gradascent, randomlabel
 from tests.evaluation.test_entries import noisy_folder
 from tests.helpers import FP32, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
@@ -19,6 +19,7 @@ from unlearning.core.files import Staged
 from unlearning.metrics import predictions
 from unlearning.networks.own import OwnNetwork
 from unlearning.reports import paper_figures
+from unlearning.vision import forget_losses
 from unlearning.vision import run as run_module
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run
@@ -209,10 +210,10 @@ def test_a_network_whose_stages_do_not_give_one_tensor_is_refused():
     model = nn.Sequential(OrderedDict(one=nn.Identity(), two=Pair()))
     model.uncalled = nn.ModuleList()
     model.forward = lambda x: model.two(model.one(x))
-    assert torch.equal(rfau.outputs(model, ["one"], torch.ones(1))[0], torch.ones(1))
+    assert torch.equal(forget_losses.outputs(model, ["one"], torch.ones(1))[0], torch.ones(1))
     for stages in (["one", "two"], ["one", "uncalled"]):
         with pytest.raises(UserError, match=r"stages as one don't give one: finetune.py"):
-            rfau.outputs(model, stages, torch.zeros(1))
+            forget_losses.outputs(model, stages, torch.zeros(1))
 
 
 NAMED = """
@@ -278,13 +279,13 @@ def test_unseen_needs_the_class_in_d_r(weights, tmp_path, capsys):
 
 def test_cached_features_give_the_same_weights(weights, tmp_path, monkeypatch):
     """Half of the images forgotten for two epochs: the steps draw more images than D_r has."""
-    counts, outputs = [], rfau.outputs
-    monkeypatch.setattr(rfau, "outputs", lambda *arguments: counts.append(1) or outputs(*arguments))
+    counts, outputs = [], forget_losses.outputs
+    monkeypatch.setattr(forget_losses, "outputs", lambda *arguments: counts.append(1) or outputs(*arguments))
     flags = ("--forget-random", 0.5, "--epochs", 2, "--batch-size", 32)
     a = unlearned(rfau, weights, tmp_path / "a.pth", "vit_micro", *flags)
     monkeypatch.setattr(rfau, "CACHE_MIB", 0)
     b = unlearned(rfau, weights, tmp_path / "b.pth", "vit_micro", *flags)
-    steps, passes = a["cost"]["steps"], -(-719 // rfau.REFERENCE)
+    steps, passes = a["cost"]["steps"], -(-719 // forget_losses.REFERENCE)
     assert len(counts) == (1 + passes + steps) + (1 + 2 * steps)
     assert a["cost"]["moved"] > 0
     for key, value in a["state_dict"].items():
@@ -345,6 +346,9 @@ def test_a_bad_teacher_makes_the_class_a_guess(weights, tmp_path):
     assert found["cost"]["steps"] == 6 * 5  # 30 % of D_r with D_f, in batches of 128
 
 
+NO_OTHER = "DELETE needs a second class: there is no other answer in data of one"
+
+
 def test_data_of_one_class_are_scored_but_have_no_wrong_label(tmp_path, capsys):
     noisy_folder(tmp_path / "only", ("ant",))
     common = ("--dataset", f"folder:{tmp_path}/only", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet")
@@ -352,6 +356,7 @@ def test_data_of_one_class_are_scored_but_have_no_wrong_label(tmp_path, capsys):
     call(pretrain, *common)
     code, line = one_line(randomlabel, capsys, *common, "--forget-random", 0.5)
     assert code == 2 and "needs a second class" in line
+    assert one_line(delete, capsys, *common, "--forget-random", 0.5) == (2, f"{delete.__name__}.py: {NO_OTHER}")
     path = call(gradascent, *common, "--forget-random", 0.5, "--retain-weight", 0.5)
     (row,) = [row for row in rows_of(path, "--weights", tmp_path, "--every-attack") if row["method"].startswith("grad")]
     assert row["metrics"]["UA"]["mean"] == 0 and "missing" in row["metrics"]["MIA_AUC"]

@@ -17,13 +17,14 @@ import pruneft
 import reproduce
 import retrain
 import rfau
-from baselines import badteacher, control, gradascent, randomlabel, sisa
+from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun, sisa
 from tests.helpers import KILL, call, one_line, shell
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.flags import main
 from unlearning.vision.snapshots import MARK, Snapshot
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
+METHODS += (delete, neglora, regun)
 SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
 
 
@@ -75,8 +76,14 @@ STOPPED = [
     (gradascent, ("--forget-class", "3", "--retain-weight", "0.9")),
     (randomlabel, ("--forget-class", "3", "--saliency", "0.5")),
     (badteacher, ("--forget-class", "3")),
+    (delete, ("--forget-class", "3")),
+    (neglora, ("--forget-class", "3", "--bound", "5")),
+    (neglora, ("--forget-random", "0.1", "--prune")),
+    (regun, ("--forget-random", "0.1")),
+    (loraprune, ("--forget-class", "3", "--forget-loss", "delete")),
+    (loraprune, ("--forget-random", "0.1", "--forget-loss", "residual")),
 ]
-KILLED = [case for case in STOPPED if case[0] in (pretrain, loraprune)]
+KILLED = [case for case in STOPPED if case[0] in (pretrain, loraprune)][:2]
 
 
 def prepared(weights, tmp_path, script, extra, epochs):

@@ -17,7 +17,7 @@ import models
 import pretrain
 import retrain
 import rfau
-from baselines import badteacher, control, gradascent, randomlabel, sisa
+from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun, sisa
 from tests.helpers import call, files, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
@@ -101,10 +101,14 @@ def test_what_never_looks_at_them_ends_with_the_same_bits(place, without, tmp_pa
         assert after["data"]["tag"] == before["data"]["tag"] and len(after["data"]["files"]["names"]) == 18
 
 
-@pytest.mark.parametrize("script", [gradascent, randomlabel, badteacher, rfau], ids=lambda script: script.__name__)
+@pytest.mark.parametrize(
+    "script",
+    [gradascent, randomlabel, badteacher, rfau, delete, neglora, regun, loraprune],
+    ids=lambda script: script.__name__,
+)
 def test_what_looks_at_them_is_refused_before_anything_is_written(place, without, tmp_path, capsys, script):
     before = files(tmp_path)
-    flags = flags_of(script, place, without)
+    flags = (*flags_of(script, place, without), *(("--forget-loss", "bounded") if script is loraprune else ()))
     code, line = one_line(script, capsys, *flags, "--weights", tmp_path)
     assert code == 2 and "are not there any more, and this method looks at them" in line and files(tmp_path) == before
 

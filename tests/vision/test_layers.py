@@ -23,7 +23,7 @@ from tests.helpers import FP32, finished_run, save_adapter
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.exact import learners
-from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
+from unlearning.vision import adapter_files, adapters, compaction, forget_losses, layers, pruning
 from unlearning.vision.predict import penultimate, predict
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
@@ -228,7 +228,9 @@ def test_every_adapter_is_below_the_last_stage_and_none_is_idle(name):
     model = outline(name)
     side = model.net.pretrained_cfg["input_size"][-1]
     adapted = adapters.attach(model, rfau.every_block(model), 4, 8).to("meta")
-    features = rfau.outputs(adapted.get_base_model(), layers.stages(model), torch.zeros(2, 3, side, side, device="meta"))
+    features = forget_losses.outputs(
+        adapted.get_base_model(), layers.stages(model), torch.zeros(2, 3, side, side, device="meta")
+    )
     learned = [p for p in adapted.parameters() if p.requires_grad]
     assert all(feature.requires_grad for feature in features)
     assert len(torch.autograd.grad(features[-1].sum(), learned)) == len(learned) > 0  # raises where one has none

@@ -21,7 +21,7 @@ import pretrain
 import pruneft
 import retrain
 import rfau
-from baselines import badteacher, control, gradascent, randomlabel, sisa
+from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun, sisa
 from data import Source
 from tests.helpers import call, changed, forgetting_three, latest, one_line
 from tests.test_data import folder_of_images
@@ -37,6 +37,7 @@ SMALL = ("--dataset", "digits", "--subset", 120, "--precision", "fp32", "--quiet
 KIND = {control: ("--kind", "head-only")}
 FROM_SCRATCH = (pretrain, retrain)
 METHODS = (finetune, pruneft, lora, loraprune, rfau, control, gradascent, randomlabel, badteacher)
+METHODS += (delete, neglora, regun)
 # Flags that make no other result.
 CIRCUMSTANCES = {
     "help",
@@ -297,7 +298,7 @@ def alike(a, b):
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-DRAWS = (pretrain, retrain, lora, loraprune, rfau, randomlabel, badteacher)  # something before they train
+DRAWS = (pretrain, retrain, lora, loraprune, rfau, randomlabel, badteacher, neglora, regun)  # something before they train
 
 
 @pytest.mark.parametrize("script", (*FROM_SCRATCH, *METHODS), ids=lambda script: script.__name__)

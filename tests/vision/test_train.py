@@ -335,3 +335,24 @@ def test_pretrain_learns(tmp_path):
     test = data.load("digits").test
     logits = predict(model, test, FP32)
     assert (logits.argmax(1) == test.labels).float().mean() > 0.8
+
+
+def test_a_policy_may_say_which_images_a_step_takes(capsys):
+    """Some twice, some never; each epoch anew. Steps, and the speed that is said, are those of these batches."""
+    split, seen = data.load("digits", subset=12).train, []
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def objective(network, x, y, rows):
+        seen.append(rows.tolist())
+        assert torch.equal(x, split.images[rows] / 255) and torch.equal(y, split.labels[rows])
+        return network(x).square().mean() * 0 + len(rows)
+
+    def batches(count, size):
+        assert (count, size) == (12, 5)
+        return [torch.tensor([3, 1, 3]), torch.tensor([len(seen)])]
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    how = {"compute": replace(FP32, quiet=False), "objective": objective, "batches": batches}
+    cost = fit(model, split, optimizer, epochs=2, batch_size=5, seed=0, **how)
+    assert seen == [[3, 1, 3], [0], [3, 1, 3], [2]] and cost["steps"] == 4
+    assert "loss 2.5000" in capsys.readouterr().err  # (3 * 3 + 1) / 4

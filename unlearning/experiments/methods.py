@@ -63,6 +63,16 @@ METHODS = {
     "rfau --shift unseen": Method("rfau", ("--shift", "unseen"), (1, 20), tables=("rfau",), forgets="images"),
     "rfau --shift mean": Method("rfau", ("--shift", "mean"), (1,), tables=("rfau",)),
     "rfau --shift head": Method("rfau", ("--shift", "head"), (1,), tables=("rfau",)),
+    # Losses on D_f that others have published: alone, by LoRA, and beside PruneLoRA.
+    "delete": Method("baselines.delete", (), (20,)),
+    "neglora": Method("baselines.neglora", (), (2,)),
+    "neglora --prune": Method("baselines.neglora", ("--prune",), (2,)),
+    "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,)),
+    "regun": Method("baselines.regun"),
+    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded")),
+    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete")),
+    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual")),
+    # Systems of parts.
     ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
     **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},
     **{

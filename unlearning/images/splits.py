@@ -34,6 +34,12 @@ class Split:
         own = self.images.take(index) if isinstance(self.images, ImageFiles) else self.images[index]
         return Split(own, self.labels[index], (images, rows[index]))
 
+    def joined(self, other: "Split") -> "Split":
+        """These images, then those of `other`, and their origin where it is one. Raises UserError where some are gone."""
+        (images, rows), (others, more) = self.source, other.source
+        origin = (images, torch.cat([rows, more])) if images is others else None
+        return Split(concatenate(self.images, other.images), torch.cat([self.labels, other.labels]), origin)
+
     @property
     def source(self) -> "tuple[torch.Tensor | ImageFiles, torch.Tensor]":
         """As `origin`, never None."""

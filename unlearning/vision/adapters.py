@@ -76,13 +76,12 @@ def merge(peft_model: "PeftModel") -> nn.Module:
     return peft_model.merge_and_unload()
 
 
-def add_lora_flags(parser: Parser) -> Parser:
-    """The flags that lora and loraprune share."""
+def add_lora_flags(parser: Parser, bn: str = "update") -> Parser:
+    """The flags that lora, loraprune and neglora share. bn: the default of --bn."""
     parser.add_argument("--rank", type=LORA_RANK, default=RANK, help=f"rank of the update (default: {RANK})")
     parser.add_argument("--alpha", type=POSITIVE_FLOAT, default=ALPHA, help=f"scale times rank (default: {ALPHA})")
     parser.add_argument("--dropout", type=BELOW_ONE, default=0.1, help="dropout before the adapter (default: 0.1)")
     add_targets_flag(parser, "lora", "get LoRA")
-    parser.add_argument(
-        "--bn", choices=("update", "freeze"), default="update", help="batch-norm statistics (default: update, as published)"
-    )
+    text = f"batch-norm statistics (default: {bn}, as published)"
+    parser.add_argument("--bn", choices=("update", "freeze"), default=bn, help=text)
     return parser

@@ -108,6 +108,22 @@ def add_targets_flag(parser: Parser, kind: str, what: str) -> None:
     parser.add_argument(f"--{kind}-targets", nargs="+", off=None, metavar="LAYER", help=text)
 
 
+def add_pruning_flags(parser: Parser) -> Parser:
+    """The flags that pruneft and loraprune share."""
+    parser.add_argument("--amount", type=FRACTION, default=0.5, help="share of rows to prune (default: 0.5)")
+    add_targets_flag(parser, "prune", "are pruned")
+    parser.add_argument("--regrow", action="store_true", help="prune weights alone and drop the masks, as published")
+    parser.add_argument(
+        "--compact",
+        nargs="?",
+        const="after",
+        choices=("first", "after"),
+        help="make the network smaller by taking silent channels out, before or after it unlearns (default: after)",
+    )
+    parser.add_argument("--prune-head", action="store_true", help="also zero rows of the head, free to regrow (paper)")
+    return parser
+
+
 def add_output_flags(parser: Parser, output: Callable[[str], Path] = output_file) -> None:
     """--weights, --output, --overwrite and --quiet. output: what --output names, a file or a folder."""
     flag, default = parser.add_argument, Path("model_weights")

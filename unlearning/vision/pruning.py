@@ -14,9 +14,7 @@ from torch.nn.utils import prune as torch_prune
 
 import models
 from unlearning.core.errors import UserError
-from unlearning.core.flags import FRACTION, Parser
 from unlearning.vision import compaction, layers
-from unlearning.vision.flags import add_targets_flag
 from unlearning.vision.settings import Settings
 
 Masks = dict[str, torch.Tensor]
@@ -38,22 +36,6 @@ def prune(model: nn.Module, settings: Settings, quiet: bool) -> tuple[Masks, Mas
     elif settings.compact:
         compaction.remove(copy.deepcopy(model), silent)  # what can't be made smaller isn't trained first
     return masks, silent
-
-
-def add_pruning_flags(parser: Parser) -> Parser:
-    """The flags that pruneft and loraprune share."""
-    parser.add_argument("--amount", type=FRACTION, default=0.5, help="share of rows to prune (default: 0.5)")
-    add_targets_flag(parser, "prune", "are pruned")
-    parser.add_argument("--regrow", action="store_true", help="prune weights alone and drop the masks, as published")
-    parser.add_argument(
-        "--compact",
-        nargs="?",
-        const="after",
-        choices=("first", "after"),
-        help="make the network smaller by taking silent channels out, before or after it unlearns (default: after)",
-    )
-    parser.add_argument("--prune-head", action="store_true", help="also zero rows of the head, free to regrow (paper)")
-    return parser
 
 
 def prune_filters(model: nn.Module, amount: float, whole: bool = True) -> Masks:

@@ -35,16 +35,20 @@ class Policy:
     """How a batch is learned from.
 
     objective: function of the model, images float32 (B, C, H, W), labels and positions int64 (B,); the mean loss, a scalar.
-    scheduler: stepped with the optimiser. mirrored: function of positions and epoch: which images are, bool (B,). augment:
-    function of images uint8, then. mixup: function of images and labels. clip: largest gradient norm.
+    of_answers: True if it needs no more of network and images than model(x). scheduler: stepped with the optimiser. batches:
+    function of the number of images and the batch size: the positions of an epoch's batches. mirrored: function of positions
+    and epoch: which images are, bool (B,). augment: function of images uint8, then. mixup: function of images and labels.
+    clip: largest gradient norm.
     """
 
     objective: Callable[[Callable, Any, torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
+    of_answers: bool = False
     scheduler: Any = None
     mirrored: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
     mixup: Callable | None = None
     clip: float | None = None
+    batches: Callable[[int, int], list[torch.Tensor]] = data.shuffled
 
 
 def fit(
@@ -65,8 +69,8 @@ def fit(
     """Minimise an objective on `split`, in place, and return the cost; `model` is left in evaluation mode.
 
     how: the fields of Policy. freeze_norm: batch-norm statistics stay as they are. since: what `clock` said when the method
-    began to prepare, so that its seconds include that. snapshot: the file to continue from. features: where cross-entropy is
-    minimised on the images as they are, outputs of frozen layers are cached there.
+    began to prepare, so that its seconds include that. snapshot: the file to continue from. features: where answers to the
+    images as they are decide the loss, outputs of frozen layers are cached there.
     Cost: seconds (with the cached outputs', even if an earlier run has computed them), memory_mib, trainable, steps.
     Raises RunFailed when the loss is no longer finite.
     """
@@ -88,20 +92,21 @@ def fit(
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
-        order, title = data.in_batches(torch.randperm(len(labels)), batch_size), f"epoch {epoch + 1}/{epochs}"
-        _epoch(title, network, order, inputs(order, epoch), labels, optimizer, policy, compute, advice)
+        batches, title = policy.batches(len(labels), batch_size), f"epoch {epoch + 1}/{epochs}"
+        _epoch(title, network, batches, inputs(batches, epoch), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
         if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
             snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
     model.eval()
-    steps, trainable = epochs * data.steps_of(len(labels), batch_size), sum(p.numel() for p in _trained(optimizer))
+    steps, trainable = epochs * len(batches), sum(p.numel() for p in _trained(optimizer))
     return {"seconds": seconds, "memory_mib": peak_memory_mib(device), "trainable": trainable, "steps": steps}
 
 
 def _inputs(model, split, compute, features, policy):
     """What runs in training, a function of batches of positions and of the epoch that yields what it takes, and seconds
     spent: cached outputs of frozen layers where every epoch sees the same images, else the images, float32 (B, C, H, W)."""
-    repeats = policy.objective is cross_entropy and not (policy.mirrored or policy.augment or policy.mixup)
+    asked = policy.of_answers or policy.objective is cross_entropy
+    repeats = asked and not (policy.mirrored or policy.augment or policy.mixup)
     if features and repeats and (kept := features.keep(model, split, compute)):
         tail, outputs, seconds = kept
         return tail, lambda order, epoch: outputs(order), seconds
@@ -119,8 +124,8 @@ def _inputs(model, split, compute, features, policy):
 
 def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute, advice):
     """One pass over all batches, and a line about it. Raises RunFailed if the mean loss isn't finite."""
-    started, total = clock(compute.device), torch.zeros((), device=compute.device)
-    bar = tqdm(total=len(labels), desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
+    started, total, count = clock(compute.device), torch.zeros((), device=compute.device), sum(map(len, batches))
+    bar = tqdm(total=count, desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
     for step, (batch, x) in enumerate(zip(batches, inputs, strict=True)):
         y = labels[batch.to(compute.device)]
         x, y = policy.mixup(x, y) if policy.mixup else (x, y)
@@ -131,7 +136,7 @@ def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute, 
         bar.update(len(batch))
     bar.close()
     distributed.average([total])
-    mean, speed = total.item() / len(labels), len(labels) / (clock(compute.device) - started)
+    mean, speed = total.item() / count, count / (clock(compute.device) - started)
     if not math.isfinite(mean):
         raise RunFailed(f"the loss is {mean} in {title}: {advice}")
     if bar.disable and not compute.quiet:
