@@ -69,6 +69,7 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     dampings = DAMPINGS if how.damping is None else (how.damping,)
     if how.solver == "ekfac":
         return ekfac.fitted(session, b, ekfac.solve(ekfac.factors_of(session)[0], b, dampings, session.decay))
+    session = session if how.curvature == "hessian" else session.without_checkpointing
     n, parameters = len(session.rows), session.parameters
     there = sum(row is not None for row in session.rows)
 

@@ -15,7 +15,7 @@ from tests.language.conftest import finetune, foreign, parameters, record_of, re
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser
-from unlearning.language import command, influence
+from unlearning.language import command, forward, influence
 from unlearning.language.adapters import RECORD, read_record
 from unlearning.language.session import Workspace, train_adapter
 
@@ -334,6 +334,26 @@ def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
     assert {name: one for name, one in files(tmp_path).items() if name.startswith("adapter/")} == {
         name: one for name, one in before.items() if name.startswith("adapter/")
     }
+
+
+def test_checkpointing_is_a_circumstance(place, tmp_path, monkeypatch):
+    """Adapters of another name, other bits or other settings there are none, in training as in requests."""
+    few = write_lines(tmp_path / "few.jsonl", lines_of(place)[:12])
+    tune = ("finetune", "--train", few, "--base", place / "base", "--evaluations", 3, "--blocks", 3, "--quiet")
+    adapters, used = [], []
+    checkpoint = forward.checkpoint
+    monkeypatch.setattr(forward, "checkpoint", lambda *some, **how: used.append(name) or checkpoint(*some, **how))
+    for name, flags in (("plain", ()), ("again", ("--checkpointing",))):
+        adapters.append(call(llmeraser, *tune, "--weights", tmp_path / name, *flags))
+        for way in (("--curvature", "hessian", "--damping", 3), ("--method", "retrain")):
+            where = ("--output", tmp_path / name / way[1], "--weights", tmp_path, "--quiet")
+            call(llmeraser, "remove", adapters[-1], "--ids", 3, *way, *where, *flags)
+    plain, again = (
+        {path: content for path, content in files(tmp_path / name).items() if path.endswith(".safetensors")}
+        for name in ("plain", "again")
+    )
+    assert plain == again and len(plain) == 3 and set(used) == {"again"}
+    call(llmeraser, *tune, "--output", adapters[0], "--weights", tmp_path, "--checkpointing")  # is there already
 
 
 def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_answer(place, own, capsys):

@@ -12,7 +12,7 @@ import llmeraser
 from tests.helpers import call, one_line
 from tests.language.conftest import finetune, losses_of, save_base, session
 from unlearning.core.errors import UserError
-from unlearning.language import forward
+from unlearning.language import forward, influence
 from unlearning.language import session as session_module
 from unlearning.language.adapters import linear_layers
 from unlearning.language.base import _no_progress_bars, load_base
@@ -79,9 +79,9 @@ def model_of(name, blocks=3):
 
 def adapted(model, *targets, layers=None):
     """The model with trained LoRA on the layers whose names end so, of the blocks of these numbers."""
-    of = ".".join(["", *map(str, layers)]) + "." if layers else "."
+    of = [f".{layer}." for layer in layers] if layers else ["."]
     chosen = [name for name in linear_layers(model) if name.endswith(targets)]
-    chosen = [name for name in chosen if of in f".{name}." or "lm_head" in name]
+    chosen = [name for name in chosen if any(part in f".{name}." for part in of) or "lm_head" in name]
     config = LoraConfig(r=2, lora_alpha=4, target_modules=chosen, fan_in_fan_out=model.config.model_type == "gpt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -126,6 +126,48 @@ def test_the_short_way_is_the_whole_model_with_its_gradient_and_curvature(name):
             slopes.append(torch.cat([x.reshape(-1) for x in (*first, *second)]))
         assert (slopes[0] - slopes[1]).norm() < 1e-4 * slopes[1].norm() > 0
         peft_model.unload()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize(("blocks", "way"), [((0, 1, 2), WHOLE), ((1, 2), BLOCKS)])
+def test_with_checkpointing_blocks_are_computed_again_and_slopes_and_products_stay(name, blocks, way):
+    """Adapters in each block have the same gradient and Hessian, and a gradient computes each block twice, not once. OPT has
+    dropout within its blocks, which must stay off."""
+    peft_model = adapted(model_of(name), ATTENTION.get(name, "q_proj"), layers=blocks)
+    computed, parameters, found = [], trained(peft_model), []
+    for block in blocks_of(peft_model):
+        forward.attention_of(block).register_forward_hook(lambda module, *_: computed.append(module))
+    batch = batch_of(ROWS)
+    vector = torch.randn(influence.flat(parameters).numel(), generator=torch.Generator().manual_seed(0))
+    for checkpointing in (False, True):
+        short = Forward(peft_model)
+        short.checkpointing = checkpointing
+        short.keep(ROWS)
+
+        def loss(batch, short=short):
+            return short.losses(batch).sum()
+
+        computed.clear()
+        slope = influence.gradient(loss(batch), parameters)
+        counts = [computed.count(forward.attention_of(block)) for block in blocks_of(peft_model)]
+        assert short.way == way and counts == [(1 + checkpointing) * (i in blocks) for i in range(3)]
+        assert all(part.any() for part in slope.split([p.numel() for p in parameters]))
+        found.append((slope, influence.hessian_product(loss, [batch], parameters)(vector)))
+    for exact, again in zip(*found, strict=True):
+        assert (again - exact).norm() <= 1e-5 * exact.norm() and exact.any()
+    assert not any("forward" in vars(block) for block in blocks_of(peft_model))
+
+
+def test_the_whole_model_that_is_gone_on_with_is_checkpointed_too_and_a_single_block_on_kept_attention_is_not():
+    """When its backward pass begins, its attention computes what stands before it again, not what was kept."""
+    short = Forward(adapted(with_skip(model_of("llama", 3)), "q_proj", layers=(2,)))
+    short.checkpointing = True
+    assert check_short_way(short, ROWS)[0].checkpointing
+    last = Forward(adapted(model_of("llama"), "down_proj", layers=(2,)))
+    slopes = []
+    for last.checkpointing in (False, True):
+        slopes.append(influence.gradient(last.losses(batch_of(ROWS)).sum(), trained(last.model)))
+    assert last.way == ANSWERS and torch.equal(*slopes)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

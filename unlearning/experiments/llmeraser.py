@@ -51,7 +51,8 @@ ROWS: dict[str, tuple[str, ...] | None] = {
     SISA: None,
     NONE: ("--method", NONE),
 }
-# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
+# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on; flags of trainings, and
+# of all runs.
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"model": [SMOLLM2], "tasks": list(KINDS), "sizes": [300, 100, 100], "generate": 50, "flags": []},
     "gpu": {
@@ -67,6 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sizes": [1200, 400, 400],
         "generate": 400,
         "flags": ["--blocks", "32", "--targets", "q_proj", "v_proj", "--optimizer", "adamw", "--precision", "bf16"],
+        "circumstances": ["--checkpointing"],
     },
 }
 
@@ -166,7 +168,7 @@ def plan_llmeraser(request: Request) -> Plan:
 
 def _runs_of_a_cell(request: Request, base: str, cell: Cell) -> list[Run]:
     where = ["--weights", str(request.weights), "--data-dir", str(request.source.data_dir), "--device", request.device]
-    where += ["--quiet"] if request.quiet else []
+    where += [*request.sizes.get("circumstances", ()), *(["--quiet"] if request.quiet else [])]
     folder = request.weights / Path(base).name
     files = write_files(request, cell.task, cell.seed, folder)
     adapter = folder / f"{files['train'].stem}_adapter_s{cell.seed}"

@@ -49,6 +49,7 @@ from unlearning.language.tasks import TASKS, task_files
 DEFAULT = "genre"  # the task that finetune takes without --train
 PROMPT = "how rows are put to the model (default: auto, its chat template if it has one)"
 LOSS = "over the whole vocabulary, or a choice among the file's answers (default: tokens)"
+AGAIN = "compute blocks again in backward passes: the same result in less memory, for up to half more time"
 SOLVERS = "adam: the paper's way; ekfac: by factors that are kept beside the adapter (default: cg)"
 COMPARED = 100  # rows of an adapter from elsewhere, at most, on which it is compared with its base
 FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
@@ -344,6 +345,7 @@ def parser(doc: str | None) -> Parser:
     for action in writers:
         action.add_argument("--output", type=output_folder, help="folder to write (default: a telling name)")
         action.add_argument("--overwrite", action="store_true", help="compute again what exists")
+        action.add_argument("--checkpointing", action="store_true", identity=False, help=AGAIN)
     scorer: Parser = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
     scorer.add_argument("adapters", type=folder, nargs="+", help="folders of adapters")
     scorer.add_argument("--retrain", type=folder, help="the adapter to measure distances from")
@@ -415,7 +417,8 @@ def _add_request_flags(action: Parser, kind: str) -> None:
 
 def run(args: argparse.Namespace, command: str, unlearn: Step, shared: Workspace | None = None) -> Path | None:
     """Carry out the command line's action; of those that write an adapter the folder is returned."""
-    place = Place(args.data_dir, args.weights, Compute.from_flags(args), shared or Workspace())
+    again = args.action != "evaluate" and args.checkpointing  # there is no backward pass in scoring
+    place = Place(args.data_dir, args.weights, Compute.from_flags(args), shared or Workspace(), again)
     if args.action == "evaluate":
         print(scores.table(args, place))
         return None

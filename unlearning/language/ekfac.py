@@ -90,6 +90,7 @@ def fitted(session: Session, b: torch.Tensor, solutions: dict[float, Solution]) 
     there = [row for row in session.rows if row is not None]
     some = there[:: -(-len(there) // MEASURED)]
     n = len(session.rows) * len(some) / len(there)  # so that they stand for all
+    session = session.without_checkpointing
     batches = session.batches(some, TOGETHER)
     product = gauss_newton_product(lambda batch: (session.logits(batch), batch.weights / n), batches, session.parameters)
     found = {}
@@ -145,6 +146,7 @@ def compute(session: Session, samples: int = SAMPLES) -> list[Layer]:
         warnings.simplefilter("ignore", FutureWarning)
         from curvlinops import EKFACLinearOperator
 
+    session = session.without_checkpointing
     answers, parameters = _Answers(session, samples), session.parameters
     try:
         places = EKFACLinearOperator.compute_parameter_mapping(parameters, answers)

@@ -3,6 +3,7 @@ mean loss of its answers plus (decay / 2) |Theta|^2, to a stationary point where
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -53,12 +54,13 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Place:
-    """Where data and adapters lie, where to compute, and what runs hand on to each other."""
+    """Where data and adapters lie, where to compute, and what runs hand on to each other. checkpointing: as Forward's."""
 
     data_dir: Path
     weights: Path
     compute: Compute
     workspace: Workspace
+    checkpointing: bool = False
 
     def rows(self, file: str | Path, flag: str) -> list[Row]:
         """The rows of a file, read once as long as it stays as it is."""
@@ -103,6 +105,14 @@ class Session:
     def decay(self) -> float:
         """The weight of |Theta|^2 / 2 in the training objective, and so in its Hessian."""
         return self.record["decay"]
+
+    @property
+    def without_checkpointing(self) -> "Session":
+        """The same, for what checkpointing saves no memory or computes wrongly: products with Gauss-Newton keep the graph of
+        their gradient, in which all is computed again; and curvlinops counts what passes a layer twice."""
+        forward = copy.copy(self.forward)
+        forward.checkpointing = False
+        return replace(self, forward=forward)
 
     def tokens(self, rows: Sequence[Row | None]) -> list[Tokens]:
         """Rows, but for the removed ones, as Tokens."""
@@ -289,6 +299,7 @@ def current_rows(record: dict[str, Any], place: Place) -> list[Row | None]:
 def _forward(peft_model: Any, place: Place, base: str) -> Forward:
     """The short way through a model, with what is kept of its frozen part."""
     way = Forward(peft_model)
+    way.checkpointing = place.checkpointing
     if way.way == WHOLE:
         return way
     store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
