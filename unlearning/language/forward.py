@@ -268,13 +268,13 @@ def _handing_out(
 
 @contextlib.contextmanager
 def _computed_again(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """While the context lasts, blocks keep nothing for a backward pass but what they are given, and are computed again there.
+    """While the context lasts, blocks keep for a backward pass what they are given alone, and are computed again there.
 
     transformers' own checkpointing does so in training mode alone, which would turn dropout on.
     """
     try:
         for block in blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # the other kind has no second derivative
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # else: no second derivative
         yield
     finally:
         for block in blocks:
