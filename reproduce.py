@@ -132,7 +132,11 @@ def parser() -> Parser:
         help="with draw: folders of results, or JSON files",
     )
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
-    flag("--dataset", type=name_or_path, help=f"as for the scripts (default: the preset's, mostly {DATASET})")
+    flag(
+        "--dataset",
+        type=name_or_path,
+        help=f"as for the scripts; of llmeraser a task (default: the preset's, mostly {DATASET})",
+    )
     flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     flag("--img-size", type=PIXELS, default=32, help="side of folder: and csv: images (default: 32)")
     flag("--model", type=name_or_path, nargs="+", help="networks, as for the scripts (default: the preset's)")

@@ -1,9 +1,9 @@
 """LLMEraser's protocol: spoil a share of the rows, train on them, ask for the damage to be undone, score the answers.
 
-preference (TALLRec): nothing is spoilt, a tenth of the rows is to be removed. next (LLaRA): a tenth of the histories
-has lost a film and a twentieth has another in a film's place; the request gives them back their own. genre: two fifths
-of the answers are another one at random; the request says the right ones. Rows are chosen by the seed. Corrupted is the
-adapter before the request, Retrain one that was trained without what was spoilt.
+preference, bookcrossing, movielens (TALLRec): nothing is spoilt, a tenth of the rows is to be removed. next, lastfm (LLaRA):
+a tenth of the histories has lost a film and a twentieth has another in a film's place; the request gives them back their
+own. genre: two fifths of the answers are another one at random; the request says the right ones. Rows are chosen by the
+seed. Corrupted is the adapter before the request, Retrain one that was trained without what was spoilt.
 """
 
 import json
@@ -17,22 +17,25 @@ from typing import Any
 
 import torch
 
+from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.words import say
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.unfinished import Unfinished, circumstances
 from unlearning.experiments.plan import chosen
-from unlearning.experiments.request import Plan, Request, Row, Run, Table
+from unlearning.experiments.request import DATASET, Plan, Request, Row, Run, Table
 from unlearning.language import rows as language_rows
 from unlearning.language import scores
 from unlearning.language.adapters import read_record
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import write_rows
+from unlearning.language.rows import few, write_rows
 from unlearning.language.session import Place, Workspace
-from unlearning.language.tasks import titled_in
+from unlearning.language.tasks import HISTORY_ENDS, PUBLISHED, titled_in
 from unlearning.metrics import predictions, statistics
 
+MADE = ("preference", "next", "genre")  # tasks of MovieLens' ratings, which need no files
 KINDS = {"preference": "remove", "next": "modify", "genre": "correct"}  # of each task's request
+KINDS |= {"bookcrossing": "remove", "movielens": "remove", "lastfm": "modify"}
 SHARES = {"remove": 10, "modify": 15, "correct": 40}  # percent of the rows that it is about
 LOST = 2 / 3  # of modified histories: they lose a film; the others have another in its place
 NONE, SISA = "noadapter", "sisa"
@@ -54,20 +57,23 @@ ROWS: dict[str, tuple[str, ...] | None] = {
 # Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on; flags of trainings, and
 # of all runs.
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"model": [SMOLLM2], "tasks": list(KINDS), "sizes": [300, 100, 100], "generate": 50, "flags": []},
+    "quick": {"model": [SMOLLM2], "tasks": list(MADE), "sizes": [300, 100, 100], "generate": 50, "flags": []},
     "gpu": {
         "model": [SMOLLM2],
-        "tasks": list(KINDS),
+        "tasks": list(MADE),
         "sizes": [1200, 400, 400],
         "generate": 400,
         "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj", "--optimizer", "adamw"],
     },
     "paper": {
         "model": ["meta-llama/Llama-2-7b-hf"],
-        "tasks": list(KINDS),
+        "tasks": list(PUBLISHED),
         "sizes": [1200, 400, 400],
         "generate": 400,
-        "flags": ["--blocks", "32", "--targets", "q_proj", "v_proj", "--optimizer", "adamw", "--precision", "bf16"],
+        "flags": [
+            *("--blocks", "32", "--targets", "q_proj", "v_proj", "--optimizer", "adamw"),
+            *("--precision", "bf16", "--prompt", "alpaca"),
+        ],
         "circumstances": ["--checkpointing"],
     },
 }
@@ -135,6 +141,7 @@ def write_files(request: Request, task: str, seed: int, folder: Path) -> dict[st
         rows = language_rows.read_rows(sources[part], f"--{part}", lambda line: None)[:size]
         found[part] = folder / f"{task}_{part}.jsonl"
         if part == "train":
+            _check_spoilable(kind, rows, sources[part])
             wrong, asked = spoilt(kind, rows, seed)
             if kind != "remove":
                 found[part] = folder / f"{task}_{kind}_s{seed}_train.jsonl"
@@ -149,6 +156,33 @@ def write_files(request: Request, task: str, seed: int, folder: Path) -> dict[st
     return found
 
 
+def _check_spoilable(kind: str, rows: Sequence[language_rows.Row], file: Path) -> None:
+    """Raise UserError where a share of these rows is none, or histories aren't in the form of the task `next`."""
+    if not len(rows) * SHARES[kind] // 100:
+        raise UserError(f"{file}: {SHARES[kind]} % of its {len(rows)} rows are to be spoilt, which is none: it needs more")
+    if kind == "modify":
+        histories = {row.name: titled_in(row.query) if HISTORY_ENDS in row.query else [] for row in rows}
+        every = {title for history in histories.values() for title in history}
+        if odd := [name for name, history in histories.items() if len(history) < 2 or every <= {*history}]:
+            form = f'no history of two titles or more, each in "", before "{HISTORY_ENDS.strip()}"'
+            raise UserError(f"{file}: {form}, or no other title in the file: rows {few(odd)}")
+
+
+def tasks_of(request: Request) -> list[str]:
+    """The tasks of the table: the preset's, or the one that --dataset names. Raises UserError for one that there isn't, and
+    where a published one's files aren't there."""
+    from unlearning.language.tasks import task_files
+
+    asked = request.source.dataset
+    if asked != DATASET and asked not in KINDS:
+        raise UserError(f"--dataset {asked}: {request.table} has {', '.join(KINDS)}")
+    tasks = request.sizes["tasks"] if asked == DATASET else [asked]
+    for task in tasks:
+        if task in PUBLISHED:  # before anything is written
+            task_files(task, request.source.data_dir, request.quiet)
+    return tasks
+
+
 def place_of(request: Request, shared: Workspace) -> Place:
     """Where the table's data and adapters lie."""
     return Place(request.source.data_dir, request.weights, request.scoring.compute, shared)
@@ -159,7 +193,7 @@ def plan_llmeraser(request: Request) -> Plan:
     runs: list[Run] = []
     cells: list[Cell] = []
     methods = tuple(chosen(request, list(ROWS)))
-    for base, task in product(request.networks, request.sizes["tasks"]):
+    for base, task in product(request.networks, tasks_of(request)):
         for seed in range(request.seeds):
             cells.append(Cell(seed, task, methods))
             runs += _runs_of_a_cell(request, base, cells[-1])
@@ -230,7 +264,7 @@ def _score_cell(cell: Cell, folders: dict[str, Path], shards: list[Path], place:
 def _row(cell: Cell, method: str, record: dict[str, Any], last: dict[str, Any], found: dict[str, Any]) -> Row:
     share = SHARES[cell.kind]
     return {
-        "dataset": f"movielens {cell.task}",
+        "dataset": f"movielens {cell.task}" if cell.task in MADE else cell.task,
         "model": Path(record["base"]).name,
         "forget": f"{cell.kind}{share}",
         "forgotten": f"{cell.kind} {share} % of the rows",
