@@ -89,7 +89,11 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     request = request.fitted(shared).resolved(shared)
     plan = table.plan(request)
     if args.dry_run:
-        print(*(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)), sep="\n")
+        print(
+            *(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)),
+            *table.estimated(request, plan),
+            sep="\n",
+        )
         return None
     path = request.folder / folders.FILES["json"]
     folders.check_ours(request.folder)

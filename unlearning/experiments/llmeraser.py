@@ -6,6 +6,7 @@ own. genre: two fifths of the answers are another one at random; the request say
 seed. Corrupted is the adapter before the request, Retrain one that was trained without what was spoilt.
 """
 
+import importlib
 import json
 import random
 import re
@@ -22,15 +23,18 @@ from unlearning.core.files import write_text
 from unlearning.core.words import say
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.unfinished import Unfinished, circumstances
+from unlearning.experiments import estimate
 from unlearning.experiments.plan import chosen
 from unlearning.experiments.request import DATASET, Plan, Request, Row, Run, Table
 from unlearning.language import rows as language_rows
 from unlearning.language import scores
 from unlearning.language.adapters import read_record
 from unlearning.language.base import SMOLLM2
+from unlearning.language.forward import ANSWERED, TOKENS
+from unlearning.language.prompts import ALPACA
 from unlearning.language.rows import few, write_rows
 from unlearning.language.session import Place, Workspace
-from unlearning.language.tasks import HISTORY_ENDS, PUBLISHED, titled_in
+from unlearning.language.tasks import HISTORY_ENDS, PARTS, PUBLISHED, titled_in
 from unlearning.metrics import predictions, statistics
 
 MADE = ("preference", "next", "genre")  # tasks of MovieLens' ratings, which need no files
@@ -40,12 +44,14 @@ SHARES = {"remove": 10, "modify": 15, "correct": 40}  # percent of the rows that
 LOST = 2 / 3  # of modified histories: they lose a film; the others have another in its place
 NONE, SISA = "noadapter", "sisa"
 SHARDS = 4  # adapters of SISA
+STEPS = 120  # of the stochastic solver, each a product on a mini-batch
+MINI = 100 * STEPS  # rows that it takes
 # The rows of LLMEraser's table, each the flags of a request; "corrupted" asks for nothing, SISA is four trainings.
 ROWS: dict[str, tuple[str, ...] | None] = {
     "corrupted": None,
     "retrain": ("--method", "retrain"),
     "llmeraser": (),
-    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03", "--products", "120"),
+    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03", "--products", str(STEPS)),
     "llmeraser --solver ekfac": ("--solver", "ekfac"),
     "gradascent": ("--method", "gradascent"),
     "graddiff": ("--method", "graddiff"),
@@ -223,6 +229,35 @@ def _runs_of_a_cell(request: Request, base: str, cell: Cell) -> list[Run]:
     return runs
 
 
+def estimated(request: Request, plan: Plan) -> list[str]:
+    """What the runs would take by rule, as lines; none for a base of unknown size, or adapters in some blocks only."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    left = iter(plan.runs)
+    for base, cell in product(request.networks, plan.cells[: len(plan.cells) // len(request.networks)]):
+        size, ((_, words), *_) = estimate.SIZES.get(base), [next(left) for _ in range(cell.runs)]
+        args = importlib.import_module("llmeraser").parser().parse_args(words)
+        if not size or (args.optimizer, args.blocks, args.checkpointing) != ("adamw", size.blocks, True):
+            return []
+        rows = _counted(args, cell)
+        adapted, squares = size.adapted(args.targets, args.rank), size.squares(args.targets, args.rank)
+        how = estimate.How(args.epochs, args.batch_size, TOKENS, SHARDS, MINI, adapted, squares)
+        of = estimate.works(rows, how)
+        kinds = [*cell.methods, *([SISA] * (SHARDS - 1) if SISA in cell.methods else [])]
+        for kind in [*kinds, *["scoring"] * cell.runs]:
+            found.setdefault(kind, []).append(estimate.cost(size, of[kind], rows.tokens, adapted, ANSWERED))
+    return estimate.in_lines(found)
+
+
+def _counted(args: Any, cell: Cell) -> estimate.Rows:
+    """The rows of a cell that its first run's flags name."""
+    parts = [language_rows.read_rows(getattr(args, part), f"--{part}", lambda line: None) for part in PARTS]
+    length = sum(len(ALPACA) + len(row.query) + len(row.response) for rows in parts for row in rows)
+    counts = [len(rows) for rows in parts]
+    answers = len(parts[2][0].choices) or len({row.response for row in parts[2]})
+    asked, tokens = counts[0] * SHARES[cell.kind] // 100, length / sum(counts) / estimate.CHARACTERS
+    return estimate.Rows(counts[0], asked, counts[1], counts[2], answers, tokens)
+
+
 def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) -> list[Row]:
     """The table's rows, with `task` and `share` beside what all have. paths: cell by cell the adapters of its runs."""
     left, rows = iter(paths), []
@@ -312,4 +347,4 @@ def add_undone(rows: list[Row]) -> None:
 
 
 ABOUT = "LLMEraser: rows of a language model's training data are removed, modified or corrected."
-TABLE = Table(ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace())
+TABLE = Table(ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace(), estimated=estimated)
