@@ -79,5 +79,6 @@ def test_a_dry_run_of_the_papers_preset_ends_with_hours_and_memory(tmp_path, mon
     }
     assert float(counts["llmeraser"][1]) > float(counts["retrain"][1]) > 0
     assert 90 < int(counts["llmeraser"][2]) < 130 and 13 <= int(counts["corrupted"][2]) < 20
-    call(reproduce, "llmeraser", "--dataset", "lastfm", "--dry-run", "--quiet")
-    assert "#" not in capsys.readouterr().out
+    for base in ((), ("--model", "meta-llama/Llama-2-7b-hf")):
+        call(reproduce, "llmeraser", "--dataset", "lastfm", *base, "--dry-run", "--quiet")
+        assert "#" not in capsys.readouterr().out
