@@ -1,5 +1,6 @@
 """The short way through a model gives what the whole model gives, on every family; its kept states are used, and checked."""
 
+import itertools
 import warnings
 
 import pytest
@@ -9,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 import llmeraser
-from tests.helpers import call, one_line
+from tests.helpers import call, killed_at, one_line
 from tests.language.conftest import finetune, losses_of, save_base, session
 from unlearning.core.errors import UserError
 from unlearning.language import forward, influence
@@ -26,6 +27,7 @@ from unlearning.language.forward import (
     batches_of,
     blocks_of,
     check_short_way,
+    read_states,
     row_means,
     token_log_likelihoods,
 )
@@ -316,22 +318,42 @@ def passes(model):
     return rows
 
 
+def stored(peft_model, store):
+    """A Forward with what a file keeps."""
+    short = Forward(peft_model)
+    short.store, short.kept = store, read_states(store)
+    return short
+
+
 @pytest.mark.parametrize("target", ["q_proj", "down_proj"])
 def test_a_row_passes_the_frozen_part_once_and_never_again_with_its_file(tmp_path, target):
     """A file knows rows by their tokens; how blocks hand states on is seen on one row each time that it is read."""
     store = tmp_path / "frozen" / "kept.pth"
     peft_model = adapted(model_of("llama", 2), target, layers=(1,))
     computed = passes(peft_model)
-    short = Forward(peft_model, store)
+    short = stored(peft_model, store)
     for _ in range(3):
         first = short.logits(batch_of(ROWS[:3])).detach()
     short.keep(ROWS[:3])
     assert len(computed) == 3
-    again = Forward(peft_model, store)
+    again = stored(peft_model, store)
     assert torch.equal(again.logits(batch_of(ROWS[:3])), first) and len(computed) == 4
     again.keep(ROWS)
     assert len(computed) == 5 and store.exists()
-    assert len(Forward(peft_model, store).kept) == 4
+    assert len(read_states(store)) == 4
+
+
+def test_a_kill_while_the_frozen_part_is_written_leaves_nothing_behind(tmp_path):
+    """Before each operation on files: the next one who reads the file finds it whole or not there, and clears up."""
+    store, peft_model = tmp_path / "kept.pth", adapted(model_of("llama", 2), "q_proj", layers=(1,))
+    short = stored(peft_model, store)
+    short.keep(ROWS[:1])
+    before = {path.name for path in tmp_path.iterdir()}
+    for step in itertools.count():
+        if not killed_at(step, lambda: stored(peft_model, store).keep(ROWS)):
+            break
+        assert len(read_states(store)) in (1, 4) and {path.name for path in tmp_path.iterdir()} == before
+    assert step >= 2 and len(read_states(store)) == 4
 
 
 def test_a_damaged_file_of_the_frozen_part_is_one_line(place, tmp_path, capsys):

@@ -28,6 +28,7 @@ from unlearning.core import content
 from unlearning.core.device import clock
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable, read_torch, sha256, write_torch
+from unlearning.core.locks import locked, settle
 from unlearning.language import prompts
 from unlearning.language.adapters import CONFIG
 from unlearning.language.forward import ANSWERS, Batch, Tokens, batches_of
@@ -109,6 +110,8 @@ def factors_of(session: Session) -> tuple[list[Layer], float]:
     Raises UserError where nothing can be put there, or what lies there is damaged or something else.
     """
     file, of = file_of(session), _identity(session)
+    if file:
+        settle(file)
     if file and file.exists():
         stored = read_torch(file)
         content.check(
@@ -126,7 +129,8 @@ def factors_of(session: Session) -> tuple[list[Layer], float]:
     seconds = clock(session.forward.device) - started
     if file:
         blocks = {str(i): {name: part.cpu() for name, part in layer._asdict().items()} for i, layer in enumerate(layers)}
-        write_torch(file, {"kind": KIND, "of": of, "layers": blocks})
+        with locked(file):
+            write_torch(file, {"kind": KIND, "of": of, "layers": blocks})
     return layers, seconds
 
 

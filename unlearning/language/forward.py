@@ -22,11 +22,13 @@ from tqdm import tqdm
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
+from unlearning.core.locks import locked, settle
 
 TOKENS, ANSWERED = 8192, 1024  # of a batch, at most: with padding; that are answered, each with logits of a whole vocabulary
 CLOSE = 1e-4  # of the logits' spread: what rounding in fp32 makes of another order of the same sums
 CHECKED = 4  # rows on which the short way is compared with the whole model
 WHOLE, BLOCKS, ANSWERS = "whole", "blocks", "answers"  # how much of a model is computed each time
+States = dict[str, list[torch.Tensor]]  # the frozen part's output, by Tokens.key
 Pixels = Callable[[Sequence["Tokens"]], dict[str, torch.Tensor]]
 
 
@@ -101,15 +103,17 @@ def batches_of(rows: Sequence[Tokens], device: str | torch.device = "cpu", most:
 class Forward:
     """A causal language model with an adapter as a function from batches to logits at what is answered.
 
-    model: of transformers, its adapted parameters the only ones with a gradient. store: a file for the frozen part's
-    output, or None. way: WHOLE computes everything each time; without it the most is saved that the adapter allows. pixels:
-    function of rows, giving what the model takes beside their ids, of one that sees images. checkpointing: keep only what
-    the blocks are given, and compute them again in each backward pass (Chen et al. 2016): the same bits in less memory.
+    model: of transformers, its adapted parameters the only ones with a gradient. way: WHOLE computes everything each time;
+    without it the most is saved that the adapter allows. pixels: function of rows, giving what the model takes beside their
+    ids, of one that sees images. checkpointing: keep only what the blocks are given, and compute them again in each backward
+    pass (Chen et al. 2016): the same bits in less memory. store: a file for the frozen part's output, or None; kept: what it
+    holds, by Tokens.key.
     """
 
-    def __init__(self, model: Any, store: Path | None = None, way: str | None = None, pixels: Pixels | None = None) -> None:
+    def __init__(self, model: Any, way: str | None = None, pixels: Pixels | None = None) -> None:
         self.checkpointing = False
-        self.model, self.store, self.pixels = model, store, pixels or (lambda rows: {})
+        self.store: Path | None = None
+        self.model, self.pixels = model, pixels or (lambda rows: {})
         self.blocks = blocks_of(model)
         first = first_adapted(model, self.blocks)
         self.frozen = self.blocks[:first]
@@ -118,10 +122,8 @@ class Forward:
         # In the last block what follows attention looks at each place by itself: only answered places are needed.
         answers = first == len(self.blocks) or self.attention is not None
         self.way = way or (WHOLE if first == 0 else ANSWERS if answers else BLOCKS)
-        self.kept: dict[str, list[torch.Tensor]] = {}
+        self.kept: States = {}
         self.forms: list[Callable[[torch.Tensor], Any]] = []
-        if store and store.exists() and self.way != WHOLE:
-            self.kept = read_torch(store)
 
     @property
     def device(self) -> torch.device:
@@ -181,8 +183,8 @@ class Forward:
             bar.update(len(batch.rows))
         bar.close()
         if self.store:
-            self.store.parent.mkdir(parents=True, exist_ok=True)
-            write_torch(self.store, self.kept)
+            with locked(self.store):
+                write_torch(self.store, self.kept)
 
     def _run(
         self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor, pixels: dict[str, torch.Tensor] | None = None
@@ -221,6 +223,12 @@ class Forward:
                 hook.remove()
         self.forms = forms
         return found
+
+
+def read_states(store: Path) -> States:
+    """The frozen part's output as a file has it; none where there is no file. Raises UserError for a damaged one."""
+    settle(store)
+    return read_torch(store) if store.exists() else {}
 
 
 class _Reached(Exception):

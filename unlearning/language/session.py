@@ -16,7 +16,7 @@ from torch import nn
 
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import read_torch, sha256
+from unlearning.core.files import sha256
 from unlearning.core.words import say, silent
 from unlearning.language import adapters, prompts
 from unlearning.language.base import base_fingerprint, load_base
@@ -27,6 +27,7 @@ from unlearning.language.forward import (
     Tokens,
     batches_of,
     check_short_way,
+    read_states,
     row_means,
     token_log_likelihoods,
 )
@@ -304,7 +305,7 @@ def _forward(peft_model: Any, place: Place, base: str) -> Forward:
         return way
     store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
     key = store, id(peft_model.get_base_model())
-    way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_torch(store) if store.exists() else {})
+    way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_states(store))
     return way
 
 
