@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Tokens:
     response: tuple[int, ...]
     image: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A name for the states of these tokens."""
         return hashlib.sha256(repr((self.prompt, self.response, self.image)).encode()).hexdigest()[:24]

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ class Session:
     record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay:
     the weight of |Theta|^2 / 2. processor: the base's tokenizer, or what holds it of one that sees images. allowed:
     of a closed choice, which tokens answers are made of, bool (V,); None for all. source: the adapter's folder; None for
-    a new one. quiet: show no progress.
+    a new one. quiet: show no progress. encoded: Tokens of the rows that were asked for, by row and folder, which tells where
+    its image lies.
     """
 
     record: dict[str, Any]
@@ -101,6 +102,7 @@ class Session:
     allowed: torch.Tensor | None
     source: Path | None = None
     quiet: bool = True
+    encoded: dict[tuple[Row, str], Tokens] = field(default_factory=dict)
 
     @property
     def decay(self) -> float:
@@ -116,10 +118,13 @@ class Session:
         return replace(self, forward=forward)
 
     def tokens(self, rows: Sequence[Row | None]) -> list[Tokens]:
-        """Rows, but for the removed ones, as Tokens."""
-        there = [row for row in rows if row is not None]
+        """Rows, but for the removed ones, as Tokens, each made once a session."""
+        there = [(row, row.folder) for row in rows if row is not None]
+        new = [key for key in dict.fromkeys(there) if key not in self.encoded]
         longest = getattr(self.forward.model.config.get_text_config(), "max_position_embeddings", None)
-        return prompts.encode(self.processor, there, self.record["prompt"], longest)
+        made = prompts.encode(self.processor, [row for row, _ in new], self.record["prompt"], longest)
+        self.encoded.update(zip(new, made, strict=True))
+        return [self.encoded[key] for key in there]
 
     def batches(self, rows: Sequence[Row | None], most: int | None = None) -> list[Batch]:
         """Rows, but for the removed ones, as batches with their frozen part computed. most: rows of a batch."""
