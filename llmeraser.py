@@ -26,7 +26,7 @@ import torch
 
 from unlearning.core.errors import RunFailed
 from unlearning.core.flags import Parser, main
-from unlearning.language import command, ekfac, influence
+from unlearning.language import command, ekfac, flags, influence
 from unlearning.language.aim import Aim
 from unlearning.language.command import How
 from unlearning.language.session import Rows, Session, Workspace, objective
@@ -126,7 +126,7 @@ def _choose(session: Session, aim: Aim, steps: dict[float, torch.Tensor], how: H
 
 def parser() -> Parser:
     """The command line."""
-    return command.parser(__doc__)
+    return flags.parser(__doc__)
 
 
 def run(args: argparse.Namespace, typed: str, shared: Workspace | None = None) -> Path | None:

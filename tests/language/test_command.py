@@ -15,7 +15,8 @@ from tests.language.conftest import finetune, foreign, parameters, record_of, re
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser
-from unlearning.language import command, forward, influence
+from unlearning.language import flags as flags_module
+from unlearning.language import forward, influence
 from unlearning.language.adapters import RECORD, read_record
 from unlearning.language.session import Workspace, train_adapter
 
@@ -320,7 +321,7 @@ def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
     trained |= {"--precision": "bf16", "--optimizer": "adamw"}
     steps = {"--epochs": 4, "--lr": 0.1, "--batch-size": 3}
     rest = {"--validation", "--test", "--task"}
-    assert trained.keys() | steps.keys() | rest == flags_of(command._add_training_flags)
+    assert trained.keys() | steps.keys() | rest == flags_of(flags_module.add_training_flags)
     for flag, value in trained.items():
         assert "other settings" in refused(capsys, *tune, flag, value) and files(tmp_path) == before, flag
     adamw = (*tune, "--optimizer", "adamw", "--output", tmp_path / "steps")
@@ -363,7 +364,7 @@ def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_ans
     asked = {"--method": "retrain", "--solver": "adam", "--curvature": "gauss-newton", "--damping": 0.5, "--tolerance": 0.1}
     asked |= {"--length": 2, "--products": 5, "--ids": 2, "--validation": place / "test.jsonl"}
     elsewhere = {"--base", "--precision", "--prompt", "--decay"}
-    declared = flags_of(lambda parser: command._add_request_flags(parser, "remove"))
+    declared = flags_of(lambda parser: flags_module.add_request_flags(parser, "remove"))
     assert asked.keys() | elsewhere | {"--request"} == declared | {"--validation"}
     for flag, value in asked.items():
         assert "other settings" in refused(capsys, *ask, flag, value) and files(own) == before, flag
