@@ -13,6 +13,7 @@ from tests.helpers import call
 from unlearning.core.flags import Parser
 from unlearning.language.session import Workspace
 
+LIBRARIES = "transformers.models.llama.modeling_llama scipy.linalg curvlinops tests.language.conftest"
 WEIGHTS = "adapter_model.safetensors"
 # Each kind of file: its folder, its name.
 PLACES = {
