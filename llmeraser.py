@@ -26,7 +26,7 @@ import torch
 
 from unlearning.core.errors import RunFailed
 from unlearning.core.flags import Parser, main
-from unlearning.language import command, ekfac, influence
+from unlearning.language import command, ekfac, flags, influence
 from unlearning.language.aim import Aim
 from unlearning.language.command import How
 from unlearning.language.session import Rows, Session, Workspace, objective
@@ -70,6 +70,7 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     dampings = DAMPINGS if how.damping is None else (how.damping,)
     if how.solver == "ekfac":
         return ekfac.fitted(session, b, ekfac.solve(ekfac.factors_of(session)[0], b, dampings, session.decay))
+    session = session if how.curvature == "hessian" else session.without_checkpointing
     n, parameters = len(session.rows), session.parameters
     there = sum(row is not None for row in session.rows)
 
@@ -127,7 +128,7 @@ def _choose(session: Session, aim: Aim, steps: dict[float, torch.Tensor], how: H
 
 def parser() -> Parser:
     """The command line."""
-    return command.parser(__doc__)
+    return flags.parser(__doc__)
 
 
 def run(args: argparse.Namespace, typed: str, shared: Workspace | None = None) -> Path | None:

@@ -89,7 +89,11 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     request = request.fitted(shared).resolved(shared)
     plan = table.plan(request)
     if args.dry_run:
-        print(*(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)), sep="\n")
+        print(
+            *(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)),
+            *table.estimated(request, plan),
+            sep="\n",
+        )
         return None
     path = request.folder / folders.FILES["json"]
     folders.check_ours(request.folder)
@@ -132,7 +136,11 @@ def parser() -> Parser:
         help="with draw: folders of results, or JSON files",
     )
     flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
-    flag("--dataset", type=name_or_path, help=f"as for the scripts (default: the preset's, mostly {DATASET})")
+    flag(
+        "--dataset",
+        type=name_or_path,
+        help=f"as for the scripts; of llmeraser a task (default: the preset's, mostly {DATASET})",
+    )
     flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     flag("--img-size", type=PIXELS, default=32, help="side of folder: and csv: images (default: 32)")
     flag("--model", type=name_or_path, nargs="+", help="networks, as for the scripts (default: the preset's)")

@@ -5,12 +5,62 @@ from dataclasses import replace
 
 import pytest
 
-from tests.experiments.tables import request_of
+import reproduce
+from tests.experiments.tables import planned, request_of
+from tests.helpers import call, files, one_line
+from tests.language.conftest import save_base
 from unlearning.experiments import llmeraser
 from unlearning.language.requests import check_edits, edited, edits_of_names
 from unlearning.language.rows import Row, read_rows
 
 FILMS = [f"Film {i}" for i in range(30)]
+
+
+LIKES = "Given the user's preference and unpreference, identify whether the user will like the target {} by answering "
+LIKES += '"Yes." or "No.".'
+
+
+def preferences(count, what, written):
+    """Rows in the form of TALLRec's published files, of invented works: no names, Alpaca's fields; a history may be empty, a
+    book's title stands in quotes within quotes."""
+    rows = []
+    for i in range(count):
+        liked, disliked = ([written.format(f"Work {i + k}", f"Maker {k}") for k in range(n)] for n in (i % 4, (i + 1) % 3))
+        asked = written.format(f"Work {i + 9}", "Maker 9")
+        told = f"User Preference: {', '.join(liked)}\nUser Unpreference: {', '.join(disliked)}\n"
+        target = f'"{asked}"' if what == "book" else asked
+        told += f"Whether the user will like the target {what} {target}?"
+        rows.append({"instruction": LIKES.format(what), "input": told, "output": ("Yes.", "No.")[i * i % 3 % 2]})
+    return rows
+
+
+def listeners(count):
+    """Rows in the form of the task `next`, of LLaRA's words for artists."""
+    rows = []
+    for i in range(count):
+        seen = ", ".join(f'"Artist {(i + k) % 20}"' for k in range(4))
+        query = (
+            f"This user has listened to {seen} in the previous. Please predict the next music artist this user will listen "
+        )
+        query += 'to. The artist name candidates are "A", "B". Choose only one artist from the candidates. The answer is'
+        rows.append({"instruction": query, "input": "", "output": "AB"[i % 2], "choices": ["A", "B"]})
+    return rows
+
+
+BOOK, FILM = '"{}" written by {}', '"{} (1990)"'
+FILES = {
+    "bookcrossing": lambda count: preferences(count, "book", BOOK),
+    "movielens": lambda count: preferences(count, "movie", FILM),
+    "lastfm": listeners,
+}
+
+
+def put(folder, task, counts=(40, 12, 12), change=lambda rows: rows):
+    """Write a published task's three files as JSON arrays, as TALLRec's are."""
+    for part, count in zip(("train", "validation", "test"), counts, strict=True):
+        file = folder / f"llmeraser/{task}-{part}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(change(FILES[task](count)), indent=4), encoding="utf-8")
 
 
 def genre_rows(count=50):
@@ -80,3 +130,76 @@ def test_sisas_shards_are_all_rows_but_the_removed_ones(tmp_path, monkeypatch):
         assert sorted(row.name for shard in shards for row in shard) == sorted(row.name for row in kept)
         assert all(row in kept for shard in shards for row in shard)
         assert [len(read_rows(files[part], "--x", lambda line: None)) for part in ("validation", "test")] == [9, 7]
+
+
+def test_published_files_are_the_papers_tasks_and_any_presets_by_dataset(tmp_path, monkeypatch):
+    """Every row is taken over, named by its place; --dataset makes a table of its own."""
+    monkeypatch.chdir(tmp_path)
+    for task in FILES:
+        put(tmp_path / "data", task)
+    paper = planned("llmeraser", "--preset", "paper", "--seeds", 1)
+    cells = len(llmeraser.ROWS) + llmeraser.SHARDS - 1
+    kinds = [arguments[0] for _, arguments in paper if arguments[0] != "finetune"][:: cells - 5]
+    assert len(paper) == 3 * cells and kinds == ["remove", "remove", "modify"]
+    assert all("--checkpointing" in arguments for _, arguments in paper)
+    for task, kind in (("bookcrossing", "remove"), ("lastfm", "modify")):
+        request = request_of("llmeraser", "--dataset", task, "--seeds", 1)
+        assert request.name == f"llmeraser-quick-{task}" and not any("--checkpointing" in run[1] for run in planned(
+            "llmeraser", "--dataset", task, "--seeds", 1))  # fmt: skip
+        folder = request.weights / "smollm2-135m-instruct"
+        (train,) = folder.glob(f"{task}*_train.jsonl")
+        rows = read_rows(train, "--train", lambda line: None)
+        source = FILES[task](40)
+        assert [row.name for row in rows] == [str(i) for i in range(1, 41)]
+        spoilt = [i for i, row in enumerate(rows) if row.messages[-1][1] != source[i]["instruction"]]
+        assert len(spoilt) == (0 if kind == "remove" else 6)
+        assert [(row.input, row.response) for row in rows] == [(row["input"], row["output"]) for row in source]
+        (asked,) = folder.glob(f"{task}*_request.jsonl")
+        assert len(asked.read_text(encoding="utf-8").splitlines()) == (4 if kind == "remove" else 6)
+
+
+REFUSED = [
+    (("--dataset", "cifar10"), "--dataset cifar10: llmeraser has preference, next, genre, bookcrossing, movielens, lastfm"),
+    (("--preset", "paper"), "lastfm-train.json (or .jsonl, .csv) isn't there: LLaRA publishes the data"),
+    (("--dataset", "movielens"), "10 % of its 9 rows are to be spoilt, which is none: it needs more"),
+]
+
+
+@pytest.mark.parametrize(("flags", "complaint"), REFUSED)
+def test_what_no_table_can_be_made_of_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys, flags, complaint):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "data", "bookcrossing")
+    put(tmp_path / "data", "movielens", (9, 5, 5))
+    before = files(tmp_path)
+    code, line = one_line(reproduce, capsys, "llmeraser", *flags, "--dry-run", "--quiet")
+    assert code == 2 and complaint in line and files(tmp_path) == before
+
+
+UNLIKE = [
+    lambda rows: [row | {"instruction": row["instruction"].replace(" in the previous", "")} for row in rows],
+    lambda rows: [row | {"instruction": row["instruction"].replace('"', "'")} for row in rows],
+    lambda rows: [rows[0] | {"input": str(i)} for i in range(len(rows))],  # no other artist that could stand there
+]
+
+
+@pytest.mark.parametrize("change", UNLIKE)
+def test_histories_in_another_form_are_one_line(tmp_path, monkeypatch, capsys, change):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "data", "lastfm", change=change)
+    code, line = one_line(reproduce, capsys, "llmeraser", "--dataset", "lastfm", "--dry-run", "--quiet")
+    assert code == 2 and 'each in "", before "in the previous."' in line and "rows 1, 2, 3, 4, 5 and 35 more" in line
+
+
+@pytest.mark.slow
+def test_a_table_on_published_files_is_made_from_end_to_end(tmp_path, monkeypatch):
+    """By a tiny random base: a row for each method, of the task's own name."""
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "data", "bookcrossing")
+    base = save_base(tmp_path / "tiny")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": 512}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    flags = ("llmeraser", "--dataset", "bookcrossing", "--model", base, "--seeds", 1, "--quiet", "--methods", "gradascent")
+    result = json.loads(call(reproduce, *flags).read_text(encoding="utf-8"))
+    assert [row["method"] for row in result["rows"]] == ["corrupted", "retrain", "gradascent"]
+    assert {(row["dataset"], row["task"], row["share"]) for row in result["rows"]} == {("bookcrossing", "remove", 10)}
+    assert all({"auc", "accuracy", "forget_loss"} <= row["metrics"].keys() for row in result["rows"])

@@ -15,7 +15,8 @@ from tests.language.conftest import finetune, foreign, parameters, record_of, re
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser
-from unlearning.language import command, influence
+from unlearning.language import flags as flags_module
+from unlearning.language import forward, influence
 from unlearning.language.adapters import RECORD, read_record
 from unlearning.language.session import Workspace, train_adapter
 
@@ -320,7 +321,7 @@ def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
     trained |= {"--precision": "bf16", "--optimizer": "adamw"}
     steps = {"--epochs": 4, "--lr": 0.1, "--batch-size": 3}
     rest = {"--validation", "--test", "--task"}
-    assert trained.keys() | steps.keys() | rest == flags_of(command._add_training_flags)
+    assert trained.keys() | steps.keys() | rest == flags_of(flags_module.add_training_flags)
     for flag, value in trained.items():
         assert "other settings" in refused(capsys, *tune, flag, value) and files(tmp_path) == before, flag
     adamw = (*tune, "--optimizer", "adamw", "--output", tmp_path / "steps")
@@ -336,6 +337,26 @@ def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
     }
 
 
+def test_checkpointing_is_a_circumstance(place, tmp_path, monkeypatch):
+    """Adapters of another name, other bits or other settings there are none, in training as in requests."""
+    few = write_lines(tmp_path / "few.jsonl", lines_of(place)[:12])
+    tune = ("finetune", "--train", few, "--base", place / "base", "--evaluations", 3, "--blocks", 3, "--quiet")
+    adapters, used = [], []
+    checkpoint = forward.checkpoint
+    monkeypatch.setattr(forward, "checkpoint", lambda *some, **how: used.append(name) or checkpoint(*some, **how))
+    for name, flags in (("plain", ()), ("again", ("--checkpointing",))):
+        adapters.append(call(llmeraser, *tune, "--weights", tmp_path / name, *flags))
+        for way in (("--curvature", "hessian", "--damping", 3), ("--method", "retrain")):
+            where = ("--output", tmp_path / name / way[1], "--weights", tmp_path, "--quiet")
+            call(llmeraser, "remove", adapters[-1], "--ids", 3, *way, *where, *flags)
+    plain, again = (
+        {path: content for path, content in files(tmp_path / name).items() if path.endswith(".safetensors")}
+        for name in ("plain", "again")
+    )
+    assert plain == again and len(plain) == 3 and set(used) == {"again"}
+    call(llmeraser, *tune, "--output", adapters[0], "--weights", tmp_path, "--checkpointing")  # is there already
+
+
 def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_answer(place, own, capsys):
     ask = ("remove", own / "adapter", *QUICK, "--weights", own, "--quiet", "--output", own / "gone", "--ids", 1)
     call(llmeraser, *ask)
@@ -343,7 +364,7 @@ def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_ans
     asked = {"--method": "retrain", "--solver": "adam", "--curvature": "gauss-newton", "--damping": 0.5, "--tolerance": 0.1}
     asked |= {"--length": 2, "--products": 5, "--ids": 2, "--validation": place / "test.jsonl"}
     elsewhere = {"--base", "--precision", "--prompt", "--decay"}
-    declared = flags_of(lambda parser: command._add_request_flags(parser, "remove"))
+    declared = flags_of(lambda parser: flags_module.add_request_flags(parser, "remove"))
     assert asked.keys() | elsewhere | {"--request"} == declared | {"--validation"}
     for flag, value in asked.items():
         assert "other settings" in refused(capsys, *ask, flag, value) and files(own) == before, flag

@@ -186,6 +186,24 @@ def test_padding_and_the_rows_beside_a_row_change_nothing(place, at_work, monkey
         assert torch.allclose(together[damping].x, alone[damping].x, rtol=1e-3, atol=1e-3 * alone[damping].x.abs().max())
 
 
+def test_factors_are_the_same_with_checkpointing(place, at_work):
+    """Each layer's inputs are counted once, though blocks would be computed twice."""
+    now, found = at_work(stranger(place, "q_proj", blocks=(0, 1))), []
+    for now.forward.checkpointing in (False, True):
+        found.append(torch.cat([part.flatten() for layer in ekfac.compute(now) for part in layer]))
+    assert torch.equal(*found)
+
+
+def test_what_a_killed_process_has_left_beside_the_factors_is_cleared_up(place, tmp_path, at_work):
+    """Where they are written, and where they are only read."""
+    now = replace(at_work(stranger(place, "q_proj")), source=shutil.copytree(stranger(place, "q_proj"), tmp_path / "a"))
+    for _ in range(2):
+        (tmp_path / ".a_ekfac.pth.unlearning-lock").write_text("a dead one", encoding="utf-8")
+        (tmp_path / ".a_ekfac.pth.999999.unlearning-tmp").write_bytes(b"half")
+        ekfac.factors_of(now)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a_ekfac.pth"]
+
+
 @pytest.mark.parametrize("measured", [100, 20])
 def test_a_step_has_the_length_that_gauss_newton_wants(place, at_work, monkeypatch, measured):
     """Of all multiples the least of the quadratic, on all rows, or on every second one, which stand for the others."""

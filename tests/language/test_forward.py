@@ -1,5 +1,6 @@
 """The short way through a model gives what the whole model gives, on every family; its kept states are used, and checked."""
 
+import itertools
 import warnings
 
 import pytest
@@ -9,10 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 import llmeraser
-from tests.helpers import call, one_line
+from tests.helpers import call, killed_at, one_line
 from tests.language.conftest import finetune, losses_of, save_base, session
 from unlearning.core.errors import UserError
-from unlearning.language import forward
+from unlearning.language import forward, influence
 from unlearning.language import session as session_module
 from unlearning.language.adapters import linear_layers
 from unlearning.language.base import _no_progress_bars, load_base
@@ -26,6 +27,7 @@ from unlearning.language.forward import (
     batches_of,
     blocks_of,
     check_short_way,
+    read_states,
     row_means,
     token_log_likelihoods,
 )
@@ -79,9 +81,9 @@ def model_of(name, blocks=3):
 
 def adapted(model, *targets, layers=None):
     """The model with trained LoRA on the layers whose names end so, of the blocks of these numbers."""
-    of = ".".join(["", *map(str, layers)]) + "." if layers else "."
+    of = [f".{layer}." for layer in layers] if layers else ["."]
     chosen = [name for name in linear_layers(model) if name.endswith(targets)]
-    chosen = [name for name in chosen if of in f".{name}." or "lm_head" in name]
+    chosen = [name for name in chosen if any(part in f".{name}." for part in of) or "lm_head" in name]
     config = LoraConfig(r=2, lora_alpha=4, target_modules=chosen, fan_in_fan_out=model.config.model_type == "gpt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -126,6 +128,48 @@ def test_the_short_way_is_the_whole_model_with_its_gradient_and_curvature(name):
             slopes.append(torch.cat([x.reshape(-1) for x in (*first, *second)]))
         assert (slopes[0] - slopes[1]).norm() < 1e-4 * slopes[1].norm() > 0
         peft_model.unload()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize(("blocks", "way"), [((0, 1, 2), WHOLE), ((1, 2), BLOCKS)])
+def test_with_checkpointing_blocks_are_computed_again_and_slopes_and_products_stay(name, blocks, way):
+    """Adapters in each block have the same gradient and Hessian, and a gradient computes each block twice, not once. OPT has
+    dropout within its blocks, which must stay off."""
+    peft_model = adapted(model_of(name), ATTENTION.get(name, "q_proj"), layers=blocks)
+    computed, parameters, found = [], trained(peft_model), []
+    for block in blocks_of(peft_model):
+        forward.attention_of(block).register_forward_hook(lambda module, *_: computed.append(module))
+    batch = batch_of(ROWS)
+    vector = torch.randn(influence.flat(parameters).numel(), generator=torch.Generator().manual_seed(0))
+    for checkpointing in (False, True):
+        short = Forward(peft_model)
+        short.checkpointing = checkpointing
+        short.keep(ROWS)
+
+        def loss(batch, short=short):
+            return short.losses(batch).sum()
+
+        computed.clear()
+        slope = influence.gradient(loss(batch), parameters)
+        counts = [computed.count(forward.attention_of(block)) for block in blocks_of(peft_model)]
+        assert short.way == way and counts == [(1 + checkpointing) * (i in blocks) for i in range(3)]
+        assert all(part.any() for part in slope.split([p.numel() for p in parameters]))
+        found.append((slope, influence.hessian_product(loss, [batch], parameters)(vector)))
+    for exact, again in zip(*found, strict=True):
+        assert (again - exact).norm() <= 1e-5 * exact.norm() and exact.any()
+    assert not any("forward" in vars(block) for block in blocks_of(peft_model))
+
+
+def test_the_whole_model_that_is_gone_on_with_is_checkpointed_too_and_a_single_block_on_kept_attention_is_not():
+    """When its backward pass begins, its attention computes what stands before it again, not what was kept."""
+    short = Forward(adapted(with_skip(model_of("llama", 3)), "q_proj", layers=(2,)))
+    short.checkpointing = True
+    assert check_short_way(short, ROWS)[0].checkpointing
+    last = Forward(adapted(model_of("llama"), "down_proj", layers=(2,)))
+    slopes = []
+    for last.checkpointing in (False, True):
+        slopes.append(influence.gradient(last.losses(batch_of(ROWS)).sum(), trained(last.model)))
+    assert last.way == ANSWERS and torch.equal(*slopes)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -282,22 +326,42 @@ def passes(model):
     return rows
 
 
+def stored(peft_model, store):
+    """A Forward with what a file keeps."""
+    short = Forward(peft_model)
+    short.store, short.kept = store, read_states(store)
+    return short
+
+
 @pytest.mark.parametrize("target", ["q_proj", "down_proj"])
 def test_a_row_passes_the_frozen_part_once_and_never_again_with_its_file(tmp_path, target):
     """A file knows rows by their tokens; how blocks hand states on is seen on one row each time that it is read."""
     store = tmp_path / "frozen" / "kept.pth"
     peft_model = adapted(model_of("llama", 2), target, layers=(1,))
     computed = passes(peft_model)
-    short = Forward(peft_model, store)
+    short = stored(peft_model, store)
     for _ in range(3):
         first = short.logits(batch_of(ROWS[:3])).detach()
     short.keep(ROWS[:3])
     assert len(computed) == 3
-    again = Forward(peft_model, store)
+    again = stored(peft_model, store)
     assert torch.equal(again.logits(batch_of(ROWS[:3])), first) and len(computed) == 4
     again.keep(ROWS)
     assert len(computed) == 5 and store.exists()
-    assert len(Forward(peft_model, store).kept) == 4
+    assert len(read_states(store)) == 4
+
+
+def test_a_kill_while_the_frozen_part_is_written_leaves_nothing_behind(tmp_path):
+    """Before each operation on files: the next one who reads the file finds it whole or not there, and clears up."""
+    store, peft_model = tmp_path / "kept.pth", adapted(model_of("llama", 2), "q_proj", layers=(1,))
+    short = stored(peft_model, store)
+    short.keep(ROWS[:1])
+    before = {path.name for path in tmp_path.iterdir()}
+    for step in itertools.count():
+        if not killed_at(step, lambda: stored(peft_model, store).keep(ROWS)):
+            break
+        assert len(read_states(store)) in (1, 4) and {path.name for path in tmp_path.iterdir()} == before
+    assert step >= 2 and len(read_states(store)) == 4
 
 
 def test_a_damaged_file_of_the_frozen_part_is_one_line(place, tmp_path, capsys):

@@ -1,17 +1,12 @@
 """Rows of files: every form that people have gives the same rows, names are the file's own, and what is odd is one line."""
 
 import json
-import os
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from unlearning.core import memory
 from unlearning.core.errors import UserError
 from unlearning.core.words import silent
-from unlearning.language import rows as rows_module
 from unlearning.language.rows import Row, as_recorded, digest, read_rows
 
 TEXTS = [("Who?\u2028Me\u0085 \u2029or\ryou", ' Ann, "A"\n'), ("Ä\r\nwhere", "\there"), ("why", "12")]
@@ -236,36 +231,3 @@ WRONG = [
 def test_what_is_no_file_of_rows_is_one_line_that_names_file_and_line(tmp_path, content, line):
     found = complaint(tmp_path, content)
     assert found.startswith(line), found
-
-
-def test_what_is_no_ordinary_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"no cannot be read \(No such file"):
-        read_rows(tmp_path / "no", tell=silent)
-    written(tmp_path, "x", "one.jsonl")
-    with pytest.raises(UserError, match=r"is a folder: name a file of rows, such as one\.jsonl"):
-        read_rows(tmp_path, tell=silent)
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(UserError, match="is no file: a pipe"):
-            read_rows(tmp_path / "pipe", tell=silent)
-    file = written(tmp_path, lines(GOOD))
-    os.truncate(file, 2**30 + 1)
-    with pytest.raises(UserError, match=r"has 1,073,741,825 bytes, and may have"):
-        read_rows(file, tell=silent)
-    os.truncate(file, 2**30)
-    monkeypatch.setattr(memory, "available", lambda: 2**32)
-    with pytest.raises(UserError, match=r"rows needs at least 6\.0 GiB of memory"):
-        read_rows(file, tell=silent)
-
-
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
-def test_any_texts_come_back_from_each_layout(pairs):
-    objects = [{"question": question, "answer": answer} for question, answer in pairs]
-    table = "question,answer\n" + "".join(f"{cell(question)},{cell(answer)}\n" for question, answer in pairs)
-    for text in (lines(*objects), json.dumps(objects), table):
-        _, records = rows_module.parse(text, "")
-        assert [tuple(record.value.values()) for record in records] == pairs

@@ -22,7 +22,7 @@ from tests.language.conftest import (
     write_lines,
 )
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.language import influence
+from unlearning.language import influence, prompts
 from unlearning.language.adapters import read_record, trainable
 from unlearning.language.command import How
 from unlearning.language.session import Workspace, objective, relative_gradient, session_of, train_adapter
@@ -332,3 +332,19 @@ def test_a_workspace_keeps_the_last_of_each_kind():
     for key in ("a", "a", "b", "a"):
         assert workspace.last("rows", key, lambda key=key: made.append(key) or key) == key
     assert made == ["a", "b", "a"]
+
+
+def test_a_row_is_tokenised_once_a_session_and_another_row_by_itself(small, monkeypatch):
+    """Rows of one content and another name, or of another folder, where another image may lie, are rows of their own."""
+    counted, encode = [], prompts.encode
+    monkeypatch.setattr(prompts, "encode", lambda by, rows, *how: counted.extend(rows) or encode(by, rows, *how))
+    now = replace(small, encoded={})
+    first = now.tokens(now.rows)
+    assert len(counted) == 58 and first == encode(now.processor, [row for row in now.rows if row], "plain")
+    others = replace(now, rows=now.rows[::-1])  # what a request makes of it
+    assert others.tokens(others.rows) == first[::-1] and len(counted) == 58
+    row = now.rows[0]
+    changed = [replace(row, response="red w1"), replace(row, name="x"), replace(row, folder="elsewhere"), row, row]
+    found = now.tokens(changed)
+    assert len(counted) == 61 and found[1:] == [first[0]] * 4 and found[0] == encode(now.processor, changed[:1], "plain")[0]
+    assert first[0].key == replace(first[0]).key != found[0].key

@@ -162,6 +162,27 @@ def test_invented_authors_have_the_same_facts_in_every_wording(folder):
         assert len({*re.findall(r"\w+ Award", told)}) == 1  # the award and its year are of one award
 
 
+@pytest.mark.parametrize("ending", tasks.ENDINGS)
+def test_published_files_are_read_where_they_have_been_put(tmp_path, ending):
+    """Whatever their layout, and nothing is written; one that lacks is one line, as are two that would both do."""
+    folder = tmp_path / tasks.FOLDER
+    folder.mkdir()
+    for part in PARTS:
+        missing = (
+            f"^{re.escape(str(folder / f'bookcrossing-{part}.json'))} .* isn't there: TALLRec publishes them as data/book"
+        )
+        with pytest.raises(UserError, match=missing):
+            task_files("bookcrossing", tmp_path)
+        (folder / f"bookcrossing-{part}{ending}").write_text("[]", encoding="utf-8")
+    files = task_files("bookcrossing", tmp_path)
+    assert files == {part: folder / f"bookcrossing-{part}{ending}" for part in PARTS}
+    assert sorted(folder.iterdir()) == sorted(files.values())
+    other = next(one for one in tasks.ENDINGS if one != ending)
+    (folder / f"bookcrossing-test{other}").touch()
+    with pytest.raises(UserError, match="are both there: keep the one that holds the task's test rows"):
+        task_files("bookcrossing", tmp_path)
+
+
 def test_invented_authors_share_no_name_and_no_book():
     found = tasks.authors()
     for fact in ("name", "town"):

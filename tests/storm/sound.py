@@ -20,6 +20,7 @@ import pretrain
 import reproduce
 import retrain
 from tests.helpers import ROOT, call, files
+from tests.storm import language
 from tests.storm.malformed import Case, broken, cases
 from unlearning.core.errors import UserError
 from unlearning.exact.system import SYSTEM, read_system
@@ -29,9 +30,10 @@ from unlearning.vision.snapshots import Snapshot
 IMAGES = ("--dataset", "digits", "--subset", 200, "--test-subset", 60)
 COMMON = (*IMAGES, "--model", "resnet8", "--epochs", 1, "--quiet")
 PARTS = ("--parts", 2, "--anchors", 10, "--epochs", 1, "--jobs", 1, "--quiet")
-KINDS = ("original", "lora", "public", "system", "part", "result", "snapshot", "timm", "onnx")
-SLOW = ("timm", "onnx")  # not in `make test`
+KINDS = ("original", "lora", "public", "system", "part", "result", "snapshot", "timm", "onnx", *language.PLACES)
+SLOW = ("timm", "onnx", *language.PLACES)  # not in `make test`
 PLACES = {"snapshot": ("", "next.pth.partial"), "timm": ("timm", "config.json"), "onnx": ("", "x.onnx")}
+PLACES |= {kind: (f"language/{place}", name) for kind, (place, name) in language.PLACES.items()}
 
 
 def build(folder: Path) -> None:
@@ -57,6 +59,7 @@ def build_slow(folder: Path) -> None:
     call(pretrain, *COMMON, *vit)
     call(export, folder / "vit.pth", "--timm", folder / "timm")
     call(export, folder / "lora.pth", "--onnx", folder / "x.onnx")
+    language.build(folder / "language")
 
 
 def _unfinished(folder: Path) -> None:
@@ -105,7 +108,7 @@ def of_kind(kind: str, sound: Path) -> tuple[Path, str]:
 def all_cases(kind: str, sound: Path) -> list[Case]:
     """Every damaged file of a kind."""
     folder, name = of_kind(kind, sound)
-    return list(broken(kind, folder, name) if kind == "onnx" else cases(kind, folder, name))
+    return list(broken(kind, folder, name) if kind in ("onnx", "adapter") else cases(kind, folder, name))
 
 
 def damage(case: Case, sound: Path, folder: Path) -> None:
@@ -157,6 +160,8 @@ def readers(kind: str, sound: Path, folder: Path, shared: Shared) -> list[Callab
     if kind == "onnx":
         onnx = (folder / "lora.pth", "--onnx", folder / "x.onnx")
         return [lambda: call(export, *onnx), lambda: call(export, *onnx, "--overwrite")]
+    if kind in language.PLACES:
+        return language.readers(folder / "language")
     if kind == "part":
         return [lambda: _scored(folder / "system", shared)]
     if kind == "system":

@@ -85,6 +85,16 @@ def to_make(path: Path, is_there: Callable[[], bool], also: Sequence[Path] = ())
         yield not is_there()
 
 
+def settle(path: Path) -> None:
+    """Wait for the process that writes `path`, and clear up what one that was killed has left of it; raises as `locked`.
+
+    For who reads what others may write: `to_make` and `locked` do it themselves.
+    """
+    if is_held(path):
+        with locked(path):
+            pass
+
+
 def check_place(path: Path) -> None:
     """Raise UserError where something else lies in the place of the lock on `path`: a link, a folder, a pipe."""
     place = _place(path)

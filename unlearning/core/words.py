@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 LISTED = 10  # names or numbers that a line has at most
 NAMED = 5  # portions that a line has at most
+READ = 2_000  # characters of an error that are looked at
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 INSTALLED = re.compile(r"[^\s\"'(]*/(?:site|dist)-packages/")
 NUMPYS = re.compile(r"\bnp\.\w+\(([^()]*)\)")
@@ -38,7 +39,8 @@ def first_line(error: BaseException | str) -> str:
     colours, folders of installed libraries, NumPy's names around values, and advice to read files in a way that runs their
     code."""
     text = COLOURS.sub("", str(error)).strip()
-    text = NUMPYS.sub(r"\1", INSTALLED.sub("", (text.splitlines() or [""])[0]))
+    text = (text.splitlines() or [""])[0][:READ]  # a pattern takes minutes for a line of a hundred thousand letters
+    text = NUMPYS.sub(r"\1", INSTALLED.sub("", text))
     text = text.split(". ")[0] if UNSAFE in text else text
     text = "" if UNSAFE in text else text
     return "".join(sign for sign in text if sign.isprintable())[:160].strip() or type(error).__name__

@@ -1,11 +1,12 @@
 """LLMEraser's protocol: spoil a share of the rows, train on them, ask for the damage to be undone, score the answers.
 
-preference (TALLRec): nothing is spoilt, a tenth of the rows is to be removed. next (LLaRA): a tenth of the histories
-has lost a film and a twentieth has another in a film's place; the request gives them back their own. genre: two fifths
-of the answers are another one at random; the request says the right ones. Rows are chosen by the seed. Corrupted is the
-adapter before the request, Retrain one that was trained without what was spoilt.
+preference, bookcrossing, movielens (TALLRec): nothing is spoilt, a tenth of the rows is to be removed. next, lastfm (LLaRA):
+a tenth of the histories has lost a film and a twentieth has another in a film's place; the request gives them back their
+own. genre: two fifths of the answers are another one at random; the request says the right ones. Rows are chosen by the
+seed. Corrupted is the adapter before the request, Retrain one that was trained without what was spoilt.
 """
 
+import importlib
 import json
 import random
 import re
@@ -17,32 +18,40 @@ from typing import Any
 
 import torch
 
+from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.core.words import say
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.unfinished import Unfinished, circumstances
+from unlearning.experiments import estimate
 from unlearning.experiments.plan import chosen
-from unlearning.experiments.request import Plan, Request, Row, Run, Table
+from unlearning.experiments.request import DATASET, Plan, Request, Row, Run, Table
 from unlearning.language import rows as language_rows
 from unlearning.language import scores
 from unlearning.language.adapters import read_record
 from unlearning.language.base import SMOLLM2
-from unlearning.language.rows import write_rows
+from unlearning.language.forward import ANSWERED, TOKENS
+from unlearning.language.prompts import ALPACA
+from unlearning.language.rows import few, write_rows
 from unlearning.language.session import Place, Workspace
-from unlearning.language.tasks import titled_in
+from unlearning.language.tasks import HISTORY_ENDS, PARTS, PUBLISHED, titled_in
 from unlearning.metrics import predictions, statistics
 
+MADE = ("preference", "next", "genre")  # tasks of MovieLens' ratings, which need no files
 KINDS = {"preference": "remove", "next": "modify", "genre": "correct"}  # of each task's request
+KINDS |= {"bookcrossing": "remove", "movielens": "remove", "lastfm": "modify"}
 SHARES = {"remove": 10, "modify": 15, "correct": 40}  # percent of the rows that it is about
 LOST = 2 / 3  # of modified histories: they lose a film; the others have another in its place
 NONE, SISA = "noadapter", "sisa"
 SHARDS = 4  # adapters of SISA
+STEPS = 120  # of the stochastic solver, each a product on a mini-batch
+MINI = 100 * STEPS  # rows that it takes
 # The rows of LLMEraser's table, each the flags of a request; "corrupted" asks for nothing, SISA is four trainings.
 ROWS: dict[str, tuple[str, ...] | None] = {
     "corrupted": None,
     "retrain": ("--method", "retrain"),
     "llmeraser": (),
-    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03", "--products", "120"),
+    "llmeraser --solver adam": ("--solver", "adam", "--damping", "0.03", "--products", str(STEPS)),
     "llmeraser --solver ekfac": ("--solver", "ekfac"),
     "gradascent": ("--method", "gradascent"),
     "graddiff": ("--method", "graddiff"),
@@ -51,22 +60,27 @@ ROWS: dict[str, tuple[str, ...] | None] = {
     SISA: None,
     NONE: ("--method", NONE),
 }
-# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on.
+# Here a "model" is a base, "tasks" what it is tuned on; rows to train on, to choose by, to test on; flags of trainings, and
+# of all runs.
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"model": [SMOLLM2], "tasks": list(KINDS), "sizes": [300, 100, 100], "generate": 50, "flags": []},
+    "quick": {"model": [SMOLLM2], "tasks": list(MADE), "sizes": [300, 100, 100], "generate": 50, "flags": []},
     "gpu": {
         "model": [SMOLLM2],
-        "tasks": list(KINDS),
+        "tasks": list(MADE),
         "sizes": [1200, 400, 400],
         "generate": 400,
         "flags": ["--blocks", "30", "--targets", "q_proj", "v_proj", "--optimizer", "adamw"],
     },
     "paper": {
         "model": ["meta-llama/Llama-2-7b-hf"],
-        "tasks": list(KINDS),
+        "tasks": list(PUBLISHED),
         "sizes": [1200, 400, 400],
         "generate": 400,
-        "flags": ["--blocks", "32", "--targets", "q_proj", "v_proj", "--optimizer", "adamw", "--precision", "bf16"],
+        "flags": [
+            *("--blocks", "32", "--targets", "q_proj", "v_proj", "--optimizer", "adamw"),
+            *("--precision", "bf16", "--prompt", "alpaca"),
+        ],
+        "circumstances": ["--checkpointing"],
     },
 }
 
@@ -133,6 +147,7 @@ def write_files(request: Request, task: str, seed: int, folder: Path) -> dict[st
         rows = language_rows.read_rows(sources[part], f"--{part}", lambda line: None)[:size]
         found[part] = folder / f"{task}_{part}.jsonl"
         if part == "train":
+            _check_spoilable(kind, rows, sources[part])
             wrong, asked = spoilt(kind, rows, seed)
             if kind != "remove":
                 found[part] = folder / f"{task}_{kind}_s{seed}_train.jsonl"
@@ -147,6 +162,33 @@ def write_files(request: Request, task: str, seed: int, folder: Path) -> dict[st
     return found
 
 
+def _check_spoilable(kind: str, rows: Sequence[language_rows.Row], file: Path) -> None:
+    """Raise UserError where a share of these rows is none, or histories aren't in the form of the task `next`."""
+    if not len(rows) * SHARES[kind] // 100:
+        raise UserError(f"{file}: {SHARES[kind]} % of its {len(rows)} rows are to be spoilt, which is none: it needs more")
+    if kind == "modify":
+        histories = {row.name: titled_in(row.query) if HISTORY_ENDS in row.query else [] for row in rows}
+        every = {title for history in histories.values() for title in history}
+        if odd := [name for name, history in histories.items() if len(history) < 2 or every <= {*history}]:
+            form = f'no history of two titles or more, each in "", before "{HISTORY_ENDS.strip()}"'
+            raise UserError(f"{file}: {form}, or no other title in the file: rows {few(odd)}")
+
+
+def tasks_of(request: Request) -> list[str]:
+    """The tasks of the table: the preset's, or the one that --dataset names. Raises UserError for one that there isn't, and
+    where a published one's files aren't there."""
+    from unlearning.language.tasks import task_files
+
+    asked = request.source.dataset
+    if asked != DATASET and asked not in KINDS:
+        raise UserError(f"--dataset {asked}: {request.table} has {', '.join(KINDS)}")
+    tasks = request.sizes["tasks"] if asked == DATASET else [asked]
+    for task in tasks:
+        if task in PUBLISHED:  # before anything is written
+            task_files(task, request.source.data_dir, request.quiet)
+    return tasks
+
+
 def place_of(request: Request, shared: Workspace) -> Place:
     """Where the table's data and adapters lie."""
     return Place(request.source.data_dir, request.weights, request.scoring.compute, shared)
@@ -157,7 +199,7 @@ def plan_llmeraser(request: Request) -> Plan:
     runs: list[Run] = []
     cells: list[Cell] = []
     methods = tuple(chosen(request, list(ROWS)))
-    for base, task in product(request.networks, request.sizes["tasks"]):
+    for base, task in product(request.networks, tasks_of(request)):
         for seed in range(request.seeds):
             cells.append(Cell(seed, task, methods))
             runs += _runs_of_a_cell(request, base, cells[-1])
@@ -166,7 +208,7 @@ def plan_llmeraser(request: Request) -> Plan:
 
 def _runs_of_a_cell(request: Request, base: str, cell: Cell) -> list[Run]:
     where = ["--weights", str(request.weights), "--data-dir", str(request.source.data_dir), "--device", request.device]
-    where += ["--quiet"] if request.quiet else []
+    where += [*request.sizes.get("circumstances", ()), *(["--quiet"] if request.quiet else [])]
     folder = request.weights / Path(base).name
     files = write_files(request, cell.task, cell.seed, folder)
     adapter = folder / f"{files['train'].stem}_adapter_s{cell.seed}"
@@ -185,6 +227,35 @@ def _runs_of_a_cell(request: Request, base: str, cell: Cell) -> list[Run]:
         output = ["--output", str(folder / f"{file.stem}_adapter")]
         runs.append(("llmeraser", [*tuned, "--train", str(file), *output, *where]))
     return runs
+
+
+def estimated(request: Request, plan: Plan) -> list[str]:
+    """What the runs would take by rule, as lines; none for a base of unknown size, or adapters in some blocks only."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    left = iter(plan.runs)
+    for base, cell in product(request.networks, plan.cells[: len(plan.cells) // len(request.networks)]):
+        size, ((_, words), *_) = estimate.SIZES.get(base), [next(left) for _ in range(cell.runs)]
+        args = importlib.import_module("llmeraser").parser().parse_args(words)
+        if not size or (args.optimizer, args.blocks, args.checkpointing) != ("adamw", size.blocks, True):
+            return []
+        rows = _counted(args, cell)
+        adapted, squares = size.adapted(args.targets, args.rank), size.squares(args.targets, args.rank)
+        how = estimate.How(args.epochs, args.batch_size, TOKENS, SHARDS, MINI, adapted, squares)
+        of = estimate.works(rows, how)
+        kinds = [*cell.methods, *([SISA] * (SHARDS - 1) if SISA in cell.methods else [])]
+        for kind in [*kinds, *["scoring"] * cell.runs]:
+            found.setdefault(kind, []).append(estimate.cost(size, of[kind], rows.tokens, adapted, ANSWERED))
+    return estimate.in_lines(found)
+
+
+def _counted(args: Any, cell: Cell) -> estimate.Rows:
+    """The rows of a cell that its first run's flags name."""
+    parts = [language_rows.read_rows(getattr(args, part), f"--{part}", lambda line: None) for part in PARTS]
+    length = sum(len(ALPACA) + len(row.query) + len(row.response) for rows in parts for row in rows)
+    counts = [len(rows) for rows in parts]
+    answers = len(parts[2][0].choices) or len({row.response for row in parts[2]})
+    asked, tokens = counts[0] * SHARES[cell.kind] // 100, length / sum(counts) / estimate.CHARACTERS
+    return estimate.Rows(counts[0], asked, counts[1], counts[2], answers, tokens)
 
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) -> list[Row]:
@@ -228,7 +299,7 @@ def _score_cell(cell: Cell, folders: dict[str, Path], shards: list[Path], place:
 def _row(cell: Cell, method: str, record: dict[str, Any], last: dict[str, Any], found: dict[str, Any]) -> Row:
     share = SHARES[cell.kind]
     return {
-        "dataset": f"movielens {cell.task}",
+        "dataset": f"movielens {cell.task}" if cell.task in MADE else cell.task,
         "model": Path(record["base"]).name,
         "forget": f"{cell.kind}{share}",
         "forgotten": f"{cell.kind} {share} % of the rows",
@@ -276,4 +347,4 @@ def add_undone(rows: list[Row]) -> None:
 
 
 ABOUT = "LLMEraser: rows of a language model's training data are removed, modified or corrected."
-TABLE = Table(ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace())
+TABLE = Table(ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace(), estimated=estimated)

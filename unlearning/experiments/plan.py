@@ -164,6 +164,6 @@ def _making(typed: str) -> tuple[str, ...]:
     for word in words:
         if word in ("--device", "--cache", "--data-dir"):
             next(words, None)
-        elif word != "--quiet":
+        elif word not in ("--quiet", "--checkpointing"):
             kept.append(word)
     return tuple(sorted(kept))

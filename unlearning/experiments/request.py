@@ -298,7 +298,8 @@ class Table:
     about: what it shows, in a sentence. plan: function of a request, giving its runs. presets: its sizes by name. seeds: how
     many by default. score: function of the checkpoints' paths, the request, the plan and what the runs have shared, giving
     the rows. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs
-    share. pictures: False where none are drawn. validation: True where all is scored on training images that are held out.
+    share. estimated: function of a request and its plan, giving lines about what the runs would take. pictures: False where
+    none are drawn. validation: True where all is scored on training images that are held out.
     """
 
     about: str
@@ -308,5 +309,6 @@ class Table:
     score: Callable[[list[Path], Request, Plan, Any], list[Row]]
     published: Callable[[list[Row], data.Dataset], None] | None = None
     shared: Callable[[Request], Any] = shared_by_images
+    estimated: Callable[[Request, Plan], list[str]] = lambda request, plan: []
     pictures: bool = True
     validation: bool = False

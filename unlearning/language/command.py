@@ -11,24 +11,16 @@ from unlearning.core import names, seals
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import UserError
 from unlearning.core.flags import (
-    LORA_RANK,
-    NOT_NEGATIVE_FLOAT,
-    POSITIVE_FLOAT,
-    POSITIVE_INT,
-    QUIET,
-    SEED,
     Parser,
     written,
 )
 from unlearning.core.locks import to_make
-from unlearning.core.paths import folder, input_file, name_or_path, output_folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.core.words import say
 from unlearning.language import cards, ekfac, scores
 from unlearning.language.adapters import FILES, read_config, read_record, write_adapter
-from unlearning.language.base import PRECISIONS, SMOLLM2
 from unlearning.language.controls import CONTROLS
-from unlearning.language.prompts import FORMS
+from unlearning.language.flags import DEFAULT, add_training_flags
 from unlearning.language.requests import Edit, check_edits, edited, edits_of_names, in_words, read_request, without_texts
 from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
@@ -44,12 +36,8 @@ from unlearning.language.session import (
     short_digest,
     train_adapter,
 )
-from unlearning.language.tasks import TASKS, task_files
+from unlearning.language.tasks import task_files
 
-DEFAULT = "genre"  # the task that finetune takes without --train
-PROMPT = "how rows are put to the model (default: auto, its chat template if it has one)"
-LOSS = "over the whole vocabulary, or a choice among the file's answers (default: tokens)"
-SOLVERS = "adam: the paper's way; ekfac: by factors that are kept beside the adapter (default: cg)"
 COMPARED = 100  # rows of an adapter from elsewhere, at most, on which it is compared with its base
 FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
 Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
@@ -76,7 +64,7 @@ class How:
 def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     """Train a new adapter on a file of rows and write its folder."""
     trainer = Parser()
-    _add_training_flags(trainer)
+    add_training_flags(trainer)
     own, files = trainer.non_default(args), _files(args, place)
     rows = place.rows(files["train"], "--train")
     record: dict[str, Any] = {key: getattr(args, key) for key in ("precision", "prompt", "loss", "decay", "seed")}
@@ -327,95 +315,10 @@ def _provenance(command: str, compute: Compute) -> dict[str, Any]:
     return provenance(command, device_name(compute.device))
 
 
-def parser(doc: str | None) -> Parser:
-    """The command line."""
-    parser = Parser(doc)
-    actions = parser.add_subparsers(dest="action", required=True, help="train an adapter, answer a request, score")
-    trainer: Parser = actions.add_parser("finetune", help="train an adapter on a file of rows")
-    _add_training_flags(trainer)
-    writers = [trainer]
-    for kind, what in (
-        ("remove", "unlearn rows"),
-        ("modify", "unlearn rows' queries for others"),
-        ("correct", "unlearn rows' responses for others"),
-    ):
-        writers.append(actions.add_parser(kind, help=what))
-        _add_request_flags(writers[-1], kind)
-    for action in writers:
-        action.add_argument("--output", type=output_folder, help="folder to write (default: a telling name)")
-        action.add_argument("--overwrite", action="store_true", help="compute again what exists")
-    scorer: Parser = actions.add_parser("evaluate", help="score adapters on test rows and on what was asked")
-    scorer.add_argument("adapters", type=folder, nargs="+", help="folders of adapters")
-    scorer.add_argument("--retrain", type=folder, help="the adapter to measure distances from")
-    scorer.add_argument(
-        "--generate", type=POSITIVE_INT, default=50, help="test rows that are answered in full (default: 50)"
-    )
-    for action in writers[1:]:
-        _add_file_flags(action, "where it isn't what the adapter's record says, or it has none")
-    _add_file_flags(scorer, "where they have moved since the adapters were made")
-    for action in (*writers, scorer):
-        action.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
-        action.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
-        action.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
-        action.add_argument("--quiet", action="store_true", help=QUIET)
-    return parser
-
-
-def _add_file_flags(action: Parser, when: str) -> None:
-    flag = action.add_argument
-    flag("--train", type=input_file, metavar="FILE", help=f"rows that the adapter was trained on, {when}")
-    flag("--validation", type=input_file, metavar="FILE", help="rows that it has never seen, by which damping is chosen")
-    flag("--test", type=input_file, metavar="FILE", help="rows that it is scored on")
-
-
-def _add_training_flags(trainer: Parser) -> None:
-    flag = trainer.add_argument
-    flag("--train", type=input_file, metavar="FILE", identity="name", help="rows to train on: JSON, JSONL or CSV")
-    flag("--validation", type=input_file, metavar="FILE", identity=False, help="rows to choose by, later")
-    flag("--test", type=input_file, metavar="FILE", identity=False, help="rows to score on, later")
-    told = ", ".join(TASKS)
-    flag("--task", choices=TASKS, identity="name", help=f"in place of --train: {told} (default: {DEFAULT})")
-    flag("--base", type=name_or_path, default=SMOLLM2, help=f"Hugging Face name or folder (default: {SMOLLM2})")
-    flag("--precision", choices=PRECISIONS, default="fp32", help="of the base's weights; LoRA's are fp32 (default: fp32)")
-    flag("--prompt", choices=("auto", *FORMS), default="auto", help=PROMPT)
-    flag("--loss", choices=("tokens", "choice"), default="tokens", help=LOSS)
-    flag("--rank", type=LORA_RANK, default=8, help="rank of LoRA (default: 8, the paper's)")
-    flag("--alpha", type=POSITIVE_INT, default=16, help="LoRA's alpha (default: 16, the paper's)")
-    flag("--targets", nargs="+", help="linear layers to adapt, by name (default: the last of a block)")
-    flag("--blocks", type=POSITIVE_INT, default=1, help="of how many of the last blocks (default: 1)")
-    flag("--decay", type=POSITIVE_FLOAT, default=0.05, help="weight of |Theta|^2 / 2 (default: 0.05)")
-    flag("--optimizer", choices=("lbfgs", "adamw"), default="lbfgs", help="lbfgs: to rest; adamw: as PEFT (default: lbfgs)")
-    flag("--evaluations", type=POSITIVE_INT, default=100, help="of lbfgs, passes at most (default: 100; it stops at rest)")
-    flag("--epochs", type=POSITIVE_INT, default=3, help="of adamw (default: 3)")
-    flag("--lr", type=POSITIVE_FLOAT, default=1e-3, help="of adamw (default: 0.001)")
-    flag("--batch-size", type=POSITIVE_INT, default=8, help="of adamw, rows (default: 8)")
-    flag("--seed", type=SEED, default=0, identity="seed", help="seed of the adapter's start (default: 0)")
-
-
-def _add_request_flags(action: Parser, kind: str) -> None:
-    flag = action.add_argument
-    flag("adapter", type=folder, help="folder of an adapter: of finetune, of an earlier request, or of PEFT or TRL")
-    if kind == "remove":
-        flag("--ids", nargs="+", metavar="NAME", help="rows by name: their own id, else their line in the file")
-    flag("--request", type=input_file, metavar="FILE", help="rows by name in `id`, with what becomes of them")
-    methods = ("influence", *CONTROLS)
-    flag("--method", choices=methods, default="influence", help="default: influence; others compare")
-    flag("--solver", choices=("cg", "adam", "ekfac"), default="cg", help=SOLVERS)
-    flag("--curvature", choices=("hessian", "gauss-newton"), help="default: hessian after lbfgs, else gauss-newton")
-    flag("--damping", type=NOT_NEGATIVE_FLOAT, help="added to H's diagonal (default: chosen on validation rows)")
-    flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: chosen on validation rows)")
-    flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="relative residual (default: 1e-4)")
-    flag("--products", type=POSITIVE_INT, help="of H with a vector at most (default: as many as the tolerance takes)")
-    flag("--base", type=name_or_path, help="the adapter's base, where it lies elsewhere now (default: what it says)")
-    flag("--precision", choices=PRECISIONS, help="of an adapter from elsewhere: of its base's weights (default: fp32)")
-    flag("--prompt", choices=("auto", *FORMS), help="of an adapter from elsewhere: " + PROMPT)
-    flag("--decay", type=NOT_NEGATIVE_FLOAT, help="of an adapter from elsewhere: weight of |Theta|^2 / 2 (default: 0)")
-    action.set_defaults(ids=None)
-
-
 def run(args: argparse.Namespace, command: str, unlearn: Step, shared: Workspace | None = None) -> Path | None:
     """Carry out the command line's action; of those that write an adapter the folder is returned."""
-    place = Place(args.data_dir, args.weights, Compute.from_flags(args), shared or Workspace())
+    again = args.action != "evaluate" and args.checkpointing  # there is no backward pass in scoring
+    place = Place(args.data_dir, args.weights, Compute.from_flags(args), shared or Workspace(), again)
     if args.action == "evaluate":
         print(scores.table(args, place))
         return None

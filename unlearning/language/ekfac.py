@@ -28,6 +28,7 @@ from unlearning.core import content
 from unlearning.core.device import clock
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable, read_torch, sha256, write_torch
+from unlearning.core.locks import locked, settle
 from unlearning.language import prompts
 from unlearning.language.adapters import CONFIG
 from unlearning.language.forward import ANSWERS, Batch, Tokens, batches_of
@@ -90,6 +91,7 @@ def fitted(session: Session, b: torch.Tensor, solutions: dict[float, Solution]) 
     there = [row for row in session.rows if row is not None]
     some = there[:: -(-len(there) // MEASURED)]
     n = len(session.rows) * len(some) / len(there)  # so that they stand for all
+    session = session.without_checkpointing
     batches = session.batches(some, TOGETHER)
     product = gauss_newton_product(lambda batch: (session.logits(batch), batch.weights / n), batches, session.parameters)
     found = {}
@@ -108,6 +110,8 @@ def factors_of(session: Session) -> tuple[list[Layer], float]:
     Raises UserError where nothing can be put there, or what lies there is damaged or something else.
     """
     file, of = file_of(session), _identity(session)
+    if file:
+        settle(file)
     if file and file.exists():
         stored = read_torch(file)
         content.check(
@@ -125,7 +129,8 @@ def factors_of(session: Session) -> tuple[list[Layer], float]:
     seconds = clock(session.forward.device) - started
     if file:
         blocks = {str(i): {name: part.cpu() for name, part in layer._asdict().items()} for i, layer in enumerate(layers)}
-        write_torch(file, {"kind": KIND, "of": of, "layers": blocks})
+        with locked(file):
+            write_torch(file, {"kind": KIND, "of": of, "layers": blocks})
     return layers, seconds
 
 
@@ -145,6 +150,7 @@ def compute(session: Session, samples: int = SAMPLES) -> list[Layer]:
         warnings.simplefilter("ignore", FutureWarning)
         from curvlinops import EKFACLinearOperator
 
+    session = session.without_checkpointing
     answers, parameters = _Answers(session, samples), session.parameters
     try:
         places = EKFACLinearOperator.compute_parameter_mapping(parameters, answers)

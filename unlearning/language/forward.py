@@ -11,21 +11,25 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
+from unlearning.core.locks import locked, settle
 
 TOKENS, ANSWERED = 8192, 1024  # of a batch, at most: with padding; that are answered, each with logits of a whole vocabulary
 CLOSE = 1e-4  # of the logits' spread: what rounding in fp32 makes of another order of the same sums
 CHECKED = 4  # rows on which the short way is compared with the whole model
 WHOLE, BLOCKS, ANSWERS = "whole", "blocks", "answers"  # how much of a model is computed each time
+States = dict[str, list[torch.Tensor]]  # the frozen part's output, by Tokens.key
 Pixels = Callable[[Sequence["Tokens"]], dict[str, torch.Tensor]]
 
 
@@ -38,7 +42,7 @@ class Tokens:
     response: tuple[int, ...]
     image: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A name for the states of these tokens."""
         return hashlib.sha256(repr((self.prompt, self.response, self.image)).encode()).hexdigest()[:24]
@@ -100,13 +104,17 @@ def batches_of(rows: Sequence[Tokens], device: str | torch.device = "cpu", most:
 class Forward:
     """A causal language model with an adapter as a function from batches to logits at what is answered.
 
-    model: of transformers, its adapted parameters the only ones with a gradient. store: a file for the frozen part's
-    output, or None. way: WHOLE computes everything each time; without it the most is saved that the adapter allows. pixels:
-    function of rows, giving what the model takes beside their ids, of one that sees images.
+    model: of transformers, its adapted parameters the only ones with a gradient. way: WHOLE computes everything each time;
+    without it the most is saved that the adapter allows. pixels: function of rows, giving what the model takes beside their
+    ids, of one that sees images. checkpointing: keep only what the blocks are given, and compute them again in each backward
+    pass (Chen et al. 2016): the same bits in less memory. store: a file for the frozen part's output, or None; kept: what it
+    holds, by Tokens.key.
     """
 
-    def __init__(self, model: Any, store: Path | None = None, way: str | None = None, pixels: Pixels | None = None) -> None:
-        self.model, self.store, self.pixels = model, store, pixels or (lambda rows: {})
+    def __init__(self, model: Any, way: str | None = None, pixels: Pixels | None = None) -> None:
+        self.checkpointing = False
+        self.store: Path | None = None
+        self.model, self.pixels = model, pixels or (lambda rows: {})
         self.blocks = blocks_of(model)
         first = first_adapted(model, self.blocks)
         self.frozen = self.blocks[:first]
@@ -115,10 +123,8 @@ class Forward:
         # In the last block what follows attention looks at each place by itself: only answered places are needed.
         answers = first == len(self.blocks) or self.attention is not None
         self.way = way or (WHOLE if first == 0 else ANSWERS if answers else BLOCKS)
-        self.kept: dict[str, list[torch.Tensor]] = {}
+        self.kept: States = {}
         self.forms: list[Callable[[torch.Tensor], Any]] = []
-        if store and store.exists() and self.way != WHOLE:
-            self.kept = read_torch(store)
 
     @property
     def device(self) -> torch.device:
@@ -130,10 +136,18 @@ class Forward:
         """The frozen modules that hand a state on to what is computed each time."""
         return [*self.frozen[-1:], *([self.attention] if self.attention and self.way == ANSWERS else [])]
 
+    @property
+    def _recomputed(self) -> Sequence[nn.Module]:
+        """The blocks that are computed again in a backward pass. A single one above kept attention isn't: by then its
+        attention hands nothing out any more, and little would be saved."""
+        alone = not self.checkpointing or self.way == ANSWERS
+        return [] if alone else self.blocks if self.way == WHOLE else self.blocks[len(self.frozen) :]
+
     def logits(self, batch: Batch) -> torch.Tensor:
         """Logits float32 (tokens, V) of every answered token, in the order of batch.targets[batch.asked]."""
         if self.way == WHOLE:
-            return self._run(batch.ids, batch.mask, batch.asked, self.pixels(batch.rows))
+            with _computed_again(self._recomputed):
+                return self._run(batch.ids, batch.mask, batch.asked, self.pixels(batch.rows))
         self.keep(batch.rows)
         asked = batch.asked
         if self.way == ANSWERS:
@@ -145,7 +159,7 @@ class Forward:
             kept = [nn.utils.rnn.pad_sequence(states, batch_first=True)]
             ids, mask = batch.ids, batch.mask
         given = dict(zip(self._handing, kept, strict=True))
-        with _handing_out(self.frozen, given, self.forms, self.device):
+        with _handing_out(self.frozen, given, self.forms, self.device), _computed_again(self._recomputed):
             return self._run(ids, mask, asked)
 
     def graph_bytes(self, batches: Sequence[Batch]) -> float:
@@ -178,8 +192,8 @@ class Forward:
             bar.update(len(batch.rows))
         bar.close()
         if self.store:
-            self.store.parent.mkdir(parents=True, exist_ok=True)
-            write_torch(self.store, self.kept)
+            with locked(self.store):
+                write_torch(self.store, self.kept)
 
     def _run(
         self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor, pixels: dict[str, torch.Tensor] | None = None
@@ -218,6 +232,12 @@ class Forward:
                 hook.remove()
         self.forms = forms
         return found
+
+
+def read_states(store: Path) -> States:
+    """The frozen part's output as a file has it; none where there is no file. Raises UserError for a damaged one."""
+    settle(store)
+    return read_torch(store) if store.exists() else {}
 
 
 class _Reached(Exception):
@@ -261,6 +281,21 @@ def _handing_out(
     finally:
         for module in modules:
             module.__dict__.pop("forward", None)
+
+
+@contextlib.contextmanager
+def _computed_again(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """While the context lasts, blocks keep for a backward pass what they are given alone, and are computed again there.
+
+    transformers' own checkpointing does so in training mode alone, which would turn dropout on.
+    """
+    try:
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # else: no second derivative
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
 
 
 def blocks_of(model: Any) -> list[nn.Module]:
@@ -322,6 +357,7 @@ def check_short_way(forward: Forward, rows: Sequence[Tokens]) -> tuple[Forward, 
     by_length = sorted(rows, key=lambda row: len(row.prompt) + len(row.response))
     some = [by_length[i * (len(by_length) - 1) // max(1, CHECKED - 1)] for i in range(min(CHECKED, len(by_length)))]
     batch, whole = batch_of(some, forward.device), Forward(forward.model, way=WHOLE, pixels=forward.pixels)
+    whole.checkpointing = forward.checkpointing
     with torch.no_grad():
         exact, found = whole.logits(batch), forward.logits(batch)
         spread = float(exact.std())

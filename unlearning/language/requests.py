@@ -18,20 +18,8 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import MEANT, on_one_line
 from unlearning.core.words import listed
 from unlearning.language.fields import KINDS
-from unlearning.language.rows import (
-    LONGEST,
-    PAIRS,
-    Record,
-    Row,
-    delimiter,
-    few,
-    name_of,
-    naming,
-    parse,
-    read_text,
-    said,
-    told,
-)
+from unlearning.language.layouts import LONGEST, PAIRS, Record, delimiter, naming, parse, read_text
+from unlearning.language.rows import Row, few, name_of, said, told
 
 VERBS = {"remove": "removes", "modify": "modifies", "correct": "corrects"}  # what is said of each kind of request
 WIDTH = 72  # characters of a text that are said

@@ -3,10 +3,11 @@ mean loss of its answers plus (decay / 2) |Theta|^2, to a stationary point where
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from unlearning.core.device import Compute
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import read_torch, sha256
+from unlearning.core.files import sha256
 from unlearning.core.words import say, silent
 from unlearning.language import adapters, prompts
 from unlearning.language.base import base_fingerprint, load_base
@@ -26,6 +27,7 @@ from unlearning.language.forward import (
     Tokens,
     batches_of,
     check_short_way,
+    read_states,
     row_means,
     token_log_likelihoods,
 )
@@ -53,12 +55,13 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Place:
-    """Where data and adapters lie, where to compute, and what runs hand on to each other."""
+    """Where data and adapters lie, where to compute, and what runs hand on to each other. checkpointing: as Forward's."""
 
     data_dir: Path
     weights: Path
     compute: Compute
     workspace: Workspace
+    checkpointing: bool = False
 
     def rows(self, file: str | Path, flag: str) -> list[Row]:
         """The rows of a file, read once as long as it stays as it is."""
@@ -84,7 +87,8 @@ class Session:
     record: what it was trained on, completed by the base's digest. rows: as they are now, None where removed. decay:
     the weight of |Theta|^2 / 2. processor: the base's tokenizer, or what holds it of one that sees images. allowed:
     of a closed choice, which tokens answers are made of, bool (V,); None for all. source: the adapter's folder; None for
-    a new one. quiet: show no progress.
+    a new one. quiet: show no progress. encoded: Tokens of the rows that were asked for, by row and folder, which tells where
+    its image lies.
     """
 
     record: dict[str, Any]
@@ -98,17 +102,29 @@ class Session:
     allowed: torch.Tensor | None
     source: Path | None = None
     quiet: bool = True
+    encoded: dict[tuple[Row, str], Tokens] = field(default_factory=dict)
 
     @property
     def decay(self) -> float:
         """The weight of |Theta|^2 / 2 in the training objective, and so in its Hessian."""
         return self.record["decay"]
 
+    @property
+    def without_checkpointing(self) -> "Session":
+        """The same, for what checkpointing saves no memory or computes wrongly: products with Gauss-Newton keep the graph of
+        their gradient, in which all is computed again; and curvlinops counts what passes a layer twice."""
+        forward = copy.copy(self.forward)
+        forward.checkpointing = False
+        return replace(self, forward=forward)
+
     def tokens(self, rows: Sequence[Row | None]) -> list[Tokens]:
-        """Rows, but for the removed ones, as Tokens."""
-        there = [row for row in rows if row is not None]
+        """Rows, but for the removed ones, as Tokens, each made once a session."""
+        there = [(row, row.folder) for row in rows if row is not None]
+        new = [key for key in dict.fromkeys(there) if key not in self.encoded]
         longest = getattr(self.forward.model.config.get_text_config(), "max_position_embeddings", None)
-        return prompts.encode(self.processor, there, self.record["prompt"], longest)
+        made = prompts.encode(self.processor, [row for row, _ in new], self.record["prompt"], longest)
+        self.encoded.update(zip(new, made, strict=True))
+        return [self.encoded[key] for key in there]
 
     def batches(self, rows: Sequence[Row | None], most: int | None = None) -> list[Batch]:
         """Rows, but for the removed ones, as batches with their frozen part computed. most: rows of a batch."""
@@ -289,11 +305,12 @@ def current_rows(record: dict[str, Any], place: Place) -> list[Row | None]:
 def _forward(peft_model: Any, place: Place, base: str) -> Forward:
     """The short way through a model, with what is kept of its frozen part."""
     way = Forward(peft_model)
+    way.checkpointing = place.checkpointing
     if way.way == WHOLE:
         return way
     store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
     key = store, id(peft_model.get_base_model())
-    way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_torch(store) if store.exists() else {})
+    way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_states(store))
     return way
 
 

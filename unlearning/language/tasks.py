@@ -1,4 +1,5 @@
-"""Built-in tasks. Each writes three files of rows once, which are then read as anybody's files are.
+"""Tasks: three files of rows each, to train on, to choose by and to test on. Built-in ones are written once, then read as
+anybody's files are; those that others have published are read where the user has put them.
 
 `genre`, `preference` (in the form of TALLRec, Bao et al. 2023) and `next` (the protocol of LLaRA, Liao et al. 2024) are made
 from MovieLens' ratings; `invented` is in the form of TOFU (Maini et al. 2024): questions about authors who don't exist.
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unlearning.core.errors import UserError
 from unlearning.core.files import replacing
 from unlearning.language import movielens
 from unlearning.language.movielens import Rating
@@ -21,12 +23,20 @@ from unlearning.language.movielens import Rating
 PARTS = ("train", "validation", "test")
 SHARES = (0.6, 0.8)  # of films or viewers, where training rows end and where validation rows end
 FOLDER = "llmeraser"
+ENDINGS = (".json", ".jsonl", ".csv")  # of published files
+# Tasks of files that others publish: where.
+PUBLISHED = {
+    "bookcrossing": "TALLRec publishes them as data/book/*.json, https://github.com/SAI990323/TALLRec",
+    "movielens": "TALLRec publishes them as data/movie/*.json, https://github.com/SAI990323/TALLRec",
+    "lastfm": "LLaRA publishes the data, https://huggingface.co/datasets/joyliao7777/LLaRA; docs/llmeraser.md has the form",
+}
 GENRES = 5  # the task `genre` is about the films of the most frequent main genres
 RATED = 10  # ... that at least so many viewers have rated
 HISTORY = 10  # films that the tasks `preference` and `next` tell of a viewer
 LIKED = 4.0  # stars from which a viewer likes a film
 PER_VIEWER = 3  # films that each viewer is asked about
 CANDIDATES = 20  # films to choose the next one from
+HISTORY_ENDS = " in the previous."  # LLaRA's words after a history
 LIKES = (  # TALLRec's words
     "Given the user's preference and unpreference, identify whether the user will like the target movie by answering "
     '"Yes." or "No.".'
@@ -37,11 +47,13 @@ Fields = dict[str, Any]  # a row as its file has it
 
 def task_files(task: str, data_dir: Path, quiet: bool = False) -> dict[str, Path]:
     """{"train": file, "validation": file, "test": file} of a task, JSONL with an `id` in each row; written where they aren't
-    there.
+    there, but for published ones.
 
-    task: one of TASKS. quiet: no progress of a download. Raises UserError when MovieLens is out of reach, RunFailed on a
-    full disk.
+    task: one of TASKS or PUBLISHED. quiet: no progress of a download. Raises UserError when MovieLens is out of reach or a
+    published file isn't there, RunFailed on a full disk.
     """
+    if task in PUBLISHED:
+        return {part: _published(task, part, data_dir / FOLDER) for part in PARTS}
     files = {part: data_dir / FOLDER / f"{task}-{part}.jsonl" for part in PARTS}
     if missing := {part: file for part, file in files.items() if not file.is_file()}:
         made = invented() if task == "invented" else split(*QUERIES[task](movielens.ratings(data_dir, quiet)))
@@ -50,6 +62,17 @@ def task_files(task: str, data_dir: Path, quiet: bool = False) -> dict[str, Path
                 lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made[part]]
                 place.write_text("".join(lines), encoding="utf-8", newline="\n")
     return files
+
+
+def _published(task: str, part: str, folder: Path) -> Path:
+    """The file of one part of a published task, however it is laid out. Raises UserError where there is none, or two."""
+    place = folder / f"{task}-{part}"
+    found = [file for ending in ENDINGS if (file := place.with_name(place.name + ending)).is_file()]
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1]} are both there: keep the one that holds the task's {part} rows")
+    if not found:
+        raise UserError(f"{place}{ENDINGS[0]} (or {', '.join(ENDINGS[1:])}) isn't there: {PUBLISHED[task]}")
+    return found[0]
 
 
 def split(rows: Sequence[Fields], groups: Sequence[str]) -> dict[str, list[Fields]]:
@@ -113,7 +136,7 @@ def next_film(ratings: Sequence[Rating]) -> tuple[list[Fields], list[str]]:
         choices = [titled(film), *draw.sample(others, min(CANDIDATES - 1, len(others)))]
         draw.shuffle(choices)
         seen, options = (", ".join(f'"{title}"' for title in titles) for titles in ([titled(r) for r in past], choices))
-        query = f"This user has watched {seen} in the previous. Please predict the next movie this user will watch. "
+        query = f"This user has watched {seen}{HISTORY_ENDS} Please predict the next movie this user will watch. "
         query += f"Choose the answer from the following {len(choices)} movie titles: {options}."
         rows.append({"id": _name(film), "query": query, "response": titled(film), "choices": choices})
         viewers.append(film.viewer)
@@ -121,8 +144,8 @@ def next_film(ratings: Sequence[Rating]) -> tuple[list[Fields], list[str]]:
 
 
 def titled_in(query: str) -> list[str]:
-    """The films of the history in a query of the task `next`."""
-    return re.findall(r'"([^"]*)"', query.partition(" in the previous.")[0])
+    """The films, or what else is told, of the history in a query of the task `next` or in its form."""
+    return re.findall(r'"([^"]*)"', query.partition(HISTORY_ENDS)[0])
 
 
 def titled(rating: Rating) -> str:
