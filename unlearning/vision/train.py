@@ -90,8 +90,8 @@ def fit(
         batches = data.in_batches(torch.randperm(len(labels)), batch_size)
         _epoch(f"epoch {epoch + 1}/{epochs}", network, batches, inputs(batches), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
-        if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
-            snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
+        if snapshot:
+            snapshot.after_epoch(model, optimizer, policy.scheduler, epoch + 1, epochs, seconds)
     model.eval()
     steps, trainable = epochs * data.steps_of(len(labels), batch_size), sum(p.numel() for p in _trained(optimizer))
     return {"seconds": seconds, "memory_mib": peak_memory_mib(device), "trainable": trainable, "steps": steps}
