@@ -44,6 +44,7 @@ CIRCUMSTANCES = {
     "data_of",
     "device",
     "cache",
+    "curve",
     "weights",
     "output",
     "overwrite",
@@ -176,6 +177,7 @@ def test_circumstances_make_no_other_run(place, shared, tmp_path):
     for other in (
         ("--device", "cpu"),
         ("--cache", 0),
+        ("--curve",),
         ("--weights", tmp_path),
         ("--data-dir", tmp_path),
         ("--plot", tmp_path / "x.png"),

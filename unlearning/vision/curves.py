@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import data
-from unlearning.core import distributed, seals
+from unlearning.core import seals
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged, save_bytes, writing
@@ -33,7 +33,8 @@ def file_for(checkpoint: Path) -> Path:
 
 @dataclass(frozen=True)
 class Curve:
-    """What is scored after each epoch: splits of D_f, D_r and T_r, by the columns UA, RA and TA; an empty one has no value."""
+    """What is scored after each epoch: splits of D_f, D_r and T_r, by the columns UA, RA and TA; an empty one has no
+    value."""
 
     splits: Mapping[str, data.Split]
     compute: Compute
@@ -97,16 +98,12 @@ def stage(staged: Staged, points: Sequence[Point], wanted: bool, epochs: int) ->
 
 
 def _table(points: Sequence[Point]) -> str:
-    """Points as CSV, a line for each epoch; whole numbers as such, percentages with four digits."""
+    """Points as CSV, a line for each epoch, percentages with four digits."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    table.writeheader()
     for point in points:
-        cells = [(name, point[name] if name in point else None) for name in COLUMNS]
-        table.writerow(
-            "" if value is None else f"{value:.0f}" if name == "epoch" or name.endswith("_images") else f"{value:.4f}"
-            for name, value in cells
-        )
+        table.writerow({name: f"{value:.{4 * (name in SCORED)}f}" for name, value in point.items()})
     return text.getvalue()
 
 

@@ -28,8 +28,8 @@ class Snapshot:
 
     key: of the run's settings, which the file must have. overwrite: compute again; only a run that was to do so too is
     continued, and any other run's file is dropped, not refused. history: what a method notes at each step, lists of numbers,
-    each as long as the first; it is kept in the file and continued as well. So are points, what `curve` has scored after each
-    epoch where there is one.
+    each as long as the first; it is kept in the file and continued as well. So are points, what `curve`, where there is one,
+    has scored after each epoch.
     """
 
     path: Path
@@ -67,8 +67,8 @@ class Snapshot:
     def after_epoch(
         self, model: nn.Module, optimizer: Optimizer, scheduler: Any, epoch: int, epochs: int, seconds: float
     ) -> None:
-        """Score the network for the curve, and write the file as `write` does; not after the last of `epochs`, for then comes
-        the checkpoint."""
+        """Score the network for the curve, and write the file as `write` does; not after the last of `epochs`, for then
+        comes the checkpoint."""
         if self.curve and distributed.is_main():
             self.points.append(self.curve.point(model, epoch))
         if epoch < epochs:
