@@ -205,7 +205,10 @@ def small(tmp_path_factory):
 
 def test_recovery_and_rmia_are_asked_for(small):
     names = ("original", "retrain0", "finetune")
-    paths, flags = [small / f"{name}.pth" for name in names], ("--precision", "fp32", "--weights", small / "none")
+    paths, flags = (
+        [small / f"{name}.pth" for name in names],
+        ("--precision", "fp32", "--weights", small / "none", "--cache", 0),
+    )
     plain = by_method(helpers.rows_of(*paths, *flags, beneath=False))
     assert not {"rmia", "recovered1", "recovery1", "rmia_tpr1"} & plain["finetune"].keys()
     references = [small / f"retrain{seed}.pth" for seed in (0, 1, 2)]
@@ -232,7 +235,7 @@ def test_recovery_and_rmia_are_asked_for(small):
 
 def test_a_reference_counts_for_the_images_that_it_forgot(small):
     """Two Retrains, each without another half of the class: each image has one reference. One alone leaves half of them."""
-    flags = (small / "finetune.pth", "--precision", "fp32", "--weights", small / "none", "--references")
+    flags = (small / "finetune.pth", "--precision", "fp32", "--weights", small / "none", "--cache", 0, "--references")
     (both,) = helpers.rows_of(*flags, small / "half0.pth", small / "half1.pth", beneath=False)
     (one,) = helpers.rows_of(*flags, small / "half0.pth", beneath=False)
     assert "mean" in both["metrics"]["rmia"] and "37 images" in both["metrics"]["rmia_tpr1"]["missing"]
