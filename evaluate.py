@@ -23,7 +23,7 @@ from typing import Any
 from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, main
-from unlearning.core.paths import folder, input_path, output_file, output_folder
+from unlearning.core.paths import folder, input_file, input_path, output_file, output_folder
 from unlearning.core.words import encoded, say
 from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
@@ -48,6 +48,15 @@ def parser() -> Parser:
     add_model_flag(parser, "what each file says")
     add_elsewhere_flags(parser)
     add_scoring_flags(parser)
+    parser.add_argument(
+        "--references",
+        nargs="+",
+        default=[],
+        type=input_file,
+        metavar="FILE",
+        help="networks of retrain.py, best four or more of other seeds, for the membership attack RMIA: each counts for the "
+        "images that it forgot",
+    )
     for form in tables.FORMS:
         parser.add_argument(f"--{form}", type=output_file, metavar="FILE", help=f"also write the table as {form} to FILE")
     parser.add_argument(

@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import data
 import evaluate
 import finetune
 import models
+import pretrain
+import retrain
 from tests import helpers
 from tests.helpers import FP32, built_once, call, one_line
 from unlearning.core.files import write_torch
@@ -177,3 +180,107 @@ def test_a_network_that_answers_nan_is_not_scored(weights, tmp_path, capsys):
     write_torch(tmp_path / "broken.pth", content)
     code, line = one_line(evaluate, capsys, tmp_path / "broken.pth", "--weights", tmp_path, "--quiet")
     assert code == 2 and "broken.pth answers 1797 images with NaN" in line
+
+
+SMALL = ("--dataset", "digits", "--subset", 120, "--model", "resnet8", "--precision", "fp32", "--epochs", 1, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A folder with networks of 120 digits, hardly trained: an original, one fine-tuned without class 3, Retrains of three
+    seeds without it, and two with half of it."""
+    folder = tmp_path_factory.mktemp("small")
+    call(pretrain, *SMALL, "--output", folder / "original.pth")
+    call(finetune, *SMALL, "--original", folder / "original.pth", "--forget-class", 3, "--output", folder / "finetune.pth")
+    for seed in (0, 1, 2):
+        call(retrain, *SMALL, "--forget-class", 3, "--seed", seed, "--output", folder / f"retrain{seed}.pth")
+    dataset = data.load("digits", subset=120)
+    gone = dataset.whole.positions[dataset.train.labels == 3]
+    for place, half in enumerate((gone[::2], gone[1::2])):
+        np.save(folder / f"{place}.npy", half.numpy())
+        flags = ("--forget-file", folder / f"{place}.npy", "--seed", 3 + place, "--output", folder / f"half{place}.pth")
+        call(retrain, *SMALL, *flags)
+    return folder
+
+
+def test_recovery_and_rmia_are_asked_for(small):
+    names = ("original", "retrain0", "finetune")
+    paths, flags = (
+        [small / f"{name}.pth" for name in names],
+        ("--precision", "fp32", "--weights", small / "none", "--cache", 0),
+    )
+    plain = by_method(helpers.rows_of(*paths, *flags, beneath=False))
+    assert not {"rmia", "recovered1", "recovery1", "rmia_tpr1"} & plain["finetune"].keys()
+    references = [small / f"retrain{seed}.pth" for seed in (0, 1, 2)]
+    rows = helpers.rows_of(*paths, *flags, "--recovery", "--references", *references, beneath=False)
+    scores = by_method(rows)
+    for k in (1, 5, 10):
+        values = {method: found[f"recovered{k}"] for method, found in scores.items()}
+        assert scores["finetune"][f"recovery{k}"] == pytest.approx(values["finetune"] - values["retrain"])
+        assert scores["retrain"][f"recovery{k}"] == 0 and all(0 <= value <= 100 for value in values.values())
+    dataset = data.load("digits", subset=120)
+    gone, never = dataset.train.labels == 3, dataset.test.labels == 3
+    said = {}
+    for path in (*paths, *references):
+        model = models.build(models.load_checkpoint(path))
+        splits = dataset.train.take(gone), dataset.test.take(never)
+        said[path.stem] = [predictions.confidence(predict(model, split, FP32), split.labels) for split in splits]
+    for name, method in zip(names, ("original", "retrain", "finetune"), strict=True):
+        others = [said[path.stem] for path in references if path.stem != name]  # a network isn't its own reference
+        stacked = tuple(torch.stack(side) for side in zip(*others, strict=True))
+        area, _ = membership.rmia(tuple(said[name]), stacked, torch.ones(len(others), int(gone.sum()), dtype=torch.bool))
+        assert scores[method]["rmia"] == pytest.approx(area, abs=1e-6), name
+    assert len({scores[method]["rmia"] for method in scores}) > 1
+
+
+def test_a_reference_counts_for_the_images_that_it_forgot(small):
+    """Two Retrains, each without another half of the class: each image has one reference. One alone leaves half of them."""
+    flags = (small / "finetune.pth", "--precision", "fp32", "--weights", small / "none", "--cache", 0, "--references")
+    (both,) = helpers.rows_of(*flags, small / "half0.pth", small / "half1.pth", beneath=False)
+    (one,) = helpers.rows_of(*flags, small / "half0.pth", beneath=False)
+    assert "mean" in both["metrics"]["rmia"] and "37 images" in both["metrics"]["rmia_tpr1"]["missing"]
+    assert "every reference has trained on 6 of the 12 images" in one["metrics"]["rmia"]["missing"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["finetune"], "finetune.pth is finetune: a reference is a network that says"),
+        (["original"], "original.pth has trained on all images"),
+        (["retrain1", "copy"], "are the same run with the same seed"),
+        (["nowhere"], "nowhere.pth"),
+    ],
+)
+def test_references_that_are_none(small, tmp_path, capsys, names, message):
+    content = models.load_checkpoint(small / "retrain1.pth")
+    write_torch(tmp_path / "copy.pth", content | {"command": "again"})
+    paths = [tmp_path / "copy.pth" if name == "copy" else small / f"{name}.pth" for name in names]
+    scored = (small / "finetune.pth", "--weights", tmp_path / "none")
+    code, line = one_line(evaluate, capsys, *scored, "--references", *paths)
+    assert code == 2 and message in line
+
+
+def test_a_network_is_asked_about_each_image_once_and_beyond_that_for_probe_and_relearning_alone(small, monkeypatch):
+    """Whatever number of forget sets it is scored on: the probe's training images are the same for all of them. Relearning
+    takes its own images, so many for data of any size: at most half a pass over 12,000."""
+    assert 250 * len(network.RELEARN_STEPS) + 32 * network.RELEARN_STEPS[-1] <= 12_000 / 2 and network.RELEARN_LIMIT == 250
+    monkeypatch.setattr(network, "RELEARN_STEPS", (0, 2))
+    monkeypatch.setattr(network, "PROBE_LIMIT", 100)
+    call(finetune, *SMALL, "--original", small / "original.pth", "--forget-class", 5, "--output", small / "other.pth")
+    asked = []
+
+    def count(module, inputs):
+        if hasattr(module, "net"):
+            asked.append(len(inputs[0]))
+
+    hook = register_module_forward_pre_hook(count)
+    try:
+        helpers.rows_of(
+            *(small / f"{name}.pth" for name in ("original", "finetune", "other")), "--weights", small / "none", "--cache", 0
+        )
+    finally:
+        hook.remove()
+    tested = [int((data.load("digits").test.labels == c).sum()) for c in (3, 5)]
+    one = 120 + 364 + 100  # the images, and the probe's training images
+    for_each = [gone + 2 * gone + 2 * 32 for gone in tested]  # the probe's T_f; relearning's two points and two steps
+    assert sum(asked) == 3 * one + 2 * sum(for_each)

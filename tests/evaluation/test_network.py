@@ -1,10 +1,12 @@
 """Scores against counted answers, and what is asked of a network beneath its head."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import data
 import models
@@ -193,3 +195,123 @@ def test_a_network_that_has_answered_can_still_be_trained(weights):
     predict(model, some, FP32)
     model(to_float(some.images)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_nearest_centres_are_those_of_training_images(weights, monkeypatch):
+    """Of all classes, the forgotten one included, in the features that the probe reads; counted on T_f."""
+    dataset = data.load("digits")
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3])
+    model = models.build(models.load_checkpoint(weights / "digits_resnet8_class3_retrain8_s0.pth"))
+    monkeypatch.setattr(network, "RELEARN_STEPS", (0, 1))
+    sample = network.sampled(model, dataset, FP32)
+    found, _ = network.beneath(model, dataset, forget, FP32, sample)
+    features = penultimate(model, dataset.train, FP32).double()  # digits are so few that all of them are in the sample
+    centres = torch.stack([features[dataset.train.labels == c].mean(0) for c in range(10)])
+    gone = penultimate(model, dataset.test.take(dataset.test.labels == 3), FP32).double()
+    nearest = ((gone[:, None] - centres) ** 2).sum(2).argmin(1)
+    assert 0 < found["ncc"] < 100 and found["ncc"] == pytest.approx(100 * (nearest == 3).double().mean().item())
+
+
+class TwoHeads(nn.Module):
+    """A network whose two heads, the last layers below `net`, are averaged."""
+
+    def __init__(self, *heads):
+        super().__init__()
+        self.net = nn.ModuleDict({f"head{place}": head for place, head in enumerate(heads)})
+        self.layer_names = models.LayerNames(head=tuple(f"net.head{place}" for place in range(len(heads))))
+
+
+def linear(biases):
+    layer = nn.Linear(4, 10, bias=biases is not None)
+    if biases is not None:
+        layer.bias.data = torch.tensor(biases)
+    return layer
+
+
+def test_head_bias_is_of_the_mean_of_all_heads_or_missing_with_its_reason():
+    dataset = data.load("digits")
+    both, part = (forgetting.forget_indices(dataset.train, **how)[0] for how in ({"classes": [0, 9]}, {"share": 0.1}))
+    first, second = [4.0, *range(8), 6.0], [-2.0, *range(0, 16, 2), 0.0]  # their mean: 1, 0 to 10.5, 3
+    found = network._head_bias(TwoHeads(linear(first), linear(second)), dataset, both)
+    kept = [1.5 * i for i in range(8)]
+    assert found["bsc"] == pytest.approx(1 / (1 + abs(2 - np.mean(kept))))
+    assert found["mbg"] == pytest.approx(1 / (1 + np.exp(-2))) and found["mbs"] == pytest.approx(1 / (1 + np.exp(-1)))
+    for heads, forget, reason in (
+        ((linear(first), linear(None)), both, "no bias for each class"),
+        ((linear(None),), both, "no bias for each class"),
+        ((nn.Linear(4, 3),), both, "no bias for each class"),
+        ((linear([float("nan")] * 10),), both, "NaN"),
+        ((linear(first),), part, network.NO_CLASS),
+    ):
+        found = network._head_bias(TwoHeads(*heads), dataset, forget)
+        assert found.keys() == {"bsc", "mbg", "mbs"}
+        assert all(value["missing"].startswith("head bias: ") and reason in value["missing"] for value in found.values())
+
+
+def test_recovery_takes_so_many_images_of_each_forgotten_class(monkeypatch):
+    """Out of D_f, fewer among more; beside all of D_r, and scored on T_f. Classes 2 and 8 are forgotten, and some of 5."""
+    dataset, asked = data.load("digits"), []
+    parts = [(dataset.train.labels == c).nonzero().squeeze(1) for c in (2, 8, 5)]
+    forget = torch.cat([*parts[:2], parts[2][:40]]).sort().values
+
+    def recover(model, shots, kept, test, compute):
+        asked.append((shots, kept, test))
+        return float(len(shots))
+
+    monkeypatch.setattr(network, "recover", recover)
+    assert network.recovery(nn.Identity(), dataset, forget, FP32) == {"recovered1": 2, "recovered5": 10, "recovered10": 20}
+    rows = [set(shots.source[1].tolist()) for shots, _, _ in asked]
+    assert rows[0] < rows[1] < rows[2] < set(forget.tolist())
+    for k, (shots, kept, test) in zip((1, 5, 10), asked, strict=True):
+        assert shots.labels.sort().values.tolist() == [2] * k + [8] * k
+        assert not set(kept.source[1].tolist()) & set(forget.tolist()) and len(kept) == len(dataset.train) - len(forget)
+        assert set(test.labels.tolist()) == {2, 8} and len(test) == int(torch.isin(dataset.test.labels, test.labels).sum())
+    fewer = dataset.train.take(torch.cat([parts[0], parts[1][:7], parts[2]]))
+    found = network.recovery(nn.Identity(), replace(dataset, train=fewer), torch.arange(len(parts[0]) + 7), FP32)
+    assert found["recovered5"] == 10 and "a forgotten class has 7 images" in found["recovered10"]["missing"]
+    sample = network.recovery(nn.Identity(), dataset, parts[2][:40], FP32)
+    assert all(network.NO_CLASS in value["missing"] for value in sample.values()) and len(sample) == 3
+
+
+def test_rmia_sets_d_f_against_images_that_were_never_seen():
+    """T_f, or where no class is forgotten the whole test set, by the probability of the true class."""
+    dataset = data.load("digits")
+    generator = torch.Generator().manual_seed(0)
+    logits, others = (
+        [torch.randn(len(x), 10, generator=generator) for x in (dataset.train, dataset.test)] for _ in range(2)
+    )
+    known, said = (
+        [predictions.confidence(x, y.labels) for x, y in zip(pair, (dataset.train, dataset.test), strict=True)]
+        for pair in (logits, others)
+    )
+    for how, never in (({"classes": [3]}, dataset.test.labels == 3), ({"share": 0.3}, dataset.test.labels >= 0)):
+        forget, _ = forgetting.forget_indices(dataset.train, **how)
+        out = torch.ones(1, len(forget), dtype=torch.bool)
+        references = network.References(said[0][forget][None], said[1][never][None], out)
+        found = network.rmia(logits, dataset, forget, references)
+        expected = membership.rmia((known[0][forget], known[1][never]), references[:2], out)
+        assert found["rmia"] == expected[0] and 0 < expected[0] < 100
+        few = {"missing": "RMIA's TPR@1%FPR: 37 images that were never seen are too few"}
+        assert found["rmia_tpr1"] == (few if "classes" in how else expected[1])
+        lost = network.rmia(logits, dataset, forget, references._replace(out=~out))
+        assert all("every reference has trained on" in value["missing"] for value in lost.values()) and len(lost) == 2
+        nobody = network.rmia(logits, dataset, forget, None)
+        assert all("no reference of this network" in value["missing"] for value in nobody.values())
+
+
+def row_of(**metrics):
+    entry = SimpleNamespace(method="lora", is_exact=False, private=None)
+    gap = dict.fromkeys(predictions.GAP_METRICS, 50.0)
+    return {"metrics": gap | metrics, "curves": {}, "entry": entry, "seed": 0, "model": "resnet8", "forget": "class3"}
+
+
+def test_gaps_are_signed_differences_from_retrain():
+    none = {"missing": "probe: no"}
+    row, retrain = row_of(probe=80.0, ncc=10.0, recovered5=7.0, recovered1=none), row_of(probe=90.0, ncc=4.0, recovered1=1.0)
+    alone = row_of(probe=80.0, recovered10=5.0)
+    network.compare(row, None, retrain)
+    network.compare(alone, None, None)
+    assert row["metrics"]["probe_gap"] == -10 and row["metrics"]["ncc_gap"] == 6 and row["metrics"]["recovery1"] == none
+    assert "recovery5" not in row["metrics"]  # Retrain wasn't asked
+    assert "no Retrain of seed 0" in alone["metrics"]["probe_gap"]["missing"]
+    assert "missing" in alone["metrics"]["recovery10"] and "ncc_gap" not in alone["metrics"]

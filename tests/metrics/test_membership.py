@@ -230,3 +230,66 @@ def test_the_published_attack_takes_one_image_of_each_kind_at_least():
     assert membership.mia_lora_unlearn(
         torch.zeros(1), torch.full((1,), 9.0), torch.tensor([0.0, 9.0, 9.0])
     ) == pytest.approx(200 / 3)
+
+
+def test_rmias_score_is_the_papers_by_hand():
+    """a = 0.5, two references. x: mean 0.4, Pr(x) = (1.5 * 0.4 + 0.5) / 2 = 0.55, ratio 0.44 / 0.55 = 0.8; the second x has
+    a reference that was trained on it: mean 0.2, Pr(x) = 0.4, ratio 1. z: ratios 0.5, 0.8, 0.9 and 1.2."""
+    x, x_references = torch.tensor([0.44, 0.40]), torch.tensor([[0.5, 0.2], [0.3, torch.nan]])
+    means = torch.tensor([0.2, 0.4, 0.6, 0.1])
+    ratios = torch.tensor([0.5, 0.8, 0.9, 1.2])
+    z = ratios * (1.5 * means + 0.5) / 2
+    population = z.double() + 1e-9, means.double().expand(2, 4)
+    assert membership.rmia_scores(x.double(), x_references.double(), *population, a=0.5).tolist() == [1 / 4, 3 / 4]
+    # By a = 1, Pr(x) is the mean: ratios 1.1 and 2, of z 1, 1.1, 1.05 and 3.9. Equal ratios are none above another.
+    assert membership.rmia_scores(x.double(), x_references.double(), *population, a=1.0).tolist() == [2 / 4, 3 / 4]
+    half = torch.tensor([0.5])
+    assert membership.rmia_scores(half, half[None], half, half[None]).item() == 0
+    assert membership.RMIA_A == 0.3  # the authors'
+
+
+def test_rmia_sets_an_image_against_what_references_say_of_it():
+    """D_f and unseen images have the same probabilities, and references know the unseen better: easy images, which all
+    networks know, are no members. Without references the attack would be a coin; inverted, 0."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(200, generator=generator) * 0.5 + 0.4
+    easier = (target[None] + 0.08).expand(4, -1)
+    harder = (target[None] - 0.3).expand(4, -1)
+    area, rate = membership.rmia((target, target), (harder, easier), torch.ones(4, 200, dtype=torch.bool))
+    assert area > 95 and rate > 50
+    again = membership.rmia((target, target), (easier, harder), torch.ones(4, 200, dtype=torch.bool))
+    assert again[0] < 5
+
+
+def test_rmia_on_images_that_nobody_has_seen_is_a_coin():
+    """Also where each image of D_f has but one reference that wasn't trained on it, and references say 0 or 1: unseen images
+    have one as well, for the mean of four is rarely 0, which makes the largest ratios. What the others say isn't heard."""
+    found = []
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        seen, unseen = (torch.rand(n, generator=generator) for n in (400, 400))
+        references = [torch.rand(4, n, generator=generator).round() for n in (400, 400)]
+        out = torch.rand(4, 400, generator=generator).argmax(0) == torch.arange(4)[:, None]
+        heard = torch.where(out, references[0], 1.0), references[1]
+        found.append(membership.rmia((seen, unseen), heard, out, seed))
+        deaf = torch.where(out, references[0], 0.3), references[1]
+        assert membership.rmia((seen, unseen), deaf, out, seed) == found[-1]
+    assert np.mean(found, 0) == pytest.approx([50, 1], abs=2)
+
+
+def test_rmia_of_a_masked_class_is_a_coin_and_what_it_needs_is_refused():
+    nothing, half = torch.zeros(10), torch.full((2, 10), 0.5)
+    every = torch.ones(2, 10, dtype=torch.bool)
+    assert membership.rmia((nothing, nothing), (half, half), every) == (50, None)
+    with pytest.raises(ValueError, match="every reference has trained on 3 of the 10"):
+        membership.rmia((nothing, nothing), (half, half), every & (torch.arange(10) > 2))
+    with pytest.raises(ValueError, match="1 images that were never seen"):
+        membership.rmia((nothing, nothing[:1]), (half, half[:, :1]), every)
+    with pytest.raises(ValueError, match="NaN"):
+        membership.rmia((nothing / 0, nothing), (half, half), every)
+    seen = torch.linspace(0, 1, 300)
+    for count, known in ((199, True), (198, False)):  # half of them, rounded up, are told from D_f
+        rate = membership.rmia(
+            (seen, seen[:count]), (half[:, :1].expand(2, 300), half[:, :1].expand(2, count)), every[:, :1].expand(2, 300)
+        )[1]
+        assert (rate is not None) == known

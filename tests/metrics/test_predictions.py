@@ -145,3 +145,46 @@ def test_nan_stays_nan_in_features_and_distances():
     other = {"UA": 1.0, "RA": 2.0, "TA": 5.0, "MIA": 3.0}
     for figure in (predictions.average_gap, predictions.tug_of_war):
         assert math.isnan(figure(row, other)) and math.isnan(figure(other, row))
+
+
+def test_the_nearest_centre_is_the_mean_of_training_features():
+    """Centres (1, 0), (5, 0) and (0, 8). Of T_f's four images of class 1 two lie nearest to theirs. The mean of T_f's own
+    features, (3.2, 2), would be the nearest centre of three."""
+    features = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.0, 1.0], [6.0, -1.0], [0.0, 8.0]])
+    labels, test = torch.tensor([0, 0, 1, 1, 4]), torch.tensor([[3.1, 0.0], [7.0, 0.0], [2.9, 0.0], [0.0, 8.0]])
+    own = torch.ones(4, dtype=torch.int64)
+    assert predictions.nearest_centre(features, labels, test, own) == 50
+    assert predictions.nearest_centre(features, labels, test, torch.tensor([1, 1, 0, 4])) == 100
+    assert predictions.nearest_centre(features, labels, test, torch.tensor([1, 1, 0, 3])) == 75  # no centre of class 3
+    order = torch.tensor([4, 2, 0, 3, 1])
+    assert predictions.nearest_centre(features[order], labels[order], test, own) == 50
+
+
+def test_features_are_not_standardised_for_the_nearest_centre():
+    """Divided by its deviation the first feature would count no more than the second, which says class 1."""
+    features, labels = torch.tensor([[0.0, 0.0], [100.0, 1.0]]), torch.tensor([0, 1])
+    assert predictions.nearest_centre(features, labels, torch.tensor([[49.0, 1.0]]), torch.tensor([0])) == 100
+
+
+def test_a_tie_and_a_nan_are_no_nearest_centre():
+    features, labels = torch.zeros(4, 3), torch.tensor([0, 0, 1, 2])
+    test = torch.tensor([[0.0, 0.0, 0.0], [math.nan, 0.0, 0.0]])
+    for label in range(3):  # dead features put all centres in one place
+        assert predictions.nearest_centre(features, labels, test, torch.full((2,), label)) == 0
+    with pytest.raises(ValueError, match="NaN"):
+        predictions.nearest_centre(features / 0, labels, test, torch.tensor([0, 0]))
+    with pytest.raises(ValueError, match="no image"):
+        predictions.nearest_centre(features, labels, test[:0], labels[:0])
+
+
+def test_head_bias_by_hand():
+    """V = (-3, 0, 1, 6) of classes 1, 3, 4, 6 and R = (2, -1, 5): means 1 and 2, median of V 1/2, minima -3 and -1."""
+    biases = torch.tensor([2.0, 0.0, -1.0, -3.0, 6.0, 5.0, 1.0])
+    found = predictions.head_bias(biases, [1, 3, 4, 6])
+    expected = {"bsc": 1 / 2, "mbg": 1 / (1 + math.exp(-1.5)), "mbs": 1 / (1 + math.exp(2))}
+    assert found == pytest.approx(expected)
+    masked = predictions.head_bias(biases.masked_fill(torch.arange(7) == 3, -math.inf), [3])
+    assert masked == {"bsc": 0.0, "mbg": pytest.approx(0, abs=1e-300), "mbs": pytest.approx(0, abs=1e-300)}
+    for wrong, forgotten in ((biases / 0, [1]), (biases, []), (biases, range(7))):
+        with pytest.raises(ValueError):
+            predictions.head_bias(wrong, forgotten)

@@ -45,6 +45,7 @@ CIRCUMSTANCES = {
     "data_of",
     "device",
     "cache",
+    "curve",
     "weights",
     "output",
     "overwrite",
@@ -177,6 +178,7 @@ def test_circumstances_make_no_other_run(place, shared, tmp_path):
     for other in (
         ("--device", "cpu"),
         ("--cache", 0),
+        ("--curve",),
         ("--weights", tmp_path),
         ("--data-dir", tmp_path),
         ("--plot", tmp_path / "x.png"),

@@ -270,7 +270,7 @@ def write_torch(path: str | Path, payload: object) -> None:
 
 def save_torch(part: Path, payload: object) -> None:
     """`torch.save` to a part that takes its place later, flushed to disk. Raises OSError where the disk is full."""
-    _flushed(part, _as_bytes(payload))
+    save_bytes(part, _as_bytes(payload))
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
@@ -281,7 +281,7 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder, not a file to write")
     with replacing(path) as part:
-        _flushed(part, content)
+        save_bytes(part, content)
 
 
 def _as_bytes(payload: object) -> memoryview:
@@ -300,10 +300,11 @@ def save_tensors(part: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8 bytes
-    _flushed(part, len(text).to_bytes(8, "little") + text + content[8 + size :])
+    save_bytes(part, len(text).to_bytes(8, "little") + text + content[8 + size :])
 
 
-def _flushed(path: Path, content: bytes | memoryview) -> None:
+def save_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, such as a part that takes its place later, flushed to disk. Raises OSError where the disk is full."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()

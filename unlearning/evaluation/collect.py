@@ -26,18 +26,19 @@ from unlearning.evaluation.entries import (
     forget_sets,
     labels,
     lists,
+    network_of,
+    once,
     other_recipes,
     own_positions,
-    read,
+    refuse_nan,
     request_in_words,
     scored_on,
     tagged,
 )
 from unlearning.evaluation.flags import Scoring
+from unlearning.evaluation.references import ReferenceNetworks
 from unlearning.evaluation.unfinished import circumstances
-from unlearning.exact import learners
 from unlearning.metrics import statistics
-from unlearning.networks.own import OwnNetwork
 from unlearning.vision import originals
 from unlearning.vision.identity import canonical, digest, first_parent, with_parent
 from unlearning.vision.predict import predict
@@ -62,7 +63,7 @@ def score_files(
     missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are two Retrains to
     measure from.
     """
-    described = _described(_once(paths), scoring, shared)
+    described = _described(once(paths), scoring, shared)
     given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
     entries = _with_parents(given + _companions(given, scoring, shared))
     check_identities(entries)
@@ -70,8 +71,11 @@ def score_files(
         say(line)
     for sentence in other_recipes(entries):
         say(f"note: {sentence}")
+    references = ReferenceNetworks.named(scoring, shared)
     names, tags, networks = labels(entries), _data_names(entries, scoring, shared), _network_names(entries)
-    scorer = _Scorer([entry.tensors for entry in entries], scoring, shared, beneath, keep, lists(entries, scoring))
+    scorer = _Scorer(
+        [entry.tensors for entry in entries], scoring, shared, beneath, keep, lists(entries, scoring), references
+    )
     scored = []
     order = sorted(entries, key=lambda entry: entry.method != "retrain")  # others are measured from Retrain
     for place, entry in enumerate(order, 1):
@@ -101,11 +105,6 @@ def _described(paths: list[Path], scoring: Scoring, shared: Shared) -> list[Entr
     return sorted(found, key=lambda entry: paths.index(entry.path))
 
 
-def _once(paths: Sequence[str | Path]) -> list[Path]:
-    """The paths, each file once."""
-    return list({Path(path).resolve(): Path(path) for path in paths}.values())
-
-
 def _or_left_out(given: Sequence[Any], make: Callable[[Any], Entry]) -> list[Entry]:
     """What `make` makes of each. Where it raises NotScored, that one is left out and named, unless nothing else is left."""
     found, left_out = [], []
@@ -124,7 +123,8 @@ def _or_left_out(given: Sequence[Any], make: Callable[[Any], Entry]) -> list[Ent
 class _Scorer:
     """Scores one file after the other, Retrains first, for the files after them are measured from these.
 
-    states: digests of every file's tensors. listed_in: `entries.lists` of all files. The others are `score_files`'s.
+    states: digests of every file's tensors. listed_in: `entries.lists` of all files. references: RMIA's. The others are
+    those of `score_files`.
     """
 
     def __init__(
@@ -135,8 +135,9 @@ class _Scorer:
         beneath: bool,
         keep: Literal["answers", "pictures"] | None,
         listed_in: dict[str, str],
+        references: ReferenceNetworks,
     ) -> None:
-        self.listed_in = listed_in
+        self.listed_in, self.references = listed_in, references
         self.states, self.scoring, self.shared, self.beneath, self.keep = states, scoring, shared, beneath, keep
         self.retrained: dict[tuple, tuple[str, torch.Tensor]] = {}  # Retrain's digest and answers on training images
         self.skipped: list[Entry] = []  # files scored before a kill, whose layers the files after them share
@@ -176,6 +177,7 @@ class _Scorer:
             "forget": [(digest(positions), tag) for positions, tag in entry.forgets],
             "from": [self.retrained[pair][0] if pair in self.retrained else None for pair in _pairs(entry)],
             "flags": [self.scoring.attack, self.scoring.every_attack, self.beneath, bool(self.keep), entry.seed],
+            "asked": [self.scoring.recovery, *(one.sha256 for one in self.references.of(entry))],
             "where": circumstances(self.scoring.compute),
         }
 
@@ -188,6 +190,8 @@ class _Scorer:
         model, compute = self._placed(entry, dataset)
         logits = [predict(model, split, compute, self.shared.features) for split in (dataset.train, dataset.test)]
         refuse_nan(entry.path, logits)
+        cached = self.shared.features
+        sample = network.sampled(model, dataset, compute, cached) if self.beneath else None
         scores = []
         for (positions, _), pair in zip(entry.forgets, _pairs(entry), strict=True):
             forget = own_positions(entry, positions)
@@ -197,8 +201,11 @@ class _Scorer:
             if known is not None:
                 found |= network.distances(logits[0], known, forget)
             if self.beneath:
-                under, more = network.beneath(model, dataset, forget, compute, self.shared.features)
+                under, more = network.beneath(model, dataset, forget, compute, sample, cached)
                 found, curves = found | under, curves | more
+            found |= network.recovery(model, dataset, forget, compute) if self.scoring.recovery else {}
+            if self.references.entries:
+                found |= network.rmia(logits, dataset, forget, self.references.say(entry, dataset, forget))
             if len(dataset.missing):
                 found, curves = network.without_forgotten(found, curves)
             scores.append((found, curves))
@@ -235,20 +242,6 @@ class _Scorer:
         if self.keep:
             row |= answers.of_network(entry, found["logits"], dataset, positions, self.keep == "pictures")
         return row
-
-
-def network_of(entry: Entry, own: OwnNetwork | None = None) -> torch.nn.Module:
-    """The network of a file, on the CPU, in evaluation mode. own: what makes it, where that is the user's own."""
-    content = read(entry.path)
-    if content is None:
-        return originals.rebuilt(entry.path, entry.built, entry.identity["settings"].get("entry"), own)
-    return learners.build(content, entry.path) if entry.path.is_dir() else models.build(content, entry.path, own)
-
-
-def refuse_nan(path: Path, logits: Sequence[torch.Tensor]) -> None:
-    """Raise UserError where the network in `path` answers an image with NaN. logits: (N, C) of each set of images."""
-    if wrong := sum(int(some.softmax(1).isnan().any(1).sum()) for some in logits):
-        raise UserError(f"{path} answers {wrong} images with NaN: its weights or its precision are at fault")
 
 
 def report_scored(path: Path, compute: Compute, place: str = "") -> None:

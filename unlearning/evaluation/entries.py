@@ -19,6 +19,7 @@ from unlearning.exact import learners
 from unlearning.exact.selection import images_called
 from unlearning.images import forgetting
 from unlearning.images.checkpoints import listed_in
+from unlearning.networks.own import OwnNetwork
 from unlearning.vision import feature_cache, originals
 from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
 from unlearning.vision.shared import Shared
@@ -102,6 +103,25 @@ def read(path: Path) -> Any:
 
         return system.assemble(path)
     return originals.checkpoint_in(path)
+
+
+def network_of(entry: Entry, own: OwnNetwork | None = None) -> torch.nn.Module:
+    """The network of a file, on the CPU, in evaluation mode. own: what makes it, where that is the user's own."""
+    content = read(entry.path)
+    if content is None:
+        return originals.rebuilt(entry.path, entry.built, entry.identity["settings"].get("entry"), own)
+    return learners.build(content, entry.path) if entry.path.is_dir() else models.build(content, entry.path, own)
+
+
+def refuse_nan(path: Path, logits: Sequence[torch.Tensor]) -> None:
+    """Raise UserError where the network in `path` answers an image with NaN. logits: (N, C) of each set of images."""
+    if wrong := sum(int(some.softmax(1).isnan().any(1).sum()) for some in logits):
+        raise UserError(f"{path} answers {wrong} images with NaN: its weights or its precision are at fault")
+
+
+def once(paths: Sequence[str | Path]) -> list[Path]:
+    """The paths, each file once."""
+    return list({Path(path).resolve(): Path(path) for path in paths}.values())
 
 
 def describe(path: Path, scoring: Scoring, shared: Shared, others: Sequence[Entry] = ()) -> Entry:

@@ -21,7 +21,8 @@ class Scoring:
 
     weights: folder in which Original and Retrain are looked for. attack: one of ATTACKS. every_attack: also each attack
     feature with each attacker. source, forget: for files that don't say on which data, and to forget what. told: what
-    networks from elsewhere don't say. kept: scores of a killed run of the same command.
+    networks from elsewhere don't say. kept: scores of a killed run of the same command. recovery: also few-shot recovery.
+    references: RMIA's reference networks.
     """
 
     compute: Compute
@@ -33,6 +34,8 @@ class Scoring:
     forget: forgetting.ForgetRequest | None = None
     told: Told = field(default_factory=Told)
     kept: Unfinished = field(default_factory=Unfinished)
+    recovery: bool = False
+    references: tuple[Path, ...] = ()
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "Scoring":
@@ -47,6 +50,8 @@ class Scoring:
             source_of(args) if args.dataset else None,
             forget_request(args),
             Told.from_flags(args, args.model),
+            recovery=args.recovery,
+            references=tuple(args.references),
         )
 
 
@@ -55,6 +60,9 @@ def add_scoring_flags(parser: Parser) -> None:
     parser.add_argument("--mia", choices=ATTACKS, default="svc", help="membership attack (default: svc)")
     parser.add_argument(
         "--every-attack", action="store_true", help="also every attack feature with both attackers (minutes a file)"
+    )
+    parser.add_argument(
+        "--recovery", action="store_true", help="also accuracy after training on 1, 5 and 10 images of each forgotten class"
     )
     parser.add_argument("--quiet", action="store_true", help=QUIET)
     add_device_flags(parser)

@@ -18,8 +18,9 @@ from unlearning.core.device import Compute
 from unlearning.core.words import first_line
 from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
+from unlearning.vision import layers
 from unlearning.vision.feature_cache import FeatureCache
-from unlearning.vision.predict import penultimate, relearn
+from unlearning.vision.predict import penultimate, recover, relearn
 
 
 class Attack(NamedTuple):
@@ -44,6 +45,9 @@ NO_DRAW = {"missing": "MIA sd over draws: the attack takes the first images and 
 PROBE_LIMIT = 2000  # training images for the probe and the picture of the features
 RELEARN_STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # where a relearning curve is read off
 RELEARN_LIMIT = 250  # images of T_f at each point of a relearning curve
+RECOVERY_SHOTS = (1, 5, 10)  # images of each forgotten class from which it is learned again
+# Differences from Retrain, and of what.
+GAPS = {"probe_gap": "probe", "ncc_gap": "ncc"} | {f"recovery{k}": f"recovered{k}" for k in RECOVERY_SHOTS}
 NO_CLASS = "no class is forgotten as a whole"
 NO_TEST = "no test image of the forgotten class"
 GONE = "images to be forgotten are not in the folder any more"
@@ -87,8 +91,7 @@ def score(
     """
     (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
     sets = four_sets(dataset, forget)
-    reason = _no_forgotten_test(dataset, sets)
-    unseen = sets.retain_test if reason == NO_CLASS else sets.forget_test  # other classes' images tell of the class alone
+    reason, never = _no_forgotten_test(dataset, sets), unseen(dataset, sets)
     found = {
         "UA": 100 - predictions.accuracy(train[sets.forget], train_y[sets.forget]),
         "UA_test": 100 - predictions.accuracy(test[sets.forget_test], test_y[sets.forget_test])
@@ -101,9 +104,9 @@ def score(
     attacked = chosen.feature(train, train_y), chosen.feature(test, test_y)
     found["MIA"], found["MIA_draw_sd"] = _efficacy(chosen, *attacked, sets, seed)
     train_loss, test_loss = predictions.loss(train, train_y), predictions.loss(test, test_y)
-    found["MIA_AUC"], found["TPR1"], roc = _told_apart(train_loss[sets.forget], test_loss[unseen], "logistic", "MIA-AUC")
+    found["MIA_AUC"], found["TPR1"], roc = _told_apart(train_loss[sets.forget], test_loss[never], "logistic", "MIA-AUC")
     if every_attack:
-        found |= _every_attack(logits, dataset, sets, unseen, seed)
+        found |= _every_attack(logits, dataset, sets, never, seed)
     losses = {
         "D_f": train_loss[sets.forget],
         "D_r": train_loss[sets.retain],
@@ -113,26 +116,132 @@ def score(
     return found, {"roc": roc, "losses": {name: _histogram(values) for name, values in losses.items() if len(values)}}
 
 
-def beneath(
-    model: nn.Module, dataset: data.Dataset, forget: torch.Tensor, compute: Compute, cached: FeatureCache | None = None
-) -> tuple[Scores, dict[str, Any]]:
-    """(metrics, curves) of what a network still holds beneath its head: probe, relearning curve, features in the plane.
+class Sample(NamedTuple):
+    """Training images of all classes, the forgotten ones included, drawn alike for every network: int64 positions (N,), and
+    their penultimate features float32 (N, F)."""
 
-    cached: outputs of frozen layers, as for `predict`. Both curves are None where they have no meaning.
-    """
+    rows: torch.Tensor
+    features: torch.Tensor
+
+
+def sampled(model: nn.Module, dataset: data.Dataset, compute: Compute, cached: FeatureCache | None = None) -> Sample | None:
+    """What `beneath` reads of a network's training images, for any number of forget sets; None where images are missing."""
     if len(dataset.missing):
-        return {"probe": {"missing": f"probe: {GONE}"}}, {"features": None, "relearn": None}
-    sets, train = four_sets(dataset, forget), dataset.train
-    sample = data.stratified(train.labels, min(PROBE_LIMIT, len(train)))
-    features = penultimate(model, train.take(sample), compute, cached)
-    plane = _in_the_plane(features, torch.isin(sample, forget))
+        return None
+    rows = data.stratified(dataset.train.labels, min(PROBE_LIMIT, len(dataset.train)))
+    return Sample(rows, penultimate(model, dataset.train.take(rows), compute, cached))
+
+
+def beneath(
+    model: nn.Module,
+    dataset: data.Dataset,
+    forget: torch.Tensor,
+    compute: Compute,
+    sample: Sample | None,
+    cached: FeatureCache | None = None,
+) -> tuple[Scores, dict[str, Any]]:
+    """(metrics, curves) of what a network still holds beneath its head: probe, nearest centres, relearning curve, features
+    in the plane; and of the head's biases.
+
+    sample: of `sampled`. cached: outputs of frozen layers, as for `predict`. Both curves are None where they have no
+    meaning.
+    """
+    found = _head_bias(model, dataset, forget)
+    if sample is None:
+        return found | _no_features(GONE), {"features": None, "relearn": None}
+    sets, train, features = four_sets(dataset, forget), dataset.train, sample.features
+    plane = _in_the_plane(features, torch.isin(sample.rows, forget))
     if reason := _no_forgotten_test(dataset, sets):
-        return {"probe": {"missing": f"probe: {reason}"}}, {"features": plane, "relearn": None}
+        return found | _no_features(reason), {"features": plane, "relearn": None}
     gone = dataset.test.take(sets.forget_test)
-    found = predictions.linear_probe(features, train.labels[sample], penultimate(model, gone, compute, cached), gone.labels)
-    some = gone.take(slice(RELEARN_LIMIT))
-    curve = relearn(model, train.take(forget), some, compute, RELEARN_STEPS)
-    return {"probe": found}, {"features": plane, "relearn": curve}
+    known = features, train.labels[sample.rows], penultimate(model, gone, compute, cached), gone.labels
+    found["probe"] = predictions.linear_probe(*known)
+    found["ncc"] = _or_missing("NCC", lambda: predictions.nearest_centre(*known))
+    curve = relearn(model, train.take(forget), gone.take(slice(RELEARN_LIMIT)), compute, RELEARN_STEPS)
+    return found, {"features": plane, "relearn": curve}
+
+
+def _no_features(reason: str) -> Scores:
+    """Why what is read off features of T_f and of training images is missing."""
+    return {"probe": {"missing": f"probe: {reason}"}, "ncc": {"missing": f"NCC: {reason}"}}
+
+
+def _or_missing(name: str, measure: Callable[[], Any]) -> Any:
+    """What a measure gives; where it raises ValueError why it is missing."""
+    try:
+        return measure()
+    except ValueError as error:
+        return {"missing": f"{name}: {first_line(error)}"}
+
+
+def _head_bias(model: nn.Module, dataset: data.Dataset, forget: torch.Tensor) -> Scores:
+    """BSC, MBG and MBS of the head's biases, of several heads that are averaged their mean; or why they are missing."""
+    classes, count = forgetting.whole_classes(dataset.train.labels, forget), len(dataset.classes)
+    heads = [model.get_submodule(name) for name in layers.heads(model)]
+    biases = [getattr(head, "bias", None) for head in heads]
+    found = [bias.detach().cpu() for bias in biases if isinstance(bias, torch.Tensor) and bias.shape == (count,)]
+    try:
+        if not classes:
+            raise ValueError(NO_CLASS)
+        if not found or len(found) < len(heads):
+            raise ValueError("the head has no bias for each class")
+        return predictions.head_bias(torch.stack(found).mean(0), classes)
+    except ValueError as error:
+        return {key: {"missing": f"head bias: {first_line(error)}"} for key in ("bsc", "mbg", "mbs")}
+
+
+def recovery(model: nn.Module, dataset: data.Dataset, forget: torch.Tensor, compute: Compute) -> Scores:
+    """Accuracy on T_f after few-shot training (`predict.recover`), as `recovered<k>`, or why it is missing.
+
+    The k images of each forgotten class are the first ones of its images in D_f, in an order drawn with seed 0: fewer are
+    among more.
+    """
+    sets, train = four_sets(dataset, forget), dataset.train
+    reason = GONE if len(dataset.missing) else _no_forgotten_test(dataset, sets)
+    if reason:
+        return {f"recovered{k}": {"missing": f"few-shot recovery: {reason}"} for k in RECOVERY_SHOTS}
+    order = forget[torch.randperm(len(forget), generator=torch.Generator().manual_seed(0))]
+    labels = train.labels[order]
+    own = [order[labels == c] for c in forgetting.whole_classes(train.labels, forget)]
+    least, found = min(map(len, own)), {}
+    for k in RECOVERY_SHOTS:
+        shots = torch.cat([rows[:k] for rows in own])
+        splits = train.take(shots), train.take(sets.retain), dataset.test.take(sets.forget_test)
+        few = {"missing": f"few-shot recovery: a forgotten class has {least} images"}
+        found[f"recovered{k}"] = recover(model, *splits, compute) if k <= least else few
+    return found
+
+
+def unseen(dataset: data.Dataset, sets: Sets) -> torch.Tensor:
+    """int64 positions of the test images that D_f is told from: T_f, where no class is forgotten all; none where there are
+    no images of a forgotten class, for those of others tell of the class alone."""
+    return sets.retain_test if _no_forgotten_test(dataset, sets) == NO_CLASS else sets.forget_test
+
+
+class References(NamedTuple):
+    """Of M reference networks the probability of the true class of each image of D_f, float64 (M, N), and of each `unseen`
+    one, (M, U); and which of D_f's images each hasn't trained on: bool (M, N)."""
+
+    seen: torch.Tensor
+    unseen: torch.Tensor
+    out: torch.Tensor
+
+
+def rmia(logits: list[torch.Tensor], dataset: data.Dataset, forget: torch.Tensor, references: References | None) -> Scores:
+    """AUC and TPR at 1 % FPR of membership.rmia, or why they are missing. logits, forget: as of `score`. references: None
+    where there are none of the network's kind."""
+    sets = four_sets(dataset, forget)
+    never = unseen(dataset, sets)
+    if len(dataset.missing) or not len(never) or references is None:
+        reason = GONE if len(dataset.missing) else "no reference of this network and data" if len(never) else NO_TEST
+        return {key: {"missing": f"RMIA: {reason}"} for key in ("rmia", "rmia_tpr1")}
+    splits = (logits[0], dataset.train, forget), (logits[1], dataset.test, never)
+    target = [predictions.confidence(answers[rows], split.labels[rows]) for answers, split, rows in splits]
+    measured = _or_missing("RMIA", lambda: membership.rmia((target[0], target[1]), references[:2], references.out))
+    if isinstance(measured, dict):
+        return {"rmia": measured, "rmia_tpr1": measured}
+    few = {"missing": f"RMIA's TPR@1%FPR: {len(never)} images that were never seen are too few"}
+    return {"rmia": measured[0], "rmia_tpr1": few if measured[1] is None else measured[1]}
 
 
 def without_forgotten(found: Scores, curves: dict[str, Any]) -> tuple[Scores, dict[str, Any]]:
@@ -177,6 +286,7 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         missing = {"missing": f"distances: {_why_none(row)}"}
         found |= dict.fromkeys((*(f"d{key}" for key in predictions.GAP_METRICS), "gap", "ToW"), missing)
         found |= dict.fromkeys(("activation_f", "activation_r", "js_f", "js_r"), missing)
+    found |= _gaps(found, retrain["metrics"]) if retrain else {key: missing for key, of in GAPS.items() if of in found}
     if "relearn" not in row["curves"]:  # nobody has looked beneath the head
         return
     curve = row["curves"]["relearn"]
@@ -192,6 +302,16 @@ def compare(row: dict[str, Any], original: dict[str, Any] | None, retrain: dict[
         found["relearn_steps"] = {"missing": f"not in {most} steps", "cell": f"> {most}"} if steps is None else steps
 
 
+def _gaps(found: Scores, retrain: Scores) -> Scores:
+    """GAPS, of what both have been asked for; where one is missing why that is so."""
+    gaps = {}
+    for key, of in GAPS.items():
+        if of in found and of in retrain:
+            pair = found[of], retrain[of]
+            gaps[key] = next((one for one in pair if isinstance(one, dict)), None) or pair[0] - pair[1]
+    return gaps
+
+
 def _efficacy(attack: Attack, train: Any, test: Any, sets: Sets, seed: int) -> tuple[float, Any]:
     """(MIA-Efficacy in percent, its standard deviation over draws or why there is none) of an attack on its feature of the
     training and of the test images. seed: as in `score`."""
@@ -201,8 +321,8 @@ def _efficacy(attack: Attack, train: Any, test: Any, sets: Sets, seed: int) -> t
     return membership.over_draws(attack.efficacy, *groups, seed)
 
 
-def _every_attack(logits: list[torch.Tensor], dataset: data.Dataset, sets: Sets, unseen: torch.Tensor, seed: int) -> Scores:
-    """MIA-Efficacy, MIA-AUC and TPR@1%FPR of each attacker on each feature, as in `score`. unseen: int64 positions of the
+def _every_attack(logits: list[torch.Tensor], dataset: data.Dataset, sets: Sets, never: torch.Tensor, seed: int) -> Scores:
+    """MIA-Efficacy, MIA-AUC and TPR@1%FPR of each attacker on each feature, as in `score`. never: int64 positions of the
     test images that D_f is told from."""
     found: Scores = {}
     for name, feature in predictions.FEATURES.items():
@@ -211,7 +331,7 @@ def _every_attack(logits: list[torch.Tensor], dataset: data.Dataset, sets: Sets,
             title = f"{attacker} {name}"
             attack = Attack(feature, partial(membership.mia_efficacy, attacker=attacker))
             found[f"MIA {title}"], _ = _efficacy(attack, train, test, sets, seed)
-            area, rate, _ = _told_apart(train[sets.forget], test[unseen], attacker, f"AUC {title}")
+            area, rate, _ = _told_apart(train[sets.forget], test[never], attacker, f"AUC {title}")
             found |= {f"AUC {title}": area, f"TPR1 {title}": rate}
     return found
 

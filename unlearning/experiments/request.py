@@ -61,6 +61,7 @@ class Request:
     quiet: bool
     attack: str
     every_attack: bool
+    recovery: bool
     results: Path
     overwrite: bool
     forget_classes: tuple[int, ...] = ()
@@ -108,6 +109,7 @@ class Request:
             quiet=args.quiet,
             attack=args.mia,
             every_attack=args.every_attack,
+            recovery=args.recovery,
             results=args.results,
             overwrite=args.overwrite,
         )
@@ -166,7 +168,8 @@ class Request:
         """How the checkpoints are scored; they say themselves what they have forgotten."""
         compute = Compute(resolve_device(self.device), self.precision, self.weights, self.quiet)
         data_dir = self.source.data_dir
-        return Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told, kept=self.kept)
+        found = Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told, kept=self.kept)
+        return replace(found, recovery=self.recovery)
 
     def fitted(self, shared: Shared) -> "Request":
         """The same with as many images as the preset wants, where the data set has more."""

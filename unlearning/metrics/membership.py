@@ -13,6 +13,7 @@ import torch
 DRAWS = 20  # draws of the attacker's samples over which an attack that draws is a mean: one draw can say 0, the next 100
 DRAW_LIMIT = 2000  # most samples that the attacker of MIA-Efficacy is fitted on in one draw
 ATTACK_LIMIT = 10_000  # most samples that any other attacker is fitted on
+RMIA_A = 0.3  # in RMIA's offline form: what a network trained on an image is taken to say of it is a p_out + 1 - a
 FPR_GRID = np.logspace(-3, 0, 31)  # false-positive rates at which a ROC curve is read off; the eleventh is 1 %
 PUBLISHED_SVC = {"C": 3, "gamma": "auto", "kernel": "rbf"}  # of Unlearn-Sparse (Jia et al. 2023) and SalUn (Fan et al. 2024)
 
@@ -129,6 +130,72 @@ def tell_apart(
         areas.append(roc_auc_score(truth[held_out], answer))
         curves.append(np.interp(FPR_GRID, *roc_curve(truth[held_out], answer)[:2]))
     return 100 * float(np.mean(areas)), np.mean(curves, axis=0)
+
+
+def rmia_scores(
+    target: torch.Tensor, references: torch.Tensor, z_target: torch.Tensor, z_references: torch.Tensor, a: float = RMIA_A
+) -> torch.Tensor:
+    """RMIA's score of each image x, float64 (N,) from 0 to 1; higher where x is likelier a member (Zarifzadeh et al. 2024).
+
+    target (N,), references (M, N): probability of the true class of each x, Pr(x | theta), by the network under attack and
+    by M reference networks; NaN where a reference has trained on x, so that only those that haven't count for it. z_target
+    (Z,), z_references (M, Z): the same of the population z, images that nothing was trained on. The paper's equations 1 to 3
+    and its offline form:
+
+        ratio(x) = Pr(x | theta) / Pr(x),   Pr(x) = ((1 + a) mean over references of Pr(x | theta') + 1 - a) / 2
+        score(x) = share of the z with ratio(x) / ratio(z) > gamma
+
+    gamma is 1, as in the authors' code. a stands for what a reference trained on x would say, a Pr_out(x) + 1 - a; 0.3 is
+    theirs for CIFAR-10. A ratio of 0 isn't above another, so that a masked class scores 0 throughout. Raises ValueError
+    where an image has no reference, without a population, and for any other NaN.
+    """
+    if not len(z_target) or (~references.isnan()).sum(0).eq(0).any() or z_references.isnan().all(0).any():
+        raise ValueError("an image has no reference that was not trained on it, or there is no population")
+    if target.isnan().any() or z_target.isnan().any():
+        raise ValueError("a probability is NaN")
+    ratio, of_z = (
+        own.double() / (((1 + a) * refs.double().nanmean(0) + 1 - a) / 2)
+        for own, refs in ((target, references), (z_target, z_references))
+    )
+    return torch.searchsorted(of_z.sort().values, ratio).double() / len(of_z)
+
+
+def rmia(
+    target: tuple[torch.Tensor, torch.Tensor],
+    references: tuple[torch.Tensor, torch.Tensor],
+    out: torch.Tensor,
+    seed: int = 0,
+) -> tuple[float, float | None]:
+    """(AUC, TPR at 1 % FPR) in percent of RMIA that tells D_f from images never seen; the second None below 100 of these.
+
+    target: probability of the true class, (N,) of D_f and (U,) of the unseen images, by the network under attack.
+    references: the same of M reference networks, (M, N) and (M, U). out: bool (M, N), True where a reference has not trained
+    on an image of D_f; unseen images have by definition been trained on by none.
+
+    Half of the unseen images, drawn with `seed`, are the population z, and D_f is told from the other half: of a forgotten
+    class z has to be of that class, for beside other classes, which a network still knows, all images of it score 0 alike.
+    Each unseen image counts the references that an image of D_f drawn with `seed` has, for a mean over more of them is
+    steadier, which alone would tell the sides apart. Raises ValueError where an image of D_f has no reference left, or fewer
+    than 2 unseen ones.
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    (seen, unseen), (of_seen, of_unseen) = target, references
+    if len(unseen) < 2:
+        raise ValueError(f"{len(unseen)} images that were never seen are too few")
+    if lost := int((~out).all(0).sum()):
+        raise ValueError(f"every reference has trained on {lost:,} of the {len(seen):,} images of D_f")
+    generator = torch.Generator().manual_seed(seed)
+    like = torch.randint(len(seen), (len(unseen),), generator=generator)
+    of_seen, of_unseen = of_seen.masked_fill(~out, math.nan), of_unseen.masked_fill(~out[:, like], math.nan)
+    order = torch.randperm(len(unseen), generator=generator)
+    z, rest = order[: len(order) // 2], order[len(order) // 2 :]
+    population = unseen[z], of_unseen[:, z]
+    scores = rmia_scores(seen, of_seen, *population), rmia_scores(unseen[rest], of_unseen[:, rest], *population)
+    truth, values = np.repeat([1, 0], [len(seen), len(rest)]), torch.cat(scores).numpy()
+    rates = roc_curve(truth, values)[:2]
+    rate = 100 * float(np.interp(0.01, *rates)) if len(rest) >= 100 else None  # 1 % is an image at least
+    return 100 * float(roc_auc_score(truth, values)), rate
 
 
 def _draw(values, count, generator):

@@ -12,6 +12,7 @@ import torch
 
 GAP_METRICS = ("UA", "RA", "TA", "MIA")
 LOSS_BINS = np.logspace(-4, 3, 29)  # edges of a histogram of losses, in nats
+LARGEST_EXPONENT = 709.0  # of the largest double
 LARGEST_LOSS = 745.0  # -ln of the smallest positive double: what the loss of a class masked with minus infinity is capped at
 
 
@@ -116,6 +117,47 @@ def linear_probe(
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(features.numpy(), labels.numpy())
     return 100 * probe.score(test_features.numpy(), test_labels.numpy())
+
+
+def nearest_centre(
+    features: torch.Tensor, labels: torch.Tensor, test_features: torch.Tensor, test_labels: torch.Tensor
+) -> float:
+    """NCC: percentage of T_f whose penultimate features lie nearest to the centre of their own class (Papyan et al. 2020).
+
+    features (N, F), labels int64 (N,): training images of all classes, the forgotten ones included; the mean over those of a
+    class is its centre. test_*: T_f. Distances are Euclidean, features as they are. An image that is as near to another
+    centre, or has a NaN, isn't counted as right. Raises ValueError for a NaN in `features`, or without test images.
+    """
+    if features.isnan().any():
+        raise ValueError("a feature of a training image is NaN")
+    if not len(test_labels):
+        raise ValueError("the accuracy on no image is no number")
+    classes, own = labels.unique(return_inverse=True)
+    sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64).index_add_(0, own, features.double())
+    centres = sums / own.bincount()[:, None]
+    exact = "donot_use_mm_for_euclid_dist"  # the faster way cancels digits, by which ties break
+    distances = torch.cdist(test_features.double(), centres, compute_mode=exact)
+    true = test_labels[:, None] == classes
+    nearer = distances.masked_fill(~true, math.inf).amin(1) < distances.masked_fill(true, math.inf).amin(1)
+    return 100 * nearer.double().mean().item()
+
+
+def head_bias(biases: torch.Tensor, forgotten: Sequence[int]) -> dict[str, float]:
+    """How far the head's biases alone push the forgotten classes down: {"bsc", "mbg", "mbs"}, each from 0 to 1.
+
+    biases: float (C,), one for each class. V are the biases of the classes `forgotten`, R those of the others:
+    BSC = 1 / (1 + |mean V - mean R|), MBG = sigmoid(median V - min R), MBS = sigmoid(min V - min R). The median of an even
+    number is the mean of the middle two. A bias of minus infinity, as of a masked class, makes each 0. Raises ValueError for
+    a NaN, and where V or R is empty.
+    """
+    gone = np.isin(np.arange(len(biases)), list(forgotten))
+    values = biases.double().numpy()
+    v, r = values[gone], values[~gone]
+    if np.isnan(values).any() or not len(v) or not len(r):
+        raise ValueError("a bias is NaN" if len(v) and len(r) else "no class is forgotten, or none is kept")
+    distance = {"mbg": np.median(v) - r.min(), "mbs": v.min() - r.min()}
+    found = {name: 1 / (1 + math.exp(min(-value, LARGEST_EXPONENT))) for name, value in distance.items()}
+    return {"bsc": 1 / (1 + abs(float(v.mean() - r.mean())))} | found
 
 
 def relearn_steps(steps: Sequence[int], accuracies: Sequence[float], target: float) -> int | None:

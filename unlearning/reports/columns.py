@@ -15,6 +15,8 @@ class Column(NamedTuple):
 
 HEADLINE = "Forgetting and accuracy"
 FOUND = "What an attacker, a probe and relearning still find"
+BIAS = "Head bias"
+SHOTS = "Learning the forgotten class again from few images"
 MANY = "Many models"
 DELETIONS = "Accuracy, and how many times less it costs than training again"
 SPEED = "Unlearning and scoring in the published way and here"
@@ -36,8 +38,18 @@ COLUMNS = {
     "gap": Column(HEADLINE, "average gap"),
     "MIA_AUC": Column(FOUND, "MIA-AUC %"),
     "TPR1": Column(FOUND, "TPR@1%FPR %"),
+    "rmia": Column(FOUND, "RMIA AUC %"),
+    "rmia_tpr1": Column(FOUND, "RMIA TPR@1%FPR %"),
     "probe": Column(FOUND, "probe %"),
+    "probe_gap": Column(FOUND, "probe gap"),
+    "ncc": Column(FOUND, "NCC %"),
+    "ncc_gap": Column(FOUND, "NCC gap"),
+    "bsc": Column(BIAS, "BSC", 3),
+    "mbg": Column(BIAS, "MBG", 3),
+    "mbs": Column(BIAS, "MBS", 3),
     "relearn_steps": Column(FOUND, "relearn steps", 1),
+    **{f"recovered{k}": Column(SHOTS, f"{k} image{'s' * (k > 1)}, accuracy %") for k in (1, 5, 10)},
+    **{f"recovery{k}": Column(SHOTS, f"{k} image{'s' * (k > 1)}, recovery") for k in (1, 5, 10)},
     "ulira": Column(MANY, "U-LiRA %"),
     "klom_f": Column(MANY, "KLOM D_f"),
     "klom_r": Column(MANY, "KLOM D_r"),

@@ -78,6 +78,10 @@ def method_parser(
     add_device_flags(parser)
     add_cache_flag(parser)
     add_output_flags(parser)
+    text = (
+        "also write UA, RA and TA after each epoch, scored on up to 1,000 images each, beside the checkpoint: NAME_curve.csv"
+    )
+    flag("--curve", action="store_true", identity=False, help=text)
     return parser
 
 

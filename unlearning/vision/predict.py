@@ -1,4 +1,5 @@
-"""Inference on trained networks: logits, penultimate features, and how fast a forgotten class is learned again."""
+"""Inference on trained networks: logits, penultimate features, and how fast a forgotten class is learned again, from all of
+its images or from few."""
 
 import copy
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from torch import nn
 
 import data
 from unlearning.core.device import Compute, autocast, memory_format, to_float
+from unlearning.metrics import predictions
 from unlearning.vision import feature_cache, layers
 from unlearning.vision.feature_cache import FeatureCache
 
@@ -79,23 +81,61 @@ def relearn(
     steps: ascending, from 0. A copy of `model` is trained by Adam, batch-norm statistics fixed; batches are drawn with
     seed 0. A bias of minus infinity, with which a class is masked, is set to 0 first: whoever wants the class back would.
     """
-    device, layout = torch.device(compute.device), memory_format(model)
-    model = copy.deepcopy(model).to(device).to(memory_format=layout).eval().requires_grad_(True)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    images, labels = forget.images[:].to(device), forget.labels.to(device)
+    model, optimizer = _to_train(model, compute, lr)
+    images, labels = forget.images[:].to(compute.device), forget.labels.to(compute.device)
     generator = torch.Generator().manual_seed(0)
     reached = []
     for step in range(steps[-1] + 1):
+        if step:
+            batch = torch.randint(len(labels), (batch_size,), generator=generator).to(compute.device)
+            _step(model, optimizer, [(images[batch], labels[batch])], compute)
         if step in steps:
-            answer = predict(model, test, compute).argmax(1)
-            reached.append(100 * (answer == test.labels).double().mean().item())
-        batch = torch.randint(len(labels), (batch_size,), generator=generator).to(device)
-        with autocast(compute.device, compute.precision):
-            logits = model(to_float(images[batch], layout))
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(logits.float(), labels[batch]).backward()
-        optimizer.step()
+            reached.append(predictions.accuracy(predict(model, test, compute), test.labels))
     return reached
+
+
+def recover(
+    model: nn.Module,
+    shots: data.Split,
+    kept: data.Split,
+    test: data.Split,
+    compute: Compute,
+    steps: int = 10,
+    lr: float = 1e-3,
+    batch_size: int = 32,
+) -> float:
+    """Accuracy in percent on `test` (T_f) after `steps` optimiser steps on few images of D_f, `shots`.
+
+    A copy of `model`, head and all below it, is trained by Adam, batch-norm statistics fixed, infinite biases set to 0 as by
+    `relearn`. Each step minimises the mean cross-entropy on all of `shots` plus that on as many images of `kept` (D_r), but
+    at least `batch_size`, drawn with seed 0: without them any network would soon give every image the forgotten class.
+    """
+    model, optimizer = _to_train(model, compute, lr)
+    device, generator = compute.device, torch.Generator().manual_seed(0)
+    few = shots.images[:].to(device), shots.labels.to(device)
+    for _ in range(steps):
+        rows = torch.randint(len(kept), (max(batch_size, len(shots)),), generator=generator)
+        _step(model, optimizer, [few, (kept.images[rows].to(device), kept.labels[rows].to(device))], compute)
+    return predictions.accuracy(predict(model, test, compute), test.labels)
+
+
+def _to_train(model, compute, lr):
+    """A copy of `model` on its device, with weights that are no numbers at 0, batch-norm statistics fixed, and Adam over all
+    of it."""
+    model = copy.deepcopy(model).to(compute.device).to(memory_format=memory_format(model)).eval().requires_grad_(True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    return model, torch.optim.Adam(model.parameters(), lr=lr)
+
+
+def _step(model, optimizer, batches, compute):
+    """One optimiser step on the sum of the mean cross-entropies of batches: images uint8 (B, C, H, W), labels int64 (B,)."""
+    losses = []
+    for images, labels in batches:
+        with autocast(compute.device, compute.precision):
+            logits = model(to_float(images, memory_format(model)))
+        losses.append(nn.functional.cross_entropy(logits.float(), labels))
+    optimizer.zero_grad()
+    sum(losses).backward()
+    optimizer.step()

@@ -74,7 +74,7 @@ def execute(
     with contextlib.ExitStack() as held:
         begun = start(method, parser(), args, shared, held)
         if begun.finished:
-            say(f"there already: {begun.output}")
+            say(begun.there())
             return begun.output
         held.enter_context(distributed.process_group(begun.compute.device))
         staged = held.enter_context(staging(begun.output))

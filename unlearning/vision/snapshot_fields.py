@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from unlearning.core import content
 from unlearning.core.content import fields, list_of, map_of, number, require, text, whole
+from unlearning.vision import curves
 
 # What optimisers keep of each parameter, of those whose own code fails without it.
 ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -22,10 +23,18 @@ def _history(value: Any) -> None:
     require(len(sizes) < 2, "", f"has entries of {len(sizes)} sizes")
 
 
+def _points(value: Any) -> None:
+    """Of epochs in turn, what was scored after each."""
+    scored = {name: number(0, 100) for name in curves.SCORED}
+    list_of(fields({name: number(0) for name in curves.COLUMNS if name not in scored}, scored, closed=True))(value)
+    epochs = [point["epoch"] for point in value]
+    require(epochs == sorted(set(epochs)), "", "are of epochs that aren't in turn")
+
+
 STATE = fields(
     {"key": text(), "epoch": whole(1, 10**9), "seconds": number(0), "model": map_of(content.dense), "scheduler": whole()}
     | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})},
-    {"history": _history, "made_by": map_of(text())},
+    {"history": _history, "made_by": map_of(text()), "points": _points},
 )
 
 

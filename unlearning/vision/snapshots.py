@@ -16,6 +16,7 @@ from unlearning.core.files import read_torch, write_torch
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.vision import snapshot_fields
+from unlearning.vision.curves import Curve, Point
 
 MARK = "an unfinished run of machine unlearning"  # what such a file begins with, by which a damaged one is known, too
 BEGIN = 4096  # bytes in which it stands
@@ -27,13 +28,16 @@ class Snapshot:
 
     key: of the run's settings, which the file must have. overwrite: compute again; only a run that was to do so too is
     continued, and any other run's file is dropped, not refused. history: what a method notes at each step, lists of numbers,
-    each as long as the first; it is kept in the file and continued as well.
+    each as long as the first; it is kept in the file and continued as well. So are points, what `curve`, where there is one,
+    has scored after each epoch.
     """
 
     path: Path
     key: str
     overwrite: bool = False
     history: list[list[list[float]]] = field(default_factory=list)
+    curve: Curve | None = None
+    points: list[Point] = field(default_factory=list)
 
     def check_place(self) -> None:
         """Raise UserError where something else than an unfinished run lies in the file's place and would be replaced."""
@@ -60,6 +64,16 @@ class Snapshot:
             return False
         return bool(re.fullmatch("[0-9a-f]{64}", state["key"]))
 
+    def after_epoch(
+        self, model: nn.Module, optimizer: Optimizer, scheduler: Any, epoch: int, epochs: int, seconds: float
+    ) -> None:
+        """Score the network for the curve, and write the file as `write` does; not after the last of `epochs`, for then
+        comes the checkpoint."""
+        if self.curve and distributed.is_main():
+            self.points.append(self.curve.point(model, epoch))
+        if epoch < epochs:
+            self.write(model, optimizer, scheduler, epoch, seconds)
+
     def write(self, model: nn.Module, optimizer: Optimizer, scheduler: Any, epoch: int, seconds: float) -> None:
         """Write what training moves, after `epoch` epochs that took `seconds`; on rank 0 alone."""
         if distributed.is_main():
@@ -75,6 +89,7 @@ class Snapshot:
                 "scheduler": scheduler.last_epoch if scheduler else 0,
                 "made_by": _circumstances(model),
                 "history": self.history,
+                "points": self.points,
             }
             write_torch(self.path, state)
 
@@ -93,7 +108,7 @@ class Snapshot:
         if state is None:
             return 0, 0.0
         model.load_state_dict(model.state_dict() | state["model"])
-        self.history[:] = state.get("history", [])
+        self.history[:], self.points[:] = state.get("history", []), state.get("points", [])
         optimizer.load_state_dict(state["optimizer"])
         if scheduler:
             scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})

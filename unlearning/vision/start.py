@@ -23,7 +23,7 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import adapter_files, foreign, layers, originals
+from unlearning.vision import adapter_files, curves, foreign, layers, originals
 from unlearning.vision.feature_cache import BLOCK
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import (
@@ -62,6 +62,12 @@ class Start:
     snapshot: Snapshot
     facts: dict[str, Any]
     finished: bool
+
+    def there(self) -> str:
+        """What to say of an output that is finished."""
+        curve = curves.file_for(self.output)
+        lost = f", without {curve.name}: --overwrite makes both" if self.snapshot.curve and not curve.exists() else ""
+        return f"there already: {self.output}{lost}"
 
     def splits(self) -> tuple[data.Split, data.Split]:
         """The images to retain, and those to forget."""
@@ -135,10 +141,11 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "origin": parent and (parent.get("origin") or sha),
         "elsewhere": parent and parent.get("elsewhere"),
     }
-    beside = [adapter_files.folder_for(output), _unfinished(output)]
+    beside = [adapter_files.folder_for(output), curves.file_for(output), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside))
-    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite)
+    curve = curves.Curve.of(dataset, forget, compute) if args.curve else None
+    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite, curve=curve)
     if not finished:
         _check_output(output, args, parent)
         snapshot.check_place()
@@ -359,6 +366,7 @@ def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any]
         raise UserError(f"--output {output} is a folder")
     if output.is_symlink():
         raise UserError(f"--output {output} is a link, which the checkpoint would replace: name what it leads to")
+    curves.check_place(output, args.curve, args.overwrite)
     if not output.exists():
         return
     read = vars(args) | {"original": parent["file"] if parent else None}

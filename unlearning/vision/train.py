@@ -95,8 +95,8 @@ def fit(
         batches, title = policy.batches(len(labels), batch_size), f"epoch {epoch + 1}/{epochs}"
         _epoch(title, network, batches, inputs(batches, epoch), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
-        if snapshot and epoch + 1 < epochs:  # after the last one comes the checkpoint
-            snapshot.write(model, optimizer, policy.scheduler, epoch + 1, seconds)
+        if snapshot:
+            snapshot.after_epoch(model, optimizer, policy.scheduler, epoch + 1, epochs, seconds)
     model.eval()
     steps, trainable = epochs * len(batches), sum(p.numel() for p in _trained(optimizer))
     return {"seconds": seconds, "memory_mib": peak_memory_mib(device), "trainable": trainable, "steps": steps}
