@@ -1,7 +1,6 @@
 """Resumable training loop.
 
-Each epoch starts from a seed of its own, so an interrupted run that continues from its last epoch draws the same
-batches, crops and dropout masks as one that was never interrupted.
+Each epoch starts from a seed of its own, so a run that continues draws the same batches, crops and dropout masks.
 """
 
 import math
@@ -36,7 +35,7 @@ class Policy:
 
     objective: function of the model, images float32 (B, C, H, W), labels and positions int64 (B,); the mean loss, a scalar.
     scheduler: stepped with the optimiser. augment: function of images uint8. mixup: function of images and labels. clip:
-    largest gradient norm.
+    largest gradient norm. before_epoch: called with each epoch's number, from 0, before its first step.
     """
 
     objective: Callable[[Callable, Any, torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
@@ -44,6 +43,7 @@ class Policy:
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
     mixup: Callable | None = None
     clip: float | None = None
+    before_epoch: Callable[[int], object] = lambda epoch: None
 
 
 def fit(
@@ -87,6 +87,7 @@ def fit(
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
+        policy.before_epoch(epoch)
         batches = data.in_batches(torch.randperm(len(labels)), batch_size)
         _epoch(f"epoch {epoch + 1}/{epochs}", network, batches, inputs(batches), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
@@ -106,8 +107,7 @@ def _inputs(model, split, compute, features, policy):
     images, layout = split.images.to(compute.device), memory_format(model)
 
     def inputs(order):
-        for x in data.batches(images, order):
-            x = x.to(compute.device)
+        for x in (x.to(compute.device) for x in data.batches(images, order)):
             yield to_float(policy.augment(x) if policy.augment else x, layout)
 
     return model, inputs, 0.0
