@@ -2,9 +2,9 @@
 
 mask      the forgotten classes' logits at minus infinity: the head's bias, b_c = -inf
 zero-row  the forgotten classes' rows of the head at zero: w_c = 0, b_c = 0
-bias      one constant off the forgotten classes' biases, b_c - k: the least with which no training image of them has one of
-          them as its answer (but for rounding), k = max over D_f of (largest forgotten logit - largest kept one), at least 0, and a
-          thousandth more, for a tie is no other answer. Neither Retrain nor images of D_r are asked
+bias      one constant k off the forgotten classes' biases, b_c - k: the least with which none of them is the answer to an
+          image of D_f, k = max over D_f of (largest forgotten logit - largest kept one), and a thousandth for ties. It is
+          never below 0, and asks neither Retrain nor D_r. In bf16 rounding may leave a few such answers
 head-only the head alone fitted on the retain set; everything below it stays the original's
 A metric on which these tie with a method says nothing about what the network below the head still knows.
 
