@@ -25,7 +25,8 @@ from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
 
 LR = PerModel(paper=1e-2)
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
 
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:

@@ -17,14 +17,14 @@ import pruneft
 import reproduce
 import retrain
 import rfau
-from baselines import badteacher, control, gradascent, randomlabel, sisa
+from baselines import badteacher, control, gradascent, l1sparse, negate, randomlabel, scrub, sisa, ssd
 from tests.helpers import KILL, call, one_line, shell
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.flags import main
 from unlearning.vision.snapshots import MARK, Snapshot
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
-SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
+SCRIPTS = (pretrain, retrain, *METHODS, scrub, ssd, l1sparse, negate, lmeraser, sisa, evaluate, reproduce)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
@@ -75,6 +75,10 @@ STOPPED = [
     (gradascent, ("--forget-class", "3", "--retain-weight", "0.9")),
     (randomlabel, ("--forget-class", "3", "--saliency", "0.5")),
     (badteacher, ("--forget-class", "3")),
+    (scrub, ("--forget-class", "3", "--msteps", "3")),  # stopped between two max epochs, and after the first cut of the rate
+    (l1sparse, ("--forget-class", "3")),
+    (negate, ("--forget-random", "0.2")),
+    (randomlabel, ("--forget-class", "3", "--saliency", "0.5", "--random-mask")),
 ]
 KILLED = [case for case in STOPPED if case[0] in (pretrain, loraprune)]
 
