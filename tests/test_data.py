@@ -24,7 +24,7 @@ import models
 import pretrain
 import retrain
 import rfau
-from baselines import badteacher, gradascent, randomlabel
+from baselines import badteacher, gradascent, randomlabel, scrub, ssd
 from tests.helpers import call, served
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting, readers, splits
@@ -369,6 +369,8 @@ STREAMED = {
     "randomlabel": (randomlabel, ("--forget-class", 1, "--epochs", 1, "--saliency", 0.5)),
     "badteacher": (badteacher, ("--forget-class", 1, "--epochs", 1)),
     "rfau": (rfau, ("--forget-class", 1, "--epochs", 1)),
+    "scrub": (scrub, ("--forget-class", 1, "--epochs", 1)),
+    "ssd": (ssd, ("--forget-random", 0.1, "--alpha", 1.5, "--batch-size", 32)),
 }
 
 

@@ -75,7 +75,7 @@ STOPPED = [
     (gradascent, ("--forget-class", "3", "--retain-weight", "0.9")),
     (randomlabel, ("--forget-class", "3", "--saliency", "0.5")),
     (badteacher, ("--forget-class", "3")),
-    (scrub, ("--forget-class", "3", "--msteps", "3")),  # stopped between two max epochs, and after the first cut of the rate
+    (scrub, ("--forget-class", "3")),  # between two max epochs, and where the rate falls
     (l1sparse, ("--forget-class", "3")),
     (negate, ("--forget-random", "0.2")),
     (randomlabel, ("--forget-class", "3", "--saliency", "0.5", "--random-mask")),
@@ -188,6 +188,8 @@ MISTAKES = [
     (evaluate, ("{unlearned}", "--json", "t", "--csv", "t"), "written twice"),
     (evaluate, ("{unlearned}", "--json", "{unlearned}", "--overwrite"), "written twice"),
     (control, ("--dataset", "digits", "--forget-random", "0.1", "--kind", "mask"), "needs --forget-class"),
+    (control, ("--dataset", "digits", "--forget-random", "0.1", "--kind", "bias"), "--kind bias needs --forget-class"),
+    (randomlabel, ("--dataset", "digits", "--forget-class", "3", "--random-mask"), "--random-mask needs --saliency"),
     (pretrain, ("--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
     (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),

@@ -31,7 +31,7 @@ import pruneft
 import reproduce
 import retrain
 import rfau
-from baselines import badteacher, control, gradascent, randomlabel, sisa
+from baselines import badteacher, control, gradascent, l1sparse, negate, randomlabel, scrub, sisa, ssd
 from tests.helpers import call
 from tests.storm.watch import check_watched
 from unlearning.core.files import read_torch
@@ -76,7 +76,7 @@ def commands() -> Iterator[Command]:
     forget = (*COMMON, "--weights", "{}", "--forget-class", 3, "--epochs", 2, "--output", "{}/out.pth")
     yield first
     yield Command("retrain", retrain, forget)
-    for script in (finetune, pruneft, lora, loraprune, gradascent, randomlabel, badteacher):
+    for script in (finetune, pruneft, lora, loraprune, gradascent, randomlabel, badteacher, scrub, ssd, l1sparse, negate):
         yield Command(script.__name__.split(".")[-1], script, forget, first)
     yield Command("control", control, (*forget, "--kind", "head-only"), first)
     yield Command("rfau", rfau, (*forget, "--plot", "{}/residuals.png"), first)
