@@ -73,7 +73,7 @@ def test_tables_say_a_papers_name_and_result_files_the_scripts(small, tmp_path):
             if "1.00" in line
         ]
         assert [re.split(r"\s{2,}", line.strip())[0] for line in lines] == [*called.values()]
-    assert "\nSalUn -{}-lr 0.01 " in tables.latex(small) and "l1sparse" not in tables.latex(small)
+    assert "\n SalUn -{}-lr 0.01 " in tables.latex(small) and "l1sparse" not in tables.latex(small)
     assert [row["method"] for row in csv.DictReader(tables.comma_separated(small).splitlines())] == [*called]
     results.write(tmp_path / "result.json", small)
     assert [row["method"] for row in results.read(tmp_path / "result.json")["rows"]] == [*called]
