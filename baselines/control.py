@@ -3,8 +3,8 @@
 mask      the forgotten classes' logits at minus infinity: the head's bias, b_c = -inf
 zero-row  the forgotten classes' rows of the head at zero: w_c = 0, b_c = 0
 bias      one constant k off the forgotten classes' biases, b_c - k: the least with which none of them is the answer to an
-          image of D_f, k = max over D_f of (largest forgotten logit - largest kept one), and a thousandth for ties. It is
-          never below 0, and asks neither Retrain nor D_r. In bf16 rounding may leave a few such answers
+          image of D_f, k = max over D_f of (largest forgotten logit - largest kept one), and a margin for ties and rounding:
+          a thousandth, doubled until it is enough. k asks neither Retrain nor D_r, and is never below 0
 head-only the head alone fitted on the retain set; everything below it stays the original's
 A metric on which these tie with a method says nothing about what the network below the head still knows.
 
@@ -19,7 +19,6 @@ if not __package__:
 
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +59,34 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     if not all(_has_rows(head, row, count) for head in heads):
         what = "bias" if row == "bias" else "row of weights"
         raise UserError(f"--kind {kind}: this network's head has no {what} for each class; {way} needs none")
-    k = shift(predict(model, forget, run.compute, run.features), classes) if kind == "bias" else math.inf
-    for head in heads:
+    if kind == "bias":
+        shift(model, [head.bias for head in heads], forget, classes, run)
+    for head in heads if kind != "bias" else ():
         if kind == "zero-row":
             head.weight[classes] = 0
-            if _has_rows(head, "bias", count):
-                head.bias[classes] = 0
-        else:
-            head.bias[classes] -= k
+        if _has_rows(head, "bias", count):
+            head.bias[classes] = 0 if kind == "zero-row" else float("-inf")
     seconds = clock(run.compute.device) - started
     run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(run.compute.device), trainable=0, steps=0)
     return model
 
 
-def shift(logits: torch.Tensor, classes: list[int]) -> float:
-    """The least constant off the logits of `classes` with which another class is the answer to each image. logits: float32
-    (N, all classes)."""
+def shift(model: nn.Module, biases: list[torch.Tensor], forget: Split, classes: list[int], run: Run) -> None:
+    """Subtract the least constant from the biases of `classes`, in place, with which none of these is the answer to an image
+    of `forget`. biases: of each head, float32 (all classes,)."""
+    usual, margin = [bias[classes] for bias in biases], MARGIN
+    k = now = lead(predict(model, forget, run.compute), classes)
+    while now >= 0:
+        for bias, before in zip(biases, usual, strict=True):
+            bias[classes] = before - (k + margin)
+        margin, now = 2 * margin, lead(predict(model, forget, run.compute), classes)
+
+
+def lead(logits: torch.Tensor, classes: list[int]) -> float:
+    """How far the largest logit of `classes` is above the largest other one, at most over images. logits: float32 (N, all
+    classes)."""
     gone = torch.isin(torch.arange(logits.shape[1]), torch.tensor(classes))
-    ahead = logits[:, gone].amax(1) - logits[:, ~gone].amax(1)
-    return max(0.0, ahead.max().item() + MARGIN)
+    return (logits[:, gone].amax(1) - logits[:, ~gone].amax(1)).max().item()
 
 
 def _has_rows(head, key, count):

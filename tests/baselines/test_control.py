@@ -6,15 +6,36 @@ import torch
 import data
 import models
 from baselines import control
+from tests.baselines.toy import Constant, images, run_of
 from tests.helpers import FP32, call
 from unlearning.vision.predict import predict
 
 
-def test_the_shift_is_the_least_with_which_another_class_is_the_answer():
-    logits = torch.tensor([[0.0, 5, 1, 2], [4, 1, 0, 0], [1, 0, 3, 1]])  # ahead of the kept ones by 3, -3 and 2
-    k = control.shift(logits, [1, 2])
-    assert k == pytest.approx(3 + control.MARGIN)
-    assert control.shift(logits[1:2], [1, 2]) == 0  # never answered, so nothing to take away
+def test_the_lead_is_the_largest_over_images_of_a_forgotten_class_over_a_kept_one():
+    logits = torch.tensor([[0.0, 5, 1, 2], [4, 1, 0, 0], [1, 0, 3, 1]])  # by 3, -3 and 2
+    assert control.lead(logits, [1, 2]) == 3 and control.lead(logits[1:2], [1, 2]) == -3
+
+
+@pytest.mark.parametrize(
+    ("logits", "left"), [((2.0, 5.0), 2 - control.MARGIN), ((2.0, 2.0), 2 - control.MARGIN), ((2.0, 1.0), 1.0)]
+)
+def test_the_shift_is_the_least_with_which_another_class_is_the_answer(logits, left):
+    """A tie is no other answer, and a class that is never the answer keeps its bias."""
+    model = Constant(*logits).requires_grad_(False)
+    control.shift(model, [model.logits], images(1, 1), [1], run_of())
+    assert model.logits.tolist() == pytest.approx([2.0, left], abs=1e-6)
+
+
+def test_the_shift_grows_until_rounding_leaves_no_forgotten_answer():
+    """Below 64 numbers in bf16 are 1/4 apart, and what is above 63.875 is 64: a tie until the margin is 128 thousandths."""
+
+    class Rounded(Constant):
+        def forward(self, x):
+            return super().forward(x).bfloat16()
+
+    model = Rounded(64.0, 67.0).requires_grad_(False)
+    control.shift(model, [model.logits], images(1), [1], run_of())
+    assert model.logits.tolist() == pytest.approx([64, 64 - 128 * control.MARGIN])
 
 
 def test_no_forgotten_image_is_answered_by_its_class_and_with_less_one_is(weights, tmp_path):
