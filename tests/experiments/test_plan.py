@@ -76,7 +76,7 @@ ADDED = {
     "sequence": "scrub ssd l1sparse negate",
     "audit": "bias scrub ssd l1sparse negate",
     "rfau": "bias scrub ssd l1sparse negate randomlabel_--saliency_0.5_--random-mask",
-    "rfau-tune": "scrub l1sparse negate randomlabel_--saliency_0.5_--random-mask",
+    "rfau-tune": "scrub l1sparse negate",
 }
 
 

@@ -71,7 +71,7 @@ METHODS = {
     "l1sparse": Method("baselines.l1sparse"),
     "negate": Method("baselines.negate"),
     "randomlabel --saliency 0.5 --random-mask": Method(
-        "baselines.randomlabel", ("--saliency", "0.5", "--random-mask"), tables=OF_RFAU
+        "baselines.randomlabel", ("--saliency", "0.5", "--random-mask"), tables=("rfau",)
     ),
     ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
     **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},
