@@ -1,7 +1,10 @@
-"""Three controls that any class-forgetting table needs: trivial edits of the head that score like unlearning.
+"""Four controls that any class-forgetting table needs: trivial edits of the head that score like unlearning.
 
 mask      the forgotten classes' logits at minus infinity: the head's bias, b_c = -inf
 zero-row  the forgotten classes' rows of the head at zero: w_c = 0, b_c = 0
+bias      one constant k off the forgotten classes' biases, b_c - k: the least with which none of them is the answer to an
+          image of D_f, k = max over D_f of (largest forgotten logit - largest kept one), and a margin for ties and rounding:
+          a thousandth, doubled until it is enough. k asks neither Retrain nor D_r, and is never below 0
 head-only the head alone fitted on the retain set; everything below it stays the original's
 A metric on which these tie with a method says nothing about what the network below the head still knows.
 
@@ -16,7 +19,6 @@ if not __package__:
 
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,18 @@ import torch
 from torch import nn
 
 from data import Split
-from unlearning.core.device import peak_memory_mib
+from unlearning.core.device import clock, peak_memory_mib
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, PerModel, main
 from unlearning.vision import layers
 from unlearning.vision.flags import method_parser
+from unlearning.vision.predict import predict
 from unlearning.vision.run import Run, execute
 from unlearning.vision.shared import Shared
 
+MARGIN = 1e-3  # of a logit
+# What the edits of a head need of it, and which control to take where it hasn't got that.
+NEEDS = {"mask": ("bias", "zero-row"), "bias": ("bias", "zero-row"), "zero-row": ("weight", "head-only")}
 LR = PerModel(paper=1e-3, resnet8=1e-2, resnet20=1e-2, vit_micro=1e-2)
 
 
@@ -44,23 +50,43 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
         trained = [parameter.requires_grad_(True) for head in heads for parameter in head.parameters()]
         optimizer = torch.optim.Adam(trained, lr=run.settings.lr)
         return run.fit(model, retain, optimizer, freeze_norm=True)
-    started = time.perf_counter()
+    started = clock(run.compute.device)
     classes = sorted(set(forget.labels.tolist()) - set(retain.labels.tolist()))
     if not classes:
         raise UserError(f"--kind {kind} needs --forget-class: no class is forgotten as a whole")
     count = len(run.dataset.classes)
-    if kind == "mask" and not all(_has_rows(head, "bias", count) for head in heads):
-        raise UserError("--kind mask: this network's head has no bias for each class; zero-row needs none")
-    if kind == "zero-row" and not all(_has_rows(head, "weight", count) for head in heads):
-        raise UserError("--kind zero-row: this network's head has no row of weights for each class; head-only needs none")
-    for head in heads:
+    row, way = NEEDS[kind]
+    if not all(_has_rows(head, row, count) for head in heads):
+        what = "bias" if row == "bias" else "row of weights"
+        raise UserError(f"--kind {kind}: this network's head has no {what} for each class; {way} needs none")
+    if kind == "bias":
+        shift(model, [head.bias for head in heads], forget, classes, run)
+    for head in heads if kind != "bias" else ():
         if kind == "zero-row":
             head.weight[classes] = 0
         if _has_rows(head, "bias", count):
             head.bias[classes] = 0 if kind == "zero-row" else float("-inf")
-    seconds = time.perf_counter() - started
+    seconds = clock(run.compute.device) - started
     run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(run.compute.device), trainable=0, steps=0)
     return model
+
+
+def shift(model: nn.Module, biases: list[torch.Tensor], forget: Split, classes: list[int], run: Run) -> None:
+    """Subtract the least constant from the biases of `classes`, in place, with which none of these is the answer to an image
+    of `forget`. biases: of each head, float32 (all classes,)."""
+    usual, margin = [bias[classes] for bias in biases], MARGIN
+    k = now = lead(predict(model, forget, run.compute), classes)
+    while now >= 0:
+        for bias, before in zip(biases, usual, strict=True):
+            bias[classes] = before - (k + margin)
+        margin, now = 2 * margin, lead(predict(model, forget, run.compute), classes)
+
+
+def lead(logits: torch.Tensor, classes: list[int]) -> float:
+    """How far the largest logit of `classes` is above the largest other one, at most over images. logits: float32 (N, all
+    classes)."""
+    gone = torch.isin(torch.arange(logits.shape[1]), torch.tensor(classes))
+    return (logits[:, gone].amax(1) - logits[:, ~gone].amax(1)).max().item()
 
 
 def _has_rows(head, key, count):
@@ -72,7 +98,9 @@ def parser() -> Parser:
     """The command line."""
     parser = method_parser(__doc__, epochs=5, lr=LR)
     text = "which control"  # identified as the method that the checkpoint is of
-    parser.add_argument("--kind", choices=("mask", "zero-row", "head-only"), required=True, identity="method", help=text)
+    parser.add_argument(
+        "--kind", choices=("mask", "zero-row", "bias", "head-only"), required=True, identity="method", help=text
+    )
     return parser
 
 

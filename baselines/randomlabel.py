@@ -2,10 +2,13 @@
 
 Random labels (Golatkar et al. 2020): each image of D_f gets another class, drawn once; all weights are trained on D_f and
 D_r together. SalUn (Fan et al. 2024, --saliency 0.5): only the weights whose gradient of the original's loss on D_f is among
-the largest half in magnitude are trained (their equation 3, the threshold being the median).
+the largest half in magnitude are trained (their equation 3, the threshold being the median). Its control, --random-mask,
+trains as many weights drawn at random by the seed, with the same wrong labels: what SalUn gains over it is due to the choice
+of the weights.
 
     python -m baselines.randomlabel --dataset fashion-mnist --model resnet20 --forget-class 3
     python -m baselines.randomlabel --dataset fashion-mnist --model resnet20 --forget-class 3 --saliency 0.5
+    python -m baselines.randomlabel --dataset fashion-mnist --model resnet20 --forget-class 3 --saliency 0.5 --random-mask
 """
 
 import sys
@@ -34,16 +37,20 @@ LR = PerModel(paper=1e-3, resnet20=3e-4)
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise cross-entropy on D_r and on D_f with wrong labels, over all weights or the salient ones."""
-    started = clock(run.compute.device)
+    started, share = clock(run.compute.device), run.settings.saliency
     classes = len(run.dataset.classes)
     if classes < 2:
         raise UserError("randomlabel needs a second class: there is no wrong label in data of one")
+    if run.settings.random_mask and share == 1:
+        raise UserError("--random-mask needs --saliency SHARE, the share of the weights that it lets train")
     wrong = (forget.labels + torch.randint(1, classes, forget.labels.shape)) % classes
     both = data.Split(splits.concatenate(retain.images, forget.images), torch.cat([retain.labels, wrong]))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=run.settings.lr)
-    if run.settings.saliency < 1:
-        train_alone(optimizer, trained, salient(model, trained, forget, run.settings.saliency, run.compute))
+    if run.settings.random_mask:
+        train_alone(optimizer, trained, largest([torch.rand(p.shape).to(p.device) for p in trained], share))
+    elif share < 1:
+        train_alone(optimizer, trained, salient(model, trained, forget, share, run.compute))
     return run.fit(model, both, optimizer, since=started)
 
 
@@ -62,6 +69,11 @@ def salient(
         (loss * len(y) / len(forget)).backward()
     sizes = [parameter.grad.abs() for parameter in parameters]
     model.zero_grad()
+    return largest(sizes, share)
+
+
+def largest(sizes: list[torch.Tensor], share: float) -> list[torch.Tensor]:
+    """Where the numbers in `sizes` are among the share `share` of the largest of all: bool masks of their shapes."""
     every = torch.cat([size.flatten() for size in sizes])
     threshold = every.kthvalue(max(1, round((1 - share) * len(every)))).values
     return [size > threshold for size in sizes]
@@ -83,6 +95,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--saliency", type=FRACTION, default=1.0, metavar="SHARE", help="train this share of the weights (default: all)"
     )
+    text = "draw these weights at random, a control for SalUn's choice"
+    parser.add_argument("--random-mask", action="store_true", off=False, help=text)
     return parser
 
 

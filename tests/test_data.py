@@ -25,7 +25,7 @@ import models
 import pretrain
 import retrain
 import rfau
-from baselines import badteacher, delete, gradascent, neglora, randomlabel, regun
+from baselines import badteacher, delete, gradascent, neglora, randomlabel, regun, scrub, ssd
 from tests.helpers import call, served
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting, readers, splits
@@ -374,6 +374,8 @@ STREAMED = {
     "neglora": (neglora, ("--forget-class", 1, "--epochs", 1, "--bound", 5)),
     "regun": (regun, ("--forget-class", 1, "--epochs", 1)),
     "loraprune": (loraprune, ("--forget-class", 1, "--epochs", 1, "--forget-loss", "residual")),
+    "scrub": (scrub, ("--forget-class", 1, "--epochs", 1)),
+    "ssd": (ssd, ("--forget-random", 0.1, "--alpha", 1.5, "--batch-size", 32)),
 }
 
 

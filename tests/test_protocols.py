@@ -18,7 +18,7 @@ import pretrain
 import pruneft
 import retrain
 import rfau
-from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun
+from baselines import badteacher, control, delete, gradascent, l1sparse, negate, neglora, randomlabel, regun, scrub
 from tests.helpers import FP32, call, forgetting_three
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
@@ -59,7 +59,13 @@ DEFAULTS = {
     | {"amount": 0.5, "regrow": False, "prune_head": False, "compact": None, "forget_loss": None, "forget_weight": 0.1},
     "rfau": {"epochs": 1, "lr": 1e-3, "batch_size": 8, "rank": 8, "alpha": 16, "shift": "random", "forget_weight": 1},
     "baselines.gradascent": {"epochs": 1, "lr": 1e-4, "batch_size": 8, "retain_weight": 0},
-    "baselines.randomlabel": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-3, 3e-4, 1e-3), "batch_size": 128, "saliency": 1},
+    "baselines.randomlabel": {
+        "epochs": 5,
+        "lr": (1e-3, 1e-3, 1e-3, 3e-4, 1e-3),
+        "batch_size": 128,
+        "saliency": 1,
+        "random_mask": False,
+    },
     "baselines.badteacher": {
         "epochs": 5,
         "lr": (1e-4, 1e-4, 1e-4, 1e-3, 1e-4),
@@ -71,6 +77,19 @@ DEFAULTS = {
     | {"epochs": 2, "lr": 1e-3, "batch_size": 32, "bn": "freeze", "prune": False, "bound": None, "beta": 0.1},
     "baselines.regun": {"epochs": 10, "lr": 0.01, "batch_size": 128, "weight": 0.5, "held_out": 0.1},
     "baselines.control --kind mask": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-2), "batch_size": 128},
+    # SCRUB's and l1-sparse's settings, SSD's alpha and lambda are those of the authors' code for CIFAR-10 and ResNet-18.
+    "baselines.scrub": {
+        "epochs": 10,
+        "lr": 5e-4,
+        "batch_size": 128,
+        "alpha": 0.5,
+        "gamma": 1,
+        "temperature": 2,
+        "msteps": 3,
+    },
+    "baselines.ssd": {"batch_size": 128, "alpha": (10, 5, 10, 10, 5), "dampening": 1},
+    "baselines.l1sparse": {"epochs": 10, "lr": 1e-2, "batch_size": 128, "gamma": 5e-4},
+    "baselines.negate": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-3), "batch_size": 128},
     "lmeraser train": {
         "parts": 100,
         "linkage": "average",
@@ -186,7 +205,7 @@ def names_of(optimizer, model):
     return {names[id(p)] for group in optimizer.param_groups for p in group["params"]}
 
 
-EVERY = (finetune, pruneft, lora, loraprune, badteacher, randomlabel, gradascent, control, rfau, neglora)
+EVERY = (finetune, pruneft, lora, loraprune, badteacher, randomlabel, gradascent, control, rfau, negate, neglora)
 POLICY = {"epochs", "batch_size", "seed", "compute", "snapshot", "features"}  # of every run
 OWN_POLICY = {  # beside these: no schedule, augmentation, mixup or clipping in unlearning
     lora: {"freeze_norm": False},
@@ -231,7 +250,9 @@ def test_frozen_statistics_are_a_flag(handed, script):
     assert handed(script, "resnet8", "--bn", "freeze").policy["freeze_norm"] is True
 
 
-@pytest.mark.parametrize("script", [finetune, pruneft, lora, loraprune, control], ids=lambda script: script.__name__)
+@pytest.mark.parametrize(
+    "script", [finetune, pruneft, lora, loraprune, control, scrub, l1sparse, negate], ids=lambda script: script.__name__
+)
 def test_who_learns_from_d_r_sees_it_with_its_labels_and_nothing_else(handed, digits, script):
     asked = handed(script, "vit_micro", *(("--kind", "head-only") if script is control else ()))
     assert alike(asked.split, digits.retain) and torch.equal(asked.split.labels, digits.retain.labels)
@@ -266,7 +287,7 @@ def test_originals_learn_from_all_images_and_retrain_from_d_r(digits, tmp_path):
 
 
 def test_all_weights_are_trained_or_those_that_the_method_names(handed):
-    for script in (finetune, pruneft, gradascent, randomlabel, badteacher):
+    for script in (finetune, pruneft, gradascent, randomlabel, badteacher, scrub, l1sparse, negate):
         asked = handed(script, "resnet8")
         assert names_of(asked.optimizer, asked.model) == {name for name, _ in asked.model.named_parameters()}
     asked = handed(control, "resnet8", "--kind", "head-only")

@@ -17,14 +17,27 @@ import pruneft
 import reproduce
 import retrain
 import rfau
-from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun, sisa
+from baselines import (
+    badteacher,
+    control,
+    delete,
+    gradascent,
+    l1sparse,
+    negate,
+    neglora,
+    randomlabel,
+    regun,
+    scrub,
+    sisa,
+    ssd,
+)
 from tests.helpers import KILL, call, one_line, shell
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.flags import main
 from unlearning.vision.snapshots import MARK, Snapshot
 
 METHODS = (finetune, pruneft, lora, loraprune, control, rfau, gradascent, randomlabel, badteacher)
-METHODS += (delete, neglora, regun)
+METHODS += (scrub, ssd, l1sparse, negate, delete, neglora, regun)
 SCRIPTS = (pretrain, retrain, *METHODS, lmeraser, sisa, evaluate, reproduce)
 
 
@@ -78,10 +91,10 @@ STOPPED = [
     (badteacher, ("--forget-class", "3")),
     (delete, ("--forget-class", "3")),
     (neglora, ("--forget-class", "3", "--bound", "5")),
-    (neglora, ("--forget-random", "0.1", "--prune")),
     (regun, ("--forget-random", "0.1")),
-    (loraprune, ("--forget-class", "3", "--forget-loss", "delete")),
     (loraprune, ("--forget-random", "0.1", "--forget-loss", "residual")),
+    (scrub, ("--forget-class", "3")),  # between two max epochs, and where the rate falls
+    (l1sparse, ("--forget-class", "3")),
 ]
 KILLED = [case for case in STOPPED if case[0] in (pretrain, loraprune)][:2]
 
@@ -191,6 +204,8 @@ MISTAKES = [
     (evaluate, ("{unlearned}", "--json", "t", "--csv", "t"), "written twice"),
     (evaluate, ("{unlearned}", "--json", "{unlearned}", "--overwrite"), "written twice"),
     (control, ("--dataset", "digits", "--forget-random", "0.1", "--kind", "mask"), "needs --forget-class"),
+    (control, ("--dataset", "digits", "--forget-random", "0.1", "--kind", "bias"), "--kind bias needs --forget-class"),
+    (randomlabel, ("--dataset", "digits", "--forget-class", "3", "--random-mask"), "--random-mask needs --saliency"),
     (pretrain, ("--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (pretrain, ("--dataset", "folder:/nowhere"), "needs train/<class>/"),
     (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),

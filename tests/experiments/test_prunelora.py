@@ -24,7 +24,7 @@ def test_head_only_runs_after_lora_and_stands_before_it(tmp_path, monkeypatch):
     assert len(dict.fromkeys(groups)) == sum(a != b for a, b in itertools.pairwise([None, *groups])) == 4
     for group in dict.fromkeys(groups):
         names = [runs[place][0].split(".")[-1] for place, other in zip(order, groups, strict=True) if other == group]
-        assert names[0] == "pretrain" and set(names[-3:]) == {"control"} and "control" not in names[:-3]
+        assert names[0] == "pretrain" and set(names[-4:]) == {"control"} and "control" not in names[:-4]
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     result = make(tmp_path, monkeypatch, "--methods", "head-only", "lora", "--seeds", "1")
     assert [row["method"] for row in result["rows"]] == ["original", "retrain", "head-only", "lora"]

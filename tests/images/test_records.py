@@ -17,7 +17,7 @@ import models
 import pretrain
 import retrain
 import rfau
-from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun, sisa
+from baselines import badteacher, control, delete, gradascent, negate, neglora, randomlabel, regun, scrub, sisa, ssd
 from tests.helpers import call, files, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
@@ -33,7 +33,7 @@ from unlearning.vision.shared import Shared
 CLASSES = ("ant", "bee", "cat")
 GONE = {"ant/1.png": 1, "bee/2.png": 8}  # names and numbers
 COMMON = ("--img-size", 8, "--quiet", "--epochs", 1)
-FORGETS = (finetune, loraprune, retrain)
+FORGETS = (finetune, loraprune, retrain, negate)
 
 
 def noise(root):
@@ -103,7 +103,7 @@ def test_what_never_looks_at_them_ends_with_the_same_bits(place, without, tmp_pa
 
 @pytest.mark.parametrize(
     "script",
-    [gradascent, randomlabel, badteacher, rfau, delete, neglora, regun, loraprune],
+    [gradascent, randomlabel, badteacher, rfau, scrub, ssd, delete, neglora, regun, loraprune],
     ids=lambda script: script.__name__,
 )
 def test_what_looks_at_them_is_refused_before_anything_is_written(place, without, tmp_path, capsys, script):

@@ -14,6 +14,7 @@ from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
 from unlearning.reports import folders, results, tables
+from unlearning.reports.pages import with_excerpts
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,42 @@ def small():
             common | lora | {"metrics": {"RA": metric(98.0, 1.25), "TA": metric(-1.0, 0.0), "seconds": metric(0.25)}},
         ],
     }
+
+
+def test_tables_say_a_papers_name_and_result_files_the_scripts(small, tmp_path):
+    """With the flags that a row's name has; a flag that its name doesn't need is in the row's list of them."""
+    called = {
+        "scrub": "SCRUB",
+        "ssd --alpha 5": "SSD --alpha 5",
+        "l1sparse": "l1-sparse",
+        "negate": "NoT",
+        "gradascent": "gradascent",
+        "gradascent --retain-weight 0.9": "NegGrad+ --retain-weight 0.9",
+        "randomlabel": "randomlabel",
+        "randomlabel --lr 0.01": "SalUn --lr 0.01",
+        "randomlabel --saliency 0.5": "SalUn --saliency 0.5",
+        "randomlabel --saliency 0.5 --random-mask": "randomlabel --saliency 0.5 --random-mask",
+        "lora --rank 2": "lora --rank 2",
+    }
+    rows = [small["rows"][1] | {"method": name, "metrics": {"UA": metric(1.0)}} for name in called]
+    rows[7] |= {"flags": ["--lr 0.01", "--saliency 0.5"]}
+    small |= {"rows": rows}
+    assert results.row_names(rows) == [*called.values()]
+    for form in (tables.markdown, tables.terminal):
+        lines = [
+            line.removeprefix("|").split("|")[1 if form is tables.markdown else 0]
+            for line in form(small).splitlines()
+            if "1.00" in line
+        ]
+        assert [re.split(r"\s{2,}", line.strip())[0] for line in lines] == [*called.values()]
+    assert "\n SalUn -{}-lr 0.01 " in tables.latex(small) and "l1sparse" not in tables.latex(small)
+    assert [row["method"] for row in csv.DictReader(tables.comma_separated(small).splitlines())] == [*called]
+    results.write(tmp_path / "result.json", small)
+    assert [row["method"] for row in results.read(tmp_path / "result.json")["rows"]] == [*called]
+    page = with_excerpts(
+        '<!-- table result.json method="negate,randomlabel --saliency 0.5" UA -->\n<!-- end -->', tmp_path, "x"
+    )
+    assert "| NoT " in page and "| SalUn --saliency 0.5 |" in page
 
 
 def test_markdown_to_the_letter(small):

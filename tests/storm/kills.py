@@ -32,7 +32,20 @@ import pruneft
 import reproduce
 import retrain
 import rfau
-from baselines import badteacher, control, delete, gradascent, neglora, randomlabel, regun, sisa
+from baselines import (
+    badteacher,
+    control,
+    delete,
+    gradascent,
+    l1sparse,
+    negate,
+    neglora,
+    randomlabel,
+    regun,
+    scrub,
+    sisa,
+    ssd,
+)
 from tests.helpers import call
 from tests.storm import language
 from tests.storm.watch import check_watched
@@ -79,7 +92,8 @@ def commands() -> Iterator[Command]:
     forget = (*COMMON, "--weights", "{}", "--forget-class", 3, "--epochs", 2, "--output", "{}/out.pth")
     yield first
     yield Command("retrain", retrain, forget)
-    for script in (finetune, pruneft, lora, loraprune, gradascent, randomlabel, badteacher, delete, neglora, regun):
+    unlearning = (finetune, pruneft, lora, loraprune, gradascent, randomlabel, badteacher, scrub, ssd, l1sparse, negate)
+    for script in (*unlearning, delete, neglora, regun):
         yield Command(script.__name__.split(".")[-1], script, forget, first)
     yield Command("control", control, (*forget, "--kind", "head-only"), first)
     yield Command("rfau", rfau, (*forget, "--plot", "{}/residuals.png"), first)

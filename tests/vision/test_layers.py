@@ -470,23 +470,29 @@ def test_heads():
 
 
 @pytest.mark.parametrize("name", TWO_HEADS)
-@pytest.mark.parametrize("kind", ["mask", "zero-row", "head-only"])
+@pytest.mark.parametrize("kind", ["mask", "zero-row", "bias", "head-only"])
 def test_the_controls_edit_both_heads(name, kind, tmp_path):
     model = network(name)
     pixels = torch.randint(256, (8, 3, SMALL[name][1], SMALL[name][1]), dtype=torch.uint8)
     retain, forget = data.Split(pixels[:6], torch.arange(6)), data.Split(pixels[6:], torch.tensor([7, 7]))
     dataset = data.Dataset("toy", retain, retain, tuple("0123456789"), False, "toy", ((0.5,) * 3, (0.5,) * 3))
     flags = Settings({"kind": kind, "lr": 0.1, "epochs": 1, "batch_size": 6, "seed": 0})
+    with torch.no_grad():
+        for head in layers.heads(model):
+            model.get_submodule(head).bias[7] += 9  # the answer to every image
     before, logits = models.state(model), predict(model, retain, FP32)
     edited = control.unlearn(model, retain, forget, Run(kind, flags, FP32, dataset, Staged(tmp_path / "x.pth")))
     found = predict(edited, retain, FP32)
     moved = {key for key, value in models.state(edited).items() if not torch.equal(value, before[key])}
     heads = {f"{head}.{own}" for head in layers.heads(model) for own in ("weight", "bias")}
-    assert moved == ({key for key in heads if key.endswith("bias")} if kind == "mask" else heads)
+    assert moved == ({key for key in heads if key.endswith("bias")} if kind in ("mask", "bias") else heads)
     kept = torch.arange(10) != 7
     if kind != "head-only":
-        assert (found[:, 7] == (0 if kind == "zero-row" else -torch.inf)).all()
+        assert (found[:, 7] == (0 if kind == "zero-row" else -torch.inf)).all() or kind == "bias"
         assert torch.equal(found[:, kept], logits[:, kept])
+    if kind == "bias":  # off both heads, whose mean is the answer
+        answers = predict(edited, forget, FP32)
+        assert (answers[:, 7] - answers[:, kept].amax(1)).max().item() == pytest.approx(-control.MARGIN, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [*TWO_HEADS, "resnetv2_18"])

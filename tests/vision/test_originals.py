@@ -439,8 +439,9 @@ def test_a_cosine_classifier_is_unlearned(theirs, tmp_path):
     features = predict.penultimate(network, some, FP32)
     assert features.shape == (40, 8)
     torch.testing.assert_close(network.net.head(features), predict.predict(network, some, FP32))
-    with pytest.raises(UserError, match="head has no bias for each class"):
-        call(control, *start, "--kind", "mask")
+    for kind in ("mask", "bias"):
+        with pytest.raises(UserError, match=f"--kind {kind}: this network's head has no bias for each class"):
+            call(control, *start, "--kind", kind)
 
 
 def test_layers_by_hand(theirs, tmp_path, capsys):

@@ -17,6 +17,7 @@ OF_IMAGES = ("prunelora", "random", "audit", "rfau", "tune", "rfau-tune")  # whe
 OF_PRUNELORA = ("prunelora", "random", "audit", "tune", "sequence")
 FROM_ORIGINALS = ("prunelora", "random", "rfau", "tune", "rfau-tune", "sequence")  # tables that start from any
 OF_RFAU = ("rfau", "rfau-tune")
+UNTUNED = ("prunelora", "random", "audit", "rfau", "sequence")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ METHODS = {
     "rfau --shift unseen": Method("rfau", ("--shift", "unseen"), (1, 20), tables=("rfau",), forgets="images"),
     "rfau --shift mean": Method("rfau", ("--shift", "mean"), (1,), tables=("rfau",)),
     "rfau --shift head": Method("rfau", ("--shift", "head"), (1,), tables=("rfau",)),
+    # Baselines and controls of other papers. What isn't trained has no rate to tune, and no number of epochs.
+    "bias": Method("baselines.control", ("--kind", "bias"), (None,), tables=("prunelora", "audit", "rfau"), forgets="class"),
+    "scrub": Method("baselines.scrub"),
+    "ssd": Method("baselines.ssd", (), (None,), tables=UNTUNED),
+    "l1sparse": Method("baselines.l1sparse"),
+    "negate": Method("baselines.negate"),
+    "randomlabel --saliency 0.5 --random-mask": Method(
+        "baselines.randomlabel", ("--saliency", "0.5", "--random-mask"), tables=("rfau",)
+    ),
     # Losses on D_f that others have published: alone, by LoRA, and beside PruneLoRA.
     "delete": Method("baselines.delete", (), (20,)),
     "neglora": Method("baselines.neglora", (), (2,)),

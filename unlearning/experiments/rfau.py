@@ -51,7 +51,8 @@ def _tuned(request: Request, tag: str) -> Rates:
             gaps.setdefault((row["model"], method), {})[rate] = row["metrics"]["gap"]["mean"]
 
     def rates(network: str, method: str) -> tuple[str | None]:
-        found = gaps.get((network, method.partition(" --shift ")[0]))  # a target's ablation has RFAU's rate
+        tuned = method.partition(" --shift ")[0].removesuffix(" --random-mask")  # ablations have RFAU's and SalUn's rates
+        found = gaps.get((network, tuned))
         return (min(found, key=found.__getitem__) if found else None,)
 
     return rates

@@ -9,6 +9,7 @@ import numpy as np
 
 from unlearning.core.words import say
 from unlearning.metrics import statistics
+from unlearning.reports.columns import method_name
 
 PICTURED = 12  # images of a forget set that are shown
 
@@ -121,7 +122,7 @@ def draw(reported: Iterable[Reported], files: Mapping[Path, tuple[Path, Path]]) 
             say(f"no picture of {after.file.path.name}: its original isn't there")
             continue
         confusion, images = files[after.file.path.resolve()]
-        title = f"{row['method']}: {row['dataset']}, {row['model']}, {row.get('forgotten', row['forget'])}"
+        title = f"{method_name(row)}: {row['dataset']}, {row['model']}, {row.get('forgotten', row['forget'])}"
         figure = answer_figures.confusion(before.test, after.test, asked.classes, title, asked.whole)
         style.save(figure, confusion)
         figure = answer_figures.before_and_after(asked.images, asked.truth, before.examples, after.examples, title)

@@ -1,6 +1,6 @@
 """The columns of all tables: one line for each metric, by its key in result files."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unlearning.metrics import membership, predictions
 
@@ -115,3 +115,23 @@ COLUMNS = {
     "latency_ms": Column(COST, "ms a batch"),
     "onnx_ms": Column(COST, "ms a batch, onnxruntime"),
 }
+
+# What papers call the methods of `baselines/`, by the script's name and a flag that it is this method with; the first that
+# fits. Result files have the scripts' names.
+PAPERS = {
+    ("gradascent", "--retain-weight"): "NegGrad+",
+    ("randomlabel", "--random-mask"): "randomlabel",  # the control of the next one
+    ("randomlabel", "--saliency"): "SalUn",
+    ("scrub", ""): "SCRUB",
+    ("ssd", ""): "SSD",
+    ("l1sparse", ""): "l1-sparse",
+    ("negate", ""): "NoT",
+}
+
+
+def method_name(row: Any) -> str:
+    """What a table calls a row's method: its paper's name in the place of the script's, then the flags that its name has."""
+    script, *words = row["method"].split(" ")
+    flags = {word.split(" ")[0] for word in (*words, *row.get("flags", ()))}
+    fitting = (name for (of, flag), name in PAPERS.items() if of == script and (not flag or flag in flags))
+    return " ".join([next(fitting, script), *words])

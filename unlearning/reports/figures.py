@@ -31,6 +31,7 @@ from unlearning.core.files import write_bytes
 from unlearning.core.seals import check_own
 from unlearning.metrics import statistics
 from unlearning.reports import panel_figures, paper_figures, results
+from unlearning.reports.columns import method_name
 from unlearning.reports.results import row_names
 from unlearning.reports.style import (
     DPI,
@@ -257,7 +258,9 @@ def steps(rows: list[Any]) -> Figure | None:
             x, y = ([row["metrics"][key]["mean"] for row in same] for key in ("steps", "gap"))
             half = [row["metrics"]["gap"]["ci95"] or 0 for row in same]
             x = [value * 1.03 ** methods.index(name) for value in x]  # beside each other: so are their intervals
-            axis.errorbar(x, y, yerr=half, capsize=2, elinewidth=0.8, label=name, **series(methods.index(name)))
+            axis.errorbar(
+                x, y, yerr=half, capsize=2, elinewidth=0.8, label=method_name(same[0]), **series(methods.index(name))
+            )
         for row in group:
             if row["method"] in ("original", "finetune"):
                 style = ":" if row["method"] == "original" else "--"

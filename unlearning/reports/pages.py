@@ -21,7 +21,7 @@ from unlearning.core.files import write_bytes, write_text
 from unlearning.core.locks import locked
 from unlearning.core.words import encoded, say
 from unlearning.reports import folders, results, tables
-from unlearning.reports.columns import COLUMNS
+from unlearning.reports.columns import COLUMNS, method_name
 
 MARKER = r"<!-- (?:table|value) "
 MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{MARKER}).)*?)(<!-- end -->)", re.DOTALL)
@@ -138,6 +138,8 @@ def _cell(row: Any, column: str) -> str:
     field, _, digits = column.partition("=")[0].partition(":")
     if "metrics" in row and field in COLUMNS and field not in row:
         return tables.cell(row, field)
+    if "metrics" in row and field == "method":
+        return tables.in_markdown(method_name(row))
     return tables.in_markdown(_text(row.get(field), digits or "2"))
 
 

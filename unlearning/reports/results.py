@@ -16,6 +16,7 @@ from unlearning.core.paths import output_file
 from unlearning.core.words import encoded, first_line, say
 from unlearning.metrics.statistics import grouped
 from unlearning.reports import fields
+from unlearning.reports.columns import method_name
 
 PROVENANCE = ("command", "date", "commit", "hardware", "versions", "attack")
 
@@ -91,10 +92,10 @@ def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
 
 
 def row_names(rows: list[Any]) -> list[str]:
-    """The rows' methods, with their epochs where a method comes twice; a row with a "name" has that one."""
+    """What tables call the rows' methods, with their epochs where one comes twice; a row with a "name" has that one."""
     often = Counter(row["method"] for row in rows)
     lengths = [f", {row['epochs']} epoch{'s' if row['epochs'] != 1 else ''}" for row in rows]
-    names = [row["method"] + (text if often[row["method"]] > 1 else "") for row, text in zip(rows, lengths, strict=True)]
+    names = [method_name(row) + (text if often[row["method"]] > 1 else "") for row, text in zip(rows, lengths, strict=True)]
     return [row.get("name", on_one_line(name)) for row, name in zip(rows, names, strict=True)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from unlearning.core.flags import on_one_line
 from unlearning.reports import results
-from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN
+from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN, method_name
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
 SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
@@ -125,7 +125,7 @@ def _columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[l
     header += [f"paper: {COLUMNS[key].title}" for key in papers]
     body = []
     for row in rows:
-        named = [plain(row["method"]), str(row["epochs"] or "–"), str(row["n"])]
+        named = [plain(method_name(row)), str(row["epochs"] or "–"), str(row["n"])]
         paper = row.get("published", {})
         body.append(named + [cell(row, key) for key in keys] + [f"{paper[key]:g}" if key in paper else "" for key in papers])
     return header, body

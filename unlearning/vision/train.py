@@ -1,7 +1,6 @@
 """Resumable training loop.
 
-Each epoch starts from a seed of its own, so an interrupted run that continues from its last epoch draws the same
-batches, crops and dropout masks as one that was never interrupted.
+Each epoch starts from a seed of its own, so a run that continues draws the same batches, crops and dropout masks.
 """
 
 import math
@@ -38,7 +37,7 @@ class Policy:
     of_answers: True if it needs no more of network and images than model(x). scheduler: stepped with the optimiser. batches:
     function of the number of images and the batch size: the positions of an epoch's batches. mirrored: function of positions
     and epoch: which images are, bool (B,). augment: function of images uint8, then. mixup: function of images and labels.
-    clip: largest gradient norm.
+    clip: largest gradient norm. before_epoch: called with each epoch's number, from 0, before its first step.
     """
 
     objective: Callable[[Callable, Any, torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
@@ -49,6 +48,7 @@ class Policy:
     mixup: Callable | None = None
     clip: float | None = None
     batches: Callable[[int, int], list[torch.Tensor]] = data.shuffled
+    before_epoch: Callable[[int], object] = lambda epoch: None
 
 
 def fit(
@@ -92,6 +92,7 @@ def fit(
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
+        policy.before_epoch(epoch)
         batches, title = policy.batches(len(labels), batch_size), f"epoch {epoch + 1}/{epochs}"
         _epoch(title, network, batches, inputs(batches, epoch), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
