@@ -42,9 +42,9 @@ def weights(tmp_path_factory):
     def build(folder):
         for model in ("resnet8", "vit_micro"):
             common = ("--dataset", "digits", "--model", model, "--weights", folder, "--quiet")
-            call(pretrain, *common, "--epochs", 8, "--output", folder / f"digits_{model}_original_s0.pth")
-            forget = (*common, "--forget-class", 3)
-            call(retrain, *forget, "--epochs", 8)
+            forget, recipe = (*common, "--forget-class", 3), ("--epochs", 8, "--recipe", "paper")
+            call(pretrain, *common, *recipe, "--output", folder / f"digits_{model}_original_s0.pth")
+            call(retrain, *forget, *recipe, "--output", folder / f"digits_{model}_class3_retrain8_s0.pth")
             for script in (finetune, pruneft, lora, loraprune):
                 call(script, *forget, "--epochs", 2)
             for kind in ("mask", "zero-row", "head-only"):

@@ -107,7 +107,7 @@ def changed(action):
         return name, "fc"
     if action.choices:
         return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
-    default = default.of("resnet8") if isinstance(default, PerModel) else default or 0
+    default = default.of("resnet8", recipe="fast") if isinstance(default, PerModel) else default or 0
     return name, default + 1 if action.type.kind is int else default / 2 or 0.25
 
 

@@ -97,11 +97,11 @@ def test_runs_from_different_originals_are_rows_of_their_own(place, tmp_path):
     usual = place / "digits-200_resnet8_original_s0.pth"
     paths = [unlearned(finetune, tmp_path, "--original", original, "--output", tmp_path / f"{i}.pth")
              for i, original in enumerate((short, usual))]  # fmt: skip
-    assert methods(*paths) == [("finetune from original --epochs 2", 1), ("finetune from original --epochs 15", 1)]
+    assert methods(*paths) == [("finetune from original --epochs 2", 1), ("finetune from original --epochs 18", 1)]
     # The original that each is measured from is its own, though both have seed 0.
     rows = rows_of(*paths, short, usual, "--weights", tmp_path, "--precision", "fp32")
     half = {row["epochs"]: row["curves"]["relearn"][0][0] / 2 for row in rows if row["method"] == "original"}
-    assert set(half) == {2, 15}
+    assert set(half) == {2, 18}
     for row in rows[2:]:
         target, steps = half[int(row["method"].rpartition(" ")[2])], row["metrics"]["relearn_steps"]
         reached = dict(zip(row["curves"]["relearn_steps"], row["curves"]["relearn"][0], strict=True))
@@ -477,18 +477,18 @@ def test_rows_from_two_originals_that_forgot_a_drawn_count_are_told_apart():
 def test_a_retrain_of_another_recipe_is_named(tmp_path, capsys):
     place = ("--weights", tmp_path)
     call(pretrain, *COMMON, *place, "--epochs", 1)
-    longer = call(retrain, *COMMON, *place, "--epochs", 2, "--lr", 0.05, "--forget-class", 3)
+    longer = call(retrain, *COMMON, *place, "--epochs", 2, "--lr", 0.05, "--forget-class", 3, "--recipe", "paper")
     capsys.readouterr()
     rows_of(longer, *place, beneath=False)
     (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert note.endswith("was: epochs 2 for 1, lr 0.05 for 0.1") and str(longer) in note
+    what = "was: epochs 2 for 1, batch_size 128 for 256, lr 0.05 for 0.4, recipe paper for fast"
+    assert note.endswith(what) and str(longer) in note
     own = call(pretrain, *COMMON, *place, "--epochs", 1, "--mean", 0.2, "--std", 0.3)
     child = call(finetune, *COMMON, *place, "--original", own, "--forget-class", 3, "--epochs", 1)
     rows_of(child, longer, "--weights", tmp_path / "nowhere", beneath=False)
     (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert (
-        note.endswith("was: mean [0.5] for [0.2], std [0.5] for [0.3], epochs 2 for 1, lr 0.05 for 0.1")
-        and child.name in note
+        note.endswith(f"was: mean [0.5] for [0.2], std [0.5] for [0.3], {what.removeprefix('was: ')}") and child.name in note
     )
     own.unlink()
     child.unlink()

@@ -354,17 +354,22 @@ def other_recipes(entries: Iterable[Entry]) -> list[str]:
     entries = sorted(entries, key=lambda entry: entry.method != "original")  # named itself, where it is there
     found: dict[tuple[Path, str], str] = {}
     for retrain in [entry for entry in entries if entry.method == "retrain"]:
-        own = SINCE | retrain.identity["settings"]
+        own = _with_defaults(retrain.identity["settings"])
         for entry in entries:
             original = first_parent(entry.identity)
             if original["method"] != "original" or (entry.network, entry.seed) != (retrain.network, retrain.seed):
                 continue
-            theirs = SINCE | original["settings"]
+            theirs = _with_defaults(original["settings"])
             what = ", ".join(f"{k} {own[k]} for {theirs[k]}" for k in own if k in theirs and own[k] != theirs[k])
             name = entry.path.name if entry.method == "original" else f"what {entry.path.name} started from"
             if what:
                 found.setdefault((retrain.path, what), f"{retrain.path} was not trained as {name} was: {what}")
     return list(found.values())
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in their order, and after them those that are left out where they are off."""
+    return settings | {name: off for name, off in SINCE.items() if name not in settings}
 
 
 def labels(entries: Iterable[Entry]) -> dict[tuple[str, str], str]:
