@@ -8,7 +8,8 @@ gradient of a row's loss at the trained adapter, H the Hessian of the mean loss 
 
 H^-1 b comes from Hessian-vector products alone: by conjugate gradients, or, as in the paper, by stochastic steps on the
 quadratic that it minimises; or from EK-FAC's factors, which are computed once for an adapter. This project's own: the
-training objective has (decay / 2) |Theta|^2, and so has H; damping and length of the step are chosen on validation rows.
+training objective has (decay / 2) |Theta|^2, and so has H; the damping is the one with which that objective, on the rows as
+the request leaves them, is least; from an adapter that isn't at rest, unseen rows choose it and the step's length.
 
     python llmeraser.py finetune --train rows.jsonl --validation unseen.jsonl
     python llmeraser.py remove ADAPTER --ids 3 17 --train rows.jsonl --validation unseen.jsonl
@@ -27,11 +28,11 @@ import torch
 from unlearning.core.errors import RunFailed
 from unlearning.core.flags import Parser, main
 from unlearning.language import command, ekfac, flags, influence
-from unlearning.language.aim import Aim
+from unlearning.language.aim import Aim, Rest
 from unlearning.language.command import How
 from unlearning.language.session import Rows, Session, Workspace, objective
 
-DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen on validation rows
+DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen
 LENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the step, times the formula's
 KEPT = 2 * 2**30  # bytes of graphs, at most, that all products with H share
 MINI = 100  # rows of a mini-batch of the stochastic solver
@@ -51,7 +52,8 @@ def unlearn(session: Session, before: Rows, after: Rows, how: How) -> dict[str, 
             "never negative"
         )
     steps = {damping: solution.x for damping, solution in solutions.items()}
-    damping, length = _choose(session, Aim(session, before, after), steps, how)
+    aim = Rest(session, before, after) if how.curvature == "hessian" else Aim(session, before, after)
+    damping, length = _choose(session, aim, steps, how)
     spent = sum if how.solver == "adam" else max  # the others share their products, the paper's way starts again
     products = spent(solution.products for solution in solutions.values())
     return {"damping": damping, "length": length, "residual": solutions[damping].residual, "products": products}
@@ -107,20 +109,15 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     }
 
 
-def _choose(session: Session, aim: Aim, steps: dict[float, torch.Tensor], how: How) -> tuple[float, float]:
-    """Go the step whose damping and length come nearest to the aim: these two.
-
-    Only removals from an adapter that isn't at rest have a length to choose: the formula presumes rest, and its own is right
-    there, by the least damping that unseen rows allow. Without unseen rows it is the largest damping.
-    """
+def _choose(session: Session, aim: Aim | Rest, steps: dict[float, torch.Tensor], how: How) -> tuple[float, float]:
+    """Go the step whose damping and length come nearest to the aim: these two. Where there is nothing to choose by it is the
+    largest damping. The formula presumes rest: only a removal from an adapter that isn't has a length to choose."""
     trained, found = influence.flat(session.parameters).detach().clone(), {}
-    removal, at_rest = bool(aim and aim.asked), how.curvature == "hessian"
-    lengths = LENGTHS if how.length is None and removal and not at_rest else (how.length or 1.0,)
+    lengths = LENGTHS if how.length is None and aim and aim.asked else (how.length or 1.0,)
     for damping, x in steps.items() if aim else [max(steps.items())]:
         for scale in lengths:
             influence.assign(session.parameters, trained + scale * x)
-            harms, distance = aim() if aim else (False, 0.0)
-            found[damping, scale] = harms, damping if removal and at_rest else distance
+            found[damping, scale] = aim() if aim else (False, 0.0)
     damping, scale = min(found, key=found.get)
     influence.assign(session.parameters, trained + scale * steps[damping])
     return damping, scale

@@ -1,4 +1,4 @@
-"""What unseen rows say of an answer: the closed form, and that dampings and lengths are chosen by it."""
+"""What is wanted of an answer: the closed forms, and that dampings and lengths are chosen by them."""
 
 from dataclasses import dataclass, field, replace
 
@@ -9,9 +9,10 @@ import llmeraser
 from tests.language.conftest import with_hard_unseen_rows
 from unlearning.language import aim as aim_module
 from unlearning.language import influence
-from unlearning.language.aim import Aim
+from unlearning.language.aim import Aim, Rest
 from unlearning.language.command import How
 from unlearning.language.rows import Row
+from unlearning.language.session import train_adapter
 
 
 @dataclass
@@ -117,23 +118,29 @@ def test_damping_and_length_are_those_that_come_nearest_to_the_aim(small, monkey
     assert best[0] not in (DAMPINGS[0], DAMPINGS[-1])  # else anything that prefers an end would do
 
 
-def test_at_rest_a_removal_goes_as_the_formula_says_by_the_least_damping_that_unseen_rows_allow(small, monkeypatch):
-    """Wherever the loss on the removed rows ends."""
-    dampings = (300.0, 100.0, 30.0)
+@pytest.mark.parametrize("kind", ["remove", "correct"])
+def test_at_rest_the_damping_leaves_least_of_what_training_again_would_minimise(small, monkeypatch, kind):
+    """The objective on the rows as the request leaves them, over the n that the adapter began with; unseen rows have no
+    say, and the length is the formula's."""
+    dampings = (10.0, 1.0, 0.3, 0.03)
     monkeypatch.setattr(llmeraser, "DAMPINGS", dampings)
-    before, start = small.rows[10:30], influence.flat(small.parameters).detach().clone()
-    losses = {}
-    for damping in (None, *dampings):
+    train_adapter(small, 60)
+    small = replace(small, validation=small.validation if kind == "remove" else [])
+    before, n = small.rows[10:30], len(small.rows)
+    after = [replace(one, response="red") for one in before] if kind == "correct" else []
+    left = [*small.rows[:10], *after, *small.rows[30:]]  # two of the first are gone
+    start, found = influence.flat(small.parameters).detach().clone(), {}
+    rest = Rest(small, before, after)
+    for damping in dampings:
         influence.assign(small.parameters, start)
-        if damping:
-            llmeraser.unlearn(small, before, [], How(curvature="hessian", damping=damping, length=1.0))
-        losses[damping] = small.losses_of(small.validation).mean().item()
-    assert losses[300.0] < losses[100.0] < losses[30.0]
-    for allowed in dampings:
-        monkeypatch.setattr(aim_module, "SAFE", losses[allowed] / losses[None] + 1e-6)
-        influence.assign(small.parameters, start)
-        step = llmeraser.unlearn(small, before, [], How(curvature="hessian"))
-        assert (step["damping"], step["length"]) == (allowed, 1.0)
+        llmeraser.unlearn(small, before, after, How(curvature="hessian", damping=damping))
+        squares = sum((p.detach() ** 2).sum().item() for p in small.parameters)
+        found[damping] = small.losses_of(left).sum().item() / n + small.decay / 2 * squares
+        assert rest() == (False, pytest.approx(found[damping], rel=1e-5))
+    influence.assign(small.parameters, start)
+    step = llmeraser.unlearn(small, before, after, How(curvature="hessian"))
+    best = {"remove": 0.03, "correct": 0.3}[kind]
+    assert (step["damping"], step["length"]) == (min(found, key=found.get), 1.0) == (best, 1.0)
 
 
 def test_without_unseen_rows_the_largest_damping_is_gone_as_far_as_the_formula_says(small, monkeypatch):

@@ -1,8 +1,8 @@
-"""What unseen rows say of an answer to a request: by this, dampings, lengths and steps are chosen."""
+"""How near an answer to a request is to what was wanted: by this, dampings, lengths and steps are chosen."""
 
 import torch
 
-from unlearning.language.session import Rows, Session
+from unlearning.language.session import Rows, Session, objective
 
 LOOKED_AT = 100  # rows of each kind, at most
 SAFE = 1.01  # times the loss on unseen rows before: an answer that costs more is taken only where all do
@@ -44,3 +44,23 @@ class Aim:
     def _mean(self, rows: Rows) -> float:
         with torch.no_grad():
             return self.session.losses_of(rows).mean().item()
+
+
+class Rest:
+    """The training objective on the rows as a request leaves them, less being better, for an adapter that is at rest: what
+    Retrain minimises. A step that is too long for the quadratic that it comes from raises it."""
+
+    asked: Rows = ()  # the formula's own length is right there
+
+    def __init__(self, session: Session, before: Rows, after: Rows) -> None:
+        self.session, self.before, self.after = session, before, after
+
+    def __call__(self) -> tuple[bool, float]:
+        """(False, the objective in nats)."""
+        session, n = self.session, len(self.session.rows)
+        part = objective(session, sum(row is not None for row in session.rows))
+        with torch.no_grad():
+            found = sum(part(batch).item() for batch in session.batches(session.rows))
+            for sign, rows in ((-1, self.before), (1, self.after)):
+                found += sign * sum(session.losses(batch).sum().item() / n for batch in session.batches(rows))
+        return False, found
