@@ -33,7 +33,7 @@ LR = PerModel(paper=0.01)
 
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise both terms over all weights, starting from the original; the held-out images of `retain` aren't learned."""
-    started, weight = clock(run.compute.device), run.settings.weight
+    started, weight = clock(run.compute.device), run.settings.forget_weight
     order = torch.randperm(len(retain))
     aside = max(1, round(run.settings.held_out * len(retain)))
     held_out, learned = retain.take(order[:aside]), retain.take(order[aside:])
@@ -54,7 +54,9 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 def parser() -> Parser:
     """The command line."""
     parser = method_parser(__doc__, epochs=10, lr=LR)
-    parser.add_argument("--weight", type=BELOW_ONE, default=0.5, metavar="W", help="w, between 0 and 1 (default: 0.5)")
+    parser.add_argument(
+        "--forget-weight", type=BELOW_ONE, default=0.5, metavar="W", help="w, between 0 and 1 (default: 0.5)"
+    )
     text = "share of D_r that is put aside (default: 0.1)"
     parser.add_argument("--held-out", type=FRACTION, default=0.1, metavar="SHARE", help=text)
     return parser

@@ -75,7 +75,7 @@ DEFAULTS = {
     "baselines.delete": {"epochs": 20, "lr": (1e-4, 5e-5, 1e-3, 1e-3, 1e-3), "batch_size": 128},
     "baselines.neglora": LORA
     | {"epochs": 2, "lr": 1e-3, "batch_size": 32, "bn": "freeze", "prune": False, "bound": None, "beta": 0.1},
-    "baselines.regun": {"epochs": 10, "lr": 0.01, "batch_size": 128, "weight": 0.5, "held_out": 0.1},
+    "baselines.regun": {"epochs": 10, "lr": 0.01, "batch_size": 128, "forget_weight": 0.5, "held_out": 0.1},
     "baselines.control --kind mask": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-2), "batch_size": 128},
     # SCRUB's and l1-sparse's settings, SSD's alpha and lambda are those of the authors' code for CIFAR-10 and ResNet-18.
     "baselines.scrub": {
@@ -463,7 +463,7 @@ def test_regun_imitates_the_mean_answer_to_held_out_images_of_the_same_classes()
     retain = data.Split(torch.tensor([255, 51] * 8, dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor([0, 1] * 8))
     forget = data.Split(torch.full((4, 1, 1, 1), 153, dtype=torch.uint8), torch.tensor([0, 1, 2, 2]))
     dataset = data.Dataset("toy", retain, retain, ("a", "b", "c"), False, "toy", ((0.5,), (0.5,)))
-    settings = {"weight": 0.3, "held_out": 0.5, "lr": 0.1, "epochs": 1, "batch_size": 4, "seed": 0}
+    settings = {"forget_weight": 0.3, "held_out": 0.5, "lr": 0.1, "epochs": 1, "batch_size": 4, "seed": 0}
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         asked = []

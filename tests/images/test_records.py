@@ -291,6 +291,9 @@ def test_what_needs_their_pixels_is_not_scored(place, tmp_path, capsys):
                 "gap",
                 "ToW",
                 "probe",
+                "probe_gap",
+                "ncc",
+                "ncc_gap",
                 "relearn_steps",
             )
             reads = reads or key in ("activation_f", "js_f") or " " in key
