@@ -54,6 +54,9 @@ def test_tables_say_a_papers_name_and_result_files_the_scripts(small, tmp_path):
         "ssd --alpha 5": "SSD --alpha 5",
         "l1sparse": "l1-sparse",
         "negate": "NoT",
+        "delete": "DELETE",
+        "neglora --bound 5": "NegLoRA --bound 5",
+        "regun": "ReGUn",
         "gradascent": "gradascent",
         "gradascent --retain-weight 0.9": "NegGrad+ --retain-weight 0.9",
         "randomlabel": "randomlabel",
@@ -63,7 +66,7 @@ def test_tables_say_a_papers_name_and_result_files_the_scripts(small, tmp_path):
         "lora --rank 2": "lora --rank 2",
     }
     rows = [small["rows"][1] | {"method": name, "metrics": {"UA": metric(1.0)}} for name in called]
-    rows[7] |= {"flags": ["--lr 0.01", "--saliency 0.5"]}
+    rows[[*called].index("randomlabel --lr 0.01")] |= {"flags": ["--lr 0.01", "--saliency 0.5"]}
     small |= {"rows": rows}
     assert results.row_names(rows) == [*called.values()]
     for form in (tables.markdown, tables.terminal):

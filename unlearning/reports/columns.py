@@ -126,6 +126,9 @@ PAPERS = {
     ("ssd", ""): "SSD",
     ("l1sparse", ""): "l1-sparse",
     ("negate", ""): "NoT",
+    ("delete", ""): "DELETE",
+    ("neglora", ""): "NegLoRA",
+    ("regun", ""): "ReGUn",
 }
 
 
