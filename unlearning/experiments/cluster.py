@@ -1,0 +1,103 @@
+"""Carries out a table's runs as Ray tasks: on one machine's cores, or on all machines of a cluster.
+
+The machines share the folder of checkpoints. Each task is a command that finds its inputs there and writes its output there,
+so that a run whose worker died continues on any machine from its last epoch, and what is finished isn't computed again.
+"""
+
+import contextlib
+import io
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.provenance import ROOT
+from unlearning.core.words import first_line, say
+from unlearning.experiments.plan import command
+from unlearning.experiments.request import Run
+from unlearning.experiments.running import carry_out
+from unlearning.experiments.stages import dependencies, stages
+
+RETRIES = 5  # times that a run is begun again after its worker has died
+MEMORY = 100 * 2**20  # bytes of Ray's own store: all that is handed on are paths
+
+
+def library() -> Any:
+    """Ray. Raises UserError where it isn't installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of runs without a GPU
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--ray needs Ray: pip install -r requirements-dev.txt, or pip install ray") from None
+    return ray
+
+
+def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: bool = False) -> list[Path]:
+    """Run what is missing and return the checkpoints' paths, in order. Each run begins when those whose outputs it reads are
+    done, and its lines are printed together when it has ended.
+
+    address: of the cluster; "" for this machine alone. cores: of each run, which are its threads; where there are GPUs it
+    also has one, unless the device is "cpu". Raises what a run has raised, and stops the others then.
+    """
+    with _connected(address, cores) as ray:
+        gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
+        if not quiet:
+            say(f"{len(runs)} runs by Ray, cores {cores} and GPUs {gpus} each; a run's lines are printed when it has ended")
+        task = ray.remote(in_worker).options(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)
+        needed, started = dependencies(runs), {}
+        for place in (place for stage in stages(runs) for place in stage):
+            started[place] = task.remote(runs[place], os.getcwd(), quiet, *(started[first] for first in needed[place]))
+        return _collected(ray, started, runs, quiet)
+
+
+def in_worker(run: Run, folder: str, quiet: bool, *first: Any) -> tuple[Path, str]:
+    """(checkpoint, what was said) of a run in a worker's process. folder: the driver's, from which its paths go out. first:
+    what Ray waits for."""
+    os.chdir(folder)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO() if quiet else said):
+        path, _ = carry_out(run, None)
+    return path, said.getvalue()
+
+
+def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bool) -> list[Path]:
+    """The runs' paths, waited for. started: what Ray calls each run, by its position."""
+    places, waiting = {ref: place for place, ref in started.items()}, [*started.values()]
+    paths: dict[int, Path] = {}
+    while waiting:
+        (ref, *_), waiting = ray.wait(waiting)
+        run = runs[places[ref]]
+        try:
+            paths[places[ref]], said = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            why = f"its worker has died {RETRIES + 1} times, or can't be reached: {first_line(error)}"
+            raise RunFailed(f"{command(*run)}: {why}; the same command continues") from None
+        if said or not quiet:
+            say(f"done: {len(paths)} of {len(runs)} runs\n{said}".rstrip())
+    return [paths[place] for place in range(len(runs))]
+
+
+@contextlib.contextmanager
+def _connected(address: str, cores: int) -> Iterator[Any]:
+    """Ray, connected until the context ends; what still runs is ended then. Raises UserError where no cluster is at the
+    address, or no machine has so many cores."""
+    ray, at_sigterm = library(), signal.getsignal(signal.SIGTERM)
+    found = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    how = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": found}}, "log_to_driver": False}
+    how |= {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": MEMORY}
+    try:
+        ray.init(address or "local", logging_level="error", **how)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"--ray {address}: no cluster can be reached there: {first_line(error)}") from None
+    try:
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has set its own
+        if cores > max(machine["Resources"].get("CPU", 0) for machine in ray.nodes() if machine["Alive"]):
+            raise UserError(f"--cores {cores}: no machine has so many")
+        yield ray
+    finally:
+        ray.shutdown()
