@@ -16,7 +16,7 @@ BY_HAND = {
     "prunelora": ((*LORA, "head-only", "--model", "vit_micro"), "pretrain retrain control<0 lora<0 "
                   "pretrain retrain control<4 lora<4"),
     "random": (LORA, "pretrain retrain lora<0 pretrain retrain lora<3 pretrain retrain lora<6 pretrain retrain lora<9"),
-    "sequence": (LORA[:2] + ("--seeds", "1", "--methods", "loraprune", "ssd", "--model", "resnet20"),
+    "sequence": ((*LORA[:2], "--seeds", "1", "--methods", "loraprune", "ssd", "--model", "resnet20"),
                  "pretrain retrain retrain retrain retrain retrain "
                  "loraprune<0 loraprune<6 loraprune<7 loraprune<8 loraprune<9 ssd<0 ssd<11 ssd<12 ssd<13 ssd<14"),
     "audit": (LORA, "pretrain retrain lora<0 pretrain retrain lora<3 retrain lora<0 retrain lora<3 "
@@ -108,7 +108,7 @@ def test_the_commands_are_a_script_for_a_shell():
     runs = planned("sequence", "--preset", "first", "--methods", "lora")
     lines = in_shell(runs)
     comments = [line for line in lines if line.startswith("#")]
-    assert [line[:14] for line in comments[:-1]] == [f"# stage {n} of 5" for n in range(1, 6)]
-    assert comments[1] == "# stage 2 of 5: after all of stage 1"
+    assert [line[:14] for line in comments[:-1]] == [f"# stage {n} of 6" for n in range(1, 7)]
+    assert comments[1] == "# stage 2 of 6: after all of stage 1"
     assert len(lines) == len(comments) + len(runs) and "reproduce.py again, without --dry-run" in comments[-1]
     assert subprocess.run(["bash", "-n"], input="\n".join(lines), encoding="utf-8").returncode == 0

@@ -1,7 +1,6 @@
-"""Carries out a table's runs as Ray tasks: on one machine's cores, or on all machines of a cluster.
+"""Carries out a table's runs as Ray tasks, on one machine's cores or on a cluster whose machines share a folder.
 
-The machines share the folder of checkpoints. Each task is a command that finds its inputs there and writes its output there,
-so that a run whose worker died continues on any machine from its last epoch, and what is finished isn't computed again.
+A task reads and writes checkpoints there as its command does: one whose worker died continues anywhere from its last epoch.
 """
 
 import contextlib
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.errors import RunFailed, Terminated, UserError
 from unlearning.core.provenance import ROOT
 from unlearning.core.words import first_line, say
 from unlearning.experiments.plan import command
@@ -36,8 +35,7 @@ def library() -> Any:
 
 
 def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: bool = False) -> list[Path]:
-    """Run what is missing and return the checkpoints' paths, in order. Each run begins when those whose outputs it reads are
-    done, and its lines are printed together when it has ended.
+    """Run what is missing and return the checkpoints' paths, in order; a run begins when those that it reads are done.
 
     address: of the cluster; "" for this machine alone. cores: of each run, which are its threads; where there are GPUs it
     also has one, unless the device is "cpu". Raises what a run has raised, and stops the others then.
@@ -54,8 +52,7 @@ def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: b
 
 
 def in_worker(run: Run, folder: str, quiet: bool, *first: Any) -> tuple[Path, str]:
-    """(checkpoint, what was said) of a run in a worker's process. folder: the driver's, from which its paths go out. first:
-    what Ray waits for."""
+    """(checkpoint, what was said) of a run in a worker's process. folder: the driver's own. first: what Ray waits for."""
     os.chdir(folder)
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO() if quiet else said):
@@ -75,8 +72,8 @@ def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bo
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            why = f"its worker has died {RETRIES + 1} times, or can't be reached: {first_line(error)}"
-            raise RunFailed(f"{command(*run)}: {why}; the same command continues") from None
+            why = f"its worker died {RETRIES + 1} times, or can't be reached"
+            raise RunFailed(f"{command(*run)}: {why}: {first_line(error)}; the same command continues") from None
         if said or not quiet:
             say(f"done: {len(paths)} of {len(runs)} runs\n{said}".rstrip())
     return [paths[place] for place in range(len(runs))]
@@ -94,10 +91,14 @@ def _connected(address: str, cores: int) -> Iterator[Any]:
         ray.init(address or "local", logging_level="error", **how)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray {address}: no cluster can be reached there: {first_line(error)}") from None
+    told: list[int] = []  # Ray would make a KeyboardInterrupt of what is raised while it waits
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number) or signal.raise_signal(signal.SIGINT))
     try:
-        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has set its own
         if cores > max(machine["Resources"].get("CPU", 0) for machine in ray.nodes() if machine["Alive"]):
             raise UserError(f"--cores {cores}: no machine has so many")
         yield ray
+    except KeyboardInterrupt:
+        raise (Terminated if told else KeyboardInterrupt) from None
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, at_sigterm)
