@@ -37,8 +37,8 @@ def library() -> Any:
 def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: bool = False) -> list[Path]:
     """Run what is missing and return the checkpoints' paths, in order; a run begins when those that it reads are done.
 
-    address: of the cluster; "" for this machine alone. cores: of each run, which are its threads; where there are GPUs it
-    also has one, unless the device is "cpu". Raises what a run has raised, and stops the others then.
+    address: of the cluster; "" for this machine. cores: threads of each run; it also has a GPU where there are any, unless
+    the device is "cpu". Raises what a run has raised, and stops the others then.
     """
     with _connected(address, cores) as ray:
         gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
@@ -56,24 +56,23 @@ def in_worker(run: Run, folder: str, quiet: bool, *first: Any) -> tuple[Path, st
     os.chdir(folder)
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO() if quiet else said):
-        path, _ = carry_out(run, None)
-    return path, said.getvalue()
+        return carry_out(run, None)[0], said.getvalue()
 
 
 def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bool) -> list[Path]:
     """The runs' paths, waited for. started: what Ray calls each run, by its position."""
-    places, waiting = {ref: place for place, ref in started.items()}, [*started.values()]
-    paths: dict[int, Path] = {}
+    places, waiting, paths = {ref: place for place, ref in started.items()}, [*started.values()], {}
     while waiting:
         (ref, *_), waiting = ray.wait(waiting)
-        run = runs[places[ref]]
         try:
             paths[places[ref]], said = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
             why = f"its worker died {RETRIES + 1} times, or can't be reached"
-            raise RunFailed(f"{command(*run)}: {why}: {first_line(error)}; the same command continues") from None
+            raise RunFailed(
+                f"{command(*runs[places[ref]])}: {why}: {first_line(error)}; the same command continues"
+            ) from None
         if said or not quiet:
             say(f"done: {len(paths)} of {len(runs)} runs\n{said}".rstrip())
     return [paths[place] for place in range(len(runs))]
@@ -81,14 +80,13 @@ def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bo
 
 @contextlib.contextmanager
 def _connected(address: str, cores: int) -> Iterator[Any]:
-    """Ray, connected until the context ends; what still runs is ended then. Raises UserError where no cluster is at the
-    address, or no machine has so many cores."""
+    """Ray, until the context ends, and what still runs with it. Raises UserError where no cluster or machine serves."""
     ray, at_sigterm = library(), signal.getsignal(signal.SIGTERM)
-    found = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    how = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": found}}, "log_to_driver": False}
+    found = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    how = {"runtime_env": {"env_vars": found}, "log_to_driver": False, "logging_level": "error"}
     how |= {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": MEMORY}
     try:
-        ray.init(address or "local", logging_level="error", **how)
+        ray.init(address or "local", **how)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray {address}: no cluster can be reached there: {first_line(error)}") from None
     told: list[int] = []  # Ray would make a KeyboardInterrupt of what is raised while it waits
