@@ -77,8 +77,8 @@ def test_a_dry_run_of_the_papers_preset_ends_with_hours_and_memory(tmp_path, mon
         put(tmp_path / "data", task, (400, 100, 100))
     call(reproduce, "llmeraser", "--preset", "paper", "--seeds", 1, "--dry-run", "--quiet")
     lines = capsys.readouterr().out.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("#"))
-    assert all(line.startswith("python llmeraser.py ") for line in lines[:first])
+    first = next(i for i, line in enumerate(lines) if line.startswith("# about"))
+    assert all(line.startswith(("python llmeraser.py ", "# stage ", "# then ")) for line in lines[:first])
     about, _, *kinds = lines[first:]
     assert about.startswith("# about ") and "an estimate, not measured: 2 N FLOPs" in about
     counts = {line[2:].rsplit(maxsplit=3)[0]: line.split()[-3:] for line in kinds}

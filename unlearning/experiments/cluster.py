@@ -20,7 +20,6 @@ from unlearning.experiments.running import carry_out
 from unlearning.experiments.stages import dependencies, stages
 
 RETRIES = 5  # times that a run is begun again after its worker has died
-MEMORY = 100 * 2**20  # bytes of Ray's own store: all that is handed on are paths
 
 
 def library() -> Any:
@@ -37,8 +36,7 @@ def library() -> Any:
 def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: bool = False) -> list[Path]:
     """Run what is missing and return the checkpoints' paths, in order; a run begins when those that it reads are done.
 
-    address: of the cluster; "" for this machine. cores: threads of each run; it also has a GPU where there are any, unless
-    the device is "cpu". Raises what a run has raised, and stops the others then.
+    address: of the cluster, "" for this machine. cores: threads of each run. An error of one stops the others, and is raised.
     """
     with _connected(address, cores) as ray:
         gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
@@ -52,9 +50,9 @@ def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: b
 
 
 def in_worker(run: Run, folder: str, quiet: bool, *first: Any) -> tuple[Path, str]:
-    """(checkpoint, what was said) of a run in a worker's process. folder: the driver's own. first: what Ray waits for."""
-    os.chdir(folder)
+    """(checkpoint, what was said) of a run, in a worker. folder: the driver's own. first: what Ray waits for."""
     said = io.StringIO()
+    os.chdir(folder)
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO() if quiet else said):
         return carry_out(run, None)[0], said.getvalue()
 
@@ -84,7 +82,7 @@ def _connected(address: str, cores: int) -> Iterator[Any]:
     ray, at_sigterm = library(), signal.getsignal(signal.SIGTERM)
     found = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     how = {"runtime_env": {"env_vars": found}, "log_to_driver": False, "logging_level": "error"}
-    how |= {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": MEMORY}
+    how |= {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": 10**8}
     try:
         ray.init(address or "local", **how)
     except (OSError, ValueError, RuntimeError) as error:
