@@ -36,7 +36,7 @@ def library() -> Any:
 def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: bool = False) -> list[Path]:
     """Run what is missing and return the checkpoints' paths, in order; a run begins when those that it reads are done.
 
-    address: of the cluster, "" for this machine. cores: threads of each run. An error of one stops the others, and is raised.
+    address: of the cluster, "" for this machine. cores: threads of each run. An error of one stops all and is raised.
     """
     with _connected(address, cores) as ray:
         gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
