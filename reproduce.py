@@ -12,6 +12,7 @@
     python reproduce.py lmeraser                                      what a deletion costs, over numbers of clusters
     python reproduce.py llmeraser                                     a language model: rows removed, modified, corrected
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
+    python reproduce.py audit --seeds 512 --ray                       with 512 of each, on all cores at once
     python reproduce.py tune                                          PruneLoRA's learning rates, on validation images
     python reproduce.py rfau-tune                                     RFAU's and its baselines'
     python reproduce.py lmeraser-tune                                 LMEraser's
@@ -25,6 +26,7 @@ data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
 
 import argparse
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from unlearning.core.words import say
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
 from unlearning.experiments.methods import METHODS
-from unlearning.experiments.request import DATASET, Request, Table
+from unlearning.experiments.request import DATASET, Request, Run, Table
 from unlearning.reports import folders, pages, results, tables
 from unlearning.vision.flags import add_elsewhere_flags
 
@@ -82,18 +84,15 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     """Train, unlearn, score and draw what the flags ask of a table: the path of the result, None after --dry-run."""
     from unlearning.evaluation import collect
     from unlearning.evaluation.unfinished import keeping
-    from unlearning.experiments.running import execution_order, run_all
+    from unlearning.experiments.stages import in_shell
 
+    run_all = runner(args)
     request = Request.from_flags(args, table)
     shared = shared or table.shared(request)
     request = request.fitted(shared).resolved(shared)
     plan = table.plan(request)
     if args.dry_run:
-        print(
-            *(commands.command(*plan.runs[place]) for place in execution_order(plan.runs)),
-            *table.estimated(request, plan),
-            sep="\n",
-        )
+        print(*in_shell(plan.runs), *table.estimated(request, plan), sep="\n")
         return None
     path = request.folder / folders.FILES["json"]
     folders.check_ours(request.folder)
@@ -120,6 +119,20 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     if "next" in request.sizes:
         print(f"a larger table: {request.sizes['next']}")
     return path
+
+
+def runner(args: argparse.Namespace) -> Callable[[Sequence[Run], Any, bool], list[Path]]:
+    """What carries out a table's runs: this process, one after the other, or Ray. Raises UserError where that is missing."""
+    if args.ray is None:
+        from unlearning.experiments.running import run_all
+
+        if args.cores:
+            raise UserError("--cores is for --ray: OMP_NUM_THREADS says how many threads this process has")
+        return run_all
+    from unlearning.experiments import cluster
+
+    cluster.library()
+    return lambda runs, shared, quiet: cluster.run_all(runs, args.ray, args.cores or 1, args.device, quiet)
 
 
 def parser() -> Parser:
@@ -164,7 +177,14 @@ def parser() -> Parser:
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
     flag("--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
     flag("--results", type=output_folder, default=Path("results"), help="folder of result files (default: results)")
-    flag("--dry-run", action="store_true", help="print the commands, in order, and train nothing")
+    text = "print the commands by stages, within which they may run at once, for a shell or a cluster, and train nothing"
+    flag("--dry-run", action="store_true", help=text)
+    text = (
+        "train and unlearn in parallel, by Ray: on its cluster at ADDRESS, whose machines share this folder, or without one "
+    )
+    flag("--ray", nargs="?", const="", metavar="ADDRESS", help=text + "on this machine's cores")
+    text = "of each run with --ray, which also has a GPU where there are any, unless --device cpu (default: 1)"
+    flag("--cores", type=POSITIVE_INT, help=text)
     flag(
         "--overwrite", action="store_true", help="replace results that hold more of these networks; never files of one's own"
     )

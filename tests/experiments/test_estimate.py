@@ -49,6 +49,16 @@ def test_passes_are_those_of_each_method():
     assert (found["llmeraser"].beside, found["llmeraser --solver ekfac"].beside) == (240, 18)
 
 
+def test_the_end_of_runs_on_several_machines_is_as_by_hand():
+    """Two originals of 4 and 2 s, a method of 3 s on the first, three of 1 s on the second. Two machines: the first original
+    until 4, the second until 2; the method of 3 s is given to the machine that is free at 2, and begins at 4, until 7; those
+    of 1 s begin at 4 on the other, until 7. One machine takes the sum; many take the longest chain."""
+    seconds, needed, order = [4, 2, 3, 1, 1, 1], [set(), set(), {0}, {1}, {1}, {1}], range(6)
+    assert [estimate.makespan(seconds, needed, order, count) for count in (1, 2, 9)] == [12, 7, 7]
+    assert estimate.makespan([3, 2, 2, 1], [set()] * 4, [1, 2, 0, 3], 2) == 5
+    assert estimate.passes(["--epochs", "7", "--seed", "3"]) == 7 and estimate.passes(["--seed", "3"]) == 1
+
+
 def test_what_it_counts_is_what_scripts_do():
     assert len(script.DAMPINGS) * len(script.LENGTHS) == estimate.CHOICES and aim.LOOKED_AT == estimate.LOOKED_AT
     assert (controls.STEPS, controls.SIZE) == (estimate.STEPS, estimate.OTHERS)
@@ -67,8 +77,8 @@ def test_a_dry_run_of_the_papers_preset_ends_with_hours_and_memory(tmp_path, mon
         put(tmp_path / "data", task, (400, 100, 100))
     call(reproduce, "llmeraser", "--preset", "paper", "--seeds", 1, "--dry-run", "--quiet")
     lines = capsys.readouterr().out.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("#"))
-    assert all(line.startswith("python llmeraser.py ") for line in lines[:first])
+    first = next(i for i, line in enumerate(lines) if line.startswith("# about"))
+    assert all(line.startswith(("python llmeraser.py ", "# stage ", "# then ")) for line in lines[:first])
     about, _, *kinds = lines[first:]
     assert about.startswith("# about ") and "an estimate, not measured: 2 N FLOPs" in about
     counts = {line[2:].rsplit(maxsplit=3)[0]: line.split()[-3:] for line in kinds}
@@ -81,4 +91,4 @@ def test_a_dry_run_of_the_papers_preset_ends_with_hours_and_memory(tmp_path, mon
     assert 90 < int(counts["llmeraser"][2]) < 130 and 13 <= int(counts["corrupted"][2]) < 20
     for base in ((), ("--model", "meta-llama/Llama-2-7b-hf")):
         call(reproduce, "llmeraser", "--dataset", "lastfm", *base, "--dry-run", "--quiet")
-        assert "#" not in capsys.readouterr().out
+        assert "# about" not in capsys.readouterr().out

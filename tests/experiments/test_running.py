@@ -44,7 +44,7 @@ def test_a_dry_run_prints_the_commands_in_their_order_and_makes_nothing(tmp_path
     call(reproduce, *asked, "--dry-run")
     lines = capsys.readouterr().out.splitlines()
     names = [line.removeprefix("python ").removeprefix("-m ").partition(" ")[0] for line in lines]
-    assert names == ["pretrain.py", "retrain.py", "lora.py", "baselines.control"]
+    assert names == ["#", "pretrain.py", "retrain.py", "#", "lora.py", "baselines.control", "#"]
     assert not list(tmp_path.iterdir())
 
 

@@ -24,7 +24,7 @@ from unlearning.core.locks import LOCK, is_locked_now, locked
 from unlearning.core.words import say
 
 BEGUN = "outputs.json"  # {output: SHA-256 of what was to be written there, or "" for a folder}
-CIRCUMSTANCES = ("overwrite", "quiet", "wide", "dry_run")  # flags that change no number
+CIRCUMSTANCES = ("overwrite", "quiet", "wide", "dry_run", "ray", "cores")  # flags that change no number
 ARRAY = "an array"  # a key that marks an array of NumPy's, which is kept as a tensor
 
 

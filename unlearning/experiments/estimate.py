@@ -1,10 +1,12 @@
-"""What runs on a large language model would take, by rule: hours and GPU memory, before anything is computed.
+"""What a table's runs would take, by rule: of a large language model hours and GPU memory, of images hours on many machines.
 
-An estimate, not a measurement. A forward pass takes 2 N FLOPs a token, N being the base's parameters, and a backward pass
-through frozen weights as many; attention's share, which grows with a row's length, is left out. Activations of a block in 16
-bits take s b h (34 + 5 a s / h) bytes for b rows of s tokens, h wide, with a heads (Korthikanti et al. 2022).
+An estimate, not a measurement, before anything is computed. A forward pass takes 2 N FLOPs a token, N being the base's
+parameters, and a backward pass through frozen weights as many; attention's share, which grows with a row's length, is left
+out. Activations of a block in 16 bits take s b h (34 + 5 a s / h) bytes for b rows of s tokens, h wide, with a heads
+(Korthikanti et al. 2022).
 """
 
+import heapq
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -129,3 +131,20 @@ def in_lines(found: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
         hours, memory = sum(hours for hours, _ in some) / len(some), max(gib for _, gib in some)
         lines.append(f"{kind:{width}}  {len(some):4}  {hours:10.2f}  {memory:17.0f}")
     return [f"# {line}" for line in lines]
+
+
+def passes(arguments: Sequence[str]) -> int:
+    """How often a run on images passes over them: its --epochs, or once where it names none."""
+    return int(arguments[arguments.index("--epochs") + 1]) if "--epochs" in arguments else 1
+
+
+def makespan(seconds: Sequence[float], needed: Sequence[set[int]], order: Sequence[int], at_once: int) -> float:
+    """When the last of some runs ends, of which so many can go on at once. Each is given, in `order`, to the machine that is
+    free first, and begins there when all that it needs are done. needed: positions, as of stages.dependencies, which come
+    before it in `order`."""
+    free, ended = [0.0] * at_once, [0.0] * len(seconds)
+    for place in order:
+        begun = max([heapq.heappop(free), *(ended[other] for other in needed[place])])
+        ended[place] = begun + seconds[place]
+        heapq.heappush(free, ended[place])
+    return max(ended)

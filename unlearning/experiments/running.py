@@ -24,16 +24,22 @@ def run_all(runs: Sequence[Run], shared: Any, quiet: bool = False) -> list[Path]
     paths: dict[int, Path] = {}
     order, taken = execution_order(runs), Taken()
     for done, place in enumerate(order):
-        name, arguments = runs[place]
         if not quiet:
             left = taken.left([runs[later] for later in order[done:]])
             say(f"run {done + 1} of {len(runs)}{left}")
-        script, started = importlib.import_module(name), time.time()
         with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():  # the table is the result
-            paths[place] = script.run(script.parser().parse_args(arguments), command(name, arguments), shared)
-        if _modified(paths[place]) >= started:  # else it was there already
-            taken.add(runs[place], time.time() - started)
+            paths[place], seconds = carry_out(runs[place], shared)
+        if seconds:
+            taken.add(runs[place], seconds)
     return [paths[place] for place in range(len(runs))]
+
+
+def carry_out(run: Run, shared: Any) -> tuple[Path, float]:
+    """(a run's checkpoint, the seconds that it took); 0 where it was there already."""
+    name, arguments = run
+    script, started = importlib.import_module(name), time.time()
+    path = script.run(script.parser().parse_args(arguments), command(name, arguments), shared)
+    return path, time.time() - started if _modified(path) >= started else 0.0
 
 
 class Taken:

@@ -1,0 +1,86 @@
+"""What large tables would take on eight machines: an estimate by rule, from what was measured and what was published.
+
+    python -m benchmarks.plans
+
+Nothing is run. A run passes so often over all training images as its flags say, once where they name no epochs. Images a
+second are measured here (resnet8, on two threads of a CPU) or published: PruneLoRA's paper names 48 to 137 s for an epoch of
+unlearning, 45,000 images of CIFAR-10, on a T4. Scoring is one forward pass over training and test images, which takes a
+third of training; it is one process's. A checkpoint holds the network's weights.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+import reproduce
+from unlearning.core.device import resolve_device
+from unlearning.core.flags import Parser, main
+from unlearning.core.provenance import device_name, provenance
+from unlearning.experiments.estimate import makespan, passes
+from unlearning.experiments.request import Request, Run
+from unlearning.experiments.stages import dependencies, stages
+from unlearning.reports import results
+
+ABOUT = "What large tables would take on eight machines, by rule; nothing of it was run."
+MACHINES = 8
+PUBLISHED = 45_000 / 137, 45_000 / 48  # images a second, from arXiv 2411.11907: the slowest and the fastest
+CIFAR = ("--preset", "paper", "--dataset", "cifar10")
+PLANS = (  # flags, training images, scored images
+    (("audit", "--preset", "quick", "--seeds", "512"), 600, 2600),
+    (("prunelora", *CIFAR), 50_000, 60_000),
+    (("random", *CIFAR), 50_000, 60_000),
+    (("tune", *CIFAR), 45_000, 50_000),
+)
+
+
+def measured() -> tuple[float, float]:
+    """Images a second of resnet8 in training, at the faster precision, twice: the slowest and the fastest that is known."""
+    rows = results.read_json(Path("results/benchmarks/throughput.json"))["rows"]
+    rate = max(row["images_per_s"] for row in rows if row["model"] == "resnet8")
+    return rate, rate
+
+
+def runs_of(flags: tuple[str, ...]) -> list[Run]:
+    """The runs that these flags of reproduce.py plan, whose classes are numbers, so that no data are read."""
+    args = reproduce.parser().parse_args([*flags])
+    request = Request.from_flags(args, reproduce.table_of(args.table))
+    source = replace(request.source, subset=request.sizes.get("subset"))
+    return reproduce.table_of(args.table).plan(replace(request, source=source).resolved(None)).runs
+
+
+def planned(flags: tuple[str, ...], images: int, scored: int) -> dict[str, Any]:
+    """A row: runs, stages, hours in all and on MACHINES at once, hours of scoring, GiB of checkpoints."""
+    runs = runs_of(flags)
+    needed, order = dependencies(runs), [place for stage in stages(runs) for place in stage]
+    networks = [arguments[arguments.index("--model") + 1] for _, arguments in runs]
+    work = [passes(arguments) * images for _, arguments in runs]
+    rates = measured() if {*networks} == {"resnet8"} else PUBLISHED
+    shape = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    size = {name: sum(value.nbytes for value in models.create(name, **shape).state_dict().values()) for name in {*networks}}
+    found: dict[str, Any] = {"plan": flags[0], "command": f"python reproduce.py {' '.join(flags)} --dry-run"}
+    found |= {"runs": len(runs), "stages": len(stages(runs)), "gib": sum(map(size.__getitem__, networks)) / 2**30}
+    for end, rate in zip(("most", "least"), rates, strict=True):
+        seconds = [count / rate for count in work]
+        found[f"hours_{end}"] = sum(seconds) / 3600
+        found[f"at_once_{end}"] = makespan(seconds, needed, order, MACHINES) / 3600
+        found[f"scoring_{end}"] = len(runs) * scored / rate / 3 / 3600
+    return found
+
+
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Estimate everything and write the file."""
+    result = {"table": "plans", "about": ABOUT, **provenance(command, device_name(resolve_device("cpu")))}
+    result |= {"machines": MACHINES, "rows": [planned(*plan) for plan in PLANS]}
+    results.write("results/benchmarks/plans.json", result)
+    print(results.dump(result["rows"]))
+
+
+def parser() -> Parser:
+    """The command line."""
+    return Parser(__doc__)
+
+
+if __name__ == "__main__":
+    main(measure_all, parser())
