@@ -1,7 +1,5 @@
-"""Carries out a table's runs as Ray tasks, on one machine's cores or on a cluster whose machines share a folder.
-
-A task reads and writes checkpoints there as its command does: one whose worker died continues anywhere from its last epoch.
-"""
+"""Carries out a table's runs as Ray tasks, on one machine's cores or on a cluster whose machines share a folder: a task
+reads and writes checkpoints there as its command does, so that one whose worker died continues anywhere from its last epoch."""
 
 import contextlib
 import io
@@ -43,7 +41,7 @@ def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: b
         if not quiet:
             say(f"{len(runs)} runs by Ray, cores {cores} and GPUs {gpus} each; a run's lines are printed when it has ended")
         task = ray.remote(in_worker).options(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)
-        needed, started = dependencies(runs), {}
+        needed, started = dependencies(runs), dict[int, Any]()
         for place in (place for stage in stages(runs) for place in stage):
             started[place] = task.remote(runs[place], os.getcwd(), quiet, *(started[first] for first in needed[place]))
         return _collected(ray, started, runs, quiet)
@@ -67,10 +65,8 @@ def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bo
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            why = f"its worker died {RETRIES + 1} times, or can't be reached"
-            raise RunFailed(
-                f"{command(*runs[places[ref]])}: {why}: {first_line(error)}; the same command continues"
-            ) from None
+            why = f"its worker died {RETRIES + 1} times, or can't be reached: {first_line(error)}"
+            raise RunFailed(f"{command(*runs[places[ref]])}: {why}; the same command continues") from None
         if said or not quiet:
             say(f"done: {len(paths)} of {len(runs)} runs\n{said}".rstrip())
     return [paths[place] for place in range(len(runs))]
@@ -81,14 +77,18 @@ def _connected(address: str, cores: int) -> Iterator[Any]:
     """Ray, until the context ends, and what still runs with it. Raises UserError where no cluster or machine serves."""
     ray, at_sigterm = library(), signal.getsignal(signal.SIGTERM)
     found = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    how = {"runtime_env": {"env_vars": found}, "log_to_driver": False, "logging_level": "error"}
-    how |= {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": 10**8}
+    how = {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": 10**8}
     try:
-        ray.init(address or "local", **how)
+        ray.init(address or "local", runtime_env={"env_vars": found}, log_to_driver=False, logging_level="error", **how)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray {address}: no cluster can be reached there: {first_line(error)}") from None
-    told: list[int] = []  # Ray would make a KeyboardInterrupt of what is raised while it waits
-    signal.signal(signal.SIGTERM, lambda number, _: told.append(number) or signal.raise_signal(signal.SIGINT))
+    told = list[int]()
+
+    def stop(number: int, _: object) -> None:
+        told.append(number)
+        signal.raise_signal(signal.SIGINT)  # Ray would make a KeyboardInterrupt of what is raised while it waits
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         if cores > max(machine["Resources"].get("CPU", 0) for machine in ray.nodes() if machine["Alive"]):
             raise UserError(f"--cores {cores}: no machine has so many")
