@@ -1,5 +1,5 @@
 """Carries out a table's runs as Ray tasks, on one machine's cores or on a cluster whose machines share a folder: a task
-reads and writes checkpoints there as its command does, so that one whose worker died continues anywhere from its last epoch."""
+reads and writes checkpoints there as its command does, so one whose worker died continues anywhere from its last epoch."""
 
 import contextlib
 import io
