@@ -1,4 +1,4 @@
-"""What large tables would take on eight machines: an estimate by rule, from what was measured and what was published.
+"""What large tables would take on several machines: an estimate by rule, from what was measured and what was published.
 
     python -m benchmarks.plans
 
@@ -16,15 +16,14 @@ from typing import Any
 import models
 import reproduce
 from unlearning.core.device import resolve_device
-from unlearning.core.flags import Parser, main
+from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.provenance import device_name, provenance
 from unlearning.experiments.estimate import makespan, passes
 from unlearning.experiments.request import Request, Run
 from unlearning.experiments.stages import dependencies, stages
 from unlearning.reports import results
 
-ABOUT = "What large tables would take on eight machines, by rule; nothing of it was run."
-MACHINES = 8
+ABOUT = "What large tables would take on several machines, by rule; nothing of it was run."
 PUBLISHED = 45_000 / 137, 45_000 / 48  # images a second, from arXiv 2411.11907: the slowest and the fastest
 CIFAR = ("--preset", "paper", "--dataset", "cifar10")
 PLANS = (  # flags, training images, scored images
@@ -50,8 +49,8 @@ def runs_of(flags: tuple[str, ...]) -> list[Run]:
     return reproduce.table_of(args.table).plan(replace(request, source=source).resolved(None)).runs
 
 
-def planned(flags: tuple[str, ...], images: int, scored: int) -> dict[str, Any]:
-    """A row: runs, stages, hours in all and on MACHINES at once, hours of scoring, GiB of checkpoints."""
+def planned(flags: tuple[str, ...], images: int, scored: int, machines: int) -> dict[str, Any]:
+    """A row: runs, stages, hours in all and on so many machines at once, hours of scoring, GiB of checkpoints."""
     runs = runs_of(flags)
     needed, order = dependencies(runs), [place for stage in stages(runs) for place in stage]
     networks = [arguments[arguments.index("--model") + 1] for _, arguments in runs]
@@ -64,7 +63,7 @@ def planned(flags: tuple[str, ...], images: int, scored: int) -> dict[str, Any]:
     for end, rate in zip(("most", "least"), rates, strict=True):
         seconds = [count / rate for count in work]
         found[f"hours_{end}"] = sum(seconds) / 3600
-        found[f"at_once_{end}"] = makespan(seconds, needed, order, MACHINES) / 3600
+        found[f"at_once_{end}"] = makespan(seconds, needed, order, machines) / 3600
         found[f"scoring_{end}"] = len(runs) * scored / rate / 3 / 3600
     return found
 
@@ -72,14 +71,18 @@ def planned(flags: tuple[str, ...], images: int, scored: int) -> dict[str, Any]:
 def measure_all(args: argparse.Namespace, command: str) -> None:
     """Estimate everything and write the file."""
     result = {"table": "plans", "about": ABOUT, **provenance(command, device_name(resolve_device("cpu")))}
-    result |= {"machines": MACHINES, "rows": [planned(*plan) for plan in PLANS]}
-    results.write("results/benchmarks/plans.json", result)
+    result |= {"machines": args.machines, "rows": [planned(*plan, args.machines) for plan in PLANS]}
+    results.write(args.output, result)
     print(results.dump(result["rows"]))
 
 
 def parser() -> Parser:
     """The command line."""
-    return Parser(__doc__)
+    parser = Parser(__doc__)
+    parser.add_argument("--machines", type=POSITIVE_INT, default=8, help="that take a run each at once (default: 8)")
+    file = Path("results/benchmarks/plans.json")
+    parser.add_argument("--output", type=results.output, default=file, help=f"file to write (default: {file})")
+    return parser
 
 
 if __name__ == "__main__":

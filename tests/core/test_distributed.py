@@ -15,8 +15,8 @@ from unlearning.core.errors import UserError
 from unlearning.vision.train import fit
 
 RUNS = {  # name: script, network, flags
-    "original-cnn": (pretrain, "resnet8", ()),  # crops and batch statistics
-    "original-vit": (pretrain, "vit_micro", ()),  # mixup and a clipped gradient
+    "original-cnn": (pretrain, "resnet8", ("--recipe", "paper")),  # crops and batch statistics
+    "original-vit": (pretrain, "vit_micro", ("--recipe", "paper")),  # mixup and a clipped gradient
     "finetune-cnn": (finetune, "resnet8", ()),
     "lora-cnn": (lora, "resnet8", ("--dropout", "0")),  # dropout draws for the images that a process has
     "lora-vit": (lora, "vit_micro", ("--dropout", "0")),  # on kept outputs of the frozen part

@@ -237,7 +237,7 @@ def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypat
 
     def forgets(table, *flags):
         call(reproduce, table, *common, *flags, "--dry-run")
-        lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+        lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
         names = {line[line.index("--weights") + 1] for line in lines}
         own = [" ".join(line).partition(" --forget-")[2] for line in lines if line[1] != "pretrain.py"]
         return names, {"--forget-" + re.split(" --(?!of)", words)[0] for words in own}, lines
