@@ -1,8 +1,8 @@
 """Train the original network, which knows every class.
 
 The recipe of PruneLoRA (A. Mittal, arXiv 2411.11907) for its two networks: SGD and cosine for CNNs (200 epochs), AdamW
-with warm-up, cosine, mixup and clipping for ViTs (90 epochs); see unlearning/vision/recipes.py. The small networks
-use the same recipes for fewer epochs.
+with warm-up, cosine, mixup and clipping for ViTs (90 epochs). The small networks are trained in few epochs by a recipe of
+their own, --recipe fast; see unlearning/vision/recipes.py.
 
     python pretrain.py --dataset cifar10 --model resnet50
 """
