@@ -1,6 +1,6 @@
 """Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>/ and draw it.
 
-    python reproduce.py prunelora --preset first                      a first table: two cores, half a minute
+    python reproduce.py prunelora --preset first                      a first table: two cores, 40 seconds
     python reproduce.py prunelora                                     the quick table: two cores, an hour
     python reproduce.py prunelora --epochs 3 --dry-run                its commands, ready for a shell, and nothing else
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
