@@ -112,13 +112,15 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
 def _choose(session: Session, aim: Aim | Rest, steps: dict[float, torch.Tensor], how: How) -> tuple[float, float]:
     """Go the step whose damping and length come nearest to the aim: these two. Where there is nothing to choose by it is the
     largest damping. The formula presumes rest: only a removal from an adapter that isn't has a length to choose."""
-    trained, found = influence.flat(session.parameters).detach().clone(), {}
+    trained = influence.flat(session.parameters).detach().clone()
     lengths = LENGTHS if how.length is None and aim and aim.asked else (how.length or 1.0,)
-    for damping, x in steps.items() if aim else [max(steps.items())]:
-        for scale in lengths:
-            influence.assign(session.parameters, trained + scale * x)
-            found[damping, scale] = aim() if aim else (False, 0.0)
-    damping, scale = min(found, key=found.get)
+
+    def distance(choice):
+        influence.assign(session.parameters, trained + choice[1] * steps[choice[0]])
+        return aim()
+
+    choices = [(damping, scale) for damping in (steps if aim else [max(steps)]) for scale in lengths]
+    damping, scale = min(choices, key=distance) if len(choices) > 1 else choices[0]
     influence.assign(session.parameters, trained + scale * steps[damping])
     return damping, scale
 

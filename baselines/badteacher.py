@@ -15,16 +15,15 @@ if not __package__:
     sys.exit(2)
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import nn
 
-import data
 from data import Split
 from unlearning.core.device import clock
 from unlearning.core.flags import FRACTION, Parser, PerModel, main
-from unlearning.images import splits
 from unlearning.vision.flags import method_parser
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run, execute
@@ -41,8 +40,10 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
             module.reset_parameters()
     some = retain.take(torch.randperm(len(retain))[: round(run.settings.retain_share * len(retain))])
     pairs = ((model, some), (random_teacher, forget))
-    answers = [predict(*pair, run.compute, run.features).softmax(1) for pair in pairs]
-    both = data.Split(splits.concatenate(some.images, forget.images), torch.cat(answers))
+    taught = [
+        replace(split, labels=predict(teacher, split, run.compute, run.features).softmax(1)) for teacher, split in pairs
+    ]
+    both = taught[0].joined(taught[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
     return run.fit(model, both, optimizer, since=started)
 

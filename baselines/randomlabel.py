@@ -17,6 +17,7 @@ if not __package__:
     print("run it from the project's folder: python -m baselines.randomlabel", file=sys.stderr)
     sys.exit(2)
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -27,7 +28,6 @@ from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, to_float
 from unlearning.core.errors import UserError
 from unlearning.core.flags import FRACTION, Parser, PerModel, main
-from unlearning.images import splits
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
@@ -44,7 +44,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     if run.settings.random_mask and share == 1:
         raise UserError("--random-mask needs --saliency SHARE, the share of the weights that it lets train")
     wrong = (forget.labels + torch.randint(1, classes, forget.labels.shape)) % classes
-    both = data.Split(splits.concatenate(retain.images, forget.images), torch.cat([retain.labels, wrong]))
+    both = retain.joined(replace(forget, labels=wrong))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=run.settings.lr)
     if run.settings.random_mask:

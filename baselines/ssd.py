@@ -25,7 +25,6 @@ import data
 from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, peak_memory_mib, reset_peak_memory, to_float
 from unlearning.core.flags import POSITIVE_FLOAT, VIT, Parser, PerModel, main
-from unlearning.images import splits
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
@@ -38,8 +37,8 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     settings, device = run.settings, run.compute.device
     reset_peak_memory(device)
     started = clock(device)
-    everything = Split(splits.concatenate(retain.images, forget.images), torch.cat([retain.labels, forget.labels]))
-    on_forget, on_all = (importances(model, split, settings.batch_size, run.compute) for split in (forget, everything))
+    both = (forget, retain.joined(forget))
+    on_forget, on_all = (importances(model, split, settings.batch_size, run.compute) for split in both)
     dampen(list(model.parameters()), on_forget, on_all, settings.alpha, settings.dampening)
     seconds = clock(device) - started
     run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(device), trainable=0, steps=0)

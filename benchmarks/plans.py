@@ -52,14 +52,16 @@ def runs_of(flags: tuple[str, ...]) -> list[Run]:
 def planned(flags: tuple[str, ...], images: int, scored: int, machines: int) -> dict[str, Any]:
     """A row: runs, stages, hours in all and on so many machines at once, hours of scoring, GiB of checkpoints."""
     runs = runs_of(flags)
-    needed, order = dependencies(runs), [place for stage in stages(runs) for place in stage]
+    needed = dependencies(runs)
+    found_stages = stages(runs, needed)
+    order = [place for stage in found_stages for place in stage]
     networks = [arguments[arguments.index("--model") + 1] for _, arguments in runs]
     work = [passes(arguments) * images for _, arguments in runs]
     rates = measured() if {*networks} == {"resnet8"} else PUBLISHED
     shape = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     size = {name: sum(value.nbytes for value in models.create(name, **shape).state_dict().values()) for name in {*networks}}
     found: dict[str, Any] = {"plan": flags[0], "command": f"python reproduce.py {' '.join(flags)} --dry-run"}
-    found |= {"runs": len(runs), "stages": len(stages(runs)), "gib": sum(map(size.__getitem__, networks)) / 2**30}
+    found |= {"runs": len(runs), "stages": len(found_stages), "gib": sum(map(size.__getitem__, networks)) / 2**30}
     for end, rate in zip(("most", "least"), rates, strict=True):
         seconds = [count / rate for count in work]
         found[f"hours_{end}"] = sum(seconds) / 3600

@@ -247,3 +247,14 @@ class Altered(Shared):
         images[self.positions] = 255 - images[self.positions]
         labels[self.positions] = (labels[self.positions] + 1) % 10
         return replace(dataset, train=data.Split(images, labels), fingerprint="of altered images")
+
+
+class Pixel(torch.nn.Module):
+    """Logits (s x, 0, 0) of a pixel x from 0 to 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.scale * torch.nn.functional.pad(x.flatten(1), (0, 2))

@@ -19,7 +19,7 @@ import pruneft
 import retrain
 import rfau
 from baselines import badteacher, control, delete, gradascent, l1sparse, negate, neglora, randomlabel, regun, scrub
-from tests.helpers import FP32, call, forgetting_three
+from tests.helpers import FP32, Pixel, call, forgetting_three
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.core.flags import PerModel
@@ -363,14 +363,6 @@ def test_a_bad_teacher_knows_nothing_of_the_original(handed, originals, monkeypa
 def test_negative_gradients_are_weighed_as_written():
     """w CE(D_r) - (1 - w) CE(D_f) in full, on a network whose answers are known: logits (x, 0, 0) of a pixel x."""
 
-    class Pixel(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, x):
-            return self.scale * nn.functional.pad(x.flatten(1), (0, 2))
-
     def loss(x, label):
         return (torch.tensor([x, 0.0, 0.0]).exp().sum().log() - (x if label == 0 else 0.0)).item()
 
@@ -451,14 +443,6 @@ def test_sparse_neglora_keeps_half_of_the_filters_at_zero(originals, digits, tmp
 def test_regun_imitates_the_mean_answer_to_held_out_images_of_the_same_classes():
     """Original: logits (x, 0, 0) of a pixel x, which is 1 in class 0 and 0.2 in class 1; half of D_r is put aside. D_f has
     an image of each and two of class 2, which D_r lacks. The student's scale is 2."""
-
-    class Pixel(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, x):
-            return self.scale * nn.functional.pad(x.flatten(1), (0, 2))
 
     retain = data.Split(torch.tensor([255, 51] * 8, dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor([0, 1] * 8))
     forget = data.Split(torch.full((4, 1, 1, 1), 153, dtype=torch.uint8), torch.tensor([0, 1, 2, 2]))

@@ -7,7 +7,7 @@ import subprocess
 from tests.experiments.tables import planned
 from tests.helpers import ROOT
 from unlearning.experiments.plan import command
-from unlearning.experiments.stages import in_shell, stages
+from unlearning.experiments.stages import dependencies, in_shell, stages
 
 # Notes its options in queue.txt, carries out what it wraps for each task of the array, and prints the job's number.
 SBATCH = """#!/bin/bash
@@ -34,7 +34,7 @@ def test_a_queue_gets_each_stage_as_an_array_after_the_one_before(tmp_path):
     (script,) = re.findall(r"```bash\n(.+?)```", (ROOT / "docs/scale.md").read_text(encoding="utf-8"), re.DOTALL)
     way = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=way, check=True, timeout=60)
-    found = stages(runs)
+    found = stages(runs, dependencies(runs))
     queued = (tmp_path / "queue.txt").read_text(encoding="utf-8").splitlines()
     assert len(queued) == len(found) + 1 == 7
     for number, stage in enumerate(found, 1):

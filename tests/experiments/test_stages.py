@@ -85,19 +85,19 @@ def test_a_file_that_another_run_writes_is_waited_for_under_any_flag():
         ("retrain", [*asked, "--model", "resnet8"]),
     ]
     assert dependencies(runs) == [{2}, {0}, set(), set()]
-    assert stages(runs) == [[2, 3], [0], [1]]
+    assert stages(runs, dependencies(runs)) == [[2, 3], [0], [1]]
 
 
 def test_controls_come_last_in_their_stage_as_on_one_machine():
     runs = planned("prunelora", "--preset", "first", "--methods", "lora", "head-only")
     assert [script for script, _ in runs] == ["pretrain", "retrain", "baselines.control", "lora"]
-    assert stages(runs) == [[0, 1], [3, 2]]
+    assert stages(runs, dependencies(runs)) == [[0, 1], [3, 2]]
 
 
 def test_every_run_is_in_one_stage_after_those_that_it_reads(lastfm):
     for table in reproduce.TABLES:
         runs = planned(table, *BY_HAND[table][0])
-        found = stages(runs)
+        found = stages(runs, dependencies(runs))
         at = {place: number for number, stage in enumerate(found) for place in stage}
         assert sorted(place for stage in found for place in stage) == list(range(len(runs)))
         for place, needed in enumerate(dependencies(runs)):

@@ -10,7 +10,7 @@ from torch import nn
 import data
 import loraprune
 import models
-from tests.helpers import FP32, call, forgetting_three
+from tests.helpers import FP32, Pixel, call, forgetting_three
 from tests.test_rfau import Toy
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
@@ -18,17 +18,6 @@ from unlearning.vision import pairs
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
-
-
-class Pixel(nn.Module):
-    """Logits (s x, 0, 0) of a pixel x from 0 to 1."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, x):
-        return self.scale * nn.functional.pad(x.flatten(1), (0, 2))
 
 
 def split_of(pixels, labels):

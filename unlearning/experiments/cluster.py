@@ -42,7 +42,7 @@ def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: b
             say(f"{len(runs)} runs by Ray, cores {cores} and GPUs {gpus} each; a run's lines are printed when it has ended")
         task = ray.remote(in_worker).options(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)
         needed, started = dependencies(runs), dict[int, Any]()
-        for place in (place for stage in stages(runs) for place in stage):
+        for place in (place for stage in stages(runs, needed) for place in stage):
             started[place] = task.remote(runs[place], os.getcwd(), quiet, *(started[first] for first in needed[place]))
         return _collected(ray, started, runs, quiet)
 

@@ -44,10 +44,10 @@ def _named(args: argparse.Namespace) -> tuple[Any, ...]:
     return args.weights, args.model, source_of(args), args.seed
 
 
-def stages(runs: Sequence[Run]) -> list[list[int]]:
+def stages(runs: Sequence[Run], needed: Sequence[set[int]]) -> list[list[int]]:
     """The positions of `runs` by stage: all of a stage can run at once when those before it are done. Within one they are in
-    the order in which one machine would run them."""
-    needed, order = dependencies(runs), execution_order(runs)
+    the order in which one machine would run them. needed: of `dependencies`."""
+    order = execution_order(runs)
     done: set[int] = set()
     found: list[list[int]] = []
     while left := [place for place in order if place not in done]:
@@ -58,7 +58,7 @@ def stages(runs: Sequence[Run]) -> list[list[int]]:
 
 def in_shell(runs: Sequence[Run]) -> list[str]:
     """The commands of `runs` as lines for a shell. A comment begins each stage, and one ends them."""
-    found, lines = stages(runs), []
+    found, lines = stages(runs, dependencies(runs)), []
     for number, stage in enumerate(found, 1):
         after = f"after all of stage {number - 1}" if number > 1 else "no command of a stage waits for another of it"
         lines += [f"# stage {number} of {len(found)}: {after}", *(command(*runs[place]) for place in stage)]
