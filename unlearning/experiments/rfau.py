@@ -6,7 +6,7 @@ from typing import Any
 
 import models
 from unlearning.experiments import prunelora
-from unlearning.experiments.plan import Rates, both_ways, chosen
+from unlearning.experiments.plan import SHORT, Rates, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Table
 from unlearning.reports import results
 from unlearning.reports.folders import FILES
@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pretrain": [15, 25, 4],
         "epochs": [5],
     },
-    "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
+    "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5], "scratch": SHORT},
 }
 
 

@@ -18,7 +18,7 @@ from unlearning.core.files import sha256
 from unlearning.evaluation.collect import score_files
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments.methods import METHODS
-from unlearning.experiments.plan import chosen, from_scratch, handed_on, planned, started_from
+from unlearning.experiments.plan import SHORT, chosen, from_scratch, handed_on, planned, started_from
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images.classes import class_numbers
 from unlearning.metrics import predictions, statistics
@@ -29,7 +29,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "first": {"dataset": "digits", "model": ["resnet8"], "subset": None, "pretrain": [15], "epochs": [3], "seeds": 1},
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
-    "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5]},
+    "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5], "scratch": SHORT},
 }
 # The requests, a class each, unless --forget-class names others.
 PRESETS = {name: sizes | {"forget": ("0", "1", "2", "3", "4")} for name, sizes in SIZES.items()}
