@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from data import Split
+from unlearning.core import distributed
 from unlearning.core.device import clock, memory_format, to_float
 from unlearning.core.errors import UserError
 from unlearning.core.flags import LORA_RANK, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
@@ -56,8 +57,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     adapted = adapters.attach(model, targets, settings.rank, settings.alpha)
     student, residuals = adapted.get_base_model(), run.snapshot.history if run.snapshot else []
 
-    def objective(_, x, y, rows):
-        kept = draw(y.cpu())
+    def objective(_, x, y, kept):
         images = torch.cat([_floats(retain, kept, model, x.device), x])
         after_r, after_f = _halves(forget_losses.outputs(student, layers, images))
         if cache is None or settings.plot:
@@ -72,7 +72,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
         return to_retain.mean() + settings.forget_weight * (to_forget[-1] if settings.shift == "head" else to_forget.mean())
 
     optimizer = torch.optim.AdamW((p for p in adapted.parameters() if p.requires_grad), lr=settings.lr)
-    run.fit(adapted, forget, optimizer, objective=objective, freeze_norm=True, since=started)
+    run.fit(adapted, forget, optimizer, objective=objective, draw=draw, freeze_norm=True, since=started)
     if settings.plot:
         _draw(residuals, layers, run)
     adapter_files.save(adapted, run)
@@ -84,6 +84,8 @@ def _draw(residuals: list[list[list[float]]], layers: list[str], run: Run) -> No
     interrupted run has made without --plot."""
     from unlearning.reports import paper_figures
 
+    if not distributed.is_main():
+        return
     found = [step for step in residuals if [len(side) for side in step] == 2 * [len(layers)]]
     if missing := int(run.cost["steps"]) - len(found):
         say(f"--plot: {missing} of {run.cost['steps']} steps were made without it, and aren't drawn")
@@ -132,16 +134,22 @@ def _halves(features):
 
 
 def _any(count: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda y: torch.randint(count, (len(y),))
+    return lambda rows: torch.randint(count, (len(rows),))
 
 
 def _same_class(labels: torch.Tensor, wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function of labels, int64 (B,): for each a random position in `labels` of the same class."""
+    """A function of positions in D_f, int64 (B,), whose labels are `wanted`: for each a random position in `labels`, those of
+    D_r, of the same class."""
     if missing := set(wanted.tolist()) - set(labels.tolist()):
         raise UserError(f"--shift unseen: D_r has no image of class {min(missing)}; random, mean and head need none")
     order, counts = labels.argsort(stable=True), labels.bincount()
     first = counts.cumsum(0) - counts
-    return lambda y: order[first[y] + (torch.rand(len(y), dtype=torch.float64) * counts[y]).long()]
+
+    def draw(rows):
+        y = wanted[rows]
+        return order[first[y] + (torch.rand(len(y), dtype=torch.float64) * counts[y]).long()]
+
+    return draw
 
 
 def parser() -> Parser:

@@ -34,16 +34,18 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     """Minimise w CE(D_r) - (1 - w) CE(D_f) over all weights, starting from the original."""
     weight, layout = run.settings.retain_weight, memory_format(model)
 
-    def objective(model, x, y, rows):
-        loss = -(1 - weight) * cross_entropy(model, x, y, rows)
+    def objective(model, x, y, kept):
+        loss = -(1 - weight) * cross_entropy(model, x, y, None)
         if weight:
-            kept = torch.randint(len(retain), (len(y),))
             images = to_float(retain.images[kept].to(x.device), layout)
             loss = loss + weight * cross_entropy(model, images, retain.labels[kept].to(x.device), kept)
         return loss
 
+    def draw(rows):
+        return torch.randint(len(retain), (len(rows),)) if weight else rows
+
     optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
-    return run.fit(model, forget, optimizer, objective=objective, freeze_norm=True)
+    return run.fit(model, forget, optimizer, objective=objective, draw=draw, freeze_norm=True)
 
 
 def parser() -> Parser:

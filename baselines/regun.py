@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from data import Split
+from unlearning.core import distributed
 from unlearning.core.device import clock
 from unlearning.core.flags import BELOW_ONE, FRACTION, Parser, PerModel, main
 from unlearning.vision import forget_losses, pairs
@@ -44,7 +45,8 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
         return (1 - weight) * pairs.cross_entropy(logits, labels, rows)
 
     def on_forget(logits, labels, rows):
-        return weight * forget_losses.divergence(logits, means[labels].mean(0).expand_as(logits))
+        q = distributed.mean(means[labels].sum(0), len(labels))
+        return weight * forget_losses.divergence(logits, q.expand_as(logits))
 
     images, how = pairs.beside(learned, forget, on_retain, on_forget)
     optimizer = torch.optim.SGD(model.parameters(), lr=run.settings.lr, momentum=0.9)

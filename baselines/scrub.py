@@ -26,10 +26,12 @@ from torch import nn
 
 import data
 from data import Split
-from unlearning.core.device import autocast, memory_format, to_float
+from unlearning.core import distributed
+from unlearning.core.device import memory_format, to_float
 from unlearning.core.flags import NOT_NEGATIVE, NOT_NEGATIVE_FLOAT, POSITIVE_FLOAT, Parser, PerModel, main
 from unlearning.vision.flags import method_parser
 from unlearning.vision.run import Run, execute
+from unlearning.vision.train import Policy, step
 
 LR = PerModel(paper=5e-4)
 WEIGHT_DECAY = 0.1
@@ -60,14 +62,12 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 
 def max_epoch(student: nn.Module, teacher: nn.Module, forget: Split, optimizer: torch.optim.Optimizer, run: Run) -> None:
     """One pass over `forget` in random order whose steps raise KL(teacher || student)."""
-    device, layout = run.compute.device, memory_format(student)
-    for images in data.batches(forget.images, data.in_batches(torch.randperm(len(forget)), run.settings.batch_size)):
-        x = to_float(images.to(device), layout)
-        with autocast(device, run.compute.precision):
-            loss = -divergence(teacher(x), student(x), run.settings.temperature)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    device, layout, shared = run.compute.device, memory_format(student), distributed.shared(student, student)
+    policy = Policy(lambda student, x, y, rows: -divergence(teacher(x), student(x), run.settings.temperature))
+    order = data.shuffled(len(forget), run.settings.batch_size)
+    for rows, images in zip(order, data.batches(forget.images, order), strict=True):
+        x, y = to_float(images.to(device), layout), forget.labels[rows]
+        step(shared, x, y, rows, optimizer, policy, run.compute)
 
 
 def divergence(known: torch.Tensor, answers: torch.Tensor, temperature: float) -> torch.Tensor:

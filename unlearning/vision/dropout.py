@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from unlearning.core.distributed import on_whole_batch
+
 
 class Dropout(nn.Dropout):
     """nn.Dropout, but on a CPU a mask takes 16 random bits an element, so that p counts in 65,536ths.
@@ -16,6 +18,10 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * 2**16)
         if not self.training or x.device.type != "cpu" or not 0 < dropped < 2**16:
             return super().forward(x)
+        return on_whole_batch(x, self._masked)
+
+    def _masked(self, x):
+        dropped = round(self.p * 2**16)
         generator = np.random.SFC64(int(torch.randint(2**62, ())))  # torch's own is a third as fast
         draws = generator.random_raw(-(-x.numel() // 4)).view(np.int16)[: x.numel()]
         kept = torch.from_numpy((draws >= dropped - 2**15).view(np.uint8)).to(x.dtype)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from data import Split
+from unlearning.core import distributed
 from unlearning.core.device import Compute, autocast, memory_format, to_float
 from unlearning.core.errors import UserError
 
@@ -20,11 +21,17 @@ REFERENCE = 256  # images of D_r that give a layer's mean and variance; also fea
 
 
 def bounded(logits: torch.Tensor, labels: torch.Tensor, bound: float) -> torch.Tensor:
-    """ReLU(BND - CE), a scalar: 0, and without a gradient, once the mean cross-entropy has reached `bound` nats.
+    """ReLU(BND - CE), a scalar: 0, and without a gradient, once the mean cross-entropy has reached `bound` nats. The mean is
+    over the parts of a batch that all processes have, as of `divergence` and `mse`.
 
     logits: float32 (B, classes). labels: int64 (B,). GS-LoRA's equation for its selective forgetting loss.
     """
-    return (bound - nn.functional.cross_entropy(logits, labels)).relu()
+    return (bound - cross_entropy(logits, labels)).relu()
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy over a batch, as `divergence`. logits: float32 (B, classes). labels: int64 (B,)."""
+    return distributed.mean(nn.functional.cross_entropy(logits, labels, reduction="sum"), len(labels))
 
 
 def without_true_class(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -45,12 +52,13 @@ def class_means(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def divergence(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """KL(targets || softmax(logits)) in nats, the mean over a batch: a scalar. Both float32 (B, classes)."""
-    return nn.functional.kl_div(logits.log_softmax(1), targets, reduction="batchmean")
+    return distributed.mean(nn.functional.kl_div(logits.log_softmax(1), targets, reduction="sum"), len(logits))
 
 
 def mse(features: list[torch.Tensor], targets: list[torch.Tensor], variances: list[torch.Tensor]) -> torch.Tensor:
     """Mean squared distance of each layer's features to its target over its variance: float32 (layers,)."""
-    return torch.stack([(h - t).square().mean() / v for h, t, v in zip(features, targets, variances, strict=True)])
+    layers = zip(features, targets, variances, strict=True)
+    return torch.stack([distributed.mean((h - t).square().sum(), h.numel()) / v for h, t, v in layers])
 
 
 @contextlib.contextmanager

@@ -28,13 +28,15 @@ from unlearning.vision.run import Run
 WEIGHT = 0.1  # tuned here; GS-LoRA's are 0.05 to 0.15
 BOUND = 2.0  # times the cross-entropy of a guess
 
-# Logits float32 (B, classes), labels int64 (B,), positions int64 (B,) in the split that they are of: a scalar.
+# Logits float32 (B, classes), labels int64 (B,), positions int64 (B,) in the split that they are of: a scalar, of the whole
+# batch. B may be 0: processes share a step's images as they come, so that one may have none of a split. Means are therefore
+# those of `distributed.mean`.
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The mean cross-entropy, a `Loss`."""
-    return nn.functional.cross_entropy(logits, labels)
+    return forget_losses.cross_entropy(logits, labels)
 
 
 def batches_beside(first: int, count: int, size: int) -> list[torch.Tensor]:
@@ -101,11 +103,15 @@ def _with_residual(model, retain, forget, run):
         part = int((rows < len(retain)).sum())
         with forget_losses.recorded(unwrap_peft(network), last) as features:
             logits = network(x).float()
-        moved, drawn = features[0][part:], torch.randint(len(reference), (len(rows) - part,))
+        moved, drawn = features[0][part:], rows[part:] - len(retain)
         on_forget = forget_losses.mse([moved], [reference[drawn.to(reference.device)]], [variance])[0]
-        return nn.functional.cross_entropy(logits[:part], y[:part]) + weight * on_forget
+        return forget_losses.cross_entropy(logits[:part], y[:part]) + weight * on_forget
 
-    policy = {"objective": objective, "batches": partial(batches_beside, len(retain)), "since": started}
+    def draw(rows):  # in the place of positions in D_f, which nobody asks for, those of references
+        drawn = torch.randint(len(retain), len(retain) + len(reference), ((rows >= len(retain)).sum(),))
+        return torch.cat([rows[rows < len(retain)], drawn])
+
+    policy = {"objective": objective, "draw": draw, "batches": partial(batches_beside, len(retain)), "since": started}
     return retain.joined(forget), policy
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import data
 from unlearning.core import distributed
 from unlearning.core.device import Compute, autocast, clock, memory_format, peak_memory_mib, reset_peak_memory, to_float
-from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.errors import RunFailed
 from unlearning.core.words import say
 from unlearning.vision.failures import if_not_finite
 from unlearning.vision.feature_cache import FeatureCache
@@ -34,6 +34,8 @@ class Policy:
     """How a batch is learned from.
 
     objective: function of the model, images float32 (B, C, H, W), labels and positions int64 (B,); the mean loss, a scalar.
+    Processes share a batch, and average losses over their images; what is no mean over images asks `distributed.mean`.
+    draw: function of a batch's positions: what the objective gets in their place, drawn before a batch is shared.
     of_answers: True if it needs no more of network and images than model(x). scheduler: stepped with the optimiser. batches:
     function of the number of images and the batch size: the positions of an epoch's batches. mirrored: function of positions
     and epoch: which images are, bool (B,). augment: function of images uint8, then. mixup: function of images and labels.
@@ -48,6 +50,7 @@ class Policy:
     mixup: Callable | None = None
     clip: float | None = None
     batches: Callable[[int, int], list[torch.Tensor]] = data.shuffled
+    draw: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows
     before_epoch: Callable[[int], object] = lambda epoch: None
 
 
@@ -75,8 +78,6 @@ def fit(
     Raises RunFailed when the loss is no longer finite.
     """
     policy, device = Policy(**how), compute.device
-    if distributed.count() > 1 and policy.objective is not cross_entropy:
-        raise UserError("this method runs in one process: start it without torchrun")
     model.to(device).to(memory_format=memory_format(model))
     first, seconds = snapshot.restore(model, optimizer, policy.scheduler, epochs, compute.quiet) if snapshot else (0, 0.0)
     if since is not None and not first:  # a resumed run has counted its preparation already
@@ -88,13 +89,13 @@ def fit(
     advice = if_not_finite(model)
     network, inputs, cost = _inputs(model, split, compute, features, policy)
     seconds += 0 if first else cost
-    labels = split.labels.to(device)
+    labels, shared = split.labels.to(device), distributed.shared(model, network)
     for epoch in range(first, epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         started = clock(device)
         policy.before_epoch(epoch)
         batches, title = policy.batches(len(labels), batch_size), f"epoch {epoch + 1}/{epochs}"
-        _epoch(title, network, batches, inputs(batches, epoch), labels, optimizer, policy, compute, advice)
+        _epoch(title, shared, batches, inputs(batches, epoch), labels, optimizer, policy, compute, advice)
         seconds += clock(device) - started
         if snapshot:
             snapshot.after_epoch(model, optimizer, policy.scheduler, epoch + 1, epochs, seconds)
@@ -123,36 +124,42 @@ def _inputs(model, split, compute, features, policy):
     return model, inputs, 0.0
 
 
-def _epoch(title, network, batches, inputs, labels, optimizer, policy, compute, advice):
+def _epoch(title, shared, batches, inputs, labels, optimizer, policy, compute, advice):
     """One pass over all batches, and a line about it. Raises RunFailed if the mean loss isn't finite."""
     started, total, count = clock(compute.device), torch.zeros((), device=compute.device), sum(map(len, batches))
     bar = tqdm(total=count, desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
     for step, (batch, x) in enumerate(zip(batches, inputs, strict=True)):
         y = labels[batch.to(compute.device)]
         x, y = policy.mixup(x, y) if policy.mixup else (x, y)
-        loss = _step(network, x, y, batch, optimizer, policy, compute)
+        loss = step(shared, x, y, batch, optimizer, policy, compute)
         total += loss * len(batch)
         if not bar.disable and step % 20 == 0:  # reading the loss makes a GPU wait, so not at every step
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         bar.update(len(batch))
     bar.close()
-    distributed.average([total])
-    mean, speed = total.item() / count, count / (clock(compute.device) - started)
+    mean, speed = distributed.mean(total, count).item(), count / (clock(compute.device) - started)
     if not math.isfinite(mean):
         raise RunFailed(f"the loss is {mean} in {title}: {advice}")
     if bar.disable and not compute.quiet:
         say(f"{title}  loss {mean:.4f}  {speed:,.0f} images/s")
 
 
-def _step(network, x, y, batch, optimizer, policy, compute):
-    """One optimiser step on a batch, or on this process's part of it: the loss, detached."""
+def step(
+    shared: Callable[..., torch.Tensor],
+    x: torch.Tensor | list[torch.Tensor],
+    y: torch.Tensor,
+    batch: torch.Tensor,
+    optimizer: Optimizer,
+    policy: Policy,
+    compute: Compute,
+) -> torch.Tensor:
+    """One optimiser step on a batch, or on this process's part of it: its loss, detached. shared: `distributed.shared`."""
     part, weight = distributed.shard(len(batch))
     x = x[part] if isinstance(x, torch.Tensor) else [h[part] for h in x]  # a list: cached outputs
     with autocast(compute.device, compute.precision):
-        loss = weight * policy.objective(network, x, y[part], batch[part])
+        loss = weight * shared(len(batch), policy.objective, x, y[part], policy.draw(batch)[part])
     optimizer.zero_grad()
     loss.backward()
-    distributed.average(p.grad for p in _trained(optimizer) if p.grad is not None)
     if policy.clip:
         nn.utils.clip_grad_norm_(_trained(optimizer), policy.clip)
     optimizer.step()
