@@ -138,7 +138,7 @@ def _any(count: int) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _same_class(labels: torch.Tensor, wanted: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function of positions in D_f, int64 (B,), whose labels are `wanted`: for each a random position in `labels`, those of
+    """A function of positions in `wanted`, the labels of D_f, int64 (B,): for each a random position in `labels`, those of
     D_r, of the same class."""
     if missing := set(wanted.tolist()) - set(labels.tolist()):
         raise UserError(f"--shift unseen: D_r has no image of class {min(missing)}; random, mean and head need none")

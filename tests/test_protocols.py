@@ -229,7 +229,7 @@ def test_unlearning_is_plain_adam_at_a_constant_rate(handed, script, network):
     assert (group["weight_decay"], group["amsgrad"], group["maximize"]) == (0.01 if decoupled else 0, False, False)
     assert asked.policy["epochs"] == 7 and asked.policy["seed"] == 0
     assert asked.policy["batch_size"] == {rfau: 8, gradascent: 8, neglora: 32}.get(script, 128)
-    own = {key: value for key, value in asked.policy.items() if key not in {*POLICY, "objective", "since"}}
+    own = {key: value for key, value in asked.policy.items() if key not in {*POLICY, "objective", "draw", "since"}}
     assert own == OWN_POLICY.get(script, {})
     assert ("objective" in asked.policy) == (script in (rfau, gradascent, neglora))
 
@@ -380,7 +380,8 @@ def test_negative_gradients_are_weighed_as_written():
             model = gradascent.unlearn(Pixel(), retain, forget, Run("x", settings, FP32, dataset, Staged(Path("x.pth"))))
         ((_, split, _), policy) = asked[0]
         assert split is forget
-        objective = policy["objective"](model, forget.images / 255, forget.labels, torch.arange(2))
+        drawn = policy["draw"](torch.arange(2))
+        objective = policy["objective"](model, forget.images / 255, forget.labels, drawn)
         on_forget, on_retain = (loss(1.0, 0) + loss(0.0, 2)) / 2, loss(0.2, 1)
         assert objective.item() == pytest.approx(weight * on_retain - (1 - weight) * on_forget, rel=1e-5)
 

@@ -173,11 +173,11 @@ def test_the_loss_on_a_toy_network_is_what_the_formula_says(monkeypatch, tmp_pat
     forget = data.Split(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8), torch.tensor([1]))
     losses = {"start": [], "later": []}
 
-    def fit(adapted, split, optimizer, objective, **_):
+    def fit(adapted, split, optimizer, objective, draw, **_):
         learned = {key: p for key, p in adapted.named_parameters() if p.requires_grad}
         for time, found in losses.items():
             for _ in range(60):
-                found.append(objective(adapted, torch.full((1, 1, 1, 1), 0.2), torch.tensor([1]), torch.tensor([0])))
+                found.append(objective(adapted, torch.full((1, 1, 1, 1), 0.2), torch.tensor([1]), draw(torch.tensor([0]))))
             if time == "start":
                 max(found).backward()
                 assert all(p.grad.isfinite().all() for p in learned.values()) and len(learned) == 4
@@ -262,9 +262,8 @@ def test_a_network_of_ones_own_may_name_its_stages_and_without_them_is_refused_w
 
 def test_unseen_takes_images_of_the_same_class():
     labels = torch.tensor([0, 1, 1, 2, 0, 2, 2])
-    draw = rfau._same_class(labels, torch.tensor([0, 2]))
     wanted = torch.tensor([0, 2] * 200)
-    rows = draw(wanted)
+    rows = rfau._same_class(labels, wanted)(torch.arange(400))
     assert torch.equal(labels[rows], wanted)
     assert set(rows.tolist()) == {0, 4, 3, 5, 6}
     with pytest.raises(UserError, match="no image of class 3"):

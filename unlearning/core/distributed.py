@@ -148,8 +148,10 @@ class _WholeBatch(TorchFunctionMode):
             return self._rows_of(partial(func, **kwargs), args[0])
         if func is torch.Tensor.bernoulli_ and len(args[0]) == self.part.stop - self.part.start:  # stochastic depth
             return args[0].copy_(self._rows_of(partial(func, **kwargs), args[0], *args[1:]))
-        if func in ATTENTION and kwargs.get("dropout_p", [*args, *[0] * 11][ATTENTION[func]]) and kwargs.get("training", True):
-            raise UserError(f"dropout within attention can't be drawn for a part of a batch: {ONE}")
+        if func in ATTENTION and kwargs.get("training", True):
+            dropped = kwargs.get("dropout_p", args[ATTENTION[func]] if len(args) > ATTENTION[func] else 0)
+            if dropped:
+                raise UserError(f"dropout within attention can't be drawn for a part of a batch: {ONE}")
         return func(*args, **kwargs)
 
     def _rows_of(self, function, x, *args):

@@ -128,12 +128,12 @@ def _epoch(title, shared, batches, inputs, labels, optimizer, policy, compute, a
     """One pass over all batches, and a line about it. Raises RunFailed if the mean loss isn't finite."""
     started, total, count = clock(compute.device), torch.zeros((), device=compute.device), sum(map(len, batches))
     bar = tqdm(total=count, desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
-    for step, (batch, x) in enumerate(zip(batches, inputs, strict=True)):
+    for place, (batch, x) in enumerate(zip(batches, inputs, strict=True)):
         y = labels[batch.to(compute.device)]
         x, y = policy.mixup(x, y) if policy.mixup else (x, y)
         loss = step(shared, x, y, batch, optimizer, policy, compute)
         total += loss * len(batch)
-        if not bar.disable and step % 20 == 0:  # reading the loss makes a GPU wait, so not at every step
+        if not bar.disable and place % 20 == 0:  # reading the loss makes a GPU wait, so not at every step
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         bar.update(len(batch))
     bar.close()
@@ -145,13 +145,7 @@ def _epoch(title, shared, batches, inputs, labels, optimizer, policy, compute, a
 
 
 def step(
-    shared: Callable[..., torch.Tensor],
-    x: torch.Tensor | list[torch.Tensor],
-    y: torch.Tensor,
-    batch: torch.Tensor,
-    optimizer: Optimizer,
-    policy: Policy,
-    compute: Compute,
+    shared: Callable, x: Any, y: torch.Tensor, batch: torch.Tensor, optimizer: Optimizer, policy: Policy, compute: Compute
 ) -> torch.Tensor:
     """One optimiser step on a batch, or on this process's part of it: its loss, detached. shared: `distributed.shared`."""
     part, weight = distributed.shard(len(batch))
