@@ -1,10 +1,7 @@
 """Several processes give the weights of one."""
 
-import inspect
-
 import pytest
 import torch
-from torch import nn
 
 import finetune
 import lora
@@ -29,8 +26,6 @@ from baselines import (
 )
 from tests.helpers import ROOT, call, shell
 from unlearning.core import distributed
-from unlearning.core.errors import UserError
-from unlearning.vision.dropout import Dropout
 from unlearning.vision.shared import Shared
 
 CNN, VIT = "resnet8", "vit_micro"
@@ -158,5 +153,3 @@ def test_shares_make_up_the_batch_and_weights_its_mean(monkeypatch):
         assert seen == losses.tolist()
         torch.testing.assert_close(total, losses.mean())
     assert distributed.shard(3) == (slice(3), 1.0)
-
-

@@ -105,8 +105,8 @@ def shared(model: nn.Module, network: Callable[..., torch.Tensor]) -> Callable[.
     `size` images, of which `args` hold this process's part, and dropout draws for all of it.
     """
     caller = _Caller(model, network)
-    # The graph is known after the first step: trained parameters that a loss doesn't reach need no search at each.
-    return caller if count() == 1 else DistributedDataParallel(caller, broadcast_buffers=False, static_graph=True)
+    # Not static_graph=True: where two of these share parameters, as in SCRUB's max epochs, gradients aren't averaged.
+    return caller if count() == 1 else DistributedDataParallel(caller, broadcast_buffers=False, find_unused_parameters=True)
 
 
 class _Caller(nn.Module):
