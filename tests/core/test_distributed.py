@@ -1,14 +1,23 @@
 """Several processes give the weights of one."""
 
+import sys
+
 import pytest
 import torch
+from timm.layers import DropPath
+from torch import nn
 
+import evaluate
+import export
 import finetune
+import llmeraser
+import lmeraser
 import lora
 import loraprune
 import models
 import pretrain
 import pruneft
+import reproduce
 import retrain
 import rfau
 from baselines import (
@@ -22,11 +31,16 @@ from baselines import (
     randomlabel,
     regun,
     scrub,
+    sisa,
     ssd,
 )
 from tests.helpers import ROOT, call, shell
 from unlearning.core import distributed
+from unlearning.core.errors import UserError
+from unlearning.core.flags import main
+from unlearning.vision.dropout import Dropout
 from unlearning.vision.shared import Shared
+from unlearning.vision.snapshots import Snapshot
 
 CNN, VIT = "resnet8", "vit_micro"
 RUNS = {  # name: script, network, flags
@@ -54,33 +68,49 @@ RUNS = {  # name: script, network, flags
     "neglora-cnn": (neglora, CNN, ("--bound", 9, "--beta", 1, "--batch-size", 5)),
     "regun-cnn": (regun, CNN, ("--forget-random", 0.1)),
     "head-only-cnn": (control, CNN, ("--kind", "head-only")),
-    "bias-cnn": (control, CNN, ("--kind", "bias")),  # no training
+    "zero-row-cnn": (control, CNN, ("--kind", "zero-row")),  # no training
     "ssd-cnn": (ssd, CNN, ()),
 }
+# One of each way to train: batch norms, mixup, dropout on kept outputs, draws from D_r, both splits in a batch, two passes.
+QUICK = ("original-cnn", "original-vit", "lora-cnn", "lora-vit", "rfau-vit", "scrub-cnn", "residual-cnn", "regun-cnn")
+REST = [name for name in RUNS if name not in QUICK]
 DRIVER = """
 import sys
 sys.path.insert(0, {root!r})
 from tests.core.test_distributed import run_all
-run_all({folder!r}, {originals!r})
+run_all({folder!r}, {originals!r}, {names!r}, {extra!r}, {stopped!r})
 """
 
 
-def run_all(folder, originals, names=RUNS, extra=()):
-    """Each of RUNS in float64, its checkpoint named after it: what isn't rounding shows. The batches leave a last one of an
-    odd size, and one image of D_f or a few beside D_r's.
+def run_all(folder, originals, names, extra=(), stopped=None):
+    """Some of RUNS in float64, each checkpoint named after its run: what isn't rounding shows. The last batch is odd,
+    and has one image of D_f, or a few, beside D_r's.
 
-    originals: folder of the originals that the others start from.
+    originals: folder of the originals that the others start from. extra: more flags. stopped: the number of epochs after
+    which it is interrupted.
     """
     shared, single = Shared(), torch.float32
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "float32", torch.float64)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        if stopped:
+            patch.setattr(Snapshot, "after_epoch", _interrupted(Snapshot.after_epoch, stopped))
         torch.set_default_dtype(torch.float64)
         try:
             for name in names:
                 call(RUNS[name][0], *words(name, folder, originals), *extra, shared=shared)
         finally:
             torch.set_default_dtype(single)
+
+
+def _interrupted(after_epoch, stopped):
+    def after(snapshot, model, optimizer, scheduler, done, *rest):
+        after_epoch(snapshot, model, optimizer, scheduler, done, *rest)
+        if done == stopped:
+            torch.distributed.barrier()  # the snapshot is there
+            sys.exit(0)
+
+    return after
 
 
 def words(name, folder, originals):
@@ -95,16 +125,36 @@ def words(name, folder, originals):
     return *common, *flags
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    driver = two / "driver.py"
-    driver.write_text(DRIVER.format(root=str(ROOT), folder=str(two), originals=str(one)), encoding="utf-8")
-    run_all(str(one), str(one))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)]
-    result = shell(*torchrun)
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = (
+    "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+)
+
+
+def in_two_processes(folder, originals, names, extra=(), stopped=None, launcher=TORCHRUN):
+    """`run_all` by torchrun, or by another launcher."""
+    driver = folder / "driver.py"
+    given = {"folder": str(folder), "originals": str(originals), "names": list(names), "extra": list(extra)}
+    driver.write_text(DRIVER.format(root=str(ROOT), stopped=stopped, **given), encoding="utf-8")
+    result = shell("-m", *launcher, str(driver))
     assert result.returncode == 0, result.stderr
+
+
+def _both(factory, names, originals=None):
+    one, two = factory.mktemp("one"), factory.mktemp("two")
+    run_all(str(one), str(originals or one), names)
+    in_two_processes(two, originals or one, names)
     return one, two
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    return _both(tmp_path_factory, QUICK)
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory, quick):
+    return _both(tmp_path_factory, REST, quick[0])
 
 
 def distance(whole, shared):
@@ -114,18 +164,102 @@ def distance(whole, shared):
     return off / length
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_two_processes_give_the_weights_of_one(name, both):
-    whole, shared = (models.load_checkpoint(folder / f"{name}.pth") for folder in both)
+def alike(name, one, two, start):
+    """Assert that two processes have made of `start` what one has, and not `start` itself."""
+    whole, shared = (models.load_checkpoint(folder / f"{name}.pth") for folder in (one, two))
     assert distance(whole["state_dict"], shared["state_dict"]) < 1e-9
     if RUNS[name][0] is not pretrain:
-        assert whole["cost"]["moved"] == shared["cost"]["moved"] > 0
+        kind = "cnn" if RUNS[name][1] == CNN else "vit"
+        before = models.load_checkpoint(start / f"original-{kind}.pth")["state_dict"]
+        assert whole["cost"]["moved"] == shared["cost"]["moved"]
+        assert distance(before, whole["state_dict"]) > 1e-6
     assert whole["key"] != "" and "x 2" in shared["device"] and "x 2" not in whole["device"]
 
 
-def test_one_process_writes(both):
-    assert not list(both[1].glob(".*"))
-    assert len(list(both[1].glob("*.pth"))) == len(RUNS)
+@pytest.mark.parametrize("name", QUICK)
+def test_two_processes_give_the_weights_of_one(name, quick):
+    alike(name, *quick, quick[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REST)
+def test_every_other_script_does_so_too(name, rest, quick):
+    alike(name, *rest, quick[0])
+
+
+@pytest.mark.parametrize("script", [evaluate, export, lmeraser, llmeraser, reproduce, sisa])
+def test_what_runs_in_one_process_says_so(script, monkeypatch, capsys):
+    words = {reproduce: ["prunelora"], lmeraser: ["train"], sisa: ["train"], llmeraser: ["finetune", "--task", "genre"]}
+    monkeypatch.setattr(sys, "argv", [script.__name__, *words.get(script, ["x.pth"])])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        main(lambda *_: pytest.fail("it began"), script.parser())
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1 and "without torchrun" in err
+
+
+def test_one_process_writes(quick):
+    assert not list(quick[1].glob(".*"))
+    assert len(list(quick[1].glob("*.pth"))) == len(QUICK)
+
+
+@pytest.mark.slow
+def test_two_processes_continue_and_draw_one_curve(quick, tmp_path):
+    """Killed after the first of three epochs, then given again."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    flags = ("--epochs", 3, "--curve")
+    run_all(str(one), str(quick[0]), ["lora-cnn"], flags)
+    in_two_processes(two, quick[0], ["lora-cnn"], flags, stopped=1)
+    assert not (two / "lora-cnn.pth").exists()
+    in_two_processes(two, quick[0], ["lora-cnn"], flags)
+    alike("lora-cnn", one, two, quick[0])
+    curves = [(folder / "lora-cnn_curve.csv").read_text(encoding="utf-8") for folder in (one, two)]
+    assert curves[0] == curves[1] and len(curves[0].splitlines()) == 1 + 3
+
+
+@pytest.mark.slow
+def test_accelerate_launches_them_too(quick, tmp_path):
+    in_two_processes(tmp_path, quick[0], ["lora-vit"], launcher=ACCELERATE.split())
+    alike("lora-vit", quick[0], tmp_path, quick[0])
+
+
+DRAWS = {
+    "dropout": lambda x: torch.nn.functional.dropout(x, 0.4, training=True),
+    "ours": Dropout(0.4),
+    "channels": nn.Dropout2d(0.4),
+    "stochastic depth": DropPath(0.4),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_draws_are_those_of_the_whole_batch(name, layout, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    x, draw = torch.rand(9, 3, 4, 2).contiguous(memory_format=layout), DRAWS[name]
+    torch.manual_seed(0)
+    whole = draw(x)
+    assert (whole == 0).any() and (whole != 0).any()
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        part, _ = distributed.shard(9)
+        torch.manual_seed(0)
+        with distributed._WholeBatch(9):
+            assert torch.equal(draw(x[part]), whole[part])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: nn.MultiheadAttention(4, 2, dropout=0.1, batch_first=True)(x, x, x, need_weights=False),
+        lambda x: nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
+        lambda x: nn.functional.dropout(x[:1], 0.1, training=True),
+    ],
+)
+def test_draws_that_have_no_row_for_each_image_are_refused(draw, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with distributed._WholeBatch(4), pytest.raises(UserError, match="without torchrun"):
+        draw(torch.rand(2, 3, 4))
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (12, 5, 7), (12, 5, 4, 3), (12, 5, 2, 3, 4)])

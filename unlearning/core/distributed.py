@@ -40,7 +40,7 @@ ATTENTION = {  # draw within attention: the place of the rate of dropout among t
     functional.scaled_dot_product_attention: 4,
     functional.multi_head_attention_forward: 10,
 }
-ONE = "start it without torchrun"
+ONE = "start it without torchrun or accelerate"
 
 
 def count() -> int:

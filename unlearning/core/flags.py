@@ -97,12 +97,13 @@ class Parser(argparse.ArgumentParser):
     False for circumstances such as the device, which are recorded nowhere; a word for what is recorded but identified in
     another way ("data", "forget", "seed", "parent"). off: for a flag added later, the value that means what was done before
     it existed; with it the flag is left out of keys and names, so that older files stay valid. Flags can't be abbreviated:
-    a command is to mean the same when there are more of them.
+    a command is to mean the same when there are more of them. several: True where processes may share the work.
     """
 
     def __init__(self, doc: str | None = None, **options: Any) -> None:
         options.setdefault("formatter_class", Formatter)
         super().__init__(description=doc, allow_abbrev=False, **options)
+        self.several = False
         self.instead: dict[str, str] = {}  # of flags that other commands have, what to do here
         self.register("action", None, Store)
 
@@ -287,13 +288,16 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= LONGEST else text[:LONGEST] + "...")
 
 
-def main(run: Callable[[argparse.Namespace, str], object], parser: argparse.ArgumentParser) -> None:
+def main(run: Callable[[argparse.Namespace, str], object], parser: Parser) -> None:
     """Parse the command line, call run(args, command) and turn its errors into one line and an exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a table's signs, in a file whose encoding lacks them
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        run(parser.parse_args(), typed_command())
+        args = parser.parse_args()
+        if distributed.count() > 1 and not parser.several:
+            raise UserError("it runs in one process: start it without torchrun or accelerate")
+        run(args, typed_command())
         if sys.stdout:  # None where it was closed before the start
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has had enough

@@ -45,6 +45,7 @@ def method_parser(
     or else from scratch.
     """
     parser = Parser(doc)
+    parser.several = True
     flag = parser.add_argument
     add_data_flags(parser)
     fresh = "resnet20, or what --data-of holds" if forget else "resnet20"
