@@ -29,7 +29,7 @@ def split(command):
     words = shlex.split(command)
     words = words[1:] if words[0] in ("python", "torchrun") else words[2:]
     while words and words[0].startswith("--"):  # the launcher's own
-        words = words[1 if "=" in words[0] or words[0] == "--standalone" else 2 :]
+        words = words[1 if "=" in words[0] or words[0] in ("--standalone", "--multi_gpu") else 2 :]
     if words[:1] == ["-m"]:
         name, arguments = words[1], words[2:]
     else:
@@ -74,6 +74,7 @@ def test_a_wrong_command_is_noticed():
     assert stop.value.code == 2
     assert split("torchrun --nproc-per-node 2 finetune.py --seed 1") == ("finetune", ["--seed", "1"])
     assert split("torchrun --standalone --nproc-per-node=2 lora.py") == ("lora", [])
+    assert split("accelerate launch --multi_gpu --num_processes 2 lora.py") == ("lora", [])
     assert split("python -m baselines.control --kind mask") == ("baselines.control", ["--kind", "mask"])
     assert split("python lora.py --rank <rank>") == split("python lora.py ...") == ("lora", None)
     assert split("python elsewhere.py --rank 2") is None
