@@ -1,0 +1,123 @@
+"""How good the small networks are, and how soon: each original trained as `pretrain.py` trains it, from scratch.
+
+Seconds are those of training alone, as in its checkpoint. Accuracy is that of `evaluate.py`, in the arithmetic of training,
+on all 10,000 test images; beside it stands that of the mean of the logits of an image and its mirror image, which published
+recipes for few epochs report. Each network has a goal, for two quiet cores. Originals that are there already are taken as
+they are. Writes results/benchmarks/recipes.json after
+each network; rows of others stay.
+
+    python -m benchmarks.recipes
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import data
+import models
+import pretrain
+from unlearning.core.device import Compute, resolve_device
+from unlearning.core.flags import POSITIVE_INT, Parser, add_device_flags, main
+from unlearning.core.paths import folder
+from unlearning.core.provenance import device_name, provenance
+from unlearning.experiments.plan import command as typed
+from unlearning.metrics.predictions import accuracy
+from unlearning.metrics.statistics import over_seeds
+from unlearning.reports import results
+from unlearning.vision.predict import predict
+
+ABOUT = "How good the small networks are that the fast recipe trains, and how soon."
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a recipe is to reach: TA in percent, minutes on two quiet cores. flags: of pretrain.py, beside its defaults."""
+
+    model: str
+    dataset: str
+    accuracy: float
+    minutes: float
+    flags: tuple[str, ...] = ()
+
+
+GOALS = (
+    Goal("resnet8", "fashion-mnist", 93.5, 7),
+    Goal("vit_micro", "fashion-mnist", 90.5, 10),
+    Goal("resnet20", "fashion-mnist", 94.3, 20),
+    Goal("resnet20", "cifar10", 91, 25, ("--epochs", "24")),
+)
+
+
+def measure(goal: Goal, args: argparse.Namespace) -> dict[str, Any]:
+    """A row: what a network reached with each seed, and the mean's half width where there are several."""
+    common = ["--model", goal.model, "--dataset", goal.dataset, *goal.flags, "--weights", str(args.weights)]
+    common += ["--data-dir", str(args.data_dir), "--device", args.device]
+    commands = [[*common, "--seed", str(seed)] for seed in range(args.seeds)]
+    paths = [pretrain.run(pretrain.parser().parse_args(words), typed("pretrain", words)) for words in commands]
+    known = [reached(path, args) for path in paths if path]
+    found = {name: [one[name] for one in known] for name in ("TA", "TA_mirrored", "minutes")}
+    mean = {name: sum(values) / len(known) for name, values in found.items()}
+    met = mean["TA"] >= goal.accuracy and mean["minutes"] <= goal.minutes
+    return {
+        **{"model": goal.model, "dataset": goal.dataset, "n": len(known), **settings_of(paths[0])},
+        **{name: over_seeds(values) for name, values in found.items()},
+        **{"goal_TA": goal.accuracy, "goal_minutes": goal.minutes, "met": "yes" if met else "no", "seeds": known},
+    }
+
+
+def reached(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """TA in percent without and with mirror images, minutes, and command, date and machine of an original."""
+    checkpoint = models.load_checkpoint(path)
+    model, test = models.build(checkpoint, path), data.load(checkpoint["data"]["dataset"], args.data_dir).test
+    compute = Compute.from_flags(args).placed(model)
+    images = torch.as_tensor(test.images)
+    logits = [predict(model, data.Split(some, test.labels), compute) for some in (images, images.flip(-1))]
+    return {
+        "TA": accuracy(logits[0], test.labels),
+        "TA_mirrored": accuracy(logits[0] + logits[1], test.labels),
+        "minutes": checkpoint["cost"]["seconds"] / 60,
+        **{key: checkpoint[key] for key in ("command", "date", "device")},
+    }
+
+
+def settings_of(path: Path | None) -> dict[str, Any]:
+    """How an original was trained."""
+    assert path is not None  # only --list-classes gives none
+    config = models.load_checkpoint(path)["config"]
+    return {key: config[key] for key in ("epochs", "lr", "batch_size", "recipe")}
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    add_device_flags(parser)
+    places = ", ".join(f"{goal.model} on {goal.dataset}" for goal in GOALS)
+    parser.add_argument(
+        "--goals", type=int, nargs="+", choices=range(len(GOALS)), help=f"of 0 to {len(GOALS) - 1}: {places}"
+    )
+    parser.add_argument("--seeds", type=POSITIVE_INT, default=1, help="seeds 0 to N-1 (default: 1)")
+    parser.add_argument("--weights", type=folder, default=Path("model_weights/recipes"), help="folder of the originals")
+    parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    output = Path("results/benchmarks/recipes.json")
+    parser.add_argument("--output", type=results.output, default=output, help="JSON file to write")
+    return parser
+
+
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Train and score one network after another, and write the file after each."""
+    rows = results.read_json(args.output)["rows"] if args.output.exists() else []
+    found = {(row["model"], row["dataset"]): row for row in rows}
+    for place in args.goals or range(len(GOALS)):
+        row = measure(GOALS[place], args)
+        print({key: value for key, value in row.items() if key != "seeds"}, flush=True)
+        found[row["model"], row["dataset"]] = row
+        about = {"table": "recipes", "about": ABOUT, **provenance(command, device_name(resolve_device(args.device)))}
+        results.write(args.output, about | {"rows": list(found.values())})
+
+
+if __name__ == "__main__":
+    main(measure_all, parser())
