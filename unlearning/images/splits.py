@@ -84,7 +84,8 @@ class Absent:
     def __getitem__(self, index: Any) -> torch.Tensor:
         """Raises UserError."""
         what = "are not there any more, and this method looks at them"
-        raise UserError(f"images to be forgotten {what}: finetune, pruneft, lora, loraprune and retrain don't")
+        others = "finetune, pruneft, lora, loraprune without --forget-loss and retrain don't"
+        raise UserError(f"images to be forgotten {what}: {others}")
 
     def to(self, device: object) -> torch.Tensor:
         """Raises UserError."""

@@ -66,8 +66,9 @@ def recorded(model: nn.Module, layers: list[str]) -> Iterator[list[torch.Tensor]
     """A list that gets the outputs, float32 (B, ...), of the modules named in `layers` while `model` runs once. Raises
     UserError where one gives several tensors, or isn't called."""
     found: list[torch.Tensor] = []
-    what = f"RFAU moves the tensor that each stage gives; stages as {layers[0].removeprefix('net.')} don't give one"
-    refusal = UserError(f"{what}: finetune.py, pruneft.py, lora.py and loraprune.py don't look at stages")
+    what = "RFAU and --forget-loss residual move the tensor that each stage gives"
+    what += f"; stages as {layers[0].removeprefix('net.')} don't give one"
+    refusal = UserError(f"{what}: finetune.py, pruneft.py, lora.py and loraprune.py without it don't look at stages")
 
     def keep(module, inputs, output):
         if not isinstance(output, torch.Tensor):

@@ -203,8 +203,9 @@ def stages(model: nn.Module) -> list[str]:
     net: Any = getattr(model, "net", model)
     info = getattr(net, "feature_info", [])
     entries = getattr(info, "info", info)
-    what = f"RFAU moves the outputs of a network's blocks or stages, and {_called(model)} doesn't say which these are"
-    others = "finetune.py, pruneft.py, lora.py and loraprune.py don't look at them"
+    what = "RFAU and --forget-loss residual move the outputs of a network's blocks or stages, and "
+    what += f"{_called(model)} doesn't say which these are"
+    others = "finetune.py, pruneft.py, lora.py and loraprune.py don't look at them without it"
     if not (isinstance(entries, (list, tuple)) and entries and all("module" in entry for entry in entries)):
         way = (
             "timm's networks do (--model timm:NAME reads torchvision's files of ResNets), and your own can, by feature_info"
