@@ -9,6 +9,7 @@ Run it on a quiet machine, after the installation:
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -31,10 +32,12 @@ def first_commands() -> list[str]:
     return [table[1] if table else "", *re.findall(r"^    (python .+)$", by_hand, re.MULTILINE)]
 
 
-def seconds_of(command: str, folder: Path) -> float:
-    """Wall-clock seconds of a command in a folder. Raises RunFailed with its last line if it fails."""
-    words = re.sub(r"^python (\w+\.py)", rf"{sys.executable} {ROOT}/\1", command)
-    words = re.sub(r"^python ", f"{sys.executable} ", words)
+def seconds_of(command: str, folder: Path, *options: str) -> float:
+    """Wall-clock seconds of a command in a folder. options: of Python itself. Raises RunFailed with its last line if it
+    fails."""
+    python = shlex.join([sys.executable, *options])
+    words = re.sub(r"^python (\w+\.py)", rf"{python} {ROOT}/\1", command)
+    words = re.sub(r"^python ", f"{python} ", words)
     started = time.perf_counter()
     place = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, shell=True, cwd=folder, env=place, capture_output=True, encoding="utf-8", check=False)
