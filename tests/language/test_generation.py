@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from tests.language.conftest import VOCABULARY, finetune, session, tokenizer
+from tests.language.conftest import VOCABULARY, finetune, session, tokenizer, where
 from unlearning.language import generation
+from unlearning.language.adapters import read_record
 from unlearning.language.generation import hit_ratio, rouge_l, valid_ratio
 from unlearning.language.rows import Row
+from unlearning.language.session import session_of
 
 
 def answered(response, *choices):
@@ -39,6 +41,30 @@ def test_rows_answered_together_are_those_answered_alone_step_by_step(place, tmp
         right = [text == row.response for text, row in zip(expected, rows, strict=True)]
         assert sum(right) >= 4 and hit_ratio(expected, rows) == pytest.approx(100 * sum(right) / 13)
         assert generation.answers(now, []) == []
+
+
+def test_prompts_are_read_once_for_all_adapters_that_leave_attention_alone(place, tmp_path, monkeypatch):
+    below, widths = finetune(place, tmp_path / "b", "--targets", "q_proj", "--evaluations", 2), []
+    monkeypatch.setattr(generation, "AT_ONCE", 5)
+
+    def answer(folder):
+        with session_of(read_record(folder), at, folder) as now:
+            hook = now.forward.model.get_input_embeddings().register_forward_hook(
+                lambda module, inputs, output: widths.append(output.shape[1])
+            )
+            widths.clear()
+            said = generation.answers(now, now.test[:10])
+            hook.remove()
+            return said, max(widths), len(now.forward.read)
+
+    at = where(tmp_path)
+    first, again = answer(place / "adapter"), answer(place / "adapter")
+    assert first[1] > 1 and again[1] == 1 and first[0] == again[0] and first[2] == again[2] == 2
+    assert answer(below)[1] > 1
+    monkeypatch.setattr(generation, "MOST_READ", 0)
+    at = where(tmp_path)
+    few = answer(place / "adapter")
+    assert few[0] == first[0] and few[2] == 1
 
 
 def test_an_answer_ends_at_the_bases_own_ends_too(place, tmp_path):

@@ -1,17 +1,19 @@
 """Answers in full: what an adapter says in plain generation, and how like the wanted one that is."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from unlearning.language import prompts
-from unlearning.language.forward import Tokens
+from unlearning.language.forward import ANSWERS, Tokens
 from unlearning.language.rows import Row
 from unlearning.language.session import Session
 
 AT_ONCE = 8  # rows that are answered together
 MARGIN = 4  # tokens that an answer may be longer than the longest wanted one
+MOST_READ = 2**31  # bytes of what prompts leave in a model's cache
 
 
 def answers(session: Session, rows: Sequence[Row]) -> list[str]:
@@ -30,21 +32,41 @@ def _answered(session: Session, rows: Sequence[Tokens], longest: int) -> list[st
     ids = torch.tensor([(0,) * (width - len(tokens)) + tokens for tokens in asked], device=device)
     mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in asked], device=device)
     tokenizer, ends = prompts.text_part(session.processor), _ends(session)
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "eos_token_id": ends or None}
+    greedy |= {"pad_token_id": ends[0] if ends else 0} | session.forward.pixels(rows)
     with torch.no_grad():
-        out = session.peft_model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=longest,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            **session.forward.pixels(rows),
-        )
+        if read := _read(session, rows, ids, mask, greedy):
+            greedy[_name_of_cache()] = read
+        out = session.peft_model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, **greedy)
     texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def _read(session: Session, rows: Sequence[Tokens], ids: torch.Tensor, mask: torch.Tensor, how: dict[str, Any]) -> Any:
+    """A copy of the model's cache (keys and values of its attention) after all tokens of prompts but the last, where an
+    adapter lies above every attention and so leaves it as it is: it is computed once for all adapters. Else None."""
+    forward, key = session.forward, tuple(row.key for row in rows)
+    if forward.way != ANSWERS or forward.pixels(rows) or ids.shape[1] < 2:
+        return None
+    if key not in forward.read:
+        how = how | {"max_new_tokens": 1, "return_dict_in_generate": True}
+        found = session.peft_model.generate(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], **how)[_name_of_cache()]
+        while forward.read and sum(map(_bytes, [found, *forward.read.values()])) > MOST_READ:
+            del forward.read[next(iter(forward.read))]  # the oldest
+        forward.read[key] = found
+    return copy.deepcopy(forward.read[key])
+
+
+def _name_of_cache() -> str:
+    """What transformers calls it; it warns of the name of before 5.24."""
+    import transformers
+    from packaging.version import Version
+
+    return "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
+
+
+def _bytes(cache: Any) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 def _ends(session: Session) -> list[int]:

@@ -40,7 +40,8 @@ LOOKED_AT = 16  # rows whose own gradients the objective's is compared with, at 
 
 
 class Workspace:
-    """What several runs in one process hand on to each other: the base, its frozen part's output and the rows read last."""
+    """What several runs in one process hand on to each other: the base, its frozen part's output, what prompts
+    leave in its cache, and the rows read last."""
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[Any, Any]] = {}
@@ -311,6 +312,7 @@ def _forward(peft_model: Any, place: Place, base: str) -> Forward:
     store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
     key = store, id(peft_model.get_base_model())
     way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_states(store))
+    way.read = place.workspace.last("read", key, dict)
     return way
 
 
