@@ -14,7 +14,8 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
 from unlearning.evaluation.unfinished import Unfinished
-from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES
+from unlearning.experiments.choice import Tuned
+from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED
 from unlearning.images import classes, forgetting
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision.originals import Told, network_in
@@ -38,7 +39,8 @@ class Request:
     these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
     forgets both. images: named or counted, in the place of the share. cache: MiB for outputs of frozen layers. class_words:
     the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where
-    they were read to do so; images_tag: what files call `images`. kept: scores of a killed run.
+    they were read to do so; images_tag: what files call `images`. kept: scores of a killed run. tuned: the tuning whose
+    points rows are run at.
     """
 
     table: str
@@ -68,6 +70,7 @@ class Request:
     class_names: tuple[str, ...] = ()
     images_tag: str = ""
     kept: Unfinished = field(default_factory=Unfinished)
+    tuned: Tuned | None = None
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -87,6 +90,10 @@ class Request:
             given["forget-class"] = args.forget_class
         if originals:
             given["original"] = [path.stem for path in originals.values()]
+        if args.tuned and args.table not in TUNED:
+            raise UserError(f"{args.table} has no --tuned; {', '.join(TUNED)} have")
+        if args.tuned:
+            given["tuned"] = ""
         dataset = args.dataset or sizes.get("dataset", DATASET)
         return cls(
             table=args.table,
@@ -112,6 +119,7 @@ class Request:
             recovery=args.recovery,
             results=args.results,
             overwrite=args.overwrite,
+            tuned=Tuned.read(args.tuned) if args.tuned else None,
         )
 
     @property
