@@ -90,7 +90,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     shared = shared or table.shared(request)
     request = request.fitted(shared).resolved(shared)
     plan = table.plan(request)
-    for line in commands.left_untuned(request):
+    for line in commands.notes(request):
         say(line)
     if args.dry_run:
         print(*in_shell(plan.runs), *table.estimated(request, plan), sep="\n")
@@ -104,7 +104,9 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         say(line)
     made_by = commit()  # of the code as it is now, whatever is pulled meanwhile
     with keeping(request.weights, [request.folder], args) as kept:
-        rows = table.score(run_all(plan.runs, shared, request.quiet), replace(request, kept=kept), plan, shared)
+        rows = table.score(
+            run_all(plan.runs, shared, request.quiet, table.diverging), replace(request, kept=kept), plan, shared
+        )
         if table.published:
             table.published(rows, shared.load(request.source))
         result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
@@ -122,7 +124,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     return path
 
 
-def runner(args: argparse.Namespace) -> Callable[[Sequence[Run], Any, bool], list[Path]]:
+def runner(args: argparse.Namespace) -> Callable[[Sequence[Run], Any, bool, bool], list[Path]]:
     """What carries out a table's runs: this process, one after the other, or Ray. Raises UserError where that is missing."""
     if args.ray is None:
         from unlearning.experiments.running import run_all
@@ -133,7 +135,8 @@ def runner(args: argparse.Namespace) -> Callable[[Sequence[Run], Any, bool], lis
     from unlearning.experiments import cluster
 
     cluster.library()
-    return lambda runs, shared, quiet: cluster.run_all(runs, args.ray, args.cores or 1, args.device, quiet)
+    how = (args.ray, args.cores or 1, args.device)
+    return lambda runs, shared, quiet, diverging: cluster.run_all(runs, *how, quiet, diverging)
 
 
 def parser() -> Parser:

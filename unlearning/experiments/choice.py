@@ -5,7 +5,7 @@ on images that are held out of training, as a mean over seeds.
 """
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +38,7 @@ class Tried(NamedTuple):
     gap: float | None
 
 
-def tried(row: results.Row) -> Tried | None:
+def tried(row: Mapping[str, Any]) -> Tried | None:
     """What a result's row has tried, by its command; None for what is no point of a tuning."""
     words = shlex.split(row["command"])
     given, text = dict(pairwise(words)), f" {' '.join(words)} "
@@ -80,7 +80,7 @@ def mark(rows: list[dict[str, Any]]) -> None:
     """Write into each row of a tuning which row it tunes, at which point of how many, and whether this is chosen."""
     found = [(row, one) for row in rows if (one := tried(row))]
     for group in grouped(found, lambda pair: (pair[1].network, pair[1].tag, pair[1].row)).values():
-        chosen, count = best(one for _, one in group), len({one.point for _, one in group})
+        chosen, count = best(one for _, one in group), len(METHODS[group[0][1].row].points)
         for row, one in group:
             row.update(tunes=one.row, point=" ".join(one.point), points=count, chosen=one.point == chosen)
 
@@ -95,6 +95,8 @@ class Tuned:
     @classmethod
     def read(cls, path: Path) -> "Tuned":
         """The tuning in a folder of results or a result file. Raises UserError where there is none."""
+        if not path.exists():
+            raise UserError(f"--tuned {path}: there is no such folder or file")
         file, _ = folders.place(path)
         tries = tuple(one for row in results.read(file)["rows"] if (one := tried(row)))
         if not any(one.gap is not None for one in tries):

@@ -129,9 +129,13 @@ def tuned_points(request: Request, kind: str, network: str, name: str) -> Sequen
     return (found or (),)
 
 
-def left_untuned(request: Request) -> list[str]:
-    """A line for each network and kind of forget set of which --tuned lacks rows, which are run with their defaults."""
+def notes(request: Request) -> list[str]:
+    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may have been trained on; for
+    each network and kind of forget set the rows that --tuned lacks, which are run with their defaults."""
     lines = []
+    if request.originals and request.source.validation:
+        files = ", ".join(map(str, request.originals.values()))
+        lines = [f"note: {files} may have learned the images on which all is scored here, and Retrain hasn't"]
     rows = [name for name in chosen(request) if tuned_as(name)] if request.tuned else []
     for kind, network in itertools.product(request.kinds, request.networks):
         here = [name for name in rows if METHODS[name].forgets in (None, kind)]

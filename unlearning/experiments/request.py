@@ -310,7 +310,8 @@ class Table:
     many by default. score: function of the checkpoints' paths, the request, the plan and what the runs have shared, giving
     the rows. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs
     share. estimated: function of a request and its plan, giving lines about what the runs would take. pictures: False where
-    none are drawn. validation: True where all is scored on training images that are held out.
+    none are drawn. validation: True where all is scored on training images that are held out. diverging: True where runs
+    that diverge are left out.
     """
 
     about: str
@@ -323,3 +324,4 @@ class Table:
     estimated: Callable[[Request, Plan], list[str]] = lambda request, plan: []
     pictures: bool = True
     validation: bool = False
+    diverging: bool = False

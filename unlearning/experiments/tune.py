@@ -14,6 +14,7 @@ from unlearning.vision.shared import Shared
 # Of the tables whose rows are tuned: their networks, images and epochs.
 PRESETS: dict[str, dict[str, Any]] = (
     prunelora.PRESETS
+    | {"first": prunelora.PRESETS["first"] | {"next": "python reproduce.py tune"}}
     | {"random-quick": random_share.PRESETS["quick"]}
     | {f"rfau-{name}": sizes for name, sizes in rfau.PRESETS.items()}
 )
@@ -32,4 +33,4 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
 
 
 ABOUT = "Every method at as many points of a grid, on a tenth of the training images that no network was trained on."
-TABLE = Table(ABOUT, plan_tune, PRESETS, 3, score, pictures=False, validation=True)
+TABLE = Table(ABOUT, plan_tune, PRESETS, 3, score, pictures=False, validation=True, diverging=True)
