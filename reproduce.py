@@ -58,6 +58,7 @@ TABLES = {
     "lmeraser-tune": ("lmeraser", "TUNE"),
 }
 PRESETS = ("first", "quick", "small", "gpu", "paper", "random-quick", "rfau-quick", "rfau-small", "rfau-gpu")
+PRESETS += ("audit-quick", "audit-small")
 
 
 def table_of(name: str) -> Table:

@@ -12,7 +12,7 @@ import reproduce
 from tests.experiments.tables import SMALL, make, planned
 from unlearning.core.flags import PerModel
 from unlearning.experiments import tune
-from unlearning.experiments.methods import ALWAYS, BUDGET, METHODS, rows_of
+from unlearning.experiments.methods import ALWAYS, BUDGET, METHODS, TUNED, rows_of
 from unlearning.experiments.request import Request
 from unlearning.images import forgetting
 from unlearning.vision.shared import Shared
@@ -109,3 +109,12 @@ def test_a_tuning_chooses_one_point_and_another_table_is_run_at_it(tmp_path, mon
     (run,) = (arguments for script, arguments in planned("prunelora", *flags, "--model", "resnet8", "--tuned", str(folder))
               if script == "baselines.ssd")  # fmt: skip
     assert run[-2:] == chosen["point"].split()
+
+
+def test_each_table_that_can_be_tuned_has_its_presets_here_and_reproduce_knows_them_all():
+    for table in TUNED:
+        for name, sizes in reproduce.table_of(table).presets.items():
+            keys = ("model", "subset", "test", "pretrain", "epochs", "scratch", "dataset")
+            alike = [tune.PRESETS[key] for key in (name, f"{table}-{name}") if key in tune.PRESETS]
+            assert any(all(one.get(key) == sizes.get(key) for key in keys) for one in alike), (table, name)
+    assert reproduce.PRESETS == tuple(sorted(tune.PRESETS, key=reproduce.PRESETS.index))

@@ -130,8 +130,8 @@ def tuned_points(request: Request, kind: str, network: str, name: str) -> Sequen
 
 
 def notes(request: Request) -> list[str]:
-    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; for each network and
-    kind of forget set the rows that --tuned lacks, which are run with their defaults."""
+    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; for each network
+    and kind of forget set the rows that --tuned lacks, which are run with their defaults."""
     lines = []
     if request.originals and request.source.validation:
         files = ", ".join(map(str, request.originals.values()))

@@ -4,19 +4,23 @@ from pathlib import Path
 from typing import Any
 
 from unlearning.evaluation.collect import score_files
-from unlearning.experiments import prunelora, random_share, rfau
+from unlearning.experiments import audit, prunelora, random_share, rfau
 from unlearning.experiments.choice import mark
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
-# Of the tables whose rows are tuned: their networks, images and epochs.
+OTHERS = {"random": random_share, "rfau": rfau, "audit": audit}  # tables whose presets aren't prunelora's
 PRESETS: dict[str, dict[str, Any]] = (
     prunelora.PRESETS
     | {"first": prunelora.PRESETS["first"] | {"next": "python reproduce.py tune"}}
-    | {"random-quick": random_share.PRESETS["quick"]}
-    | {f"rfau-{name}": sizes for name, sizes in rfau.PRESETS.items()}
+    | {
+        f"{table}-{name}": sizes
+        for table, module in OTHERS.items()
+        for name, sizes in module.PRESETS.items()
+        if sizes is not prunelora.PRESETS.get(name)
+    }
 )
 
 
