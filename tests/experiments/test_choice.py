@@ -69,6 +69,7 @@ def test_a_row_is_known_by_its_command_whatever_it_is_called():
     for name in ("original", "retrain", "mask", "loraprune --regrow"):  # nothing is tuned
         assert tried(row(name, "", 1.0)) is None, name
     assert tried(row("finetune", "--lr 0.01", 1.0, held_out="")) is None  # scored on test images
+    assert tried({"command": "python finetune.py --validation 0.1 --model 'resnet8"}) is None
 
 
 def test_rows_are_marked_once_for_each_network_forget_set_and_row():

@@ -40,7 +40,10 @@ class Tried(NamedTuple):
 
 def tried(row: Mapping[str, Any]) -> Tried | None:
     """What a result's row has tried, by its command; None for what is no point of a tuning."""
-    words = shlex.split(row["command"])
+    try:
+        words = shlex.split(row["command"])
+    except ValueError:  # a quotation without an end
+        return None
     given, text = dict(pairwise(words)), f" {' '.join(words)} "
     if "--validation" not in given or "--model" not in given:
         return None
