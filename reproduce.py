@@ -13,15 +13,15 @@
     python reproduce.py llmeraser                                     a language model: rows removed, modified, corrected
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
     python reproduce.py audit --seeds 512 --ray                       with 512 of each, on all cores at once
-    python reproduce.py tune                                          PruneLoRA's learning rates, on validation images
-    python reproduce.py rfau-tune                                     RFAU's and its baselines'
-    python reproduce.py lmeraser-tune                                 LMEraser's
+    python reproduce.py tune                                          every method at 8 points, on validation images
+    python reproduce.py prunelora --tuned results/tune-quick          the table again, each row at the point that this chose
+    python reproduce.py lmeraser-tune                                 LMEraser's learning rates
     python reproduce.py draw results/prunelora-quick                  tables and pictures again, from its result.json alone
     python reproduce.py pages                                         the numbers in README.md and docs/ again
 
 A killed run continues where it stopped, in training as in scoring; rows of networks and forget sets not asked for stay.
 Presets: first (resnet8 on digits), quick (small networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full
-data), gpu (the paper's networks, fewer epochs), paper (the paper's everything).
+data), gpu (the paper's networks, fewer epochs), paper (the paper's everything). Those with a table's name are tune's alone.
 """
 
 import argparse
@@ -54,11 +54,11 @@ TABLES = {
     "rfau": ("rfau", "TABLE"),
     "lmeraser": ("lmeraser", "TABLE"),
     "llmeraser": ("llmeraser", "TABLE"),
-    "tune": ("tune", "TUNE"),
-    "rfau-tune": ("tune", "RFAU_TUNE"),
+    "tune": ("tune", "TABLE"),
     "lmeraser-tune": ("lmeraser", "TUNE"),
 }
 PRESETS = ("first", "quick", "small", "gpu", "paper")
+OF_TUNE = ("random-quick", "rfau-quick", "rfau-small", "rfau-gpu", "audit-quick", "audit-small")  # presets of tune alone
 
 
 def table_of(name: str) -> Table:
@@ -91,6 +91,8 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     shared = shared or table.shared(request)
     request = request.fitted(shared).resolved(shared)
     plan = table.plan(request)
+    for line in commands.notes(request):
+        say(line)
     if args.dry_run:
         print(*in_shell(plan.runs), *table.estimated(request, plan), sep="\n")
         return None
@@ -103,7 +105,9 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         say(line)
     made_by = commit()  # of the code as it is now, whatever is pulled meanwhile
     with keeping(request.weights, [request.folder], args) as kept:
-        rows = table.score(run_all(plan.runs, shared, request.quiet), replace(request, kept=kept), plan, shared)
+        rows = table.score(
+            run_all(plan.runs, shared, request.quiet, table.diverging), replace(request, kept=kept), plan, shared
+        )
         if table.published:
             table.published(rows, shared.load(request.source))
         result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
@@ -121,7 +125,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     return path
 
 
-def runner(args: argparse.Namespace) -> Callable[[Sequence[Run], Any, bool], list[Path]]:
+def runner(args: argparse.Namespace) -> Callable[[Sequence[Run], Any, bool, bool], list[Path]]:
     """What carries out a table's runs: this process, one after the other, or Ray. Raises UserError where that is missing."""
     if args.ray is None:
         from unlearning.experiments.running import run_all
@@ -132,7 +136,8 @@ def runner(args: argparse.Namespace) -> Callable[[Sequence[Run], Any, bool], lis
     from unlearning.experiments import cluster
 
     cluster.library()
-    return lambda runs, shared, quiet: cluster.run_all(runs, args.ray, args.cores or 1, args.device, quiet)
+    how = (args.ray, args.cores or 1, args.device)
+    return lambda runs, shared, quiet, diverging: cluster.run_all(runs, *how, quiet, diverging)
 
 
 def parser() -> Parser:
@@ -148,7 +153,7 @@ def parser() -> Parser:
         metavar="RESULT",
         help="with draw: folders of results, or JSON files",
     )
-    flag("--preset", choices=PRESETS, default="quick", help="size of the experiment (default: quick)")
+    flag("--preset", choices=(*PRESETS, *OF_TUNE), default="quick", help="size of the experiment (default: quick)")
     flag(
         "--dataset",
         type=name_or_path,
@@ -174,8 +179,12 @@ def parser() -> Parser:
     images.add_argument("--forget-file", type=input_file, metavar="FILE", help=text)
     images.add_argument("--forget-count", type=POSITIVE_INT, metavar="N", help="forget N images, drawn at random; so too")
     flag("--of-class", nargs="+", metavar="CLASS", help="draw --forget-count from these classes alone")
-    flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, rfau-tune)")
-    flag("--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; tunings, first 1)")
+    flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, tune)")
+    flag(
+        "--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; lmeraser-tune, first 1)"
+    )
+    text = "folder or JSON file of a tuning: rows that it has are run as it chose, not with their defaults"
+    flag("--tuned", type=input_path, metavar="RESULT", help=text)
     flag("--results", type=output_folder, default=Path("results"), help="folder of result files (default: results)")
     text = "print the commands by stages, within which they may run at once, for a shell or a cluster, and train nothing"
     flag("--dry-run", action="store_true", help=text)

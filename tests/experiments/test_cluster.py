@@ -11,10 +11,12 @@ import time
 import psutil
 import pytest
 
+import models
+import pretrain
 import reproduce
 from tests.helpers import ROOT, call, one_line
 from unlearning.core.device import threads
-from unlearning.core.errors import UserError
+from unlearning.core.errors import Diverged, UserError
 from unlearning.experiments import cluster, prunelora
 
 ASKED = (
@@ -125,3 +127,17 @@ def test_a_mistake_in_a_run_is_its_one_line_and_what_waits_for_it_is_not_begun(t
     with pytest.raises(UserError, match="--cores 4096: no machine has so many"):
         cluster.run_all([wrong], "", 4096, "cpu")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_workers_whose_runs_diverge_are_left_out_of_a_tuning_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["--dataset", "digits", "--subset", "100", "--model", "resnet8", "--epochs", "1", "--quiet"]
+    call(pretrain, *common)
+    common += ["--forget-class", "3", "--batch-size", "16"]
+    runs = [("baselines.l1sparse", [*common, "--lr", rate]) for rate in ("1000000", "0.002")]
+    (path,) = cluster.run_all(runs, "", 1, "cpu", quiet=True, diverging=True)
+    assert models.load_checkpoint(path)["config"]["lr"] == 0.002
+    assert capsys.readouterr().err.count("left out: python -m baselines.l1sparse") == 1
+    with pytest.raises(Diverged):
+        cluster.run_all(runs, "", 1, "cpu", quiet=True)

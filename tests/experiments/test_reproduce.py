@@ -181,7 +181,7 @@ def test_classes_of_a_table_go_by_name_and_a_wrong_one_is_refused_before_anythin
         return {tuple(line[line.index("--forget-class") + 1 : line.index("--epochs")]) for line in lines}
 
     assert named("Bee") == {("id:2",)} and named("2") == {("1",)} and named("id:2,0") == {("0", "id:2")}
-    for table in ("prunelora", "rfau", "audit", "lmeraser", "tune", "rfau-tune"):
+    for table in ("prunelora", "rfau", "audit", "lmeraser", "tune"):
         for word, message in (("77", "the classes are 0 to 9"), ("three", "the classes are 0 to 9")):
             code, line = one_line(reproduce, capsys, table, "--dataset", "digits", "--forget-class", word)
             assert code == 2 and f"--forget-class {word}: {message}" in line, (table, line)
@@ -266,7 +266,7 @@ def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypat
     [
         (
             ("sequence", "--forget-count", 5),
-            "sequence has no --forget-count; prunelora, random, audit, rfau, tune, rfau-tune have",
+            "sequence has no --forget-count; prunelora, random, audit, rfau, tune have",
         ),
         (("lmeraser", "--forget-file", "x"), "lmeraser has no --forget-file"),
         (("llmeraser", "--forget-file", "x"), "llmeraser has no --forget-file"),

@@ -2,11 +2,15 @@
 
 import pytest
 
+import models
+import pretrain
 import reproduce
 from tests.experiments.tables import SMALL, planned
 from tests.helpers import call, one_line
+from unlearning.core.errors import Diverged
 from unlearning.experiments import prunelora
-from unlearning.experiments.running import Taken
+from unlearning.experiments.running import Taken, run_all
+from unlearning.vision.shared import Shared
 
 
 def test_the_time_left_is_that_of_runs_of_the_same_kind():
@@ -22,6 +26,22 @@ def test_the_time_left_is_that_of_runs_of_the_same_kind():
     assert taken.left(quick[1:]) == ", about 4 s left"
     assert taken.left([run("pruneft", 0)]) == ", about 5 min left"  # as long as the others of its network
     assert taken.left([("lora", ["--model", "vit_micro"])] * 40) == ", about 3.3 h left"
+
+
+def test_a_tuning_leaves_out_what_diverges_and_other_tables_stop_there(tmp_path, monkeypatch, capsys):
+    """The order of the others stays."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--dataset", "digits", "--subset", "100", "--model", "resnet8", "--epochs", "1", "--quiet"]
+    rates = ("0.001", "1000000", "0.002")
+    runs = [("baselines.l1sparse", [*common, "--forget-class", "3", "--batch-size", "16", "--lr", rate]) for rate in rates]
+    call(pretrain, *common)
+    capsys.readouterr()
+    paths = run_all(runs, Shared(), quiet=True, diverging=True)
+    assert [models.load_checkpoint(path)["config"]["lr"] for path in paths] == [0.001, 0.002]
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: "))
+    assert "--lr 1000000" in line and "the loss is nan" in line
+    with pytest.raises(Diverged, match="the loss is nan"):
+        run_all(runs, Shared(), quiet=True)
 
 
 def test_a_table_says_which_run_it_is_at_and_what_is_forgotten(tmp_path, monkeypatch, capsys):

@@ -67,6 +67,16 @@ def test_a_table_has_the_rows_that_fit(root):
     assert both.count("| vit ") == both.count("| resnet8 ") == 1 and "lora" not in both and "epochs" not in both
 
 
+def test_a_field_that_some_rows_lack_keeps_those_that_have_it(root):
+    """As `chosen` of a tuning's rows, which Retrain's has not."""
+    result = results.read_json(root / "results/t/result.json")
+    result["rows"][0]["chosen"], result["rows"][1]["chosen"] = True, False
+    write_text(root / "results/t/result.json", json.dumps(result))
+    assert drawn("value results/t chosen=yes UA", root) == drawn("value results/t method='lora --rank 2' UA", root).replace(
+        "method='lora --rank 2'", "chosen=yes"
+    )
+
+
 def test_a_value_is_one_rows_metric(root):
     assert drawn('value results/t "method=lora --rank 2" UA', root).count("-->97.50 ± 1.50<!--") == 1
     for marker, reason in (

@@ -47,6 +47,21 @@ def small():
     }
 
 
+def test_the_points_that_a_tuning_chose_stand_below_its_rows(small):
+    """One line a method; a table of other rows has none."""
+    assert all("hosen" not in form(small) for form in (tables.markdown, tables.terminal))
+    rows = [
+        small["rows"][0]
+        | {"metrics": {"gap": metric(gap, 0.5)}, "tunes": "lora", "point": point, "points": 8, "chosen": gap < 2}
+        for gap, point in ((3.25, "--lr 0.01 --rank 8"), (1.125, "--lr 0.01 --rank 16"))
+    ]
+    terminal = tables.terminal(small | {"rows": rows})
+    assert re.split(" {2,}", terminal.rstrip().splitlines()[-1]) == ["lora", "--lr 0.01 --rank 16", "8", "1.12 ± 0.50"]
+    below = tables.markdown(small | {"rows": rows}).partition("chosen points")[2].splitlines()
+    assert [line for line in below if line.startswith("| lora")] == [below[4]]
+    assert [cell.strip() for cell in below[4].strip("|").split("|")] == ["lora", "--lr 0.01 --rank 16", "8", "1.12 ± 0.50"]
+
+
 def test_tables_say_a_papers_name_and_result_files_the_scripts(small, tmp_path):
     """With the flags that a row's name has; a flag that its name doesn't need is in the row's list of them."""
     called = {

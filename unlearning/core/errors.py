@@ -9,5 +9,9 @@ class RunFailed(Exception):
     """A run that started well and cannot go on, such as a loss that became NaN."""
 
 
+class Diverged(RunFailed):
+    """A training whose loss is no longer finite."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, by which a cluster ends a job: what is half written is cleared up as after Ctrl-C."""

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearning.core.errors import RunFailed, Terminated, UserError
+from unlearning.core.errors import Diverged, RunFailed, Terminated, UserError
 from unlearning.core.provenance import ROOT
 from unlearning.core.words import first_line, say
 from unlearning.experiments.plan import command
 from unlearning.experiments.request import Run
-from unlearning.experiments.running import carry_out
+from unlearning.experiments.running import carry_out, say_left_out
 from unlearning.experiments.stages import dependencies, stages
 
 RETRIES = 5  # times that a run is begun again after its worker has died
@@ -31,10 +31,13 @@ def library() -> Any:
     return ray
 
 
-def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: bool = False) -> list[Path]:
+def run_all(
+    runs: Sequence[Run], address: str, cores: int, device: str, quiet: bool = False, diverging: bool = False
+) -> list[Path]:
     """Run what is missing and return the checkpoints' paths, in order; a run begins when those that it reads are done.
 
-    address: of the cluster, "" for this machine. cores: threads of each run. An error of one stops all and is raised.
+    address: of the cluster, "" for this machine. cores: threads of each run. An error of one stops all and is raised,
+    unless it is that it diverges, where `diverging` leaves such out.
     """
     with _connected(address, cores) as ray:
         gpus = int(device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
@@ -44,7 +47,7 @@ def run_all(runs: Sequence[Run], address: str, cores: int, device: str, quiet: b
         needed, started = dependencies(runs), dict[int, Any]()
         for place in (place for stage in stages(runs, needed) for place in stage):
             started[place] = task.remote(runs[place], os.getcwd(), quiet, *(started[first] for first in needed[place]))
-        return _collected(ray, started, runs, quiet)
+        return _collected(ray, started, runs, quiet, diverging)
 
 
 def in_worker(run: Run, folder: str, quiet: bool, *first: Any) -> tuple[Path, str]:
@@ -55,7 +58,7 @@ def in_worker(run: Run, folder: str, quiet: bool, *first: Any) -> tuple[Path, st
         return carry_out(run, None)[0], said.getvalue()
 
 
-def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bool) -> list[Path]:
+def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bool, diverging: bool) -> list[Path]:
     """The runs' paths, waited for. started: what Ray calls each run, by its position."""
     places, waiting, paths = {ref: place for place, ref in started.items()}, [*started.values()], {}
     while waiting:
@@ -63,13 +66,16 @@ def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bo
         try:
             paths[places[ref]], said = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+            if not (diverging and isinstance(error.cause, Diverged)):
+                raise error.cause from error
+            say_left_out(runs[places[ref]], error.cause)
+            continue
         except ray.exceptions.RayError as error:
             why = f"its worker died {RETRIES + 1} times, or can't be reached: {first_line(error)}"
             raise RunFailed(f"{command(*runs[places[ref]])}: {why}; the same command continues") from None
         if said or not quiet:
             say(f"done: {len(paths)} of {len(runs)} runs\n{said}".rstrip())
-    return [paths[place] for place in range(len(runs))]
+    return [paths[place] for place in sorted(paths)]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """METHODS, the rows of reproduce.py's tables of images. A new method is one new file and one line here."""
 
+import itertools
 from dataclasses import dataclass
 
 # The tables that forget images, and what each forgets: a class, a random share of the images, or one after the other.
@@ -8,16 +9,25 @@ FORGETS = {
     "random": ("images",),
     "audit": ("class", "images"),
     "rfau": ("class", "images"),
-    "tune": ("class",),
+    "tune": ("class", "images"),
     "sequence": ("class",),
-    "rfau-tune": ("class", "images"),
 }
-OF_IMAGES = ("prunelora", "random", "audit", "rfau", "tune", "rfau-tune")  # where images may be named: --forget-file
+OF_IMAGES = ("prunelora", "random", "audit", "rfau", "tune")  # where images may be named: --forget-file
+TUNED = tuple(table for table in FORGETS if table != "tune")  # tables that run their rows as a tuning has chosen
 # Tables that a line names where it isn't in all of these.
 OF_PRUNELORA = ("prunelora", "random", "audit", "tune", "sequence")
-FROM_ORIGINALS = ("prunelora", "random", "rfau", "tune", "rfau-tune", "sequence")  # tables that start from any
-OF_RFAU = ("rfau", "rfau-tune")
-UNTUNED = ("prunelora", "random", "audit", "rfau", "sequence")
+FROM_ORIGINALS = ("prunelora", "random", "rfau", "tune", "sequence")  # tables that start from any
+OF_RFAU = ("rfau", "tune")
+ONE = "one-prompt"  # the system of one part: no clusters
+ALWAYS = ("original", "corrupted", "retrain", ONE)  # rows that others are measured by
+BUDGET = 8  # points of every grid, whatever the method
+EIGHT = "--lr 0.00001 0.00003 0.0001 0.0003 0.001 0.003 0.01 0.03"
+LOW = "--lr 0.0000001 0.0000003 0.000001 0.000003 0.00001 0.00003 0.0001 0.0003"  # what climbs the loss on D_f alone
+LORA = "--lr 0.0003 0.001 0.003 0.01"
+AMOUNTS = "--amount 0.25 0.5"
+CLIMB = "--lr 0.0001 0.0003 0.001 0.003"
+RANKS = "--rank 8 16"
+WEIGHTS = "--forget-weight 0.1 1"
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,9 @@ class Method:
 
     script: the module's name: "lora", "baselines.control". flags: those of its own. epochs: its numbers of epochs where they
     aren't the preset's; None among them: the script's own. tuned: at how many its rate is chosen (None: the first of them).
-    tables: those that it is a row of; None: all in FORGETS. forgets: "class" or "images" where it can't do the other.
+    tables: those that it is a row of; None: all in FORGETS. forgets: "class" or "images" where it can't do the other. grid:
+    where it is a row of tune, learning rates and the values of one flag of its own; BUDGET points, the script's defaults
+    among them.
     """
 
     script: str
@@ -35,53 +47,71 @@ class Method:
     tuned: int | None = None
     tables: tuple[str, ...] | None = None
     forgets: str | None = None
+    grid: str = EIGHT
+
+    @property
+    def knobs(self) -> list[str]:
+        """The flags that its grid varies."""
+        return [word for word in self.grid.split() if word.startswith("--")]
+
+    @property
+    def points(self) -> list[tuple[str, ...]]:
+        """The flags of each point of its grid: ("--lr", "0.001", "--rank", "8") ..."""
+        axes = [part.split() for part in f" {self.grid}".split(" --")[1:]]
+        values = itertools.product(*([(f"--{flag}", value) for value in values] for flag, *values in axes))
+        return [tuple(itertools.chain(*pairs)) for pairs in values]
 
     def fits(self, table: str) -> bool:
         """True if it is a row of this table."""
         return table in (self.tables or FORGETS) and self.forgets in (None, *FORGETS.get(table, ()))
 
 
-ONE = "one-prompt"  # the system of one part: no clusters
 _SYSTEMS = ("lmeraser",)
 METHODS = {
     "original": Method("pretrain"),
     "retrain": Method("retrain"),
     "mask": Method("baselines.control", ("--kind", "mask"), (None,), tables=("prunelora", "audit", "rfau"), forgets="class"),
     "zero-row": Method("baselines.control", ("--kind", "zero-row"), (None,), tables=("prunelora",), forgets="class"),
-    "head-only": Method("baselines.control", ("--kind", "head-only")),
+    "head-only": Method(
+        "baselines.control", ("--kind", "head-only"), grid="--lr 0.0001 0.0003 0.001 0.003 0.01 0.03 0.1 0.3"
+    ),
     "finetune": Method("finetune"),
-    "pruneft": Method("pruneft", tables=OF_PRUNELORA),
-    "lora": Method("lora", tables=OF_PRUNELORA),
-    "loraprune": Method("loraprune"),
+    "pruneft": Method("pruneft", tables=OF_PRUNELORA, grid=f"{LORA} {AMOUNTS}"),
+    "lora": Method("lora", tables=OF_PRUNELORA, grid=f"{LORA} {RANKS}"),
+    "loraprune": Method("loraprune", grid=f"{LORA} {AMOUNTS}"),
     "loraprune --regrow": Method("loraprune", ("--regrow",), tables=("prunelora",)),
     "loraprune --prune-head": Method("loraprune", ("--prune-head",), tables=("prunelora",)),
-    "gradascent": Method("baselines.gradascent", (), (1,), tables=OF_RFAU),
+    "gradascent": Method("baselines.gradascent", (), (1,), tables=OF_RFAU, grid=LOW),
     "gradascent --retain-weight 0.9": Method("baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_RFAU),
     "randomlabel": Method("baselines.randomlabel", tables=OF_RFAU),
     "randomlabel --saliency 0.5": Method("baselines.randomlabel", ("--saliency", "0.5"), tables=OF_RFAU),
-    "badteacher": Method("baselines.badteacher", tables=OF_RFAU),
-    "rfau": Method("rfau", (), (1, 2, 5, 20), 5, tables=OF_RFAU),
+    "badteacher": Method(
+        "baselines.badteacher", tables=OF_RFAU, grid="--lr 0.00003 0.0001 0.0003 0.001 --retain-share 0.3 0.9"
+    ),
+    "rfau": Method(
+        "rfau", (), (1, 2, 5, 20), 5, tables=OF_RFAU, grid="--lr 0.0001 0.0003 0.001 0.003 --forget-weight 0.3 1"
+    ),
     "rfau --shift unseen": Method("rfau", ("--shift", "unseen"), (1, 20), tables=("rfau",), forgets="images"),
     "rfau --shift mean": Method("rfau", ("--shift", "mean"), (1,), tables=("rfau",)),
     "rfau --shift head": Method("rfau", ("--shift", "head"), (1,), tables=("rfau",)),
-    # Baselines and controls of other papers. What isn't trained has no rate to tune, and no number of epochs.
+    # Baselines and controls of other papers. What isn't trained has no learning rate, and no number of epochs.
     "bias": Method("baselines.control", ("--kind", "bias"), (None,), tables=("prunelora", "audit", "rfau"), forgets="class"),
-    "scrub": Method("baselines.scrub"),
-    "ssd": Method("baselines.ssd", (), (None,), tables=UNTUNED),
-    "l1sparse": Method("baselines.l1sparse"),
+    "scrub": Method("baselines.scrub", grid="--lr 0.0001 0.0005 0.001 0.003 --msteps 1 3"),
+    "ssd": Method("baselines.ssd", (), (None,), grid="--alpha 1 3 5 10 30 100 300 1000"),
+    "l1sparse": Method("baselines.l1sparse", grid="--lr 0.001 0.003 0.01 0.03 --gamma 0.0005 0.005"),
     "negate": Method("baselines.negate"),
     "randomlabel --saliency 0.5 --random-mask": Method(
         "baselines.randomlabel", ("--saliency", "0.5", "--random-mask"), tables=("rfau",)
     ),
     # Losses on D_f that others have published: alone, by LoRA, and beside PruneLoRA.
-    "delete": Method("baselines.delete", (), (20,)),
-    "neglora": Method("baselines.neglora", (), (2,)),
-    "neglora --prune": Method("baselines.neglora", ("--prune",), (2,)),
-    "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,)),
-    "regun": Method("baselines.regun"),
-    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded")),
-    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete")),
-    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual")),
+    "delete": Method("baselines.delete", (), (20,), grid="--lr 0.000003 0.00001 0.00005 0.0001 0.0003 0.001 0.003 0.01"),
+    "neglora": Method("baselines.neglora", (), (2,), grid=f"{CLIMB} {RANKS}"),
+    "neglora --prune": Method("baselines.neglora", ("--prune",), (2,), grid=f"{CLIMB} {RANKS}"),
+    "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,), grid=f"{LORA} --beta 0.05 0.1"),
+    "regun": Method("baselines.regun", grid="--lr 0.001 0.003 0.01 0.03 --forget-weight 0.2 0.5"),
+    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {WEIGHTS}"),
+    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete"), grid=f"{LORA} {WEIGHTS}"),
+    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual"), grid=f"{LORA} {WEIGHTS}"),
     # Systems of parts.
     ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
     **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},
@@ -96,3 +126,10 @@ METHODS = {
 def rows_of(table: str) -> list[str]:
     """The keys of METHODS that are rows of a table, in its order."""
     return [name for name, method in METHODS.items() if method.fits(table)]
+
+
+def tuned_as(name: str) -> str | None:
+    """The row of tune whose point a row of another table is run at: itself; of an ablation, whose name says more flags, what
+    it is an ablation of; None for a control or whatever else has nothing to tune."""
+    of = name if METHODS[name].fits("tune") else name.rpartition(" --")[0]
+    return of if of in METHODS and METHODS[of].fits("tune") and of not in ALWAYS else None

@@ -1,34 +1,31 @@
 """Which runs a table takes: scripts and their flags."""
 
+import itertools
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import models
 from unlearning.core.errors import UserError
 from unlearning.core.flags import CACHE_MIB
-from unlearning.experiments.methods import FORGETS, METHODS, ONE, rows_of
+from unlearning.experiments.choice import Flags
+from unlearning.experiments.methods import ALWAYS, FORGETS, METHODS, rows_of, tuned_as
 from unlearning.experiments.request import Plan, Request, Run
 from unlearning.reports import results
 
-ALWAYS = ("original", "corrupted", "retrain", ONE)  # rows that others are measured by
 # Networks that start from weights of other data: their flags for pretrain and retrain.
 START = {models.EFFICIENTNET: ["--pretrained", "--input-size", "48", "--lr", "0.01"]}
 # The paper's rate wants its 10,000 steps of warm-up: within 20 epochs the loss rose again from the fourth on (on CIFAR-10).
 SHORT = {"vit_small": ["--lr", "0.0003"]}
-Rates = Callable[[str, str], Sequence[str | None]]
+Points = Callable[[str, str], Sequence[Flags]]  # of a network and a key of METHODS, the flags to run it with; each a run
 
 
-def own_rate(network: str, method: str) -> Sequence[str | None]:
-    """The script's own learning rate."""
-    return (None,)
-
-
-def plan(request: Request, methods: Sequence[str], forget: list[str], rates: Rates = own_rate) -> list[Run]:
+def plan(request: Request, methods: Sequence[str], forget: list[str], points: Points) -> list[Run]:
     """The runs of a table, originals first.
 
-    methods: keys of METHODS. forget: the flags that name the forget set. rates: function of a network and a key of METHODS,
-    the learning rates to run it with, None for the script's own; with several, only one number of epochs is run, `tuned`.
+    methods: keys of METHODS. forget: the flags that name the forget set. points: where a row has several, only one number of
+    epochs is run, `tuned`.
     """
     runs = []
     for seed in range(request.seeds):
@@ -41,14 +38,14 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], rates: Rat
                     runs.append((METHODS[name].script, own + from_scratch(request, network)))
                 else:
                     own = own + started_from(request, network)
-                    runs += _trainings(name, own, request.sizes["epochs"], rates(network, name))
+                    runs += _trainings(name, own, request.sizes["epochs"], points(network, name))
     return runs
 
 
 def planned(request: Request, methods: Sequence[str]) -> list[str]:
     """Of `methods` those that are run: where others have trained the originals, they aren't, and Retrain is only if asked
-    for, because nobody here knows its recipe."""
-    asked = request.methods or ()
+    for, because nobody here knows its recipe, or in a tuning, which chooses by it."""
+    asked = (*(request.methods or ()), *(["retrain"] if request.table == "tune" else []))
     return [name for name in methods if not request.originals or name not in ("original", "retrain") or name in asked]
 
 
@@ -59,24 +56,16 @@ def started_from(request: Request, network: str) -> list[str]:
     return ["--original", str(request.originals[network]), *request.told.as_flags()]
 
 
-def _trainings(name: str, common: list[str], lengths: Sequence[int], rates: Sequence[str | None]) -> list[Run]:
-    """The runs of one row on one network with one seed: at each number of epochs, or at each of several rates."""
+def _trainings(name: str, common: list[str], lengths: Sequence[int], points: Sequence[Flags]) -> list[Run]:
+    """The runs of one row on one network with one seed: at each number of epochs, or at each of several points."""
     method = METHODS[name]
     run: Sequence[int | None] = method.epochs or lengths
-    if len(rates) > 1:
+    if len(points) > 1:
         run = [method.tuned or run[0]]
     return [
-        (
-            method.script,
-            [
-                *common,
-                *(["--epochs", str(epochs)] if epochs else []),
-                *(["--lr", rate] if rate else []),
-                *method.flags,
-            ],
-        )
+        (method.script, [*common, *(["--epochs", str(epochs)] if epochs else []), *point, *method.flags])
         for epochs in run
-        for rate in rates
+        for point in points
     ]
 
 
@@ -120,18 +109,42 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
     return [name for name in rows if name in ALWAYS or name in (request.methods or rows)]
 
 
-def both_ways(request: Request, methods: Sequence[str], rates: Callable[[str], Rates] = lambda tag: own_rate) -> list[Run]:
+def both_ways(request: Request, methods: Sequence[str], points: Points | None = None) -> list[Run]:
     """The runs of `methods` for class forgetting, for that of images, or both, as the table does; originals serve both.
 
-    rates: function of the forget set's tag, giving what `plan` wants.
+    points: as `plan` wants them; None: what --tuned says, else the scripts' defaults.
     """
     runs: list[Run] = []
     for kind, flags in request.forget_flags.items():
         if kind in request.kinds:
             possible = [name for name in methods if METHODS[name].forgets in (None, kind)]
-            planned = plan(request, possible, flags, rates(request.forget_tags[kind]))
+            planned = plan(request, possible, flags, points or partial(tuned_points, request, kind))
             runs += [run for run in planned if run not in runs]
     return runs
+
+
+def tuned_points(request: Request, kind: str, network: str, name: str) -> Sequence[Flags]:
+    """The point that --tuned has for a row on a network; none of the flags where it has none."""
+    found = request.tuned and request.tuned.point(network, kind, request.forget_tags[kind], name)
+    return (found or (),)
+
+
+def notes(request: Request) -> list[str]:
+    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; for each network
+    and kind of forget set the rows that --tuned lacks, which are run with their defaults."""
+    lines = []
+    if request.originals and request.source.validation:
+        files = ", ".join(map(str, request.originals.values()))
+        lines = [f"note: {files} may have learned the images on which all is scored here, and Retrain hasn't"]
+    rows = [name for name in chosen(request) if tuned_as(name)] if request.tuned else []
+    for kind, network in itertools.product(request.kinds, request.networks):
+        here = [name for name in rows if METHODS[name].forgets in (None, kind)]
+        lacking = [name for name in here if not any(tuned_points(request, kind, network, name))]
+        if lacking and request.tuned:
+            what = "any row" if lacking == here else ", ".join(lacking)
+            where = f"{network}, where {'a class is' if kind == 'class' else 'images are'} forgotten"
+            lines.append(f"note: {request.tuned.path} has no point for {what} on {where}: run with the scripts' defaults")
+    return lines
 
 
 def command(script: str, arguments: Sequence[str]) -> str:

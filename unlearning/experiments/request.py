@@ -14,7 +14,8 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
 from unlearning.evaluation.unfinished import Unfinished
-from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES
+from unlearning.experiments.choice import Tuned
+from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED
 from unlearning.images import classes, forgetting
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision.originals import Told, network_in
@@ -38,7 +39,8 @@ class Request:
     these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
     forgets both. images: named or counted, in the place of the share. cache: MiB for outputs of frozen layers. class_words:
     the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where
-    they were read to do so; images_tag: what files call `images`. kept: scores of a killed run.
+    they were read to do so; images_tag: what files call `images`. kept: scores of a killed run. tuned: the tuning whose
+    points rows are run at.
     """
 
     table: str
@@ -68,6 +70,7 @@ class Request:
     class_names: tuple[str, ...] = ()
     images_tag: str = ""
     kept: Unfinished = field(default_factory=Unfinished)
+    tuned: Tuned | None = None
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -87,6 +90,10 @@ class Request:
             given["forget-class"] = args.forget_class
         if originals:
             given["original"] = [path.stem for path in originals.values()]
+        if args.tuned and args.table not in TUNED:
+            raise UserError(f"{args.table} has no --tuned; {', '.join(TUNED)} have")
+        if args.tuned:
+            given["tuned"] = ""
         dataset = args.dataset or sizes.get("dataset", DATASET)
         return cls(
             table=args.table,
@@ -112,6 +119,7 @@ class Request:
             recovery=args.recovery,
             results=args.results,
             overwrite=args.overwrite,
+            tuned=Tuned.read(args.tuned) if args.tuned else None,
         )
 
     @property
@@ -302,7 +310,8 @@ class Table:
     many by default. score: function of the checkpoints' paths, the request, the plan and what the runs have shared, giving
     the rows. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs
     share. estimated: function of a request and its plan, giving lines about what the runs would take. pictures: False where
-    none are drawn. validation: True where all is scored on training images that are held out.
+    none are drawn. validation: True where all is scored on training images that are held out. diverging: True where runs
+    that diverge are left out.
     """
 
     about: str
@@ -315,3 +324,4 @@ class Table:
     estimated: Callable[[Request, Plan], list[str]] = lambda request, plan: []
     pictures: bool = True
     validation: bool = False
+    diverging: bool = False

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from unlearning.core.errors import Diverged
 from unlearning.core.words import say
 from unlearning.experiments.plan import command
 from unlearning.experiments.request import Run
@@ -16,8 +17,9 @@ from unlearning.experiments.request import Run
 CONTROL = "baselines.control"
 
 
-def run_all(runs: Sequence[Run], shared: Any, quiet: bool = False) -> list[Path]:
+def run_all(runs: Sequence[Run], shared: Any, quiet: bool = False, diverging: bool = False) -> list[Path]:
     """Run what is missing and return the checkpoints' paths, in order. shared: what the runs hand on to each other.
+    diverging: leave runs out that diverge, and name them.
 
     Before each run it says which it is and, once one of its kind has been timed, how long all that are left will take.
     """
@@ -28,10 +30,21 @@ def run_all(runs: Sequence[Run], shared: Any, quiet: bool = False) -> list[Path]
             left = taken.left([runs[later] for later in order[done:]])
             say(f"run {done + 1} of {len(runs)}{left}")
         with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():  # the table is the result
-            paths[place], seconds = carry_out(runs[place], shared)
+            try:
+                paths[place], seconds = carry_out(runs[place], shared)
+            except Diverged as reason:
+                if not diverging:
+                    raise
+                say_left_out(runs[place], reason)
+                continue
         if seconds:
             taken.add(runs[place], seconds)
-    return [paths[place] for place in range(len(runs))]
+    return [paths[place] for place in sorted(paths)]
+
+
+def say_left_out(run: Run, reason: Diverged) -> None:
+    """Name a run that diverged."""
+    say(f"left out: {command(*run)}: {reason}")
 
 
 def carry_out(run: Run, shared: Any) -> tuple[Path, float]:

@@ -18,7 +18,7 @@ from unlearning.core.files import sha256
 from unlearning.evaluation.collect import score_files
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments.methods import METHODS
-from unlearning.experiments.plan import SHORT, chosen, from_scratch, handed_on, planned, started_from
+from unlearning.experiments.plan import SHORT, chosen, from_scratch, handed_on, planned, started_from, tuned_points
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images.classes import class_numbers
 from unlearning.metrics import predictions, statistics
@@ -74,7 +74,7 @@ def _one_after_the_other(
         stem = f"{names.part(text, 'flags')}_s{seed}.pth"
         output = request.weights / stem
         own = ["--epochs", str(length)] if length else []
-        own += ["--output", str(output), *method.flags]
+        own += ["--output", str(output), *tuned_points(request, "class", network, name)[0], *method.flags]
         runs.append((method.script, [*common, *before, "--forget-class", label, *own]))
         before = ["--original", str(output)]
     return runs

@@ -48,7 +48,8 @@ ROW = fields(
     | {"n": whole(1), "epochs": optional(whole()), "metrics": _metrics},
     {"forgotten": text(content.TEXT), "device": text(), "flags": list_of(text(content.TEXT)), "curves": _curves}
     | {"published": map_of(number()), "fingerprint": optional(text()), "request": content.either(text(), whole())}
-    | {"clusters": whole(), "task": text(), "share": number(0, 100), "seed": whole()},
+    | {"clusters": whole(), "task": text(), "share": number(0, 100), "seed": whole()}
+    | {"tunes": text(), "point": text(empty=True), "points": whole(1), "chosen": content.yes_or_no},
 )
 RESULT = fields(
     {"table": text(), "rows": list_of(ROW, 1)} | MADE,

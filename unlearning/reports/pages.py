@@ -102,7 +102,7 @@ def _chosen(file: Path, filters: dict[str, list[str]]) -> list[Any]:
     """The rows of a result file that fit. Raises UserError if there are none."""
     content = results.read_json(file)
     rows = content.get("rows", [content])
-    kept = [row for row in rows if all(_text(row[field]) in values for field, values in filters.items())]
+    kept = [row for row in rows if all(_text(row.get(field)) in values for field, values in filters.items())]
     if not kept:
         raise UserError("no row fits")
     return kept

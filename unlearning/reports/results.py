@@ -37,7 +37,8 @@ class Row(TypedDict):
     forgotten: the forget set in words. flags: those that differ from the defaults. curves: what pictures need, where
     evaluate.py made the row. published: a paper's numbers, where it has the same data set and network. fingerprint: of the
     data, where their name alone doesn't say which they are. precision: in which evaluate.py scored it, "fp32" or "bf16".
-    LMEraser's rows have `request` and `clusters` besides, LLMEraser's `task` and `share`.
+    LMEraser's rows have `request` and `clusters` besides, LLMEraser's `task` and `share`. Of a tuning's rows `tunes` is the
+    row that is tuned, `point` the flags of this point, `points` how many there are, `chosen` whether it is this one.
     """
 
     dataset: str
@@ -55,6 +56,10 @@ class Row(TypedDict):
     published: NotRequired[dict[str, float]]
     fingerprint: NotRequired[str]
     precision: NotRequired[str]
+    tunes: NotRequired[str]
+    point: NotRequired[str]
+    points: NotRequired[int]
+    chosen: NotRequired[bool]
 
 
 class Provenance(TypedDict):

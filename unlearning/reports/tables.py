@@ -13,6 +13,7 @@ from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN, method_name
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
 SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
+CHOSEN = "Chosen points, those of the least average gap"
 NARROWED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"  # of graphicx: no table wider than its column
 FLOATS = 16  # tables that LaTeX can keep for a later page
 MINUS = re.compile(r"(?<![\w}-])-(?=[\d.])")
@@ -29,6 +30,8 @@ def markdown(result: dict[str, Any]) -> str:
                 lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
             else:
                 lines += [f"**{in_markdown(heading)}: {_inline(title)}**", "", text, ""]
+        if points := _chosen(rows):
+            lines += [f"**{in_markdown(heading)}: {_inline(CHOSEN)}**", "", drawn(*points, "pipe", ["left", "left"]), ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. {code(row['command'])}" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
         lines += [f"{in_markdown(missing)}\n"] if (missing := _why_missing(rows, list(COLUMNS))) else []
@@ -81,6 +84,9 @@ def terminal(result: dict[str, Any], brief: bool = False) -> str:
             lines += [f"{heading}: {_inline(title)}", drawn(header, body, "plain"), ""]
         lines += [_why_missing(rows, list(COLUMNS)), ""]
     lines += [scored, ""] if (scored := precisions(result["rows"])) else []
+    for heading, rows in results.by_forget_set(result["rows"]):
+        if points := _chosen(rows):
+            lines += [f"{heading}: {_inline(CHOSEN)}", drawn(*points, "plain", ["left", "left"]), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
@@ -129,6 +135,13 @@ def _columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[l
         paper = row.get("published", {})
         body.append(named + [cell(row, key) for key in keys] + [f"{paper[key]:g}" if key in paper else "" for key in papers])
     return header, body
+
+
+def _chosen(rows: list[Any]) -> tuple[list[str], list[list[str]]] | None:
+    """Header and body of a table of the points that a tuning chose; None for what is none."""
+    found = [row for row in rows if row.get("chosen")]
+    body = [[plain(row["tunes"]), plain(row["point"]), str(row["points"]), cell(row, "gap")] for row in found]
+    return (["row", "flags", "of points", COLUMNS["gap"].title], body) if body else None
 
 
 def drawn(header: list[str], body: list[list[str]], form: str, align: Sequence[str] = ("left",)) -> str:

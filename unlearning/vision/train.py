@@ -17,7 +17,7 @@ from tqdm import tqdm
 import data
 from unlearning.core import distributed
 from unlearning.core.device import Compute, autocast, clock, memory_format, peak_memory_mib, reset_peak_memory, to_float
-from unlearning.core.errors import RunFailed
+from unlearning.core.errors import Diverged
 from unlearning.core.words import say
 from unlearning.vision.failures import if_not_finite
 from unlearning.vision.feature_cache import FeatureCache
@@ -75,7 +75,7 @@ def fit(
     began to prepare, so that its seconds include that. snapshot: the file to continue from. features: where answers to the
     images as they are decide the loss, outputs of frozen layers are cached there.
     Cost: seconds (with the cached outputs', even if an earlier run has computed them), memory_mib, trainable, steps.
-    Raises RunFailed when the loss is no longer finite.
+    Raises Diverged when the loss is no longer finite.
     """
     policy, device = Policy(**how), compute.device
     model.to(device).to(memory_format=memory_format(model))
@@ -125,7 +125,7 @@ def _inputs(model, split, compute, features, policy):
 
 
 def _epoch(title, shared, batches, inputs, labels, optimizer, policy, compute, advice):
-    """One pass over all batches, and a line about it. Raises RunFailed if the mean loss isn't finite."""
+    """One pass over all batches, and a line about it. Raises Diverged if the mean loss isn't finite."""
     started, total, count = clock(compute.device), torch.zeros((), device=compute.device), sum(map(len, batches))
     bar = tqdm(total=count, desc=title, unit=" images", unit_scale=True, leave=False, disable=compute.quiet or None)
     for place, (batch, x) in enumerate(zip(batches, inputs, strict=True)):
@@ -139,7 +139,7 @@ def _epoch(title, shared, batches, inputs, labels, optimizer, policy, compute, a
     bar.close()
     mean, speed = distributed.mean(total, count).item(), count / (clock(compute.device) - started)
     if not math.isfinite(mean):
-        raise RunFailed(f"the loss is {mean} in {title}: {advice}")
+        raise Diverged(f"the loss is {mean} in {title}: {advice}")
     if bar.disable and not compute.quiet:
         say(f"{title}  loss {mean:.4f}  {speed:,.0f} images/s")
 
