@@ -173,6 +173,43 @@ def test_the_whole_model_that_is_gone_on_with_is_checkpointed_too_and_a_single_b
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_is_read_once_for_all_its_candidates(name):
+    """The states at answered places are those of whole rows, wherever a family goes on from its cache."""
+    model = model_of(name)
+    *_, last = linear_layers(blocks_of(model)[-1])
+    peft_model = adapted(model, f".{last}", layers=(2,))
+    prompts = [(3, 9, 4, 12, 5, 7, 7), (8, 2)]
+    rows = [Tokens(prompt, answer) for prompt in prompts for answer in ((5, 1), (9, 11, 6, 1), (2,))]
+    short, apart = Forward(peft_model), Forward(peft_model)
+    for row in rows:
+        apart.keep([row])
+    seen = []
+    hook = short.model.get_input_embeddings().register_forward_hook(lambda *given: seen.append(given[2].shape[:2].numel()))
+    short.keep(rows)
+    hook.remove()
+    assert short.kept.keys() == apart.kept.keys()
+    for key, states in apart.kept.items():
+        for one, other in zip(short.kept[key], states, strict=True):
+            assert one.shape == other.shape and (one - other).abs().max() < 1e-5 * max(1.0, other.std().item())
+    compared = (6 + 2 * 4) + 2 * 10 + 8  # tokens of two rows' tails, of both rows, of one alone
+    assert sum(seen) == compared + (6 + 3 * 4) + (1 + 3 * 4)
+
+
+def test_a_model_that_goes_on_otherwise_reads_whole_rows(monkeypatch):
+    peft_model = adapted(model_of("llama", 3), "down_proj", layers=(2,))
+    rows = [Tokens((3, 9, 4, 12), answer) for answer in ((5, 1), (9, 11, 6, 1))]
+    apart = Forward(peft_model)
+    for row in rows:
+        apart.keep([row])
+    off = Forward._states_of_tails
+    monkeypatch.setattr(Forward, "_states_of_tails", lambda self, batch: [1.001 * state for state in off(self, batch)])
+    short = Forward(peft_model)
+    short.keep(rows)
+    for key, states in apart.kept.items():
+        assert all((a - b).abs().max() < 1e-5 for a, b in zip(short.kept[key], states, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_trained_and_answers_the_same_by_plain_peft(name, place, tmp_path):
     """On attention of the last block, from the command line and back."""
     base = save_base(tmp_path / "base", config=FAMILIES[name](2))

@@ -183,13 +183,15 @@ class Forward:
         if not missing:  # read from the file: how the frozen part hands its states on is still to be seen
             self._states(batch_of(rows[:1], self.device))
             return
-        missing.sort(key=lambda row: -len(row.prompt) - len(row.response))
         bar = tqdm(total=len(missing), desc="frozen part", unit=" rows", leave=False, disable=quiet or None)
+        for several in self._of_one_prompt(missing):
+            for batch in batches_of(several, self.device):
+                self._keep_states(batch.rows, _tails(batch), self._states_of_tails(batch))
+                bar.update(len(batch.rows))
+        missing = [row for row in missing if row.key not in self.kept]
+        missing.sort(key=lambda row: -len(row.prompt) - len(row.response))
         for batch in batches_of(missing, self.device):
-            states = self._states(batch)
-            for i, row in enumerate(batch.rows):
-                places = batch.asked[i] if self.way == ANSWERS else batch.mask[i]
-                self.kept[row.key] = [state[i][places].cpu().clone() for state in states]
+            self._keep_states(batch.rows, batch.asked if self.way == ANSWERS else batch.mask, self._states(batch))
             bar.update(len(batch.rows))
         bar.close()
         if self.store:
@@ -212,8 +214,56 @@ class Forward:
         finally:
             hook.remove()
 
+    def _keep_states(self, rows: Sequence[Tokens], places: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
+        """Keep the states, float (N, T, D) of each module, of rows at places, bool (N, T)."""
+        for i, row in enumerate(rows):
+            self.kept[row.key] = [state[i][places[i]].cpu().clone() for state in states]
+
+    def _of_one_prompt(self, rows: Sequence[Tokens]) -> list[list[Tokens]]:
+        """Of rows those that share their prompt with others, as candidates do, where answered places alone are kept; none
+        where the model goes on from its cache otherwise than it reads the whole."""
+        groups: dict[tuple[int, ...], list[Tokens]] = {}
+        for row in rows if self.way == ANSWERS else ():
+            if len(row.prompt) > 1 and not row.image:
+                groups.setdefault(row.prompt, []).append(row)
+        found = [group for group in groups.values() if len(group) > 1]
+        return found if found and self._goes_on_alike(found[0]) else []
+
+    def _goes_on_alike(self, rows: Sequence[Tokens]) -> bool:
+        """True if the states of rows of one prompt are those of whole rows: to CLOSE of their spread, or, in bf16, to what a
+        row's differ by between batches."""
+        batch, alone = batch_of(rows[:2], self.device), batch_of(rows[:1], self.device)
+        try:
+            tails = self._states_of_tails(batch)
+        except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
+            return False  # a model whose cache is of another kind
+        for tail, whole, one in zip(tails, self._states(batch), self._states(alone), strict=True):
+            exact, places = whole[batch.asked].float(), alone.asked[0].nonzero()[:, 0]
+            might = CLOSE * exact.std()
+            if self.model.dtype != torch.float32:
+                might = torch.maximum(might, (whole[0, places] - one[0, places]).float().abs().max())
+            if not (tail[_tails(batch)].float() - exact).abs().max() <= might:
+                return False
+        return True
+
+    def _states_of_tails(self, batch: Batch) -> list[torch.Tensor]:
+        """As `_states`, of rows of one prompt, which is read once, from its last token on."""
+        from transformers import DynamicCache
+
+        begun, read = len(batch.rows[0].prompt) - 1, DynamicCache(config=self.model.config)
+        given = {"use_cache": True, name_of_cache(): read}
+        self._watched({"input_ids": batch.ids[:1, :begun], **given})
+        read.batch_repeat_interleave(len(batch.rows))
+        return self._watched({"input_ids": batch.ids[:, begun:], "attention_mask": batch.mask.long(), **given})
+
     def _states(self, batch: Batch) -> list[torch.Tensor]:
         """What the frozen part gives, of each module that hands it on, float (N, T, D)."""
+        with torch.no_grad():
+            pixels = self.pixels(batch.rows)
+        return self._watched({"input_ids": batch.ids, "attention_mask": batch.mask.long(), "use_cache": False, **pixels})
+
+    def _watched(self, given: dict[str, Any]) -> list[torch.Tensor]:
+        """What the modules that hand a state on give when the model is given this."""
         modules, found = self._handing, []
         forms: list[Callable[[torch.Tensor], Any]] = []
 
@@ -226,13 +276,25 @@ class Forward:
         hooks = [module.register_forward_hook(watch) for module in modules]
         try:
             with torch.no_grad(), contextlib.suppress(_Reached):
-                pixels = self.pixels(batch.rows)
-                self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False, **pixels)
+                self.model(**given)
         finally:
             for hook in hooks:
                 hook.remove()
         self.forms = forms
         return found
+
+
+def _tails(batch: Batch) -> torch.Tensor:
+    """Where something is answered, bool (N, T), of a batch of rows of one prompt, from its last token on."""
+    return batch.asked[:, len(batch.rows[0].prompt) - 1 :]
+
+
+def name_of_cache() -> str:
+    """What transformers calls a model's cache; it warns of the name of before 5.24."""
+    import transformers
+    from packaging.version import Version
+
+    return "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 
 
 def read_states(store: Path) -> States:

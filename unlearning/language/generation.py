@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from unlearning.language import prompts
-from unlearning.language.forward import ANSWERS, Tokens
+from unlearning.language.forward import ANSWERS, Tokens, name_of_cache
 from unlearning.language.rows import Row
 from unlearning.language.session import Session
 
@@ -36,7 +36,7 @@ def _answered(session: Session, rows: Sequence[Tokens], longest: int) -> list[st
     greedy |= {"pad_token_id": ends[0] if ends else 0} | session.forward.pixels(rows)
     with torch.no_grad():
         if read := _read(session, rows, ids, mask, greedy):
-            greedy[_name_of_cache()] = read
+            greedy[name_of_cache()] = read
         out = session.peft_model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, **greedy)
     texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
@@ -50,19 +50,11 @@ def _read(session: Session, rows: Sequence[Tokens], ids: torch.Tensor, mask: tor
         return None
     if key not in forward.read:
         how = how | {"max_new_tokens": 1, "return_dict_in_generate": True}
-        found = session.peft_model.generate(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], **how)[_name_of_cache()]
+        found = session.peft_model.generate(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], **how)[name_of_cache()]
         while forward.read and sum(map(_bytes, [found, *forward.read.values()])) > MOST_READ:
             del forward.read[next(iter(forward.read))]  # the oldest
         forward.read[key] = found
     return copy.deepcopy(forward.read[key])
-
-
-def _name_of_cache() -> str:
-    """What transformers calls it; it warns of the name of before 5.24."""
-    import transformers
-    from packaging.version import Version
-
-    return "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 
 
 def _bytes(cache: Any) -> int:
