@@ -42,6 +42,11 @@ class Goal:
     minutes: float
     flags: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """Network and data set."""
+        return f"{self.model}-{self.dataset}"
+
 
 GOALS = (
     Goal("resnet8", "fashion-mnist", 93.5, 7),
@@ -94,10 +99,8 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     add_device_flags(parser)
-    places = ", ".join(f"{goal.model} on {goal.dataset}" for goal in GOALS)
-    parser.add_argument(
-        "--goals", type=int, nargs="+", choices=range(len(GOALS)), help=f"of 0 to {len(GOALS) - 1}: {places}"
-    )
+    text = "networks and data sets to train on (default: all)"
+    parser.add_argument("--goals", nargs="+", choices=[goal.name for goal in GOALS], help=text)
     parser.add_argument("--seeds", type=POSITIVE_INT, default=1, help="seeds 0 to N-1 (default: 1)")
     parser.add_argument("--weights", type=folder, default=Path("model_weights/recipes"), help="folder of the originals")
     parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
@@ -111,8 +114,10 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     """Train and score one network after another, and write the file after each."""
     rows = results.read_json(args.output)["rows"] if args.output.exists() else []
     found = {(row["model"], row["dataset"]): row for row in rows}
-    for place in args.goals or range(len(GOALS)):
-        row = measure(GOALS[place], args)
+    for goal in GOALS:
+        if goal.name not in (args.goals or [goal.name]):
+            continue
+        row = measure(goal, args)
         print({key: value for key, value in row.items() if key != "seeds"}, flush=True)
         found[row["model"], row["dataset"]] = row
         about = {"table": "recipes", "about": ABOUT, **provenance(command, device_name(resolve_device(args.device)))}

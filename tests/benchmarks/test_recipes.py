@@ -20,7 +20,7 @@ GOAL = recipes.Goal("resnet8", "digits", 5, 10, ("--subset", "300", "--epochs", 
 def args(tmp_path_factory):
     place = tmp_path_factory.mktemp("recipes")
     return Namespace(
-        weights=place, data_dir=ROOT / "data", device="cpu", seeds=2, quiet=True, goals=[0], output=place / "recipes.json"
+        weights=place, data_dir=ROOT / "data", device="cpu", seeds=2, quiet=True, goals=None, output=place / "recipes.json"
     )
 
 
