@@ -191,7 +191,7 @@ def test_a_prompt_is_read_once_for_all_its_candidates(name):
     for key, states in apart.kept.items():
         for one, other in zip(short.kept[key], states, strict=True):
             assert one.shape == other.shape and (one - other).abs().max() < 1e-5 * max(1.0, other.std().item())
-    compared = (6 + 2 * 4) + 2 * 10 + 8  # tokens of two rows' tails, of both rows, of one alone
+    compared = (6 + 2 * 4) + 2 * 10  # tokens of two rows' tails, and of both rows
     assert sum(seen) == compared + (6 + 3 * 4) + (1 + 3 * 4)
 
 
@@ -202,7 +202,7 @@ def test_a_model_that_goes_on_otherwise_reads_whole_rows(monkeypatch):
     for row in rows:
         apart.keep([row])
     off = Forward._states_of_tails
-    monkeypatch.setattr(Forward, "_states_of_tails", lambda self, batch: [1.001 * state for state in off(self, batch)])
+    monkeypatch.setattr(Forward, "_states_of_tails", lambda *given: [1.001 * state for state in off(*given)])
     short = Forward(peft_model)
     short.keep(rows)
     for key, states in apart.kept.items():

@@ -7,6 +7,7 @@ that gives the whole model's logits is measured on a few rows before anything is
 """
 
 import contextlib
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -185,9 +186,11 @@ class Forward:
             return
         bar = tqdm(total=len(missing), desc="frozen part", unit=" rows", leave=False, disable=quiet or None)
         for several in self._of_one_prompt(missing):
-            for batch in batches_of(several, self.device):
-                self._keep_states(batch.rows, _tails(batch), self._states_of_tails(batch))
-                bar.update(len(batch.rows))
+            read, left = self._read(several[0].prompt), iter(several)
+            for tails in batches_of(_tails(several), self.device, max(1, TOKENS // len(several[0].prompt))):
+                rows = [next(left) for _ in tails.rows]
+                self._keep_states(rows, tails.asked, self._states_of_tails(tails, read))
+                bar.update(len(rows))
         missing = [row for row in missing if row.key not in self.kept]
         missing.sort(key=lambda row: -len(row.prompt) - len(row.response))
         for batch in batches_of(missing, self.device):
@@ -232,29 +235,36 @@ class Forward:
     def _goes_on_alike(self, rows: Sequence[Tokens]) -> bool:
         """True if the states of rows of one prompt are those of whole rows: to CLOSE of their spread, or, in bf16, to what a
         row's differ by between batches."""
-        batch, alone = batch_of(rows[:2], self.device), batch_of(rows[:1], self.device)
+        batch, tails = batch_of(rows[:2], self.device), batch_of(_tails(rows[:2]), self.device)
         try:
-            tails = self._states_of_tails(batch)
+            found = self._states_of_tails(tails, self._read(rows[0].prompt))
         except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
             return False  # a model whose cache is of another kind
-        for tail, whole, one in zip(tails, self._states(batch), self._states(alone), strict=True):
-            exact, places = whole[batch.asked].float(), alone.asked[0].nonzero()[:, 0]
-            might = CLOSE * exact.std()
-            if self.model.dtype != torch.float32:
-                might = torch.maximum(might, (whole[0, places] - one[0, places]).float().abs().max())
-            if not (tail[_tails(batch)].float() - exact).abs().max() <= might:
-                return False
-        return True
+        exact = [state.float() for state in self._states(batch)]
+        might = [CLOSE * whole[batch.asked].std() for whole in exact]
+        if self.model.dtype != torch.float32:
+            alone = batch_of(rows[:1], self.device)
+            length, states = alone.ids.shape[1], self._states(alone)
+            off = [(whole[0, :length] - one[0].float())[alone.asked[0]] for whole, one in zip(exact, states, strict=True)]
+            might = [torch.maximum(least, noise.abs().max()) for least, noise in zip(might, off, strict=True)]
+        differ = [(f[tails.asked].float() - e[batch.asked]).abs().max() for f, e in zip(found, exact, strict=True)]
+        return all(bool(off <= most) for off, most in zip(differ, might, strict=True))
 
-    def _states_of_tails(self, batch: Batch) -> list[torch.Tensor]:
-        """As `_states`, of rows of one prompt, which is read once, from its last token on."""
+    def _read(self, prompt: Sequence[int]) -> Any:
+        """The model's cache (keys and values of its attention) after a prompt but for its last token."""
         from transformers import DynamicCache
 
-        begun, read = len(batch.rows[0].prompt) - 1, DynamicCache(config=self.model.config)
-        given = {"use_cache": True, name_of_cache(): read}
-        self._watched({"input_ids": batch.ids[:1, :begun], **given})
-        read.batch_repeat_interleave(len(batch.rows))
-        return self._watched({"input_ids": batch.ids[:, begun:], "attention_mask": batch.mask.long(), **given})
+        read = DynamicCache(config=self.model.config)
+        ids = torch.tensor([prompt[:-1]], device=self.device)
+        self._watched({"input_ids": ids, "use_cache": True, name_of_cache(): read})
+        return read
+
+    def _states_of_tails(self, tails: Batch, read: Any) -> list[torch.Tensor]:
+        """As `_states`, of rows from the last token of their one prompt on. read: of `_read`, which stays as it is."""
+        cache = copy.deepcopy(read)
+        cache.batch_repeat_interleave(len(tails.rows))
+        mask = nn.functional.pad(tails.mask.long(), (cache.get_seq_length(), 0), value=1)
+        return self._watched({"input_ids": tails.ids, "attention_mask": mask, "use_cache": True, name_of_cache(): cache})
 
     def _states(self, batch: Batch) -> list[torch.Tensor]:
         """What the frozen part gives, of each module that hands it on, float (N, T, D)."""
@@ -284,9 +294,9 @@ class Forward:
         return found
 
 
-def _tails(batch: Batch) -> torch.Tensor:
-    """Where something is answered, bool (N, T), of a batch of rows of one prompt, from its last token on."""
-    return batch.asked[:, len(batch.rows[0].prompt) - 1 :]
+def _tails(rows: Sequence[Tokens]) -> list[Tokens]:
+    """Rows from the last token of their prompt on: all of it is where something is answered."""
+    return [Tokens(row.prompt[-1:], row.response) for row in rows]
 
 
 def name_of_cache() -> str:

@@ -32,10 +32,18 @@ def _answered(session: Session, rows: Sequence[Tokens], longest: int) -> list[st
     ids = torch.tensor([(0,) * (width - len(tokens)) + tokens for tokens in asked], device=device)
     mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in asked], device=device)
     tokenizer, ends = prompts.text_part(session.processor), _ends(session)
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "eos_token_id": ends or None}
-    greedy |= {"pad_token_id": ends[0] if ends else 0} | session.forward.pixels(rows)
+    greedy: dict[str, Any] = {
+        "do_sample": False,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+        "eos_token_id": ends or None,
+    }
+    greedy |= {"pad_token_id": ends[0] if ends else 0}
     with torch.no_grad():
-        if read := _read(session, rows, ids, mask, greedy):
+        if pixels := session.forward.pixels(rows):
+            greedy |= pixels
+        elif read := _read(session, rows, ids, mask, greedy):
             greedy[name_of_cache()] = read
         out = session.peft_model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=longest, **greedy)
     texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
@@ -46,7 +54,7 @@ def _read(session: Session, rows: Sequence[Tokens], ids: torch.Tensor, mask: tor
     """A copy of the model's cache (keys and values of its attention) after all tokens of prompts but the last, where an
     adapter lies above every attention and so leaves it as it is: it is computed once for all adapters. Else None."""
     forward, key = session.forward, tuple(row.key for row in rows)
-    if forward.way != ANSWERS or forward.pixels(rows) or ids.shape[1] < 2:
+    if forward.way != ANSWERS or ids.shape[1] < 2:
         return None
     if key not in forward.read:
         how = how | {"max_new_tokens": 1, "return_dict_in_generate": True}
