@@ -3,8 +3,7 @@
 Seconds are those of training alone, as in its checkpoint. Accuracy is that of `evaluate.py`, in the arithmetic of training,
 on all 10,000 test images; beside it stands that of the mean of the logits of an image and its mirror image, which published
 recipes for few epochs report. Each network has a goal, for two quiet cores. Originals that are there already are taken as
-they are. Writes results/benchmarks/recipes.json after
-each network; rows of others stay.
+they are. Writes results/benchmarks/recipes.json after each network; rows of others stay.
 
     python -m benchmarks.recipes
 """
@@ -62,21 +61,23 @@ def measure(goal: Goal, args: argparse.Namespace) -> dict[str, Any]:
     common += ["--data-dir", str(args.data_dir), "--device", args.device]
     commands = [[*common, "--seed", str(seed)] for seed in range(args.seeds)]
     paths = [pretrain.run(pretrain.parser().parse_args(words), typed("pretrain", words)) for words in commands]
-    known = [reached(path, args) for path in paths if path]
-    found = {name: [one[name] for one in known] for name in ("TA", "TA_mirrored", "minutes")}
-    mean = {name: sum(values) / len(known) for name, values in found.items()}
-    met = mean["TA"] >= goal.accuracy and mean["minutes"] <= goal.minutes
+    checkpoints = {path: models.load_checkpoint(path) for path in paths if path}
+    test = data.load(goal.dataset, args.data_dir).test
+    known = [reached(path, checkpoint, test, args) for path, checkpoint in checkpoints.items()]
+    found = {name: over_seeds([one[name] for one in known]) for name in ("TA", "TA_mirrored", "minutes")}
+    met = found["TA"]["mean"] >= goal.accuracy and found["minutes"]["mean"] <= goal.minutes
+    config = next(iter(checkpoints.values()))["config"]
     return {
-        **{"model": goal.model, "dataset": goal.dataset, "n": len(known), **settings_of(paths[0])},
-        **{name: over_seeds(values) for name, values in found.items()},
+        **{"model": goal.model, "dataset": goal.dataset, "n": len(known)},
+        **{key: config[key] for key in ("epochs", "lr", "batch_size", "recipe")},
+        **found,
         **{"goal_TA": goal.accuracy, "goal_minutes": goal.minutes, "met": "yes" if met else "no", "seeds": known},
     }
 
 
-def reached(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+def reached(path: Path, checkpoint: dict[str, Any], test: data.Split, args: argparse.Namespace) -> dict[str, Any]:
     """TA in percent without and with mirror images, minutes, and command, date and machine of an original."""
-    checkpoint = models.load_checkpoint(path)
-    model, test = models.build(checkpoint, path), data.load(checkpoint["data"]["dataset"], args.data_dir).test
+    model = models.build(checkpoint, path)
     compute = Compute.from_flags(args).placed(model)
     images = torch.as_tensor(test.images)
     logits = [predict(model, data.Split(some, test.labels), compute) for some in (images, images.flip(-1))]
@@ -86,13 +87,6 @@ def reached(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         "minutes": checkpoint["cost"]["seconds"] / 60,
         **{key: checkpoint[key] for key in ("command", "date", "device")},
     }
-
-
-def settings_of(path: Path | None) -> dict[str, Any]:
-    """How an original was trained."""
-    assert path is not None  # only --list-classes gives none
-    config = models.load_checkpoint(path)["config"]
-    return {key: config[key] for key in ("epochs", "lr", "batch_size", "recipe")}
 
 
 def parser() -> Parser:
