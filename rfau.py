@@ -82,10 +82,10 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
 def _draw(residuals: list[list[list[float]]], layers: list[str], run: Run) -> None:
     """Draw --plot. residuals: of each step on D_r and on D_f, a number for each of `layers`; there are none of steps that an
     interrupted run has made without --plot."""
-    from unlearning.reports import paper_figures
-
     if not distributed.is_main():
         return
+    from unlearning.reports import paper_figures
+
     found = [step for step in residuals if [len(side) for side in step] == 2 * [len(layers)]]
     if missing := int(run.cost["steps"]) - len(found):
         say(f"--plot: {missing} of {run.cost['steps']} steps were made without it, and aren't drawn")
