@@ -20,7 +20,7 @@ from unlearning.core.words import silent
 from unlearning.language import influence
 from unlearning.language.adapters import read_record
 from unlearning.language.base import _no_progress_bars
-from unlearning.language.forward import batch_of
+from unlearning.language.batches import batch_of
 from unlearning.language.prompts import encode
 from unlearning.language.rows import read_rows
 from unlearning.language.session import Place, Workspace, session_of

@@ -20,7 +20,8 @@ import llmeraser
 from tests.helpers import call, files
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.language import adapters, command, ekfac, forward, influence
+from unlearning.language import adapters, batches, command, ekfac, forward, influence
+from unlearning.language.batches import batch_of
 from unlearning.language.rows import Row, digest, read_rows
 from unlearning.language.session import Place, Workspace, session_of
 
@@ -89,7 +90,7 @@ def drawn_fisher(now, samples, by_token):
     """The Fisher matrix of the labels that EK-FAC draws, float64 (p, p), of rows, or of tokens, by autograd alone."""
     total = 0
     for row in now.tokens(now.rows):
-        batch = forward.batch_of([row])
+        batch = batch_of([row])
         for labels in ekfac._labels(now, batch, samples):
             losses = torch.nn.functional.cross_entropy(now.logits(batch), labels, reduction="none")
             root = (len(row.response) * len(now.rows) * samples) ** -0.5
@@ -113,7 +114,7 @@ def covariances(now):
             layer = next(layer for layer in layers if layer.weight is parameter)
             stack.enter_context(layer.register_forward_pre_hook(functools.partial(watch, total)))
         for row in now.tokens(now.rows):
-            now.logits(forward.batch_of([row]))
+            now.logits(batch_of([row]))
     return found
 
 
@@ -180,7 +181,7 @@ def test_padding_and_the_rows_beside_a_row_change_nothing(place, at_work, monkey
     now = at_work(stranger(place, *targets))
     b = torch.randn(sum(p.numel() for p in now.parameters), generator=torch.Generator().manual_seed(0))
     together = ekfac.solve(ekfac.compute(now), b, DAMPINGS, 0.0)
-    monkeypatch.setattr(forward, "TOKENS", 1)  # each row alone
+    monkeypatch.setattr(batches, "TOKENS", 1)  # each row alone
     alone = ekfac.solve(ekfac.compute(replace(now, rows=now.rows[::-1])), b, DAMPINGS, 0.0)
     for damping in DAMPINGS:
         assert torch.allclose(together[damping].x, alone[damping].x, rtol=1e-3, atol=1e-3 * alone[damping].x.abs().max())

@@ -13,24 +13,13 @@ import llmeraser
 from tests.helpers import call, killed_at, one_line
 from tests.language.conftest import finetune, losses_of, save_base, session
 from unlearning.core.errors import UserError
-from unlearning.language import forward, influence
+from unlearning.language import batches, forward, influence
 from unlearning.language import session as session_module
 from unlearning.language.adapters import linear_layers
 from unlearning.language.base import _no_progress_bars, load_base
-from unlearning.language.forward import (
-    ANSWERS,
-    BLOCKS,
-    WHOLE,
-    Forward,
-    Tokens,
-    batch_of,
-    batches_of,
-    blocks_of,
-    check_short_way,
-    read_states,
-    row_means,
-    token_log_likelihoods,
-)
+from unlearning.language.batches import Tokens, batch_of, batches_of, row_means, token_log_likelihoods
+from unlearning.language.blocks import attention_of, blocks_of
+from unlearning.language.forward import ANSWERS, BLOCKS, WHOLE, Forward, check_short_way, read_states
 
 T = transformers
 HEADS = {"vocab_size": 32, "num_attention_heads": 4}
@@ -138,7 +127,7 @@ def test_with_checkpointing_blocks_are_computed_again_and_slopes_and_products_st
     peft_model = adapted(model_of(name), ATTENTION.get(name, "q_proj"), layers=blocks)
     computed, parameters, found = [], trained(peft_model), []
     for block in blocks_of(peft_model):
-        forward.attention_of(block).register_forward_hook(lambda module, *_: computed.append(module))
+        attention_of(block).register_forward_hook(lambda module, *_: computed.append(module))
     batch = batch_of(ROWS)
     vector = torch.randn(influence.flat(parameters).numel(), generator=torch.Generator().manual_seed(0))
     for checkpointing in (False, True):
@@ -151,7 +140,7 @@ def test_with_checkpointing_blocks_are_computed_again_and_slopes_and_products_st
 
         computed.clear()
         slope = influence.gradient(loss(batch), parameters)
-        counts = [computed.count(forward.attention_of(block)) for block in blocks_of(peft_model)]
+        counts = [computed.count(attention_of(block)) for block in blocks_of(peft_model)]
         assert short.way == way and counts == [(1 + checkpointing) * (i in blocks) for i in range(3)]
         assert all(part.any() for part in slope.split([p.numel() for p in parameters]))
         found.append((slope, influence.hessian_product(loss, [batch], parameters)(vector)))
@@ -289,12 +278,12 @@ def test_a_batch_says_what_is_read_and_what_is_answered():
 
 
 def test_batches_keep_within_their_tokens_answers_and_rows(monkeypatch):
-    monkeypatch.setattr(forward, "TOKENS", 24)
+    monkeypatch.setattr(batches, "TOKENS", 24)
     assert [len(batch.rows) for batch in batches_of(ROWS)] == [2, 2]  # the longest has 9, 4, 12 and 6 tokens
-    monkeypatch.setattr(forward, "TOKENS", 2)  # one row alone may have more
+    monkeypatch.setattr(batches, "TOKENS", 2)  # one row alone may have more
     assert [batch.rows for batch in batches_of(ROWS)] == [(row,) for row in ROWS]
-    monkeypatch.setattr(forward, "TOKENS", 1000)
-    monkeypatch.setattr(forward, "ANSWERED", 7)
+    monkeypatch.setattr(batches, "TOKENS", 1000)
+    monkeypatch.setattr(batches, "ANSWERED", 7)
     assert [len(batch.rows) for batch in batches_of(ROWS)] == [3, 1]
     assert [len(batch.rows) for batch in batches_of(ROWS, most=3)] == [3, 1]
     assert [len(batch.rows) for batch in batches_of(ROWS, most=1)] == [1] * 4

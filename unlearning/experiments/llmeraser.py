@@ -30,7 +30,7 @@ from unlearning.language import rows as language_rows
 from unlearning.language import scores
 from unlearning.language.adapters import read_record
 from unlearning.language.base import SMOLLM2
-from unlearning.language.forward import ANSWERED, TOKENS
+from unlearning.language.batches import ANSWERED, TOKENS
 from unlearning.language.prompts import ALPACA
 from unlearning.language.rows import few, write_rows
 from unlearning.language.session import Place, Workspace

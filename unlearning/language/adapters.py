@@ -22,7 +22,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import replacing, sha256
 from unlearning.core.words import encoded, first_line, listed
 from unlearning.language import fields
-from unlearning.language.forward import blocks_of
+from unlearning.language.blocks import blocks_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

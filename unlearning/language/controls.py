@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from unlearning.language import influence
 from unlearning.language.aim import Aim
-from unlearning.language.forward import Batch, batches_of, row_means, token_log_likelihoods
+from unlearning.language.batches import Batch, batches_of, row_means, token_log_likelihoods
 from unlearning.language.session import Rows, Session, train_adapter
 
 STEPS, RATE = 20, 1e-4  # of Adam

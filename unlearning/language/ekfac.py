@@ -31,7 +31,8 @@ from unlearning.core.files import check_writable, read_torch, sha256, write_torc
 from unlearning.core.locks import locked, settle
 from unlearning.language import prompts
 from unlearning.language.adapters import CONFIG
-from unlearning.language.forward import ANSWERS, Batch, Tokens, batches_of
+from unlearning.language.batches import Batch, Tokens, batches_of
+from unlearning.language.forward import ANSWERS
 from unlearning.language.influence import Solution, gauss_newton_product
 from unlearning.language.rows import digest
 from unlearning.language.session import Session

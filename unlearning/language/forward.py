@@ -8,98 +8,27 @@ that gives the whole model's logits is measured on a few rows before anything is
 
 import contextlib
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.locks import locked, settle
+from unlearning.language.batches import TOKENS, Batch, Tokens, batch_of, batches_of, row_means, token_log_likelihoods
+from unlearning.language.blocks import attention_of, blocks_of, first_adapted, is_trained
 
-TOKENS, ANSWERED = 8192, 1024  # of a batch, at most: with padding; that are answered, each with logits of a whole vocabulary
 CLOSE = 1e-4  # of the logits' spread: what rounding in fp32 makes of another order of the same sums
 CHECKED = 4  # rows on which the short way is compared with the whole model
 WHOLE, BLOCKS, ANSWERS = "whole", "blocks", "answers"  # how much of a model is computed each time
 States = dict[str, list[torch.Tensor]]  # the frozen part's output, by Tokens.key
-Pixels = Callable[[Sequence["Tokens"]], dict[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A row as token ids: what is asked, and what is answered to it, with the token that ends it. image: the path of one
-    that is asked about, whose places in the prompt have ids of their own; "" for none."""
-
-    prompt: tuple[int, ...]
-    response: tuple[int, ...]
-    image: str = ""
-
-    @cached_property
-    def key(self) -> str:
-        """A name for the states of these tokens."""
-        return hashlib.sha256(repr((self.prompt, self.response, self.image)).encode()).hexdigest()[:24]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of token ids as a model takes them.
-
-    ids: without the last of each row, padded on the right, int64 (N, T). mask: what of it is no padding, bool (N, T).
-    targets: the token to answer with at each place, -1 where nothing is answered, int64 (N, T). rows: the same as Tokens.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    targets: torch.Tensor
-    rows: tuple[Tokens, ...]
-
-    @property
-    def asked(self) -> torch.Tensor:
-        """Where something is answered, bool (N, T)."""
-        return self.targets >= 0
-
-    @property
-    def weights(self) -> torch.Tensor:
-        """What each answered token counts in its row's loss, float32 (tokens,): one over the answer's tokens."""
-        return (1 / self.asked.sum(1))[self.asked.nonzero()[:, 0]]
-
-
-def batch_of(rows: Sequence[Tokens], device: str | torch.device = "cpu") -> Batch:
-    """Rows as one Batch."""
-    sequences = [(*row.prompt, *row.response)[:-1] for row in rows]
-    longest = max(map(len, sequences))
-    ids, mask = torch.zeros(len(rows), longest, dtype=torch.int64), torch.zeros(len(rows), longest, dtype=torch.bool)
-    targets = torch.full((len(rows), longest), -1)
-    for i, (row, tokens) in enumerate(zip(rows, sequences, strict=True)):
-        end = len(tokens)
-        ids[i, :end], mask[i, :end] = torch.tensor(tokens), True
-        targets[i, end - len(row.response) : end] = torch.tensor(row.response)
-    return Batch(ids.to(device), mask.to(device), targets.to(device), tuple(rows))
-
-
-def batches_of(rows: Sequence[Tokens], device: str | torch.device = "cpu", most: int | None = None) -> list[Batch]:
-    """Rows in their order as batches within TOKENS and ANSWERED, and of at most so many rows. One row alone may exceed."""
-    found: list[Batch] = []
-    waiting: list[Tokens] = []
-    longest = answered = 0
-    for row in rows:
-        length = max(longest, len(row.prompt) + len(row.response))
-        full = length * (len(waiting) + 1) > TOKENS or answered + len(row.response) > ANSWERED or len(waiting) == most
-        if waiting and full:
-            found.append(batch_of(waiting, device))
-            waiting, length, answered = [], len(row.prompt) + len(row.response), 0
-        waiting.append(row)
-        longest, answered = length, answered + len(row.response)
-    return [*found, batch_of(waiting, device)] if waiting else found
+Pixels = Callable[[Sequence[Tokens]], dict[str, torch.Tensor]]
 
 
 class Forward:
@@ -120,7 +49,7 @@ class Forward:
         first = first_adapted(model, self.blocks)
         self.frozen = self.blocks[:first]
         last = list(self.blocks[-1:]) if first == len(self.blocks) - 1 else []
-        self.attention = next((a for block in last if (a := attention_of(block)) and not _trained(a)), None)
+        self.attention = next((a for block in last if (a := attention_of(block)) and not is_trained(a)), None)
         # In the last block what follows attention looks at each place by itself: only answered places are needed.
         answers = first == len(self.blocks) or self.attention is not None
         self.way = way or (WHOLE if first == 0 else ANSWERS if answers else BLOCKS)
@@ -369,54 +298,6 @@ def _computed_again(blocks: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for block in blocks:
             block.__dict__.pop("forward", None)
-
-
-def blocks_of(model: Any) -> list[nn.Module]:
-    """The blocks of a model in their order: the longest list of modules of one kind, found whatever it is called.
-
-    Raises UserError where there is none.
-    """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    text = plain.config.get_text_config()
-    decoder = plain.get_decoder() or plain  # without what sees images, of a model that has such
-    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    count = getattr(text, "num_hidden_layers", 0)
-    for modules in lists:
-        if len(modules) == count and not any(m is not modules and modules in set(m.modules()) for m in lists):
-            return list(modules)
-    raise UserError(f"{type(model).__name__} has no list of its {count} blocks that this project finds")
-
-
-def attention_of(block: nn.Module) -> nn.Module | None:
-    """The attention of a block, whatever it is called; None where there isn't one alone."""
-    found = [module for name, module in block.named_children() if "attn" in name.lower() or "attention" in name.lower()]
-    found = [module for module in found if any(isinstance(part, nn.Module) for part in module.children())]
-    return found[0] if len(found) == 1 else None
-
-
-def first_adapted(model: Any, blocks: Sequence[nn.Module]) -> int:
-    """The first block with something to train in it: its place; len(blocks) where only the output layer has, and 0 where
-    something lies outside of both."""
-    trained = [i for i, block in enumerate(blocks) if _trained(block)]
-    inside = {id(p) for module in [*blocks, model.get_output_embeddings()] for p in module.parameters()}
-    if any(p.requires_grad and id(p) not in inside for p in model.parameters()):
-        return 0
-    return trained[0] if trained else len(blocks)
-
-
-def _trained(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def token_log_likelihoods(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The log-likelihood of every answered token in nats, float32 (tokens,)."""
-    return -functional.cross_entropy(logits, batch.targets[batch.asked], reduction="none")
-
-
-def row_means(batch: Batch, each: torch.Tensor) -> torch.Tensor:
-    """The mean of a number of each answered token, float32 (tokens,), over each row's answer, float32 (N,)."""
-    start = torch.zeros(len(batch.rows), device=each.device)
-    return start.index_add(0, batch.asked.nonzero()[:, 0], each * batch.weights)
 
 
 def check_short_way(forward: Forward, rows: Sequence[Tokens]) -> tuple[Forward, float, float]:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from unlearning.language import prompts
-from unlearning.language.forward import ANSWERS, Tokens, name_of_cache
+from unlearning.language.batches import Tokens
+from unlearning.language.forward import ANSWERS, name_of_cache
 from unlearning.language.rows import Row
 from unlearning.language.session import Session
 

@@ -13,7 +13,7 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.words import first_line
-from unlearning.language.forward import Tokens
+from unlearning.language.batches import Tokens
 from unlearning.language.rows import Row, few
 
 FORMS = ("chat", "alpaca", "plain", "raw")

@@ -19,7 +19,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.words import say
 from unlearning.language import generation, influence
 from unlearning.language.adapters import read_record
-from unlearning.language.forward import Batch, Tokens, batches_of, row_means, token_log_likelihoods
+from unlearning.language.batches import Batch, Tokens, batches_of, row_means, token_log_likelihoods
 from unlearning.language.rows import Row, few
 from unlearning.language.session import Place, Session, current_rows, given_files, session_of
 from unlearning.metrics import predictions, statistics

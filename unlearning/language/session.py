@@ -20,17 +20,8 @@ from unlearning.core.files import sha256
 from unlearning.core.words import say, silent
 from unlearning.language import adapters, prompts
 from unlearning.language.base import base_fingerprint, load_base
-from unlearning.language.forward import (
-    WHOLE,
-    Batch,
-    Forward,
-    Tokens,
-    batches_of,
-    check_short_way,
-    read_states,
-    row_means,
-    token_log_likelihoods,
-)
+from unlearning.language.batches import Batch, Tokens, batches_of, row_means, token_log_likelihoods
+from unlearning.language.forward import WHOLE, Forward, check_short_way, read_states
 from unlearning.language.influence import gradient
 from unlearning.language.requests import edited
 from unlearning.language.rows import Row, as_recorded, read_rows
