@@ -252,9 +252,9 @@ def _chosen(
         train, test = _held_out(train, validation, classes, say)
     assert test is not None  # readers refuse what has no test images
     if subset:
-        train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {title}")
+        train = thinned(train, subset, len(classes), f"--subset {subset}: of the training images of {title}")
     if test_subset:
-        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {title}")
+        test = thinned(test, test_subset, len(classes), f"--test-subset {test_subset}: of the test images of {title}")
     return train, test
 
 
@@ -419,10 +419,11 @@ def steps_of(count: int, size: int) -> int:
     return max(1, math.ceil((count - 1) / size)) if size > 1 else count
 
 
-def _thinned(split, count, classes, complaint):
-    """`count` images of `split`, all classes alike. Raises UserError, beginning with `complaint`, if it can't be."""
-    if not len(classes) <= count <= len(split):
-        raise UserError(f"{complaint} {len(classes)}, one of each class, to {len(split)} can be kept")
+def thinned(split: Split, count: int, classes: int, complaint: str) -> Split:
+    """`count` images of `split`, which has so many classes, all of them alike. Raises UserError, beginning with `complaint`,
+    if it can't be."""
+    if not classes <= count <= len(split):
+        raise UserError(f"{complaint} {classes}, one of each class, to {len(split)} can be kept")
     return split.take(stratified(split.labels, count))
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from unlearning.core import seals
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, main
+from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.paths import folder, input_file, input_path, output_file, output_folder
 from unlearning.core.words import encoded, say
 from unlearning.evaluation import outputs
@@ -48,6 +48,8 @@ def parser() -> Parser:
     add_model_flag(parser, "what each file says")
     add_elsewhere_flags(parser)
     add_scoring_flags(parser)
+    text = "score on N training and N test images at most, all classes alike (default: on all)"
+    parser.add_argument("--images", type=POSITIVE_INT, metavar="N", help=text)
     parser.add_argument(
         "--references",
         nargs="+",

@@ -284,3 +284,61 @@ def test_a_network_is_asked_about_each_image_once_and_beyond_that_for_probe_and_
     one = 120 + 364 + 100  # the images, and the probe's training images
     for_each = [gone + 2 * gone + 2 * 32 for gone in tested]  # the probe's T_f; relearning's two points and two steps
     assert sum(asked) == 3 * one + 2 * sum(for_each)
+
+
+def test_scored_on_a_part_of_the_images(small):
+    """--images: the same images of every file, all classes alike, and no other is asked about; the request stays whole."""
+    paths = [small / f"{name}.pth" for name in ("original", "retrain0", "finetune")]
+    flags = ("--precision", "fp32", "--weights", small / "none", "--cache", 0)
+    rows = helpers.rows_of(*paths, *flags, "--images", 60, beneath=False)
+    assert {row["dataset"] for row in rows} == {"digits-120, scored on 60 training and 60 test images"}
+    assert {row["forgotten"] for row in rows} == {"class 3"}
+    dataset = data.load("digits", subset=120)
+    train, test = (split.take(data.stratified(split.labels, 60)) for split in (dataset.train, dataset.test))
+    found = by_method(rows)
+    for path, method in zip(paths, ("original", "retrain", "finetune"), strict=True):
+        model = models.build(models.load_checkpoint(path))
+        known = [predict(model, split, FP32).argmax(1) == split.labels for split in (train, test)]
+        gone, never = train.labels == 3, test.labels == 3
+        expected = (~known[0][gone], known[0][~gone], known[1][~never])
+        assert 0 < gone.sum() < 12
+        for key, right in zip(("UA", "RA", "TA"), expected, strict=True):
+            assert found[method][key] == pytest.approx(100 * right.double().mean().item()), (method, key)
+    whole = helpers.rows_of(*paths, *flags, "--images", 2000, beneath=False)  # no fewer than there are
+    assert by_method(whole) == by_method(helpers.rows_of(*paths, *flags, beneath=False))
+    assert {row["dataset"] for row in whole} == {"digits-120"}
+
+
+def test_references_and_accounts_of_a_part_of_the_images(small, tmp_path):
+    """Which images a reference forgot is said of those that are scored; a page is about the whole request."""
+    flags = (small / "finetune.pth", "--precision", "fp32", "--weights", small / "none", "--cache", 0, "--images", 60)
+    (both,) = helpers.rows_of(*flags, "--references", small / "half0.pth", small / "half1.pth", beneath=False)
+    (one,) = helpers.rows_of(*flags, "--references", small / "half0.pth", beneath=False)
+    train = data.load("digits", subset=120).train
+    scored = int((train.labels[data.stratified(train.labels, 60)] == 3).sum())
+    assert "mean" in both["metrics"]["rmia"]
+    assert f"of the {scored} images" in one["metrics"]["rmia"]["missing"]
+    call(evaluate, *flags, "--html", tmp_path / "page.html", "--quiet")
+    assert "12 of 120 training images" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [(9, "--images 9: fewer than the 10 classes"), (10, "--images 10: none of the 1 images to forget (file")],
+)
+def test_a_part_that_is_too_small(small, tmp_path, capsys, count, message):
+    train = data.load("digits", subset=120)
+    lost = next(i for i in range(120) if i not in data.stratified(train.train.labels, 10))
+    np.save(tmp_path / "one.npy", train.whole.positions[[lost]].numpy())
+    path = call(
+        finetune,
+        *SMALL,
+        "--original",
+        small / "original.pth",
+        "--forget-file",
+        tmp_path / "one.npy",
+        "--output",
+        tmp_path / "x.pth",
+    )
+    code, line = one_line(evaluate, capsys, path, "--weights", small / "none", "--images", count)
+    assert code == 2 and message in line

@@ -435,3 +435,28 @@ def test_constants_of_a_network_from_elsewhere_in_other_words(tmp_path):
     write_torch(made, content)
     assert of_checkpoint(models.load_checkpoint(made)) == known
     assert call(finetune, *start, *three) == made and len([*made.parent.glob("*.pth")]) == 1
+
+
+def test_a_method_learns_from_a_part_of_what_is_retained(tmp_path, capsys):
+    """--retain-subset: as many of each class, the same for every seed; what is to be forgotten stays whole."""
+    original = call(pretrain, *SMALL, "--model", "resnet8", "--epochs", 1, "--output", tmp_path / "original.pth")
+    flags = (*SMALL, "--original", original, "--forget-class", 3, "--weights", tmp_path)
+    dataset, seen = data.load("digits", subset=120), []
+
+    for seed in (0, 1):
+        args = finetune.parser().parse_args([*map(str, flags), "--retain-subset", "45", "--seed", str(seed)])
+        with contextlib.ExitStack() as held:
+            seen.append(start("finetune", finetune.parser(), args, Shared(0), held).splits())
+    (retain, forget), (again, _) = seen
+    assert torch.equal(forget.images, dataset.train.images[dataset.train.labels == 3])
+    assert torch.equal(retain.images, again.images) and len(retain) == 45
+    counts = retain.labels.bincount(minlength=10)
+    assert counts[3] == 0 and counts[counts > 0].min() >= 4 and counts.max() <= 6
+    path = call(finetune, *flags, "--epochs", 2, "--batch-size", 15, "--retain-subset", 45)
+    assert path.name.startswith("digits-120_resnet8_class3_finetune2-retain-subset-45-batch-size-15")
+    assert models.load_checkpoint(path)["cost"]["steps"] == 6
+    whole = call(finetune, *flags, "--epochs", 2, "--batch-size", 15)
+    assert "retain_subset" not in models.load_checkpoint(whole)["config"]  # as files of before the flag
+    for count in (8, 109):
+        code, line = one_line(finetune, capsys, *flags, "--retain-subset", count)
+        assert code == 2 and f"--retain-subset {count}: of the images that stay 9, one of each class, to 108" in line

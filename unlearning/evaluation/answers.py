@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,24 @@ from unlearning.vision.identity import digest
 
 
 def of_network(
-    entry: Entry, logits: Sequence[torch.Tensor], dataset: data.Dataset, forget: torch.Tensor, pictures: bool
+    entry: Entry,
+    logits: Sequence[torch.Tensor],
+    dataset: data.Dataset,
+    about: data.Dataset,
+    forget: torch.Tensor,
+    pictures: bool,
 ) -> dict[str, Any]:
     """What a single network's row keeps: `asked` and `answers`.
 
-    logits: float32 (N, C) of the training and of the test images of `dataset`, on which the file is scored. forget: int64
-    positions in all training images. pictures: also keep images of the forget set.
+    logits: float32 (N, C) of the training and of the test images of `dataset`, on which the file is scored. about: all that
+    it could be scored on. forget: int64 positions in all training images. pictures: also keep images of the forget set.
     """
     own = own_positions(entry, forget)
     count = max(len(dataset.classes), logits[0].shape[1])
     classes = [forgetting.class_name(dataset.classes, c) for c in range(len(dataset.classes))]
     classes += [str(c) for c in range(len(classes), count)]
     shown = pictured(dataset.train.labels, own) if pictures else own[:0]
-    asked = _asked(entry, dataset, forget, classes, shown)
+    asked = _asked(entry, about, forget, classes, dataset.part(shown))
     probability, answered = logits[0][shown].softmax(1).max(1)
     answers = Answers(
         file=_file(entry),
@@ -71,10 +77,9 @@ def confusion(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> np.nd
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes).numpy()
 
 
-def _asked(entry: Entry, dataset: data.Dataset, forget: torch.Tensor, classes: list[str], shown: torch.Tensor) -> Asked:
-    labels, own = dataset.train.labels, own_positions(entry, forget)
+def _asked(entry: Entry, dataset: data.Dataset, forget: torch.Tensor, classes: list[str], shown: data.Split) -> Asked:
+    labels, own = dataset.train.labels, own_positions(replace(entry, drawn=None), forget)
     inside, every = (torch.bincount(y, minlength=len(classes)).tolist() for y in (labels[own], labels))
-    images = dataset.train.images[shown]
     return Asked(
         count=len(forget),
         total=len(labels),
@@ -83,8 +88,8 @@ def _asked(entry: Entry, dataset: data.Dataset, forget: torch.Tensor, classes: l
         fingerprint=dataset.fingerprint,
         classes=classes,
         whole=forgetting.whole_classes(labels, own),
-        images=images.permute(0, 2, 3, 1).contiguous().numpy(),
-        truth=[classes[label] for label in labels[shown].tolist()],
+        images=shown.images[:].permute(0, 2, 3, 1).contiguous().numpy(),
+        truth=[classes[label] for label in shown.labels.tolist()],
         private=entry.private is not None,
         names=sorted(dataset.whole.called(forget)) if dataset.whole.files else (),
     )

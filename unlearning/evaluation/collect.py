@@ -23,6 +23,7 @@ from unlearning.evaluation.entries import (
     check_identities,
     dataset_of,
     describe,
+    drawn,
     forget_sets,
     labels,
     lists,
@@ -65,7 +66,7 @@ def score_files(
     """
     described = _described(once(paths), scoring, shared)
     given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
-    entries = _with_parents(given + _companions(given, scoring, shared))
+    entries = [drawn(entry, scoring, shared) for entry in _with_parents(given + _companions(given, scoring, shared))]
     check_identities(entries)
     for line in request_in_words(given, scoring, shared):
         say(line)
@@ -147,9 +148,13 @@ class _Scorer:
 
         Accounts are made again from the kept answers, so that no image of a forget set lies in the folder of what is kept.
         """
-        dataset = scored_on(entry, dataset_of(entry, self.scoring, self.shared))
+        dataset = self._scored_on(entry)
         for positions, tag in entry.forgets:
-            dataset.check_missing(own_positions(entry, positions), tag)
+            own = own_positions(entry, positions)
+            dataset.check_missing(own, tag)
+            if not len(own):
+                what = f"none of the {len(positions):,} images to forget ({tag}) is among them"
+                raise UserError(f"--images {self.scoring.images}: {what}")
         if self.keep and len(dataset.missing):
             raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
         sha = answers.folder_sha256(entry.path) if entry.path.is_dir() else entry.sha256 or sha256(entry.path)
@@ -173,7 +178,7 @@ class _Scorer:
         return {
             "file": sha,
             "network": [entry.key, entry.built, repr(self.scoring.told), own and own.sha256],
-            "data": [entry.images, dataset.missing.tolist()],
+            "data": [entry.images, dataset.missing.tolist(), self.scoring.images],
             "forget": [(digest(positions), tag) for positions, tag in entry.forgets],
             "from": [self.retrained[pair][0] if pair in self.retrained else None for pair in _pairs(entry)],
             "flags": [self.scoring.attack, self.scoring.every_attack, self.beneath, bool(self.keep), entry.seed],
@@ -185,7 +190,7 @@ class _Scorer:
         """`precision`, `scores`, a pair of metrics and curves for each forget set, and `logits`, as far as these are needed:
         float32 (N, C) of the training images for what is measured from a Retrain, for accounts of the test images too."""
         for other in self.skipped:  # the same layers are cached as if they had been scored now, for the same bits
-            self._placed(other, scored_on(other, dataset_of(other, self.scoring, self.shared)))
+            self._placed(other, self._scored_on(other))
         self.skipped = []
         model, compute = self._placed(entry, dataset)
         logits = [predict(model, split, compute, self.shared.features) for split in (dataset.train, dataset.test)]
@@ -212,6 +217,9 @@ class _Scorer:
         kept = logits if self.keep else logits[:1] if entry.method == "retrain" else []
         return {"precision": compute.precision, "scores": scores, "logits": kept, "zeros": models.zeros(model)}
 
+    def _scored_on(self, entry: Entry) -> data.Dataset:
+        return scored_on(entry, dataset_of(entry, self.scoring, self.shared), self.scoring.images)
+
     def _placed(self, entry: Entry, dataset: data.Dataset) -> tuple[torch.nn.Module, Compute]:
         """The network of a file on its device, the layers that it shares with others about to be cached."""
         model = network_of(entry, self.scoring.told.own)
@@ -230,17 +238,19 @@ class _Scorer:
         scores: tuple[dict[str, Any], dict[str, Any]],
     ) -> dict[str, Any]:
         """The row of a forget set. found: `_scores`; scores: its pair of this forget set."""
+        whole = replace(entry, drawn=None)
+        about = scored_on(whole, dataset_of(entry, self.scoring, self.shared))
         row: dict[str, Any] = {key: getattr(entry, key) for key in ("model", "epochs", "seed", "command", "device")}
         row |= {
             "forget": tag,
-            "forgotten": dataset.in_words(own_positions(entry, positions), tag, self.listed_in.get(tag)),
+            "forgotten": about.in_words(own_positions(whole, positions), tag, self.listed_in.get(tag)),
             "entry": entry,
             "precision": found["precision"],
             "metrics": scores[0] | entry.cost | {"zeros": found["zeros"], "bytes": _bytes(entry.path)},
             "curves": scores[1],
         }
         if self.keep:
-            row |= answers.of_network(entry, found["logits"], dataset, positions, self.keep == "pictures")
+            row |= answers.of_network(entry, found["logits"], dataset, about, positions, self.keep == "pictures")
         return row
 
 
@@ -261,12 +271,16 @@ def _bytes(path: Path) -> int:
 
 
 def _data_names(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> dict[str, str]:
-    """What tables call the images that a file is scored on: the data's tag, how many of them are private to a system, and
-    some digits of a SHA-256 where two have one name."""
+    """What tables call the images that a file is scored on: the data's tag, how many of them are private to a system, how
+    many are scored where not all are, and some digits of a SHA-256 where two have one name."""
     names = {}
     for entry in entries:
         private = "" if entry.private is None else f", {len(entry.private):,} private"
-        names[entry.images] = dataset_of(entry, scoring, shared).tag + private
+        dataset = dataset_of(entry, scoring, shared)
+        some = scored_on(entry, dataset, scoring.images)
+        counts = f"{len(some.train):,} training and {len(some.test):,} test images"
+        less = entry.drawn is not None or len(some.test) < len(dataset.test)
+        names[entry.images] = dataset.tag + private + (f", scored on {counts}" if less else "")
     alike = [name for name in names.values() if list(names.values()).count(name) > 1]
     return {digest: f"{name} ({digest[:8]})" if name in alike else name for digest, name in names.items()}
 

@@ -38,7 +38,8 @@ class Entry:
     SHA-256 of the original that it comes from. forget: what it has forgotten. forgets: the forget sets that it is scored on,
     each with its tag. All of them are ascending int64 positions in the training images, of a system too. built: what a
     checkpoint says of its network. elsewhere: where the original lay that it comes from, if others had trained that; of such
-    a one itself its own place. listed_in: the name of the file that named all that it has forgotten.
+    a one itself its own place. listed_in: the name of the file that named all that it has forgotten. drawn: ascending int64
+    positions of the training images on which it is scored, where it isn't on all that it is about.
     """
 
     path: Path
@@ -66,6 +67,12 @@ class Entry:
     built: dict[str, Any] = field(default_factory=dict)
     elsewhere: str | None = None
     listed_in: str | None = None
+    drawn: torch.Tensor | None = None
+
+    @property
+    def scored(self) -> torch.Tensor | None:
+        """Ascending int64 positions of the training images that it is scored on; None for all of them."""
+        return self.private if self.drawn is None else self.drawn
 
     @property
     def network(self) -> Network:
@@ -237,12 +244,31 @@ def dataset_of(entry: Entry, scoring: Scoring, shared: Shared) -> data.Dataset:
     raise failed[0]
 
 
-def scored_on(entry: Entry, dataset: data.Dataset) -> data.Dataset:
-    """Of a file's data the images that it is scored on: of a system those that are private."""
-    if entry.private is None:
+def scored_on(entry: Entry, dataset: data.Dataset, images: int | None = None) -> data.Dataset:
+    """Of a file's data the images that it is scored on: of a system those that are private. images: of `Scoring`."""
+    if images and images < len(dataset.test):
+        dataset = replace(dataset, test=dataset.test.take(data.stratified(dataset.test.labels, images)))
+    if entry.scored is None:
         return dataset
-    missing = torch.isin(entry.private, dataset.missing).nonzero().squeeze(1)
-    return replace(dataset, train=dataset.train.take(entry.private), missing=missing)
+    missing = torch.isin(entry.scored, dataset.missing).nonzero().squeeze(1)
+    return replace(dataset, train=dataset.train.take(entry.scored), missing=missing)
+
+
+def drawn(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:
+    """The entry, to be scored on as many training images as `scoring` says at most, the same for every file of its data.
+
+    Raises UserError where they are fewer than the classes.
+    """
+    if scoring.images is None:
+        return entry
+    dataset = dataset_of(entry, scoring, shared)
+    own = scored_on(entry, dataset).train
+    if len(own) <= scoring.images:
+        return entry
+    if scoring.images < len(dataset.classes):
+        raise UserError(f"--images {scoring.images}: fewer than the {len(dataset.classes)} classes")
+    rows = data.stratified(own.labels, scoring.images)
+    return replace(entry, drawn=rows if entry.private is None else entry.private[rows])
 
 
 def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:
@@ -259,7 +285,9 @@ def _tag(entry: Entry, forget: torch.Tensor, tag: str | None, dataset: data.Data
 
 def own_positions(entry: Entry, forget: torch.Tensor) -> torch.Tensor:
     """A forget set of the file, positions in the training images, as positions in the images that it is scored on."""
-    return forget if entry.private is None else torch.searchsorted(entry.private, forget)
+    if entry.scored is None:
+        return forget
+    return torch.searchsorted(entry.scored, forget[torch.isin(forget, entry.scored)])
 
 
 def forget_sets(

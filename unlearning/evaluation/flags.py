@@ -22,7 +22,8 @@ class Scoring:
     weights: folder in which Original and Retrain are looked for. attack: one of ATTACKS. every_attack: also each attack
     feature with each attacker. source, forget: for files that don't say on which data, and to forget what. told: what
     networks from elsewhere don't say. kept: scores of a killed run of the same command. recovery: also few-shot recovery.
-    references: RMIA's reference networks.
+    references: RMIA's reference networks. images: how many training and how many test images are scored at most, all classes
+    alike; None for all.
     """
 
     compute: Compute
@@ -36,6 +37,7 @@ class Scoring:
     kept: Unfinished = field(default_factory=Unfinished)
     recovery: bool = False
     references: tuple[Path, ...] = ()
+    images: int | None = None
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "Scoring":
@@ -52,6 +54,7 @@ class Scoring:
             Told.from_flags(args, args.model),
             recovery=args.recovery,
             references=tuple(args.references),
+            images=args.images,
         )
 
 

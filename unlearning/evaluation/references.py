@@ -7,7 +7,16 @@ import torch
 import data
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
-from unlearning.evaluation.entries import Entry, check_identities, describe, network_of, once, refuse_nan
+from unlearning.evaluation.entries import (
+    Entry,
+    check_identities,
+    describe,
+    drawn,
+    network_of,
+    once,
+    own_positions,
+    refuse_nan,
+)
 from unlearning.evaluation.flags import Scoring
 from unlearning.metrics import predictions
 from unlearning.vision.identity import digest
@@ -58,11 +67,11 @@ class ReferenceNetworks:
         """As `say`, of a single network: tensors (N,), (U,), (N,). never: of `network.unseen`."""
         key = one.sha256, digest(forget)
         if key not in self.asked:
-            model = network_of(one, self.scoring.told.own)
+            model, known = network_of(one, self.scoring.told.own), drawn(one, self.scoring, self.shared)
             compute = self.scoring.compute.placed(model)
             splits = [dataset.train.take(forget), dataset.test.take(never)]
             logits = [predict(model, split, compute, self.shared.features) for split in splits]
             refuse_nan(one.path, logits)
             seen, unseen = (predictions.confidence(x, split.labels) for x, split in zip(logits, splits, strict=True))
-            self.asked[key] = network.References(seen, unseen, torch.isin(forget, one.forget))
+            self.asked[key] = network.References(seen, unseen, torch.isin(forget, own_positions(known, one.forget)))
         return self.asked[key]

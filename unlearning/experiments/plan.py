@@ -37,7 +37,7 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
                 if name in ("original", "retrain"):
                     runs.append((METHODS[name].script, own + from_scratch(request, network)))
                 else:
-                    own = own + started_from(request, network)
+                    own = own + started_from(request, network) + part_of_retained(request)
                     runs += _trainings(name, own, request.sizes["epochs"], points(network, name))
     return runs
 
@@ -54,6 +54,11 @@ def started_from(request: Request, network: str) -> list[str]:
     if network not in request.originals:
         return []
     return ["--original", str(request.originals[network]), *request.told.as_flags()]
+
+
+def part_of_retained(request: Request) -> list[str]:
+    """The flags with which a preset has methods learn from a part of the images that stay."""
+    return ["--retain-subset", str(request.sizes["retain"])] if "retain" in request.sizes else []
 
 
 def _trainings(name: str, common: list[str], lengths: Sequence[int], points: Sequence[Flags]) -> list[Run]:

@@ -177,7 +177,7 @@ class Request:
         compute = Compute(resolve_device(self.device), self.precision, self.weights, self.quiet)
         data_dir = self.source.data_dir
         found = Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told, kept=self.kept)
-        return replace(found, recovery=self.recovery)
+        return replace(found, recovery=self.recovery, images=self.sizes.get("images"))
 
     def fitted(self, shared: Shared) -> "Request":
         """The same with as many images as the preset wants, where the data set has more."""

@@ -54,6 +54,8 @@ def method_parser(
         text = "checkpoint to start from, or a network from elsewhere: a file or a folder (default: by name in --weights)"
         flag("--original", type=input_path, identity=False, help=text)
         add_elsewhere_flags(parser)
+        text = "learn from this many of the images that stay, all classes alike (default: from all of them)"
+        flag("--retain-subset", type=POSITIVE_INT, off=None, metavar="N", help=text)
     else:
         parser.instead["--original"] = "it starts afresh: --model names the network"
         parser.instead["--original"] += ", or --data-of a checkpoint that was made from that original" if forget else ""

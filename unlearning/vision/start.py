@@ -23,7 +23,7 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import adapter_files, curves, foreign, layers, originals
+from unlearning.vision import adapter_files, curves, foreign, layers, originals, shipped
 from unlearning.vision.feature_cache import BLOCK
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import (
@@ -67,12 +67,18 @@ class Start:
         """What to say of an output that is finished."""
         curve = curves.file_for(self.output)
         lost = f", without {curve.name}: --overwrite makes both" if self.snapshot.curve and not curve.exists() else ""
-        return f"there already: {self.output}{lost}"
+        return f"there already{' (shipped)' if shipped.is_one(self.output) else ''}: {self.output}{lost}"
 
     def splits(self) -> tuple[data.Split, data.Split]:
-        """The images to retain, and those to forget."""
-        retain = forgetting.retain_indices(len(self.dataset.train), self.forget)
-        return self.dataset.part(retain), self.dataset.part(self.forget)
+        """The images to learn from, all that are retained or --retain-subset of them, and those to forget.
+
+        Raises UserError where --retain-subset can't be had.
+        """
+        retain = self.dataset.part(forgetting.retain_indices(len(self.dataset.train), self.forget))
+        if count := self.values.get("retain_subset"):
+            classes, complaint = len(retain.labels.unique()), f"--retain-subset {count}: of the images that stay"
+            retain = data.thinned(retain, count, classes, complaint)
+        return retain, self.dataset.part(self.forget)
 
     def checkpoint(self, model: nn.Module, cost: dict[str, float], command: str) -> dict[str, Any]:
         """The dictionary that is written for the trained `model`."""
@@ -143,7 +149,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     }
     beside = [adapter_files.folder_for(output), curves.file_for(output), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
-    finished = not held.enter_context(to_make(output, there, beside))
+    finished = not held.enter_context(to_make(output, there, beside)) or _shipped(output, same, parser, args.overwrite)
     curve = curves.Curve.of(dataset, forget, compute) if args.curve else None
     snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite, curve=curve)
     if not finished:
@@ -388,16 +394,26 @@ def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: boo
     otherwise."""
     if overwrite or not output.exists():
         return False
-    if other := _other(same, _made(output, parser)):
+    if other := _other(same, _made(output, parser, same)):
         what = f"{output} was made with other settings ({other})"
         raise UserError(f"{what}; --overwrite computes it again, --output keeps both")
+    return True
+
+
+def _shipped(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool) -> bool:
+    """True if a shipped checkpoint is what is to be made, and nothing of this name is there, finished or not: then it is put
+    into its place."""
+    file, begun = shipped.FOLDER / output.name, output.exists() or _unfinished(output).exists()
+    if overwrite or begun or not shipped.is_one(file) or not _was_made(file, same, parser):
+        return False
+    shipped.copy(output)
     return True
 
 
 def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
     """True if the file is there, is a checkpoint, and was made as `same` says."""
     try:
-        return path.exists() and _made(path, parser) == same
+        return path.exists() and _made(path, parser, same) == same
     except UserError:  # whoever writes to this name will say what is there
         return False
 
@@ -412,12 +428,15 @@ def _other(same: dict[str, Any], before: dict[str, Any]) -> str:
     return ", ".join([*found, *flags])
 
 
-def _made(path: Path, parser: Parser) -> dict[str, Any]:
-    """How a checkpoint was made, as `start` says it of a run."""
+def _made(path: Path, parser: Parser, same: dict[str, Any]) -> dict[str, Any]:
+    """How a checkpoint was made, as `start` says it of a run. same: what it says of the run at hand; the precision of a
+    shipped one is taken to be that, for by default it depends on the machine."""
     found = models.load_checkpoint(path)
     made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
     made_from |= _made_of(found["network"], found.get("parent"))
     own = for_each_channel(parser.recorded_own(found["config"]), found) | {"seed": found["seed"]}
     if not found.get("parent"):
         own = with_normalisation(own, found)
+    if shipped.is_one(path):
+        own |= {"precision": same["settings"]["precision"]}
     return {"method": found["method"], "settings": own, "from": made_from}

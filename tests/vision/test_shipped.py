@@ -1,0 +1,95 @@
+"""Checkpoints that come with the project: found by name, trusted by their SHA-256, and never in another's place."""
+
+import hashlib
+
+import pytest
+import torch
+
+import models
+import pretrain
+import retrain
+from tests.helpers import call, files, one_line
+from unlearning.core import device
+from unlearning.core.files import read_torch, write_torch
+from unlearning.vision import shipped, start
+
+FLAGS = ("--dataset", "digits", "--subset", 120, "--model", "resnet8", "--epochs", 1, "--quiet")
+NAME = "digits-120_resnet8_original-epochs-1_s0.pth"
+
+
+def listing(folder):
+    """Write the list of what lies in a folder of shipped checkpoints."""
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in folder.glob("*.pth")]
+    (folder / shipped.SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of shipped checkpoints: an original of digits after one epoch."""
+    place = tmp_path / "shipped"
+    call(pretrain, *FLAGS, "--weights", place)
+    listing(place)
+    monkeypatch.setattr(shipped, "FOLDER", place)
+    return place
+
+
+def test_a_shipped_original_is_copied_not_trained(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("unlearning.vision.run.fit", None)  # nothing may train
+    path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
+    assert capsys.readouterr().err.endswith(f"there already (shipped): {path}\n")
+    assert files(tmp_path / "mine") == {NAME: (folder / NAME).read_bytes()}
+    assert call(pretrain, *FLAGS, "--weights", folder) == folder / NAME  # where it lies
+    assert "there already (shipped)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [("--seed", 1), ("--lr", 0.3), ("--batch-size", 60), ("--subset", 130), ("--no-flip",)])
+def test_what_differs_is_trained(folder, tmp_path, capsys, other):
+    path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine", "--output", tmp_path / "mine" / NAME, *other)
+    assert "shipped" not in capsys.readouterr().err and path.read_bytes() != (folder / NAME).read_bytes()
+
+
+def test_what_was_changed_or_is_to_be_made_again_is_trained(folder, tmp_path, capsys):
+    before = (folder / NAME).read_bytes()
+    path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine", "--overwrite")
+    assert "shipped" not in capsys.readouterr().err and path.is_file()
+    content = read_torch(folder / NAME)
+    name = list(content["state_dict"])[-1]
+    content["state_dict"][name] += 1
+    write_torch(folder / NAME, content)
+    path.unlink()
+    path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
+    assert "shipped" not in capsys.readouterr().err
+    trained, own = (torch.load(file, weights_only=True)["state_dict"][name] for file in (path, folder / NAME))
+    assert not torch.equal(trained, own)
+    (folder / NAME).write_bytes(before)
+    assert call(retrain, *FLAGS, "--weights", tmp_path / "mine", "--forget-class", 3).is_file()  # another name
+    assert "shipped" not in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_gone_on_with(folder, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    unfinished = start._unfinished(mine / NAME)
+    unfinished.write_bytes(b"cut off")
+    assert not start._shipped(mine / NAME, {}, pretrain.parser(), False)
+
+
+def test_another_machines_precision_makes_no_other_original(folder, tmp_path, capsys, monkeypatch):
+    other = "bf16" if models.load_checkpoint(folder / NAME)["config"]["precision"] == "fp32" else "fp32"
+    monkeypatch.setattr(device, "best_precision", lambda model, device: other)
+    path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
+    assert "there already (shipped)" in capsys.readouterr().err
+    assert path.read_bytes() == (folder / NAME).read_bytes()
+
+
+def test_a_damaged_list_is_said(folder, capsys, tmp_path):
+    (folder / shipped.SUMS).write_text("one two three\n", encoding="utf-8")
+    code, line = one_line(pretrain, capsys, *FLAGS, "--weights", tmp_path / "mine")
+    assert code == 2 and f"{folder / shipped.SUMS} is damaged" in line
+
+
+def test_what_is_shipped_is_as_the_list_says():
+    """The list and the files of this project."""
+    there = {file.name for file in shipped.FOLDER.glob("*.pth")}
+    assert shipped.listed().keys() <= there
+    assert all(shipped.is_one(shipped.FOLDER / name) for name in shipped.listed())
