@@ -198,8 +198,13 @@ def test_a_table_on_published_files_is_made_from_end_to_end(tmp_path, monkeypatc
     base = save_base(tmp_path / "tiny")
     config = json.loads((base / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": 512}
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    flags = ("llmeraser", "--dataset", "bookcrossing", "--model", base, "--seeds", 1, "--quiet", "--methods", "gradascent")
-    result = json.loads(call(reproduce, *flags).read_text(encoding="utf-8"))
-    assert [row["method"] for row in result["rows"]] == ["corrupted", "retrain", "gradascent"]
+    flags = ("llmeraser", "--dataset", "bookcrossing", "--model", base, "--seeds", 1, "--quiet")
+    path = call(reproduce, *flags)
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert {row["method"] for row in result["rows"]} == set(llmeraser.ROWS)
     assert {(row["dataset"], row["task"], row["share"]) for row in result["rows"]} == {("bookcrossing", "remove", 10)}
-    assert all({"auc", "accuracy", "forget_loss"} <= row["metrics"].keys() for row in result["rows"])
+    assert all({"auc", "accuracy", "js"} <= row["metrics"].keys() for row in result["rows"])
+    assert [row["method"] for row in result["rows"] if "forget_loss" not in row["metrics"]] == [llmeraser.SISA]
+    assert (path.parent / "figures" / "requests.png").exists()
+    assert call(reproduce, *flags) == path  # all is there already, and is written again
+    assert json.loads(path.read_text(encoding="utf-8"))["rows"] == result["rows"]

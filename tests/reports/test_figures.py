@@ -85,9 +85,9 @@ def luminance(color):
 
 
 @pytest.mark.parametrize("count", [20, 60, 90])
-@pytest.mark.parametrize("name", ["plane", "cost", "shares", "steps"])
+@pytest.mark.parametrize("name", ["plane", "cost", "steps"])
 def test_no_two_series_look_alike_not_even_in_grey(name, count):
-    rows = {"cost": deletions, "shares": requests}.get(name, methods)(count)
+    rows = {"cost": deletions}.get(name, methods)(count)
     if name == "steps":
         rows = [entry | {"epochs": epochs} for entry in rows for epochs in (1, 2)]
     found = series(drawn(name, rows))
@@ -339,3 +339,16 @@ def test_images_stand_with_their_answers(channels):
     assert_inside(figure)
     with pytest.raises(ValueError, match="at most 12"):
         answer_figures.before_and_after(images, truth[1:], after, after, "title")
+
+
+def test_a_vote_without_a_loss_is_left_out_of_the_picture_and_stays_in_the_table(tmp_path):
+    """SISA's row has answers and no loss; results with it are written, read and drawn."""
+    rows = requests(4)
+    rows[3]["metrics"] = {"accuracy": {"mean": 50.0, "ci95": None}}
+    rows = [{key: value for key, value in one.items() if key != "curves"} | {"command": "python x.py"} for one in rows]
+    table = {"table": "x", "command": "python x.py", "date": "2026-11-26", "hardware": "one", "versions": {}, "rows": rows}
+    results.write(tmp_path / "result.json", table)
+    assert results.read(tmp_path / "result.json")["rows"] == rows
+    figure = figures.PICTURES["requests"].draw([one for one in rows if figures.PICTURES["requests"].has(one)])
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["corrupted", "retrain", "m0"]
+    assert "requests.png" in figures.pictures(rows) and "requests.png" not in figures.pictures(rows[3:])

@@ -57,7 +57,7 @@ RESULT = fields(
     | MORE
     | {"earlier": list_of(fields({"of": list_of(text())} | MADE, MORE))},
 )
-PICTURED = {"clusters": ("sample_epochs", "accuracy"), "task": ("loss",)}  # field of a row: metrics that its picture shows
+PICTURED = {"clusters": ("sample_epochs", "accuracy")}  # field of a row: metrics that its picture shows
 
 
 def result(value: Any) -> None:
@@ -74,7 +74,7 @@ def _pictured(row: Mapping[str, Any]) -> None:
     """Raise Misfit where a picture of a row lacks a number, or shows one on an axis that can't have it."""
     metrics, there = row["metrics"], {name for name, metric in row["metrics"].items() if "mean" in metric}
     needed = [name for field, names in PICTURED.items() if field in row for name in names]
-    needed += ["forget_loss"] if row.get("task") == "remove" else []
+    require("task" not in row or "share" in row, "share", "is missing")
     needed += ["dTA"] if "dUA" in there else []
     needed += ["ratio"] if "ratio" in metrics else []
     for name in needed:

@@ -2,7 +2,7 @@
 
 metrics.png   every row's metrics with their intervals, a line at Retrain
 speed.png     how many times faster than the published way
-shares.png    loss over the share of rows asked about, for LLMEraser's three requests
+requests.png  the loss after each method, for LLMEraser's three requests
 cost.png      accuracy over the cost of a deletion, on a log axis
 plane.png     the trade-off plane: gap in UA over gap in TA, Retrain at the origin
 losses.png    histograms of the loss on D_f, T_f, D_r and T_r, a panel for each row
@@ -283,7 +283,7 @@ def _has_metric(row: Any) -> bool:
 PICTURES = {
     "metrics": Picture(_has_metric, metrics),
     "speed": Picture(lambda row: "ratio" in row["metrics"], paper_figures.speed),
-    "shares": Picture(lambda row: "task" in row, paper_figures.shares, by=("model",)),
+    "requests": Picture(paper_figures.has_loss, paper_figures.requests, by=("model",)),
     "cost": Picture(lambda row: "clusters" in row, paper_figures.cost, by=("model",)),
     "plane": Picture(lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
     "losses": Picture(lambda row: "curves" in row, panel_figures.losses, alone=True),

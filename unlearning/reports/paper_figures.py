@@ -1,4 +1,4 @@
-"""Figures of single tables: the cost of deletions, speed, shares of rows, RFAU's residuals."""
+"""Figures of single tables: the cost of deletions, speed, requests about rows, RFAU's residuals."""
 
 import re
 from pathlib import Path
@@ -75,37 +75,51 @@ def speed(rows: list[Any]) -> Figure:
     return figure
 
 
-def shares(rows: list[Any]) -> Figure:
-    """A panel for each task and request: loss over the share of rows; on clean test rows, or for removal on removed rows."""
-    panels = grouped(rows, lambda row: (row["dataset"], row["task"]))
-    figure, axes = grid(len(panels), len({task for _, task in panels}))
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for axis, ((dataset, task), group) in zip(axes, panels.items(), strict=True):
-        outside = _share_panel(axis, group, methods, "forget_loss" if task == "remove" else "loss")
-        title(axis, f"{dataset}: {task}")
-        axis.set_xlabel("\n".join(["share of rows (%)", *outside]))
-        axis.set_ylabel("loss on removed rows" if task == "remove" else "loss on clean test rows")
-    legend(figure, axes)
+def requests(rows: list[Any]) -> Figure:
+    """A panel for each task and request: the loss after each method, on clean test rows, or for removal on removed rows.
+
+    Lines stand where Corrupted and Retrain are.
+    """
+    panels = grouped(rows, lambda row: (row["dataset"], row["task"], row["share"]))
+    heights = [len(group) + 2.5 for group in panels.values()]
+    figure = Figure(figsize=(5, 0.21 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, gridspec_kw={"height_ratios": heights}, squeeze=False)[:, 0]
+    for axis, ((dataset, task, share), group) in zip(axes, panels.items(), strict=True):
+        outside = _request_panel(axis, group)
+        title(axis, f"{dataset}: {task}, {share:g} % of the rows")
+        axis.set_xlabel("\n".join([f"loss on {'removed' if task == 'remove' else 'clean test'} rows", *outside]))
     return figure
 
 
-def _share_panel(axis: Axes, rows: list[Any], methods: list[str], key: str) -> list[str]:
-    """The loss `key` of each method over the share of rows; in words, what is far from Corrupted's and Retrain's."""
-    inside = [row["metrics"][key]["mean"] for row in rows if row["method"] in ("corrupted", "retrain")]
-    low, high = min(inside), max(inside)
-    margin = max(0.4 * (high - low), 0.01)
+def has_loss(row: Any) -> bool:
+    """True for what `requests` draws: a row of an answered request with a loss, which SISA's, a vote, has not."""
+    return "task" in row and "mean" in row["metrics"].get(_loss_of(row), {})
+
+
+def _loss_of(row: Any) -> str:
+    return "forget_loss" if row["task"] == "remove" else "loss"
+
+
+def _request_panel(axis: Axes, rows: list[Any]) -> list[str]:
+    """A dot and an interval for each row, from top to bottom; in words, what is far from Corrupted's and Retrain's."""
+    losses = [row["metrics"][_loss_of(row)] for row in rows]
+    means = [loss["mean"] for loss in losses]
+    known = [mean for mean, row in zip(means, rows, strict=True) if row["method"] in ("corrupted", "retrain")]
+    low, high = min(known or means), max(known or means)
+    margin = max(high - low, 0.02)
     outside = []
-    for name, same in grouped(rows, lambda row: row["method"]).items():
-        y = [row["metrics"][key]["mean"] for row in same]
-        if not all(low - margin <= value <= high + margin for value in y):
-            outside.append(f"not shown: {lettering(name)}, {min(y):.2f} to {max(y):.2f}")
-            continue
-        place = methods.index(name)
-        x = [row["share"] + 0.5 * (place - len(methods) / 2) for row in same]  # beside each other: so are their intervals
-        half = [row["metrics"][key]["ci95"] or 0 for row in same]
-        axis.errorbar(x, y, yerr=half, capsize=2, elinewidth=0.8, label=name, **series(place))
-    axis.set_xticks(sorted({row["share"] for row in rows}))
-    axis.set_ylim(low - margin, high + margin)
+    for place, (row, loss) in enumerate(zip(rows, losses, strict=True)):
+        mean, half = loss["mean"], loss["ci95"] or 0
+        if low - margin <= mean <= high + margin:
+            axis.errorbar(mean, place, xerr=half, fmt="o", color="black", markersize=4, capsize=2, linewidth=0.8)
+        else:
+            outside.append(f"not shown: {lettering(row['method'])}, {mean:.2f}")
+        if row["method"] in ("corrupted", "retrain"):
+            axis.axvline(mean, color="0.6", linestyle="--", linewidth=0.8, zorder=0)
+    axis.set_yticks(range(len(rows)), [lettering(row["method"]) for row in rows])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(low - margin, high + margin)
+    axis.grid(axis="y", visible=False)
     return outside
 
 
