@@ -48,7 +48,7 @@ def test_a_curve_says_each_epoch_and_changes_no_bit(script, small, tmp_path, mon
     path = call(script, *flags, "--output", tmp_path / "x.pth", "--curve")
     one, other = (models.load_checkpoint(file)["state_dict"] for file in (plain, path))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert not curves.file_for(plain).exists()
+    assert not curves.Curve.file_for(plain).exists()
     rows = lines(tmp_path / "x_curve.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {(row["UA_images"], row["RA_images"], row["TA_images"]) for row in rows} == {("12", "50", "50")}
@@ -98,7 +98,7 @@ def test_scoring_leaves_modes_statistics_and_random_states_alone():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    curves.Curve.of(dataset, torch.arange(5), FP32).point(network, 1)
+    curves.Curve(dataset, FP32, forget=torch.arange(5)).add(network, 1)
     assert torch.equal(torch.rand(3), expected)
     assert network.training and network.dropout.training and not network.norm.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -108,12 +108,12 @@ def test_sets_of_a_curve():
     """Random images forget no class, so that all test images count; images that are gone can't be scored."""
     dataset = data.load("digits")
     whole, _ = forgetting.forget_indices(dataset.train, classes=[3, 5])
-    sizes = {name: len(split) for name, split in curves.Curve.of(dataset, whole, FP32).splits.items()}
+    sizes = {name: len(split) for name, split in curves.Curve(dataset, FP32, forget=whole).splits.items()}
     assert sizes == {"UA": len(whole), "RA": 1000, "TA": int((~torch.isin(dataset.test.labels, torch.tensor([3, 5]))).sum())}
     few = torch.arange(20)
-    assert len(curves.Curve.of(dataset, few, FP32).splits["TA"]) == len(dataset.test) == 364
+    assert len(curves.Curve(dataset, FP32, forget=few).splits["TA"]) == len(dataset.test) == 364
     gone = replace(dataset, missing=few)
-    point = curves.Curve.of(gone, few, FP32).point(models.create_for("resnet8", dataset)[0], 1)
+    point = curves.Curve(gone, FP32, forget=few).point(models.create_for("resnet8", dataset)[0], 1)
     assert "UA" not in point and point["UA_images"] == 0 and {"RA", "TA"} <= point.keys()
 
 
@@ -145,7 +145,7 @@ def test_a_run_that_continues_has_every_epoch_once(small, tmp_path, monkeypatch,
     flags = (*small, "--epochs", 3)
     call(finetune, *flags, "--output", tmp_path / "whole.pth", "--curve")
     stopped(monkeypatch, 2, *flags, "--output", tmp_path / "x.pth", "--curve")
-    assert not curves.file_for(tmp_path / "x.pth").exists()
+    assert not curves.Curve.file_for(tmp_path / "x.pth").exists()
     call(finetune, *flags, "--output", tmp_path / "x.pth", "--curve")
     assert (tmp_path / "x_curve.csv").read_bytes() == (tmp_path / "whole_curve.csv").read_bytes()
     stopped(monkeypatch, 2, *flags, "--output", tmp_path / "late.pth")
