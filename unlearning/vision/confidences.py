@@ -1,8 +1,8 @@
 """How sure a network was of each training image while it learned, for --confidence, in a CSV file beside its checkpoint.
 
-An image whose label had a low probability in most epochs was hard to learn, and is known because it was memorised. That mean
-over the epochs of one training stands for memorisation proper, which takes many networks trained with and without each image
-(Torkzadehmahani et al. 2024; Zhao et al., NeurIPS 2024).
+An image whose label had a low probability in most epochs was hard to learn, and is known because it was memorised. The mean
+over the epochs of one training is a proxy for memorisation, which takes many networks trained with and without each image
+to measure (K. Zhao and P. Triantafillou, arXiv 2410.16516).
 """
 
 import csv
