@@ -157,10 +157,11 @@ def test_an_unfinished_run_may_lack_it_but_not_have_it_damaged(tmp_path, monkeyp
 def test_nobodys_file_is_replaced_and_it_goes_with_its_checkpoint(place, tmp_path, capsys):
     flags = (*FLAGS[:-1], 1, "--output", tmp_path / "x.pth")
     mine = tmp_path / "x_confidence.csv"
-    edited = (place / mine.name).read_bytes() + b"my notes\n"
-    mine.write_bytes(edited)
-    code, line = one_line(pretrain, capsys, *flags, "--confidence", "--overwrite")
-    assert code == 2 and seals.FOREIGN in line and files(tmp_path) == {mine.name: edited}
+    edited, rows = (place / mine.name).read_bytes() + b"my notes\n", seals.sealed(b"method,UA\n", "csv")
+    for theirs in (edited, rows):
+        mine.write_bytes(theirs)
+        code, line = one_line(pretrain, capsys, *flags, "--confidence", "--overwrite")
+        assert code == 2 and seals.FOREIGN in line and files(tmp_path) == {mine.name: theirs}
     mine.write_bytes(seals.sealed(b"file,label,confidence\n", "csv"))  # of other data
     call(pretrain, *flags, "--confidence", "--curve", "--overwrite")
     assert len(lines(mine)) == 120

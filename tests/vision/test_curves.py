@@ -14,6 +14,7 @@ import pretrain
 from baselines import control
 from tests.helpers import FP32, call, files, one_line, stopped
 from unlearning.core import seals
+from unlearning.core.content import Misfit
 from unlearning.images import forgetting
 from unlearning.metrics.predictions import accuracy
 from unlearning.vision import curves, train
@@ -112,6 +113,16 @@ def test_a_run_that_continues_has_every_epoch_once(small, tmp_path, monkeypatch,
     call(finetune, *flags, "--output", tmp_path / "late.pth", "--curve")
     assert "2 of 3 epochs were made without it" in capsys.readouterr().err
     assert lines(tmp_path / "late_curve.csv") == lines(tmp_path / "whole_curve.csv")[2:]
+
+
+def test_points_that_no_run_has_kept_are_refused():
+    curve = curves.Curve(data.load("digits", subset=50), FP32, forget=torch.arange(5))
+    point = {"epoch": 1.0, "UA": 50.0} | {f"{name}_images": 5.0 for name in curves.SCORED}
+    curve.check([point, point | {"epoch": 2.0}], 2)
+    late, twice, over = [point | {"epoch": 3.0}], [point, point], [point | {"UA": 101.0}]
+    for wrong in (late, twice, over, [point | {"x": 1.0}], [{"epoch": 1.0}], point):
+        with pytest.raises(Misfit):
+            curve.check(wrong, 2)
 
 
 def test_nobodys_file_is_replaced_and_a_curve_goes_with_its_checkpoint(small, tmp_path, capsys):

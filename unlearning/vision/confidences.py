@@ -56,10 +56,10 @@ class Confidence(EpochScores):
 
     def table(self) -> str:
         """CSV, a line for each image, ascending by mean confidence, before it is rounded to six digits, then by number."""
-        whole, mean = self.dataset.whole, self.kept["total"] / self.kept["epochs"]
-        names, labels = whole.called(self.there), self.dataset.train.labels[self.there].tolist()
+        catalogue, mean = self.dataset.whole, self.kept["total"] / self.kept["epochs"]
+        names, labels = catalogue.called(self.there), self.dataset.train.labels[self.there].tolist()
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(("file" if whole.files else "index", "label", "confidence"))
+        table.writerow(("file" if catalogue.files else "index", "label", "confidence"))
         table.writerows((names[i], labels[i], f"{mean[i]:.6f}") for i in mean.argsort(stable=True).tolist())
         return text.getvalue()
