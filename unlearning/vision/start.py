@@ -145,8 +145,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "origin": parent and (parent.get("origin") or sha),
         "elsewhere": parent and parent.get("elsewhere"),
     }
-    confidence = getattr(args, "confidence", False)  # of pretrain alone
-    scores = Curve(dataset, compute, args.curve, forget=forget), Confidence(dataset, compute, confidence)
+    scores = _scores(args, dataset, compute, forget)
     beside = [adapter_files.folder_for(output), *(each.file_for(output) for each in scores), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside))
@@ -363,6 +362,14 @@ def _made_of(network: Mapping[str, Any], parent: object) -> dict[str, str]:
     """`_code`, and of a network without a parent a digest of what a folder or a checkpoint says of it beside its name."""
     said = {name: value for name, value in network["arguments"].items() if name in models.KINDS and not parent}
     return _code(network) | ({"network": key(said)} if said else {})
+
+
+def _scores(
+    args: argparse.Namespace, dataset: data.Dataset, compute: Compute, forget: torch.Tensor
+) -> tuple[EpochScores, ...]:
+    """All that a run can score after each epoch."""
+    sure = getattr(args, "confidence", False)  # a flag of pretrain alone
+    return Curve(dataset, compute, args.curve, forget=forget), Confidence(dataset, compute, sure)
 
 
 def _check_output(
