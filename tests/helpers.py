@@ -21,13 +21,14 @@ from filelock import FileLock
 import data
 import evaluate
 from unlearning.core.device import Compute
-from unlearning.core.files import Staged, staging
+from unlearning.core.files import Staged, read_torch, staging
 from unlearning.core.flags import PerModel, main
 from unlearning.evaluation.flags import Scoring
 from unlearning.vision import adapter_files
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
+from unlearning.vision.snapshots import Snapshot
 
 ROOT = Path(__file__).parent.parent
 KILL = 1 if sys.platform == "win32" else -9  # exit code of a process that was killed
@@ -38,6 +39,20 @@ def call(script, *arguments, shared=None):
     """Run a script's own `run` on an argument list, in this process: the checkpoint's path. Of flags given twice the last
     one counts, so that a test can change one of many."""
     return script.run(script.parser().parse_args(latest(arguments)), f"python {script.__name__}.py", shared)
+
+
+def stopped(monkeypatch, after, script, *arguments):
+    """A run that ends by an error once it has written its state after so many epochs."""
+    write = Snapshot.write
+
+    def stopping(self, *given):
+        write(self, *given)
+        if read_torch(self.path)["epoch"] == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Snapshot, "write", stopping)
+        call(script, *arguments)
 
 
 def latest(arguments):

@@ -44,7 +44,7 @@ from unlearning.vision.snapshots import Snapshot
 
 CNN, VIT = "resnet8", "vit_micro"
 RUNS = {  # name: script, network, flags
-    "original-cnn": (pretrain, CNN, ("--recipe", "paper", "--epochs", 2)),  # crops and batch statistics
+    "original-cnn": (pretrain, CNN, ("--recipe", "paper", "--epochs", 2, "--confidence")),  # crops and batch statistics
     "original-vit": (pretrain, VIT, ("--recipe", "paper")),  # mixup and a clipped gradient
     "retrain-cnn": (retrain, CNN, ("--recipe", "fast")),
     "retrain-vit": (retrain, VIT, ("--recipe", "fast")),
@@ -179,6 +179,11 @@ def alike(name, one, two, start):
 @pytest.mark.parametrize("name", QUICK)
 def test_two_processes_give_the_weights_of_one(name, quick):
     alike(name, *quick, quick[0])
+
+
+def test_two_processes_are_as_sure_of_each_image_as_one(quick):
+    one, two = ((folder / "original-cnn_confidence.csv").read_text(encoding="utf-8").splitlines() for folder in quick)
+    assert len(one) == 1 + 161 and sorted(one[1:]) == sorted(two[1:])
 
 
 @pytest.mark.slow

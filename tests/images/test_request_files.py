@@ -15,6 +15,7 @@ import pretrain
 import retrain
 from tests.helpers import call, one_line
 from tests.test_data import folder_of_images
+from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.images.forgetting import ForgetRequest
 from unlearning.images.request_files import read_file
@@ -104,6 +105,7 @@ FORMS = {
     "index.csv": as_text("# of May\nlabel,Index\n1,17\n2,3\n\n1,1432\n"),
     "position.tsv": as_text("position\tx\n17\t\n3\t\n1432\t\n"),
     "excel.csv": as_text("\ufeffx;number\r\n;17\r\n;3\r\n;1432\r\n"),
+    "sealed.csv": lambda file: file.write_bytes(seals.sealed(b"label,index\n1,17\n2,3\n1,1432\n", "csv")),
     "quoted.csv": as_text('"a, b","id"\n"1,2","17"\n"x","3"\n"y","1432"\n'),
     "ids.npy": as_array(np.array([17, 3, 1432], dtype=np.int32)),
     "column.npy": as_array(np.array([[17], [3], [1432]])),

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 import data
 import finetune
@@ -13,12 +12,12 @@ import lora
 import models
 import pretrain
 from baselines import control
-from tests.helpers import FP32, call, files, one_line
+from tests.helpers import FP32, call, files, one_line, stopped
 from unlearning.core import seals
-from unlearning.core.files import read_torch
+from unlearning.core.content import Misfit
 from unlearning.images import forgetting
 from unlearning.metrics.predictions import accuracy
-from unlearning.vision import curves, snapshots, train
+from unlearning.vision import curves, train
 from unlearning.vision.predict import predict
 
 
@@ -48,7 +47,7 @@ def test_a_curve_says_each_epoch_and_changes_no_bit(script, small, tmp_path, mon
     path = call(script, *flags, "--output", tmp_path / "x.pth", "--curve")
     one, other = (models.load_checkpoint(file)["state_dict"] for file in (plain, path))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert not curves.file_for(plain).exists()
+    assert not curves.Curve.file_for(plain).exists()
     rows = lines(tmp_path / "x_curve.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert {(row["UA_images"], row["RA_images"], row["TA_images"]) for row in rows} == {("12", "50", "50")}
@@ -79,41 +78,16 @@ def test_scoring_is_not_counted_as_unlearning(small, tmp_path, monkeypatch):
     assert scored == [1, 2] and models.load_checkpoint(path)["cost"]["seconds"] < 1000
 
 
-class Drawing(nn.Module):
-    """A network that draws in its forward pass, with a batch norm that is kept as it is in training."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm, self.dropout, self.fc = nn.BatchNorm2d(1), nn.Dropout(), nn.Linear(1, 10)
-        self.norm.eval()
-
-    def forward(self, x):
-        return self.fc(self.dropout(self.norm(x)).mean((2, 3))) + torch.rand(1)
-
-
-def test_scoring_leaves_modes_statistics_and_random_states_alone():
-    dataset, network = data.load("digits", subset=50), Drawing()
-    assert network.training and not network.norm.training
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    torch.manual_seed(1)
-    expected = torch.rand(3)
-    torch.manual_seed(1)
-    curves.Curve.of(dataset, torch.arange(5), FP32).point(network, 1)
-    assert torch.equal(torch.rand(3), expected)
-    assert network.training and network.dropout.training and not network.norm.training
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
 def test_sets_of_a_curve():
     """Random images forget no class, so that all test images count; images that are gone can't be scored."""
     dataset = data.load("digits")
     whole, _ = forgetting.forget_indices(dataset.train, classes=[3, 5])
-    sizes = {name: len(split) for name, split in curves.Curve.of(dataset, whole, FP32).splits.items()}
+    sizes = {name: len(split) for name, split in curves.Curve(dataset, FP32, forget=whole).splits.items()}
     assert sizes == {"UA": len(whole), "RA": 1000, "TA": int((~torch.isin(dataset.test.labels, torch.tensor([3, 5]))).sum())}
     few = torch.arange(20)
-    assert len(curves.Curve.of(dataset, few, FP32).splits["TA"]) == len(dataset.test) == 364
+    assert len(curves.Curve(dataset, FP32, forget=few).splits["TA"]) == len(dataset.test) == 364
     gone = replace(dataset, missing=few)
-    point = curves.Curve.of(gone, few, FP32).point(models.create_for("resnet8", dataset)[0], 1)
+    point = curves.Curve(gone, FP32, forget=few).point(models.create_for("resnet8", dataset)[0], 1)
     assert "UA" not in point and point["UA_images"] == 0 and {"RA", "TA"} <= point.keys()
 
 
@@ -127,32 +101,28 @@ def test_an_original_has_a_curve_without_ua(tmp_path):
     ]
 
 
-def stopped(monkeypatch, after, *arguments):
-    """A run of finetune that ends by an error once it has written its state after so many epochs."""
-    write = snapshots.Snapshot.write
-
-    def stopping(self, *given):
-        write(self, *given)
-        if read_torch(self.path)["epoch"] == after:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(snapshots.Snapshot, "write", stopping)
-        call(finetune, *arguments)
-
-
 def test_a_run_that_continues_has_every_epoch_once(small, tmp_path, monkeypatch, capsys):
     flags = (*small, "--epochs", 3)
     call(finetune, *flags, "--output", tmp_path / "whole.pth", "--curve")
-    stopped(monkeypatch, 2, *flags, "--output", tmp_path / "x.pth", "--curve")
-    assert not curves.file_for(tmp_path / "x.pth").exists()
+    stopped(monkeypatch, 2, finetune, *flags, "--output", tmp_path / "x.pth", "--curve")
+    assert not curves.Curve.file_for(tmp_path / "x.pth").exists()
     call(finetune, *flags, "--output", tmp_path / "x.pth", "--curve")
     assert (tmp_path / "x_curve.csv").read_bytes() == (tmp_path / "whole_curve.csv").read_bytes()
-    stopped(monkeypatch, 2, *flags, "--output", tmp_path / "late.pth")
+    stopped(monkeypatch, 2, finetune, *flags, "--output", tmp_path / "late.pth")
     capsys.readouterr()
     call(finetune, *flags, "--output", tmp_path / "late.pth", "--curve")
     assert "2 of 3 epochs were made without it" in capsys.readouterr().err
     assert lines(tmp_path / "late_curve.csv") == lines(tmp_path / "whole_curve.csv")[2:]
+
+
+def test_points_that_no_run_has_kept_are_refused():
+    curve = curves.Curve(data.load("digits", subset=50), FP32, forget=torch.arange(5))
+    point = {"epoch": 1.0, "UA": 50.0} | {f"{name}_images": 5.0 for name in curves.SCORED}
+    curve.check([point, point | {"epoch": 2.0}], 2)
+    late, twice, over = [point | {"epoch": 3.0}], [point, point], [point | {"UA": 101.0}]
+    for wrong in (late, twice, over, [point | {"x": 1.0}], [{"epoch": 1.0}], point):
+        with pytest.raises(Misfit):
+            curve.check(wrong, 2)
 
 
 def test_nobodys_file_is_replaced_and_a_curve_goes_with_its_checkpoint(small, tmp_path, capsys):

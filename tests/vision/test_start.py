@@ -60,6 +60,7 @@ CIRCUMSTANCES = {
     "device",
     "cache",
     "curve",
+    "confidence",
     "weights",
     "output",
     "overwrite",

@@ -58,6 +58,11 @@ def split(content: bytes) -> tuple[bytes, str | None]:
     return content[: found[0].start()] + content[found[0].end() :], digest.decode()
 
 
+def is_column(name: str) -> bool:
+    """True for the name of a table's column that is a CSV file's seal."""
+    return re.fullmatch(WORDS + HASH, name.encode()) is not None
+
+
 def is_whole(content: bytes) -> bool:
     """True for content that is as `sealed` gave it."""
     rest, digest = split(content)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unlearning.core import seals
 from unlearning.core.content import parse_json
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch
@@ -149,6 +150,8 @@ def _read_table(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
         return []
     reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=max(",;\t", key=lines[0].count))
     columns = [name.strip().casefold() for name in next(reader)]
+    if seals.is_column(columns[-1]):  # of a table that was written here, and has no cell there
+        columns.pop()
     wanted = FILES if catalogue.files and set(columns) & set(FILES) else NUMBERS
     if len(columns) != len(set(columns)):
         raise ValueError("two of its columns have one name")

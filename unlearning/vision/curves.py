@@ -2,22 +2,19 @@
 
 import csv
 import io
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
 
 import data
-from unlearning.core import seals
-from unlearning.core.device import Compute
-from unlearning.core.errors import UserError
-from unlearning.core.files import Staged, save_bytes, writing
-from unlearning.core.words import encoded, say
+from unlearning.core.content import fields, list_of, number, require
 from unlearning.images import forgetting
 from unlearning.metrics.predictions import accuracy
+from unlearning.vision.epoch_scores import EpochScores
 from unlearning.vision.predict import predict
 
 LIMIT = 1000  # images of each of D_f, D_r and T_r that are scored
@@ -26,90 +23,61 @@ COLUMNS = ("epoch", *SCORED, *(f"{name}_images" for name in SCORED))
 Point = dict[str, float]  # of an epoch, of COLUMNS those that have a value
 
 
-def file_for(checkpoint: Path) -> Path:
-    """The curve's file beside a checkpoint: x.pth to x_curve.csv."""
-    return checkpoint.with_name(checkpoint.name.removesuffix(".pth") + "_curve.csv")
+@dataclass
+class Curve(EpochScores):
+    """UA, RA and TA after each epoch: a list of points. forget: int64 positions of the images that the run forgets."""
 
+    NAME, FIELD, HEADERS = "curve", "points", (",".join(COLUMNS).encode(),)
 
-@dataclass(frozen=True)
-class Curve:
-    """What is scored after each epoch: splits of D_f, D_r and T_r, by the columns UA, RA and TA; an empty one has no
-    value."""
+    forget: torch.Tensor = field(kw_only=True)
 
-    splits: Mapping[str, data.Split]
-    compute: Compute
-
-    @classmethod
-    def of(cls, dataset: data.Dataset, forget: torch.Tensor, compute: Compute) -> "Curve":
-        """Of a run that forgets the images at the int64 positions `forget`: at most LIMIT images of each set, by class, the
-        same for every run."""
+    @cached_property
+    def splits(self) -> Mapping[str, data.Split]:
+        """What is scored by the columns UA, RA and TA: at most LIMIT images of each of D_f, D_r and T_r, by class, the same
+        for every run; an empty one has no value."""
+        dataset, forget = self.dataset, self.forget
         gone = forgetting.whole_classes(dataset.train.labels, forget)
         kept = forgetting.retain_indices(len(dataset.train), forget)
         there = forget[~torch.isin(forget, dataset.missing)]
         tested = ~torch.isin(dataset.test.labels, torch.tensor(gone, dtype=torch.int64))
         sets = {"UA": dataset.train.take(there), "RA": dataset.train.take(kept), "TA": dataset.test.take(tested)}
-        return cls({name: _some(split) for name, split in sets.items()}, compute)
+        return {name: _some(split) for name, split in sets.items()}
+
+    def after(self, model: nn.Module, epoch: int) -> list[Point]:
+        """The points with one more, as `EpochScores.after`."""
+        return [*(self.kept or ()), self.point(model, epoch)]
 
     def point(self, model: nn.Module, epoch: int) -> Point:
-        """UA, RA and TA in percent after `epoch` epochs. The model and every random state stay as they are."""
-        modes = {module: module.training for module in model.modules()}
-        device = torch.device(self.compute.device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            found = {"epoch": float(epoch)} | {
-                name: accuracy(predict(model, split, self.compute), split.labels)
-                for name, split in self.splits.items()
-                if len(split)
-            }
-        for module, training in modes.items():
-            module.training = training
+        """UA, RA and TA in percent after `epoch` epochs; the model is left in evaluation mode."""
+        found = {"epoch": float(epoch)} | {
+            name: accuracy(predict(model, split, self.compute), split.labels)
+            for name, split in self.splits.items()
+            if len(split)
+        }
         if "UA" in found:
             found["UA"] = 100 - found["UA"]
         return found | {f"{name}_images": float(len(split)) for name, split in self.splits.items()}
 
+    def check(self, kept: Any, epochs: int) -> None:
+        """Raise Misfit unless these are points of epochs in turn, at most of so many."""
+        scored = {name: number(0, 100) for name in SCORED}
+        list_of(fields({name: number(0) for name in COLUMNS if name not in scored}, scored, closed=True))(kept)
+        of = [point["epoch"] for point in kept]
+        require(of == sorted(set(of)) and max(of, default=0) <= epochs, "", "are of epochs that aren't in turn")
 
-def check_place(output: Path, wanted: bool, overwrite: bool) -> None:
-    """Raise UserError where a curve is wanted and its file would replace one that isn't a curve, or without --overwrite."""
-    file = file_for(output)
-    if not wanted or not os.path.lexists(file):
-        return
-    if not overwrite:
-        raise UserError(f"{file} is there already: --overwrite replaces it")
-    if not _is_own(file):
-        raise UserError(f"{file} {seals.FOREIGN}")
+    @property
+    def scored(self) -> int:
+        """The number of points."""
+        return len(self.kept or ())
 
-
-def stage(staged: Staged, points: Sequence[Point], wanted: bool, epochs: int) -> None:
-    """Have a run's curve take its place with the checkpoint `staged.main`. That of a checkpoint which is replaced goes.
-
-    epochs: of the whole run; a line says how many of them were made without --curve, and are not in the file. Raises
-    RunFailed on a full disk.
-    """
-    file = file_for(staged.main)
-    if wanted and points:
-        if missing := epochs - len(points):
-            say(f"--curve: {missing} of {epochs} epochs were made without it, and aren't in {file}")
-        with writing(file):
-            save_bytes(staged.part(file), seals.sealed(encoded(_table(points)), "csv"))
-        return
-    if wanted:
-        say(f"--curve: no epoch was trained, so there is no {file}")
-    if staged.main.exists() and _is_own(file):
-        staged.without(file)
-
-
-def _table(points: Sequence[Point]) -> str:
-    """Points as CSV, a line for each epoch, percentages with four digits."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    table.writeheader()
-    for point in points:
-        table.writerow({name: f"{value:.{4 * (name in SCORED)}f}" for name, value in point.items()})
-    return text.getvalue()
-
-
-def _is_own(file: Path) -> bool:
-    """True for a curve as it was written here."""
-    return seals.is_own(file) and file.read_bytes().startswith(encoded(",".join(COLUMNS)))
+    def table(self) -> str:
+        """Points as CSV, a line for each epoch, percentages with four digits."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        for point in self.kept:
+            table.writerow({name: f"{value:.{4 * (name in SCORED)}f}" for name, value in point.items()})
+        return text.getvalue()
 
 
 def _some(split: data.Split) -> data.Split:

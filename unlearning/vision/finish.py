@@ -1,11 +1,11 @@
-"""How a run ends: its checkpoint, and the adapter and the curve beside it, take their places, and its snapshot goes."""
+"""How a run ends: its checkpoint, and adapter and scores beside it, take their places, and its snapshot goes."""
 
 from typing import Any
 
 from unlearning.core import distributed
 from unlearning.core.files import Staged, save_torch, writing
 from unlearning.core.words import say
-from unlearning.vision import adapter_files, curves
+from unlearning.vision import adapter_files
 from unlearning.vision.snapshots import Snapshot
 
 FEW = 10  # optimiser steps in which a trained network hardly changes
@@ -27,7 +27,8 @@ def stage(staged: Staged, checkpoint: dict[str, Any], snapshot: Snapshot) -> Non
         return
     warn_of_few_steps(checkpoint)
     beside = adapter_files.beside(staged)
-    curves.stage(staged, snapshot.points, snapshot.curve is not None, checkpoint["config"]["epochs"])
+    for scores in snapshot.scores:
+        scores.stage(staged, checkpoint["config"]["epochs"])
     with writing(staged.main):
         save_torch(staged.part(staged.main), checkpoint | beside)
     if snapshot.path.is_file():

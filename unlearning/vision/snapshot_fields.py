@@ -1,5 +1,7 @@
 """The fields of an unfinished run's file, and whether they fit the run."""
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch.optim import Optimizer
 
 from unlearning.core import content
 from unlearning.core.content import fields, list_of, map_of, number, require, text, whole
-from unlearning.vision import curves
+from unlearning.vision.epoch_scores import EpochScores
 
 # What optimisers keep of each parameter, of those whose own code fails without it.
 ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -23,23 +25,15 @@ def _history(value: Any) -> None:
     require(len(sizes) < 2, "", f"has entries of {len(sizes)} sizes")
 
 
-def _points(value: Any) -> None:
-    """Of epochs in turn, what was scored after each."""
-    scored = {name: number(0, 100) for name in curves.SCORED}
-    list_of(fields({name: number(0) for name in curves.COLUMNS if name not in scored}, scored, closed=True))(value)
-    epochs = [point["epoch"] for point in value]
-    require(epochs == sorted(set(epochs)), "", "are of epochs that aren't in turn")
-
-
 STATE = fields(
     {"key": text(), "epoch": whole(1, 10**9), "seconds": number(0), "model": map_of(content.dense), "scheduler": whole()}
     | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})},
-    {"history": _history, "made_by": map_of(text()), "points": _points},
+    {"history": _history, "made_by": map_of(text())},
 )
 
 
-def check(state: Any, model: nn.Module, optimizer: Optimizer, path: Path) -> None:
-    """Raise UserError, which names the field, unless the content of `path` can be given to network and optimiser."""
+def check(state: Any, model: nn.Module, optimizer: Optimizer, path: Path, scores: Iterable[EpochScores] = ()) -> None:
+    """Raise UserError, which names the field, unless the content of `path` can be given to network, optimiser and scores."""
 
     def rule(value: Any) -> None:
         STATE(value)
@@ -50,6 +44,9 @@ def check(state: Any, model: nn.Module, optimizer: Optimizer, path: Path) -> Non
             alike = (tensor.shape, tensor.dtype) == (own[name].shape, own[name].dtype)
             require(alike, f"model.{name}", f"is {content.shown(tensor)}, and the network's {content.shown(own[name])}")
         _groups(value["optimizer"], optimizer)
+        for each in scores:
+            if each.FIELD in value:
+                content.within(each.FIELD, partial(each.check, epochs=value["epoch"]), value)
 
     content.check(state, rule, f"{path} (delete it to begin again)")
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from unlearning.core.files import read_torch, write_torch
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.vision import snapshot_fields
-from unlearning.vision.curves import Curve, Point
+from unlearning.vision.epoch_scores import EpochScores
 
 MARK = "an unfinished run of machine unlearning"  # what such a file begins with, by which a damaged one is known, too
 BEGIN = 4096  # bytes in which it stands
@@ -28,16 +29,14 @@ class Snapshot:
 
     key: of the run's settings, which the file must have. overwrite: compute again; only a run that was to do so too is
     continued, and any other run's file is dropped, not refused. history: what a method notes at each step, lists of numbers,
-    each as long as the first; it is kept in the file and continued as well. So are points, what `curve`, where there is one,
-    has scored after each epoch.
+    each as long as the first; it is kept in the file and continued as well. So is what `scores` have kept.
     """
 
     path: Path
     key: str
     overwrite: bool = False
     history: list[list[list[float]]] = field(default_factory=list)
-    curve: Curve | None = None
-    points: list[Point] = field(default_factory=list)
+    scores: Sequence[EpochScores] = ()
 
     def check_place(self) -> None:
         """Raise UserError where something else than an unfinished run lies in the file's place and would be replaced."""
@@ -67,10 +66,10 @@ class Snapshot:
     def after_epoch(
         self, model: nn.Module, optimizer: Optimizer, scheduler: Any, epoch: int, epochs: int, seconds: float
     ) -> None:
-        """Score the network for the curve, and write the file as `write` does; not after the last of `epochs`, for then
-        comes the checkpoint."""
-        if self.curve and distributed.is_main():
-            self.points.append(self.curve.point(model, epoch))
+        """Score the network where that is wanted, and write the file as `write` does; not after the last of `epochs`, for
+        then comes the checkpoint."""
+        for scores in self.scores if distributed.is_main() else ():
+            scores.add(model, epoch)
         if epoch < epochs:
             self.write(model, optimizer, scheduler, epoch, seconds)
 
@@ -89,9 +88,9 @@ class Snapshot:
                 "scheduler": scheduler.last_epoch if scheduler else 0,
                 "made_by": _circumstances(model),
                 "history": self.history,
-                "points": self.points,
             }
-            write_torch(self.path, state)
+            kept = {scores.FIELD: scores.kept for scores in self.scores if scores.scored}
+            write_torch(self.path, state | kept)
 
     def restore(self, model: nn.Module, optimizer: Optimizer, scheduler: Any, epochs: int, quiet: bool) -> tuple[int, float]:
         """Continue from the file if there is one: (epochs done, seconds spent).
@@ -108,7 +107,9 @@ class Snapshot:
         if state is None:
             return 0, 0.0
         model.load_state_dict(model.state_dict() | state["model"])
-        self.history[:], self.points[:] = state.get("history", []), state.get("points", [])
+        self.history[:] = state.get("history", [])
+        for scores in self.scores:
+            scores.kept = state.get(scores.FIELD)
         optimizer.load_state_dict(state["optimizer"])
         if scheduler:
             scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": state["scheduler"]})
@@ -125,7 +126,7 @@ class Snapshot:
         state = read_torch(self.path)
         if not isinstance(state, dict) or state.get("key") != self.key:
             raise UserError(f"{self.path} is an unfinished run with other settings; delete it or give --overwrite")
-        snapshot_fields.check(state, model, optimizer, self.path)
+        snapshot_fields.check(state, model, optimizer, self.path, self.scores)
         if state["epoch"] >= epochs:
             raise UserError(f"{self.path} is no unfinished run of {epochs} epochs: delete it")
         return state if state.get("overwrite") is True or not self.overwrite else None

@@ -23,7 +23,10 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import adapter_files, curves, foreign, layers, originals, shipped
+from unlearning.vision import adapter_files, foreign, layers, originals, shipped
+from unlearning.vision.confidences import Confidence
+from unlearning.vision.curves import Curve
+from unlearning.vision.epoch_scores import EpochScores
 from unlearning.vision.feature_cache import BLOCK
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import (
@@ -65,9 +68,10 @@ class Start:
 
     def there(self) -> str:
         """What to say of an output that is finished."""
-        curve = curves.file_for(self.output)
-        lost = f", without {curve.name}: --overwrite makes both" if self.snapshot.curve and not curve.exists() else ""
-        return f"there already{' (shipped)' if shipped.is_one(self.output) else ''}: {self.output}{lost}"
+        wanted = [scores.file_for(self.output) for scores in self.snapshot.scores if scores.wanted]
+        lost = [file.name for file in wanted if not file.exists()]
+        way = f", without {' and '.join(lost)}: --overwrite makes {'all' if lost[1:] else 'both'}" if lost else ""
+        return f"there already{' (shipped)' if shipped.is_one(self.output) else ''}: {self.output}{way}"
 
     def splits(self) -> tuple[data.Split, data.Split]:
         """The images to learn from, all that are retained or --retain-subset of them, and those to forget.
@@ -147,13 +151,13 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "origin": parent and (parent.get("origin") or sha),
         "elsewhere": parent and parent.get("elsewhere"),
     }
-    beside = [adapter_files.folder_for(output), curves.file_for(output), _unfinished(output)]
+    scores = _scores(args, dataset, compute, forget)
+    beside = [adapter_files.folder_for(output), *(each.file_for(output) for each in scores), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside)) or _shipped(output, same, parser, args.overwrite)
-    curve = curves.Curve.of(dataset, forget, compute) if args.curve else None
-    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite, curve=curve)
+    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite, scores=scores)
     if not finished:
-        _check_output(output, args, parent)
+        _check_output(output, args, parent, scores)
         snapshot.check_place()
     if forgotten and not finished:
         _say(args, forgotten, dataset, parent, network, compute.quiet)
@@ -366,13 +370,24 @@ def _made_of(network: Mapping[str, Any], parent: object) -> dict[str, str]:
     return _code(network) | ({"network": key(said)} if said else {})
 
 
-def _check_output(output: Path, args: argparse.Namespace, parent: dict[str, Any] | None) -> None:
+def _scores(
+    args: argparse.Namespace, dataset: data.Dataset, compute: Compute, forget: torch.Tensor
+) -> tuple[EpochScores, ...]:
+    """All that a run can score after each epoch."""
+    sure = getattr(args, "confidence", False)  # a flag of pretrain alone
+    return Curve(dataset, compute, args.curve, forget=forget), Confidence(dataset, compute, sure)
+
+
+def _check_output(
+    output: Path, args: argparse.Namespace, parent: dict[str, Any] | None, scores: Sequence[EpochScores]
+) -> None:
     """Raise UserError where the output would replace what the run reads, or what is no checkpoint of this project."""
     if output.is_dir():
         raise UserError(f"--output {output} is a folder")
     if output.is_symlink():
         raise UserError(f"--output {output} is a link, which the checkpoint would replace: name what it leads to")
-    curves.check_place(output, args.curve, args.overwrite)
+    for each in scores:
+        each.check_place(output, args.overwrite)
     if not output.exists():
         return
     read = vars(args) | {"original": parent["file"] if parent else None}
