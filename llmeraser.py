@@ -47,12 +47,12 @@ def unlearn(session: Session, before: Rows, after: Rows, how: How) -> dict[str, 
         return {"damping": 0.0, "length": 0.0, "residual": 0.0, "products": 0}
     solutions = _solve(session, b, how)
     if not solutions:
-        raise RunFailed(
-            f"not solved to {how.tolerance:g}: try a larger --damping, or --curvature gauss-newton, whose curvature is "
-            "never negative"
-        )
+        rest = "" if session.at_rest else "the adapter isn't at rest; "
+        way = "try a larger --damping, or --curvature gauss-newton, whose curvature is never negative"
+        raise RunFailed(f"not solved to {how.tolerance:g}: {rest}{way}")
     steps = {damping: solution.x for damping, solution in solutions.items()}
-    aim = Rest(session, before, after) if how.curvature == "hessian" else Aim(session, before, after)
+    exact = session.at_rest and how.curvature == "hessian"
+    aim = Rest(session, before, after) if exact else Aim(session, before, after)
     damping, length = _choose(session, aim, steps, how)
     spent = sum if how.solver == "adam" else max  # the others share their products, the paper's way starts again
     products = spent(solution.products for solution in solutions.values())

@@ -86,7 +86,9 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     from unlearning.evaluation.unfinished import keeping
     from unlearning.experiments.stages import in_shell
 
-    run_all = runner(args)
+    run_all, usual = runner(args), parser()
+    if odd := [name for name in table.none_of if getattr(args, name) != usual.get_default(name)]:
+        raise UserError(f"{args.table} has no --{odd[0].replace('_', '-')}: it says nothing to this table")
     request = Request.from_flags(args, table)
     shared = shared or table.shared(request)
     request = request.fitted(shared).resolved(shared)

@@ -159,6 +159,7 @@ def test_published_files_are_the_papers_tasks_and_any_presets_by_dataset(tmp_pat
 
 
 REFUSED = [
+    (("--dataset", "fashion-mnist"), "--dataset fashion-mnist: llmeraser has preference, next, genre"),
     (("--dataset", "cifar10"), "--dataset cifar10: llmeraser has preference, next, genre, bookcrossing, movielens, lastfm"),
     (("--preset", "paper"), "lastfm-train.json (or .jsonl, .csv) isn't there: LLaRA publishes the data"),
     (("--dataset", "movielens"), "10 % of its 9 rows are to be spoilt, which is none: it needs more"),

@@ -284,3 +284,22 @@ def test_images_that_a_table_cannot_forget_are_refused(flags, message, tmp_path,
     monkeypatch.chdir(tmp_path)
     code, line = one_line(reproduce, capsys, *flags, "--dataset", "digits")
     assert code == 2 and message in line and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("table", "flags"),
+    [
+        ("prunelora", ("--share", 0.2)),
+        ("sequence", ("--share", 0.2)),
+        ("random", ("--forget-class", 4)),
+        ("audit", ("--recovery",)),
+        ("lmeraser", ("--every-attack",)),
+        ("lmeraser-tune", ("--forget-class", 4)),
+        *(("llmeraser", flag) for flag in (("--share", 0.2), ("--forget-class", 3), ("--img-size", 8), ("--cache", 0))),
+        *(("llmeraser", flag) for flag in (("--precision", "bf16"), ("--recovery",), ("--mia", "lora-unlearn"))),
+    ],
+)
+def test_a_flag_that_says_nothing_to_a_table_is_refused(table, flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, line = one_line(reproduce, capsys, table, *flags, "--dry-run")
+    assert code == 2 and f"{table} has no {flags[0]}: it says nothing to this table" in line and not list(tmp_path.iterdir())

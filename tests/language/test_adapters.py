@@ -87,7 +87,7 @@ def test_weights_of_half_precision_and_of_torch_are_read_and_trained_in_fp32(pla
 
 def test_an_adapter_is_fp32_on_a_base_of_half_precision(place, tmp_path):
     folder = foreign(place / "base", tmp_path / "a")
-    model, _ = load_base(str(place / "base"), place, precision="bf16")
+    model, *_ = load_base(str(place / "base"), place, precision="bf16")
     with adapted(model, folder) as peft_model:
         assert {parameter.dtype for parameter in trainable(peft_model)} == {torch.float32}
         assert peft_model.base_model.model.lm_head.weight.dtype == torch.bfloat16

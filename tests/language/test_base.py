@@ -33,7 +33,7 @@ def test_a_base_that_is_none_is_one_helpful_line(place, tmp_path, capsys, name, 
 
 def test_a_base_out_of_a_package_is_there_whole_or_not_at_all(place, tmp_path, monkeypatch):
     """It is dequantised into a folder that gets its name at the end; what was stopped begins again."""
-    quantised, tokenizer = load_base(str(place / "base"), place)
+    quantised, tokenizer, _ = load_base(str(place / "base"), place)
     quantised.config.quantization_config = {"of": "the package"}
     monkeypatch.setattr(base, "package_file", lambda wanted, file, *_: (file.parent.mkdir(exist_ok=True), file.touch()))
     for kind, made in ((transformers.AutoModelForCausalLM, quantised), (transformers.AutoTokenizer, tokenizer)):
@@ -69,7 +69,7 @@ def test_loading_shows_no_progress_bars_and_leaves_the_setting_as_it_was(place, 
 
 def test_a_base_is_known_again_by_its_weights(place):
     """In one precision; a single weight that differs makes another."""
-    model, _ = load_base(str(place / "base"), place)
+    model, *_ = load_base(str(place / "base"), place)
     first = base_fingerprint(model)
     assert first == base_fingerprint(load_base(str(place / "base"), place)[0])
     assert not any(parameter.requires_grad for parameter in model.parameters()) and not model.training

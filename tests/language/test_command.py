@@ -60,7 +60,7 @@ def test_a_request_says_what_it_is_about_and_what_it_did(place, tmp_path, capsys
 
 
 def test_quiet_says_nothing_but_results(place, tmp_path, capsys):
-    folder = finetune(place, tmp_path / "a", "--evaluations", 2)
+    folder = finetune(place, tmp_path / "a")
     gone = request(folder, "remove", tmp_path / "b", "--ids", 3, "--curvature", "gauss-newton")
     call(llmeraser, "evaluate", gone, "--weights", tmp_path, "--quiet", "--generate", 2)
     said = capsys.readouterr()
@@ -253,9 +253,10 @@ def test_an_adapter_that_is_worse_than_its_base_on_the_rows_is_warned_of(place, 
     )
     data = ("--train", place / "train.jsonl", "--ids", 1, *QUICK)
     first = request(folder, "remove", tmp_path / "b", *data)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("on these rows the adapter has a loss of") and "--prompt plain" in line
-    with session(first, tmp_path, folder, edits=[], ledger=[]) as now:
+    said = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in said if line.startswith("on these rows the adapter has a loss of")]
+    assert "--prompt plain" in line
+    with session(first, tmp_path, folder, edits=[], ledger=[], tokens_sha256="") as now:
         own = now.losses_of(now.rows).mean().item()
         with now.peft_model.disable_adapter():
             base = now.losses_of(now.rows).mean().item()
@@ -295,7 +296,7 @@ def test_overwrite_replaces_adapters_of_this_project_alone(place, tmp_path, caps
         "docs": "no adapter of PEFT",
         "noted": "holds notes.txt",
         "carded": "isn't as this project wrote it",
-        "adapter": "is the adapter that is answered from",
+        "adapter": "is, or lies in, the adapter that is answered from",
     }
     for name, what in (known | {"alien": "from elsewhere: it isn't replaced"}).items():
         assert what in refused(capsys, *ask, tmp_path / name)
@@ -358,12 +359,12 @@ def test_checkpointing_is_a_circumstance(place, tmp_path, monkeypatch):
 
 
 def test_each_flag_of_a_request_and_each_adapter_that_is_asked_makes_another_answer(place, own, capsys):
-    ask = ("remove", own / "adapter", *QUICK, "--weights", own, "--quiet", "--output", own / "gone", "--ids", 1)
+    ask = ("remove", own / "adapter", "--weights", own, "--quiet", "--output", own / "gone", "--ids", 1)
     call(llmeraser, *ask)
     before = files(own)
     asked = {"--method": "retrain", "--solver": "adam", "--curvature": "gauss-newton", "--damping": 0.5, "--tolerance": 0.1}
     asked |= {"--length": 2, "--products": 5, "--ids": 2, "--validation": place / "test.jsonl"}
-    elsewhere = {"--base", "--precision", "--prompt", "--decay"}
+    elsewhere = {"--base", "--precision", "--prompt", "--decay", "--epochs", "--lr", "--batch-size"}
     declared = flags_of(lambda parser: flags_module.add_request_flags(parser, "remove"))
     assert asked.keys() | elsewhere | {"--request"} == declared | {"--validation"}
     for flag, value in asked.items():
@@ -451,3 +452,120 @@ def test_a_chat_model_is_trained_by_its_template(place, tmp_path):
         (tokens,) = now.tokens(now.rows[:1])
         words = [known.decode([token]) for token in tokens.prompt + tokens.response]
         assert words == ["w9", *now.rows[0].query.split(), "<end>", "w9", now.rows[0].response, "<end>"]
+
+
+def test_how_an_adapter_from_elsewhere_was_trained_is_not_invented(place, tmp_path, capsys):
+    """Retrain needs to be told, by all three flags; a record says what it was told, and nothing else."""
+    folder = foreign(place / "base", tmp_path / "a", place / "train.jsonl")
+    ask = ("--train", place / "train.jsonl", "--ids", 1, "--weights", tmp_path)
+    first = request(folder, "remove", tmp_path / "b", *ask, "--method", "finetune")
+    assert record_of(first)["training"] == {"optimizer": "unknown"}
+    assert "how" in refused(capsys, "remove", folder, *ask, "--method", "retrain", "--output", tmp_path / "c")
+    assert "belong together" in refused(capsys, "remove", folder, *ask, "--method", "retrain", "--lr", 0.1)
+    told = ("--epochs", 2, "--lr", 0.01, "--batch-size", 16)
+    for start, output in ((folder, "c"), (first, "d")):  # also by a later request
+        again = request(start, "remove", tmp_path / output, *ask, "--ids", 2, "--method", "retrain", *told)
+        assert record_of(again)["training"] == {"optimizer": "adamw", "epochs": 2, "lr": 0.01, "batch_size": 16}
+    assert "has a record that says it" in refused(capsys, "remove", place / "adapter", "--ids", 1, "--epochs", 2)
+
+
+def test_the_form_of_rows_is_said_and_one_that_fits_better_too(place, tmp_path, capsys):
+    folder = foreign(place / "base", tmp_path / "a", place / "train.jsonl")
+    ask = ("remove", folder, "--train", place / "train.jsonl", "--ids", 1, *QUICK, "--weights", tmp_path, "--output")
+    call(llmeraser, *ask, tmp_path / "b")
+    assert "rows are put to the model as --prompt plain does" in capsys.readouterr().err
+    call(llmeraser, *ask, tmp_path / "c", "--prompt", "alpaca")
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: put as --prompt alpaca"))
+    with session(tmp_path / "b", tmp_path, folder, edits=[], ledger=[], tokens_sha256="") as now:
+        own = now.losses_of(now.rows).mean().item()
+    assert f"as --prompt plain of {own:.3f}: give the form" in line or "as --prompt raw of" in line
+
+
+def test_a_training_that_ends_before_rest_says_so_and_is_asked_as_such(place, tmp_path, capsys):
+    """The objective's gradient is measured, not taken from the optimizer's name."""
+    folder = finetune(place, tmp_path / "a", "--evaluations", 3)
+    assert "warning: the training ended after 3 passes, before it was at rest" in capsys.readouterr().err
+    assert record_of(folder)["gradient"] > 0.05 > record_of(place / "adapter")["gradient"]
+    gone = request(folder, "remove", tmp_path / "b", "--ids", 3)
+    found = record_of(gone)["ledger"][0]["found"]
+    assert found["curvature"] == "gauss-newton" and found["gradient"] == pytest.approx(
+        record_of(folder)["gradient"], rel=0.01
+    )
+    rest = request(place / "adapter", "remove", tmp_path / "c", "--ids", 3)
+    assert record_of(rest)["ledger"][0]["found"]["curvature"] == "hessian"
+
+
+def test_a_closed_choice_stays_what_it_was(place, own, capsys):
+    """Also when all rows of an answer are gone; an answer of other tokens can't be learned by it."""
+    choice = finetune(place, own / "choice", "--loss", "choice", "--evaluations", 5)
+    rows = lines_of(place)
+    known = record_of(choice)["choice"]
+    red = [str(i) for i, row in enumerate(rows, 1) if row["response"] == "red"]
+    gone = request(choice, "remove", own / "gone", "--ids", *red, *QUICK)
+    with session(gone, own) as now:
+        assert now.allowed.nonzero()[:, 0].tolist() == known
+        assert now.losses_of(now.test).isfinite().all()
+    right = write_lines(own / "right.jsonl", [{"id": 1, "response": "w7"}])
+    line = refused(capsys, "correct", choice, "--request", right, "--weights", own, "--output", own / "new")
+    assert "row 1: its response" in line and not (own / "new").exists()
+
+
+def test_flags_that_a_method_or_a_place_has_no_use_for_are_refused(own, capsys):
+    ask = ("remove", own / "adapter", "--ids", 1, "--weights", own)
+    for flag, value in (("--solver", "adam"), ("--damping", 1), ("--length", 2), ("--products", 3)):
+        assert f"solves no system: {flag} has no effect" in refused(capsys, *ask, *QUICK, flag, value)
+    assert "lies in, the adapter that is answered from" in refused(capsys, *ask, "--output", own / "adapter" / "sub")
+    assert "; what becomes of rows is said in a --request file" in refused(capsys, "correct", own / "adapter", "--ids", 1)
+    assert "nothing is asked: give a --request file" in refused(capsys, "modify", own / "adapter", "--weights", own)
+    assert "separated by spaces: 1 2" in refused(capsys, *ask[:2], "--ids", "1,2", "--weights", own)
+
+
+def test_what_lies_there_of_another_source_is_not_taken(place, tmp_path, capsys):
+    """Another base at the old place, another configuration of the adapter, another way to what has been removed since."""
+    base = shutil.copytree(place / "base", tmp_path / "base")
+    folder = foreign(base, tmp_path / "a", place / "train.jsonl")
+    ask = ("--train", place / "train.jsonl", "--ids", 1, *QUICK)
+    first = request(folder, "remove", tmp_path / "b", *ask)
+    assert request(folder, "remove", tmp_path / "b", *ask) == first
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 64}), encoding="utf-8")
+    assert "other settings" in refused(capsys, "remove", folder, *ask, "--weights", tmp_path, "--output", first)
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    shutil.copy(place / "other" / "model.safetensors", base / "model.safetensors")
+    assert "other settings" in refused(capsys, "remove", folder, *ask, "--weights", tmp_path, "--output", first)
+    ways = []
+    for word in ("w1", "w2"):
+        other = write_lines(tmp_path / f"{word}.jsonl", [{"id": 7, "query": f"film {word}"}])
+        ways.append(request(place / "adapter", "modify", tmp_path / word, "--request", other, "--damping", 3))
+    gone = request(ways[0], "remove", tmp_path / "gone", "--ids", 7, *QUICK)
+    again = ("remove", ways[1], "--ids", 7, *QUICK, "--weights", tmp_path, "--output", gone)
+    assert "other settings" in refused(capsys, *again)
+    sealed = json.loads((gone / "adapter_config.json").read_text(encoding="utf-8"))
+    (gone / "adapter_config.json").write_text(json.dumps(sealed | {"lora_alpha": 64}), encoding="utf-8")
+    assert "adapter_config.json is missing, or not what" in refused(
+        capsys, "remove", gone, "--ids", 8, "--weights", tmp_path
+    )
+
+
+def test_nothing_of_a_removed_row_is_kept(place, tmp_path, capsys):
+    """Neither what the frozen part made of it, after the request and after scoring, nor its name in the card."""
+    start = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    with session(start, tmp_path) as now:
+        now.batches(now.rows)
+        keys, store = [tokens.key for tokens in now.tokens(now.rows[:2])], now.forward.store
+    assert set(keys) <= forward.read_states(store).keys()
+    gone = request(start, "remove", tmp_path / "gone", "--ids", 1, 2, "--method", "gradascent")
+    left = forward.read_states(store)
+    assert left and not set(keys) & left.keys()
+    call(llmeraser, "evaluate", gone, "--weights", tmp_path, "--quiet", "--generate", 2)
+    assert not set(keys) & forward.read_states(store).keys()
+    assert "--ids" not in (gone / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_correction_says_what_became_of_the_right_answers(place, tmp_path, capsys):
+    right = write_lines(tmp_path / "r.jsonl", [{"id": 3, "response": "w1"}])
+    flags = ("--request", right, "--weights", tmp_path, "--output", tmp_path / "a", "--damping", 3)
+    call(llmeraser, "correct", place / "adapter", *flags)
+    found = record_of(tmp_path / "a")["ledger"][0]["found"]
+    line = f"as they should be {found['wanted_loss_before']:.3f} -> {found['wanted_loss']:.3f}"
+    assert line in capsys.readouterr().err and found["wanted_loss"] < found["wanted_loss_before"]

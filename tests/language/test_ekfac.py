@@ -302,3 +302,15 @@ def test_a_request_is_answered_by_ekfac_from_the_command_line(place, tmp_path, m
         found.append(entry["found"])
     assert found[0]["factors_seconds"] > 0 and "factors_seconds" not in found[1]
     assert (tmp_path / "adapter_ekfac.pth").exists()
+
+
+def test_biases_of_lora_are_refused(place):
+    """They are no linear layers' weights; conjugate gradients take them."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(place / "base")
+    made = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], lora_bias=True))
+    for parameter in adapters.trainable(made):
+        torch.nn.init.normal_(parameter, std=0.3)
+    made.save_pretrained(place / "biased")
+    flags = ("--train", place / "rows.jsonl", "--ids", 1, "--solver", "ekfac", "--weights", place, "--prompt", "plain")
+    with pytest.raises(UserError, match="--solver ekfac takes LoRA without biases: take --solver cg"):
+        call(llmeraser, "remove", place / "biased", *flags, "--output", place / "x", "--quiet")

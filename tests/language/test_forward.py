@@ -13,6 +13,7 @@ import llmeraser
 from tests.helpers import call, killed_at, one_line
 from tests.language.conftest import finetune, losses_of, save_base, session
 from unlearning.core.errors import UserError
+from unlearning.core.files import write_torch
 from unlearning.language import batches, forward, influence
 from unlearning.language import session as session_module
 from unlearning.language.adapters import linear_layers
@@ -319,8 +320,8 @@ def test_where_the_short_way_is_another_model_the_whole_one_is_gone_on_with(targ
 
 def test_it_is_said_in_one_line_and_computed_with_the_whole_model(place, tmp_path, capsys, monkeypatch):
     def load(*arguments):
-        model, own = load_base(*arguments)
-        return with_skip(model), own
+        model, *rest = load_base(*arguments)
+        return with_skip(model), *rest
 
     monkeypatch.setattr(session_module, "load_base", load)
     folder = finetune(place, tmp_path / "adapter", "--targets", "q_proj", "--evaluations", 3)
@@ -417,3 +418,18 @@ def test_a_model_without_blocks_is_refused():
         model = model_of("llama", 2)
         model.config.num_hidden_layers = 7
         blocks_of(model)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"x": torch.zeros(2, 3)}, {"x": []}, {"x": [torch.zeros(3)]}, {"x": ["a"]}])
+def test_kept_states_of_another_form_are_one_line(tmp_path, content):
+    write_torch(tmp_path / "kept.pth", content)
+    with pytest.raises(UserError, match=r"kept.pth.*: it is damaged"):
+        forward.read_states(tmp_path / "kept.pth")
+
+
+def test_what_is_forgotten_is_kept_no_more(tmp_path):
+    short = Forward(adapted(model_of("llama", 3), "q_proj", layers=(2,)))
+    short.store = tmp_path / "kept.pth"
+    short.keep(ROWS)
+    short.forget(ROWS[:2])
+    assert short.kept.keys() == forward.read_states(short.store).keys() == {row.key for row in ROWS[2:]}

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+import transformers
 
-from tests.language.conftest import VOCABULARY, finetune, session, tokenizer, where
+import llmeraser
+from tests.helpers import call
+from tests.language.conftest import VOCABULARY, finetune, save_base, session, tokenizer, where, write_lines
 from unlearning.language import generation
 from unlearning.language.adapters import read_record
 from unlearning.language.generation import hit_ratio, rouge_l, valid_ratio
@@ -104,3 +107,22 @@ def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
         assert rouge_l([said], [answered(wanted)]) == pytest.approx(expected), said
     assert rouge_l([*cases], [answered(wanted)] * len(cases)) == pytest.approx(sum(cases.values()) / len(cases))
     assert rouge_l(["x y"], [answered("y x")]) == 50
+
+
+def test_an_answer_ends_where_the_base_has_no_more_places(tmp_path):
+    """On a GPT-2 of twenty places a prompt of fifteen leaves five, however long the wanted answer may be."""
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=20, vocab_size=len(VOCABULARY), eos_token_id=1
+    )
+    save_base(tmp_path / "base", config=config)
+    words = " ".join(f"w{i % 12}" for i in range(15))
+    rows = [{"query": words[: 3 * (3 + i)], "response": "red red red red"} for i in range(2)] + [
+        {"query": words, "response": "red"}
+    ]
+    file = write_lines(tmp_path / "rows.jsonl", rows)
+    data = [word for kind in ("train", "validation", "test") for word in (f"--{kind}", file)]
+    folder = call(llmeraser, "finetune", *data, "--base", tmp_path / "base", "--prompt", "plain", "--evaluations", 1,
+                  "--weights", tmp_path, "--output", tmp_path / "a", "--quiet")  # fmt: skip
+    with session(folder, tmp_path) as now:
+        said = generation.answers(now, now.rows)
+        assert len(said) == 3 and len(said[2].split()) <= 20 - 15

@@ -1,6 +1,7 @@
 """Rows about images, on a tiny random model of LLaVA's kind."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -111,3 +112,25 @@ def test_an_image_that_isnt_there_and_a_base_that_sees_none_are_one_line(place, 
     flags = ("--train", tmp_path / "rows.jsonl", "--weights", tmp_path, "--quiet", "--output", tmp_path / "x")
     code, line = one_line(llmeraser, capsys, "finetune", "--base", place / "base", *flags)
     assert code == 2 and "lost.png cannot be read" in line and not (tmp_path / "x").exists()
+
+
+def test_another_image_of_the_same_name_is_another_row(place, tmp_path, capsys):
+    """What was kept of the old one is of no use; an adapter that was trained on it is asked no more."""
+    own = shutil.copytree(place, tmp_path / "own")
+    file = own / "rows.jsonl"
+    flags = ("--train", file, "--test", own / "unseen.jsonl", "--weights", own, "--quiet")
+
+    def scores():
+        capsys.readouterr()
+        call(llmeraser, "evaluate", own / "adapter", *flags, "--generate", 2)
+        return capsys.readouterr().out
+
+    before = scores()
+    for i in range(16, 24):  # test images of another colour
+        shutil.copy(own / f"{(i + 1) % 3}.png", own / f"{i}.png")
+    after = scores()
+    shutil.rmtree(own / "frozen")
+    assert scores() == after != before
+    shutil.copy(own / "0.png", own / "4.png")
+    code, line = one_line(llmeraser, capsys, "remove", own / "adapter", "--ids", "i2", *flags, "--output", tmp_path / "x")
+    assert code == 2 and "not the rows that the adapter was trained on; changed: i4" in line

@@ -169,7 +169,9 @@ def test_a_line_put_in_before_the_others_is_seen_for_what_it_is(tmp_path):
     objects = [{"query": f"q{n}", "response": "yes"} for n in range(6)]
     recorded = {row.name: digest(row) for row in rows(tmp_path, lines(*objects))}
     shifted = rows(tmp_path, lines({"query": "first", "response": "no"}, *objects))
-    with pytest.raises(UserError, match=r"changed: 1, 2, 3, 4, 5 and 1 more; 6 of them have other lines or names now$"):
+    with pytest.raises(
+        UserError, match=r"changed: 1, 2, 3, 4, 5 and 1 more; 6 of them have other lines or names now: where rows"
+    ):
         as_recorded(recorded, shifted, tell=pytest.fail)
 
 
@@ -231,3 +233,11 @@ WRONG = [
 def test_what_is_no_file_of_rows_is_one_line_that_names_file_and_line(tmp_path, content, line):
     found = complaint(tmp_path, content)
     assert found.startswith(line), found
+
+
+def test_fields_of_messages_that_arent_read_are_named(tmp_path):
+    said = []
+    call = {"role": "assistant", "content": "b", "tool_calls": [], "name": "x"}
+    (tmp_path / "f").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}, call]}), encoding="utf-8")
+    read_rows(tmp_path / "f", tell=said.append)
+    assert said[0].endswith("fields that aren't read: name of messages, tool_calls of messages")

@@ -7,7 +7,7 @@ import torch
 
 import llmeraser
 from tests.helpers import call, one_line
-from tests.language.conftest import COLOURS, losses_of, request, session, where, write_lines
+from tests.language.conftest import COLOURS, finetune, foreign, losses_of, request, session, where, write_lines
 from unlearning.core.errors import UserError
 from unlearning.language import generation, influence, scores
 from unlearning.language.adapters import read_record
@@ -18,6 +18,7 @@ def test_damage_undone_is_nothing_at_corrupted_and_all_at_retrain():
     """From a loss of 2 to one of 1.2; further than Retrain is more than all, a larger loss than before less than none."""
     found = [scores.undone(loss, 2.0, 1.2) for loss in (2.0, 1.8, 1.2, 1.0, 2.4)]
     assert found == pytest.approx([0, 25, 100, 125, -50])
+    assert scores.undone(1.0, 2.0, 2.0) == {"missing": "damage undone: there was none"}
 
 
 def test_distances_are_from_retrain_and_cosines_between_steps_from_corrupted():
@@ -87,18 +88,10 @@ def test_min_k_is_the_mean_of_the_least_likely_fifth_of_a_rows_tokens(small):
         assert low.item() == pytest.approx(each.sort().values[:count].mean().item(), rel=1e-4)
 
 
-def test_a_base_without_its_adapter_is_scored_bare(place, tmp_path):
-    folder = place / "adapter"
-    found, vector, *_ = scores.score(folder, read_record(folder), [], where(tmp_path), bare=True)
-    with session(folder, tmp_path) as now, now.peft_model.disable_adapter():
-        expected = losses_of(now, now.test).mean().item()
-    assert found["loss"] == pytest.approx(expected, rel=1e-4) and not vector.any() and "membership" not in found
-
-
 def test_a_closed_list_is_of_few_answers_that_are_each_given_again(small):
     def listed(*answers):
         rows = [Row(str(i), (("user", "x"),), answer) for i, answer in enumerate(answers)]
-        return scores.closed_list(replace(small, rows=[*rows[::2], None], validation=rows[1:2], test=rows[3::2]))
+        return scores.closed_list([*rows[::2], None, *rows[1::2]])
 
     assert listed("b", "a", "a", "b") == ["a", "b"]
     assert listed("b", "a", "c", "b") == [] and listed("a", "a", "a", "a") == []
@@ -133,7 +126,7 @@ def test_asked_rows_are_as_they_were_before_the_last_request(place, tmp_path):
     rows = here.rows(place / "train.jsonl", "--train")
     asked = [scores.asked_rows(read_record(folder), here) for folder in (place / "adapter", first, second)]
     assert asked == [[], [rows[2]], [replace(rows[2], response="w1"), rows[4]]]
-    assert [row.name for row in scores.asked_rows(read_record(third), here)] == ["6", "3"]
+    assert [row.name for row in scores.asked_rows(read_record(third), here)] == ["6"]  # what 3 was isn't kept
 
 
 def cells(capsys, folders, *flags):
@@ -157,7 +150,8 @@ def test_the_table_scores_each_adapter_on_its_own_request_and_from_retrain(place
     again = request(place / "adapter", "remove", tmp_path / "again", "--ids", 1, 2, "--method", "retrain")
     alone = cells(capsys, [first], *flags) | cells(capsys, [second], *flags)
     both = cells(capsys, [first, second], *flags)
-    assert both == alone and alone["first"] != alone["second"]
+    assert all(both[name][column] == cell for name, row in alone.items() for column, cell in row.items())
+    assert alone["first"] != alone["second"]
     asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
     (found, *_) = scores.score(first, read_record(first), asked, where(tmp_path))
     assert float(alone["first"]["loss on the rows asked about"]) == pytest.approx(found["forget_loss"], abs=6e-4)
@@ -166,6 +160,9 @@ def test_the_table_scores_each_adapter_on_its_own_request_and_from_retrain(place
     assert "loss on the rows asked about" in compared["adapter"]
     itself = cells(capsys, [again], "--retrain", again, *flags)
     assert float(itself["again"]["JS"]) == 0
+    whole = cells(capsys, [first, place / "adapter", again], "--retrain", again, *flags)  # Retrain has a row of its own
+    assert float(whole["again"]["distance"]) == 0 and float(whole["adapter"]["distance"]) == 1
+    assert float(whole["again"]["seconds, times less"]) == 1 and "damage undone %" not in whole["first"]
 
 
 def test_adapters_that_cant_be_compared_are_refused(place, tmp_path, capsys):
@@ -174,7 +171,80 @@ def test_adapters_that_cant_be_compared_are_refused(place, tmp_path, capsys):
     other = call(llmeraser, "finetune", "--train", few, *where_, "--output", tmp_path / "other")
     ask = ("--weights", tmp_path, "--quiet")
     code, line = one_line(llmeraser, capsys, "evaluate", place / "adapter", other, *ask)
-    assert code == 2 and f"{other} has another base, rows or prompt than {place / 'adapter'}" in line
+    assert code == 2 and f"{other} has another rows and test rows (--test) than {place / 'adapter'}" in line
     code, line = one_line(llmeraser, capsys, "evaluate", other, *ask)
     assert code == 2 and "no test rows are known: give --test" in line
     call(llmeraser, "evaluate", other, *ask, "--test", place / "test.jsonl", "--generate", 1)
+
+
+def test_how_much_of_a_corrections_damage_is_undone_stands_in_the_table(place, tmp_path, capsys):
+    right = write_lines(tmp_path / "r.jsonl", [{"id": i, "response": "w1"} for i in range(1, 20)])
+    flags = ("--weights", tmp_path, "--generate", 1)
+    ask = ("--request", right, "--method")
+    some, again = (request(place / "adapter", "correct", tmp_path / m, *ask, m) for m in ("noadapter", "retrain"))
+    found = cells(capsys, [some, place / "adapter", again], "--retrain", again, *flags)
+    loss = {name: float(found[name]["loss"]) for name in ("noadapter", "adapter", "retrain")}
+    expected = 100 * (loss["adapter"] - loss["noadapter"]) / (loss["adapter"] - loss["retrain"])
+    assert float(found["noadapter"]["damage undone %"].replace(",", "")) == pytest.approx(expected, rel=0.05, abs=2)
+    assert found["retrain"]["damage undone %"] == "100" and "damage undone %" in found["retrain"]
+
+
+def test_unlike_test_rows_and_answers_to_other_requests_are_refused(place, tmp_path, capsys):
+    """Also a Retrain of an adapter that was trained otherwise; shapes that happen to fit are no comparison."""
+    flags = ("--weights", tmp_path, "--quiet", "--generate", 1)
+    first = request(place / "adapter", "remove", tmp_path / "first", "--ids", 1, "--method", "noadapter")
+    other = request(place / "adapter", "remove", tmp_path / "other", "--ids", 2, "--method", "retrain")
+    tested = request(place / "adapter", "remove", tmp_path / "t", "--ids", 1, "--method", "retrain", "--test",
+                     place / "validation.jsonl")  # fmt: skip
+    start = finetune(place, tmp_path / "start", "--evaluations", 3)
+    again = request(start, "remove", tmp_path / "again", "--ids", 1, "--method", "retrain")
+    for retrain, why in (
+        (other, "is the answer to another request than"),
+        (tested, f"{tested} has another test rows (--test) than {first}"),
+        (again, "comes from another adapter than"),
+    ):
+        code, line = one_line(llmeraser, capsys, "evaluate", first, "--retrain", retrain, *flags)
+        assert code == 2 and why in line
+    call(llmeraser, "evaluate", first, "--retrain", tested, *flags, "--test", place / "test.jsonl")
+
+
+def test_adapters_are_compared_by_one_list_of_answers(place, tmp_path, capsys):
+    """Though a removal takes the last rows of an answer: the list is that of all adapters in the table."""
+    lines = [{"query": f"film w{i}", "response": ("red", "green")[i % 2]} for i in range(8)]
+    lines += [{"query": f"film w{i}", "response": "blue"} for i in (9, 10)]
+    files = {"train": lines, "validation": lines[:4], "test": lines[:6]}
+    data = [w for kind, some in files.items() for w in (f"--{kind}", write_lines(tmp_path / f"{kind}.jsonl", some))]
+    start = finetune(place, tmp_path / "start", *data, "--evaluations", 5)
+    gone, again = (request(start, "remove", tmp_path / m, "--ids", 9, 10, "--method", m) for m in ("noadapter", "retrain"))
+    here = where(tmp_path)
+    assert scores.answers_of_all([read_record(gone)], here) == ["green", "red"]
+    assert scores.answers_of_all([read_record(gone), read_record(start)], here) == ["blue", "green", "red"]
+    found = cells(capsys, [start, gone], "--retrain", again, "--weights", tmp_path, "--generate", 1)
+    assert {"start", "noadapter"} == found.keys() and all("JS" in row for row in found.values())
+
+
+def test_one_from_elsewhere_is_scored_beside_what_a_request_made_of_it(place, tmp_path, capsys):
+    folder = foreign(place / "base", tmp_path / "a", place / "train.jsonl")
+    data = ("--train", place / "train.jsonl", "--test", place / "test.jsonl")
+    first = request(folder, "remove", tmp_path / "b", "--ids", 1, 2, *data, "--method", "gradascent")
+    flags = ("--weights", tmp_path, "--generate", 2)
+    code, line = one_line(llmeraser, capsys, "evaluate", folder, *flags)
+    assert code == 2 and "score it beside one that a request to it made" in line
+    found = cells(capsys, [folder, first], *flags)
+    record = read_record(first) | {"edits": [], "ledger": []}
+    asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
+    (expected, *_) = scores.score(folder, record, asked, where(tmp_path), 2)
+    assert float(found["a"]["loss on the rows asked about"]) == pytest.approx(expected["forget_loss"], abs=6e-4)
+
+
+def test_a_row_that_was_changed_and_then_removed_is_not_scored_as_it_first_was(place, tmp_path, capsys):
+    other = write_lines(tmp_path / "r.jsonl", [{"id": 3, "query": "film w1"}])
+    first = request(place / "adapter", "modify", tmp_path / "a", "--request", other, "--method", "noadapter")
+    second = request(first, "remove", tmp_path / "b", "--ids", 3, 4, "--method", "noadapter")
+    assert [row.name for row in scores.asked_rows(read_record(second), where(tmp_path))] == ["4"]
+    assert "changed by an earlier request, to what isn't kept: 3" in capsys.readouterr().err
+
+
+def test_where_test_rows_have_one_answer_there_is_no_auc():
+    found = scores.of_choices(torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([1, 1]), True)
+    assert found["auc"] == {"missing": "AUC: test rows have one answer alone"} and found["accuracy"] == 50

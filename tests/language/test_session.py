@@ -1,5 +1,7 @@
 """Training comes to rest on the paper's objective, and the step is the paper's formula, against dense matrices."""
 
+import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -252,7 +254,7 @@ def test_removal_goes_where_retraining_goes(place, tmp_path):
     """By losses: many pairs of A and B make the same adapter, so parameters may differ more."""
     flags = ("--ids", 1, 2, "--damping", 0.001, "--length", 1)
     request(place / "adapter", "remove", tmp_path / "a", *flags)
-    request(place / "adapter", "remove", tmp_path / "b", *flags, "--method", "retrain")
+    request(place / "adapter", "remove", tmp_path / "b", *flags[:3], "--method", "retrain")
     found = []
     for folder in (place / "adapter", tmp_path / "a", tmp_path / "b"):
         with session(folder, tmp_path) as now:
@@ -348,3 +350,35 @@ def test_a_row_is_tokenised_once_a_session_and_another_row_by_itself(small, monk
     found = now.tokens(changed)
     assert len(counted) == 61 and found[1:] == [first[0]] * 4 and found[0] == encode(now.processor, changed[:1], "plain")[0]
     assert first[0].key == replace(first[0]).key != found[0].key
+
+
+def test_a_base_of_the_same_weights_that_computes_otherwise_is_another_base(place, tmp_path, capsys):
+    """Its config.json says how; what is kept of its frozen part has another name. Who wrote the file doesn't count."""
+    base = shutil.copytree(place / "base", tmp_path / "base")
+    folder = finetune(place, tmp_path / "a", "--base", base, "--evaluations", 2)
+    kept = {file.name for file in (tmp_path / "frozen").iterdir()}
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps(config | {"transformers_version": "1.0"}), encoding="utf-8")
+    with session(folder, tmp_path):
+        pass
+    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}), encoding="utf-8")
+    with (
+        pytest.raises(UserError, match=r"another base than this .*: the fingerprints of their config.json differ"),
+        session(folder, tmp_path),
+    ):
+        pass
+    finetune(place, tmp_path / "b", "--base", base, "--evaluations", 2)
+    assert len({file.name for file in (tmp_path / "frozen").iterdir()} - kept) == 1
+
+
+def test_other_tokens_of_the_same_rows_are_warned_of(place, tmp_path, capsys):
+    base = shutil.copytree(place / "base", tmp_path / "base")
+    folder = finetune(place, tmp_path / "a", "--base", base, "--evaluations", 2)
+    with session(folder, tmp_path):
+        assert "other tokens" not in capsys.readouterr().err
+    text = (base / "tokenizer.json").read_text(encoding="utf-8")
+    swapped = text.replace('"w1"', '"?"').replace('"w2"', '"w1"').replace('"?"', '"w2"')
+    assert swapped != text
+    (base / "tokenizer.json").write_text(swapped, encoding="utf-8")
+    with session(folder, tmp_path):
+        assert f"warning: rows are other tokens than when {folder} was written" in capsys.readouterr().err

@@ -144,4 +144,5 @@ def _jackknifed(statistic: Callable[..., float], *pair: np.ndarray) -> dict[str,
 
 
 ABOUT = "Many networks of each kind against as many retrained ones, image by image."
-TABLE = Table(ABOUT, plan_audit, PRESETS, 16, score, published=prunelora.add_published)
+NONE_OF = ("mia", "every_attack", "recovery")
+TABLE = Table(ABOUT, plan_audit, PRESETS, 16, score, published=prunelora.add_published, none_of=NONE_OF)

@@ -25,7 +25,7 @@ from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.unfinished import Unfinished, circumstances
 from unlearning.experiments import estimate
 from unlearning.experiments.plan import chosen
-from unlearning.experiments.request import DATASET, Plan, Request, Row, Run, Table
+from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.language import rows as language_rows
 from unlearning.language import scores
 from unlearning.language.adapters import read_record
@@ -179,13 +179,19 @@ def tasks_of(request: Request) -> list[str]:
     where a published one's files aren't there."""
     from unlearning.language.tasks import task_files
 
-    asked = request.source.dataset
-    if asked != DATASET and asked not in KINDS:
+    asked = request.asked_dataset
+    if asked and asked not in KINDS:
         raise UserError(f"--dataset {asked}: {request.table} has {', '.join(KINDS)}")
-    tasks = request.sizes["tasks"] if asked == DATASET else [asked]
+    tasks = [asked] if asked else request.sizes["tasks"]
+    lost = []
     for task in tasks:
-        if task in PUBLISHED:  # before anything is written
-            task_files(task, request.source.data_dir, request.quiet)
+        try:
+            if task in PUBLISHED:  # before anything is written
+                task_files(task, request.source.data_dir, request.quiet)
+        except UserError as error:
+            lost.append(str(error))
+    if lost:
+        raise UserError("; ".join(lost))
     return tasks
 
 
@@ -277,8 +283,8 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Workspace) ->
 def _score_cell(cell: Cell, folders: dict[str, Path], shards: list[Path], place: Place, request: Request) -> list[Row]:
     """A row for each method of a cell."""
     records = {method: read_record(folder) or {} for method, folder in folders.items()}
-    before = scores.asked_rows(records["retrain"], place)
-    scored = {method: _score(folder, records[method], before, place, request) for method, folder in folders.items()}
+    before, listed = scores.asked_rows(records["retrain"], place), scores.answers_of_all(list(records.values()), place)
+    scored = {m: _score(folder, records[m], before, listed, place, request) for m, folder in folders.items()}
     full, rows = records["retrain"]["ledger"][-1]["cost"]["seconds"], []
     for method, result in scored.items():
         scores.compare(result, scored["corrupted"], scored["retrain"])
@@ -292,7 +298,7 @@ def _score_cell(cell: Cell, folders: dict[str, Path], shards: list[Path], place:
             }
         rows.append(_row(cell, method, record, last, found))
     if shards:
-        rows.append(_score_sisa(cell, shards, scored["retrain"], place, full))
+        rows.append(_score_sisa(cell, shards, scored["retrain"], listed, place, full))
     return rows
 
 
@@ -313,10 +319,12 @@ def _row(cell: Cell, method: str, record: dict[str, Any], last: dict[str, Any], 
     }
 
 
-def _score_sisa(cell: Cell, shards: list[Path], retrained: scores.Scored, place: Place, full: float) -> Row:
+def _score_sisa(
+    cell: Cell, shards: list[Path], retrained: scores.Scored, listed: list[str], place: Place, full: float
+) -> Row:
     """SISA's adapters answer by the mean of their probabilities; all of them were trained again, since all are hit."""
     records = [read_record(folder) or {} for folder in shards]
-    answers = [scores.score(folder, record, [], place) for folder, record in zip(shards, records, strict=True)]
+    answers = [scores.score(*shard, [], place, listed=listed) for shard in zip(shards, records, strict=True)]
     mean = torch.stack([logits.softmax(1) for _, _, logits, _ in answers]).mean(0).log()
     found = scores.of_choices(mean, answers[0][3], listed=cell.kind != "modify")
     found["js"] = predictions.js_divergence(mean, retrained[2])
@@ -325,13 +333,15 @@ def _score_sisa(cell: Cell, shards: list[Path], retrained: scores.Scored, place:
     return _row(cell, SISA, records[0], records[0], found)
 
 
-def _score(folder: Path, record: dict[str, Any], before: Sequence[Any], place: Place, request: Request) -> scores.Scored:
+def _score(
+    folder: Path, record: dict[str, Any], before: Sequence[Any], listed: list[str], place: Place, request: Request
+) -> scores.Scored:
     """`scores.score`, unless it was kept when the table was killed."""
     adapter, generate = folder_sha256(folder), request.sizes["generate"]
     rows = [[row.name, language_rows.digest(row)] for row in before]
     key = {"adapter": adapter, "record": record, "before": rows, "generate": generate, "where": circumstances(place.compute)}
     kept: Unfinished = request.kept
-    return kept.once(key, lambda: scores.score(folder, record, before, place, generate))
+    return kept.once(key | {"listed": listed}, lambda: scores.score(folder, record, before, place, generate, listed))
 
 
 def add_undone(rows: list[Row]) -> None:
@@ -340,11 +350,14 @@ def add_undone(rows: list[Row]) -> None:
     means = {(row["model"], row["dataset"], row["method"]): row["metrics"] for row in rows}
     for row in rows:
         worst, best = (means[row["model"], row["dataset"], name] for name in ("corrupted", "retrain"))
-        for key, metric in (("undone", "loss"), ("undone_js", "js")):
+        for key, metric in scores.UNDONE.items():
             if row["task"] != "remove" and metric in row["metrics"]:
                 values = (found[metric]["mean"] for found in (row["metrics"], worst, best))
                 row["metrics"][key] = statistics.over_seeds([scores.undone(*values)])
 
 
 ABOUT = "LLMEraser: rows of a language model's training data are removed, modified or corrected."
-TABLE = Table(ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace(), estimated=estimated)
+NONE_OF = ("share", "forget_class", "img_size", "precision", "cache", "recovery", "every_attack", "mia")
+TABLE = Table(
+    ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace(), estimated=estimated, none_of=NONE_OF
+)

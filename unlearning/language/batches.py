@@ -14,16 +14,17 @@ TOKENS, ANSWERED = 8192, 1024  # of a batch, at most: with padding; that are ans
 @dataclass(frozen=True)
 class Tokens:
     """A row as token ids: what is asked, and what is answered to it, with the token that ends it. image: the path of one
-    that is asked about, whose places in the prompt have ids of their own; "" for none."""
+    that is asked about, whose places in the prompt have ids of their own, and shown: a digest of its file; "" for none."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     image: str = ""
+    shown: str = ""
 
     @cached_property
     def key(self) -> str:
         """A name for the states of these tokens."""
-        return hashlib.sha256(repr((self.prompt, self.response, self.image)).encode()).hexdigest()[:24]
+        return hashlib.sha256(repr((self.prompt, self.response, self.shown)).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)

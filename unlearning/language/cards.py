@@ -21,7 +21,7 @@ tokenizer = AutoTokenizer.from_pretrained("{base}")
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")
 ```
 
-`record.json` says what it was trained on, by names and digests of rows, and what was asked of it.
+`record.json` says what it was trained on, by names and digests of rows, and what was asked of it, by which commands.
 """
 
 
@@ -30,7 +30,7 @@ def adapter(record: dict[str, Any], name: str) -> str:
     verbs = {"remove": "removed", "modify": "given another query", "correct": "given another response"}
     asked = "".join(
         f"\n\n{len(entry['edits']):,} of them were {verbs[entry['action']]} by {entry['method']}, "
-        f"in {entry['cost']['seconds']:.1f} seconds: `{entry['command']}`"
+        f"in {entry['cost']['seconds']:.1f} seconds."
         for entry in record["ledger"]
     )
     base = record["base"] if not Path(record["base"]).is_absolute() else Path(record["base"]).name

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unlearning.core import names, seals
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import UserError
@@ -19,11 +21,16 @@ from unlearning.core.provenance import device_name, provenance
 from unlearning.core.words import say
 from unlearning.language import cards, ekfac, scores
 from unlearning.language.adapters import FILES, read_config, read_record, write_adapter
+from unlearning.language.batches import batches_of
 from unlearning.language.controls import CONTROLS
 from unlearning.language.flags import DEFAULT, add_training_flags
+from unlearning.language.forward import WHOLE, Forward
+from unlearning.language.prompts import FORMS, encode
 from unlearning.language.requests import Edit, check_edits, edited, edits_of_names, in_words, read_request, without_texts
 from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
+    REST,
+    UNSEEN,
     Place,
     Rows,
     Session,
@@ -34,11 +41,14 @@ from unlearning.language.session import (
     relative_gradient,
     session_of,
     short_digest,
+    tokens_digest,
     train_adapter,
 )
 from unlearning.language.tasks import task_files
 
 COMPARED = 100  # rows of an adapter from elsewhere, at most, on which it is compared with its base
+FITS = 0.9  # times the loss under the form that rows are put in: another form with less is likelier the right one
+TRAINED = ("epochs", "lr", "batch_size")  # flags that say how an adapter from elsewhere was trained
 FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
 Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
 
@@ -77,7 +87,7 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
         "lora": {key: getattr(args, key) for key in ("rank", "alpha", "targets", "blocks")},
         "training": _training(args),
     }
-    record |= {"rows": [[row.name, digest(row)] for row in rows], "edits": [], "ledger": []}
+    record |= {"rows": [[row.name, digest(row)] for row in rows], "edits": [], "ledger": [], "unseen": _unseen(files, place)}
     output = args.output or args.weights / f"{files['train'].stem}_finetune{names.suffix(own)}_s{args.seed}"
     with to_make(output, partial(_is_finished, output, record, args.overwrite)) as wanted:
         if not wanted:
@@ -85,8 +95,13 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
         with session_of(record, place) as session:
             session.batches(session.rows)  # the frozen part's output is kept for everyone: not the training's time
             cost, (loss, passes) = _metered(lambda: train_adapter(session), place.compute)
-            made = {"cost": cost | {"passes": passes}, "objective": loss} | _provenance(command, place.compute)
-            _write(session, output, session.record | made)
+            made = {"cost": cost | {"passes": passes}, "objective": loss, "gradient": relative_gradient(session)}
+            made |= {"choice": session.allowed.nonzero()[:, 0].tolist()} if session.allowed is not None else {}
+            record = session.record | made | _provenance(command, place.compute)
+            _write(session, output, record | {"tokens_sha256": tokens_digest(session, session.rows)})
+    if args.optimizer == "lbfgs" and record["gradient"] > REST:
+        left = f"its objective's gradient is {record['gradient']:.2g} times as long as a row's, and {REST:g} passes for rest"
+        say(f"warning: the training ended after {passes} passes, before it was at rest: {left}; more --evaluations go on")
     print(f"{output}  ({cost['seconds']:.1f} s, {passes} passes, objective {loss:.4f})")
     return output
 
@@ -96,6 +111,8 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     record = _record_of(args, place)
     source: Path = args.adapter
     rows = current_rows(record, place)
+    if not (args.ids or args.request):
+        raise UserError(f"nothing is asked: give {'--ids or ' * (args.action == 'remove')}a --request file with rows")
     asked = edits_of_names(args.ids or []) + (read_request(args.request, args.action) if args.request else [])
     gone = {name for (name, _), row in zip(record["rows"], rows, strict=True) if row is None}
     edits = check_edits(asked, args.action, rows, gone)
@@ -105,23 +122,28 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     before, after = ([row for edit in edits if (row := some[named[edit["id"]]])] for some in (rows, changed))
     how = How(**{key: getattr(args, key) for key in How.__dataclass_fields__})
     _check_solver(how)
+    if how.method == "retrain" and record["training"]["optimizer"] == "unknown":
+        raise UserError(f"--method retrain: nobody here knows how {source} was trained: say --epochs, --lr and --batch-size")
     flags = dict(vars(how))
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
     output = args.output or Path(f"{source}_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}")
-    if output.resolve() == source.resolve():
-        raise UserError(f"--output {output} is the adapter that is answered from: it isn't replaced")
-    if record["files"].get("validation"):  # what is chosen depends on these
-        unseen = place.rows(record["files"]["validation"], "--validation")
-        flags["unseen"] = short_digest([digest(row) for row in unseen])
+    if source.resolve() in (output.resolve(), *output.resolve().parents):
+        raise UserError(f"--output {output} is, or lies in, the adapter that is answered from: it isn't replaced")
+    record |= {"unseen": _unseen(record["files"], place)}
+    if "validation" in record["unseen"]:  # what is chosen depends on these
+        flags["unseen"] = record["unseen"]["validation"]
     ledger = _without_removed(record["ledger"], edits)
     new = record | {"edits": [edit for entry in ledger for edit in entry["edits"]] + edits, "ledger": ledger}
-    with to_make(output, partial(_is_finished, output, new, args.overwrite, flags)) as wanted:
+    made_from = digest_of(source)
+    there = partial(_is_finished, output, new, args.overwrite, Asked(flags, made_from, place))
+    with to_make(output, there) as wanted:
         if not wanted:
             return output
         if not place.compute.quiet:
             for line in in_words(args.action, edits, rows):
                 say(line)
         with session_of(record, place, source, afresh=how.method == "retrain") as session:
+            _check_choice(session, after)
             cost, found = _answered(session, before, after, changed, how, unlearn, place)
             entry = {
                 "action": args.action,
@@ -130,22 +152,28 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
                 "asked": flags,
                 "found": found,
                 "cost": cost,
+                "source": made_from,
             }
             entry |= _provenance(command, place.compute)
             full = session.record | {"edits": new["edits"], "ledger": [*ledger, entry]}
-            _write(session, output, full)
+            _write(session, output, full | {"tokens_sha256": tokens_digest(session, changed)})
+            if args.action == "remove":
+                session.forward.forget(session.tokens(before))
     told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
     print(f"{output}  ({cost['seconds']:.1f} s{told})")
     return output
 
 
 def _check_solver(how: How) -> None:
-    """Raise UserError for flags that EK-FAC doesn't have, and where its library isn't installed."""
-    if how.method != "influence" or how.solver != "ekfac":
+    """Raise UserError for flags that the method or the solver doesn't have, and where a library isn't installed."""
+    odd = [key for key, value in vars(how).items() if key != "method" and value != getattr(How(), key)]
+    if how.method != "influence" and odd:
+        raise UserError(f"--method {how.method} solves no system: --{odd[0]} has no effect on it")
+    if how.solver != "ekfac":
         return
     if how.curvature == "hessian":
         raise UserError("--solver ekfac factors the Gauss-Newton matrix: --curvature hessian takes --solver cg")
-    if odd := [key for key in ("tolerance", "products") if getattr(how, key) != getattr(How(), key)]:
+    if odd := [key for key in ("tolerance", "products") if key in odd]:
         raise UserError(f"--solver ekfac solves its system at once: --{odd[0]} has no effect on it")
     ekfac.check_library()
 
@@ -165,37 +193,49 @@ def _answered(
     now = replace(session, rows=changed)
     if "elsewhere" in session.record and not session.record["ledger"] and how.method != "retrain":
         _compare_with_base(session)
-    started = {} if how.method == "retrain" else _losses(session, before)
+    started = {} if how.method == "retrain" else _losses(session, before, after)
     if how.method == "influence":
-        at_rest = session.record["training"]["optimizer"] == "lbfgs"
-        exact = at_rest and how.solver != "ekfac"
+        exact = session.at_rest and how.solver != "ekfac"
         how = replace(how, curvature=how.curvature or ("hessian" if exact else "gauss-newton"))
         factored = ekfac.factors_of(session)[1] if how.solver == "ekfac" else 0.0  # once for an adapter: no cost of this
-        slope = {} if at_rest else {"gradient": relative_gradient(session)}
+        slope = {} if session.at_rest else {"gradient": relative_gradient(session)}
         cost, found = _metered(lambda: unlearn(session, before, after, how), place.compute)
         found |= {"curvature": how.curvature} | slope | ({"factors_seconds": factored} if factored else {})
     else:
         cost, found = _metered(lambda: CONTROLS[how.method](now, before, after), place.compute)
     if "gradient" in found and not place.compute.quiet:
-        say(f"the adapter isn't at rest: the gradient of its objective is {found['gradient']:.2g} times as long as a row's")
-    ended = _losses(session, before)
+        length = f"the gradient of its objective is {found['gradient']:.2g} times as long as a row's"
+        say(f"the adapter isn't at rest: {length}, and the formula is exact at 0: unseen rows choose damping and length")
+    ended = _losses(session, before, after)
     found |= {f"{name}_before": value for name, value in started.items()} | ended
     if started and not place.compute.quiet:
         _say_effect(started, ended, removed=not after, chosen=how.method == "influence" and how.damping is None)
     return cost, found
 
 
-def _losses(session: Session, asked: Rows) -> dict[str, float]:
-    """Mean losses on the asked rows as they were, and on rows that were never seen, where there are some."""
-    found = {"asked_loss": session.losses_of(asked).mean().item()}
-    if session.validation:
-        found["unseen_loss"] = session.losses_of(session.validation).mean().item()
-    return found
+def _losses(session: Session, before: Rows, after: Rows) -> dict[str, float]:
+    """Mean losses on the asked rows as they were and as they should be, and on rows that were never seen, where there are
+    some."""
+    kinds = {"asked_loss": before, "wanted_loss": after, "unseen_loss": session.validation}
+    return {name: session.losses_of(rows).mean().item() for name, rows in kinds.items() if rows}
+
+
+def _check_choice(session: Session, after: Rows) -> None:
+    """Raise UserError for a row whose new answer has tokens that no answer had when --loss choice was fixed."""
+    if session.allowed is None:
+        return
+    for row, tokens in zip(after, session.tokens(after), strict=True):
+        if not bool(session.allowed[list(tokens.response)].all()):
+            raise UserError(
+                f"row {row.name}: its response is made of other tokens than the answers that --loss choice knows"
+            )
 
 
 def _compare_with_base(session: Session) -> None:
-    """Warn where an adapter from elsewhere is worse on its rows than its base: they were hardly what it was trained on."""
+    """Say in which form rows are put to an adapter from elsewhere, where nobody said it, and warn where another form, or the
+    base alone, has less loss on them: they were hardly what it was trained on."""
     some = [row for row in session.rows if row is not None][:COMPARED]
+    _compare_forms(session, some)
     own = session.losses_of(some).mean().item()
     with session.peft_model.disable_adapter():
         base = session.losses_of(some).mean().item()
@@ -206,9 +246,30 @@ def _compare_with_base(session: Session) -> None:
         )
 
 
+def _compare_forms(session: Session, rows: Rows) -> None:
+    form, losses = session.record["prompt"], {}
+    whole = Forward(session.peft_model, way=WHOLE, pixels=session.forward.pixels)
+    for other in dict.fromkeys((form, *FORMS)):
+        try:
+            tokens = encode(session.processor, rows, other, session.places)
+        except UserError:  # a form that the base hasn't, or that these rows are too long for
+            continue
+        with torch.no_grad():
+            losses[other] = torch.cat([whole.losses(b) for b in batches_of(tokens, whole.device)]).mean().item()
+    best = min(losses, key=lambda name: losses[name])
+    if losses[best] < FITS * losses[form]:
+        put = f"put as --prompt {form} does these rows have a loss of {losses[form]:.3f}"
+        way = "give the form that the adapter was trained with"
+        say(f"warning: {put}, as --prompt {best} of {losses[best]:.3f}: {way}")
+    elif session.record["prompt_flag"] == "auto" and not session.quiet:
+        say(f"rows are put to the model as --prompt {form} does")
+
+
 def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool, chosen: bool) -> None:
     """Say what a request did to losses, and where a removal did almost nothing. chosen: a damping had to be."""
     line = f"loss on these rows as they were {started['asked_loss']:.3f} -> {ended['asked_loss']:.3f}"
+    if "wanted_loss" in ended:
+        line += f", as they should be {started['wanted_loss']:.3f} -> {ended['wanted_loss']:.3f}"
     if "unseen_loss" in ended:
         line += f", on unseen rows {started['unseen_loss']:.3f} -> {ended['unseen_loss']:.3f}"
         way = ended["unseen_loss"] - started["asked_loss"]
@@ -224,9 +285,11 @@ def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
     record = read_record(args.adapter)
     given = given_files(args)
     if record:
-        if odd := [key for key in ("precision", "prompt", "decay") if getattr(args, key) is not None]:
-            raise UserError(f"--{odd[0]}: {args.adapter} has a record that says it: it is for adapters from elsewhere")
-        record = record | ({"base": _absolute(args.base)} if args.base else {})
+        told = ("precision", "prompt", "decay", *(TRAINED if record["training"]["optimizer"] != "unknown" else ()))
+        if odd := [key for key in told if getattr(args, key) is not None]:
+            flag = odd[0].replace("_", "-")
+            raise UserError(f"--{flag}: {args.adapter} has a record that says it: it is for adapters from elsewhere")
+        record = record | ({"base": _absolute(args.base)} if args.base else {}) | _told_training(args)
         return record | {"files": record["files"] | given}
     if "train" not in given:
         raise UserError(f"{args.adapter} is an adapter from elsewhere: --train says on which file of rows it was trained")
@@ -243,13 +306,27 @@ def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
         "loss": "tokens",
         "decay": 0.0 if args.decay is None else args.decay,
         "seed": 0,
-        "training": {"optimizer": "adamw", "epochs": 3, "lr": 2e-4, "batch_size": 8},  # TRL's usual ones
+        "training": {"optimizer": "unknown"},
         "elsewhere": digest_of(args.adapter),
         "files": given,
         "rows": [[row.name, digest(row)] for row in rows],
         "edits": [],
         "ledger": [],
-    }
+    } | _told_training(args)
+
+
+def _told_training(args: argparse.Namespace) -> dict[str, Any]:
+    """How an adapter from elsewhere was trained, as far as flags say it. Raises UserError where they say a part."""
+    given = {key: value for key in TRAINED if (value := getattr(args, key)) is not None}
+    if given and len(given) < len(TRAINED):
+        raise UserError("--epochs, --lr and --batch-size, which say how an adapter was trained, belong together: give all")
+    return {"training": {"optimizer": "adamw"} | given} if given else {}
+
+
+def _unseen(files: dict[str, Any], place: Place) -> dict[str, str]:
+    """A short digest of the rows that choose, and of those that are scored on, by kind."""
+    there = {kind: place.rows(files[kind], f"--{kind}") for kind in UNSEEN if files.get(kind)}
+    return {kind: short_digest([digest(row) for row in rows]) for kind, rows in there.items()}
 
 
 def _files(args: argparse.Namespace, place: Place) -> dict[str, Path]:
@@ -276,7 +353,16 @@ def _write(session: Session, output: Path, record: dict[str, Any]) -> None:
     write_adapter(session.peft_model, output, record, cards.adapter(record, output.name))
 
 
-def _is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: dict[str, Any] | None = None) -> bool:
+@dataclass(frozen=True)
+class Asked:
+    """What a request says beside its edits: its flags, the SHA-256 of the weights that it is answered from, where it is."""
+
+    flags: dict[str, Any]
+    source: str
+    place: Place
+
+
+def _is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: Asked | None = None) -> bool:
     """True if the folder is there with the same data, edits and flags of the request, and isn't to be made again.
 
     Raises UserError for other ones, and where what is there isn't an adapter of this project alone.
@@ -292,14 +378,19 @@ def _is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: d
         seals.check_own([output / "README.md"])
         return False
     keys = ["precision", "loss", "decay", "seed", "training", "rows", "edits", "prompt_flag"]
+    if asked and "base_sha256" not in record:  # of the first request to one from elsewhere: is it still the same base?
+        record = record | {"base_sha256": asked.place.base(record["base"], record["precision"])[2]}
     keys += ["base_sha256"] if "base_sha256" in record else ["base"]  # finetune doesn't load the base to look
     keys += [key for key in ("elsewhere", "lora") if key in record]
     requests = [(entry["edits"], entry["asked"]) for entry in record["ledger"]]
-    requests += [(record["edits"][sum(len(edits) for edits, _ in requests) :], asked)] if asked else []
+    requests += [(record["edits"][sum(len(edits) for edits, _ in requests) :], asked.flags)] if asked else []
     before = [(entry["edits"], entry["asked"]) for entry in old["ledger"]]
-    if any(old.get(key) != record.get(key) for key in keys) or before != requests:
+    other = asked and old["ledger"] and old["ledger"][-1].get("source", asked.source) != asked.source
+    if any(old.get(key) != record.get(key) for key in keys) or before != requests or other:
         raise UserError(f"{output} was made with other settings; --overwrite computes it again")
     say(f"there already: {output}")
+    if kept := [f"--{kind}" for kind, rows in record["unseen"].items() if old.get("unseen", {}).get(kind, rows) != rows]:
+        say(f"note: its record keeps other {' and '.join(kept)} rows: give yours with each request, or --overwrite it")
     return True
 
 

@@ -6,6 +6,7 @@ Steps and rates are those of TOFU's comparison (Maini et al. 2024), cut to a req
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ STEPS, RATE = 20, 1e-4  # of Adam
 AGAIN = 20  # passes over the rows of a short training
 SIZE = 32  # rows of a batch that is kept
 BETA = 0.1  # NPO's
+USUAL = {"optimizer": "adamw", "epochs": 3, "lr": 2e-4, "batch_size": 8}  # TRL's
 
 
 def retrain(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
@@ -28,8 +30,12 @@ def retrain(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
 
 
 def few_steps(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
-    """A short training on the rows as they should have been, from where the adapter is."""
-    return {"objective": train_adapter(session, 1 if session.record["training"]["optimizer"] == "adamw" else AGAIN)[0]}
+    """A short training on the rows as they should have been, from where the adapter is: as it was trained, or, where nobody
+    knows that, as TRL does by default."""
+    how = session.record["training"]
+    if how["optimizer"] == "unknown":
+        session = replace(session, record=session.record | {"training": USUAL})
+    return {"objective": train_adapter(session, AGAIN if how["optimizer"] == "lbfgs" else 1)[0]}
 
 
 def gradient_ascent(session: Session, before: Rows, after: Rows) -> dict[str, Any]:

@@ -153,6 +153,8 @@ def compute(session: Session, samples: int = SAMPLES) -> list[Layer]:
 
     session = session.without_checkpointing
     answers, parameters = _Answers(session, samples), session.parameters
+    if any(parameter.dim() < 2 for parameter in parameters):
+        raise UserError("--solver ekfac takes LoRA without biases: take --solver cg")
     try:
         places = EKFACLinearOperator.compute_parameter_mapping(parameters, answers)
     except NotImplementedError:

@@ -39,9 +39,10 @@ def _pair(value: Any) -> None:
 
 ENTRY = fields(
     {"action": one_of(*KINDS), "edits": list_of(edit, 1), "method": text(), "cost": COST},
-    {"asked": content.plain, "found": content.plain, "command": text(content.TEXT), "hardware": text()},
+    {"asked": content.plain, "found": content.plain, "command": text(content.TEXT), "hardware": text(), "source": text()},
 )
 TRAINING = either(
+    fields({"optimizer": one_of("unknown")}, closed=True),  # of an adapter from elsewhere
     fields({"optimizer": one_of("lbfgs"), "evaluations": whole(1)}, closed=True),
     fields(
         {"optimizer": one_of("adamw"), "epochs": whole(1), "lr": number(above=0), "batch_size": whole(1)},
@@ -66,6 +67,12 @@ RECORD = fields(
     {
         "lora": LORA,
         "elsewhere": text(),
+        "config_sha256": text(),
+        "adapter_config_sha256": text(),
+        "tokens_sha256": text(),
+        "unseen": map_of(text()),
+        "choice": list_of(whole(), 1),
+        "gradient": number(0),
         "prompt_flag": one_of("auto", "chat", "alpaca", "plain", "raw"),
         "cost": COST,
         "objective": number(),

@@ -102,12 +102,19 @@ def add_request_flags(action: Parser, kind: str) -> None:
     flag("--method", choices=methods, default="influence", help="default: influence; others compare")
     flag("--solver", choices=("cg", "adam", "ekfac"), default="cg", help=SOLVERS)
     flag("--curvature", choices=("hessian", "gauss-newton"), help="default: hessian after lbfgs, else gauss-newton")
-    flag("--damping", type=NOT_NEGATIVE_FLOAT, help="added to H's diagonal (default: chosen on validation rows)")
-    flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: chosen on validation rows)")
+    chosen = "by Retrain's objective where an adapter is at rest and H the Hessian, else on validation rows"
+    flag("--damping", type=NOT_NEGATIVE_FLOAT, help=f"added to H's diagonal (default: one of six, chosen {chosen})")
+    flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: 1, or chosen on validation rows)")
     flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="relative residual (default: 1e-4)")
     flag("--products", type=POSITIVE_INT, help="of H with a vector at most (default: as many as the tolerance takes)")
     flag("--base", type=name_or_path, help="the adapter's base, where it lies elsewhere now (default: what it says)")
     flag("--precision", choices=PRECISIONS, help="of an adapter from elsewhere: of its base's weights (default: fp32)")
     flag("--prompt", choices=("auto", *FORMS), help="of an adapter from elsewhere: " + PROMPT)
     flag("--decay", type=NOT_NEGATIVE_FLOAT, help="of an adapter from elsewhere: weight of |Theta|^2 / 2 (default: 0)")
+    how = "of an adapter from elsewhere, how it was trained, by AdamW, for --method retrain: "
+    flag("--epochs", type=POSITIVE_INT, help=how + "passes")
+    flag("--lr", type=POSITIVE_FLOAT, help=how + "the learning rate")
+    flag("--batch-size", type=POSITIVE_INT, help=how + "rows a step")
+    if kind != "remove":
+        action.instead["--ids"] = "what becomes of rows is said in a --request file"
     action.set_defaults(ids=None)

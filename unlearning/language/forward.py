@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from unlearning.core import content
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.locks import locked, settle
 from unlearning.language.batches import TOKENS, Batch, Tokens, batch_of, batches_of, row_means, token_log_likelihoods
@@ -127,6 +128,15 @@ class Forward:
             bar.update(len(batch.rows))
         bar.close()
         if self.store:
+            with locked(self.store):
+                write_torch(self.store, self.kept)
+
+    def forget(self, rows: Sequence[Tokens]) -> None:
+        """Remove what is kept of rows, in the file too."""
+        gone = {row.key for row in rows} & self.kept.keys()
+        for key in gone:
+            del self.kept[key]
+        if gone and self.store:
             with locked(self.store):
                 write_torch(self.store, self.kept)
 
@@ -239,7 +249,15 @@ def name_of_cache() -> str:
 def read_states(store: Path) -> States:
     """The frozen part's output as a file has it; none where there is no file. Raises UserError for a damaged one."""
     settle(store)
-    return read_torch(store) if store.exists() else {}
+    kept = read_torch(store) if store.exists() else {}
+    content.check(kept, content.map_of(content.list_of(_state, 1)), str(store))
+    return kept
+
+
+def _state(value: Any) -> None:
+    """The rule for what is kept of a row from one module: a number for each place and feature."""
+    content.dense(value)
+    content.require(value.dim() == 2 and value.is_floating_point(), "", f"is {content.shown(value)}")
 
 
 class _Reached(Exception):

@@ -18,12 +18,14 @@ MOST_READ = 2**31  # bytes of what prompts leave in a model's cache
 
 
 def answers(session: Session, rows: Sequence[Row]) -> list[str]:
-    """What the adapter answers to each row, greedily, up to the token that ends an answer."""
+    """What the adapter answers to each row, greedily, up to the token that ends an answer, or to the base's last place."""
     found: list[str] = []
     every = session.tokens(rows)
-    longest = max((len(tokens.response) for tokens in every), default=0) + MARGIN
+    longest, places = max((len(tokens.response) for tokens in every), default=0) + MARGIN, session.places
     for i in range(0, len(every), AT_ONCE):
-        found += _answered(session, every[i : i + AT_ONCE], longest)
+        some = every[i : i + AT_ONCE]
+        left = places - max(len(tokens.prompt) for tokens in some) if places else longest
+        found += _answered(session, some, max(1, min(longest, left)))
     return found
 
 

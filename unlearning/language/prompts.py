@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from unlearning.core.errors import UserError
+from unlearning.core.files import sha256
 from unlearning.core.words import first_line
 from unlearning.language.batches import Tokens
 from unlearning.language.rows import Row, few
@@ -46,7 +47,7 @@ def _with_image(processor: Any, row: Row, tokens: Tokens) -> Tokens:
     alone = processor(**given, return_tensors="pt").input_ids
     at = tokens.prompt.index(sign)
     spread = (sign,) * int((alone == sign).sum())
-    return Tokens((*tokens.prompt[:at], *spread, *tokens.prompt[at + 1 :]), tokens.response, str(path))
+    return Tokens((*tokens.prompt[:at], *spread, *tokens.prompt[at + 1 :]), tokens.response, str(path), sha256(path))
 
 
 def pixels_of(processor: Any, device: Any) -> Callable[[Sequence[Tokens]], dict[str, torch.Tensor]]:

@@ -131,6 +131,8 @@ def _check_names(names: Sequence[str], there: Mapping[str, Row], gone: set[str])
     if unknown := [name for name in names if name not in there]:
         like = difflib.get_close_matches(unknown[0], there)
         meant = f"; {MEANT} {' or '.join(map(said, like))}?" if like else ""
+        if "," in unknown[0] and all(part.strip() in there for part in unknown[0].split(",")):
+            meant = f"; names are separated by spaces: {' '.join(part.strip() for part in unknown[0].split(','))}"
         raise UserError(f"not among the {len(there):,} rows that the adapter was trained on: {few(unknown)}{meant}")
 
 

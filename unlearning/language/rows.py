@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from unlearning.core import flags
 from unlearning.core.content import NAME, shown
 from unlearning.core.errors import UserError
-from unlearning.core.files import write_text
+from unlearning.core.files import sha256, write_text
 from unlearning.core.words import Say, listed, say
 from unlearning.language.layouts import EXTRA, FORMS, LONGEST, Record, naming, parse, read_text
 
@@ -62,9 +62,11 @@ class Told(NamedTuple):
 
 
 def digest(row: Row) -> str:
-    """16 hexadecimal digits, part of a SHA-256, of what a model is given of a row: not of its name, nor of `raw`, which only
-    says how rows are put to a model where nobody else does."""
-    content = [row.messages, row.response, row.input, row.choices, row.image]
+    """16 hexadecimal digits, part of a SHA-256, of what a model is given of a row, with its image's file: not of its name,
+    nor of `raw`, which only says how rows are put to a model where nobody else does."""
+    image = Path(row.folder, row.image)
+    shown = [sha256(image)] if row.image and image.is_file() else []
+    content = [row.messages, row.response, row.input, row.choices, row.image, *shown]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -94,6 +96,9 @@ def read_rows(file: Path, flag: str = "--train", tell: Say = say) -> list[Row]:
     if not rows:
         raise UserError(f"{what}: {'no row has a query and a response' if empty else 'it has no rows'}")
     unread = sorted({name for record in records for name in record.value} - {*EXTRA, *_fields(form)})
+    messages = (value for record in records for value in record.value.values() if isinstance(value, list))
+    inside = {name for some in messages for one in some if isinstance(one, dict) and "role" in one for name in one}
+    unread += [f"{name} of messages" for name in sorted(inside - {"role", "content"})]
     tell(flags.on_one_line(f"{what}: {_in_words(rows, empty, unread, form, layout)}"))
     return rows
 
@@ -128,6 +133,7 @@ def as_recorded(
         now = {digest(row): row.name for row in rows}
         moved = sum(now.get(recorded[name], name) != name for name in (*gone, *changed))
         why = f"; {moved:,} of them have other lines or names now" if moved else ""
+        why += ": where rows have no id, a line that was deleted or added moves the names of all below it" if moved else ""
         raise UserError(f"{what}: not the rows that the adapter was trained on; {', '.join(parts)}{why}")
     later = [row for row in rows if row.name not in recorded]
     if later:

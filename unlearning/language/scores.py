@@ -20,40 +20,47 @@ from unlearning.core.words import say
 from unlearning.language import generation, influence
 from unlearning.language.adapters import read_record
 from unlearning.language.batches import Batch, Tokens, batches_of, row_means, token_log_likelihoods
-from unlearning.language.rows import Row, few
-from unlearning.language.session import Place, Session, current_rows, given_files, session_of
+from unlearning.language.rows import Row, digest, few
+from unlearning.language.session import UNSEEN, Place, Session, current_rows, digest_of, given_files, session_of
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import tables
 
 CLOSED = 20  # different answers of a closed list, at most
 MIN_K = 0.2  # of a row's tokens, the least likely
+UNDONE = {"undone": "loss", "undone_js": "js"}  # of how much damage is undone: by what
 
 # Metrics, parameters as one vector, logits on test rows, of a closed choice the place of each right answer (else empty).
 Scored = tuple[dict[str, Any], torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def score(
-    folder: Path, record: dict[str, Any], before: Sequence[Row], place: Place, generate: int = 0, bare: bool = False
+    folder: Path,
+    record: dict[str, Any],
+    before: Sequence[Row],
+    place: Place,
+    generate: int = 0,
+    listed: Sequence[str] | None = None,
 ) -> Scored:
-    """The scores of the adapter in `folder`, whose record it is; bare: of its base without it.
+    """The scores of the adapter in `folder`, whose record it is.
 
     before: the rows that were asked about, as trained on. generate: test rows, and asked ones, that are answered in full.
+    listed: the answers to choose from; None for those of the adapter's own rows.
     """
     with session_of(record, place, folder) as session, torch.no_grad():
-        if bare:
-            influence.assign(session.parameters, torch.zeros_like(influence.flat(session.parameters)))
         if not session.test:
             raise UserError(f"{folder}: no test rows are known: give --test")
-        found, logits, right = _on_test_rows(session, generate)
+        own = closed_list([*session.rows, *session.validation, *session.test]) if listed is None else listed
+        found, logits, right = _on_test_rows(session, generate, own)
         if before:
             found |= _on_asked_rows(session, before, generate)
         return found, influence.flat(session.parameters).detach().cpu(), logits, right
 
 
-def _on_test_rows(session: Session, generate: int) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+def _on_test_rows(
+    session: Session, generate: int, listed: Sequence[str]
+) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
     """Metrics on test rows; logits (N, answers) of a closed choice, else the first tokens' (N, V); and the right answers."""
     rows = session.test
-    listed = closed_list(session)
     found: dict[str, Any] = {"loss": session.losses_of(rows).mean().item()}
     if listed or all(row.choices for row in rows):
         logits = likelihoods(session, rows, listed)
@@ -70,10 +77,10 @@ def _on_test_rows(session: Session, generate: int) -> tuple[dict[str, Any], torc
     return found, logits, right
 
 
-def of_choices(logits: torch.Tensor, right: torch.Tensor, listed: bool) -> dict[str, float]:
+def of_choices(logits: torch.Tensor, right: torch.Tensor, listed: bool) -> dict[str, Any]:
     """Accuracy, and of a list that all rows share AUC, in percent. logits: (N, answers). right: the place of each answer."""
-    found = {"accuracy": predictions.accuracy(logits, right)}
-    return found | ({"auc": 100 * _auc(logits, right)} if listed else {})
+    found: dict[str, Any] = {"accuracy": predictions.accuracy(logits, right)}
+    return found | ({"auc": _auc(logits, right)} if listed else {})
 
 
 def _on_asked_rows(session: Session, before: Sequence[Row], generate: int) -> dict[str, float]:
@@ -102,9 +109,9 @@ def _token_scores(session: Session, rows: Sequence[Row]) -> tuple[torch.Tensor, 
     return torch.stack(means), torch.stack(least)
 
 
-def closed_list(session: Session) -> list[str]:
+def closed_list(rows: Sequence[Row | None]) -> list[str]:
     """The answers of all rows, where they are few enough for a closed list and each is given more than once; else none."""
-    every = [row.response for row in [*session.rows, *session.validation, *session.test] if row is not None]
+    every = [row.response for row in rows if row is not None]
     listed = sorted(set(every))
     return listed if 1 < len(listed) <= CLOSED and len(every) >= 2 * len(listed) else []
 
@@ -137,14 +144,15 @@ def _first_tokens(session: Session, rows: Sequence[Row]) -> torch.Tensor:
     return torch.cat([session.logits(batch).cpu() for batch in batches])
 
 
-def _auc(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """One answer against the others, by its probability, mean over the answers that test rows have."""
+def _auc(logits: torch.Tensor, labels: torch.Tensor) -> Any:
+    """One answer against the others, by its probability, mean over the answers that test rows have, in percent; why there is
+    none where they have one alone."""
     from sklearn.metrics import roc_auc_score
 
     probability = logits.softmax(1)
     every = [k for k in labels.unique().tolist() if 0 < int((labels == k).sum()) < len(labels)]
     areas = [roc_auc_score(labels == k, probability[:, k]) for k in every]
-    return float(sum(areas) / len(areas)) if areas else float("nan")
+    return 100 * float(sum(areas) / len(areas)) if areas else {"missing": "AUC: test rows have one answer alone"}
 
 
 def compare(scored: Scored, corrupted: Scored, retrained: Scored) -> None:
@@ -157,14 +165,17 @@ def compare(scored: Scored, corrupted: Scored, retrained: Scored) -> None:
     found["cosine"] = torch.cosine_similarity(step, whole, 0).item() if step.any() else {"missing": "no step", "cell": "–"}
 
 
-def undone(value: float, corrupted: float, retrained: float) -> float:
-    """How much of the damage is undone, in percent, by a loss or a divergence: Corrupted's is 0, Retrain's 100."""
+def undone(value: float, corrupted: float, retrained: float) -> Any:
+    """How much of the damage is undone, in percent, by a loss or a divergence: Corrupted's is 0, Retrain's 100. Why it can't
+    be said where there was none."""
+    if corrupted == retrained:
+        return {"missing": "damage undone: there was none"}
     return 100 * (corrupted - value) / (corrupted - retrained)
 
 
 def asked_rows(record: dict[str, Any], place: Place) -> list[Row]:
     """The rows of an adapter's last request, as they were trained on before it; none where nothing was asked, or where some
-    are in the file no more, which is said."""
+    aren't known any more, which is said."""
     if not record["ledger"]:
         return []
     last = record["ledger"][-1]["edits"]
@@ -172,45 +183,132 @@ def asked_rows(record: dict[str, Any], place: Place) -> list[Row]:
     if lost := [edit["id"] for edit in last if edit["id"] not in there]:
         say(f"in {record['files']['train']} no more: {few(lost)}; what is still known of what was asked about isn't scored")
         return []
-    rows = current_rows(record | {"edits": record["edits"][: len(record["edits"]) - len(last)]}, place)
+    earlier = record["edits"][: len(record["edits"]) - len(last)]
+    changed = {edit["id"] for edit in earlier if "forgotten" in edit} & {edit["id"] for edit in last}
+    if changed:
+        say(
+            f"changed by an earlier request, to what isn't kept: {few(sorted(changed))}; what is known of these isn't scored"
+        )
+    rows = current_rows(record | {"edits": earlier}, place)
     named = {name: row for (name, _), row in zip(record["rows"], rows, strict=True)}
-    return [row for edit in last if (row := named[edit["id"]]) is not None]
+    return [row for edit in last if (row := named[edit["id"]]) is not None and edit["id"] not in changed]
+
+
+def answers_of_all(records: Sequence[dict[str, Any]], place: Place) -> list[str]:
+    """The closed list that adapters are compared by: `closed_list` of all rows that any of them stands for."""
+    rows: dict[Row, None] = {}
+    for record in records:
+        unseen = [place.rows(record["files"][kind], f"--{kind}") for kind in UNSEEN if record["files"].get(kind)]
+        rows |= dict.fromkeys([row for row in [*current_rows(record, place), *(r for some in unseen for r in some)] if row])
+    return closed_list(list(rows))
 
 
 def table(args: argparse.Namespace, place: Place) -> str:
-    """The table of `llmeraser.py evaluate` as text. Each adapter is scored on what was asked of it last."""
-    folders = [*args.adapters, *([args.retrain] if args.retrain else [])]
-    records = [_known(folder, args) for folder in folders]
-    for folder, record in zip(folders, records, strict=True):
-        if any(record[key] != records[0][key] for key in ("base", "base_sha256", "rows", "prompt")):
-            raise UserError(f"{folder} has another base, rows or prompt than {folders[0]}")
+    """The table of `llmeraser.py evaluate` as text. Each adapter is scored on what was asked of it last, on one closed list
+    for all. With --retrain, which has a row too, it also says how far from it they are."""
+    folders = list(dict.fromkeys([*args.adapters, *([args.retrain] if args.retrain else [])]))
+    records = _records(folders, args)
+    _check_comparable(folders, records, args, place)
     asked = [asked_rows(record, place) for record in records]
     requests = [rows for i, rows in enumerate(asked) if rows and rows not in asked[:i]]
     common = requests[0] if len(requests) == 1 else []  # for an adapter of which nothing was asked itself
-    retrained = score(folders[-1], records[-1], [], place) if args.retrain else None
+    listed = answers_of_all(records, place)
+    scored = [
+        score(folder, record, before or common, place, args.generate, listed)
+        for folder, record, before in zip(folders, records, asked, strict=True)
+    ]
+    if args.retrain:
+        _set_beside_retrain(scored, records, folders.index(args.retrain))
+    _forget_removed(folders, records, asked, place)
+    actions = [record["ledger"][-1]["action"] if record["ledger"] else "" for record in records]
+    one = {action for action in actions if action}
     rows = []
-    for folder, record, before in zip(args.adapters, records, asked, strict=False):
-        found, _, logits, _ = score(folder, record, before or common, place, args.generate)
-        if retrained:
-            found["js"] = predictions.js_divergence(logits, retrained[2])
+    for folder, record, action, (found, *_) in zip(folders, records, actions, scored, strict=True):
         cost = record["ledger"][-1]["cost"] if record["ledger"] else record.get("cost", {})
+        kept = record["ledger"][-1].get("found", {}) if record["ledger"] else {}
+        told = {key: kept[key] for key in ("residual", "products", "damping", "length") if key in kept}
         rows.append(
             {
                 "dataset": Path(record["files"]["train"]).stem,
                 "model": Path(record["base"]).name,
-                "forget": record["ledger"][-1]["action"] if record["ledger"] else "nothing",
+                "forget": action or (min(one) if len(one) == 1 else "nothing asked"),
                 "method": folder.name,
                 "epochs": None,
                 "n": 1,
-                "metrics": statistics.metrics_over_seeds([{"metrics": found | cost}]),
+                "metrics": statistics.metrics_over_seeds([{"metrics": found | cost | told}]),
             }
         )
     return tables.terminal({"rows": rows})
 
 
-def _known(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """What an adapter's record says, with the files that the flags name in place of its own."""
-    record = read_record(folder)
-    if record is None:
-        raise UserError(f"{folder} is an adapter from elsewhere: only those that a request was answered into are scored")
-    return record | {"files": record["files"] | given_files(args)}
+def _records(folders: Sequence[Path], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What each adapter's record says, with the files that the flags name in place of its own; of one from elsewhere what
+    the record of a request to it does."""
+    own = [read_record(folder) for folder in folders]
+    found = []
+    for folder, record in zip(folders, own, strict=True):
+        if record is None:
+            digest = digest_of(folder)
+            heirs = [other for other in own if other and other.get("elsewhere") == digest]
+            if not heirs:
+                way = "score it beside one that a request to it made, whose record says rows and prompt"
+                raise UserError(f"{folder} is an adapter from elsewhere: {way}")
+            record = {key: value for key, value in heirs[0].items() if key != "tokens_sha256"} | {"edits": [], "ledger": []}
+        found.append(record | {"files": record["files"] | given_files(args)})
+    return found
+
+
+def _check_comparable(
+    folders: Sequence[Path], records: Sequence[dict[str, Any]], args: argparse.Namespace, place: Place
+) -> None:
+    """Raise UserError for adapters that numbers don't compare, and for a --retrain that is the answer to something else."""
+    first, tested = records[0], [_test_digests(record, place) for record in records]
+    for folder, record, test in zip(folders, records, tested, strict=True):
+        other = [key for key in ("base", "base_sha256", "rows", "prompt", "precision", "loss") if record[key] != first[key]]
+        other += ["test"] if test != tested[0] else []
+        if other:
+            what = " and ".join(other).replace("base_sha256", "base's weights").replace("test", "test rows (--test)")
+            raise UserError(f"{folder} has another {what} than {folders[0]}")
+    if not args.retrain:
+        return
+    of = records[folders.index(args.retrain)]
+    trained = ("training", "lora", "decay", "seed")
+    for folder, record in zip(folders, records, strict=True):
+        if record["edits"] and record["edits"] != of["edits"]:
+            raise UserError(f"--retrain {args.retrain} is the answer to another request than {folder}")
+        if other := [key for key in trained if record.get(key) != of.get(key)]:
+            raise UserError(f"--retrain {args.retrain} comes from another adapter than {folder}: another {other[0]}")
+
+
+def _test_digests(record: dict[str, Any], place: Place) -> list[str]:
+    file = record["files"].get("test")
+    return [digest(row) for row in place.rows(file, "--test")] if file else []
+
+
+def _set_beside_retrain(scored: Sequence[Scored], records: Sequence[dict[str, Any]], retrain: int) -> None:
+    """Add how far each adapter is from Retrain, and, where the one before the request is among them, how much of its damage
+    is undone; and how many times less the request costs."""
+    start = next((i for i, record in enumerate(records) if not record["ledger"]), None)
+    for found, _, logits, _ in scored:
+        found["js"] = predictions.js_divergence(logits, scored[retrain][2])
+    if start is not None and start != retrain:
+        for one in scored:
+            compare(one, scored[start], scored[retrain])
+        worst, best = dict(scored[start][0]), dict(scored[retrain][0])
+        for (found, *_), record in zip(scored, records, strict=True):
+            if record["ledger"] and record["ledger"][-1]["action"] != "remove":
+                found |= {key: undone(found[of], worst[of], best[of]) for key, of in UNDONE.items()}
+    for (found, *_), record in zip(scored, records, strict=True):
+        if record["ledger"] and records[retrain]["ledger"] and record["ledger"][-1]["cost"]["seconds"]:
+            seconds = (r["ledger"][-1]["cost"]["seconds"] for r in (records[retrain], record))
+            found["seconds_ratio"] = next(seconds) / next(seconds)
+
+
+def _forget_removed(
+    folders: Sequence[Path], records: Sequence[dict[str, Any]], asked: Sequence[list[Row]], place: Place
+) -> None:
+    """Take removed rows, which were read to score what is still known of them, out of what is kept of the frozen part."""
+    for folder, record, rows in zip(folders, records, asked, strict=True):
+        if rows and record["ledger"][-1]["action"] == "remove":
+            with session_of(record, place, folder) as session:
+                session.forward.forget(session.tokens(rows))

@@ -27,6 +27,7 @@ from unlearning.language.requests import edited
 from unlearning.language.rows import Row, as_recorded, read_rows
 
 Rows = Sequence[Row]
+REST = 0.05  # times a row's gradient: how long the objective's may be where training is said to have come to rest
 LOOKED_AT = 16  # rows whose own gradients the objective's is compared with, at most
 
 
@@ -62,12 +63,12 @@ class Place:
         tell = silent if self.compute.quiet else say
         return self.workspace.last(f"rows {flag}", (path, stamp), lambda: read_rows(path, flag, tell))
 
-    def base(self, name: str, precision: str) -> tuple[Any, Any, str]:
-        """A base with its tokenizer, or processor, and SHA-256."""
+    def base(self, name: str, precision: str) -> tuple[Any, Any, str, str]:
+        """A base with its tokenizer, or processor, and the SHA-256 of its weights and of its configuration."""
 
-        def load() -> tuple[Any, Any, str]:
-            model, processor = load_base(name, self.data_dir, self.compute.device, precision, self.compute.quiet)
-            return model, processor, base_fingerprint(model)
+        def load() -> tuple[Any, Any, str, str]:
+            model, processor, config = load_base(name, self.data_dir, self.compute.device, precision, self.compute.quiet)
+            return model, processor, base_fingerprint(model), config
 
         return self.workspace.last("base", (name, precision, self.data_dir, self.compute.device), load)
 
@@ -109,12 +110,21 @@ class Session:
         forward.checkpointing = False
         return replace(self, forward=forward)
 
+    @property
+    def at_rest(self) -> bool:
+        """True where the training ended with the objective's gradient near zero, as the formula presumes it."""
+        return self.record["training"]["optimizer"] == "lbfgs" and self.record.get("gradient", 0.0) <= REST
+
+    @property
+    def places(self) -> int | None:
+        """How many tokens the base takes; None where its configuration doesn't say."""
+        return getattr(self.forward.model.config.get_text_config(), "max_position_embeddings", None)
+
     def tokens(self, rows: Sequence[Row | None]) -> list[Tokens]:
         """Rows, but for the removed ones, as Tokens, each made once a session."""
         there = [(row, row.folder) for row in rows if row is not None]
         new = [key for key in dict.fromkeys(there) if key not in self.encoded]
-        longest = getattr(self.forward.model.config.get_text_config(), "max_position_embeddings", None)
-        made = prompts.encode(self.processor, [row for row, _ in new], self.record["prompt"], longest)
+        made = prompts.encode(self.processor, [row for row, _ in new], self.record["prompt"], self.places)
         self.encoded.update(zip(new, made, strict=True))
         return [self.encoded[key] for key in there]
 
@@ -248,9 +258,11 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
     source: its folder; None: a new one, as the record's `lora` says. afresh: one of the same shape at its start. Raises
     UserError when the base or the rows aren't those that the adapter was trained on.
     """
-    model, processor, digest = place.base(record["base"], record["precision"])
-    if record.get("base_sha256", digest) != digest:
-        raise UserError(f"{source} is an adapter of another base than this {record['base']}: their fingerprints differ")
+    model, processor, digest, config = place.base(record["base"], record["precision"])
+    for known, now, what in (("base_sha256", digest, "weights"), ("config_sha256", config, "config.json")):
+        if record.get(known, now) != now:
+            which = f"another base than this {record['base']}"
+            raise UserError(f"{source} is an adapter of {which}: the fingerprints of their {what} differ")
     rows = current_rows(record, place)
     others: Any = {
         kind: place.rows(record["files"][kind], f"--{kind}") if record["files"].get(kind) else [] for kind in UNSEEN
@@ -260,10 +272,10 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
         start = adapters.lora_config(model, **record["lora"]) if source is None else adapters.start_of(source)
         torch.manual_seed(record["seed"])
     with adapters.adapted(model, start) as peft_model:
-        complete = record | {"base_sha256": digest}
+        complete = record | {"base_sha256": digest, "config_sha256": config}
         if record["prompt"] == "auto":
             complete["prompt"] = prompts.form_for(processor, [row for row in rows if row])
-        forward = _forward(peft_model, place, f"{digest[:12]}-{complete['precision']}")
+        forward = _forward(peft_model, place, f"{digest[:12]}-{config[:8]}-{complete['precision']}")
         if hasattr(processor, "image_processor"):
             forward.pixels = prompts.pixels_of(processor, forward.device)
         session = Session(
@@ -279,6 +291,9 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
             quiet=place.compute.quiet,
         )
         forward = _checked(session, place)
+        if record.get("tokens_sha256") and record["tokens_sha256"] != tokens_digest(session, rows):
+            why = "the base's tokenizer or chat template has changed, or the template states the date"
+            say(f"warning: rows are other tokens than when {source} was written: {why}")
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
 
@@ -323,16 +338,24 @@ def _allowed(session: Session) -> torch.Tensor:
     """Which tokens the answers to the session's rows are made of, bool (V,)."""
     size = session.forward.model.get_output_embeddings().weight.shape[0]
     allowed = torch.zeros(size, dtype=torch.bool, device=session.forward.device)
+    if "choice" in session.record:  # as it was when the adapter was trained, whatever has become of its rows since
+        allowed[session.record["choice"]] = True
+        return allowed
     for tokens in session.tokens([*session.rows, *session.validation, *session.test]):
         allowed[list(tokens.response)] = True
     return allowed
 
 
+def tokens_digest(session: Session, rows: Sequence[Row | None]) -> str:
+    """A SHA-256 of what rows are as tokens: another tokenizer or chat template makes others of the same rows."""
+    return hashlib.sha256(repr([tokens.key for tokens in session.tokens(rows)]).encode()).hexdigest()
+
+
 def digest_of(folder: Path) -> str:
-    """A SHA-256 of an adapter's weights. Raises UserError where there are none."""
+    """A SHA-256 of an adapter's weights and of what PEFT says of them. Raises UserError where there are none."""
     for name in (adapters.ADAPTER, "adapter_model.bin"):
         if (folder / name).is_file():
-            return sha256(folder / name)
+            return hashlib.sha256(f"{sha256(folder / name)} {sha256(folder / adapters.CONFIG)}".encode()).hexdigest()
     raise UserError(f"{folder} has no weights: neither {adapters.ADAPTER} nor adapter_model.bin is there")
 
 
