@@ -30,7 +30,8 @@ from unlearning.core.flags import Parser, main
 from unlearning.language import command, ekfac, flags, influence
 from unlearning.language.aim import Aim, Rest
 from unlearning.language.command import How
-from unlearning.language.session import Rows, Session, Workspace, objective
+from unlearning.language.session import Rows, Session, Workspace
+from unlearning.language.training import objective
 
 DAMPINGS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # one is chosen
 LENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the step, times the formula's

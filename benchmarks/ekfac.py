@@ -31,8 +31,9 @@ from unlearning.language import ekfac, influence
 from unlearning.language.adapters import read_record
 from unlearning.language.base import SMOLLM2
 from unlearning.language.command import How
-from unlearning.language.session import Place, Row, Session, Workspace, session_of, train_adapter
+from unlearning.language.session import Place, Row, Session, Workspace, session_of
 from unlearning.language.tasks import TASKS, task_files
+from unlearning.language.training import train_adapter
 from unlearning.reports import results
 
 ABOUT = "What EK-FAC costs beside Retrain, and how well it predicts what removing a few rows does to the test loss."

@@ -12,7 +12,7 @@ from unlearning.language import influence
 from unlearning.language.aim import Aim, Rest
 from unlearning.language.command import How
 from unlearning.language.rows import Row
-from unlearning.language.session import train_adapter
+from unlearning.language.training import train_adapter
 
 
 @dataclass

@@ -18,7 +18,8 @@ from unlearning.core.flags import Parser
 from unlearning.language import flags as flags_module
 from unlearning.language import forward, influence
 from unlearning.language.adapters import RECORD, read_record
-from unlearning.language.session import Workspace, train_adapter
+from unlearning.language.session import Workspace
+from unlearning.language.training import train_adapter
 
 QUICK = ("--method", "noadapter")  # writes another adapter at once
 

@@ -9,7 +9,7 @@ from tests.language.conftest import finetune, losses_of, parameters, record_of, 
 from unlearning.language import aim, controls, influence
 from unlearning.language.aim import Aim
 from unlearning.language.controls import CONTROLS
-from unlearning.language.session import train_adapter
+from unlearning.language.training import train_adapter
 
 N = 60
 

@@ -27,7 +27,8 @@ from unlearning.core.errors import RunFailed, UserError
 from unlearning.language import influence, prompts
 from unlearning.language.adapters import read_record, trainable
 from unlearning.language.command import How
-from unlearning.language.session import Workspace, objective, relative_gradient, session_of, train_adapter
+from unlearning.language.session import Workspace, session_of
+from unlearning.language.training import objective, relative_gradient, train_adapter
 
 N = 60  # rows of the adapter, of which `small` has lost two
 

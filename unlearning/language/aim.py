@@ -2,7 +2,8 @@
 
 import torch
 
-from unlearning.language.session import Rows, Session, objective
+from unlearning.language.session import Rows, Session
+from unlearning.language.training import objective
 
 LOOKED_AT = 100  # rows of each kind, at most
 SAFE = 1.01  # times the loss on unseen rows before: an answer that costs more is taken only where all do

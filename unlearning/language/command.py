@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unlearning.core import names, seals
+from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import UserError
 from unlearning.core.flags import (
@@ -20,17 +20,17 @@ from unlearning.core.locks import to_make
 from unlearning.core.provenance import device_name, provenance
 from unlearning.core.words import say
 from unlearning.language import cards, ekfac, scores
-from unlearning.language.adapters import FILES, read_config, read_record, write_adapter
+from unlearning.language.adapters import write_adapter
 from unlearning.language.batches import batches_of
 from unlearning.language.controls import CONTROLS
 from unlearning.language.flags import DEFAULT, add_training_flags
 from unlearning.language.forward import WHOLE, Forward
 from unlearning.language.prompts import FORMS, encode
+from unlearning.language.records import Asked, absolute, is_finished, record_of, unseen_digests
 from unlearning.language.requests import Edit, check_edits, edited, edits_of_names, in_words, read_request, without_texts
 from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
     REST,
-    UNSEEN,
     Place,
     Rows,
     Session,
@@ -38,17 +38,15 @@ from unlearning.language.session import (
     current_rows,
     digest_of,
     given_files,
-    relative_gradient,
     session_of,
     short_digest,
     tokens_digest,
-    train_adapter,
 )
 from unlearning.language.tasks import task_files
+from unlearning.language.training import relative_gradient, train_adapter
 
 COMPARED = 100  # rows of an adapter from elsewhere, at most, on which it is compared with its base
 FITS = 0.9  # times the loss under the form that rows are put in: another form with less is likelier the right one
-TRAINED = ("epochs", "lr", "batch_size")  # flags that say how an adapter from elsewhere was trained
 FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
 Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
 
@@ -80,16 +78,21 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     record: dict[str, Any] = {key: getattr(args, key) for key in ("precision", "prompt", "loss", "decay", "seed")}
     record |= {
         "prompt_flag": args.prompt,
-        "base": _absolute(args.base),
+        "base": absolute(args.base),
         "files": {kind: str(file) for kind, file in files.items()},
     }
     record |= {
         "lora": {key: getattr(args, key) for key in ("rank", "alpha", "targets", "blocks")},
         "training": _training(args),
     }
-    record |= {"rows": [[row.name, digest(row)] for row in rows], "edits": [], "ledger": [], "unseen": _unseen(files, place)}
+    record |= {
+        "rows": [[row.name, digest(row)] for row in rows],
+        "edits": [],
+        "ledger": [],
+        "unseen": unseen_digests(files, place),
+    }
     output = args.output or args.weights / f"{files['train'].stem}_finetune{names.suffix(own)}_s{args.seed}"
-    with to_make(output, partial(_is_finished, output, record, args.overwrite)) as wanted:
+    with to_make(output, partial(is_finished, output, record, args.overwrite)) as wanted:
         if not wanted:
             return output
         with session_of(record, place) as session:
@@ -108,7 +111,7 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
 
 def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) -> Path:
     """Answer a request by a step of `unlearn` or of CONTROLS and write the new adapter's folder; the old one stays."""
-    record = _record_of(args, place)
+    record = record_of(args, place)
     source: Path = args.adapter
     rows = current_rows(record, place)
     if not (args.ids or args.request):
@@ -129,13 +132,13 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     output = args.output or Path(f"{source}_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}")
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise UserError(f"--output {output} is, or lies in, the adapter that is answered from: it isn't replaced")
-    record |= {"unseen": _unseen(record["files"], place)}
+    record |= {"unseen": unseen_digests(record["files"], place)}
     if "validation" in record["unseen"]:  # what is chosen depends on these
         flags["unseen"] = record["unseen"]["validation"]
     ledger = _without_removed(record["ledger"], edits)
     new = record | {"edits": [edit for entry in ledger for edit in entry["edits"]] + edits, "ledger": ledger}
     made_from = digest_of(source)
-    there = partial(_is_finished, output, new, args.overwrite, Asked(flags, made_from, place))
+    there = partial(is_finished, output, new, args.overwrite, Asked(flags, made_from, place))
     with to_make(output, there) as wanted:
         if not wanted:
             return output
@@ -280,55 +283,6 @@ def _say_effect(started: dict[str, float], ended: dict[str, float], removed: boo
     say(line)
 
 
-def _record_of(args: argparse.Namespace, place: Place) -> dict[str, Any]:
-    """What an adapter was trained on: its own record, or, for one from elsewhere, what the flags say."""
-    record = read_record(args.adapter)
-    given = given_files(args)
-    if record:
-        told = ("precision", "prompt", "decay", *(TRAINED if record["training"]["optimizer"] != "unknown" else ()))
-        if odd := [key for key in told if getattr(args, key) is not None]:
-            flag = odd[0].replace("_", "-")
-            raise UserError(f"--{flag}: {args.adapter} has a record that says it: it is for adapters from elsewhere")
-        record = record | ({"base": _absolute(args.base)} if args.base else {}) | _told_training(args)
-        return record | {"files": record["files"] | given}
-    if "train" not in given:
-        raise UserError(f"{args.adapter} is an adapter from elsewhere: --train says on which file of rows it was trained")
-    config = read_config(args.adapter)
-    base = args.base or config.get("base_model_name_or_path")
-    if not base:
-        raise UserError(f"{args.adapter} doesn't say of which base it is: give --base")
-    rows = place.rows(given["train"], "--train")
-    return {
-        "base": _absolute(base),
-        "precision": args.precision or "fp32",
-        "prompt": args.prompt or "auto",
-        "prompt_flag": args.prompt or "auto",
-        "loss": "tokens",
-        "decay": 0.0 if args.decay is None else args.decay,
-        "seed": 0,
-        "training": {"optimizer": "unknown"},
-        "elsewhere": digest_of(args.adapter),
-        "files": given,
-        "rows": [[row.name, digest(row)] for row in rows],
-        "edits": [],
-        "ledger": [],
-    } | _told_training(args)
-
-
-def _told_training(args: argparse.Namespace) -> dict[str, Any]:
-    """How an adapter from elsewhere was trained, as far as flags say it. Raises UserError where they say a part."""
-    given = {key: value for key in TRAINED if (value := getattr(args, key)) is not None}
-    if given and len(given) < len(TRAINED):
-        raise UserError("--epochs, --lr and --batch-size, which say how an adapter was trained, belong together: give all")
-    return {"training": {"optimizer": "adamw"} | given} if given else {}
-
-
-def _unseen(files: dict[str, Any], place: Place) -> dict[str, str]:
-    """A short digest of the rows that choose, and of those that are scored on, by kind."""
-    there = {kind: place.rows(files[kind], f"--{kind}") for kind in UNSEEN if files.get(kind)}
-    return {kind: short_digest([digest(row) for row in rows]) for kind, rows in there.items()}
-
-
 def _files(args: argparse.Namespace, place: Place) -> dict[str, Path]:
     """The files of rows that the flags name, a built-in task's made where they aren't there yet: by kind, absolute."""
     given = given_files(args)
@@ -336,11 +290,6 @@ def _files(args: argparse.Namespace, place: Place) -> dict[str, Path]:
         raise UserError("--task brings rows of its own: give it or --train")
     made = {} if "train" in given else task_files(args.task or DEFAULT, place.data_dir, place.compute.quiet)
     return {kind: Path(file).resolve() for kind, file in (made | given).items()}
-
-
-def _absolute(base: str) -> str:
-    """A base as it can be found from any folder."""
-    return str(Path(base).resolve()) if Path(base).exists() else base
 
 
 def _training(args: argparse.Namespace) -> dict[str, Any]:
@@ -351,47 +300,6 @@ def _training(args: argparse.Namespace) -> dict[str, Any]:
 
 def _write(session: Session, output: Path, record: dict[str, Any]) -> None:
     write_adapter(session.peft_model, output, record, cards.adapter(record, output.name))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a request says beside its edits: its flags, the SHA-256 of the weights that it is answered from, where it is."""
-
-    flags: dict[str, Any]
-    source: str
-    place: Place
-
-
-def _is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: Asked | None = None) -> bool:
-    """True if the folder is there with the same data, edits and flags of the request, and isn't to be made again.
-
-    Raises UserError for other ones, and where what is there isn't an adapter of this project alone.
-    """
-    if not output.exists():
-        return False
-    old = read_record(output)
-    if old is None:
-        raise UserError(f"{output} is an adapter from elsewhere: it isn't replaced; give another --output")
-    if overwrite:
-        if odd := {path.name for path in output.iterdir()} - FILES:
-            raise UserError(f"{output} holds {min(odd)}, which is no part of an adapter: move it, or give another --output")
-        seals.check_own([output / "README.md"])
-        return False
-    keys = ["precision", "loss", "decay", "seed", "training", "rows", "edits", "prompt_flag"]
-    if asked and "base_sha256" not in record:  # of the first request to one from elsewhere: is it still the same base?
-        record = record | {"base_sha256": asked.place.base(record["base"], record["precision"])[2]}
-    keys += ["base_sha256"] if "base_sha256" in record else ["base"]  # finetune doesn't load the base to look
-    keys += [key for key in ("elsewhere", "lora") if key in record]
-    requests = [(entry["edits"], entry["asked"]) for entry in record["ledger"]]
-    requests += [(record["edits"][sum(len(edits) for edits, _ in requests) :], asked.flags)] if asked else []
-    before = [(entry["edits"], entry["asked"]) for entry in old["ledger"]]
-    other = asked and old["ledger"] and old["ledger"][-1].get("source", asked.source) != asked.source
-    if any(old.get(key) != record.get(key) for key in keys) or before != requests or other:
-        raise UserError(f"{output} was made with other settings; --overwrite computes it again")
-    say(f"there already: {output}")
-    if kept := [f"--{kind}" for kind, rows in record["unseen"].items() if old.get("unseen", {}).get(kind, rows) != rows]:
-        say(f"note: its record keeps other {' and '.join(kept)} rows: give yours with each request, or --overwrite it")
-    return True
 
 
 def _metered(work: Callable[[], Any], compute: Compute) -> tuple[dict[str, float], Any]:

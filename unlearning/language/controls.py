@@ -15,7 +15,8 @@ from torch.nn import functional
 from unlearning.language import influence
 from unlearning.language.aim import Aim
 from unlearning.language.batches import Batch, batches_of, row_means, token_log_likelihoods
-from unlearning.language.session import Rows, Session, train_adapter
+from unlearning.language.session import Rows, Session
+from unlearning.language.training import train_adapter
 
 STEPS, RATE = 20, 1e-4  # of Adam
 AGAIN = 20  # passes over the rows of a short training
