@@ -1,6 +1,10 @@
 """From checkpoints to tables: seeds, companions, forms, and what evaluate.py refuses."""
 
 import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +19,12 @@ import pretrain
 import retrain
 from tests import helpers
 from tests.helpers import FP32, built_once, call, one_line
-from unlearning.core.files import write_torch
+from unlearning.core.files import sha256, write_torch
 from unlearning.evaluation import network
 from unlearning.metrics import membership, predictions
+from unlearning.vision import shared
 from unlearning.vision.predict import predict
+from unlearning.vision.shared import Files
 
 
 def rows_of(weights, *arguments):
@@ -342,3 +348,41 @@ def test_a_part_that_is_too_small(small, tmp_path, capsys, count, message):
     )
     code, line = one_line(evaluate, capsys, path, "--weights", small / "none", "--images", count)
     assert code == 2 and message in line
+
+
+def test_each_checkpoint_is_opened_once(small, tmp_path):
+    """However often it is looked at: to describe it, to know it again, to score it, and as a companion of others."""
+    for name in ("original", "retrain0"):  # which come along, by their names
+        shutil.copy(small / f"{name}.pth", tmp_path / f"x_{name}.pth")
+    opened = Counter()
+
+    def watch(event, arguments):
+        if watching and event == "open" and str(arguments[0]).endswith(".pth"):
+            opened[Path(arguments[0]).name] += 1
+
+    watching = True
+    sys.addaudithook(watch)  # for good: it ends with `watching`
+    paths = [small / f"{name}.pth" for name in ("finetune", "original")]
+    helpers.rows_of(*paths, "--weights", tmp_path, "--precision", "fp32", "--cache", 0, beneath=False)
+    watching = False
+    assert opened == dict.fromkeys(("finetune.pth", "original.pth", "x_original.pth", "x_retrain0.pth"), 1)
+
+
+def test_a_file_that_is_replaced_is_read_again(tmp_path):
+    write_torch(tmp_path / "a.pth", {"x": 1})
+    files = Files()
+    assert files.read(tmp_path / "a.pth") == ({"x": 1}, sha256(tmp_path / "a.pth"))
+    write_torch(tmp_path / "a.pth", {"x": 2})
+    assert files.read(tmp_path / "a.pth") == ({"x": 2}, sha256(tmp_path / "a.pth"))
+
+
+def test_what_has_no_room_is_read_again(tmp_path, monkeypatch):
+    for name in "abc":
+        write_torch(tmp_path / name, {"x": torch.zeros(1000)})
+    monkeypatch.setattr(shared, "KEPT", 2 * (tmp_path / "a").stat().st_size)
+    files = Files()
+    for name in "abc":
+        files.read(tmp_path / name)
+    assert [path.name for path in files._kept] == ["b", "c"]
+    monkeypatch.setattr(shared, "KEPT", 10)
+    assert files.read(tmp_path / "a")[1] and [path.name for path in files._kept] == ["b", "c"]

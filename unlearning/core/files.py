@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -316,12 +316,22 @@ def read_torch(path: str | Path) -> Any:
 
     Beside tensors and plain values it may hold an argparse.Namespace, in which training scripts keep their flags.
     """
+    return read_and_digest(path, digest=False)[0]
+
+
+def read_and_digest(path: str | Path, digest: bool = True) -> tuple[Any, str]:
+    """(What `read_torch` gives, the file's SHA-256, or "" unless it is asked for), of a file that is opened once."""
     check_regular(path)
-    check_archive(path)
     try:
-        _check_bytes(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest() if digest else ""
+            check_archive(file, path)
+            _check_bytes(file)
+            file.seek(0)
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(file, map_location="cpu", weights_only=True), found
+    except UserError:
+        raise
     except FileNotFoundError:
         if is_interrupted(Path(path)):
             way = "the command that was writing it completes it"
@@ -337,21 +347,21 @@ def read_torch(path: str | Path) -> Any:
         raise UserError(f"{path} {UNREADABLE}") from None
 
 
-def _check_bytes(path: str | Path) -> None:
+def _check_bytes(file: BinaryIO) -> None:
     """Raise BadZipFile where a file that `torch.save` wrote is not what it was, by its own checksums, which torch.load
     doesn't look at: other weights would be read without a word. Files in torch's format before 1.6 have none."""
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":
-            return
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if len({member.filename for member in members}) < len(members):
-                raise zipfile.BadZipFile("two members have one name, and the checksum of one isn't looked at")
-            for member in members:
-                if member.is_dir() or member.external_attr & DIRECTORY:
-                    raise zipfile.BadZipFile(f"{member.filename} is a folder: torch.load would leave its memory unwritten")
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(damaged)
+    file.seek(0)
+    if file.read(2) != b"PK":
+        return
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if len({member.filename for member in members}) < len(members):
+            raise zipfile.BadZipFile("two members have one name, and the checksum of one isn't looked at")
+        for member in members:
+            if member.is_dir() or member.external_attr & DIRECTORY:
+                raise zipfile.BadZipFile(f"{member.filename} is a folder: torch.load would leave its memory unwritten")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(damaged)
 
 
 def sha256(path: str | Path) -> str:

@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import nn
@@ -45,14 +46,15 @@ def check(needed: float, what: str, way: str = "") -> None:
         raise UserError(f"{what} needs at least {_gib(needed)} of memory, of which {_gib(free)} are free{way}")
 
 
-def check_archive(path: str | Path) -> None:
-    """`check` for what a zip file unpacks to, of which PyTorch's and NumPy's are; any other file passes."""
+def check_archive(file: str | Path | BinaryIO, path: str | Path = "") -> None:
+    """`check` for what a zip file unpacks to, of which PyTorch's and NumPy's are; any other file passes. path: of an open
+    one."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return
-    check(size, f"{path}: what it unpacks to")
+    check(size, f"{path or file}: what it unpacks to")
 
 
 def network_bytes(make: Callable[[], nn.Module]) -> int:

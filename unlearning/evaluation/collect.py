@@ -12,7 +12,6 @@ import data
 import models
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.files import sha256
 from unlearning.core.flags import as_words
 from unlearning.core.provenance import provenance
 from unlearning.core.words import say
@@ -25,12 +24,14 @@ from unlearning.evaluation.entries import (
     describe,
     drawn,
     forget_sets,
+    is_elsewhere,
     labels,
     lists,
     network_of,
     once,
     other_recipes,
     own_positions,
+    read,
     refuse_nan,
     request_in_words,
     scored_on,
@@ -102,7 +103,7 @@ def _described(paths: list[Path], scoring: Scoring, shared: Shared) -> list[Entr
         known.append(tagged(describe(path, scoring, shared, known), scoring, shared))
         return known[-1]
 
-    found = _or_left_out(sorted(paths, key=originals.is_elsewhere), described)
+    found = _or_left_out(sorted(paths, key=lambda path: is_elsewhere(path, shared)), described)
     return sorted(found, key=lambda entry: paths.index(entry.path))
 
 
@@ -157,7 +158,8 @@ class _Scorer:
                 raise UserError(f"--images {self.scoring.images}: {what}")
         if self.keep and len(dataset.missing):
             raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
-        sha = answers.folder_sha256(entry.path) if entry.path.is_dir() else entry.sha256 or sha256(entry.path)
+        sha = answers.folder_sha256(entry.path) if entry.path.is_dir() else entry.sha256
+        assert sha is not None  # a file has one
         key = self._key(entry, sha, dataset)
         found = self.scoring.kept.find(key)
         if before := found is not None:
@@ -222,7 +224,7 @@ class _Scorer:
 
     def _placed(self, entry: Entry, dataset: data.Dataset) -> tuple[torch.nn.Module, Compute]:
         """The network of a file on its device, the layers that it shares with others about to be cached."""
-        model = network_of(entry, self.scoring.told.own)
+        model = network_of(entry, self.shared, self.scoring.told.own)
         compute = self.scoring.compute.placed(model)
         model.to(compute.device)
         self.shared.features.share_between(model, entry.tensors, self.states, dataset.train, compute)
@@ -304,7 +306,8 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
     known, found = {entry.sha256 for entry in entries}, []
     for method in ("original", "retrain"):
         for path in sorted(scoring.weights.glob(f"*_{method}*.pth")):
-            if (digest := sha256(path)) in known:  # given already, or a copy
+            _, digest = read(path, shared)
+            if digest in known:  # given already, or a copy
                 continue
             entry = describe(path, scoring, shared)
             near = next((other for other in entries if other.network == entry.network), None)

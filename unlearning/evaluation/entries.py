@@ -11,7 +11,6 @@ import torch
 import data
 import models
 from unlearning.core.errors import UserError
-from unlearning.core.files import sha256
 from unlearning.core.flags import as_words, written
 from unlearning.core.words import first_line
 from unlearning.evaluation.flags import Scoring
@@ -101,20 +100,29 @@ class NotScored(UserError):
     """A file of this project that holds no trained network."""
 
 
-def read(path: Path) -> Any:
-    """What a checkpoint's file holds, or a system's folder; None for a network that others have trained."""
+def read(path: Path, shared: Shared) -> tuple[Any, str | None]:
+    """(What a checkpoint's file or a system's folder holds, None for a network that others have trained; the file's SHA-256,
+    None of a folder and of what others have trained)."""
     if (path / "adapter_config.json").exists():
         raise NotScored(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
     if path.is_dir() and not originals.is_elsewhere(path):
         from unlearning.exact import system
 
-        return system.assemble(path)
-    return originals.checkpoint_in(path)
+        return system.assemble(path), None
+    if originals.has_no_checkpoint(path):
+        return None, None
+    content, digest = shared.files.read(path)
+    return (content, digest) if models.is_checkpoint(content) else (None, None)
 
 
-def network_of(entry: Entry, own: OwnNetwork | None = None) -> torch.nn.Module:
+def is_elsewhere(path: Path, shared: Shared) -> bool:
+    """True for what others have trained: neither a checkpoint nor a system of this project."""
+    return originals.is_elsewhere(path) if path.is_dir() else read(path, shared)[0] is None
+
+
+def network_of(entry: Entry, shared: Shared, own: OwnNetwork | None = None) -> torch.nn.Module:
     """The network of a file, on the CPU, in evaluation mode. own: what makes it, where that is the user's own."""
-    content = read(entry.path)
+    content, _ = read(entry.path, shared)
     if content is None:
         return originals.rebuilt(entry.path, entry.built, entry.identity["settings"].get("entry"), own)
     return learners.build(content, entry.path) if entry.path.is_dir() else models.build(content, entry.path, own)
@@ -136,7 +144,7 @@ def describe(path: Path, scoring: Scoring, shared: Shared, others: Sequence[Entr
 
     others: entries of which one may have started from this file, and knows its network.
     """
-    content = read(path)
+    content, sha = read(path, shared)
     if content is None:
         digest = originals.digest_of(path)
         return _describe_elsewhere(path, scoring, shared, next((e for e in others if digest == e.origin), None))
@@ -144,7 +152,7 @@ def describe(path: Path, scoring: Scoring, shared: Shared, others: Sequence[Entr
     if checkpoint["data"]["fingerprint"] is None:
         raise NotScored(f"{path} holds ImageNet weights, a backbone of lmeraser.py")
     try:
-        return _describe_own(path, checkpoint, scoring)
+        return _describe_own(path, checkpoint, sha, scoring)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged or not of this project ({type(error).__name__}: {first_line(error)})") from None
 
@@ -187,7 +195,7 @@ def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: E
     )
 
 
-def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> Entry:
+def _describe_own(path: Path, checkpoint: dict[str, Any], sha: str | None, scoring: Scoring) -> Entry:
     spec, parent = checkpoint["data"], checkpoint.get("parent")
     private, forget = checkpoint.get("private"), checkpoint["forget"]
     return Entry(
@@ -208,7 +216,7 @@ def _describe_own(path: Path, checkpoint: dict[str, Any], scoring: Scoring) -> E
         command=checkpoint["command"],
         cost=checkpoint["cost"],
         device=checkpoint["device"],
-        sha256=None if path.is_dir() else sha256(path),
+        sha256=sha,
         origin=checkpoint.get("origin", parent),
         date=checkpoint.get("date"),
         spec=spec,

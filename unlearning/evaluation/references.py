@@ -67,7 +67,7 @@ class ReferenceNetworks:
         """As `say`, of a single network: tensors (N,), (U,), (N,). never: of `network.unseen`."""
         key = one.sha256, digest(forget)
         if key not in self.asked:
-            model, known = network_of(one, self.scoring.told.own), drawn(one, self.scoring, self.shared)
+            model, known = network_of(one, self.shared, self.scoring.told.own), drawn(one, self.scoring, self.shared)
             compute = self.scoring.compute.placed(model)
             splits = [dataset.train.take(forget), dataset.test.take(never)]
             logits = [predict(model, split, compute, self.shared.features) for split in splits]

@@ -111,14 +111,14 @@ def _answers(entry: Entry, request: Request, shared: Shared) -> dict[str, Answer
         "forget": [(digest(positions), tag) for positions, tag in entry.forgets],
         "where": circumstances(request.scoring.compute),
     }
-    found = request.kept.once(key, lambda: _asked(entry, dataset, request))
+    found = request.kept.once(key, lambda: _asked(entry, dataset, request, shared))
     report_scored(entry.path, request.scoring.compute)
     return found
 
 
-def _asked(entry: Entry, dataset: data.Dataset, request: Request) -> dict[str, Answers]:
+def _asked(entry: Entry, dataset: data.Dataset, request: Request, shared: Shared) -> dict[str, Answers]:
     """`_answers`, asked of the network now."""
-    model = network_of(entry, request.told.own)
+    model = network_of(entry, shared, request.told.own)
     compute = request.scoring.compute.placed(model)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
     train_logits, test_logits = (predict(model, split, compute) for split in (dataset.train, test))

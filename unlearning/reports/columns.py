@@ -65,7 +65,7 @@ COLUMNS = {
     "valid": Column(DELETIONS, "generated valid %"),
     "undone": Column(DELETIONS, "damage undone %", 0),
     "undone_js": Column(SOLVED, "damage undone by JS %", 0),
-    "forget_loss": Column(DELETIONS, "loss on the rows asked about", 3),
+    "forget_loss": Column(DELETIONS, "loss on the requested rows", 3),
     "membership": Column(DELETIONS, "membership AUC %"),
     "min_k": Column(DELETIONS, "Min-K% AUC %"),
     "forget_rouge": Column(DELETIONS, "ROUGE-L to removed answers %"),

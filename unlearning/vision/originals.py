@@ -201,12 +201,20 @@ def rebuilt(path: Path, network: dict[str, Any], entry: str | None, own: OwnNetw
 
 def checkpoint_in(path: Path) -> dict[str, Any] | None:
     """What a checkpoint of this project holds, unchecked; None for what others have trained."""
-    if path.suffix == ".safetensors" or (path / "config.json").exists():
-        if not path.exists():
-            raise UserError(f"no file {path}")
+    if has_no_checkpoint(path):
         return None
     content = read_torch(path)
     return content if models.is_checkpoint(content) else None
+
+
+def has_no_checkpoint(path: Path) -> bool:
+    """True for a place where others keep a network, in a form that no checkpoint of this project has. Raises UserError where
+    nothing is."""
+    if path.suffix != ".safetensors" and not (path / "config.json").exists():
+        return False
+    if not path.exists():
+        raise UserError(f"no file {path}")
+    return True
 
 
 def is_elsewhere(path: Path) -> bool:

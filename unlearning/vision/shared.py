@@ -1,19 +1,56 @@
 """What several runs in one process hand on to each other, so that it is read or computed once."""
 
+from pathlib import Path
+from typing import Any
+
 import data
 from unlearning.core import words
+from unlearning.core.files import read_and_digest
 from unlearning.core.flags import CACHE_MIB
 from unlearning.vision.feature_cache import FeatureCache
 
+KEPT = 2**30  # bytes of files, at most, whose content is kept
+
+
+class Files:
+    """What files of `torch.save` hold, and their SHA-256: each is read once, as long as it stays as it is and KEPT has room.
+
+    Of those that don't fit any more the oldest go, and are read again where they are asked for.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Path, tuple[tuple[int, ...], Any, str]] = {}
+
+    def read(self, path: Path) -> tuple[Any, str]:
+        """(The content, the digest) of a file. Raises UserError as `read_torch` does."""
+        stamp = _stamp(path)
+        if path in self._kept and self._kept[path][0] == stamp:
+            return self._kept[path][1:]
+        found = read_and_digest(path)
+        self._kept.pop(path, None)
+        if stamp and stamp[1] <= KEPT:
+            self._kept[path] = stamp, *found
+            while sum(size for (_, size, *_), *_ in self._kept.values()) > KEPT:
+                del self._kept[next(iter(self._kept))]
+        return found
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """When a file was last changed, its bytes and which one it is; nothing where there is none."""
+    if not path.is_file():
+        return ()
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
 
 class Shared:
-    """The data set read last, and the cached outputs of frozen layers.
+    """The data set read last, the cached outputs of frozen layers, and what checkpoints hold.
 
     cache_mib: memory for these outputs in MiB; 0 caches nothing.
     """
 
     def __init__(self, cache_mib: int = CACHE_MIB) -> None:
-        self.features = FeatureCache(cache_mib)
+        self.features, self.files = FeatureCache(cache_mib), Files()
         self._read: tuple[data.Source, data.Dataset] | None = None
         self._said: set[str] = set()
 
