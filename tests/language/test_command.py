@@ -143,9 +143,9 @@ def test_a_removed_row_may_be_deleted_from_the_file(place, tmp_path, capsys):
     assert "gone: n3" in refused(capsys, "remove", tmp_path / "adapter", "--ids", "n5", "--weights", tmp_path)
     call(llmeraser, "evaluate", tmp_path / "a", "--weights", tmp_path, "--generate", 1)
     said = capsys.readouterr()
-    assert f"in {file} no more: n3" in said.err and "loss on the rows asked about" not in said.out
+    assert f"in {file} no more: n3" in said.err and "loss on the requested rows" not in said.out
     call(llmeraser, "evaluate", tmp_path / "b", "--weights", tmp_path, "--generate", 1)
-    assert "loss on the rows asked about" in capsys.readouterr().out
+    assert "loss on the requested rows" in capsys.readouterr().out
 
 
 def test_rows_that_changed_are_named_and_those_that_came_lock_nobody_out(place, own, capsys):

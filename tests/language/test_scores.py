@@ -154,10 +154,10 @@ def test_the_table_scores_each_adapter_on_its_own_request_and_from_retrain(place
     assert alone["first"] != alone["second"]
     asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
     (found, *_) = scores.score(first, read_record(first), asked, where(tmp_path))
-    assert float(alone["first"]["loss on the rows asked about"]) == pytest.approx(found["forget_loss"], abs=6e-4)
+    assert float(alone["first"]["loss on the requested rows"]) == pytest.approx(found["forget_loss"], abs=6e-4)
     compared = cells(capsys, [first, place / "adapter"], "--retrain", again, *flags)
     assert float(compared["first"]["JS"]) > 0 and "JS" not in alone["first"]
-    assert "loss on the rows asked about" in compared["adapter"]
+    assert "loss on the requested rows" in compared["adapter"]
     itself = cells(capsys, [again], "--retrain", again, *flags)
     assert float(itself["again"]["JS"]) == 0
     whole = cells(capsys, [first, place / "adapter", again], "--retrain", again, *flags)  # Retrain has a row of its own
@@ -234,7 +234,7 @@ def test_one_from_elsewhere_is_scored_beside_what_a_request_made_of_it(place, tm
     record = read_record(first) | {"edits": [], "ledger": []}
     asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
     (expected, *_) = scores.score(folder, record, asked, where(tmp_path), 2)
-    assert float(found["a"]["loss on the rows asked about"]) == pytest.approx(expected["forget_loss"], abs=6e-4)
+    assert float(found["a"]["loss on the requested rows"]) == pytest.approx(expected["forget_loss"], abs=6e-4)
 
 
 def test_a_row_that_was_changed_and_then_removed_is_not_scored_as_it_first_was(place, tmp_path, capsys):
