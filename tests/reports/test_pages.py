@@ -119,3 +119,13 @@ def test_a_marker_without_an_end_is_an_error_and_swallows_nothing(root):
     for text in (f"<!-- value results/t model=vit UA -->a {good}", f"{good} b <!-- table results/t columns=UA -->"):
         with pytest.raises(UserError, match=r"page\.md: a marker has no"):
             pages.with_excerpts(text, root, "page.md")
+
+
+def test_means_of_a_benchmark_come_with_their_intervals(root):
+    rows = [
+        {"net": "a", "TA": {"mean": 93.7812, "ci95": 0.25, "values": []}},
+        {"net": "b", "TA": {"mean": 1.5, "ci95": None}},
+    ]
+    write_text(root / "results/benchmarks/r.json", json.dumps({"command": "c", "rows": rows}))
+    table = drawn('table results/benchmarks/r.json columns="net TA:1"', root)
+    assert "| a     | 93.8 ± 0.2 |" in table and "| b     |        1.5 |" in table

@@ -144,9 +144,12 @@ def _cell(row: Any, column: str) -> str:
 
 
 def _text(value: Any, digits: str = "2") -> str:
-    """A field's value as text; of {"median", "min", "max"} the median with its range."""
+    """A field's value as text: of {"median", "min", "max"} the median with its range, of {"mean", "ci95"} that interval."""
     if value is None:
         return "–"
+    if isinstance(value, dict) and "mean" in value:
+        half = f" ± {_text(value['ci95'], digits)}" if value["ci95"] is not None else ""
+        return _text(value["mean"], digits) + half
     if isinstance(value, dict):
         low, high = (_text(value[key], digits) for key in ("min", "max"))
         return f"{_text(value['median'], digits)} ({low} to {high})"
