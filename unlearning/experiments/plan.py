@@ -45,7 +45,7 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
 def planned(request: Request, methods: Sequence[str]) -> list[str]:
     """Of `methods` those that are run: where others have trained the originals, they aren't, and Retrain is only if asked
     for, because nobody here knows its recipe, or in a tuning, which chooses by it."""
-    asked = (*(request.methods or ()), *(["retrain"] if request.table == "tune" else []))
+    asked = (*(request.methods or ()), *(["retrain"] if request.source.validation else []))
     return [name for name in methods if not request.originals or name not in ("original", "retrain") or name in asked]
 
 
