@@ -231,6 +231,10 @@ def test_one_from_elsewhere_is_scored_beside_what_a_request_made_of_it(place, tm
     code, line = one_line(llmeraser, capsys, "evaluate", folder, *flags)
     assert code == 2 and "score it beside one that a request to it made" in line
     found = cells(capsys, [folder, first], *flags)
+    told = ("--epochs", 1, "--lr", 0.01, "--batch-size", 16)
+    again = request(folder, "remove", tmp_path / "c", "--ids", 1, 2, *data, "--method", "retrain", *told)
+    compared = cells(capsys, [folder, first], "--retrain", again, *flags)  # how it was trained is said to Retrain alone
+    assert float(compared["a"]["distance"]) == 1 and float(compared["b"]["JS"]) > 0
     record = read_record(first) | {"edits": [], "ledger": []}
     asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
     (expected, *_) = scores.score(folder, record, asked, where(tmp_path), 2)

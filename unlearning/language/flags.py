@@ -97,11 +97,12 @@ def add_request_flags(action: Parser, kind: str) -> None:
     flag("adapter", type=folder, help="folder of an adapter: of finetune, of an earlier request, or of PEFT or TRL")
     if kind == "remove":
         flag("--ids", nargs="+", metavar="NAME", help="rows by name: their own id, else their line in the file")
-    flag("--request", type=input_file, metavar="FILE", help="rows by name in `id`, with what becomes of them")
+    becomes = "" if kind == "remove" else ", with what becomes of them"
+    flag("--request", type=input_file, metavar="FILE", help=f"rows by name in `id`{becomes}")
     methods = ("influence", *CONTROLS)
     flag("--method", choices=methods, default="influence", help="default: influence; others compare")
     flag("--solver", choices=("cg", "adam", "ekfac"), default="cg", help=SOLVERS)
-    flag("--curvature", choices=("hessian", "gauss-newton"), help="default: hessian after lbfgs, else gauss-newton")
+    flag("--curvature", choices=("hessian", "gauss-newton"), help="default: hessian where it is at rest, else gauss-newton")
     chosen = "by Retrain's objective where an adapter is at rest and H the Hessian, else on validation rows"
     flag("--damping", type=NOT_NEGATIVE_FLOAT, help=f"added to H's diagonal (default: one of six, chosen {chosen})")
     flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: 1, or chosen on validation rows)")
