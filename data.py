@@ -252,9 +252,9 @@ def _chosen(
         train, test = _held_out(train, validation, classes, say)
     assert test is not None  # readers refuse what has no test images
     if subset:
-        train = thinned(train, subset, len(classes), f"--subset {subset}: of the training images of {title}")
+        train = _thinned(train, subset, classes, f"--subset {subset}: of the training images of {title}")
     if test_subset:
-        test = thinned(test, test_subset, len(classes), f"--test-subset {test_subset}: of the test images of {title}")
+        test = _thinned(test, test_subset, classes, f"--test-subset {test_subset}: of the test images of {title}")
     return train, test
 
 
@@ -419,12 +419,25 @@ def steps_of(count: int, size: int) -> int:
     return max(1, math.ceil((count - 1) / size)) if size > 1 else count
 
 
-def thinned(split: Split, count: int, classes: int, complaint: str) -> Split:
-    """`count` images of `split`, which has so many classes, all of them alike. Raises UserError, beginning with `complaint`,
-    if it can't be."""
-    if not classes <= count <= len(split):
-        raise UserError(f"{complaint} {classes}, one of each class, to {len(split)} can be kept")
+def _thinned(split, count, classes, complaint):
+    """`count` images of `split`, all classes alike. Raises UserError, beginning with `complaint`, if it can't be."""
+    check_count(count, len(classes), len(split), complaint)
     return split.take(stratified(split.labels, count))
+
+
+def thinned(rows: torch.Tensor, labels: torch.Tensor, count: int, complaint: str) -> torch.Tensor:
+    """`count` of the int64 positions `rows`, all classes alike, ascending. labels: of all images.
+
+    Raises UserError, beginning with `complaint`, if it can't be.
+    """
+    check_count(count, len(labels[rows].unique()), len(rows), complaint)
+    return rows[stratified(labels[rows], count)]
+
+
+def check_count(count: int, classes: int, most: int, complaint: str) -> None:
+    """Raise UserError, beginning with `complaint`, where `count` images aren't one of each class to all."""
+    if not classes <= count <= most:
+        raise UserError(f"{complaint} {classes}, one of each class, to {most} can be kept")
 
 
 def stratified(labels: torch.Tensor, count: int, left: int = 0) -> torch.Tensor:

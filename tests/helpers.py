@@ -120,6 +120,8 @@ def changed(action):
         return (name,)
     if action.metavar == "LAYER":
         return name, "fc"
+    if action.dest == "retain_subset":
+        return name, 50
     if action.choices:
         return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
     default = default.of("resnet8", recipe="fast") if isinstance(default, PerModel) else default or 0

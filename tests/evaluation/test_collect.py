@@ -19,8 +19,9 @@ import pretrain
 import retrain
 from tests import helpers
 from tests.helpers import FP32, built_once, call, one_line
+from unlearning.core.errors import UserError
 from unlearning.core.files import sha256, write_torch
-from unlearning.evaluation import network
+from unlearning.evaluation import collect, network
 from unlearning.metrics import membership, predictions
 from unlearning.vision import shared
 from unlearning.vision.predict import predict
@@ -300,7 +301,7 @@ def test_scored_on_a_part_of_the_images(small):
     assert {row["dataset"] for row in rows} == {"digits-120, scored on 60 training and 60 test images"}
     assert {row["forgotten"] for row in rows} == {"class 3"}
     dataset = data.load("digits", subset=120)
-    train, test = (split.take(data.stratified(split.labels, 60)) for split in (dataset.train, dataset.test))
+    train, test = (split.take(data.stratified(split.labels, 60)) for split in (dataset.train, dataset.test))  # by class
     found = by_method(rows)
     for path, method in zip(paths, ("original", "retrain", "finetune"), strict=True):
         model = models.build(models.load_checkpoint(path))
@@ -328,10 +329,43 @@ def test_references_and_accounts_of_a_part_of_the_images(small, tmp_path):
     assert "12 of 120 training images" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("count", "message"),
-    [(9, "--images 9: fewer than the 10 classes"), (10, "--images 10: none of the 1 images to forget (file")],
-)
+def test_a_part_has_its_share_of_a_draw_and_no_class_that_only_it_forgets_whole(small, tmp_path):
+    """Images to forget are drawn at random, as the part is: by another draw. A class of which others stay is kept."""
+    flags = (*SMALL, "--original", small / "original.pth", "--forget-random", 0.3, "--output", tmp_path / "x.pth")
+    path = call(finetune, *flags)
+    where = ("--precision", "fp32", "--weights", small / "none", "--cache", 0)
+    (row,) = helpers.rows_of(path, *where, "--images", 40, beneath=False)
+    train = data.load("digits", subset=120).train
+    forget = models.load_checkpoint(path)["forget"]
+    inside = torch.zeros(120, dtype=torch.int64)
+    inside[forget] = 1
+    rows = data.stratified(torch.stack([train.labels, inside], 1).unique(dim=0, return_inverse=True)[1], 40)
+    part = train.take(rows)
+    right = predict(models.build(models.load_checkpoint(path)), part, FP32).argmax(1) == part.labels
+    gone = inside[rows] == 1
+    assert 10 <= gone.sum() <= 14
+    metrics = row["metrics"]
+    assert metrics["UA"]["mean"] == pytest.approx(100 * (~right[gone]).double().mean().item())
+    assert metrics["RA"]["mean"] == pytest.approx(100 * right[~gone].double().mean().item())
+    assert "no class is forgotten as a whole" in metrics["UA_test"]["missing"]
+
+
+def test_a_file_that_is_replaced_meanwhile_is_not_scored_as_the_old_one(small, tmp_path, monkeypatch):
+    path = shutil.copy(small / "finetune.pth", tmp_path / "x.pth")
+    other = shutil.copy(small / "half0.pth", tmp_path / "y.pth")
+    begin = collect._Scorer.score
+
+    def replaced(self, entry):
+        if Path(other).exists():
+            Path(other).replace(path)
+        return begin(self, entry)
+
+    monkeypatch.setattr(collect._Scorer, "score", replaced)
+    with pytest.raises(UserError, match=r"x\.pth has been replaced since this command looked at it"):
+        helpers.rows_of(path, "--precision", "fp32", "--weights", small / "none", "--cache", 0, beneath=False)
+
+
+@pytest.mark.parametrize(("count", "message"), [(9, "--images 9: fewer than 11"), (10, "--images 10: fewer than 11")])
 def test_a_part_that_is_too_small(small, tmp_path, capsys, count, message):
     train = data.load("digits", subset=120)
     lost = next(i for i in range(120) if i not in data.stratified(train.train.labels, 10))

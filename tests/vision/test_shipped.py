@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import torch
 
+import finetune
 import models
 import pretrain
 import retrain
@@ -66,12 +67,40 @@ def test_what_was_changed_or_is_to_be_made_again_is_trained(folder, tmp_path, ca
     assert "shipped" not in capsys.readouterr().err
 
 
-def test_an_unfinished_run_is_gone_on_with(folder, tmp_path):
+def test_an_unfinished_run_is_gone_on_with(folder, tmp_path, capsys):
     mine = tmp_path / "mine"
     mine.mkdir()
-    unfinished = start._unfinished(mine / NAME)
-    unfinished.write_bytes(b"cut off")
-    assert not start._shipped(mine / NAME, {}, pretrain.parser(), False)
+    start._unfinished(mine / NAME).write_bytes(b"cut off")
+    code, line = one_line(pretrain, capsys, *FLAGS, "--weights", mine)
+    assert code == 2 and ".partial" in line and not (mine / NAME).exists()
+
+
+def test_another_process_may_have_put_it_there(folder, tmp_path, monkeypatch, capsys):
+    """Between a process's look and its lock: it is taken, not trained again."""
+    mine = tmp_path / "mine"
+    call(pretrain, *FLAGS, "--weights", mine)
+    monkeypatch.setattr(start, "_is_there", lambda *some: False)
+    assert call(pretrain, *FLAGS, "--weights", mine) == mine / NAME
+    assert capsys.readouterr().err.count("there already (shipped)") == 2
+
+
+@pytest.mark.parametrize("flag", ["curve", "confidence"])
+def test_a_file_of_another_run_is_not_taken_for_its_own(folder, tmp_path, capsys, flag):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / NAME.replace(".pth", f"_{flag}.csv")).write_text("mine\n", encoding="utf-8")
+    code, line = one_line(pretrain, capsys, *FLAGS, "--weights", mine, f"--{flag}")
+    assert code == 2 and "is there already" in line and not (mine / NAME).exists()
+
+
+def test_what_starts_from_an_original_is_made(folder, tmp_path, capsys):
+    """It may have an adapter beside it, which isn't shipped."""
+    flags = (*FLAGS, "--weights", tmp_path / "mine", "--original", folder / NAME, "--forget-class", 3)
+    made = call(finetune, *flags)
+    made.rename(folder / made.name)
+    listing(folder)
+    capsys.readouterr()
+    assert call(finetune, *flags) == made and "shipped" not in capsys.readouterr().err
 
 
 def test_another_machines_precision_makes_no_other_original(folder, tmp_path, capsys, monkeypatch):
@@ -83,6 +112,9 @@ def test_another_machines_precision_makes_no_other_original(folder, tmp_path, ca
 
 
 def test_a_damaged_list_is_said(folder, capsys, tmp_path):
+    sound = (folder / shipped.SUMS).read_text(encoding="utf-8")
+    (folder / shipped.SUMS).write_text("\n" + sound.replace("  ", " *") + "\n", encoding="utf-8")  # sha256sum --binary
+    assert shipped.is_one(folder / NAME)
     (folder / shipped.SUMS).write_text("one two three\n", encoding="utf-8")
     code, line = one_line(pretrain, capsys, *FLAGS, "--weights", tmp_path / "mine")
     assert code == 2 and f"{folder / shipped.SUMS} is damaged" in line

@@ -67,7 +67,7 @@ def score_files(
     """
     described = _described(once(paths), scoring, shared)
     given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
-    entries = [drawn(entry, scoring, shared) for entry in _with_parents(given + _companions(given, scoring, shared))]
+    entries = drawn(_with_parents(given + _companions(given, scoring, shared)), scoring, shared)
     check_identities(entries)
     for line in request_in_words(given, scoring, shared):
         say(line)
@@ -151,11 +151,7 @@ class _Scorer:
         """
         dataset = self._scored_on(entry)
         for positions, tag in entry.forgets:
-            own = own_positions(entry, positions)
-            dataset.check_missing(own, tag)
-            if not len(own):
-                what = f"none of the {len(positions):,} images to forget ({tag}) is among them"
-                raise UserError(f"--images {self.scoring.images}: {what}")
+            dataset.check_missing(own_positions(entry, positions), tag)
         if self.keep and len(dataset.missing):
             raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
         sha = answers.folder_sha256(entry.path) if entry.path.is_dir() else entry.sha256

@@ -122,7 +122,9 @@ def is_elsewhere(path: Path, shared: Shared) -> bool:
 
 def network_of(entry: Entry, shared: Shared, own: OwnNetwork | None = None) -> torch.nn.Module:
     """The network of a file, on the CPU, in evaluation mode. own: what makes it, where that is the user's own."""
-    content, _ = read(entry.path, shared)
+    content, sha = read(entry.path, shared)
+    if sha != (entry.sha256 if content is not None else None):
+        raise UserError(f"{entry.path} has been replaced since this command looked at it")
     if content is None:
         return originals.rebuilt(entry.path, entry.built, entry.identity["settings"].get("entry"), own)
     return learners.build(content, entry.path) if entry.path.is_dir() else models.build(content, entry.path, own)
@@ -262,21 +264,36 @@ def scored_on(entry: Entry, dataset: data.Dataset, images: int | None = None) ->
     return replace(dataset, train=dataset.train.take(entry.scored), missing=missing)
 
 
-def drawn(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:
-    """The entry, to be scored on as many training images as `scoring` says at most, the same for every file of its data.
+def drawn(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> list[Entry]:
+    """The entries, to be scored on as many training images as `scoring` says at most, the same for all of the same images.
 
-    Raises UserError where they are fewer than the classes.
+    Of each class, and in it of what each forget set has and hasn't, the sample has its share, and one image at least: so a
+    class is forgotten as a whole among them where it is among all. Raises UserError where they are too few for that.
     """
     if scoring.images is None:
-        return entry
-    dataset = dataset_of(entry, scoring, shared)
-    own = scored_on(entry, dataset).train
-    if len(own) <= scoring.images:
-        return entry
-    if scoring.images < len(dataset.classes):
-        raise UserError(f"--images {scoring.images}: fewer than the {len(dataset.classes)} classes")
-    rows = data.stratified(own.labels, scoring.images)
-    return replace(entry, drawn=rows if entry.private is None else entry.private[rows])
+        return list(entries)
+    return [replace(entry, drawn=_sample(entry, entries, scoring, shared)) for entry in entries]
+
+
+def _sample(entry: Entry, entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> torch.Tensor | None:
+    """As `Entry.drawn`, of all entries that are scored on the images of this one."""
+    own, count = scored_on(entry, dataset_of(entry, scoring, shared)).train, scoring.images or 0
+    if len(own) <= count:
+        return None
+    alike = {tag: positions for one in entries if one.images == entry.images for positions, tag in one.forgets}
+    kinds = [own.labels, *(_among(entry, alike[tag], len(own)) for tag in sorted(alike))]
+    strata = torch.stack(kinds, 1).unique(dim=0, return_inverse=True)[1]
+    if (least := int(strata.max()) + 1) > count:
+        raise UserError(f"--images {count}: fewer than {least}, one of each class, forgotten and not")
+    rows = data.stratified(strata, count)
+    return rows if entry.private is None else entry.private[rows]
+
+
+def _among(entry: Entry, forget: torch.Tensor, count: int) -> torch.Tensor:
+    """Which of the images that a file is about are in a forget set: int64 (count,) of 0 and 1."""
+    found = torch.zeros(count, dtype=torch.int64)
+    found[own_positions(entry, forget)] = 1
+    return found
 
 
 def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:

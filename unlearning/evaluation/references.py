@@ -1,6 +1,6 @@
 """Reference networks of RMIA: which ones a row may use, what they say, and which images each has trained on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,7 +11,6 @@ from unlearning.evaluation.entries import (
     Entry,
     check_identities,
     describe,
-    drawn,
     network_of,
     once,
     own_positions,
@@ -60,18 +59,22 @@ class ReferenceNetworks:
         never = network.unseen(dataset, network.four_sets(dataset, forget))
         if len(dataset.missing) or not len(never):
             return None
-        found = [self._asked(one, dataset, forget, never) for one in self.of(entry)]
+        found = [self._asked(one, entry, dataset, forget, never) for one in self.of(entry)]
         return network.References(*(torch.stack(parts) for parts in zip(*found, strict=True))) if found else None
 
-    def _asked(self, one: Entry, dataset: data.Dataset, forget: torch.Tensor, never: torch.Tensor) -> network.References:
+    def _asked(
+        self, one: Entry, entry: Entry, dataset: data.Dataset, forget: torch.Tensor, never: torch.Tensor
+    ) -> network.References:
         """As `say`, of a single network: tensors (N,), (U,), (N,). never: of `network.unseen`."""
         key = one.sha256, digest(forget)
         if key not in self.asked:
-            model, known = network_of(one, self.shared, self.scoring.told.own), drawn(one, self.scoring, self.shared)
+            model = network_of(one, self.shared, self.scoring.told.own)
             compute = self.scoring.compute.placed(model)
             splits = [dataset.train.take(forget), dataset.test.take(never)]
             logits = [predict(model, split, compute, self.shared.features) for split in splits]
             refuse_nan(one.path, logits)
             seen, unseen = (predictions.confidence(x, split.labels) for x, split in zip(logits, splits, strict=True))
-            self.asked[key] = network.References(seen, unseen, torch.isin(forget, own_positions(known, one.forget)))
+            self.asked[key] = network.References(
+                seen, unseen, torch.isin(forget, own_positions(replace(one, drawn=entry.drawn), one.forget))
+            )
         return self.asked[key]

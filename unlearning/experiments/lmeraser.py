@@ -239,7 +239,7 @@ def _order(tag: str) -> float:
 
 
 ABOUT = "LMEraser and SISA: what an exact deletion costs, and how accurate the system is afterwards."
-NONE_OF = ("share", "mia", "every_attack", "recovery")
+NONE_OF = ("mia", "every_attack", "recovery")
 TABLE = Table(ABOUT, plan_lmeraser, PRESETS, 3, score, none_of=NONE_OF)
 TUNE = Table(
     "LMEraser's learning rates, on a tenth of the training images that neither its backbone nor a part was trained on.",
@@ -249,5 +249,5 @@ TUNE = Table(
     score_tune,
     pictures=False,
     validation=True,
-    none_of=(*NONE_OF, "forget_class"),
+    none_of=NONE_OF,
 )

@@ -30,8 +30,7 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
     runs = []
     for seed in range(request.seeds):
         for network in request.networks:
-            common = ["--model", network, *handed_on(request, seed)]
-            common += ["--cache", str(request.cache)] if request.cache != CACHE_MIB else []
+            common = ["--model", network, *handed_on(request, seed), *cache_of(request)]
             for name in planned(request, methods):
                 own = common if name == "original" else common + forget
                 if name in ("original", "retrain"):
@@ -89,6 +88,11 @@ def handed_on(request: Request, seed: int) -> list[str]:
     ):
         flags += [flag, str(value)] if value != default else []
     return flags + (["--quiet"] if request.quiet else [])
+
+
+def cache_of(request: Request) -> list[str]:
+    """The flag that says how much memory outputs of frozen layers may take, where it isn't the default."""
+    return ["--cache", str(request.cache)] if request.cache != CACHE_MIB else []
 
 
 def from_scratch(request: Request, network: str) -> list[str]:

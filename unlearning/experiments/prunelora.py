@@ -67,4 +67,4 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
 
 
 ABOUT = "PruneLoRA and its baselines: a class is forgotten."
-TABLE = Table(ABOUT, plan_prunelora, PRESETS, 3, score, published=add_published, none_of=("share",))
+TABLE = Table(ABOUT, plan_prunelora, PRESETS, 3, score, published=add_published)

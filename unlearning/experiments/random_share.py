@@ -16,4 +16,4 @@ def plan_random(request: Request) -> Plan:
 
 
 ABOUT = "PruneLoRA and its baselines: a random share of the training images is forgotten."
-TABLE = Table(ABOUT, plan_random, PRESETS, 3, prunelora.score, none_of=("forget_class",))
+TABLE = Table(ABOUT, plan_random, PRESETS, 3, prunelora.score)

@@ -85,6 +85,7 @@ class Request:
         if wrong := given.keys() - sizes.keys():
             raise UserError(f"{args.table} has no --{min(wrong)}")
         originals, images = _originals(args), _images(args)
+        _check_kinds(args, images)
         if images:
             given |= _named(images)
         if "forget" in sizes and args.forget_class:  # the order of requests is another table
@@ -269,6 +270,14 @@ def _own(args: argparse.Namespace) -> OwnNetwork | None:
     if len(own) > 1:
         raise UserError("--model: a table takes one network of one's own")
     return own[0] if own else None
+
+
+def _check_kinds(args: argparse.Namespace, images: forgetting.ForgetRequest | None) -> None:
+    """Raise UserError for --share and --forget-class where the table, or --only, forgets nothing of that kind."""
+    kinds = ("images",) if images else FORGETS.get(args.table, OF_SYSTEMS.get(args.table, ()))
+    for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
+        if given and (kind not in kinds or args.only not in (None, kind)):
+            raise UserError(f"{args.table} has no --{flag}: it says nothing to this table")
 
 
 def _originals(args: argparse.Namespace) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from unlearning.core.files import sha256
 from unlearning.evaluation.collect import score_files
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments.methods import METHODS
-from unlearning.experiments.plan import SHORT, chosen, from_scratch, handed_on, planned, started_from, tuned_points
+from unlearning.experiments.plan import SHORT, cache_of, chosen, from_scratch, handed_on, planned, started_from, tuned_points
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images.classes import class_numbers
 from unlearning.metrics import predictions, statistics
@@ -51,7 +51,7 @@ def plan_sequence(request: Request) -> Plan:
     rows = [name for name in chosen(request) if name not in ("original", "retrain")]
     for seed in range(request.seeds):
         for network in request.networks:
-            common = ["--model", network, *handed_on(request, seed)]
+            common = ["--model", network, *handed_on(request, seed), *cache_of(request)]
             start = from_scratch(request, network)
             if not request.originals:
                 runs.append((METHODS["original"].script, common + start))
@@ -123,5 +123,4 @@ TABLE = Table(
     3,
     score,
     pictures=False,
-    none_of=("share",),
 )

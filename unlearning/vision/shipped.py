@@ -14,10 +14,10 @@ def listed() -> dict[str, str]:
     """The SHA-256 of each, by name. Raises UserError where the list is damaged."""
     file = FOLDER / SUMS
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-    pairs = [line.split() for line in lines]
+    pairs = [line.split() for line in lines if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
         raise UserError(f"{file} is damaged: git checkout {file} restores it")
-    return {name: digest for digest, name in pairs}
+    return {name.removeprefix("*"): digest for digest, name in pairs}
 
 
 def is_one(path: Path) -> bool:

@@ -74,15 +74,9 @@ class Start:
         return f"there already{' (shipped)' if shipped.is_one(self.output) else ''}: {self.output}{way}"
 
     def splits(self) -> tuple[data.Split, data.Split]:
-        """The images to learn from, all that are retained or --retain-subset of them, and those to forget.
-
-        Raises UserError where --retain-subset can't be had.
-        """
-        retain = self.dataset.part(forgetting.retain_indices(len(self.dataset.train), self.forget))
-        if count := self.values.get("retain_subset"):
-            classes, complaint = len(retain.labels.unique()), f"--retain-subset {count}: of the images that stay"
-            retain = data.thinned(retain, count, classes, complaint)
-        return retain, self.dataset.part(self.forget)
+        """The images to learn from, all that are retained or --retain-subset of them, and those to forget."""
+        retain = _part_of_retained(self.values, self.dataset, self.forget)
+        return self.dataset.part(retain), self.dataset.part(self.forget)
 
     def checkpoint(self, model: nn.Module, cost: dict[str, float], command: str) -> dict[str, Any]:
         """The dictionary that is written for the trained `model`."""
@@ -104,6 +98,14 @@ class Start:
         }
 
 
+def _part_of_retained(values: Mapping[str, Any], dataset: data.Dataset, forget: torch.Tensor) -> torch.Tensor:
+    """Positions of the images to learn from, int64 (N,). Raises UserError where --retain-subset can't be had."""
+    retain = forgetting.retain_indices(len(dataset.train), forget)
+    if not (count := values.get("retain_subset")):
+        return retain
+    return data.thinned(retain, dataset.train.labels, count, f"--retain-subset {count}: of the images that stay")
+
+
 def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared, held: contextlib.ExitStack) -> Start:
     """Read what the flags name and check that it fits together; see `run.execute` for what is refused.
 
@@ -114,6 +116,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = asked and _with_earlier(asked, dataset, parent)
     forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else (torch.empty(0, dtype=torch.int64), None)
+    _part_of_retained(args.__dict__, dataset, forget)
     torch.manual_seed(args.seed)
     model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
@@ -154,16 +157,19 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     scores = _scores(args, dataset, compute, forget)
     beside = [adapter_files.folder_for(output), *(each.file_for(output) for each in scores), _unfinished(output)]
     there = partial(_is_there, output, same, parser, args.overwrite)
-    finished = not held.enter_context(to_make(output, there, beside)) or _shipped(output, same, parser, args.overwrite)
+    finished = not held.enter_context(to_make(output, there, beside)) or _shipped(output, same, parser, args, scores)
     snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite, scores=scores)
     if not finished:
         _check_output(output, args, parent, scores)
         snapshot.check_place()
     if forgotten and not finished:
         _say(args, forgotten, dataset, parent, network, compute.quiet)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
     held.enter_context(_explained())
-    return Start(values, dataset, forget, model, shapes, compute, output, snapshot, facts, finished)
+    return Start(values, dataset, forget, model, _shapes(model), compute, output, snapshot, facts, finished)
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.state_dict().items()}
 
 
 @contextlib.contextmanager
@@ -415,12 +421,20 @@ def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: boo
     return True
 
 
-def _shipped(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool) -> bool:
-    """True if a shipped checkpoint is what is to be made, and nothing of this name is there, finished or not: then it is put
-    into its place."""
-    file, begun = shipped.FOLDER / output.name, output.exists() or _unfinished(output).exists()
-    if overwrite or begun or not shipped.is_one(file) or not _was_made(file, same, parser):
+def _shipped(
+    output: Path, same: dict[str, Any], parser: Parser, args: argparse.Namespace, scores: Sequence[EpochScores]
+) -> bool:
+    """True if a shipped original or Retrain is what is to be made, and nothing of this name is there, finished or not: then
+    it is put into its place; or if another process of this run has just put it there."""
+    if args.overwrite or same["from"]["parent"]:  # what starts from an original may have an adapter beside it
         return False
+    if output.exists():
+        return shipped.is_one(output) and _was_made(output, same, parser)
+    file = shipped.FOLDER / output.name
+    if _unfinished(output).exists() or not shipped.is_one(file) or not _was_made(file, same, parser):
+        return False
+    for each in scores:
+        each.check_place(output, args.overwrite)
     shipped.copy(output)
     return True
 
