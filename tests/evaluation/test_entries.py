@@ -26,7 +26,7 @@ from unlearning.core import names
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
-from unlearning.evaluation import entries
+from unlearning.evaluation import row_names
 from unlearning.exact.backbone import write_backbone
 from unlearning.vision.identity import canonical, key, of_checkpoint
 
@@ -470,8 +470,8 @@ def test_rows_from_two_originals_that_forgot_a_drawn_count_are_told_apart():
         for draw in ({"count": 5, "seed": 0}, {"count": 9, "seed": 0}, {"random": 0.5, "seed": 0})
     ]
     rows = [{"method": "lora", "settings": {}, "data": "d", "forget": None, "parent": parent} for parent in parents]
-    assert entries._told_apart(rows[:2], set()) == ["from retrain --forget-count 5", "from retrain --forget-count 9"]
-    assert entries._told_apart(rows[1:], set()) == ["from retrain --forget-count 9", "from retrain --forget-random 0.5"]
+    assert row_names._told_apart(rows[:2], set()) == ["from retrain --forget-count 5", "from retrain --forget-count 9"]
+    assert row_names._told_apart(rows[1:], set()) == ["from retrain --forget-count 9", "from retrain --forget-random 0.5"]
 
 
 def test_a_retrain_of_another_recipe_is_named(tmp_path, capsys):

@@ -25,7 +25,6 @@ from unlearning.evaluation.entries import (
     drawn,
     forget_sets,
     is_elsewhere,
-    labels,
     lists,
     network_of,
     once,
@@ -39,6 +38,7 @@ from unlearning.evaluation.entries import (
 )
 from unlearning.evaluation.flags import Scoring
 from unlearning.evaluation.references import ReferenceNetworks
+from unlearning.evaluation.row_names import labels
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.metrics import statistics
 from unlearning.vision import originals
