@@ -305,3 +305,8 @@ def test_a_flag_that_says_nothing_to_a_table_is_refused(table, flags, tmp_path, 
     monkeypatch.chdir(tmp_path)
     code, line = one_line(reproduce, capsys, table, *flags, "--dry-run")
     assert code == 2 and f"{table} has no {flags[0]}: it says nothing to this table" in line and not list(tmp_path.iterdir())
+
+
+def test_a_class_and_images_are_named_where_both_are_forgotten():
+    request = request_of("rfau", "--dataset", "digits", "--forget-class", "4", "--forget-count", "5", data_of=Shared())
+    assert request.forget_classes == (4,) and request.kinds == ("class", "images")

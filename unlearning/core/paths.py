@@ -15,6 +15,14 @@ NAME = 255  # bytes that file systems have room for in one name
 BESIDE = 30  # of these for what is added to a name while its file is written: ".", ".partial", ".1234567.unlearning-moves"
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """By which a file is known to be as it was: when it was last changed, its bytes, which one it is. () where none is."""
+    if not path.is_file():
+        return ()
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 def input_path(text: str) -> Path:
     """A file or a folder to read."""
     found = _status(text)

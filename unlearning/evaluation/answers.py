@@ -100,7 +100,7 @@ def _file(entry: Entry) -> File:
     return File(
         path=entry.path,
         method=entry.method,
-        sha256=folder_sha256(entry.path) if folder else entry.sha256 or sha256(entry.path),
+        sha256=sha256_of(entry),
         seed=entry.seed,
         command=entry.command,
         device=entry.device,
@@ -109,6 +109,11 @@ def _file(entry: Entry) -> File:
         holds_list=len(entry.forget) > 0 and not folder,
         exact=entry.is_exact,
     )
+
+
+def sha256_of(entry: Entry) -> str:
+    """The SHA-256 of a file, or `folder_sha256`."""
+    return folder_sha256(entry.path) if entry.sha256 is None or entry.path.is_dir() else entry.sha256
 
 
 def folder_sha256(folder: Path) -> str:

@@ -154,8 +154,7 @@ class _Scorer:
             dataset.check_missing(own_positions(entry, positions), tag)
         if self.keep and len(dataset.missing):
             raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
-        sha = answers.folder_sha256(entry.path) if entry.path.is_dir() else entry.sha256
-        assert sha is not None  # a file has one
+        sha = answers.sha256_of(entry)
         key = self._key(entry, sha, dataset)
         found = self.scoring.kept.find(key)
         if before := found is not None:

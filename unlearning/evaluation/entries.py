@@ -122,7 +122,7 @@ def is_elsewhere(path: Path, shared: Shared) -> bool:
 def network_of(entry: Entry, shared: Shared, own: OwnNetwork | None = None) -> torch.nn.Module:
     """The network of a file, on the CPU, in evaluation mode. own: what makes it, where that is the user's own."""
     content, sha = read(entry.path, shared)
-    if sha != (entry.sha256 if content is not None else None):
+    if sha is not None and sha != entry.sha256:
         raise UserError(f"{entry.path} has been replaced since this command looked at it")
     if content is None:
         return originals.rebuilt(entry.path, entry.built, entry.identity["settings"].get("entry"), own)
@@ -271,7 +271,11 @@ def drawn(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> list[En
     """
     if scoring.images is None:
         return list(entries)
-    return [replace(entry, drawn=_sample(entry, entries, scoring, shared)) for entry in entries]
+    samples = {
+        images: _sample(entry, entries, scoring, shared)
+        for images, entry in {entry.images: entry for entry in entries}.items()
+    }
+    return [replace(entry, drawn=samples[entry.images]) for entry in entries]
 
 
 def _sample(entry: Entry, entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> torch.Tensor | None:

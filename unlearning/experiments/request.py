@@ -85,7 +85,6 @@ class Request:
         if wrong := given.keys() - sizes.keys():
             raise UserError(f"{args.table} has no --{min(wrong)}")
         originals, images = _originals(args), _images(args)
-        _check_kinds(args, images)
         if images:
             given |= _named(images)
         if "forget" in sizes and args.forget_class:  # the order of requests is another table
@@ -97,7 +96,7 @@ class Request:
         if args.tuned:
             given["tuned"] = ""
         dataset = args.dataset or sizes.get("dataset", DATASET)
-        return cls(
+        found = cls(
             table=args.table,
             preset=args.preset,
             sizes=sizes | {name: given[name] for name in given.keys() & sizes.keys()},
@@ -124,6 +123,14 @@ class Request:
             tuned=Tuned.read(args.tuned) if args.tuned else None,
             asked_dataset=args.dataset,
         )
+        found._check_kinds(args)
+        return found
+
+    def _check_kinds(self, args: argparse.Namespace) -> None:
+        """Raise UserError for --share and --forget-class where nothing of that kind is forgotten."""
+        for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
+            if given and kind not in self.kinds:
+                raise UserError(f"{args.table} has no --{flag}: it says nothing to this table")
 
     @property
     def networks(self) -> Sequence[str]:
@@ -270,14 +277,6 @@ def _own(args: argparse.Namespace) -> OwnNetwork | None:
     if len(own) > 1:
         raise UserError("--model: a table takes one network of one's own")
     return own[0] if own else None
-
-
-def _check_kinds(args: argparse.Namespace, images: forgetting.ForgetRequest | None) -> None:
-    """Raise UserError for --share and --forget-class where the table, or --only, forgets nothing of that kind."""
-    kinds = ("images",) if images else FORGETS.get(args.table, OF_SYSTEMS.get(args.table, ()))
-    for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
-        if given and (kind not in kinds or args.only not in (None, kind)):
-            raise UserError(f"{args.table} has no --{flag}: it says nothing to this table")
 
 
 def _originals(args: argparse.Namespace) -> dict[str, Path]:

@@ -238,8 +238,8 @@ def _compare_with_base(session: Session) -> None:
     """Say in which form rows are put to an adapter from elsewhere, where nobody said it, and warn where another form, or the
     base alone, has less loss on them: they were hardly what it was trained on."""
     some = [row for row in session.rows if row is not None][:COMPARED]
-    _compare_forms(session, some)
     own = session.losses_of(some).mean().item()
+    _compare_forms(session, some, own)
     with session.peft_model.disable_adapter():
         base = session.losses_of(some).mean().item()
     if not own < base:
@@ -249,10 +249,12 @@ def _compare_with_base(session: Session) -> None:
         )
 
 
-def _compare_forms(session: Session, rows: Rows) -> None:
-    form, losses = session.record["prompt"], {}
+def _compare_forms(session: Session, rows: Rows, own: float) -> None:
+    """As `_compare_with_base`, of forms alone. own: the loss in the form that rows are put in."""
+    form = session.record["prompt"]
+    losses = {form: own}
     whole = Forward(session.peft_model, way=WHOLE, pixels=session.forward.pixels)
-    for other in dict.fromkeys((form, *FORMS)):
+    for other in [name for name in FORMS if name != form]:
         try:
             tokens = encode(session.processor, rows, other, session.places)
         except UserError:  # a form that the base hasn't, or that these rows are too long for

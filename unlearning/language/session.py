@@ -15,6 +15,7 @@ from torch import nn
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
+from unlearning.core.paths import stamp
 from unlearning.core.words import say, silent
 from unlearning.language import adapters, prompts
 from unlearning.language.base import base_fingerprint, load_base
@@ -56,9 +57,8 @@ class Place:
     def rows(self, file: str | Path, flag: str) -> list[Row]:
         """The rows of a file, read once as long as it stays as it is."""
         path = Path(file)
-        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
         tell = silent if self.compute.quiet else say
-        return self.workspace.last(f"rows {flag}", (path, stamp), lambda: read_rows(path, flag, tell))
+        return self.workspace.last(f"rows {flag}", (path, stamp(path)), lambda: read_rows(path, flag, tell))
 
     def base(self, name: str, precision: str) -> tuple[Any, Any, str, str]:
         """A base with its tokenizer, or processor, and the SHA-256 of its weights and of its configuration."""

@@ -7,6 +7,7 @@ import data
 from unlearning.core import words
 from unlearning.core.files import read_and_digest
 from unlearning.core.flags import CACHE_MIB
+from unlearning.core.paths import stamp
 from unlearning.vision.feature_cache import FeatureCache
 
 KEPT = 2**30  # bytes of files, at most, whose content is kept
@@ -23,24 +24,16 @@ class Files:
 
     def read(self, path: Path) -> tuple[Any, str]:
         """(The content, the digest) of a file. Raises UserError as `read_torch` does."""
-        stamp = _stamp(path)
-        if path in self._kept and self._kept[path][0] == stamp:
+        now = stamp(path)
+        if path in self._kept and self._kept[path][0] == now:
             return self._kept[path][1:]
         found = read_and_digest(path)
         self._kept.pop(path, None)
-        if stamp and stamp[1] <= KEPT:
-            self._kept[path] = stamp, *found
+        if now and now[1] <= KEPT:
+            self._kept[path] = now, *found
             while sum(size for (_, size, *_), *_ in self._kept.values()) > KEPT:
                 del self._kept[next(iter(self._kept))]
         return found
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """When a file was last changed, its bytes and which one it is; nothing where there is none."""
-    if not path.is_file():
-        return ()
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class Shared:

@@ -50,13 +50,14 @@ TRAINED = 4  # weights, their gradients, an optimiser's mean of these, and the c
 class Start:
     """All that is known before a method runs.
 
-    values: every flag, defaults resolved. forget: int64 positions. shapes: those of the network's tensors, by name. facts:
-    what the checkpoint says of the method, its network and settings, and where it started. finished: True if the output is
-    there already.
+    values: every flag, defaults resolved. retain, forget: int64 positions of what is learned from and of what isn't. shapes:
+    those of the network's tensors, by name. facts: what the checkpoint says of the method, its network and settings, and
+    where it started. finished: True if the output is there already.
     """
 
     values: Mapping[str, Any]
     dataset: data.Dataset
+    retain: torch.Tensor
     forget: torch.Tensor
     model: nn.Module
     shapes: dict[str, torch.Size]
@@ -75,8 +76,7 @@ class Start:
 
     def splits(self) -> tuple[data.Split, data.Split]:
         """The images to learn from, all that are retained or --retain-subset of them, and those to forget."""
-        retain = _part_of_retained(self.values, self.dataset, self.forget)
-        return self.dataset.part(retain), self.dataset.part(self.forget)
+        return self.dataset.part(self.retain), self.dataset.part(self.forget)
 
     def checkpoint(self, model: nn.Module, cost: dict[str, float], command: str) -> dict[str, Any]:
         """The dictionary that is written for the trained `model`."""
@@ -116,7 +116,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = asked and _with_earlier(asked, dataset, parent)
     forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else (torch.empty(0, dtype=torch.int64), None)
-    _part_of_retained(args.__dict__, dataset, forget)
+    retain = _part_of_retained(vars(args), dataset, forget)
     torch.manual_seed(args.seed)
     model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
@@ -165,7 +165,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     if forgotten and not finished:
         _say(args, forgotten, dataset, parent, network, compute.quiet)
     held.enter_context(_explained())
-    return Start(values, dataset, forget, model, _shapes(model), compute, output, snapshot, facts, finished)
+    return Start(values, dataset, retain, forget, model, _shapes(model), compute, output, snapshot, facts, finished)
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
