@@ -308,5 +308,5 @@ def test_a_flag_that_says_nothing_to_a_table_is_refused(table, flags, tmp_path, 
 
 
 def test_a_class_and_images_are_named_where_both_are_forgotten():
-    request = request_of("rfau", "--dataset", "digits", "--forget-class", "4", "--forget-count", "5", data_of=Shared())
+    request = request_of("audit", "--dataset", "digits", "--forget-class", "4", "--forget-count", "5", data_of=Shared())
     assert request.forget_classes == (4,) and request.kinds == ("class", "images")
