@@ -31,7 +31,6 @@ from unlearning.images.twins import twins
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
-NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH", "csv:FILE", "npz:FILE")
 OWN = ("folder", "csv", "npz")  # what names of a user's own images begin with, before a colon and a path
 SIZES = {  # training and test images
     "digits": (1433, 364),
@@ -39,8 +38,10 @@ SIZES = {  # training and test images
     "mnist": (60_000, 10_000),
     "cifar10": (50_000, 10_000),
     "cifar100": (50_000, 10_000),
+    "cifar100-coarse": (50_000, 10_000),
     "svhn": (73_257, 26_032),
 }
+NAMES = (*SIZES, "folder:PATH", "csv:FILE", "npz:FILE")
 UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
 # Published mean and standard deviation of each channel, pixels from 0 to 1. They are constants because statistics of the
 # images at hand would carry what is to be forgotten into Retrain.
@@ -49,6 +50,7 @@ NORMALISATION = {
     "mnist": ((0.1307,), (0.3081,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar100-coarse": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 NEUTRAL = (0.5, 0.5)  # for any other images: -1 to 1
@@ -114,7 +116,7 @@ class Dataset:
 
     def in_words(self, forget: torch.Tensor, tag: str, file: str | None = None) -> str:
         """A forget set as `forgetting.in_words` says it."""
-        return forgetting.in_words(self.train.labels, self.classes, forget, tag, file)
+        return forgetting.in_words(self.train.labels, self.classes, forget, tag, file, self.whole.subclasses)
 
     @property
     def is_cifar10(self) -> bool:
@@ -212,7 +214,7 @@ def load(
     train, test = _chosen(whole, name, subset, validation, test_subset, say)
     positions = train.source[1]
     missing = gone[positions].nonzero().squeeze(1)
-    train, test = (Split(split.images, split.labels) for split in (train, test))  # what wasn't taken is never asked for
+    train, test = (replace(split, origin=None) for split in (train, test))  # what wasn't taken is never asked for
     digest = fingerprint(train, test)
     if known and len(missing) and fingerprint(test) == known.says["test_fingerprint"]:
         wanted = {"subset": subset, "validation": validation, "img_size": img_size, "test_subset": test_subset}
@@ -223,7 +225,8 @@ def load(
     tag += f"-test{test_subset}" if test_subset else ""
     constants = _constants("cifar10" if tuple(whole.classes) == CIFAR10_CLASSES else name, train.images.shape[1])
     classes = tuple(whole.classes)
-    catalogue = Catalogue(len(whole.train), positions, classes, *_named_files(whole, name), name, digest)
+    files_of, kinds = _named_files(whole, name), tuple(whole.subclasses)
+    catalogue = Catalogue(len(whole.train), positions, classes, *files_of, name, digest, kinds)
     return Dataset(tag, train, test, classes, name not in UPRIGHT, digest, constants, files, missing, catalogue)
 
 
@@ -263,10 +266,10 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
     aren't needed."""
     kind, _, path = name.partition(":")
     if name in READERS:
-        train, test, classes = READERS[name](root, quiet)
-        for split, words in ((train, "training"), (test, "test")):
-            _check_labels(split, classes, f"{name}: its {words} images", root)
-        return Contents(Split(train.images, train.labels), test, classes)
+        found = READERS[name](root, quiet)
+        for split, words in ((found.train, "training"), (found.test, "test")):
+            _check_labels(split, found.classes, f"{name}: its {words} images", root)
+        return found._replace(train=replace(found.train, origin=None))
     if not is_own(name):
         place = Path(name)
         own = "folder" if place.is_dir() else {".csv": "csv", ".npz": "npz"}.get(place.suffix) if place.exists() else None
@@ -373,12 +376,17 @@ def _traits(dataset: Dataset) -> dict[str, Any]:
 
 
 def class_table(dataset: Dataset) -> str:
-    """Number, name and numbers of training and test images of each class, a line for each."""
+    """Number, name and numbers of training and test images of each class, and its subclasses, a line for each."""
     from tabulate import tabulate
 
     counts = (split.labels.bincount(minlength=len(dataset.classes)).tolist() for split in (dataset.train, dataset.test))
     rows = [[place, *row] for place, row in enumerate(zip(map(on_one_line, dataset.classes), *counts, strict=True))]
-    header = ("number", "class", "training images", "test images")
+    header = ["number", "class", "training images", "test images"]
+    if names := dataset.whole.subclasses:
+        header.append("subclasses")
+        for place, row in enumerate(rows):
+            kinds = dataset.train.finest[dataset.train.labels == place].unique().tolist()
+            row.append(", ".join(forgetting.class_name(names, kind) for kind in kinds))
     return tabulate(rows, header, "plain", disable_numparse=[1]) + "\n"
 
 

@@ -171,8 +171,7 @@ def parser() -> Parser:
     flag("--subset", type=POSITIVE_INT, help="training images, all classes alike (default: the preset's)")
     flag("--epochs", type=POSITIVE_INT, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
-    text = "classes to forget, by name or number (default: 3)"
-    flag("--forget-class", nargs="+", metavar="CLASS", help=text)
+    flag("--forget-class", nargs="+", metavar="CLASS", help="classes to forget, by name or number (default: 3)")
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
         "--share", type=FRACTION, default=0.1, help="share of images to forget where images are (default: 0.1)"
@@ -180,6 +179,8 @@ def parser() -> Parser:
     text = "forget the images that FILE names, as for the scripts; prunelora then forgets no class"
     images.add_argument("--forget-file", type=input_file, metavar="FILE", help=text)
     images.add_argument("--forget-count", type=POSITIVE_INT, metavar="N", help="forget N images, drawn at random; so too")
+    text = "forget these subclasses of cifar100-coarse; so too"
+    images.add_argument("--forget-subclass", nargs="+", metavar="SUBCLASS", help=text)
     flag("--of-class", nargs="+", metavar="CLASS", help="draw --forget-count from these classes alone")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, tune)")
     flag(

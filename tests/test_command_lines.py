@@ -91,7 +91,7 @@ SAID = [
         ("--original=x",),
         "unrecognized arguments: --original=x; it starts afresh: --model names the network; --help",
     ),
-    ("finetune", ("--for", "3"), "did you mean --forget-class or --forget-random or --forget-file or --forget-count?"),
+    ("finetune", ("--for", "3"), "did you mean --forget-class or --forget-random or --forget-file or --forget-"),
     ("finetune", ("--epochs", "2", "3"), "finetune.py: unrecognized arguments: 3; --help explains all flags"),
     (
         "finetune",

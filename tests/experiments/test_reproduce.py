@@ -274,7 +274,7 @@ def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypat
         (("prunelora", "--forget-count", 5, "--methods", "mask"), "mask is a row where a class is forgotten"),
         (("rfau", "--forget-count", 5, "--only", "class"), "--only class leaves out what --forget-count names"),
         (("random", "--of-class", 3), "--of-class says of which classes --forget-count draws: give that as well"),
-        (("random", "--of-class", 3, "--forget-file", "x"), "a file names its images itself"),
+        (("random", "--of-class", 3, "--forget-file", "x"), "--forget-file names its images itself"),
         (("random", "--share", 0.2, "--forget-count", 5), "not allowed with argument --share"),
         (("random", "--forget-file", "nowhere.txt"), "--forget-file nowhere.txt cannot be read"),
         (("prunelora", "--forget-count", 5000), "--forget-count 5000: the training set has 1,433 images"),

@@ -284,7 +284,7 @@ def _sample(entry: Entry, entries: Sequence[Entry], scoring: Scoring, shared: Sh
     if len(own) <= count:
         return None
     alike = {tag: positions for one in entries if one.images == entry.images for positions, tag in one.forgets}
-    kinds = [own.labels, *(_among(entry, alike[tag], len(own)) for tag in sorted(alike))]
+    kinds = [own.finest, *(_among(entry, alike[tag], len(own)) for tag in sorted(alike))]
     strata = torch.stack(kinds, 1).unique(dim=0, return_inverse=True)[1]
     if (least := int(strata.max()) + 1) > count:
         raise UserError(f"--images {count}: fewer than {least}, one of each class, forgotten and not")
@@ -307,8 +307,7 @@ def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:
 
 
 def _tag(entry: Entry, forget: torch.Tensor, tag: str | None, dataset: data.Dataset) -> str | None:
-    classes = forgetting.forgotten_classes(scored_on(entry, dataset).train.labels, own_positions(entry, forget))
-    return forgetting.tag_of_classes(classes) if classes else tag
+    return forgetting.whole_tag(scored_on(entry, dataset).train, own_positions(entry, forget)) or tag
 
 
 def own_positions(entry: Entry, forget: torch.Tensor) -> torch.Tensor:

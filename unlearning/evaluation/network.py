@@ -56,10 +56,10 @@ Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, 
 
 
 def four_sets(dataset: data.Dataset, forget: torch.Tensor) -> Sets:
-    """D_f, D_r, T_f and T_r as int64 positions. T_f has the test images of the classes that lie wholly in D_f: where there
-    are none, in sample forgetting, T_r is the whole test set."""
-    classes = forgetting.whole_classes(dataset.train.labels, forget)
-    gone = torch.isin(dataset.test.labels, torch.tensor(classes, dtype=torch.int64))
+    """D_f, D_r, T_f and T_r as int64 positions. T_f has the test images of the classes, or subclasses, that lie wholly in
+    D_f: where there are none, in sample forgetting, T_r is the whole test set."""
+    classes = forgetting.whole_classes(dataset.train.finest, forget)
+    gone = torch.isin(dataset.test.finest, torch.tensor(classes, dtype=torch.int64))
     kept = forgetting.retain_indices(len(dataset.train), forget)
     return Sets(forget, kept, gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1))
 
@@ -68,7 +68,7 @@ def _no_forgotten_test(dataset: data.Dataset, sets: Sets) -> str | None:
     """Why T_f is empty: NO_CLASS, or NO_TEST; None where it isn't."""
     if len(sets.forget_test):
         return None
-    return NO_TEST if forgetting.whole_classes(dataset.train.labels, sets.forget) else NO_CLASS
+    return NO_TEST if forgetting.whole_classes(dataset.train.finest, sets.forget) else NO_CLASS
 
 
 Scores = dict[str, Any]  # a number, or {"missing": reason}, for each metric
@@ -193,16 +193,16 @@ def _head_bias(model: nn.Module, dataset: data.Dataset, forget: torch.Tensor) ->
 def recovery(model: nn.Module, dataset: data.Dataset, forget: torch.Tensor, compute: Compute) -> Scores:
     """Accuracy on T_f after few-shot training (`predict.recover`), as `recovered<k>`, or why it is missing.
 
-    The k images of each forgotten class are the first ones of its images in D_f, in an order drawn with seed 0: fewer are
-    among more.
+    The k images of each forgotten class, or subclass, are the first ones of its images in D_f, in an order drawn with
+    seed 0: fewer are among more.
     """
     sets, train = four_sets(dataset, forget), dataset.train
     reason = GONE if len(dataset.missing) else _no_forgotten_test(dataset, sets)
     if reason:
         return {f"recovered{k}": {"missing": f"few-shot recovery: {reason}"} for k in RECOVERY_SHOTS}
     order = forget[torch.randperm(len(forget), generator=torch.Generator().manual_seed(0))]
-    labels = train.labels[order]
-    own = [order[labels == c] for c in forgetting.whole_classes(train.labels, forget)]
+    kinds = train.finest[order]
+    own = [order[kinds == c] for c in forgetting.whole_classes(train.finest, forget)]
     least, found = min(map(len, own)), {}
     for k in RECOVERY_SHOTS:
         shots = torch.cat([rows[:k] for rows in own])

@@ -23,7 +23,7 @@ from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
 HELD_OUT = 0.1  # share of the training images on which tunings are scored
-CLASSES = {name: 100 if name == "cifar100" else 10 for name in data.SIZES}  # how many each data set has
+CLASSES = {name: 10 for name in data.SIZES} | {"cifar100": 100, "cifar100-coarse": 20}  # how many each data set has
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
@@ -211,8 +211,7 @@ class Request:
             return found
         dataset = shared.load(self.source)
         forgotten = dataset.forgotten(self.images)
-        whole = forgetting.forgotten_classes(dataset.train.labels, forgotten.positions)
-        return replace(found, images_tag=forgetting.tag_of_classes(whole) if whole else forgotten.tag)
+        return replace(found, images_tag=forgetting.whole_tag(dataset.train, forgotten.positions) or forgotten.tag)
 
     def _with_classes(self, shared: Any) -> "Request":
         """`resolved`, of the classes alone."""
@@ -235,6 +234,7 @@ class Request:
             return table
         of = f" of class {written(self.images.of)}" if self.images.of else ""
         what = f"the images of {self.images.file.name}" if self.images.file else f"{self.images.count} random images{of}"
+        what = f"the images of subclass {written(self.images.subclasses)}" if self.images.subclasses else what
         return f"{table.removesuffix('.')}; here {what} instead."
 
     def in_words(self, shared: Any) -> str | None:
@@ -247,27 +247,31 @@ class Request:
 
 
 def _images(args: argparse.Namespace) -> forgetting.ForgetRequest | None:
-    """The images that --forget-file or --forget-count names. Raises UserError where a table can't forget such."""
-    if args.forget_file is None and args.forget_count is None:
-        if args.of_class:
-            raise UserError("--of-class says of which classes --forget-count draws: give that as well")
+    """The images that --forget-file, --forget-count or --forget-subclass names. Raises UserError where a table can't forget
+    such."""
+    given = {"file": args.forget_file, "count": args.forget_count, "subclass": args.forget_subclass}
+    flag = next((f"--forget-{name}" for name, value in given.items() if value is not None), None)
+    if args.of_class and flag != "--forget-count":
+        own = f": {flag} names its images itself" if flag else ": give that as well"
+        raise UserError(f"--of-class says of which classes --forget-count draws{own}")
+    if flag is None:
         return None
-    flag = "--forget-count" if args.forget_file is None else "--forget-file"
     if args.table not in OF_IMAGES:
         raise UserError(f"{args.table} has no {flag}; {', '.join(OF_IMAGES)} have")
     if args.only == "class":
         raise UserError(f"--only class leaves out what {flag} names")
     if args.forget_class and "images" not in FORGETS[args.table]:
         raise UserError(f"{args.table} forgets a class, or images in its place: give --forget-class or {flag}")
-    if args.of_class and args.forget_file:
-        raise UserError("--of-class says of which classes --forget-count draws: a file names its images itself")
-    return forgetting.ForgetRequest(file=args.forget_file, count=args.forget_count, of=tuple(args.of_class or ()))
+    of, kinds = tuple(args.of_class or ()), tuple(args.forget_subclass or ())
+    return forgetting.ForgetRequest(file=args.forget_file, count=args.forget_count, of=of, subclasses=kinds)
 
 
 def _named(images: forgetting.ForgetRequest, whole: bool = False) -> dict[str, list[str]]:
     """The flags that name images, without their dashes, with their values. whole: a file by its path, not its stem."""
     if images.file:
         return {"forget-file": [str(images.file) if whole else images.file.stem]}
+    if images.subclasses:
+        return {"forget-subclass": [*map(str, images.subclasses)]}
     return {"forget-count": [str(images.count)]} | ({"of-class": [*map(str, images.of)]} if images.of else {})
 
 

@@ -21,7 +21,8 @@ class Catalogue:
 
     count: of its images. positions: int64 (N,), ascending: where each image that was loaded stands in it. classes: names by
     number. files: of each of its images the file's path below `root`, with forward slashes; None where images have no files
-    of their own. dataset: the data set's name. fingerprint: of what was loaded.
+    of their own. dataset: the data set's name. fingerprint: of what was loaded. subclasses: their names by number, where
+    classes have such.
     """
 
     count: int
@@ -31,6 +32,7 @@ class Catalogue:
     root: Path | None = None
     dataset: str = ""
     fingerprint: str = ""
+    subclasses: tuple[str, ...] = ()
 
     @classmethod
     def of_labels(cls, labels: torch.Tensor) -> "Catalogue":

@@ -131,6 +131,9 @@ def _what_there_is(unknown: Sequence[str], classes: Sequence[str], known: Sequen
     words = [_plainly(word.removeprefix("super:")) for word in unknown if not _is_number(word)]
     like = [names[one] for word in words for one in difflib.get_close_matches(word, names)]
     meant = f"did you mean {listed(dict.fromkeys(like))}? " if like else ""
+    if set(classes) == set(CIFAR100):
+        within = {_plainly(one): f"{one} is a subclass of {name}; " for name, kinds in CIFAR100.items() for one in kinds}
+        meant = "".join(within[word] for word in words if word in within) or meant
     if all(classes[c] == str(c) for c in known):
         return f"{meant}the classes are {known[0]} to {known[-1]}"
     return f"{meant}the classes are {known[0]} to {known[-1]}: {listed(class_name(classes, c) for c in known)}"

@@ -32,11 +32,11 @@ class Forgotten:
 
 @dataclass(frozen=True)
 class ForgetRequest:
-    """One of the four ways to name a forget set.
+    """One of the five ways to name a forget set.
 
     classes: words as `classes.class_numbers` reads them. share: 0..1 of the images; count: so many of them; both are drawn
     with a fixed seed, so that every training seed forgets the same. of: draw from these classes only. file: as
-    `request_files.read_file` reads it.
+    `request_files.read_file` reads it. subclasses: words as of classes.
     """
 
     classes: tuple[int | str, ...] = ()
@@ -44,6 +44,7 @@ class ForgetRequest:
     file: Path | None = None
     count: int | None = None
     of: tuple[int | str, ...] = ()
+    subclasses: tuple[int | str, ...] = ()
 
     def resolve(self, train: Split, catalogue: Catalogue | None = None) -> Forgotten:
         """The forget set among the training images that were loaded.
@@ -61,6 +62,8 @@ class ForgetRequest:
         elif self.classes:
             numbers = class_numbers(self.classes, catalogue.classes, train.labels.unique().tolist(), "--forget-class")
             forgotten = Forgotten(_of_classes(train.labels, numbers), tag_of_classes(numbers))
+        elif self.subclasses:
+            forgotten = self._of_subclasses(train, catalogue)
         else:
             raise UserError("nothing to forget: give --forget-class, --forget-random, --forget-count or --forget-file")
         count = len(forgotten.positions)
@@ -72,6 +75,15 @@ class ForgetRequest:
         """The forget set as sorted int64 positions in `train`, and its tag, where no more than labels is known."""
         forgotten = self.resolve(train)
         return forgotten.positions, forgotten.tag
+
+    def _of_subclasses(self, train: Split, catalogue: Catalogue) -> Forgotten:
+        """All images of some subclasses."""
+        if train.subclasses is None:
+            raise UserError("--forget-subclass: these classes have no subclasses; those of cifar100-coarse have")
+        known = train.subclasses.unique().tolist()
+        numbers = class_numbers(self.subclasses, catalogue.subclasses, known, "--forget-subclass")
+        positions = _of_classes(train.subclasses, numbers)
+        return Forgotten(positions, tag_of(train, positions))
 
     def _drawn(self, labels: torch.Tensor, classes: Sequence[str]) -> Forgotten:
         """A draw of so many images or of a share of them, of all or of some classes."""
@@ -120,17 +132,26 @@ def whole_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
     return [c for c in labels.unique().tolist() if inside[labels == c].all()]
 
 
-def in_words(labels: torch.Tensor, classes: Sequence[str], forget: torch.Tensor, tag: str, file: str | None = None) -> str:
+def in_words(
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    forget: torch.Tensor,
+    tag: str,
+    file: str | None = None,
+    subclasses: Sequence[str] = (),
+) -> str:
     """A forget set as people call it: "class 3 (Dress)", "random share 0.1", "100 random images", "files.txt, 12 images".
 
     forget: int64 positions in the training images; tag: its name in files; file: the name of the file that named it, where
-    that is known. Classes of a set made of whole classes are named.
+    that is known. Classes of a set made of whole classes are named, and subclasses by their names `subclasses`.
     """
-    whole = forgotten_classes(labels, forget)
+    whole, kind, names = forgotten_classes(labels, forget), "class", classes
+    if not whole and re.fullmatch(r"subclass[\d-]+", tag):
+        whole, kind, names = [int(c) for c in tag.removeprefix("subclass").split("-")], "subclass", subclasses
     if whole:
-        some = [class_name(classes, c) for c in whole[:NAMED]]
+        some = [class_name(names, c) for c in whole[:NAMED]]
         more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
-        return f"class{'es' if len(whole) > 1 else ''} {', '.join(some)}{more}"
+        return f"{kind}{'es' if len(whole) > 1 else ''} {', '.join(some)}{more}"
     drawn = re.fullmatch(r"(?:random(?P<share>[^-]+(?:-\d+)?)|count(?P<count>\d+))(?:-of(?P<of>[\d-]+))?", tag)
     if drawn:
         of = [class_name(classes, int(c)) for c in (drawn["of"] or "").split("-") if c]
@@ -164,10 +185,19 @@ def tag_of_classes(classes: Iterable[int]) -> str:
     return "class" + "-".join(str(c) for c in sorted(set(classes)))
 
 
-def tag_of(labels: torch.Tensor, index: torch.Tensor) -> str:
-    """The name of a set of positions, ascending int64: of its classes where it is made of whole ones. labels: int64 (N,)."""
-    classes = forgotten_classes(labels, index)
-    return tag_of_classes(classes) if classes else tag_of_ids(index)
+def whole_tag(images: Split, index: torch.Tensor) -> str | None:
+    """The name of a set of positions among images, int64: of its classes where it is made of whole ones, else of its
+    subclasses where it is made of these; else None."""
+    if classes := forgotten_classes(images.labels, index):
+        return tag_of_classes(classes)
+    if images.subclasses is not None and (kinds := forgotten_classes(images.subclasses, index)):
+        return f"sub{tag_of_classes(kinds)}"
+    return None
+
+
+def tag_of(images: Split, index: torch.Tensor) -> str:
+    """The name of a set of positions, ascending int64: as `whole_tag`, or its digest's."""
+    return whole_tag(images, index) or tag_of_ids(index)
 
 
 def tag_of_share(share: float) -> str:

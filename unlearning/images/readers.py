@@ -1,9 +1,12 @@
 """Named data sets, from their files in `data_dir`, torchvision's downloads, Debian's packages, or scikit-learn."""
 
 import gzip
+import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +14,7 @@ import torch
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import announce, bars_of_libraries, debian_package
 from unlearning.core.words import first_line
-from unlearning.images.splits import Split
+from unlearning.images.splits import Contents, Split
 
 
 def _digits(root, quiet):
@@ -24,11 +27,14 @@ def _digits(root, quiet):
     test = torch.zeros(len(both), dtype=torch.bool)
     for label in range(10):
         test[(both.labels == label).nonzero().squeeze(1)[::5]] = True
-    return both.take(~test), both.take(test), [str(c) for c in range(10)]
+    return Contents(both.take(~test), both.take(test), [str(c) for c in range(10)])
 
 
-def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder: str = "") -> Callable[[Path, bool], tuple]:
-    """A reader for torchvision's data set class of this name: (root, quiet) to (train, test, class names).
+Reader = Callable[[Path, bool], Contents]  # of the folder of files and of `quiet`
+
+
+def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder: str = "") -> Reader:
+    """A reader for torchvision's data set class of this name.
 
     megabytes: the size of its files as they are downloaded.
     """
@@ -52,9 +58,32 @@ def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder:
         classes = getattr(parts[0], "classes", [str(c) for c in range(10)])
         pairs = zip(images, labels, strict=True)
         train, test = (Split(x, torch.as_tensor(np.asarray(y), dtype=torch.int64)) for x, y in pairs)
-        return train, test, classes
+        return Contents(train, test, classes)
 
     return read
+
+
+def _cifar100_by_superclass(root, quiet):
+    """CIFAR-100 with its 20 superclasses as classes and its 100 classes as their subclasses.
+
+    torchvision checks the files and leaves `coarse_labels` out, which are read after it.
+    """
+    whole = READERS["cifar100"](root, quiet)
+    from torchvision.datasets import CIFAR100
+
+    folder = root / CIFAR100.base_folder
+    train, test = (
+        replace(split, labels=torch.tensor(_unpickled(folder / file)["coarse_labels"]), subclasses=split.labels)
+        for split, [[file, _]] in ((whole.train, CIFAR100.train_list), (whole.test, CIFAR100.test_list))
+    )
+    names = _unpickled(folder / CIFAR100.meta["filename"])["coarse_label_names"]
+    return Contents(train, test, names, subclasses=whole.classes)
+
+
+def _unpickled(file: Path) -> dict[str, Any]:
+    """The content of a pickle of Python 2, which runs what it says: of files whose checksums are known alone."""
+    with open(file, "rb") as opened:
+        return pickle.load(opened, encoding="latin1")
 
 
 def _read_or_download(dataset, where, splits, megabytes, quiet):
@@ -107,5 +136,6 @@ READERS = {
     "mnist": _torchvision("MNIST", 11.6, _TRAIN_TEST),
     "cifar10": _torchvision("CIFAR10", 170.5, _TRAIN_TEST),
     "cifar100": _torchvision("CIFAR100", 169.0, _TRAIN_TEST),
+    "cifar100-coarse": _cifar100_by_superclass,
     "svhn": _torchvision("SVHN", 246.3, ({"split": "train"}, {"split": "test"}), "svhn"),
 }

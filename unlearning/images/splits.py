@@ -19,11 +19,13 @@ class Split:
     Labels are float32 (N, classes) where probabilities are to be learned.
 
     origin: the images that these were taken from, and their positions there, int64 (N,); None where these are all.
+    subclasses: int64 (N,), of data sets whose classes have subclasses; no network learns them.
     """
 
     images: "torch.Tensor | ImageFiles"
     labels: torch.Tensor
     origin: "tuple[torch.Tensor | ImageFiles, torch.Tensor] | None" = None
+    subclasses: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,18 +34,26 @@ class Split:
         """The rows that `index` names: int64 positions or a boolean mask (N,)."""
         images, rows = self.source
         own = self.images.take(index) if isinstance(self.images, ImageFiles) else self.images[index]
-        return Split(own, self.labels[index], (images, rows[index]))
+        kinds = None if self.subclasses is None else self.subclasses[index]
+        return Split(own, self.labels[index], (images, rows[index]), kinds)
 
     def joined(self, other: "Split") -> "Split":
         """These images, then those of `other`, and their origin where it is one. Raises UserError where some are gone."""
         (images, rows), (others, more) = self.source, other.source
         origin = (images, torch.cat([rows, more])) if images is others else None
-        return Split(concatenate(self.images, other.images), torch.cat([self.labels, other.labels]), origin)
+        both = self.subclasses, other.subclasses
+        kinds = None if both[0] is None or both[1] is None else torch.cat([both[0], both[1]])
+        return Split(concatenate(self.images, other.images), torch.cat([self.labels, other.labels]), origin, kinds)
 
     @property
     def source(self) -> "tuple[torch.Tensor | ImageFiles, torch.Tensor]":
         """As `origin`, never None."""
         return self.origin or (self.images, torch.arange(len(self)))
+
+    @property
+    def finest(self) -> torch.Tensor:
+        """The subclasses, int64 (N,); where there are none, the labels."""
+        return self.labels if self.subclasses is None else self.subclasses
 
 
 class ImageFiles:
@@ -94,12 +104,13 @@ class Absent:
 
 class Contents(NamedTuple):
     """What is read of a data set. test: None where it has no test images and none are asked for. files: the names of the
-    training images, where each has a file of its own."""
+    training images, where each has a file of its own. subclasses: their names, where the splits have such."""
 
     train: Split
     test: Split | None
     classes: Sequence[str]
     files: Sequence[str] = ()
+    subclasses: Sequence[str] = ()
 
 
 def concatenate(images: Any, others: Any) -> "torch.Tensor | ImageFiles":

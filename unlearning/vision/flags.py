@@ -174,7 +174,7 @@ def add_flip_flag(parser: Parser) -> None:
 
 
 def add_forget_flags(parser: Parser) -> None:
-    """The four ways to name a forget set."""
+    """The five ways to name a forget set."""
     group = parser.add_mutually_exclusive_group()
     names = "by name or number (id:3 is always a number, super:fish a superclass of cifar100)"
     files = "text, .csv, .json, .npy, .npz, .pt, or a checkpoint that has forgotten them"
@@ -187,7 +187,9 @@ def add_forget_flags(parser: Parser) -> None:
     ):
         mark(flag, identity="forget")
     text, of = "forget N images, the same for every seed", "draw --forget-count or --forget-random from"
+    kinds = "forget these subclasses, by name or number: classes of cifar100 within those of cifar100-coarse"
     for flag in (
+        group.add_argument("--forget-subclass", nargs="+", metavar="SUBCLASS", help=kinds),
         group.add_argument("--forget-count", type=POSITIVE_INT, metavar="N", help=text),
         parser.add_argument("--of-class", nargs="+", metavar="CLASS", help=f"{of} these classes alone"),
     ):
@@ -209,6 +211,11 @@ def forget_request(args: argparse.Namespace) -> forgetting.ForgetRequest | None:
     """The forget set that the flags name; None where they name none. Raises UserError for a file that isn't there."""
     check_there(args.forget_file, "--forget-file")
     request = forgetting.ForgetRequest(
-        tuple(args.forget_class or ()), args.forget_random, args.forget_file, args.forget_count, tuple(args.of_class or ())
+        tuple(args.forget_class or ()),
+        args.forget_random,
+        args.forget_file,
+        args.forget_count,
+        tuple(args.of_class or ()),
+        tuple(args.forget_subclass or ()),
     )
     return None if request == forgetting.ForgetRequest() else request

@@ -16,7 +16,8 @@ from unlearning.core.flags import plain
 
 # Of the settings that a file records, those that `identity` knows in another way, or that earlier versions recorded besides.
 ELSEWHERE = (*data.FLAGS, "seed", "lr_given", "action", "backbone")
-REQUESTS = ("forget_class", "forget_random", "forget_file", "forget_count", "of_class", "ids")  # and those that begin so
+# And those that begin so.
+REQUESTS = ("forget_class", "forget_subclass", "forget_random", "forget_file", "forget_count", "of_class", "ids")
 
 
 def forget_identity(forget: torch.Tensor, draw: dict[str, Any] | None = None) -> dict[str, Any] | None:

@@ -242,13 +242,13 @@ def _with_earlier(asked: forgetting.Forgotten, dataset: data.Dataset, parent: di
         return asked
     if parent and len(union) == len(dataset.train):
         raise UserError(f"with what {parent['file']} has forgotten already nothing is left to retain")
-    return forgetting.Forgotten(union, forgetting.tag_of(dataset.train.labels, union), notes=asked.notes)
+    return forgetting.Forgotten(union, forgetting.tag_of(dataset.train, union), notes=asked.notes)
 
 
 def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset, of: Path | None) -> forgetting.Forgotten:
     """The forget set of a request; without one the images that are missing, or what the checkpoint `of` has forgotten."""
     if request is None and len(dataset.missing):
-        return forgetting.Forgotten(dataset.missing, forgetting.tag_of(dataset.train.labels, dataset.missing))
+        return forgetting.Forgotten(dataset.missing, forgetting.tag_of(dataset.train, dataset.missing))
     if request is None and of:
         if not len(models.load_checkpoint(of)["forget"]):
             what = f"{of} has forgotten nothing, and no image of it is missing"
