@@ -1,6 +1,6 @@
 """Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>/ and draw it.
 
-    python reproduce.py prunelora --preset first                      a first table: two cores, 40 seconds
+    python reproduce.py prunelora --preset first                      a first table: two cores, some minutes
     python reproduce.py prunelora                                     the quick table: two cores, an hour
     python reproduce.py prunelora --epochs 3 --dry-run                its commands, ready for a shell, and nothing else
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
@@ -20,8 +20,9 @@
     python reproduce.py pages                                         the numbers in README.md and docs/ again
 
 A killed run continues where it stopped, in training as in scoring; rows of networks and forget sets not asked for stay.
-Presets: first (resnet8 on digits), quick (small networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full
-data), gpu (the paper's networks, fewer epochs), paper (the paper's everything). Those with a table's name are tune's alone.
+Presets: first (a resnet8 that comes with the project), quick (small networks on a subset of Fashion-MNIST), small (resnet20
+and vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything). Those with a table's
+name are tune's alone.
 """
 
 import argparse

@@ -163,7 +163,7 @@ def predictions(args: argparse.Namespace, adapter: Path) -> dict[str, Any]:
                 influence.assign(session.parameters, trained)
                 found.append(row)
                 print(row, flush=True)
-    return {"rows": found, "test_loss": start, "test_loss_after_further_training": on}
+    return {"groups": found, "test_loss": start, "test_loss_after_further_training": on}
 
 
 def agreements(rows: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -188,7 +188,7 @@ def alone(stage: Callable[[argparse.Namespace, Path], dict[str, Any]], args: arg
     """What a stage finds in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         found = process.submit(stage, args, adapter).result()
-    print(stage.__name__, {key: value for key, value in found.items() if key != "rows"}, flush=True)
+    print(stage.__name__, {key: value for key, value in found.items() if key != "groups"}, flush=True)
     return found
 
 
@@ -199,19 +199,19 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     ekfac.check_library()
     adapter = finetuned(args)
     costs = {stage.__name__: alone(stage, args, adapter) for stage in (retrain, factors, requests)}
+    full = costs["retrain"]["seconds"]
+    rows = [{"stage": name, **cost, "cheaper": full / cost["seconds"]} for name, cost in costs.items()]
     found = alone(predictions, args, adapter)
+    rows += [{"stage": "predictions", **row} for row in agreements(found["groups"])]
     result = {
         "table": "ekfac",
         "about": ABOUT,
         **provenance(command, device_name(Compute.from_flags(args).device)),
         "settings": {key: value for key, value in vars(args).items() if not isinstance(value, Path)},
-        **costs,
-        "retrain_over_request": costs["retrain"]["seconds"] / costs["requests"]["seconds"],
-        "factors_over_retrain": costs["factors"]["seconds"] / costs["retrain"]["seconds"],
-        "agreement": agreements(found["rows"]),
+        "rows": rows,
         **found,
     }
-    print({key: result[key] for key in ("retrain_over_request", "factors_over_retrain")}, *result["agreement"], sep="\n")
+    print(*rows, sep="\n")
     results.write("results/benchmarks/ekfac.json", result)
 
 

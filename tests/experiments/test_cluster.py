@@ -101,7 +101,7 @@ def test_a_table_by_ray_is_the_same_though_a_worker_is_killed(tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_is_stopped_leaves_no_worker_and_is_continued(by, code, tmp_path):
-    flags = ("prunelora", "--preset", "first", "--methods", "finetune", "--ray", "--device", "cpu")
+    flags = ("prunelora", "--preset", "first", "--dataset", "digits", "--methods", "finetune", "--ray", "--device", "cpu")
     command = [sys.executable, ROOT / "reproduce.py", *flags]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
     wait(lambda: training(tmp_path))

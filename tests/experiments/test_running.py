@@ -5,7 +5,7 @@ import pytest
 import models
 import pretrain
 import reproduce
-from tests.experiments.tables import SMALL, planned
+from tests.experiments.tables import SMALL, planned, request_of
 from tests.helpers import call, one_line
 from unlearning.core.errors import Diverged
 from unlearning.experiments import prunelora
@@ -66,6 +66,18 @@ def test_a_dry_run_prints_the_commands_in_their_order_and_makes_nothing(tmp_path
     names = [line.removeprefix("python ").removeprefix("-m ").partition(" ")[0] for line in lines]
     assert names == ["#", "pretrain.py", "retrain.py", "#", "lora.py", "baselines.control", "#"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("size", "part"),
+    [((), "10000"), (("--subset", "20001"), "10000"), (("--subset", "20000"), None), (("--dataset", "digits"), None)],
+)
+def test_the_first_preset_learns_from_a_part_of_what_is_large(size, part):
+    request = request_of("prunelora", "--preset", "first", "--methods", "finetune", "bias", *size).fitted(Shared())
+    flags = dict(reproduce.table_of("prunelora").plan(request).runs)
+    found = flags["finetune"]
+    assert found[found.index("--retain-subset") + 1] == part if part else "--retain-subset" not in found
+    assert not any("--retain-subset" in flags[script] for script in ("pretrain", "retrain"))
 
 
 @pytest.mark.parametrize("preset", ["first", "quick"])

@@ -114,7 +114,20 @@ def commands() -> Iterator[Command]:
     yield Command("export --onnx", export, ("{}/out.pth", "--onnx", "{}/a.onnx"), before)
     scored = ("{}/out.pth", "--weights", "{}", "--quiet", "--json", "{}/a.json", "--csv", "{}/a.csv", "--latex", "{}/a.tex")
     yield Command("evaluate", evaluate, (*scored, "--plots", "{}/plots"), before)  # the slow ones last: they have the time
-    table = ("prunelora", "--preset", "first", "--subset", 200, "--epochs", 1, "--methods", "lora", "--quiet")
+    table = (
+        "prunelora",
+        "--preset",
+        "first",
+        "--dataset",
+        "digits",
+        "--subset",
+        200,
+        "--epochs",
+        1,
+        "--methods",
+        "lora",
+        "--quiet",
+    )
     yield Command("reproduce", reproduce, (*table, "--results", "{}/results", "--cache", 0))
 
 

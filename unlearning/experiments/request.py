@@ -190,15 +190,18 @@ class Request:
         return replace(found, recovery=self.recovery, images=self.sizes.get("images"))
 
     def fitted(self, shared: Shared) -> "Request":
-        """The same with as many images as the preset wants, where the data set has more."""
+        """The same with as many images as the preset wants, where the data set has more. Methods learn from all that stay
+        where it has at most twice as many as they are to learn from."""
         wanted = {"train": self.sizes.get("subset"), "test": self.sizes.get("test")}
-        if not any(wanted.values()):
+        if not any((*wanted.values(), retain := self.sizes.get("retain"))):
             return self
         there = data.SIZES.get(self.source.dataset) or tuple(
             len(getattr(shared.load(self.source), split)) for split in wanted
         )
         subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
-        return replace(self, source=replace(self.source, subset=subset, test_subset=test))
+        few = retain and (subset or there[0]) <= 2 * retain
+        sizes = {key: value for key, value in self.sizes.items() if not (few and key == "retain")}
+        return replace(self, source=replace(self.source, subset=subset, test_subset=test), sizes=sizes)
 
     def resolved(self, shared: Any) -> "Request":
         """The same with the numbers of the classes to forget, and what the images to forget are called. Raises UserError for

@@ -28,9 +28,11 @@ MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{MARKER}).)*?)(<!
 
 
 def refresh(root: Path) -> list[Path]:
-    """Draw the excerpts of README.md and docs/ below `root` again, and the page of all results: the files that changed."""
+    """Draw the excerpts of README.md, model_weights/README.md and docs/ below `root` again, and the page of all results:
+    the files that changed."""
     changed = []
-    for page in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+    pages = [root / "README.md", root / "model_weights" / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    for page in filter(Path.exists, pages):
         text = page.read_text(encoding="utf-8")
         if (now := with_excerpts(text, root, page.name)) != text:
             write_text(page, now)
