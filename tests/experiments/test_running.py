@@ -70,7 +70,7 @@ def test_a_dry_run_prints_the_commands_in_their_order_and_makes_nothing(tmp_path
 
 @pytest.mark.parametrize(
     ("size", "part"),
-    [((), "10000"), (("--subset", "20001"), "10000"), (("--subset", "20000"), None), (("--dataset", "digits"), None)],
+    [((), "6000"), (("--subset", "12001"), "6000"), (("--subset", "12000"), None), (("--dataset", "digits"), None)],
 )
 def test_the_first_preset_learns_from_a_part_of_what_is_large(size, part):
     request = request_of("prunelora", "--preset", "first", "--methods", "finetune", "bias", *size).fitted(Shared())

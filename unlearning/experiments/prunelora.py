@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pretrain": [30],  # as the original and the Retrain that come with this project, which aren't trained again
         "epochs": [3],
         "seeds": 1,
-        "retain": 10_000,
+        "retain": 6000,
         "images": 2000,
         "next": "python reproduce.py prunelora --preset quick",
     },
