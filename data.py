@@ -24,14 +24,14 @@ from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
 from unlearning.images.catalogue import Catalogue
 from unlearning.images.folders import NoTest, read_csv, read_folder
-from unlearning.images.readers import READERS
+from unlearning.images.readers import GTSRB_SIZES, READERS
 from unlearning.images.records import Files, Known, completed, fingerprint
 from unlearning.images.splits import Absent, Contents, ImageFiles, Split
 from unlearning.images.twins import twins
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
-NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "folder:PATH", "csv:FILE", "npz:FILE")
+NAMES = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn", "gtsrb", "folder:PATH", "csv:FILE", "npz:FILE")
 OWN = ("folder", "csv", "npz")  # what names of a user's own images begin with, before a colon and a path
 SIZES = {  # training and test images
     "digits": (1433, 364),
@@ -40,8 +40,9 @@ SIZES = {  # training and test images
     "cifar10": (50_000, 10_000),
     "cifar100": (50_000, 10_000),
     "svhn": (73_257, 26_032),
+    "gtsrb": GTSRB_SIZES,
 }
-UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
+UPRIGHT = ("digits", "mnist", "svhn", "gtsrb")  # a mirrored digit is another sign, and a mirrored arrow too
 # Published mean and standard deviation of each channel, pixels from 0 to 1. They are constants because statistics of the
 # images at hand would carry what is to be forgotten into Retrain.
 NORMALISATION = {

@@ -23,7 +23,7 @@ from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
 HELD_OUT = 0.1  # share of the training images on which tunings are scored
-CLASSES = {name: 100 if name == "cifar100" else 10 for name in data.SIZES}  # how many each data set has
+CLASSES = {name: {"cifar100": 100, "gtsrb": 43}.get(name, 10) for name in data.SIZES}  # how many each data set has
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
