@@ -99,12 +99,12 @@ def test_a_paper_preset_runs_from_end_to_end(table, presets, method, forget, tmp
 @pytest.mark.slow
 def test_lmerasers_paper_preset_runs_from_end_to_end(tmp_path, monkeypatch):
     """On a tiny ViT that stands for the paper's, whose weights would be downloaded."""
-    write_svhn(tmp_path / "data", monkeypatch, 100)
+    write_svhn(tmp_path / "data", monkeypatch, 80)
     monkeypatch.setattr(models, "create_pretrained", lambda name, data_dir, quiet, **own: timm.create_model(name, **own))
     paper = lmeraser.PRESETS["paper"]
-    monkeypatch.setattr(lmeraser, "REQUESTS", {1: 2, 10: 1})
-    short = latest([*paper["flags"], "--epochs", 1, "--anchors", 40])
-    monkeypatch.setitem(lmeraser.PRESETS, "paper", paper | {"flags": short})
+    monkeypatch.setattr(lmeraser, "REQUESTS", {1: 1, 10: 1})
+    short = latest([*paper["flags"], "--epochs", 1, "--anchors", 34])
+    monkeypatch.setitem(lmeraser.PRESETS, "paper", paper | {"flags": short, "test": 20})
     flags = ("--preset", "paper", "--dataset", "svhn", "--subset", 64, "--seeds", 1, "--model", "timm:test_vit")
     rows = make(tmp_path, monkeypatch, *flags, table="lmeraser")["rows"]
     methods = (lmeraser.ONE, "lmeraser --parts 30", "sisa --parts 5", "sisa --parts 20")
@@ -112,7 +112,7 @@ def test_lmerasers_paper_preset_runs_from_end_to_end(tmp_path, monkeypatch):
     assert {*itertools.product(requests, methods)} == {(row["forget"], row["method"]) for row in rows}
     (system,) = (tmp_path / "model_weights/lmeraser-paper-subset-64-svhn").glob("*_lmeraser30-*_s0")
     state = read_system(system)
-    assert state["backbone"]["network"]["arguments"]["input_size"] == 224 and len(state["private"]) == 24
+    assert state["backbone"]["network"]["arguments"]["input_size"] == 224 and len(state["private"]) == 30
     numbers = 3 * (224**2 - 164**2)  # a frame 30 wide
     parts = [read_torch(system / file) for file in state["files"] if file]
     assert {len(part["prompt"]) for part in parts} == {numbers} == {69_840}

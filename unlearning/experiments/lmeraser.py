@@ -41,6 +41,8 @@ SCRIPTS = {"lmeraser": "lmeraser", "sisa": "baselines.sisa"}  # by the method th
 REQUESTS = {1: 5, 10: 2, 100: 1}  # images at random: how many draws are averaged
 # How many clusters the paper's threshold makes of its data sets, by features of a ViT-B/16 of ImageNet-22k.
 CLUSTERS = {"cifar10": 194, "cifar100": 347, "svhn": 30, "gtsrb": 90}
+# A ratio where the deleted images were all that their parts held.
+ALONE = {"missing": "nothing was trained again, for no other image was in these parts", "cell": "all"}
 CLUSTERED = "lmeraser --parts"  # of a preset's rows the one with so many
 TUNED = (ONE, "lmeraser --parts 100")  # rows of the tuning: the extremes of how many images share a learner
 # Rates on the ImageNet weights; the scripts' defaults are those of a vit_micro that knows the classes.
@@ -155,7 +157,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
     for row in scored:
         full, found = whole[_pair(row)], row["metrics"]
         for key in ("sample_epochs", "seconds"):
-            found[f"{key}_ratio"] = full[key] / found[key]
+            found[f"{key}_ratio"] = full[key] / found[key] if found["sample_epochs"] else ALONE
     groups = statistics.grouped(scored, lambda row: (row["model"], row["forget"], row["method"]))
     ordered = sorted(groups.values(), key=lambda group: (group[0]["model"], _order(group[0]["forget"])))
     return statistics.rows_over_seeds(ordered)
