@@ -24,7 +24,7 @@ from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
 from unlearning.images.catalogue import Catalogue
 from unlearning.images.folders import NoTest, read_csv, read_folder
-from unlearning.images.readers import READERS
+from unlearning.images.readers import GTSRB_SIZES, READERS
 from unlearning.images.records import Files, Known, completed, fingerprint
 from unlearning.images.splits import Absent, Contents, ImageFiles, Split
 from unlearning.images.twins import twins
@@ -40,9 +40,10 @@ SIZES = {  # training and test images
     "cifar100": (50_000, 10_000),
     "cifar100-coarse": (50_000, 10_000),
     "svhn": (73_257, 26_032),
+    "gtsrb": GTSRB_SIZES,
 }
 NAMES = (*SIZES, "folder:PATH", "csv:FILE", "npz:FILE")
-UPRIGHT = ("digits", "mnist", "svhn")  # a mirrored digit is another sign
+UPRIGHT = ("digits", "mnist", "svhn", "gtsrb")  # a mirrored digit is another sign, and a mirrored arrow too
 # Published mean and standard deviation of each channel, pixels from 0 to 1. They are constants because statistics of the
 # images at hand would carry what is to be forgotten into Retrain.
 NORMALISATION = {

@@ -9,6 +9,7 @@
     python reproduce.py prunelora --forget-file list.txt              PruneLoRA's methods, these images to forget
     python reproduce.py sequence                                      five requests, each on what the one before has left
     python reproduce.py rfau                                          RFAU and its baselines: a class, a tenth of all images
+    python reproduce.py rfau --preset paper --dry-run                 its commands at full size, and about how many hours
     python reproduce.py lmeraser                                      what a deletion costs, over numbers of clusters
     python reproduce.py llmeraser                                     a language model: rows removed, modified, corrected
     python reproduce.py audit                                         16 networks of each kind: U-LiRA, KLOM, epsilon
@@ -21,8 +22,8 @@
 
 A killed run continues where it stopped, in training as in scoring; rows of networks and forget sets not asked for stay.
 Presets: first (a resnet8 that comes with the project), quick (small networks on a subset of Fashion-MNIST), small (resnet20
-and vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything). Those with a table's
-name are tune's alone.
+and vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything, as far as it is
+known). Those with a table's name are tune's alone.
 """
 
 import argparse
@@ -59,7 +60,10 @@ TABLES = {
     "lmeraser-tune": ("lmeraser", "TUNE"),
 }
 PRESETS = ("first", "quick", "small", "gpu", "paper")
-OF_TUNE = ("random-quick", "rfau-quick", "rfau-small", "rfau-gpu", "audit-quick", "audit-small")  # presets of tune alone
+OF_TUNE = (  # presets of tune alone
+    *("random-quick", "rfau-quick", "rfau-small", "rfau-gpu", "rfau-paper"),
+    *("audit-quick", "audit-small"),
+)
 
 
 def table_of(name: str) -> Table:

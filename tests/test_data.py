@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import pickle
 import shutil
 import struct
@@ -29,6 +30,7 @@ from baselines import badteacher, delete, gradascent, neglora, randomlabel, regu
 from tests.helpers import call, served
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting, readers, splits
+from unlearning.images.classes import class_numbers
 
 LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
 
@@ -270,7 +272,7 @@ def test_mnist_format(tmp_path, name):
     dataset = data.load(name, tmp_path)
     assert torch.equal(dataset.train.images[:, 0], torch.from_numpy(images["train"].astype(np.uint8)))
     assert dataset.test.labels.tolist() == list(range(10))
-    assert dataset.flip == (name == "fashion-mnist")
+    assert dataset.flip == (name == "fashion-mnist") and readers.SHAPES[name] == (1, 28)
 
 
 def md5(path):
@@ -305,27 +307,83 @@ def test_cifar_format(tmp_path, monkeypatch, name, dataset):
     rows = write_cifar(folder, files, key, classes, kind.meta)
     trusted(monkeypatch, kind, folder)
     loaded = data.load(name, tmp_path)
-    assert loaded.train.images.shape == (10 * (len(files) - 1), 3, 32, 32)
+    assert loaded.train.images.shape == (10 * (len(files) - 1), 3, 32, 32) and readers.SHAPES[name] == (3, 32)
     assert loaded.test.images[4].flatten().tolist() == rows[files[-1]][4].tolist()
     assert len(loaded.classes) == classes
     assert loaded.classes[2] == "name2"
 
 
-def test_svhn_format(tmp_path, monkeypatch):
-    folder = tmp_path / "svhn"
-    folder.mkdir()
-    rng = np.random.default_rng(2)
-    pixels = rng.integers(0, 256, (32, 32, 3, 10)).astype(np.uint8)
+def write_svhn(root, monkeypatch, count=10):
+    """Files as SVHN's, of so many images each, which torchvision takes for its own: their pixels (32, 32, 3, N)."""
+    folder = root / "svhn"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(2).integers(0, 256, (32, 32, 3, count)).astype(np.uint8)
     kind, listed = torchvision.datasets.SVHN, {}
     for split in ("train", "test"):
         file = folder / f"{split}_32x32.mat"
-        scipy.io.savemat(file, {"X": pixels, "y": np.arange(1, 11).reshape(-1, 1)})
+        scipy.io.savemat(file, {"X": pixels, "y": np.arange(count).reshape(-1, 1) % 10 + 1})
         listed[split] = [kind.split_list[split][0], file.name, md5(file)]
     monkeypatch.setattr(kind, "split_list", listed)
+    return pixels
+
+
+def test_svhn_format(tmp_path, monkeypatch):
+    pixels = write_svhn(tmp_path, monkeypatch)
     loaded = data.load("svhn", tmp_path)
     assert loaded.train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]  # the file's 10 is the digit 0
     assert torch.equal(loaded.train.images[3], torch.from_numpy(pixels[..., 3]).permute(2, 0, 1))
-    assert not loaded.flip
+    assert not loaded.flip and readers.SHAPES["svhn"] == (3, 32)
+
+
+def write_gtsrb(root, classes=43, each=2, tests=5):
+    """Files as the benchmark's archives hold them: a folder of PPM files for each class, of images of one colour and many
+    sizes, the red one saying which class; the answers to test images in a table of their own."""
+    place = root / "gtsrb"
+    sizes = itertools.cycle(((15, 19), (48, 48), (250, 230)))
+    for label in range(classes):
+        folder = place / "GTSRB" / "Training" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        for track in range(each):
+            Image.new("RGB", next(sizes), (label, track, 200)).save(folder / f"00000_{track:05d}.ppm")
+        (folder / f"GT-{label:05d}.csv").write_text("Filename;Width;Height\n", encoding="utf-8")
+    folder = place / "GTSRB" / "Final_Test" / "Images"
+    folder.mkdir(parents=True)
+    lines = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for number in range(tests):
+        width, height = next(sizes)
+        Image.new("RGB", (width, height), (7 * number, 0, 0)).save(folder / f"{number:05d}.ppm")
+        lines.append(f"{number:05d}.ppm;{width};{height};5;5;{width - 5};{height - 5};{7 * number}")
+    (place / "GT-final_test.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_gtsrb_format(tmp_path, monkeypatch):
+    """Signs of all sizes at one side, in their colours, each with the label of its folder or table; none is mirrored."""
+    write_gtsrb(tmp_path)
+    monkeypatch.setattr(readers, "GTSRB_SIZES", (86, 5))
+    loaded = data.load("gtsrb", tmp_path)
+    assert loaded.train.images.shape == (86, 3, 48, 48) and loaded.train.images.dtype == torch.uint8
+    assert loaded.train.labels.tolist() == [label for label in range(43) for _ in range(2)]
+    colours = torch.tensor([[label, track, 200] for label in range(43) for track in range(2)], dtype=torch.uint8)
+    assert (loaded.train.images == colours[:, :, None, None]).all()
+    assert loaded.test.labels.tolist() == loaded.test.images[:, 0, 0, 0].tolist() == [0, 7, 14, 21, 28]
+    assert len({*loaded.classes}) == 43 and (loaded.classes[14], loaded.classes[40]) == ("stop", "roundabout")
+    assert class_numbers(["Speed_limit 30", "13"], loaded.classes, range(43), "--forget-class") == [1, 13]
+    assert not loaded.flip and readers.SHAPES["gtsrb"] == (3, 48)
+
+
+def test_gtsrb_that_is_half_unpacked_or_damaged_is_refused(tmp_path, monkeypatch):
+    """torchvision looks whether its folders are there, and for nothing in them."""
+    write_gtsrb(tmp_path)
+    with pytest.raises(UserError, match="holds 86 training and 5 test images, not 26,640 training and 12,630"):
+        data.load("gtsrb", tmp_path)
+    monkeypatch.setattr(readers, "GTSRB_SIZES", (86, 5))
+    damaged = tmp_path / "gtsrb/GTSRB/Training/00007/00000_00001.ppm"
+    damaged.write_bytes(damaged.read_bytes()[:30])
+    with pytest.raises(UserError, match=r"00007/00000_00001\.ppm is not a readable image"):
+        data.load("gtsrb", tmp_path)
+    (tmp_path / "gtsrb/GT-final_test.csv").unlink()
+    with pytest.raises(UserError, match=r"GT-final_test.csv.*; put the contents of its three archives into .*gtsrb"):
+        data.load("gtsrb", tmp_path)
 
 
 def folder_of_images(root, size=8, classes=("ant", "bee")):
@@ -438,12 +496,14 @@ def offline(*_, **__):
 
 
 def test_missing_files_are_named_with_their_place(tmp_path, monkeypatch):
-    for kind in ("MNIST", "CIFAR10"):
+    for kind in ("MNIST", "CIFAR10", "GTSRB"):
         monkeypatch.setattr(getattr(torchvision.datasets, kind), "download", offline)
     with pytest.raises(UserError, match=r"put cifar-10-python\.tar\.gz into"):
         data.load("cifar10", tmp_path)
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz.* into .*MNIST/raw"):
         data.load("mnist", tmp_path)
+    with pytest.raises(UserError, match=r"no GTSRB files.*into .*gtsrb"):
+        data.load("gtsrb", tmp_path)
 
 
 def test_a_truncated_file_is_an_error_and_not_a_short_data_set(tmp_path):
@@ -561,7 +621,8 @@ def test_a_forget_set_in_words():
 def test_known_sizes_are_those_of_the_data():
     dataset = data.load("digits")
     assert data.SIZES["digits"] == (len(dataset.train), len(dataset.test))
-    assert data.SIZES.keys() == readers.READERS.keys()
+    assert readers.SHAPES["digits"] == tuple(dataset.train.images.shape[1:3])
+    assert data.SIZES.keys() == readers.READERS.keys() == readers.SHAPES.keys()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """LMEraser's table from end to end on digits."""
 
+import itertools
 import shlex
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from unlearning.evaluation.unfinished import Unfinished
 from unlearning.exact import learners
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.experiments import lmeraser
+from unlearning.reports import paper_figures
 from unlearning.vision.shared import Shared
 
 SIZES = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
@@ -115,6 +117,24 @@ def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsy
     ) == 2 * 4
     code, line = one_line(reproduce, capsys, "lmeraser", "--dataset", "digits", "--forget-class", "3", "5")
     assert code == 2 and "one class" in line
+
+
+def test_a_deletion_after_which_nothing_is_trained_has_no_ratio(tmp_path, monkeypatch):
+    """Its images were all that their parts held. One such seed takes the row its ratio, and all of them its dot."""
+    costs = {lmeraser.ONE: (100, 100), "lmeraser --parts 50": (0, 4), "sisa --parts 20": (0, 0)}
+    common = {"model": "resnet8", "dataset": "digits", "forget": "delete1", "epochs": 1, "clusters": 1}
+    rows = [
+        common | {"method": method, "seed": seed, "metrics": {"sample_epochs": images, "seconds": 0.5, "accuracy": 50.0}}
+        for method, both in costs.items()
+        for seed, images in enumerate(both)
+    ]
+    monkeypatch.setattr(lmeraser, "_rows_of", lambda *_: rows)
+    whole, *others = lmeraser.score([tmp_path], None, None, None)
+    assert whole["metrics"]["seconds_ratio"]["values"] == [1, 1]
+    for row, name in itertools.product(others, ("sample_epochs_ratio", "seconds_ratio")):
+        assert "nothing was trained again" in row["metrics"][name]["missing"]
+    (axis,) = paper_figures.cost([whole, *others]).axes
+    assert {x for bars in axis.containers for x in bars.lines[0].get_xdata()} == {100, 2}
 
 
 def test_the_tuning_scores_each_pair_of_rates_on_validation_images(tmp_path, monkeypatch):

@@ -79,21 +79,6 @@ def test_published_numbers_are_the_papers():
     assert all(ra >= ta for _, ra, ta, _ in prunelora.PUBLISHED.values())  # training images are known better
 
 
-def test_the_papers_preset_is_the_papers_experiment():
-    preset = prunelora.PRESETS["paper"]
-    assert preset == {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]}
-    runs = planned("prunelora", "--preset", "paper", "--dataset", "cifar10", "--seeds", "1")
-    lengths = {}
-    for script, arguments in runs:
-        given = dict(itertools.pairwise(arguments))
-        lengths.setdefault((script, given["--model"]), set()).add(given.get("--epochs"))
-        assert "--subset" not in given and "--lr" not in given and given.get("--forget-class", "3") == "3"
-    for script, expected in (("finetune", {"5", "10"}), ("loraprune", {"5", "10"})):
-        assert lengths[script, "resnet50"] == lengths[script, "vit_small"] == expected
-    for script in ("pretrain", "retrain"):
-        assert lengths[script, "resnet50"] == {"200"} and lengths[script, "vit_small"] == {"90"}
-
-
 def test_a_table_from_originals_that_others_have_trained(tmp_path, monkeypatch, capsys):
     """Nothing is pre-trained; without a Retrain the gap is missing, for that reason."""
     net = timm.create_model("test_resnet", in_chans=1, num_classes=10)

@@ -13,6 +13,7 @@ from unlearning.core import names
 from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
+from unlearning.core.locks import to_make
 from unlearning.exact import learners
 from unlearning.vision.originals import checkpoint_in
 
@@ -47,9 +48,10 @@ def backbone_file(
     if path.suffix == ".pth":
         return path
     path = weights / f"{names.part(dataset.tag, 'data')}_{names.part(name, 'network')}-{input_size}_imagenet.pth"
-    if not path.exists():
-        model, arguments = models.create_for(name, dataset, data_dir, input_size, quiet)
-        write_backbone(path, model, {"name": name, "arguments": arguments})
+    with to_make(path, path.exists) as missing:  # by one of several systems that begin at once: its head is drawn anew
+        if missing:
+            model, arguments = models.create_for(name, dataset, data_dir, input_size, quiet)
+            write_backbone(path, model, {"name": name, "arguments": arguments})
     return path
 
 

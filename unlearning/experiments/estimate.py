@@ -1,4 +1,5 @@
-"""What a table's runs would take, by rule: of a large language model hours and GPU memory, of images hours on many machines.
+"""What a table's runs would take, by rule: of a large language model hours and GPU memory, and what a plan of any runs takes
+on many machines. Of image tables image_estimate.py says the first.
 
 An estimate, not a measurement, before anything is computed. A forward pass takes 2 N FLOPs a token, N being the base's
 parameters, and a backward pass through frozen weights as many; attention's share, which grows with a row's length, is left
@@ -7,6 +8,7 @@ out. Activations of a block in 16 bits take s b h (34 + 5 a s / h) bytes for b r
 """
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +21,10 @@ FACTORS = 5  # passes for EK-FAC's factors: drawing labels, and twice a forward 
 PRODUCT = 4  # passes of a product with Gauss-Newton: one forward, three backward
 GRAPHS = 2  # times over that such a product keeps all blocks' activations: measured as 2.1
 ADAM = 4  # numbers kept of each one that is trained: itself, its gradient, Adam's two
+RULE = (
+    f"2 N FLOPs a token and pass at {SPEED:.0e} FLOP/s, {PRODUCTS} products, {CHARACTERS} characters a token"
+    " (unlearning/experiments/estimate.py)"
+)
 
 
 class Size(NamedTuple):
@@ -120,16 +126,15 @@ def works(rows: Rows, how: How) -> dict[str, Work]:
     }
 
 
-def in_lines(found: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+def in_lines(found: Mapping[str, Sequence[tuple[float, float]]], rule: str) -> list[str]:
     """(hours, GiB) of runs by kind as lines of a shell's comments, with their rule."""
     total = sum(hours for some in found.values() for hours, _ in some)
-    rule = f"2 N FLOPs a token and pass at {SPEED:.0e} FLOP/s, {PRODUCTS} products, {CHARACTERS} characters a token"
-    lines = [f"about {total:,.0f} hours of one GPU, an estimate, not measured: {rule} (unlearning/experiments/estimate.py)"]
+    lines = [f"about {total:,.0f} hours of one GPU, an estimate, not measured: {rule}"]
     width = max(map(len, found))
     lines.append(f"{'kind':{width}}  runs  hours each  GiB of GPU memory")
     for kind, some in found.items():
         hours, memory = sum(hours for hours, _ in some) / len(some), max(gib for _, gib in some)
-        lines.append(f"{kind:{width}}  {len(some):4}  {hours:10.2f}  {memory:17.0f}")
+        lines.append(f"{kind:{width}}  {len(some):4}  {hours:10.2f}  {math.ceil(memory):17}")
     return [f"# {line}" for line in lines]
 
 

@@ -251,7 +251,7 @@ def estimated(request: Request, plan: Plan) -> list[str]:
         kinds = [*cell.methods, *([SISA] * (SHARDS - 1) if SISA in cell.methods else [])]
         for kind in [*kinds, *["scoring"] * cell.runs]:
             found.setdefault(kind, []).append(estimate.cost(size, of[kind], rows.tokens, adapted, ANSWERED))
-    return estimate.in_lines(found)
+    return estimate.in_lines(found, estimate.RULE)
 
 
 def _counted(args: Any, cell: Cell) -> estimate.Rows:

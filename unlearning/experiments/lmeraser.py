@@ -7,7 +7,7 @@ sample-epochs and FLOPs count exactly, seconds are those of training alone.
 
 import importlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -27,7 +27,9 @@ from unlearning.exact import learners
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.storage import made_from
 from unlearning.exact.system import assemble, delete_images, read_system
-from unlearning.experiments.methods import METHODS, ONE
+from unlearning.experiments import image_estimate
+from unlearning.experiments.estimate import in_lines
+from unlearning.experiments.methods import METHODS, ONE, Method
 from unlearning.experiments.plan import START, chosen, command, from_scratch, handed_on
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images import forgetting
@@ -37,6 +39,11 @@ from unlearning.vision.shared import Shared
 
 SCRIPTS = {"lmeraser": "lmeraser", "sisa": "baselines.sisa"}  # by the method that a system names
 REQUESTS = {1: 5, 10: 2, 100: 1}  # images at random: how many draws are averaged
+# How many clusters the paper's threshold makes of its data sets, by features of a ViT-B/16 of ImageNet-22k.
+CLUSTERS = {"cifar10": 194, "cifar100": 347, "svhn": 30, "gtsrb": 90}
+# A ratio where the deleted images were all that their parts held.
+ALONE = {"missing": "nothing was trained again, for no other image was in these parts", "cell": "all"}
+CLUSTERED = "lmeraser --parts"  # of a preset's rows the one with so many
 TUNED = (ONE, "lmeraser --parts 100")  # rows of the tuning: the extremes of how many images share a learner
 # Rates on the ImageNet weights; the scripts' defaults are those of a vit_micro that knows the classes.
 RATES = ["--lr", "0.02", "--head-lr", "0.003"]
@@ -70,6 +77,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rates": RATES,
         "grid": GRID,
     },
+    # At this side the frame is 30 wide, as the paper's. Rates and batches are those that its public code names.
+    "paper": {
+        "dataset": "cifar10",
+        "model": ["timm:vit_base_patch16_224.augreg_in21k"],
+        "subset": None,
+        "pretrain": [None],
+        "rows": [ONE, CLUSTERED, "sisa --parts 5", "sisa --parts 20"],
+        "flags": ["--input-size", "224", "--anchors", "1000", "--epochs", "50", "--batch-size", "128"],
+        "rates": ["--lr", "0.5", "--head-lr", "0.1"],
+        "grid": (("0.1", "0.5", "2.5"), ("0.02", "0.1", "0.5")),
+    },
 }
 
 
@@ -77,28 +95,43 @@ def plan_lmeraser(request: Request) -> Plan:
     """LMEraser over its number of clusters, SISA, and one prompt for all, on a backbone of public images."""
     if len(request.forget_classes) > 1:
         raise UserError("lmeraser deletes one class: give --forget-class one of them")
-    return _plan(request, chosen(request), [request.sizes["rates"]])
+    return _plan(request, systems_of(request, request.sizes.get("rows")), [request.sizes["rates"]])
 
 
 def plan_tune(request: Request) -> Plan:
     """Rows of TUNED at each pair of the preset's rates, scored on a tenth of the training images that no part holds."""
     pairs = product(*request.sizes["grid"])
-    return _plan(request, chosen(request, TUNED), [["--lr", lr, "--head-lr", head] for lr, head in pairs])
+    rows = (ONE, CLUSTERED) if "rows" in request.sizes else TUNED
+    return _plan(request, systems_of(request, rows), [["--lr", lr, "--head-lr", head] for lr, head in pairs])
 
 
-def _plan(request: Request, rows: Sequence[str], rates: Sequence[list[str]]) -> Plan:
+def systems_of(request: Request, rows: Sequence[str] | None) -> dict[str, Method]:
+    """Of `rows`, None for the table's, those that --methods asks for, and how each is made. Raises UserError where CLUSTERED
+    is among them, and the paper has no number of clusters for the data set."""
+    known, dataset = METHODS, request.source.dataset
+    if CLUSTERED in (rows or ()):
+        if dataset not in CLUSTERS:
+            there = ", ".join(CLUSTERS)
+            raise UserError(f"{request.table} --preset {request.preset} has a number of clusters for {there}, not {dataset}")
+        name = f"{CLUSTERED} {CLUSTERS[dataset]}"
+        known = known | {name: Method("lmeraser", tuple(name.split()[1:]))}
+        rows = [name if row == CLUSTERED else row for row in rows or ()]
+    return {name: known[name] for name in chosen(request, rows)}
+
+
+def _plan(request: Request, rows: Mapping[str, Method], rates: Sequence[list[str]]) -> Plan:
     """The backbones of a table, and each of its rows at each of several rates."""
     runs: list[Run] = []
     for seed in range(request.seeds):
         for network in request.networks:
             common = handed_on(request, seed)
             backbone = network
-            if network not in START:
+            if "private" in request.sizes and network not in START:
                 backbone = str(request.weights / f"public_{network}_s{seed}.pth")
                 public = ["--forget-random", str(request.sizes["private"]), "--output", backbone]
                 runs.append(("retrain", ["--model", network, *common, *public, *from_scratch(request, network)]))
             shared = ["train", "--backbone", backbone, *common, *request.sizes["flags"]]
-            runs += [(METHODS[name].script, [*shared, *METHODS[name].flags, *pair]) for name in rows for pair in rates]
+            runs += [(row.script, [*shared, *row.flags, *pair]) for row in rows.values() for pair in rates]
     return Plan(runs)
 
 
@@ -124,10 +157,30 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
     for row in scored:
         full, found = whole[_pair(row)], row["metrics"]
         for key in ("sample_epochs", "seconds"):
-            found[f"{key}_ratio"] = full[key] / found[key]
+            found[f"{key}_ratio"] = full[key] / found[key] if found["sample_epochs"] else ALONE
     groups = statistics.grouped(scored, lambda row: (row["model"], row["forget"], row["method"]))
     ordered = sorted(groups.values(), key=lambda group: (group[0]["model"], _order(group[0]["forget"])))
     return statistics.rows_over_seeds(ordered)
+
+
+def estimated(request: Request, plan: Plan) -> list[str]:
+    """What the runs, and the deletions that scoring makes, would take by rule, as lines; none where not all is known."""
+    if not image_estimate.known(request):
+        return []
+    there, test = data.SIZES[request.source.dataset]
+    found: dict[str, list[tuple[float, float]]] = {}
+    counts: dict[str, image_estimate.Count] = {}
+    for script, words in plan.runs:
+        args = importlib.import_module(script).parser().parse_args(words)
+        name, size = args.backbone, args.input_size
+        counts[name] = counts.get(name) or image_estimate.made(request, name, size)
+        private = max(0, (request.source.subset or there) - args.anchors)
+        system = image_estimate.System(args.parts, script == SCRIPTS["sisa"], args.epochs, private)
+        row = label({"method": script.removeprefix("baselines."), "config": vars(args)})
+        for kind, images in image_estimate.works(system, REQUESTS, test).items():
+            some = [image_estimate.cost(counts[name], number, True, request.precision or "fp32") for number in images]
+            found.setdefault(row + kind, []).extend(some)
+    return in_lines(found, image_estimate.RULE)
 
 
 def label(state: dict[str, Any]) -> str:
@@ -240,7 +293,7 @@ def _order(tag: str) -> float:
 
 ABOUT = "LMEraser and SISA: what an exact deletion costs, and how accurate the system is afterwards."
 NONE_OF = ("mia", "every_attack", "recovery")
-TABLE = Table(ABOUT, plan_lmeraser, PRESETS, 3, score, none_of=NONE_OF)
+TABLE = Table(ABOUT, plan_lmeraser, PRESETS, 3, score, estimated=estimated, none_of=NONE_OF)
 TUNE = Table(
     "LMEraser's learning rates, on a tenth of the training images that neither its backbone nor a part was trained on.",
     plan_tune,

@@ -5,6 +5,7 @@ from typing import Any
 
 import data
 from unlearning.evaluation.collect import score_files
+from unlearning.experiments.image_estimate import estimated
 from unlearning.experiments.plan import SHORT, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
@@ -69,4 +70,4 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
 
 
 ABOUT = "PruneLoRA and its baselines: a class is forgotten."
-TABLE = Table(ABOUT, plan_prunelora, PRESETS, 3, score, published=add_published)
+TABLE = Table(ABOUT, plan_prunelora, PRESETS, 3, score, published=add_published, estimated=estimated)

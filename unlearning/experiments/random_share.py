@@ -1,6 +1,7 @@
 """PruneLoRA's methods on a random share of the training images."""
 
 from unlearning.experiments import prunelora
+from unlearning.experiments.image_estimate import estimated
 from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Table
 
@@ -16,4 +17,4 @@ def plan_random(request: Request) -> Plan:
 
 
 ABOUT = "PruneLoRA and its baselines: a random share of the training images is forgotten."
-TABLE = Table(ABOUT, plan_random, PRESETS, 3, prunelora.score)
+TABLE = Table(ABOUT, plan_random, PRESETS, 3, prunelora.score, estimated=estimated)

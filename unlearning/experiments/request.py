@@ -23,7 +23,7 @@ from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
 HELD_OUT = 0.1  # share of the training images on which tunings are scored
-CLASSES = {name: 10 for name in data.SIZES} | {"cifar100": 100, "cifar100-coarse": 20}  # how many each data set has
+CLASSES = {name: 10 for name in data.SIZES} | {"cifar100": 100, "cifar100-coarse": 20, "gtsrb": 43}  # of each data set
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it

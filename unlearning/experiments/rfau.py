@@ -4,6 +4,7 @@ from typing import Any
 
 import models
 from unlearning.experiments import prunelora
+from unlearning.experiments.image_estimate import estimated
 from unlearning.experiments.plan import SHORT, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Table
 
@@ -24,6 +25,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": [5],
     },
     "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5], "scratch": SHORT},
+    "paper": {
+        "dataset": "cifar10",
+        "model": ["resnet18", "vit_small"],
+        "subset": None,
+        "pretrain": [200, 90],
+        "epochs": [5],
+    },
 }
 
 
@@ -33,4 +41,4 @@ def plan_rfau(request: Request) -> Plan:
 
 
 ABOUT = "RFAU and its baselines: a class is forgotten, then a random share of the training images."
-TABLE = Table(ABOUT, plan_rfau, PRESETS, 3, prunelora.score, published=prunelora.add_published)
+TABLE = Table(ABOUT, plan_rfau, PRESETS, 3, prunelora.score, published=prunelora.add_published, estimated=estimated)

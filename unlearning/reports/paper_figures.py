@@ -24,7 +24,9 @@ from unlearning.reports.style import (
 
 
 def cost(rows: list[Any]) -> Figure:
-    """Accuracy over the sample-epochs of a deletion, a panel for each request; a line joins numbers of clusters."""
+    """Accuracy over the sample-epochs of a deletion, a panel for each request; a line joins numbers of clusters. A
+    deletion after which nothing was trained has no dot."""
+    rows = [row for row in rows if row["metrics"]["sample_epochs"]["mean"]]  # of which this axis has no 0
     groups = results.by_forget_set(rows)
     figure, axes = grid(len(groups), 2, sharey=True)
     kinds = list(dict.fromkeys(map(_without_parts, rows)))

@@ -169,7 +169,7 @@ def add_data_flags(parser: Parser, default: str | None = "fashion-mnist") -> Non
 
 def add_flip_flag(parser: Parser) -> None:
     """--no-flip, of what is trained on mirrored images."""
-    text = "never mirror images in training (digits, mnist and svhn never are)"
+    text = "never mirror images in training (digits, mnist, svhn and gtsrb never are)"
     parser.add_argument("--no-flip", action="store_true", off=False, help=text)
 
 
