@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, main
+from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.exact.command import run_system, system_parser
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
@@ -50,6 +50,8 @@ def commands() -> tuple[Parser, Parser]:
         default="average",
         help="how anchors are clustered; ward: clusters more alike in size (default: average, the paper's)",
     )
+    text = "with --head ridge: clusters that answer an image together, the nearest ones (default: 1, the paper's)"
+    trainer.add_argument("--nearest", type=POSITIVE_INT, default=1, off=1, help=text)
     return parser, trainer
 
 
@@ -63,6 +65,10 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     if args.action == "train" and not args.list_classes and args.parts > args.anchors:  # before anything is computed
         what = f"--parts {args.parts}: there are {args.anchors} anchors, and each part needs one"
         raise UserError(f"{what}: give more --anchors or fewer --parts")
+    if args.action == "train" and args.nearest > 1 and args.head != "ridge":
+        raise UserError("--nearest: clusters answer together where their heads have one start: give --head ridge")
+    if args.action == "train" and args.nearest > args.parts:
+        raise UserError(f"--nearest {args.nearest}: there are {args.parts} parts")
     return run_system("lmeraser", split, commands()[1], args, command, shared)
 
 

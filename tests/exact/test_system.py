@@ -1272,9 +1272,12 @@ def test_a_finished_system_is_there_already_and_another_is_refused(backbone, cop
     circumstances = {"help", "data_dir", "device", "weights", "output", "overwrite", "quiet", "jobs", "list_classes"}
     given = {"dataset", "backbone", "subset", "parts", "anchors", "epochs", "batch_size"}
     elsewhere = circumstances | given | {"img_size", "test_subset", "ids", "ids_file", "forget_class"}
+    elsewhere |= {"head", "nearest"}  # no other value of these stands alone
     others = [changed(flag) for flag in lmeraser.commands()[1]._actions if flag.dest not in elsewhere]
     assert {flag for flag, *_ in others} > {"--lr", "--head-lr", "--linkage", "--input-size", "--seed", "--precision"}
     others += [("--parts", 5), ("--anchors", 61), ("--epochs", 2), ("--batch-size", 8), ("--subset", 310)]
+    closed = ("--start", "public", "--head", "ridge")
+    others += [closed, (*closed, "--nearest", 2)]
     others += [("--test-subset", 50), ("--ids", *full([private(folder)[0]])), ("--class", 3)]
     for other in others:
         code, line = one_line(lmeraser, capsys, *latest((*arguments, *other)))

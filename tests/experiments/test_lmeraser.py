@@ -20,6 +20,7 @@ from unlearning.evaluation.unfinished import Unfinished
 from unlearning.exact import learners
 from unlearning.exact.system import SYSTEM, assemble, read_system
 from unlearning.experiments import lmeraser
+from unlearning.experiments.methods import METHODS, rows_of
 from unlearning.reports import paper_figures
 from unlearning.vision.shared import Shared
 
@@ -37,6 +38,14 @@ def test_a_copy_of_another_system_of_the_same_name_is_not_taken():
         {"ledger": [{}, {}]},
     ):
         assert not lmeraser._is_of(copy | other, state)
+
+
+@pytest.mark.parametrize("name", rows_of("lmeraser"))
+def test_a_system_is_called_by_its_row(name):
+    script = sisa if name.startswith("sisa") else lmeraser_script
+    words = ["train", "--dataset", "digits", *METHODS[name].flags, "--lr", "0.02"]
+    settings = script.commands()[1].settings(script.parser().parse_args(words))
+    assert lmeraser.label({"method": script.__name__.split(".")[-1], "config": settings}) == name
 
 
 def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path, monkeypatch):

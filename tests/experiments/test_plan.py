@@ -95,7 +95,9 @@ ADDED = {
         ("rfau", "original retrain mask head-only finetune loraprune gradascent gradascent_--retain-weight_0.9 randomlabel "
          "randomlabel_--saliency_0.5 badteacher rfau rfau_--shift_unseen rfau_--shift_mean rfau_--shift_head"),
         ("lmeraser", "one-prompt lmeraser_--parts_10 lmeraser_--parts_50 lmeraser_--parts_100 lmeraser_--parts_200 "
-         "lmeraser_--parts_100_--linkage_ward lmeraser_--parts_200_--linkage_ward sisa_--parts_5 sisa_--parts_20 "
+         "lmeraser_--parts_100_--linkage_ward lmeraser_--parts_200_--linkage_ward "
+         "lmeraser_--parts_1_--start_public_--head_ridge "
+         "lmeraser_--parts_200_--linkage_ward_--start_public_--head_ridge_--nearest_10 sisa_--parts_5 sisa_--parts_20 "
          "sisa_--parts_100"),
     ],
 )  # fmt: skip

@@ -75,10 +75,14 @@ def features_of(backbone: learners.Backbone, images: Any, device: str) -> torch.
         return torch.cat([backbone(to_float(x.to(device))).cpu() for x in some])
 
 
-def learner_flops(backbone: learners.Backbone, shape: list[int], classes: int) -> int:
-    """FLOPs of one image forward and backward through backbone, prompt and head, as PyTorch counts them."""
-    learner = learners.Learner(backbone, shape, classes)
+def learner_flops(backbone: learners.Backbone, shape: list[int], classes: int, ridge: bool = False) -> int:
+    """FLOPs of one image forward and backward through backbone, prompt and head, as PyTorch counts them; of a head in closed
+    form forward through the backbone, and of its product with a matrix of features by features, the largest there is."""
     device = next(backbone.parameters()).device
+    image = torch.zeros(1, *shape, device=device)
     with FlopCounterMode(display=False) as counter:
-        learner.to(device)(torch.zeros(1, *shape, device=device)).sum().backward()
-    return counter.get_total_flops()
+        if ridge:
+            backbone(image)
+        else:
+            learners.Learner(backbone, shape, classes).to(device)(image).sum().backward()
+    return counter.get_total_flops() + (2 * backbone.features**2 if ridge else 0)

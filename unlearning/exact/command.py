@@ -8,6 +8,7 @@ import torch
 
 import models
 from unlearning.core.device import Compute
+from unlearning.core.errors import UserError
 from unlearning.core.flags import (
     PIXELS,
     POSITIVE_FLOAT,
@@ -110,6 +111,10 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
     flag("--anchors", type=POSITIVE_INT, default=1000, help="images that make the centres (default: 1000)")
     text = "public: anchors can't be deleted; private: they can, and all parts are then trained again (default: public)"
     flag("--anchors-from", choices=("public", "private"), default="public", help=text)
+    text = "what each part starts from: random, or public: a learner of the public anchors (default: random)"
+    flag("--start", choices=("random", "public"), default="random", off="random", help=text)
+    text = "sgd: trained with a prompt; ridge: in closed form from --start public, without prompt, epochs and rates"
+    flag("--head", choices=("sgd", "ridge"), default="sgd", off="sgd", help=f"{text} (default: sgd)")
     flag("--epochs", type=POSITIVE_INT, default=10, help="passes over a part's images (default: 10)")
     flag("--batch-size", type=POSITIVE_INT, default=32, help="images a step (default: 32)")
     flag("--lr", type=POSITIVE_FLOAT, default=0.5, help="learning rate of the prompt (default: 0.5)")
@@ -134,6 +139,17 @@ def _add_id_flags(parser: Parser, what: str) -> None:
         mark(flag, identity="forget")
 
 
+def _settled(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags of a training: one in closed form sees its images once. Raises UserError for those that exclude another."""
+    if args.start == "public" and args.anchors_from == "private":
+        raise UserError(
+            "--start public: anchors that can be deleted can't have a say in it: leave out --anchors-from private"
+        )
+    if args.head == "ridge" and args.start != "public":
+        raise UserError("--head ridge: it is found from what public anchors say: give --start public")
+    return argparse.Namespace(**vars(args) | ({"epochs": 1} if args.head == "ridge" else {}))
+
+
 def run_system(
     method: str, split: Split, trainer: Parser, args: argparse.Namespace, command: str, shared: Shared | None = None
 ) -> Path | None:
@@ -151,10 +167,11 @@ def run_system(
         folder, further = args.folder, (command, shared, args.jobs, args.dataset)
         delete_images(folder, method, split, request, compute, args.data_dir, *further)
     else:
+        args = _settled(args)
         work = Work(Settings(trainer.settings(args)), Compute.from_flags(args), args.jobs)
         flags = trainer.non_default(args)
         named = {name: value for name, value in flags.items() if name != "--parts"}
-        named |= trainer.unusual_epochs(args)
+        named |= trainer.unusual_epochs(args) if args.head == "sgd" else {}
         made = (trainer.settings(args), trainer.own_settings(args), flags, named)
         where = (args.weights, args.output, args.overwrite)
         folder = train_system(NewSystem(method, source_of(args), *made, request, work, *where, command), split, shared)

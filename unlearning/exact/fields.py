@@ -15,6 +15,7 @@ SETTINGS = {"epochs": whole(0, 10**9), "batch_size": whole(1), "parts": whole(1)
 SETTINGS |= {"lr": number(above=0), "head_lr": number(above=0), "backbone": text(content.TEXT)}
 FURTHER = {"no_flip": content.yes_or_no, "precision": optional(content.one_of("fp32", "bf16"))}
 FURTHER |= {"linkage": content.one_of("average", "ward", "complete"), "input_size": whole(1, checkpoint_fields.SIDE)}
+FURTHER |= {"start": content.one_of("random", "public"), "head": content.one_of("sgd", "ridge"), "nearest": whole(1)}
 
 
 def _part_file(value: Any) -> None:
@@ -36,6 +37,11 @@ LEDGER = fields(
     | COST,
     {"flops": whole(0, 10**30)},
 )
+LEARNED = {"prompt": tensor(torch.float32, None), "weight": tensor(torch.float32, None, None)}
+LEARNED |= {"bias": tensor(torch.float32, None)}
+PUBLIC = {name: tensor(torch.float64, None) for name in ("mean", "scale")}
+PUBLIC |= {name: tensor(torch.float64, None, None) for name in ("inverse", "solution")}
+START = content.either(fields(LEARNED, closed=True), fields(PUBLIC, closed=True))  # of ridge.public
 BACKBONE = fields({"file": content.path, "sha256": text()}, {"network": checkpoint_fields.network})
 SYSTEM = fields(
     {
@@ -64,6 +70,7 @@ SYSTEM = fields(
         "versions": map_of(text()),
         "date": text(),
         "numbers": content.positions(),
+        "start": START,
     },
 )
 
@@ -85,6 +92,10 @@ def system(value: Any) -> None:
     require(centres is None or len(centres) == parts, "centres", f"aren't those of {parts} parts")
     require(value["method"] != "lmeraser" or centres is not None, "centres", "are missing")
     require(len(value["shape"]) == 3, "shape", "isn't channels, height and width")
+    config = value["config"]
+    require(("start" in value) == (config.get("start") == "public"), "start", "doesn't fit its config")
+    require(("inverse" in value.get("start", ())) == (config.get("head") == "ridge"), "start", "doesn't fit its config")
+    require(config.get("nearest", 1) == 1 or config.get("head") == "ridge", "config.nearest", "doesn't fit its head")
     named = value["data"].get("classes")
     require(named is None or len(named) == value["classes"], "classes", "isn't the number of classes of its data")
     deleted = set(value["deleted"].tolist())
@@ -95,8 +106,7 @@ def system(value: Any) -> None:
 
 def part(value: Any) -> None:
     """What the file of a trained part holds."""
-    tensors = {"prompt": tensor(torch.float32, None), "bias": tensor(torch.float32, None)}
-    tensors |= {"weight": tensor(torch.float32, None, None), "members": content.positions()}
+    tensors = LEARNED | {"members": content.positions()}
     costs = {"seconds": number(0), "memory_mib": number(0), "steps": whole()}
     fields(tensors | costs, {"part": whole(), "seed": whole(), "backbone": text(), "data": text()})(value)
     checkpoint_fields.plain_map(value.get("config", {}))

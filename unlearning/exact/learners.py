@@ -109,19 +109,33 @@ class Heads(nn.Module):
 class Prompted(nn.Module):
     """Several trained learners on one backbone.
 
-    Routed: an image goes to the learner whose centre is nearest to the features of the image without a prompt. Else all
-    vote, as SISA's shards do: the logit of a class is its number of votes, ties broken by the mean probability.
+    Routed: an image goes to the learner whose centre is nearest to the features of the image without a prompt. Of heads
+    without prompts the nearest ones can answer together: the logits of the head that all of them start from, and what each
+    differs from it. Else all vote, as SISA's shards do: the logit of a class is its number of votes, ties broken by the mean
+    probability.
     """
 
     centres: torch.Tensor | None
 
-    def __init__(self, backbone: Backbone, shape: Any, classes: int, learners: int, routed: bool) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        shape: Any,
+        classes: int,
+        learners: int,
+        routed: bool,
+        nearest: int = 1,
+        prompted: bool = True,
+    ) -> None:
+        """prompted: False for heads without prompts. nearest: how many of these answer an image where it is routed."""
         super().__init__()
         self.backbone = backbone
         with torch.no_grad():
             self.frame = Frame(backbone.prepare(torch.zeros(1, *shape)).shape[1:])
-        self.prompts = nn.Parameter(torch.zeros(learners, self.frame.numbers))
+        self.nearest, self.prompted = nearest, prompted
+        self.prompts = nn.Parameter(torch.zeros(learners, self.frame.numbers if prompted else 0))
         self.heads = Heads(learners, backbone.features, classes)
+        self.base = nn.Linear(backbone.features, classes) if nearest > 1 else None
         self.register_buffer("centres", torch.zeros(learners, backbone.features) if routed else None)
 
     def get_classifier(self) -> nn.Module:
@@ -130,16 +144,24 @@ class Prompted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits float32 (B, classes), or votes."""
+        plain = None if self.prompted else self.backbone(x).float()  # without prompts the same for all learners
         if self.centres is not None:
-            return self.answer(x, torch.cdist(self.backbone(x).float(), self.centres).argmin(1))
-        each = [self.answer(x, torch.full((len(x),), k, device=x.device)).softmax(1) for k in range(len(self.prompts))]
+            distances = torch.cdist(self.backbone(x).float() if plain is None else plain, self.centres)
+            if self.base is None:
+                return self.answer(x, distances.argmin(1), plain)
+            near = distances.topk(self.nearest, largest=False).indices
+            together = torch.stack([self.answer(x, near[:, m], plain) for m in range(self.nearest)]).sum(0)
+            return together - (self.nearest - 1) * self.base(plain)
+        every = [torch.full((len(x),), k, device=x.device) for k in range(len(self.prompts))]
+        each = [self.answer(x, learner, plain).softmax(1) for learner in every]
         probabilities = torch.stack(each)  # (learners, B, classes)
         votes = nn.functional.one_hot(probabilities.argmax(2), probabilities.shape[2]).sum(0)
         return votes + 0.5 * probabilities.mean(0)
 
-    def answer(self, x: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
-        """Logits float32 (B, classes) of the learners int64 (B,)."""
-        return self.heads(self.backbone(x, self.frame(self.prompts[learner])), learner)
+    def answer(self, x: torch.Tensor, learner: torch.Tensor, plain: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits float32 (B, classes) of the learners int64 (B,). plain: the images' features, for heads without prompts."""
+        features = self.backbone(x, self.frame(self.prompts[learner])) if plain is None else plain
+        return self.heads(features, learner)
 
 
 def build(checkpoint: dict[str, Any], path: str | Path = "the system") -> nn.Module:

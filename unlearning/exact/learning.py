@@ -12,10 +12,11 @@ import torch
 from tqdm import tqdm
 
 import data
-from unlearning.core.device import Compute, clock, threads
+from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory, threads
 from unlearning.core.files import write_torch
 from unlearning.core.words import say
-from unlearning.exact import learners, storage
+from unlearning.exact import learners, ridge, storage
+from unlearning.exact.backbone import features_of
 from unlearning.vision import recipes
 from unlearning.vision.settings import Settings
 from unlearning.vision.snapshots import Snapshot
@@ -36,8 +37,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Part:
-    """What one learner is trained from: the frozen backbone, the part's number and images, what images look like, and its
-    unfinished training."""
+    """What one learner is trained from: the frozen backbone, the part's number and images, what images look like, what it
+    starts from (None: at random) and its unfinished training."""
 
     backbone: learners.Backbone
     number: int
@@ -46,7 +47,39 @@ class Part:
     shape: list[int]
     classes: int
     work: Work
+    start: dict[str, torch.Tensor] | None = None
     snapshot: Snapshot | None = None
+
+
+def public_start(
+    state: dict[str, Any], backbone: learners.Backbone, dataset: data.Dataset, work: Work
+) -> dict[str, torch.Tensor] | None:
+    """What every part starts from: of --start public the learner of the anchors, of --head ridge as `ridge.public` says it;
+    None for a start at random. The anchors have to be public: then no private image has a say in it."""
+    if work.settings.get("start", "random") == "random":
+        return None
+    part = _part(backbone, work.settings.parts, state["anchors"], state, dataset, work)  # numbered as one part more
+    if work.settings.get("head") != "ridge":
+        learned = learn(part)
+        return {name: learned[name] for name in ("prompt", "weight", "bias")}
+    with _alone(work):
+        features = features_of(backbone, part.images.images, work.compute.device)
+        return ridge.public(features, part.images.labels, part.classes)
+
+
+def _part(
+    backbone: learners.Backbone,
+    number: int,
+    members: torch.Tensor,
+    state: dict[str, Any],
+    dataset: data.Dataset,
+    work: Work,
+    snapshot: Snapshot | None = None,
+) -> Part:
+    """The part of a system with the images `members`, int64 positions."""
+    flip = dataset.flip and not work.settings.get("no_flip")  # systems of earlier versions don't know it
+    shown = (flip, state["shape"], state["classes"], work, state.get("start"), snapshot)
+    return Part(backbone, number, dataset.train.take(members), *shown)
 
 
 def train_parts(
@@ -75,11 +108,9 @@ def train_parts(
     seconds = begun + sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
     device = work.compute.device
     started = clock(device)
-    flip = dataset.flip and not work.settings.get("no_flip")  # systems of earlier versions don't know it
-    shown = (flip, state["shape"], state["classes"], work)
     unfinished = {k: (folder / (name + storage.PARTIAL), storage.key_of(state, k, members[k])) for k, name in files.items()}
     snapshots = {k: storage.PartSnapshot(*file, overwrite=True, pause=PAUSE) for k, file in unfinished.items()}
-    missing = [Part(backbone, k, dataset.train.take(members[k]), *shown, snapshots[k]) for k in files if k not in done]
+    missing = [_part(backbone, k, members[k], state, dataset, work, snapshots[k]) for k in files if k not in done]
     bar = tqdm(total=len(missing), desc="parts", unit=" parts", leave=False, disable=work.compute.quiet or None)
     with bar, contextlib.closing(_learn_all(missing, work)) as learning:
         for learned in learning:
@@ -131,8 +162,14 @@ def learn(part: Part) -> dict[str, Any]:
     On a CPU one part of several has one thread, so that its bits are the same in a process of its own.
     """
     settings, device = part.work.settings, part.work.compute.device
+    if settings.get("head") == "ridge":
+        return _solve(part)
     torch.manual_seed(settings.seed)  # one start for all parts
     learner = learners.Learner(part.backbone, part.shape, part.classes).to(device)
+    if part.start is not None:
+        learner.prompt.data, learner.head.weight.data, learner.head.bias.data = (
+            part.start[name].to(device, copy=True) for name in ("prompt", "weight", "bias")
+        )
     groups = [
         {"params": [learner.prompt], "lr": settings.lr, "weight_decay": 1e-4},
         {"params": learner.head.parameters(), "lr": settings.head_lr, "weight_decay": 0.0},
@@ -140,7 +177,7 @@ def learn(part: Part) -> dict[str, Any]:
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     steps = settings.epochs * data.steps_of(len(part.images), settings.batch_size)
     seed = settings.seed * 100_003 + part.number
-    with threads(1 if settings.parts > 1 and device == "cpu" else None):
+    with _alone(part.work):
         cost = fit(
             learner,
             data.Split(part.images.images, part.images.labels),
@@ -156,3 +193,22 @@ def learn(part: Part) -> dict[str, Any]:
         )
     trained = {"prompt": learner.prompt, "weight": learner.head.weight, "bias": learner.head.bias}
     return {name: value.detach().cpu() for name, value in trained.items()} | cost | {"part": part.number, "seed": seed}
+
+
+def _solve(part: Part) -> dict[str, Any]:
+    """`learn` in closed form: a head on the features of the part's images, and no prompt."""
+    assert part.start is not None  # --head ridge is refused without
+    settings, device = part.work.settings, part.work.compute.device
+    reset_peak_memory(device)
+    started = clock(device)
+    with _alone(part.work):
+        features = features_of(part.backbone, part.images.images, device)
+        weight, bias = ridge.head(part.start, features, part.images.labels)
+    cost = {"seconds": clock(device) - started, "memory_mib": peak_memory_mib(device), "steps": 1}
+    learned = {"prompt": torch.empty(0), "weight": weight, "bias": bias}
+    return learned | cost | {"part": part.number, "seed": settings.seed}
+
+
+def _alone(work: Work) -> contextlib.AbstractContextManager[None]:
+    """One thread for one part of several on a CPU, so that its bits are the same in a process of its own."""
+    return threads(1 if work.settings.parts > 1 and work.compute.device == "cpu" else None)

@@ -1,6 +1,7 @@
 """Systems of parts: private images split into parts, a learner for each, and a folder from which images are deleted exactly.
 
-A learner depends on nothing but the images of its part, and on a start and a seed that no image has a say in. So a part that
+A learner depends on nothing but the images of its part, and on a start and a seed that no private image has a say in: the
+start is random, or public anchors make it once, and it is stored with the system. So a part that
 is trained again without an image is what it would have been had the image never been there, and the other parts are that
 already: bit for bit on the same device with the same number of threads. system.pth names the files that belong to the
 system; it is replaced in one step after all new files are written, so a kill leaves the old state or the new one.
@@ -26,9 +27,9 @@ from unlearning.core.files import check_writable, is_interrupted, read_torch, sh
 from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
-from unlearning.exact import fields, learners, storage
+from unlearning.exact import fields, learners, ridge, storage
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone, read_backbone
-from unlearning.exact.learning import Work, train_parts
+from unlearning.exact.learning import Work, public_start, train_parts
 from unlearning.exact.selection import ImageRequest, as_mask, in_words, private_and_anchors
 from unlearning.exact.storage import SYSTEM, made_from
 from unlearning.images import forgetting
@@ -98,7 +99,9 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         backbone = load_backbone(content, file, new.work.compute.device)
         part = storage.begin(place)
         _put_into_parts(state, split, backbone, dataset, new.work)
-        state["flops"] = learner_flops(backbone, state["shape"], state["classes"])
+        state["flops"] = learner_flops(backbone, state["shape"], state["classes"], _is_ridge(state))
+        if (start := public_start(state, backbone, dataset, new.work)) is not None:
+            state["start"] = start
         every = range(len(state["files"]))
         state["cost"] = train_parts(part, state, every, 0, backbone, dataset, new.work, new.overwrite)
         write_torch(part / SYSTEM, state)
@@ -165,6 +168,7 @@ def delete_images(
         twins = dataset.left_twins(ids, state["deleted"]) if request.names else []
         _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet, twins)
         backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
+        _check_start(backbone, state, folder)
         hit = _take_out(ids, state, split, backbone, dataset, work)
         # Files of a new generation, so that none of those that system.pth names is touched.
         cost = train_parts(folder, state, hit, len(state["ledger"]) + 1, backbone, dataset, work)
@@ -250,6 +254,9 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     routed = state["centres"] is not None
     weights |= {"centres": state["centres"][there]} if routed else {}
     arguments = {key: state[key] for key in ("shape", "classes")} | {"learners": len(there), "routed": routed}
+    nearest = min(state["config"].get("nearest", 1), len(there))
+    arguments |= {"nearest": nearest, "prompted": not _is_ridge(state)}
+    weights |= dict(zip(("base.weight", "base.bias"), ridge.base(state["start"]), strict=True)) if nearest > 1 else {}
     cost = state["ledger"][-1] if state["ledger"] else state["cost"]
     numbers = sum(learner[key].numel() for learner in trained for key in ("prompt", "weight", "bias"))
     inside = torch.isin(state["private"], state["deleted"]).nonzero().squeeze(1)  # positions among the private images
@@ -285,13 +292,36 @@ def _check_fitting(
     backbone: learners.Backbone, trained: list[dict[str, Any]], state: dict[str, Any], folder: str | Path
 ) -> None:
     """Raise UserError where the parts' learners, or their centres, don't fit the backbone."""
-    frame = learners.Frame(backbone.prepare(torch.zeros(1, *state["shape"])).shape[1:])
-    shapes = {"prompt": (frame.numbers,), "weight": (state["classes"], backbone.features)}
+    shapes = _shapes(backbone, state)
     wrong = [name for name, shape in shapes.items() if any(tuple(each[name].shape) != shape for each in trained)]
     if state["centres"] is not None and state["centres"].shape[1] != backbone.features:
         wrong.append("centres")
     if wrong:
         raise UserError(f"{folder}: its {wrong[0]} doesn't fit its backbone {state['backbone']['file']}: it is damaged")
+
+
+def _check_start(backbone: learners.Backbone, state: dict[str, Any], folder: Path) -> None:
+    """Raise UserError where what the parts start from doesn't fit the backbone."""
+    if "start" not in state:
+        return
+    shapes, features = _shapes(backbone, state), backbone.features
+    shapes |= {"bias": shapes["weight"][:1], "mean": (features,), "scale": (features,)}
+    shapes |= {"inverse": (features, features), "solution": shapes["weight"][::-1]}
+    if wrong := [name for name, value in state["start"].items() if tuple(value.shape) != shapes[name]]:
+        raise UserError(f"{folder}: {wrong[0]} of its start doesn't fit its backbone: it is damaged")
+
+
+def _shapes(backbone: learners.Backbone, state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes that a learner's prompt and weight have on the backbone."""
+    frame = learners.Frame(
+        backbone.prepare(torch.zeros(1, *state["shape"], device=next(backbone.parameters()).device)).shape[1:]
+    )
+    return {"prompt": (0 if _is_ridge(state) else frame.numbers,), "weight": (state["classes"], backbone.features)}
+
+
+def _is_ridge(state: dict[str, Any]) -> bool:
+    """True for a system whose heads are found in closed form, without prompts."""
+    return state["config"].get("head") == "ridge"
 
 
 def _backbone_of(state: dict[str, Any], folder: str | Path) -> Path:

@@ -186,10 +186,9 @@ def estimated(request: Request, plan: Plan) -> list[str]:
 def label(state: dict[str, Any]) -> str:
     """What the table calls a system: its key in METHODS."""
     config = state["config"]
-    if config["parts"] == 1:
-        return ONE
-    linkage = config.get("linkage", "average")  # SISA has none
-    return f"{state['method']} --parts {config['parts']}" + (f" --linkage {linkage}" if linkage != "average" else "")
+    further = {"linkage": "average", "start": "random", "head": "sgd", "nearest": 1}  # and their defaults; SISA has not all
+    own = "".join(f" --{name} {config[name]}" for name, usual in further.items() if config.get(name, usual) != usual)
+    return ONE if config["parts"] == 1 and not own else f"{state['method']} --parts {config['parts']}{own}"
 
 
 def _rows_of(folder: Path, request: Request, shared: Shared) -> list[Row]:

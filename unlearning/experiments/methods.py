@@ -67,6 +67,7 @@ class Method:
 
 
 _SYSTEMS = ("lmeraser",)
+_CLOSED = "--start public --head ridge"
 METHODS = {
     "original": Method("pretrain"),
     "retrain": Method("retrain"),
@@ -118,6 +119,10 @@ METHODS = {
     **{
         f"lmeraser --parts {k} --linkage ward": Method("lmeraser", ("--parts", str(k), "--linkage", "ward"), tables=_SYSTEMS)
         for k in (100, 200)
+    },
+    **{
+        f"lmeraser {flags}": Method("lmeraser", tuple(flags.split()), tables=_SYSTEMS)
+        for flags in (f"--parts 1 {_CLOSED}", f"--parts 200 --linkage ward {_CLOSED} --nearest 10")
     },
     **{f"sisa --parts {k}": Method("baselines.sisa", ("--parts", str(k)), tables=_SYSTEMS) for k in (5, 20, 100)},
 }

@@ -65,7 +65,8 @@ _PROMPTED = fields(
         "classes": whole(1, CLASSES),
         "learners": whole(1),
         "routed": content.yes_or_no,
-    }
+    },
+    {"nearest": whole(1), "prompted": content.yes_or_no},
 )
 
 
