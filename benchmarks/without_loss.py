@@ -78,11 +78,11 @@ TRIES = (
     Try(1),
     Try(200, "ward"),
     Try(1, start="public"),
-    Try(200, "ward", start="public"),
     *closed(1, "average", 1),
     *closed(200, "ward", 1, 3, 5, 10, 20, 50),
     *closed(200, "average", 1, 10),
     *closed(100, "ward", 1, 5, 10),
+    Try(200, "ward", start="public"),
 )
 
 
