@@ -62,7 +62,7 @@ TABLES = {
 PRESETS = ("first", "quick", "small", "gpu", "paper")
 OF_TUNE = (  # presets of tune alone
     *("random-quick", "rfau-quick", "rfau-small", "rfau-gpu", "rfau-paper"),
-    *("audit-quick", "audit-small"),
+    *("audit-quick", "audit-small", "sequence-first"),
 )
 
 

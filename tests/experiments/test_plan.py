@@ -163,7 +163,7 @@ def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeyp
     for table in reproduce.TABLES:
         for preset in reproduce.table_of(table).presets:
             runs = planned(table, "--preset", preset, "--seeds", "1")  # the others differ in their seed alone
-            assert len(runs) > 5
+            assert len(runs) > 3
             parsers = {script: importlib.import_module(script).parser() for script, _ in runs}
             for script, arguments in runs:
                 parsers[script].parse_args(arguments)

@@ -124,7 +124,7 @@ def result_flags(script):
     """The flags that make a script's result, each with another value than its default, but for those that name its network,
     its data and what it forgets."""
     elsewhere = {"model", "dataset", "img_size", "subset", "test_subset", "validation"}
-    elsewhere |= {f"forget_{kind}" for kind in ("class", "random", "file", "count")} | {"of_class"}
+    elsewhere |= {f"forget_{kind}" for kind in ("class", "subclass", "random", "file", "count")} | {"of_class"}
     elsewhere |= {"mean", "std"}  # these two belong together
     if script not in FROM_SCRATCH:  # of networks that others have trained: tests/vision/test_originals.py
         elsewhere |= {"head", "entry", "input_size"}

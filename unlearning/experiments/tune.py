@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearning.evaluation.collect import score_files
-from unlearning.experiments import audit, prunelora, random_share, rfau
+from unlearning.experiments import audit, prunelora, random_share, rfau, sequence
 from unlearning.experiments.choice import mark
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.plan import both_ways, chosen
@@ -15,6 +15,7 @@ OTHERS = {"random": random_share, "rfau": rfau, "audit": audit}  # tables whose 
 PRESETS: dict[str, dict[str, Any]] = (
     prunelora.PRESETS
     | {"first": prunelora.PRESETS["first"] | {"next": "python reproduce.py tune"}}
+    | {"sequence-first": sequence.SIZES["first"]}  # its others are prunelora's
     | {
         f"{table}-{name}": sizes
         for table, module in OTHERS.items()
