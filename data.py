@@ -51,9 +51,9 @@ NORMALISATION = {
     "mnist": ((0.1307,), (0.3081,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "cifar100-coarse": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
+NORMALISATION |= {"cifar100-coarse": NORMALISATION["cifar100"]}  # the same pixels
 NEUTRAL = (0.5, 0.5)  # for any other images: -1 to 1
 TRAITS = {"train": "training images", "test": "test images", "side": "pixels a side"}  # of `_traits`, in words
 

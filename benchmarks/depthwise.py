@@ -16,19 +16,31 @@ import lora
 import loraprune
 import pretrain
 import retrain
+from models import EFFICIENTNET
 from unlearning.core.device import Compute
 from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.paths import folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.evaluation.collect import score_files
 from unlearning.evaluation.flags import Scoring
+from unlearning.experiments import rfau
+from unlearning.experiments.plan import START
 from unlearning.experiments.plan import command as typed
 from unlearning.reports import results
 from unlearning.vision.shared import Shared
 
 ABOUT = "Which layers of a network with depthwise convolutions PruneLoRA can silence, and still recover."
-IMAGES = ("--dataset", "fashion-mnist", "--subset", "1000", "--test-subset", "2000", "--quiet")
-NETWORK = ("--model", "tf_efficientnet_lite0", "--pretrained", "--input-size", "48", "--lr", "0.01", "--batch-size", "32")
+QUICK = rfau.PRESETS["quick"]
+IMAGES = ("--dataset", "fashion-mnist", "--subset", str(QUICK["subset"]), "--test-subset", str(QUICK["test"]), "--quiet")
+LENGTHS = dict(zip(QUICK["model"], QUICK["pretrain"], strict=True))
+NETWORK = (
+    "--model",
+    EFFICIENTNET,
+    "--epochs",
+    str(LENGTHS[EFFICIENTNET]),
+    *START[EFFICIENTNET],
+    *QUICK["scratch"][EFFICIENTNET],
+)
 STEM, EXPANSIONS, DEPTHWISE, HEAD = "conv_stem", "blocks.[1-6].*.conv_pw", "*conv_dw", "conv_head"
 PROJECTIONS = ("*conv_pwl", "blocks.0.0.conv_pw")  # the first block has no expansion
 EVERY = (STEM, EXPANSIONS, DEPTHWISE, *PROJECTIONS, HEAD)
@@ -61,8 +73,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in range(args.seeds):
         common = [*IMAGES, *place, "--seed", str(seed)]
         forget = [*common, "--forget-class", "3"]
-        original = run(pretrain, [*common, *NETWORK, "--epochs", "10"], "original")
-        run(retrain, [*forget, *NETWORK, "--epochs", "10"], "retrain")
+        original = run(pretrain, [*common, *NETWORK], "original")
+        run(retrain, [*forget, *NETWORK], "retrain")
         forget += ["--original", str(original)]
         run(lora, [*forget, "--epochs", str(EPOCHS)], "LoRA, nothing pruned")
         for name, layers in TRIES.items():

@@ -35,12 +35,11 @@ def measure(name: str, digest: str, compute: Compute, data_dir: Path, shared: Sh
     model, forget = models.build(checkpoint, path), checkpoint["forget"]
     compute, sets = compute.placed(model), four_sets(dataset, forget)
     train, test = (predict(model, split, compute) for split in (dataset.train, dataset.test))
-    unseen = accuracy(train[sets.forget], dataset.train.labels[sets.forget]) if len(forget) else None
     return {
         "file": name,
         "sha256": digest,
         "kib": round(path.stat().st_size / 1024),
-        "UA": None if unseen is None else 100 - unseen,
+        "UA": 100 - accuracy(train[forget], dataset.train.labels[forget]) if len(forget) else None,
         "RA": accuracy(train[sets.retain], dataset.train.labels[sets.retain]),
         "TA": accuracy(test[sets.retain_test], dataset.test.labels[sets.retain_test]),
         "minutes": checkpoint["cost"]["seconds"] / 60,

@@ -9,7 +9,7 @@ from tests.helpers import ROOT
 from unlearning.core import seals
 from unlearning.reports import folders, pages, results, tables
 
-PAGES = [ROOT / "README.md", ROOT / "model_weights" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = pages.pages_of(ROOT)
 TABLES = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))
 EVERY = [*(folder / "result.json" for folder in TABLES), *sorted((ROOT / "results" / "benchmarks").glob("*.json"))]
 

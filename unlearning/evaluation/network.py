@@ -58,8 +58,7 @@ Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, 
 def four_sets(dataset: data.Dataset, forget: torch.Tensor) -> Sets:
     """D_f, D_r, T_f and T_r as int64 positions. T_f has the test images of the classes, or subclasses, that lie wholly in
     D_f: where there are none, in sample forgetting, T_r is the whole test set."""
-    classes = forgetting.whole_classes(dataset.train.finest, forget)
-    gone = torch.isin(dataset.test.finest, torch.tensor(classes, dtype=torch.int64))
+    gone = forgetting.of_whole_classes(dataset.train, dataset.test, forget)
     kept = forgetting.retain_indices(len(dataset.train), forget)
     return Sets(forget, kept, gone.nonzero().squeeze(1), (~gone).nonzero().squeeze(1))
 

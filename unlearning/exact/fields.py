@@ -7,6 +7,7 @@ import torch
 
 from unlearning.core import content
 from unlearning.core.content import Misfit, fields, list_of, map_of, number, optional, require, tensor, text, whole
+from unlearning.exact import ridge
 from unlearning.networks import checkpoint_fields
 
 PART_FILE = re.compile(r"part_\d{4,9}_\d{4,9}\.pth")
@@ -94,8 +95,8 @@ def system(value: Any) -> None:
     require(len(value["shape"]) == 3, "shape", "isn't channels, height and width")
     config = value["config"]
     require(("start" in value) == (config.get("start") == "public"), "start", "doesn't fit its config")
-    require(("inverse" in value.get("start", ())) == (config.get("head") == "ridge"), "start", "doesn't fit its config")
-    require(config.get("nearest", 1) == 1 or config.get("head") == "ridge", "config.nearest", "doesn't fit its head")
+    require(("inverse" in value.get("start", ())) == ridge.is_asked_for(config), "start", "doesn't fit its config")
+    require(config.get("nearest", 1) == 1 or ridge.is_asked_for(config), "config.nearest", "doesn't fit its head")
     named = value["data"].get("classes")
     require(named is None or len(named) == value["classes"], "classes", "isn't the number of classes of its data")
     deleted = set(value["deleted"].tolist())

@@ -59,7 +59,7 @@ def public_start(
     if work.settings.get("start", "random") == "random":
         return None
     part = _part(backbone, work.settings.parts, state["anchors"], state, dataset, work)  # numbered as one part more
-    if work.settings.get("head") != "ridge":
+    if not ridge.is_asked_for(work.settings):
         learned = learn(part)
         return {name: learned[name] for name in ("prompt", "weight", "bias")}
     with _alone(work):
@@ -162,7 +162,7 @@ def learn(part: Part) -> dict[str, Any]:
     On a CPU one part of several has one thread, so that its bits are the same in a process of its own.
     """
     settings, device = part.work.settings, part.work.compute.device
-    if settings.get("head") == "ridge":
+    if ridge.is_asked_for(settings):
         return _solve(part)
     torch.manual_seed(settings.seed)  # one start for all parts
     learner = learners.Learner(part.backbone, part.shape, part.classes).to(device)

@@ -99,7 +99,7 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         backbone = load_backbone(content, file, new.work.compute.device)
         part = storage.begin(place)
         _put_into_parts(state, split, backbone, dataset, new.work)
-        state["flops"] = learner_flops(backbone, state["shape"], state["classes"], _is_ridge(state))
+        state["flops"] = learner_flops(backbone, state["shape"], state["classes"], ridge.is_asked_for(state["config"]))
         if (start := public_start(state, backbone, dataset, new.work)) is not None:
             state["start"] = start
         every = range(len(state["files"]))
@@ -255,7 +255,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     weights |= {"centres": state["centres"][there]} if routed else {}
     arguments = {key: state[key] for key in ("shape", "classes")} | {"learners": len(there), "routed": routed}
     nearest = min(state["config"].get("nearest", 1), len(there))
-    arguments |= {"nearest": nearest, "prompted": not _is_ridge(state)}
+    arguments |= {"nearest": nearest, "prompted": not ridge.is_asked_for(state["config"])}
     weights |= dict(zip(("base.weight", "base.bias"), ridge.base(state["start"]), strict=True)) if nearest > 1 else {}
     cost = state["ledger"][-1] if state["ledger"] else state["cost"]
     numbers = sum(learner[key].numel() for learner in trained for key in ("prompt", "weight", "bias"))
@@ -316,12 +316,10 @@ def _shapes(backbone: learners.Backbone, state: dict[str, Any]) -> dict[str, tup
     frame = learners.Frame(
         backbone.prepare(torch.zeros(1, *state["shape"], device=next(backbone.parameters()).device)).shape[1:]
     )
-    return {"prompt": (0 if _is_ridge(state) else frame.numbers,), "weight": (state["classes"], backbone.features)}
-
-
-def _is_ridge(state: dict[str, Any]) -> bool:
-    """True for a system whose heads are found in closed form, without prompts."""
-    return state["config"].get("head") == "ridge"
+    return {
+        "prompt": (0 if ridge.is_asked_for(state["config"]) else frame.numbers,),
+        "weight": (state["classes"], backbone.features),
+    }
 
 
 def _backbone_of(state: dict[str, Any], folder: str | Path) -> Path:

@@ -77,7 +77,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rates": RATES,
         "grid": GRID,
     },
-    # At this side the frame is 30 wide, as the paper's. Rates and batches are those that its public code names.
+    # At this side the frame is 30 wide, as the paper's. The prompt's rate is the paper's too; that of heads and the batches
+    # are its public code's.
     "paper": {
         "dataset": "cifar10",
         "model": ["timm:vit_base_patch16_224.augreg_in21k"],

@@ -132,6 +132,12 @@ def whole_classes(labels: torch.Tensor, forget: torch.Tensor) -> list[int]:
     return [c for c in labels.unique().tolist() if inside[labels == c].all()]
 
 
+def of_whole_classes(train: Split, test: Split, forget: torch.Tensor) -> torch.Tensor:
+    """Which test images, bool (M,), are of the classes, or subclasses, that lie wholly in the forget set. forget: int64
+    positions in the training images."""
+    return torch.isin(test.finest, torch.tensor(whole_classes(train.finest, forget), dtype=torch.int64))
+
+
 def in_words(
     labels: torch.Tensor,
     classes: Sequence[str],

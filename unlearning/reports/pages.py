@@ -27,12 +27,15 @@ MARKER = r"<!-- (?:table|value) "
 MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{MARKER}).)*?)(<!-- end -->)", re.DOTALL)
 
 
+def pages_of(root: Path) -> list[Path]:
+    """The pages below `root` that may have excerpts."""
+    return [root / "README.md", root / "model_weights" / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
 def refresh(root: Path) -> list[Path]:
-    """Draw the excerpts of README.md, model_weights/README.md and docs/ below `root` again, and the page of all results:
-    the files that changed."""
+    """Draw the excerpts of the pages below `root` again, and the page of all results: the files that changed."""
     changed = []
-    pages = [root / "README.md", root / "model_weights" / "README.md", *sorted((root / "docs").rglob("*.md"))]
-    for page in filter(Path.exists, pages):
+    for page in filter(Path.exists, pages_of(root)):
         text = page.read_text(encoding="utf-8")
         if (now := with_excerpts(text, root, page.name)) != text:
             write_text(page, now)

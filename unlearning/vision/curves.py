@@ -36,10 +36,9 @@ class Curve(EpochScores):
         """What is scored by the columns UA, RA and TA: at most LIMIT images of each of D_f, D_r and T_r, by class, the same
         for every run; an empty one has no value."""
         dataset, forget = self.dataset, self.forget
-        gone = forgetting.whole_classes(dataset.train.finest, forget)
         kept = forgetting.retain_indices(len(dataset.train), forget)
         there = forget[~torch.isin(forget, dataset.missing)]
-        tested = ~torch.isin(dataset.test.finest, torch.tensor(gone, dtype=torch.int64))
+        tested = ~forgetting.of_whole_classes(dataset.train, dataset.test, forget)
         sets = {"UA": dataset.train.take(there), "RA": dataset.train.take(kept), "TA": dataset.test.take(tested)}
         return {name: _some(split) for name, split in sets.items()}
 
