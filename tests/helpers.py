@@ -23,6 +23,7 @@ import evaluate
 from unlearning.core.device import Compute
 from unlearning.core.files import Staged, read_torch, staging
 from unlearning.core.flags import PerModel, main
+from unlearning.core.locks import locked
 from unlearning.evaluation.flags import Scoring
 from unlearning.vision import adapter_files
 from unlearning.vision.run import Run
@@ -229,6 +230,21 @@ def served(folder):
         finally:
             server.shutdown()
             thread.join()
+
+
+def while_waiting(path, action, meanwhile, capsys):
+    """What `action` returns, which waits for the lock on `path` while `meanwhile` is carried out under it."""
+    found = []
+    with locked(path):
+        thread, said = threading.Thread(target=lambda: found.append(action())), ""
+        thread.start()
+        while "waiting for it" not in said and thread.is_alive():
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+        assert thread.is_alive()
+        meanwhile()
+    thread.join()
+    return found[0]
 
 
 class Silent(http.server.SimpleHTTPRequestHandler):

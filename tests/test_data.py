@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ import pretrain
 import retrain
 import rfau
 from baselines import badteacher, delete, gradascent, neglora, randomlabel, regun, scrub, ssd
-from tests.helpers import call, served
+from tests.helpers import call, served, while_waiting
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting, readers, splits
 from unlearning.images.classes import class_numbers
@@ -522,7 +523,7 @@ def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, m
     monkeypatch.setattr(shutil, "which", lambda name: name)
 
     def archive(command, cwd=None, **_):
-        files, said = tmp_path.resolve() / "debian/files/usr/share/datasets/fashion-mnist", ""
+        files, said = tmp_path.resolve() / "debian-dataset-fashion-mnist/files/usr/share/datasets/fashion-mnist", ""
         if "--print-uris" in command:
             said = "'http://deb.debian.org/debian/pool/main/d/x_all.deb' x_all.deb 30900652 SHA256:39e1\n"
         elif "download" in command:
@@ -537,9 +538,25 @@ def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, m
     monkeypatch.setattr(subprocess, "run", archive)
     loaded = data.load("fashion-mnist", tmp_path)
     assert (len(loaded.train), len(loaded.test)) == (20, 10)
-    assert not (tmp_path / "debian").exists()
+    assert not list(tmp_path.glob("*debian*"))
     said = capsys.readouterr().err.splitlines()
-    assert said[1:] == [f"downloading package dataset-fashion-mnist (31 MB) from deb.debian.org to {tmp_path / 'debian'}"]
+    place = tmp_path / "debian-dataset-fashion-mnist"
+    assert said[1:] == [f"downloading package dataset-fashion-mnist (31 MB) from deb.debian.org to {place}"]
+
+
+def test_of_two_commands_that_begin_at_once_one_downloads(tmp_path, monkeypatch, capsys):
+    """The other waits, and reads what has come."""
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", offline)
+    folder = tmp_path / "MNIST/raw"
+
+    def comes():
+        folder.mkdir(parents=True)
+        for part, count in (("train", 20), ("t10k", 10)):
+            for kind, array in (("images-idx3", np.ones((count, 28, 28))), ("labels-idx1", np.arange(count) % 10)):
+                (folder / f"{part}-{kind}-ubyte").write_bytes(idx(array))
+
+    read = partial(data.load, "mnist", tmp_path)
+    assert len(while_waiting(tmp_path / "MNIST", read, comes, capsys).train) == 20
 
 
 def test_torchvisions_download_is_one_line_in_a_log(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import sys
-import threading
+from functools import partial
 
 import pytest
 
@@ -12,10 +12,9 @@ import evaluate
 import pretrain
 import retrain
 from baselines import control
-from tests.helpers import call, dies, files, full_disk, killed, one_line
+from tests.helpers import call, dies, files, full_disk, killed, one_line, while_waiting
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import main
-from unlearning.core.locks import locked
 from unlearning.core.seals import FOREIGN, sealed
 from unlearning.evaluation import collect, network
 from unlearning.evaluation.flags import Scoring
@@ -197,21 +196,13 @@ def test_scores_that_other_flags_have_made_are_computed_anew(path, tmp_path, mon
 def test_another_command_waits_for_the_outputs_and_then_replaces_nothing(path, tmp_path, monkeypatch, capsys):
     """Also where they weren't there when it began."""
     monkeypatch.setattr(collect, "score_files", lambda *_, **__: pytest.fail("scored"))
-    said = []
+    file = tmp_path / "new/a.json"
 
     def second():
         with pytest.raises(UserError, match=r"a.json exists; --overwrite"):
-            call(evaluate, path, "--json", tmp_path / "new/a.json", "--weights", tmp_path, "--quiet")
-        said.append("refused")
+            call(evaluate, path, "--json", file, "--weights", tmp_path, "--quiet")
 
-    with locked(tmp_path / "new/a.json"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive() and said == []
-        (tmp_path / "new/a.json").write_text("of the first", encoding="utf-8")
-    thread.join(30)
-    assert said == ["refused"] and "waiting for it" in capsys.readouterr().err
+    while_waiting(file, second, partial(file.write_text, "of the first"), capsys)
     assert files(tmp_path) == {"new/a.json": b"of the first"}
 
 

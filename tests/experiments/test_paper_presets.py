@@ -1,8 +1,7 @@
 """The papers' presets: the papers' settings, and each of them from end to end on 64 images."""
 
 import itertools
-import threading
-import time
+from functools import partial
 
 import pytest
 import timm
@@ -11,10 +10,9 @@ import data
 import models
 import reproduce
 from tests.experiments.tables import make, planned
-from tests.helpers import latest, one_line
+from tests.helpers import latest, one_line, while_waiting
 from tests.test_data import write_svhn
 from unlearning.core.files import read_torch
-from unlearning.core.locks import locked
 from unlearning.exact import backbone
 from unlearning.exact.system import read_system
 from unlearning.experiments import lmeraser, prunelora, random_share, rfau
@@ -122,21 +120,12 @@ def test_lmerasers_paper_preset_runs_from_end_to_end(tmp_path, monkeypatch):
 def test_systems_that_begin_at_once_share_a_backbone(tmp_path, monkeypatch, capsys):
     """Commands of one stage do. A second file would have another head, so that the systems on the first had lost theirs."""
     monkeypatch.setattr(models, "create_pretrained", lambda name, data_dir, quiet, **own: timm.create_model(name, **own))
-    digits, found = data.load("digits", subset=100), []
+    digits = data.load("digits", subset=100)
 
     def begin():
-        found.append(backbone.backbone_file("timm:test_resnet", digits, tmp_path, tmp_path, 32, True))
+        return backbone.backbone_file("timm:test_resnet", digits, tmp_path, tmp_path, 32, True)
 
-    begin()
-    first = found[0].read_bytes()
-    found[0].unlink()
-    with locked(found[0]):
-        thread = threading.Thread(target=begin)
-        thread.start()
-        said = ""
-        while "waiting for it" not in said and thread.is_alive():
-            time.sleep(0.02)
-            said += capsys.readouterr().err
-        found[0].write_bytes(first)
-    thread.join()
-    assert found[0] == found[1] and found[1].read_bytes() == first
+    file = begin()
+    first = file.read_bytes()
+    file.unlink()
+    assert while_waiting(file, begin, partial(file.write_bytes, first), capsys) == file and file.read_bytes() == first

@@ -3,9 +3,8 @@
 import json
 import re
 import shlex
-import threading
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,9 @@ import loraprune
 import reproduce
 from data import Source
 from tests.experiments.tables import SMALL, make, request_of
-from tests.helpers import call, dies, files, killed, one_line, shell
+from tests.helpers import call, dies, files, killed, one_line, shell, while_waiting
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
-from unlearning.core.locks import locked
 from unlearning.evaluation import network
 from unlearning.experiments import prunelora
 from unlearning.reports import folders, results
@@ -71,25 +69,17 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
     assert set(folders.FILES.values()) <= files(folder).keys()
     assert not [name for name in files(tmp_path) if "/." in name]
 
-    ends = []
-
     def second():
         try:
-            ends.append(table()["rows"])
+            return table()["rows"]
         except UserError as error:
-            ends.append(str(error))
+            return str(error)
 
     more = first | {"rows": [row | {"n": 2} for row in first["rows"]]}
-    for written in (first, more):
-        with locked(folder):
-            thread, said = threading.Thread(target=second), ""
-            thread.start()
-            while "waiting for it" not in said and thread.is_alive():
-                time.sleep(0.02)
-                said += capsys.readouterr().err
-            assert thread.is_alive()
-            (folder / "result.json").write_text(json.dumps(written), encoding="utf-8")
-        thread.join()
+    ends = [
+        while_waiting(folder, second, partial((folder / "result.json").write_text, json.dumps(written)), capsys)
+        for written in (first, more)
+    ]
     assert len(scored) == 6 and ends[0] == first["rows"]  # to the last bit, though those were read back
     assert "this would lose 2 seeds of it" in ends[1]
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == more

@@ -1,6 +1,7 @@
 """Bases: one out of a package is there whole or not at all, what is none is one line, and bars are as they were."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import transformers
 from safetensors.torch import load_file
 
 import llmeraser
-from tests.helpers import files, one_line
+from tests.helpers import files, one_line, while_waiting
 from unlearning.core.errors import UserError
 from unlearning.language import base
 from unlearning.language.base import base_fingerprint, load_base
@@ -49,6 +50,12 @@ def test_a_base_out_of_a_package_is_there_whole_or_not_at_all(place, tmp_path, m
     assert list(tmp_path.iterdir()) == [folder]
     whole = load_file(folder / "model.safetensors")
     assert all(torch.equal(value, quantised.state_dict()[name]) for name, value in whole.items())
+
+
+def test_of_two_commands_that_begin_at_once_one_dequantises(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(base, "package_file", lambda *_: pytest.fail("fetched twice"))
+    folder = tmp_path / base.SMOLLM2
+    assert while_waiting(folder, partial(base._smollm2, tmp_path, True), folder.mkdir, capsys) == folder
 
 
 def test_loading_shows_no_progress_bars_and_leaves_the_setting_as_it_was(place, tmp_path, monkeypatch):

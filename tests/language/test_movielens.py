@@ -4,14 +4,16 @@ import io
 import urllib.request
 import zipfile
 import zlib
+from functools import partial
 
 import numpy as np
 import pandas
 import pytest
 import rdata
 
+from tests.helpers import while_waiting
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.language import movielens
+from unlearning.language import movielens, tasks
 
 FILMS = {1: ("Heat", 1995, "Action|Crime"), 2: ("Brazil", 1985, "Comedy"), 3: ("Nameless", None, "Drama")}
 RATINGS = [(user, film, 5.0 if (user + film) % 2 else 2.5, 100 * user + film) for user in range(12) for film in FILMS]
@@ -29,7 +31,7 @@ def grouplens(folder):
 
 def dslabs(folder):
     """Debian's package with the same, in R's lazy-load format: a length and a zlib stream."""
-    base = folder / "debian/files/usr/lib/R/site-library/dslabs/data/Rdata"
+    base = folder / "debian-r-cran-dslabs/files/usr/lib/R/site-library/dslabs/data/Rdata"
     base.parent.mkdir(parents=True)
     columns = {
         "movieId": [film for _, film, _, _ in RATINGS],
@@ -45,7 +47,7 @@ def dslabs(folder):
     packed = zlib.compress(plain.read_bytes())
     base.with_suffix(".rdb").write_bytes(b"xxx" + len(plain.read_bytes()).to_bytes(4, "big") + packed)
     rdata.write_rds(base.with_suffix(".rdx"), {"variables": {"movielens": np.array([3, 4 + len(packed)], dtype=np.int32)}})
-    return folder / "debian/files"
+    return folder / "debian-r-cran-dslabs/files"
 
 
 def no_network(*_, **__):
@@ -62,9 +64,25 @@ def test_grouplens_and_debian_give_the_same_ratings(tmp_path, monkeypatch):
     assert first == second and len(first) == len(RATINGS)
     assert first[0] == movielens.Rating("0", "1", "Heat", "1995", "Action|Crime", 5.0, 1)
     assert first[2].title == "Nameless" and first[2].year == ""
-    assert not (tmp_path / "two/debian").exists()
+    assert not list((tmp_path / "two").glob("*debian*"))
     (tmp_path / "one/ml-latest-small.zip").unlink()
     assert movielens.ratings(tmp_path / "one") == first  # kept
+
+
+def test_of_two_commands_that_begin_at_once_one_fetches(tmp_path, monkeypatch, capsys):
+    """The other waits for it: of ratings, and of a task's files, which are made of them."""
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    grouplens(tmp_path)
+    first = movielens.ratings(tmp_path)
+    (tmp_path / "ml-latest-small.zip").unlink()
+    file, content = tmp_path / movielens.FILE, (tmp_path / movielens.FILE).read_bytes()
+    file.unlink()
+    assert while_waiting(file, partial(movielens.ratings, tmp_path), partial(file.write_bytes, content), capsys) == first
+    there = tasks.task_files("invented", tmp_path)["test"]
+    content = there.read_bytes()
+    there.unlink()
+    made = partial(tasks.task_files, "invented", tmp_path)
+    assert while_waiting(there, made, partial(there.write_bytes, content), capsys)["test"] == there
 
 
 def test_without_a_source_one_line_says_what_to_put_where(tmp_path, monkeypatch):

@@ -93,14 +93,14 @@ def package_file(wanted: WheelFile, file: Path, what: str, quiet: bool = False) 
 
 
 def debian_package(name: str, root: Path, quiet: bool = False) -> Path | None:
-    """The files of a package of the Debian or Ubuntu archive, fetched without root rights: a folder below root/debian, which
-    the caller removes; None where that can't be.
+    """The files of a package of the Debian or Ubuntu archive, fetched without root rights: a folder alone in one that the
+    caller removes; None where that can't be.
 
-    apt checks the archive's signature; its lists and cache live below root/debian too, so the system needn't be up to date.
+    apt checks the archive's signature; its lists and cache live in there too, so the system needn't be up to date.
     """
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         return None
-    work, shown = (root / "debian").resolve(), progress_shown(quiet)
+    work, shown = (root / f"debian-{name}").resolve(), progress_shown(quiet)
     lists = work / "lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     (work / "cache").mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 """Named data sets, from their files in `data_dir`, torchvision's downloads, Debian's packages, or scikit-learn."""
 
+import contextlib
 import gzip
 import pickle
 import shutil
@@ -13,6 +14,7 @@ import torch
 
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import announce, bars_of_libraries, debian_package
+from unlearning.core.locks import locked
 from unlearning.core.words import first_line
 from unlearning.images.pictures import read_images
 from unlearning.images.splits import Contents, Split
@@ -46,6 +48,8 @@ def _digits(root, quiet):
 
 
 Reader = Callable[[Path, bool], Contents]  # of the folder of files and of `quiet`
+# What torchvision raises where files are missing, out of reach or damaged.
+DAMAGED = (OSError, RuntimeError, ValueError, AssertionError, EOFError, LookupError, TypeError)
 
 
 def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder: str = "") -> Reader:
@@ -58,12 +62,7 @@ def _torchvision(name: str, megabytes: float, splits: tuple[dict, dict], folder:
         from torchvision import datasets
 
         kind, where = getattr(datasets, name), root / folder if folder else root
-        try:
-            parts = _read_or_download(kind, where, splits, megabytes, quiet)
-        except (OSError, RuntimeError, ValueError, AssertionError, EOFError, LookupError, TypeError) as error:
-            if name != "FashionMNIST" or not _fashion_mnist_from_debian(root, quiet):
-                raise UserError(_what_to_put_where(kind, where, error)) from None
-            parts = [kind(where, **split) for split in splits]
+        parts = _read_or_fetch(kind, where, splits, megabytes, quiet)
         labels = [part.labels if hasattr(part, "labels") else part.targets for part in parts]
         images = [torch.as_tensor(part.data) for part in parts]
         if images[0].ndim == 3:  # MNIST's format has no channel axis
@@ -105,15 +104,12 @@ def _gtsrb(root, quiet):
     """The German Traffic Sign Recognition Benchmark: PPM files of many sizes, resized to GTSRB_SIDE."""
     from torchvision.datasets import GTSRB
 
-    try:
-        parts = _read_or_download(GTSRB, root, ({"split": "train"}, {"split": "test"}), 276.6, quiet)
-        counts = tuple(map(len, parts))
-        if counts != GTSRB_SIZES:  # torchvision unpacks nothing again where there is a folder
-            there, right = (f"{train:,} training and {test:,} test images" for train, test in (counts, GTSRB_SIZES))
-            place = root / "gtsrb" / "GTSRB"
-            raise UserError(f"{place} holds {there}, not {right}: delete it, and it is unpacked anew")
-    except (OSError, RuntimeError, ValueError, LookupError) as error:
-        raise UserError(_what_to_put_where(GTSRB, root, error)) from None
+    parts = _read_or_fetch(GTSRB, root, ({"split": "train"}, {"split": "test"}), 276.6, quiet)
+    counts = tuple(map(len, parts))
+    if counts != GTSRB_SIZES:  # torchvision unpacks nothing again where there is a folder
+        there, right = (f"{train:,} training and {test:,} test images" for train, test in (counts, GTSRB_SIZES))
+        place = root / "gtsrb" / "GTSRB"
+        raise UserError(f"{place} holds {there}, not {right}: delete it, and it is unpacked anew")
     train, test = map(_resized, parts)
     return Contents(train, test, GTSRB_CLASSES)
 
@@ -124,8 +120,24 @@ def _resized(part):
     return Split(read_images(files, GTSRB_SIDE)[0], torch.tensor(labels, dtype=torch.int64))
 
 
+def _read_or_fetch(dataset, where, splits, megabytes, quiet):
+    """The splits of torchvision's data set class `dataset`, fetched unless they are there, by one process at a time.
+
+    Raises UserError, which says what to put where, when they are out of reach.
+    """
+    with contextlib.suppress(*DAMAGED):
+        return [dataset(where, **split) for split in splits]
+    with locked(where / dataset.__name__):
+        try:
+            return _read_or_download(dataset, where, splits, megabytes, quiet)
+        except DAMAGED as error:
+            if dataset.__name__ != "FashionMNIST" or not _fashion_mnist_from_debian(where, quiet):
+                raise UserError(_what_to_put_where(dataset, where, error)) from None
+            return [dataset(where, **split) for split in splits]
+
+
 def _read_or_download(dataset, where, splits, megabytes, quiet):
-    """The splits of torchvision's data set class `dataset`, downloaded unless they are there."""
+    """As `_read_or_fetch`, by torchvision alone, whose errors it raises."""
     try:
         return [dataset(where, **split) for split in splits]
     except RuntimeError:  # torchvision's word for "not there, or not intact"
@@ -172,7 +184,7 @@ def _fashion_mnist_from_debian(root, quiet):
         with gzip.open(packed) as source, open(whole.with_suffix(".part"), "wb") as target:
             shutil.copyfileobj(source, target)
         whole.with_suffix(".part").replace(whole)
-    shutil.rmtree(root / "debian")
+    shutil.rmtree(files.parent)
     return True
 
 

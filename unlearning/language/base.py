@@ -13,6 +13,7 @@ from torch import nn
 
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, bars_of_libraries, package_file, progress_shown
+from unlearning.core.locks import to_make
 from unlearning.core.words import first_line
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -88,12 +89,18 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _smollm2(data_dir: Path, quiet: bool) -> Path:
     """The folder of SmolLM2-135M-Instruct, dequantised from the package's GGUF the first time (a minute, 540 MB)."""
+    folder = data_dir / SMOLLM2
+    with to_make(folder, folder.exists) as missing:  # by one of several commands that begin at once
+        if missing:
+            _dequantise(folder, quiet)
+    return folder
+
+
+def _dequantise(folder: Path, quiet: bool) -> None:
+    """Have the package's model as the folder: there whole, or not at all."""
     import transformers
 
-    folder = data_dir / SMOLLM2
-    if folder.exists():
-        return folder
-    part = data_dir / f".{SMOLLM2}.part"
+    part = folder.with_name(f".{folder.name}.part")
     gguf = part / GGUF.name
     package_file(GGUF, gguf, SMOLLM2, quiet)
     quantised = {"gguf_file": gguf.name}
@@ -107,7 +114,6 @@ def _smollm2(data_dir: Path, quiet: bool) -> Path:
     transformers.AutoTokenizer.from_pretrained(part, **quantised).save_pretrained(part)
     gguf.unlink()
     part.rename(folder)
-    return folder
 
 
 def base_fingerprint(model: nn.Module) -> str:

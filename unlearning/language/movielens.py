@@ -17,6 +17,7 @@ from typing import NamedTuple
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import content_of, debian_package
 from unlearning.core.files import replacing
+from unlearning.core.locks import to_make
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 FILE = "movielens.csv"  # one line a rating: viewer, film, title, year, genres, rating, time
@@ -37,15 +38,9 @@ class Rating(NamedTuple):
 def ratings(data_dir: Path, quiet: bool = False) -> list[Rating]:
     """All ratings, a list of Rating, downloaded the first time. Raises UserError when the data are out of reach."""
     file = data_dir / FILE
-    if not file.exists():
-        try:
-            lines = _from_grouplens(data_dir, quiet)
-        except (OSError, LookupError, ValueError, zipfile.BadZipFile) as error:
-            lines = _from_debian(data_dir, quiet)
-            if lines is None:
-                raise UserError(f"no MovieLens and no download ({error}); put {URL} into {data_dir}") from None
-        with replacing(file) as part, open(part, "w", newline="", encoding="utf-8") as target:
-            csv.writer(target).writerows(lines)
+    with to_make(file, file.exists) as missing:  # by one of several tables that begin at once
+        if missing:
+            _write(file, quiet)
     found: list[Rating] = []
     try:
         with open(file, newline="", encoding="utf-8") as source:
@@ -56,6 +51,18 @@ def ratings(data_dir: Path, quiet: bool = False) -> list[Rating]:
     except (ValueError, csv.Error) as error:
         raise UserError(f"{file}, after {len(found):,} ratings: {error}; delete it, and it is made again") from None
     return found
+
+
+def _write(file: Path, quiet: bool) -> None:
+    """Write the ratings from wherever they can be had. Raises UserError when they are out of reach."""
+    try:
+        lines = _from_grouplens(file.parent, quiet)
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile) as error:
+        lines = _from_debian(file.parent, quiet)
+        if lines is None:
+            raise UserError(f"no MovieLens and no download ({error}); put {URL} into {file.parent}") from None
+    with replacing(file) as part, open(part, "w", newline="", encoding="utf-8") as target:
+        csv.writer(target).writerows(lines)
 
 
 def _rating(row: list[str]) -> Rating:
@@ -105,6 +112,6 @@ def _from_debian(data_dir, quiet=False):
         first, length = (int(n) for n in rdata.read_rds(base.with_suffix(".rdx"))["variables"]["movielens"])
         packed = base.with_suffix(".rdb").read_bytes()[first : first + length]
         frame = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(packed[4:])))
-    shutil.rmtree(data_dir / "debian")
+    shutil.rmtree(files.parent)
     names = ["userId", "movieId", "title", "year", "genres", "rating", "timestamp"]
     return frame[names].astype("string").fillna("").values.tolist()

@@ -17,6 +17,7 @@ from typing import Any
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import replacing
+from unlearning.core.locks import to_make
 from unlearning.language import movielens
 from unlearning.language.movielens import Rating
 
@@ -58,9 +59,11 @@ def task_files(task: str, data_dir: Path, quiet: bool = False) -> dict[str, Path
     if missing := {part: file for part, file in files.items() if not file.is_file()}:
         made = invented() if task == "invented" else split(*QUERIES[task](movielens.ratings(data_dir, quiet)))
         for part, file in missing.items():
-            with replacing(file) as place:
-                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made[part]]
-                place.write_text("".join(lines), encoding="utf-8", newline="\n")
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made[part]]
+            with to_make(file, file.is_file) as wanted:
+                if wanted:
+                    with replacing(file) as place:
+                        place.write_text("".join(lines), encoding="utf-8", newline="\n")
     return files
 
 
