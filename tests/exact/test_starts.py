@@ -9,7 +9,7 @@ import data
 import lmeraser
 import models
 from baselines import sisa
-from tests.exact.test_system import DIGITS, SMALL, full, learned, private, random_backbone, same, train
+from tests.exact.test_system import DIGITS, full, learned, private, random_backbone, same, sized, train
 from tests.helpers import FP32, Altered, call, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
@@ -65,7 +65,7 @@ def test_deleting_equals_never_having_had(backbone, tmp_path, script, flags):
 @pytest.mark.parametrize(("script", "flags"), KINDS, ids=str)
 def test_nothing_depends_on_images_that_were_left_out_and_the_start_on_no_private_one(backbone, tmp_path, script, flags):
     gone = private(train(script, backbone, tmp_path / "all", *flags))[3::3]
-    where = ("train", *DIGITS, "--backbone", backbone, *SMALL, *flags)
+    where = ("train", *DIGITS, "--backbone", backbone, *sized(flags))
     folders = [tmp_path / "as_it_is", tmp_path / "altered", tmp_path / "private", tmp_path / "anchor"]
     without = ("--ids", *full(gone))
     state = read_system(tmp_path / "all")
@@ -182,12 +182,14 @@ def test_a_training_that_is_stopped_continues_from_the_same_start(backbone, tmp_
         (("--head", "ridge"), "give --start public"),
         ((*PUBLIC, "--nearest", 2), "give --head ridge"),
         ((*RIDGE, "--nearest", 7), "--nearest 7: there are 6 parts"),
+        ((*RIDGE, "--head-lr", 0.1), "--head-lr has no effect on it"),
+        ((*RIDGE, "--no-flip"), "--no-flip has no effect on it"),
     ],
     ids=str,
 )
 def test_flags_that_exclude_each_other_are_refused(backbone, tmp_path, capsys, flags, message):
-    where = ("train", *DIGITS, "--backbone", backbone, *SMALL, "--output", tmp_path / "system")
-    code, line = one_line(lmeraser, capsys, *where, *flags)
+    where = ("train", *DIGITS, "--backbone", backbone, "--output", tmp_path / "system")
+    code, line = one_line(lmeraser, capsys, *where, *sized(flags))
     assert code == 2 and message in line and not list(tmp_path.iterdir())
 
 

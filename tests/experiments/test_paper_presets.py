@@ -65,6 +65,15 @@ def test_lmerasers_paper_preset_has_the_papers_backbone_and_clusters(dataset, pa
         assert all(pairs == rates for pairs in found.values())
 
 
+def test_heads_in_closed_form_are_told_nothing_of_how_to_train():
+    """The script refuses such flags; the other rows have them."""
+    for preset in ("quick", "gpu"):
+        flags = {"--epochs", "--batch-size", "--lr", "--head-lr"}
+        runs = [words for script, words in planned("lmeraser", "--preset", preset, "--seeds", "1") if script == "lmeraser"]
+        assert {bool(flags & {*words}) for words in runs if "ridge" in words} == {False}
+        assert all(flags & {*words} for words in runs if "ridge" not in words) or preset == "quick"
+
+
 def test_data_without_the_papers_number_of_clusters_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, line = one_line(reproduce, capsys, "lmeraser", "--preset", "paper", "--dataset", "digits")

@@ -13,7 +13,7 @@ from tests.helpers import ROOT
 from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_text
-from unlearning.reports import folders, results, tables
+from unlearning.reports import folders, orders, results, tables
 from unlearning.reports.pages import with_excerpts
 
 
@@ -219,7 +219,8 @@ def test_all_forms_show_the_same_rows(table, tmp_path):
     text = tables.markdown(table)
     assert text.count("`python ") == len(rows) + 1
     pipes = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(pipes) == 4 * (len(rows) + 2 * 2)
+    orders_of = [orders.table(group) for _, group in results.by_forget_set(rows)]
+    assert len(pipes) == 4 * (len(rows) + 2 * 2) + sum(len(body) + 2 for _, body in orders_of)
     assert tables.latex(table).count(r" \\") == 4 * (len(rows) + 2)
     folders.write(table, tmp_path / "t")
     lines = list(csv.DictReader((tmp_path / "t/rows.csv").open(encoding="utf-8")))

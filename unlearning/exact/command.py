@@ -23,6 +23,7 @@ from unlearning.core.flags import (
 )
 from unlearning.core.paths import folder, input_path, name_or_path, output_folder
 from unlearning.core.words import listed
+from unlearning.exact import ridge
 from unlearning.exact.learning import Work
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
@@ -139,7 +140,7 @@ def _add_id_flags(parser: Parser, what: str) -> None:
         mark(flag, identity="forget")
 
 
-def _settled(args: argparse.Namespace) -> argparse.Namespace:
+def _settled(args: argparse.Namespace, trainer: Parser) -> argparse.Namespace:
     """The flags of a training: one in closed form sees its images once. Raises UserError for those that exclude another."""
     if args.start == "public" and args.anchors_from == "private":
         raise UserError(
@@ -147,7 +148,12 @@ def _settled(args: argparse.Namespace) -> argparse.Namespace:
         )
     if args.head == "ridge" and args.start != "public":
         raise UserError("--head ridge: it is found from what public anchors say: give --start public")
-    return argparse.Namespace(**vars(args) | ({"epochs": 1} if args.head == "ridge" else {}))
+    if args.head != "ridge":
+        return args
+    if odd := [name for name in ridge.WITHOUT if getattr(args, name) != trainer.get_default(name)]:
+        flag = odd[0].replace("_", "-")
+        raise UserError(f"--head ridge: a head in closed form isn't trained: --{flag} has no effect on it")
+    return argparse.Namespace(**vars(args) | {"epochs": 1})
 
 
 def run_system(
@@ -167,7 +173,7 @@ def run_system(
         folder, further = args.folder, (command, shared, args.jobs, args.dataset)
         delete_images(folder, method, split, request, compute, args.data_dir, *further)
     else:
-        args = _settled(args)
+        args = _settled(args, trainer)
         work = Work(Settings(trainer.settings(args)), Compute.from_flags(args), args.jobs)
         flags = trainer.non_default(args)
         named = {name: value for name, value in flags.items() if name != "--parts"}

@@ -23,7 +23,7 @@ from unlearning.core.locks import locked
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.collect import report_scored
 from unlearning.evaluation.unfinished import circumstances
-from unlearning.exact import learners
+from unlearning.exact import learners, ridge
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.storage import made_from
 from unlearning.exact.system import assemble, delete_images, read_system
@@ -131,9 +131,18 @@ def _plan(request: Request, rows: Mapping[str, Method], rates: Sequence[list[str
                 backbone = str(request.weights / f"public_{network}_s{seed}.pth")
                 public = ["--forget-random", str(request.sizes["private"]), "--output", backbone]
                 runs.append(("retrain", ["--model", network, *common, *public, *from_scratch(request, network)]))
-            shared = ["train", "--backbone", backbone, *common, *request.sizes["flags"]]
-            runs += [(row.script, [*shared, *row.flags, *pair]) for row in rows.values() for pair in rates]
+            shared = ["train", "--backbone", backbone, *common]
+            for row, pair in product(rows.values(), rates):
+                flags = _of_a_kind([*request.sizes["flags"], *pair], row)
+                runs.append((row.script, [*shared, *row.flags, *flags]))
     return Plan(runs)
+
+
+def _of_a_kind(words: Sequence[str], row: Method) -> list[str]:
+    """Of flags, each with a value, those that the row's systems have: in closed form there is nothing to train."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    gone = {f"--{name.replace('_', '-')}" for name in ridge.WITHOUT} if "ridge" in row.flags else set()
+    return [word for pair in pairs if pair[0] not in gone for word in pair]
 
 
 def score_tune(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
@@ -176,7 +185,8 @@ def estimated(request: Request, plan: Plan) -> list[str]:
         name, size = args.backbone, args.input_size
         counts[name] = counts.get(name) or image_estimate.made(request, name, size)
         private = max(0, (request.source.subset or there) - args.anchors)
-        system = image_estimate.System(args.parts, script == SCRIPTS["sisa"], args.epochs, private)
+        epochs = 1 if ridge.is_asked_for(vars(args)) else args.epochs
+        system = image_estimate.System(args.parts, script == SCRIPTS["sisa"], epochs, private)
         row = label({"method": script.removeprefix("baselines."), "config": vars(args)})
         for kind, images in image_estimate.works(system, REQUESTS, test).items():
             some = [image_estimate.cost(counts[name], number, True, request.precision or "fp32") for number in images]

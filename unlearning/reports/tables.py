@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unlearning.core.flags import on_one_line
-from unlearning.reports import results
+from unlearning.reports import orders, results
 from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN, method_name
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
@@ -32,6 +32,9 @@ def markdown(result: dict[str, Any]) -> str:
                 lines += [f"**{in_markdown(heading)}: {_inline(title)}**", "", text, ""]
         if points := _chosen(rows):
             lines += [f"**{in_markdown(heading)}: {_inline(CHOSEN)}**", "", drawn(*points, "pipe", ["left", "left"]), ""]
+        if order := orders.table(rows):
+            text = drawn(*order, "pipe")
+            lines += [f"<details><summary>{orders.TITLE}</summary>", "", text, "", orders.NOTE, "", "</details>", ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. {code(row['command'])}" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
         lines += [f"{in_markdown(missing)}\n"] if (missing := _why_missing(rows, list(COLUMNS))) else []
