@@ -1,5 +1,6 @@
 # make table: install, train, unlearn, evaluate, draw a first table.   make test: the tests.   make test-all: the slow
-# ones too.   make lint: ruff and mypy.   make storm: kills and damaged files, half an hour.
+# ones too.   make lint: ruff and mypy.   make storm: kills and damaged files, half an hour.   make check-rows: two
+# committed rows are made again and compared.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -16,6 +17,9 @@ test-all: $(VENV)/installed-dev
 storm: $(VENV)/installed-dev
 	$(VENV)/bin/python -m tests.storm --json results/benchmarks/storm.json
 
+check-rows: $(VENV)/installed
+	$(VENV)/bin/python -m benchmarks.check_rows
+
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -30,4 +34,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	touch $@
 
-.PHONY: table test test-all storm lint
+.PHONY: table test test-all check-rows storm lint
