@@ -24,7 +24,8 @@ from unlearning.images import forgetting
 from unlearning.images.arrays import read_npz
 from unlearning.images.catalogue import Catalogue
 from unlearning.images.folders import NoTest, read_csv, read_folder
-from unlearning.images.readers import GTSRB_SIZES, READERS
+from unlearning.images.named import NAMED_SETS, constants
+from unlearning.images.readers import READERS
 from unlearning.images.records import Files, Known, completed, fingerprint
 from unlearning.images.splits import Absent, Contents, ImageFiles, Split
 from unlearning.images.twins import twins
@@ -32,29 +33,7 @@ from unlearning.images.twins import twins
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLAGS = ("dataset", "subset", "test_subset", "validation", "img_size")  # the settings that name images
 OWN = ("folder", "csv", "npz")  # what names of a user's own images begin with, before a colon and a path
-SIZES = {  # training and test images
-    "digits": (1433, 364),
-    "fashion-mnist": (60_000, 10_000),
-    "mnist": (60_000, 10_000),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "cifar100-coarse": (50_000, 10_000),
-    "svhn": (73_257, 26_032),
-    "gtsrb": GTSRB_SIZES,
-}
-NAMES = (*SIZES, "folder:PATH", "csv:FILE", "npz:FILE")
-UPRIGHT = ("digits", "mnist", "svhn", "gtsrb")  # a mirrored digit is another sign, and a mirrored arrow too
-# Published mean and standard deviation of each channel, pixels from 0 to 1. They are constants because statistics of the
-# images at hand would carry what is to be forgotten into Retrain.
-NORMALISATION = {
-    "fashion-mnist": ((0.2860,), (0.3530,)),
-    "mnist": ((0.1307,), (0.3081,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-}
-NORMALISATION |= {"cifar100-coarse": NORMALISATION["cifar100"]}  # the same pixels
-NEUTRAL = (0.5, 0.5)  # for any other images: -1 to 1
+NAMES = (*NAMED_SETS, "folder:PATH", "csv:FILE", "npz:FILE")
 TRAITS = {"train": "training images", "test": "test images", "side": "pixels a side"}  # of `_traits`, in words
 
 
@@ -224,11 +203,12 @@ def load(
     tag += f"-{img_size}px" if name.startswith(("folder:", "csv:")) and img_size != 32 else ""
     tag += (f"-{subset}" if subset else "") + (f"-val{validation:g}" if validation else "")
     tag += f"-test{test_subset}" if test_subset else ""
-    constants = _constants("cifar10" if tuple(whole.classes) == CIFAR10_CLASSES else name, train.images.shape[1])
+    normalisation = constants("cifar10" if tuple(whole.classes) == CIFAR10_CLASSES else name, train.images.shape[1])
+    flip = name not in NAMED_SETS or NAMED_SETS[name].mirrored
     classes = tuple(whole.classes)
     files_of, kinds = _named_files(whole, name), tuple(whole.subclasses)
     catalogue = Catalogue(len(whole.train), positions, classes, *files_of, name, digest, kinds)
-    return Dataset(tag, train, test, classes, name not in UPRIGHT, digest, constants, files, missing, catalogue)
+    return Dataset(tag, train, test, classes, flip, digest, normalisation, files, missing, catalogue)
 
 
 def _named_files(whole: Contents, name: str) -> tuple[tuple[str, ...] | None, Path | None]:
@@ -239,12 +219,6 @@ def _named_files(whole: Contents, name: str) -> tuple[tuple[str, ...] | None, Pa
     if kind == "folder":
         return tuple(f"train/{file}" for file in whole.files), Path(path)
     return tuple(whole.files), Path(path).parent
-
-
-def _constants(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel: the published ones, or for other images NEUTRAL."""
-    mean, std = ((value,) * channels for value in NEUTRAL)
-    return NORMALISATION.get(name, (mean, std))
 
 
 def _chosen(

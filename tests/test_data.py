@@ -32,6 +32,7 @@ from tests.helpers import call, served, while_waiting
 from unlearning.core.errors import UserError
 from unlearning.images import folders, forgetting, readers, splits
 from unlearning.images.classes import class_numbers
+from unlearning.images.named import NAMED_SETS
 
 LABELS = st.lists(st.integers(0, 4), min_size=6, max_size=60).map(torch.tensor)
 
@@ -273,7 +274,7 @@ def test_mnist_format(tmp_path, name):
     dataset = data.load(name, tmp_path)
     assert torch.equal(dataset.train.images[:, 0], torch.from_numpy(images["train"].astype(np.uint8)))
     assert dataset.test.labels.tolist() == list(range(10))
-    assert dataset.flip == (name == "fashion-mnist") and readers.SHAPES[name] == (1, 28)
+    assert dataset.flip == (name == "fashion-mnist") and NAMED_SETS[name].shape == (1, 28)
 
 
 def md5(path):
@@ -308,7 +309,7 @@ def test_cifar_format(tmp_path, monkeypatch, name, dataset):
     rows = write_cifar(folder, files, key, classes, kind.meta)
     trusted(monkeypatch, kind, folder)
     loaded = data.load(name, tmp_path)
-    assert loaded.train.images.shape == (10 * (len(files) - 1), 3, 32, 32) and readers.SHAPES[name] == (3, 32)
+    assert loaded.train.images.shape == (10 * (len(files) - 1), 3, 32, 32) and NAMED_SETS[name].shape == (3, 32)
     assert loaded.test.images[4].flatten().tolist() == rows[files[-1]][4].tolist()
     assert len(loaded.classes) == classes
     assert loaded.classes[2] == "name2"
@@ -333,7 +334,7 @@ def test_svhn_format(tmp_path, monkeypatch):
     loaded = data.load("svhn", tmp_path)
     assert loaded.train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]  # the file's 10 is the digit 0
     assert torch.equal(loaded.train.images[3], torch.from_numpy(pixels[..., 3]).permute(2, 0, 1))
-    assert not loaded.flip and readers.SHAPES["svhn"] == (3, 32)
+    assert not loaded.flip and NAMED_SETS["svhn"].shape == (3, 32)
 
 
 def write_gtsrb(root, classes=43, each=2, tests=5):
@@ -360,7 +361,7 @@ def write_gtsrb(root, classes=43, each=2, tests=5):
 def test_gtsrb_format(tmp_path, monkeypatch):
     """Signs of all sizes at one side, in their colours, each with the label of its folder or table; none is mirrored."""
     write_gtsrb(tmp_path)
-    monkeypatch.setattr(readers, "GTSRB_SIZES", (86, 5))
+    monkeypatch.setitem(NAMED_SETS, "gtsrb", dataclasses.replace(NAMED_SETS["gtsrb"], sizes=(86, 5)))
     loaded = data.load("gtsrb", tmp_path)
     assert loaded.train.images.shape == (86, 3, 48, 48) and loaded.train.images.dtype == torch.uint8
     assert loaded.train.labels.tolist() == [label for label in range(43) for _ in range(2)]
@@ -369,7 +370,7 @@ def test_gtsrb_format(tmp_path, monkeypatch):
     assert loaded.test.labels.tolist() == loaded.test.images[:, 0, 0, 0].tolist() == [0, 7, 14, 21, 28]
     assert len({*loaded.classes}) == 43 and (loaded.classes[14], loaded.classes[40]) == ("stop", "roundabout")
     assert class_numbers(["Speed_limit 30", "13"], loaded.classes, range(43), "--forget-class") == [1, 13]
-    assert not loaded.flip and readers.SHAPES["gtsrb"] == (3, 48)
+    assert not loaded.flip and NAMED_SETS["gtsrb"].shape == (3, 48)
 
 
 def test_gtsrb_that_is_half_unpacked_or_damaged_is_refused(tmp_path, monkeypatch):
@@ -377,7 +378,7 @@ def test_gtsrb_that_is_half_unpacked_or_damaged_is_refused(tmp_path, monkeypatch
     write_gtsrb(tmp_path)
     with pytest.raises(UserError, match="holds 86 training and 5 test images, not 26,640 training and 12,630"):
         data.load("gtsrb", tmp_path)
-    monkeypatch.setattr(readers, "GTSRB_SIZES", (86, 5))
+    monkeypatch.setitem(NAMED_SETS, "gtsrb", dataclasses.replace(NAMED_SETS["gtsrb"], sizes=(86, 5)))
     damaged = tmp_path / "gtsrb/GTSRB/Training/00007/00000_00001.ppm"
     damaged.write_bytes(damaged.read_bytes()[:30])
     with pytest.raises(UserError, match=r"00007/00000_00001\.ppm is not a readable image"):
@@ -637,9 +638,9 @@ def test_a_forget_set_in_words():
 
 def test_known_sizes_are_those_of_the_data():
     dataset = data.load("digits")
-    assert data.SIZES["digits"] == (len(dataset.train), len(dataset.test))
-    assert readers.SHAPES["digits"] == tuple(dataset.train.images.shape[1:3])
-    assert data.SIZES.keys() == readers.READERS.keys() == readers.SHAPES.keys()
+    assert NAMED_SETS["digits"].sizes == (len(dataset.train), len(dataset.test))
+    assert NAMED_SETS["digits"].shape == tuple(dataset.train.images.shape[1:3])
+    assert NAMED_SETS.keys() == readers.READERS.keys()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.helpers import call, files, full_disk, lines_of, one_line, rows_of
 from tests.test_models import TheirViT, randomise
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.evaluation import collect
+from unlearning.images.named import constants
 from unlearning.reports import results, tables
 from unlearning.vision import originals
 
@@ -117,7 +118,7 @@ def test_a_base_file_of_lora_unlearn_goes_to_timm(tmp_path, capsys):
     randomise(net)
     torch.save({"state_dict": net.state_dict()}, tmp_path / "basevit10.tar")
     folder = call(export, tmp_path / "basevit10.tar", "--timm", tmp_path / "vit")
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in data.NORMALISATION["cifar10"])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in constants("cifar10", 3))
     x = torch.rand(2, 3, 32, 32)
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():

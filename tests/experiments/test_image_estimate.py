@@ -5,12 +5,12 @@ import json
 import pytest
 from torch import nn
 
-import data
 import reproduce
 from tests.experiments.tables import request_of
 from tests.helpers import ROOT, call
 from unlearning.experiments import image_estimate
 from unlearning.experiments.image_estimate import Count, System
+from unlearning.images.named import NAMED_SETS
 
 
 def test_a_network_is_counted_as_by_hand():
@@ -56,7 +56,7 @@ def test_the_rule_comes_near_what_was_measured():
     result = json.loads((ROOT / "results/prunelora-gpu-cifar10/result.json").read_text(encoding="utf-8"))
     found = next(row["metrics"] for row in result["rows"] if row["method"] == "original")
     counted = image_estimate.made(request_of("prunelora", "--preset", "paper", "--dataset", "cifar10"), "resnet50")
-    hours, gib = image_estimate.cost(counted, 15 * data.SIZES["cifar10"][0], False, "bf16")
+    hours, gib = image_estimate.cost(counted, 15 * NAMED_SETS["cifar10"].sizes[0], False, "bf16")
     assert hours * 3600 == pytest.approx(found["seconds"]["mean"], rel=0.05)
     assert gib * 1024 == pytest.approx(found["memory_mib"]["mean"], rel=0.1)
 

@@ -9,6 +9,8 @@ from tests.experiments.tables import SMALL, planned, request_of
 from tests.helpers import call, one_line
 from unlearning.core.errors import Diverged
 from unlearning.experiments import prunelora
+from unlearning.experiments.methods import rows_of
+from unlearning.experiments.plan import chosen
 from unlearning.experiments.running import Taken, run_all
 from unlearning.vision.shared import Shared
 
@@ -78,6 +80,19 @@ def test_the_first_preset_learns_from_a_part_of_what_is_large(size, part):
     found = flags["finetune"]
     assert found[found.index("--retain-subset") + 1] == part if part else "--retain-subset" not in found
     assert not any("--retain-subset" in flags[script] for script in ("pretrain", "retrain"))
+
+
+def test_the_first_preset_leaves_rows_out_that_its_methods_may_name():
+    """But not those of the tuning, which gives all methods the same."""
+
+    def rows(*arguments):
+        request = request_of(*arguments, "--preset", "first")
+        return chosen(request.fitted(Shared()))
+
+    left = set(rows("prunelora", "--methods", *rows_of("prunelora"))) - set(rows("prunelora"))
+    assert left == {*prunelora.PRESETS["first"]["without"]} and len(left) == 5
+    assert rows("prunelora", "--methods", "negate") == ["original", "retrain", "negate"]
+    assert rows("tune") == rows_of("tune")
 
 
 @pytest.mark.parametrize("preset", ["first", "quick"])

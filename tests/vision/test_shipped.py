@@ -12,7 +12,7 @@ import retrain
 from tests.helpers import call, files, one_line
 from unlearning.core import device
 from unlearning.core.files import read_torch, write_torch
-from unlearning.vision import shipped, start
+from unlearning.vision import places, shipped
 
 FLAGS = ("--dataset", "digits", "--subset", 120, "--model", "resnet8", "--epochs", 1, "--quiet")
 NAME = "digits-120_resnet8_original-epochs-1_s0.pth"
@@ -70,7 +70,7 @@ def test_what_was_changed_or_is_to_be_made_again_is_trained(folder, tmp_path, ca
 def test_an_unfinished_run_is_gone_on_with(folder, tmp_path, capsys):
     mine = tmp_path / "mine"
     mine.mkdir()
-    start._unfinished(mine / NAME).write_bytes(b"cut off")
+    places.unfinished(mine / NAME).write_bytes(b"cut off")
     code, line = one_line(pretrain, capsys, *FLAGS, "--weights", mine)
     assert code == 2 and ".partial" in line and not (mine / NAME).exists()
 
@@ -79,7 +79,7 @@ def test_another_process_may_have_put_it_there(folder, tmp_path, monkeypatch, ca
     """Between a process's look and its lock: it is taken, not trained again."""
     mine = tmp_path / "mine"
     call(pretrain, *FLAGS, "--weights", mine)
-    monkeypatch.setattr(start, "_is_there", lambda *some: False)
+    monkeypatch.setattr(places, "is_there", lambda *some: False)
     assert call(pretrain, *FLAGS, "--weights", mine) == mine / NAME
     assert capsys.readouterr().err.count("there already (shipped)") == 2
 

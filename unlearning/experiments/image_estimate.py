@@ -13,11 +13,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import data
 import models
 from unlearning.experiments.estimate import ADAM, in_lines, passes
-from unlearning.experiments.request import CLASSES, Plan, Request
-from unlearning.images.readers import SHAPES
+from unlearning.experiments.request import Plan, Request
+from unlearning.images.named import NAMED_SETS
 
 PRESET = "paper"  # the one that is for GPUs and whose networks' lengths are known
 SPEED = 3e13  # FLOP/s that are reached: a ResNet-50 in training on an H200 in bf16 (results/prunelora-gpu-cifar10)
@@ -65,16 +64,17 @@ def cost(counted: Count, images: float, frozen: bool, precision: str) -> tuple[f
 
 def known(request: Request) -> bool:
     """True for a paper preset, its networks and a named data set: what is needed to estimate."""
-    return request.preset == PRESET and request.source.dataset in SHAPES and {*request.networks} <= {*request.sizes["model"]}
+    there = request.source.dataset in NAMED_SETS and {*request.networks} <= {*request.sizes["model"]}
+    return request.preset == PRESET and there
 
 
 def made(request: Request, network: str, input_size: int | None = None) -> Count:
     """The Count of a request's network. input_size: to which a frozen one resizes images; None for one that is trained."""
-    name = request.source.dataset
-    channels, side = SHAPES[name]
+    dataset = NAMED_SETS[request.source.dataset]
+    channels, side = dataset.shape
     middle = (0.5,) * channels
     given: dict[str, Any] = {"mean": middle, "std": middle, "input_size": input_size}
-    found = models.create(network, in_chans=channels, num_classes=CLASSES[name], img_size=side, **given)
+    found = models.create(network, in_chans=channels, num_classes=dataset.classes, img_size=side, **given)
     if input_size:
         found.eval().requires_grad_(False)
     return count(found, (channels, side, side))
@@ -84,9 +84,8 @@ def images_of(request: Request, script: str, arguments: list[str], there: int) -
     """How many images a run passes, all of its epochs together. there: training images."""
     if script == CONTROL:
         return there
-    share = (
-        request.share if "--forget-random" in arguments else len(request.forget_classes) / CLASSES[request.source.dataset]
-    )
+    classes = NAMED_SETS[request.source.dataset].classes
+    share = request.share if "--forget-random" in arguments else len(request.forget_classes) / classes
     return passes(arguments) * there * (2 * share if script in OF_FORGET else 1)
 
 
@@ -95,7 +94,7 @@ def estimated(request: Request, plan: Plan) -> list[str]:
     if not known(request) or request.images:
         return []
     counts = {network: made(request, network) for network in request.networks}
-    there, precision = request.source.subset or data.SIZES[request.source.dataset][0], request.precision or "bf16"
+    there, precision = request.source.subset or NAMED_SETS[request.source.dataset].sizes[0], request.precision or "bf16"
     found: dict[str, list[tuple[float, float]]] = {}
     for script, arguments in plan.runs:
         network = arguments[arguments.index("--model") + 1]

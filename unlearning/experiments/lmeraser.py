@@ -33,6 +33,7 @@ from unlearning.experiments.methods import METHODS, ONE, Method
 from unlearning.experiments.plan import START, chosen, command, from_scratch, handed_on
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images import forgetting
+from unlearning.images.named import NAMED_SETS
 from unlearning.metrics import predictions, statistics
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
@@ -177,7 +178,7 @@ def estimated(request: Request, plan: Plan) -> list[str]:
     """What the runs, and the deletions that scoring makes, would take by rule, as lines; none where not all is known."""
     if not image_estimate.known(request):
         return []
-    there, test = data.SIZES[request.source.dataset]
+    there, test = NAMED_SETS[request.source.dataset].sizes
     found: dict[str, list[tuple[float, float]]] = {}
     counts: dict[str, image_estimate.Count] = {}
     for script, words in plan.runs:

@@ -104,7 +104,8 @@ def from_scratch(request: Request, network: str) -> list[str]:
 
 
 def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
-    """Of the table's rows those that --methods asks for, with those that they are measured by in any case.
+    """Of the table's rows those that --methods asks for, or else all but those that the preset leaves out; with those that
+    they are measured by in any case.
 
     rows: where they aren't METHODS'. Raises UserError for a row that the table lacks.
     """
@@ -115,7 +116,8 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
     lost = [name for name in request.methods or () if request.images and METHODS[name].forgets == "class"]
     if lost and "class" not in request.kinds and not request.only:
         raise UserError(f"{lost[0]} is a row where a class is forgotten: it has none among images that are named")
-    return [name for name in rows if name in ALWAYS or name in (request.methods or rows)]
+    usual = [name for name in rows if name not in request.sizes.get("without", ())]
+    return [name for name in rows if name in ALWAYS or name in (request.methods or usual)]
 
 
 def both_ways(request: Request, methods: Sequence[str], points: Points | None = None) -> list[Run]:

@@ -17,13 +17,13 @@ from unlearning.evaluation.unfinished import Unfinished
 from unlearning.experiments.choice import Tuned
 from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED
 from unlearning.images import classes, forgetting
+from unlearning.images.named import NAMED_SETS
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision.originals import Told, network_in
 from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
 HELD_OUT = 0.1  # share of the training images on which tunings are scored
-CLASSES = {name: 10 for name in data.SIZES} | {"cifar100": 100, "cifar100-coarse": 20, "gtsrb": 43}  # of each data set
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
@@ -195,9 +195,8 @@ class Request:
         wanted = {"train": self.sizes.get("subset"), "test": self.sizes.get("test")}
         if not any((*wanted.values(), retain := self.sizes.get("retain"))):
             return self
-        there = data.SIZES.get(self.source.dataset) or tuple(
-            len(getattr(shared.load(self.source), split)) for split in wanted
-        )
+        known = NAMED_SETS.get(self.source.dataset)
+        there = known.sizes if known else tuple(len(getattr(shared.load(self.source), split)) for split in wanted)
         subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
         few = retain and (subset or there[0]) <= 2 * retain
         sizes = {key: value for key, value in self.sizes.items() if not (few and key == "retain")}
@@ -220,16 +219,16 @@ class Request:
         """`resolved`, of the classes alone."""
         if "class" not in self.kinds:
             return self
-        count, words = CLASSES.get(self.source.dataset), self.class_words
-        if count and all(
+        known, words = NAMED_SETS.get(self.source.dataset), self.class_words
+        if known and all(
             re.fullmatch(r"(id:)?-?\d+(,(id:)?-?\d+)*", word, re.ASCII) for word in words
         ):  # a number is no name there
-            names, known = tuple(map(str, range(count))), range(count)
-            return replace(self, forget_classes=tuple(classes.class_numbers(words, names, known, "--forget-class")))
+            names, numbers = tuple(map(str, range(known.classes))), range(known.classes)
+            return replace(self, forget_classes=tuple(classes.class_numbers(words, names, numbers, "--forget-class")))
         dataset = shared.load(self.source)
         there = dataset.train.labels.unique().tolist()
-        numbers = classes.class_numbers(words, dataset.classes, there, "--forget-class")
-        return replace(self, forget_classes=tuple(numbers), class_names=dataset.classes)
+        found = classes.class_numbers(words, dataset.classes, there, "--forget-class")
+        return replace(self, forget_classes=tuple(found), class_names=dataset.classes)
 
     def about(self, table: str) -> str:
         """What the table shows, in a sentence. table: the same with what it forgets unless images are named or counted."""

@@ -16,13 +16,10 @@ from unlearning.core.errors import UserError
 from unlearning.core.fetch import announce, bars_of_libraries, debian_package
 from unlearning.core.locks import locked
 from unlearning.core.words import first_line
+from unlearning.images.named import GTSRB_SIDE, NAMED_SETS
 from unlearning.images.pictures import read_images
 from unlearning.images.splits import Contents, Split
 
-# German road signs come in sides of 15 to 250 pixels. All are resized to 48, as the winner of their competition had them
-# (Cireşan et al. 2012): near the usual side, and 0.3 GB in memory, where the 224 of a ViT-B/16 would be 5.9.
-GTSRB_SIDE = 48
-GTSRB_SIZES = (26_640, 12_630)  # training and test images of torchvision's archives
 GTSRB_CLASSES = (
     *(f"speed limit {limit}" for limit in (20, 30, 50, 60, 70, 80)),
     *("end of speed limit 80", "speed limit 100", "speed limit 120", "no passing", "no passing by lorries"),
@@ -106,8 +103,8 @@ def _gtsrb(root, quiet):
 
     parts = _read_or_fetch(GTSRB, root, ({"split": "train"}, {"split": "test"}), 276.6, quiet)
     counts = tuple(map(len, parts))
-    if counts != GTSRB_SIZES:  # torchvision unpacks nothing again where there is a folder
-        there, right = (f"{train:,} training and {test:,} test images" for train, test in (counts, GTSRB_SIZES))
+    if counts != (sizes := NAMED_SETS["gtsrb"].sizes):  # torchvision unpacks nothing again where there is a folder
+        there, right = (f"{train:,} training and {test:,} test images" for train, test in (counts, sizes))
         place = root / "gtsrb" / "GTSRB"
         raise UserError(f"{place} holds {there}, not {right}: delete it, and it is unpacked anew")
     train, test = map(_resized, parts)
@@ -198,14 +195,4 @@ READERS = {
     "cifar100-coarse": _cifar100_by_superclass,
     "svhn": _torchvision("SVHN", 246.3, ({"split": "train"}, {"split": "test"}), "svhn"),
     "gtsrb": _gtsrb,
-}
-SHAPES = {  # channels and side of each data set's images
-    "digits": (1, 8),
-    "fashion-mnist": (1, 28),
-    "mnist": (1, 28),
-    "cifar10": (3, 32),
-    "cifar100": (3, 32),
-    "cifar100-coarse": (3, 32),
-    "svhn": (3, 32),
-    "gtsrb": (3, GTSRB_SIDE),
 }

@@ -67,7 +67,7 @@ def told_apart(measure: dict[int, np.ndarray]) -> float:
 
 def _distances(rows: Sequence[Any]) -> Distances:
     """Of each measure that at least FEWEST methods have, how far they are from Retrain. Original and Retrain are none."""
-    retrain = next((row["metrics"] for row in rows if row["method"] == "retrain"), {})
+    retrain: dict[str, Any] = next((row["metrics"] for row in rows if row["method"] == "retrain"), {})
     methods = {place: row["metrics"] for place, row in enumerate(rows) if row["method"] not in ("original", "retrain")}
     found: Distances = {}
     for name in (*DISTANCES, *LEVELS):

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-import data
 from unlearning.core.content import odd_kind, read_json
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch
 from unlearning.core.words import first_line
+from unlearning.images import named
 from unlearning.networks import libraries
 from unlearning.networks.checkpoint_fields import is_harmless
 from unlearning.vision import published
@@ -79,7 +79,7 @@ def _file(path: Path, entry: str | None, model: str | None, constants: bool) -> 
     content = _safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     key, tensors, others, asked = _state_dict(content, path, entry)
     if name := published.recognised(tensors):
-        mean, std = data.NORMALISATION["cifar10"]
+        mean, std = named.constants("cifar10", 3)
         classes = tuple(map(str, range(published.classes(tensors))))
         return Found(LORA_UNLEARN, tensors, key, others, name, {}, ([*mean], [*std]), 32, classes, 3, asked)
     known, arch = content.get("args"), content.get("arch")

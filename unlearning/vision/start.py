@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import adapter_files, foreign, layers, originals, shipped
+from unlearning.vision import adapter_files, foreign, layers, originals, places, shipped
 from unlearning.vision.confidences import Confidence
 from unlearning.vision.curves import Curve
 from unlearning.vision.epoch_scores import EpochScores
@@ -31,12 +31,10 @@ from unlearning.vision.feature_cache import BLOCK
 from unlearning.vision.flags import forget_request, source_of
 from unlearning.vision.identity import (
     digest,
-    for_each_channel,
     forget_identity,
     identity,
     key,
     of_checkpoint,
-    with_normalisation,
 )
 from unlearning.vision.originals import Told
 from unlearning.vision.shared import Shared
@@ -128,23 +126,23 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
     constants = {name: network["arguments"][name] for name in ("mean", "std")} if told.constants or not parent else {}
     known = values | constants
-    named = values | _usual_precision(compute, model)
-    spellings = [parser.non_default(named | words) for words in _spellings(values, constants)]
+    named = values | places.usual_precision(compute, model)
+    spellings = [parser.non_default(named | words) for words in places.spellings(values, constants)]
     settings, sha = parser.settings(known), parent and parent["sha256"]
     own = parser.own_settings(known)
     wanted = forget_identity(forget, forgotten.draw if forgotten else None)
     lineage = parent and of_checkpoint(parent)
-    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | _made_of(network, sha)
+    made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | places.made_of(network, sha)
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = names.begin(network["name"], dataset.tag)
-    stems = [begin + _rest_of_name(method, values, parser, words, forget_tag) for words in spellings]
-    output = args.output or _output(args, stems, begin, parent, same, parser)
+    stems = [begin + places.rest_of_name(method, values, parser, words, forget_tag) for words in spellings]
+    output = args.output or places.output_of(args, stems, begin, parent, same, parser)
     facts: dict[str, Any] = {
         "method": method,
         "network": network,
         "config": settings,
         "flags": spellings[0],
-        "identity": identity(method, own | _code(network), dataset.fingerprint, wanted, lineage),
+        "identity": identity(method, own | places.code_of(network), dataset.fingerprint, wanted, lineage),
         "key": key(same),
         "forget": forget,
         "forget_tag": forget_tag,
@@ -155,12 +153,12 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "elsewhere": parent and parent.get("elsewhere"),
     }
     scores = _scores(args, dataset, compute, forget)
-    beside = [adapter_files.folder_for(output), *(each.file_for(output) for each in scores), _unfinished(output)]
-    there = partial(_is_there, output, same, parser, args.overwrite)
-    finished = not held.enter_context(to_make(output, there, beside)) or _shipped(output, same, parser, args, scores)
-    snapshot = Snapshot(_unfinished(output), facts["key"], args.overwrite, scores=scores)
+    beside = [adapter_files.folder_for(output), *(each.file_for(output) for each in scores), places.unfinished(output)]
+    there = partial(places.is_there, output, same, parser, args.overwrite)
+    finished = not held.enter_context(to_make(output, there, beside)) or places.provide(output, same, parser, args, scores)
+    snapshot = Snapshot(places.unfinished(output), facts["key"], args.overwrite, scores=scores)
     if not finished:
-        _check_output(output, args, parent, scores)
+        places.check_output(output, args, parent, scores)
         snapshot.check_place()
     if forgotten and not finished:
         _say(args, forgotten, dataset, parent, network, compute.quiet)
@@ -310,162 +308,9 @@ def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precisio
     }
 
 
-def _rest_of_name(
-    method: str, values: Mapping[str, Any], parser: Parser, flags: dict[str, str], forget_tag: str | None
-) -> str:
-    """The part of a file's name that says forget set, method, epochs and the flags that differ from their defaults."""
-    if forget_tag is None:  # an original: its usual length isn't named, so that others find it
-        return method + names.suffix(parser.unusual_epochs(values)) + names.suffix(flags)
-    dash = "-" if method[-1].isdigit() else ""
-    return f"{names.part(forget_tag, 'forget')}_{method}{dash}{values['epochs']}{names.suffix(flags)}"
-
-
-def _usual_precision(compute: Compute, model: nn.Module) -> dict[str, None]:
-    """The precision as a flag that names leave out, where it is the one that network and device have by default."""
-    default = Compute(compute.device, None, compute.scratch).placed(model).precision
-    return {"precision": None} if compute.precision == default else {}
-
-
-def _spellings(values: Mapping[str, Any], constants: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """The ways to type --mean and --std that come to the same, first the one that names say: as few numbers as possible
-    where they are typed, none where they aren't. constants: of each channel, {} for those that the original says."""
-    if not constants:
-        return [{}]
-    every = {name: list(numbers) for name, numbers in constants.items()}
-    few = {name: numbers[:1] if len({*numbers}) == 1 else numbers for name, numbers in every.items()}
-    nothing = dict.fromkeys(every)
-    return [few, nothing, every] if values["mean"] else [nothing, few, every]
-
-
-def _output(
-    args: argparse.Namespace,
-    stems: list[str],
-    begin: str,
-    parent: dict[str, Any] | None,
-    same: dict[str, Any],
-    parser: Parser,
-) -> Path:
-    """The file to write: its name also says the original where that isn't the usual one, unless the file without it is
-    already what is wanted, for which original is usual changes with what lies in the folder. A file, or an unfinished run,
-    that has the name of earlier versions keeps it, as does one that was made by the same flags in other words, `stems`."""
-    end = f"_s{args.seed}.pth"
-    ways = names.started_from(parent["file"], begin, args.seed) if parent and not parent["usual"] else ()
-    every = [args.weights / f"{stem}{way}{end}" for stem in stems for way in ("", *ways)]
-    if made := next((path for path in every if _was_made(path, same, parser)), None):
-        return made
-    plain, *others = every[: 1 + len(ways)]
-    if not others:
-        return plain
-    today, before = others
-    return before if _unfinished(before).exists() else today
-
-
-def _unfinished(output: Path) -> Path:
-    """Where an unfinished run keeps what it continues from."""
-    return output.with_name(output.name + ".partial")
-
-
-def _code(network: Mapping[str, Any]) -> dict[str, str]:
-    """Of a network of the user's own some digits of its file's SHA-256: another file makes another network."""
-    return {"code": network["code"][:12]} if "code" in network else {}
-
-
-def _made_of(network: Mapping[str, Any], parent: object) -> dict[str, str]:
-    """`_code`, and of a network without a parent a digest of what a folder or a checkpoint says of it beside its name."""
-    said = {name: value for name, value in network["arguments"].items() if name in models.KINDS and not parent}
-    return _code(network) | ({"network": key(said)} if said else {})
-
-
 def _scores(
     args: argparse.Namespace, dataset: data.Dataset, compute: Compute, forget: torch.Tensor
 ) -> tuple[EpochScores, ...]:
     """All that a run can score after each epoch."""
     sure = getattr(args, "confidence", False)  # a flag of pretrain alone
     return Curve(dataset, compute, args.curve, forget=forget), Confidence(dataset, compute, sure)
-
-
-def _check_output(
-    output: Path, args: argparse.Namespace, parent: dict[str, Any] | None, scores: Sequence[EpochScores]
-) -> None:
-    """Raise UserError where the output would replace what the run reads, or what is no checkpoint of this project."""
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder")
-    if output.is_symlink():
-        raise UserError(f"--output {output} is a link, which the checkpoint would replace: name what it leads to")
-    for each in scores:
-        each.check_place(output, args.overwrite)
-    if not output.exists():
-        return
-    read = vars(args) | {"original": parent["file"] if parent else None}
-    for name, value in read.items():
-        if isinstance(value, Path) and name != "output" and value.exists() and value.samefile(output):
-            raise UserError(f"--output {output} is the file that --{name.replace('_', '-')} names: it isn't replaced")
-    try:
-        ours = not originals.is_elsewhere(output)
-    except UserError:
-        ours = False
-    if not ours:
-        what = "is there and no checkpoint of this project, or a damaged one"
-        raise UserError(f"{output} {what}: move it, or give another --output")
-    adapter_files.check_going(output)
-
-
-def _is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool) -> bool:
-    """True if the output is there, made as `same` says, and isn't to be made again. Raises UserError if it was made
-    otherwise."""
-    if overwrite or not output.exists():
-        return False
-    if other := _other(same, _made(output, parser, same)):
-        what = f"{output} was made with other settings ({other})"
-        raise UserError(f"{what}; --overwrite computes it again, --output keeps both")
-    return True
-
-
-def _shipped(
-    output: Path, same: dict[str, Any], parser: Parser, args: argparse.Namespace, scores: Sequence[EpochScores]
-) -> bool:
-    """True if a shipped original or Retrain is what is to be made, and nothing of this name is there, finished or not: then
-    it is put into its place; or if another process of this run has just put it there."""
-    if args.overwrite or same["from"]["parent"]:  # what starts from an original may have an adapter beside it
-        return False
-    if output.exists():
-        return shipped.is_one(output) and _was_made(output, same, parser)
-    file = shipped.FOLDER / output.name
-    if _unfinished(output).exists() or not shipped.is_one(file) or not _was_made(file, same, parser):
-        return False
-    for each in scores:
-        each.check_place(output, args.overwrite)
-    shipped.copy(output)
-    return True
-
-
-def _was_made(path: Path, same: dict[str, Any], parser: Parser) -> bool:
-    """True if the file is there, is a checkpoint, and was made as `same` says."""
-    try:
-        return path.exists() and _made(path, parser, same) == same
-    except UserError:  # whoever writes to this name will say what is there
-        return False
-
-
-def _other(same: dict[str, Any], before: dict[str, Any]) -> str:
-    """In what two runs differ, in words: method, flags, data, forget set, original; "" where they are the same."""
-    own, theirs = same["settings"], before["settings"]
-    flags = [f"--{name.replace('_', '-')}" for name in sorted({*own, *theirs}) if own.get(name) != theirs.get(name)]
-    words = {"data": "the data", "forget": "the forget set", "parent": "the original", "code": "the network's file"}
-    keys = [key for key in {**same["from"], **before["from"]} if same["from"].get(key) != before["from"].get(key)]
-    found = ["the method"] * (same["method"] != before["method"]) + [words.get(key, "the network") for key in keys]
-    return ", ".join([*found, *flags])
-
-
-def _made(path: Path, parser: Parser, same: dict[str, Any]) -> dict[str, Any]:
-    """How a checkpoint was made, as `start` says it of a run. same: what it says of the run at hand; the precision of a
-    shipped one is taken to be that, for by default it depends on the machine."""
-    found = models.load_checkpoint(path)
-    made_from = {"data": found["data"]["fingerprint"], "forget": digest(found["forget"]), "parent": found.get("parent")}
-    made_from |= _made_of(found["network"], found.get("parent"))
-    own = for_each_channel(parser.recorded_own(found["config"]), found) | {"seed": found["seed"]}
-    if not found.get("parent"):
-        own = with_normalisation(own, found)
-    if shipped.is_one(path):
-        own |= {"precision": same["settings"]["precision"]}
-    return {"method": found["method"], "settings": own, "from": made_from}
