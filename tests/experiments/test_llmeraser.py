@@ -206,6 +206,10 @@ def test_a_table_on_published_files_is_made_from_end_to_end(tmp_path, monkeypatc
     assert {(row["dataset"], row["task"], row["share"]) for row in result["rows"]} == {("bookcrossing", "remove", 10)}
     assert all({"auc", "accuracy", "js"} <= row["metrics"].keys() for row in result["rows"])
     assert [row["method"] for row in result["rows"] if "forget_loss" not in row["metrics"]] == [llmeraser.SISA]
+    took = {
+        row["method"]: row["metrics"]["factors_seconds"] for row in result["rows"] if "factors_seconds" in row["metrics"]
+    }
+    assert took.keys() == {"llmeraser --solver ekfac"} and took.popitem()[1]["mean"] > 0  # what they cost once is said apart
     assert (path.parent / "figures" / "requests.png").exists()
     assert call(reproduce, *flags) == path  # all is there already, and is written again
     assert json.loads(path.read_text(encoding="utf-8"))["rows"] == result["rows"]

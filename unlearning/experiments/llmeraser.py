@@ -44,6 +44,7 @@ SHARES = {"remove": 10, "modify": 15, "correct": 40}  # percent of the rows that
 LOST = 2 / 3  # of modified histories: they lose a film; the others have another in its place
 NONE, SISA = "noadapter", "sisa"
 SHARDS = 4  # adapters of SISA
+FOUND = ("residual", "products", "damping", "length", "factors_seconds")  # of what a step finds, what a row says
 STEPS = 120  # of the stochastic solver, each a product on a mini-batch
 MINI = 100 * STEPS  # rows that it takes
 # The rows of LLMEraser's table, each the flags of a request; "corrupted" asks for nothing, SISA is four trainings.
@@ -293,9 +294,7 @@ def _score_cell(cell: Cell, folders: dict[str, Path], shards: list[Path], place:
         last = record["ledger"][-1] if record["ledger"] else record
         if method not in ("corrupted", NONE):
             found |= last["cost"] | {"seconds_ratio": full / last["cost"]["seconds"]}
-            found |= {
-                key: last["found"][key] for key in ("residual", "products", "damping", "length") if key in last["found"]
-            }
+            found |= {key: last["found"][key] for key in FOUND if key in last["found"]}
         rows.append(_row(cell, method, record, last, found))
     if shards:
         rows.append(_score_sisa(cell, shards, scored["retrain"], listed, place, full))

@@ -104,6 +104,7 @@ COLUMNS = {
     "sample_epochs": Column(COST, "sample-epochs", 0),
     "flops": Column(COST, "FLOPs", 0),
     "seconds": Column(COST, "seconds", 1),
+    "factors_seconds": Column(COST, "seconds for factors, once", 1),
     "memory_mib": Column(COST, "memory MiB", 0),
     "steps": Column(COST, "steps", 0),
     "trainable": Column(COST, "trainable", 0),
