@@ -5,6 +5,7 @@ D_f is the forget set, D_r the retain set; T_f and T_r are the test images of th
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def over_draws(
     attack: `mia_efficacy` or another attack that draws, called with the three sets and each of `draw_seeds(seed)`. seed: of
     the network's training, so that the draws of two training seeds are as independent as their networks.
     """
-    values = [attack(members, nonmembers, forgotten, seed=own) for own in draw_seeds(seed)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # libsvm lets go of Python's lock
+        values = [*threads.map(lambda own: attack(members, nonmembers, forgotten, seed=own), draw_seeds(seed))]
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
