@@ -29,7 +29,7 @@ import retrain
 import rfau
 from baselines import badteacher, delete, gradascent, neglora, randomlabel, regun, scrub, ssd
 from tests.helpers import call, served, while_waiting
-from unlearning.core.errors import UserError
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.images import folders, forgetting, readers, splits
 from unlearning.images.classes import class_numbers
 from unlearning.images.named import NAMED_SETS
@@ -543,6 +543,12 @@ def test_gzip_of_debians_package_is_unpacked_where_torchvision_reads(tmp_path, m
     said = capsys.readouterr().err.splitlines()
     place = tmp_path / "debian-dataset-fashion-mnist"
     assert said[1:] == [f"downloading package dataset-fashion-mnist (31 MB) from deb.debian.org to {place}"]
+
+
+def test_files_that_lack_where_nothing_can_be_written_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "locked", lambda path: (_ for _ in ()).throw(RunFailed(f"cannot write {path}")))
+    with pytest.raises(UserError, match=r"no MNIST files and no download \(cannot write .*\); put train-images"):
+        data.load("mnist", tmp_path)
 
 
 def test_of_two_commands_that_begin_at_once_one_downloads(tmp_path, monkeypatch, capsys):

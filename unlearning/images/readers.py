@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlearning.core.errors import UserError
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.fetch import announce, bars_of_libraries, debian_package
 from unlearning.core.locks import locked
 from unlearning.core.words import first_line
@@ -124,17 +124,25 @@ def _read_or_fetch(dataset, where, splits, megabytes, quiet):
     """
     with contextlib.suppress(*DAMAGED):
         return [dataset(where, **split) for split in splits]
-    with locked(where / dataset.__name__):
-        try:
-            return _read_or_download(dataset, where, splits, megabytes, quiet)
-        except DAMAGED as error:
-            if dataset.__name__ != "FashionMNIST" or not _fashion_mnist_from_debian(where, quiet):
-                raise UserError(_what_to_put_where(dataset, where, error)) from None
-            return [dataset(where, **split) for split in splits]
+    try:
+        with locked(where / dataset.__name__):
+            return _fetched(dataset, where, splits, megabytes, quiet)
+    except (*DAMAGED, RunFailed) as error:
+        raise UserError(_what_to_put_where(dataset, where, error)) from None
+
+
+def _fetched(dataset, where, splits, megabytes, quiet):
+    """As `_read_or_fetch`, by torchvision, whose errors it raises, or else of Fashion-MNIST as a Debian package."""
+    try:
+        return _read_or_download(dataset, where, splits, megabytes, quiet)
+    except DAMAGED:
+        if dataset.__name__ != "FashionMNIST" or not _fashion_mnist_from_debian(where, quiet):
+            raise
+        return [dataset(where, **split) for split in splits]
 
 
 def _read_or_download(dataset, where, splits, megabytes, quiet):
-    """As `_read_or_fetch`, by torchvision alone, whose errors it raises."""
+    """As `_fetched`, by torchvision alone."""
     try:
         return [dataset(where, **split) for split in splits]
     except RuntimeError:  # torchvision's word for "not there, or not intact"
