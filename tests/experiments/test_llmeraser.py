@@ -191,6 +191,12 @@ def test_histories_in_another_form_are_one_line(tmp_path, monkeypatch, capsys, c
     assert code == 2 and 'each in "", before "in the previous."' in line and "rows 1, 2, 3, 4, 5 and 35 more" in line
 
 
+def test_bases_of_one_last_name_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, line = one_line(reproduce, capsys, "llmeraser", "--dataset", "genre", "--model", "a/tiny", "b/tiny", "--dry-run")
+    assert code == 2 and "two bases are called tiny" in line and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_table_on_published_files_is_made_from_end_to_end(tmp_path, monkeypatch):
     """By a tiny random base: a row for each method, of the task's own name."""

@@ -206,11 +206,19 @@ def plan_llmeraser(request: Request) -> Plan:
     runs: list[Run] = []
     cells: list[Cell] = []
     methods = tuple(chosen(request, list(ROWS)))
+    _check_names(request.networks)
     for base, task in product(request.networks, tasks_of(request)):
         for seed in range(request.seeds):
             cells.append(Cell(seed, task, methods))
             runs += _runs_of_a_cell(request, base, cells[-1])
     return Plan(runs, cells)
+
+
+def _check_names(bases: Sequence[str]) -> None:
+    """Raise UserError for two bases of one last name, by which folders and rows tell them apart."""
+    names = [Path(base).name for base in bases]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--model: two bases are called {twice}, by which a table tells them apart: give them to two tables")
 
 
 def _runs_of_a_cell(request: Request, base: str, cell: Cell) -> list[Run]:
