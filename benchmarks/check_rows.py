@@ -25,7 +25,8 @@ from unlearning.reports import folders, results
 METRICS = ("UA", "RA", "TA", "MIA", "gap")
 METHODS = ("finetune", "loraprune")
 LEAST = 1.0  # percentage points: how narrow an interval may be to either side
-OWN = {"--results", "--methods", "--seeds", "--data-dir", "--overwrite", "--quiet"}  # flags that are given anew
+# Flags that are given anew, or say where and how often it was computed.
+OWN = {"--results", "--methods", "--seeds", "--data-dir", "--overwrite", "--quiet", "--ray", "--cores", "--device"}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

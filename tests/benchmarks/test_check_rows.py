@@ -21,9 +21,8 @@ def test_one_more_run_lies_in_its_interval():
 
 
 def test_the_command_of_a_table_is_given_for_these_rows_and_one_seed(tmp_path):
-    typed = (
-        "python reproduce.py prunelora --preset first --methods mask 'loraprune --regrow' --seeds 3 --results my --epochs 2"
-    )
+    typed = "python reproduce.py prunelora --preset first --methods mask 'loraprune --regrow' --ray --cores 1 --seeds 3"
+    typed += " --results my --epochs 2"
     words = shlex.split(check_rows.again(typed, ["finetune", "lora --rank 2"], tmp_path))
     assert words[:6] == ["python", "reproduce.py", "prunelora", "--preset", "first", "--epochs"]
     assert words[7:] == ["--methods", "finetune", "lora --rank 2", "--seeds", "1", "--data-dir", str(tmp_path), "--quiet"]
