@@ -35,7 +35,7 @@ def table(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]] | None:
     """
     if any("point" in row for row in rows):  # a tuning's rows are no methods
         return None
-    found = _distances(rows)
+    found = distances(rows)
     names = [COLUMNS[name].title for name in found]
     if len(found) < 2:
         return None
@@ -65,7 +65,7 @@ def told_apart(measure: dict[int, np.ndarray]) -> float:
         return float(100 * np.mean([stats.ttest_rel(a, b).pvalue < ALPHA for a, b in pairs])) if pairs else float("nan")
 
 
-def _distances(rows: Sequence[Any]) -> Distances:
+def distances(rows: Sequence[Any]) -> Distances:
     """Of each measure that at least FEWEST methods have, how far they are from Retrain. Original and Retrain are none."""
     retrain: dict[str, Any] = next((row["metrics"] for row in rows if row["method"] == "retrain"), {})
     methods = {place: row["metrics"] for place, row in enumerate(rows) if row["method"] not in ("original", "retrain")}
