@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # These would take a third of the table's time: most are long, or variants of rows that are there.
         "without": [
             *("negate", "neglora --prune", "neglora --bound 5"),
-            *("loraprune --forget-loss bounded", "loraprune --forget-loss residual"),
+            *(f"loraprune --forget-loss {loss}" for loss in ("bounded", "delete", "residual")),
         ],
         "retain": 6000,
         "images": 2000,
