@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pretrain": [30],  # as the original and the Retrain that come with this project, which aren't trained again
         "epochs": [3],
         "seeds": 1,
-        # These would take half of the table's time more: most are long, or variants of rows that are there.
+        # Long ones, and variants of rows that are there: without them it takes five minutes on slow cores.
         "without": [
             *("negate", "neglora --prune", "neglora --bound 5"),
             *(f"loraprune --forget-loss {loss}" for loss in ("bounded", "delete", "residual")),
