@@ -76,7 +76,7 @@ def parser() -> Parser:
     return parser
 
 
-def check(args: argparse.Namespace, command: str) -> None:
+def measure_all(args: argparse.Namespace, command: str) -> None:
     """Make the rows again and compare; one line a metric."""
     before = results.read(args.table / folders.FILES["json"])
     with tempfile.TemporaryDirectory() as place:
@@ -95,4 +95,4 @@ def check(args: argparse.Namespace, command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(check, parser())
+    main(measure_all, parser())

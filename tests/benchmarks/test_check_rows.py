@@ -43,14 +43,14 @@ def test_rows_are_made_again_and_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(check_rows, "seconds_of", run)
     result["command"] = f"python reproduce.py prunelora --dataset digits --model resnet8 {shlex.join(flags)}"
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
-    check_rows.check(check_rows.parser().parse_args([str(folder), "--methods", "finetune"]), "")
+    check_rows.measure_all(check_rows.parser().parse_args([str(folder), "--methods", "finetune"]), "")
     assert "5 metrics lie in their intervals" in capsys.readouterr().out
     row = next(row for row in result["rows"] if row["method"] == "finetune")
     row["metrics"]["RA"] = {"mean": 50.0, "ci95": 0.0, "values": [50.0, 50.0]}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     with pytest.raises(check_rows.RunFailed, match=r"outside their intervals: resnet8, class3, finetune: RA"):
-        check_rows.check(check_rows.parser().parse_args([str(folder), "--methods", "finetune", "mask"]), "")
+        check_rows.measure_all(check_rows.parser().parse_args([str(folder), "--methods", "finetune", "mask"]), "")
     row["n"] = 1
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     with pytest.raises(check_rows.UserError, match="finetune has one seed"):
-        check_rows.check(check_rows.parser().parse_args([str(folder), "--methods", "finetune"]), "")
+        check_rows.measure_all(check_rows.parser().parse_args([str(folder), "--methods", "finetune"]), "")
