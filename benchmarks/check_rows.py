@@ -20,6 +20,7 @@ from benchmarks.first_minutes import seconds_of
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser, main
 from unlearning.core.paths import folder
+from unlearning.metrics.statistics import mean_ci95
 from unlearning.reports import folders, results
 
 METRICS = ("UA", "RA", "TA", "MIA", "gap")
@@ -31,11 +32,9 @@ OWN = {"--results", "--methods", "--seeds", "--data-dir", "--overwrite", "--quie
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half-width) of where one more run lies with 95 % probability. values: one for each of at least two seeds."""
-    from scipy import stats
-
-    n, mean = len(values), sum(values) / len(values)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
-    return mean, max(LEAST, float(stats.t.ppf(0.975, n - 1)) * deviation * math.sqrt(1 + 1 / n))
+    mean, half = mean_ci95(values)  # t s / sqrt(n)
+    assert half is not None  # there are two seeds or more
+    return mean, max(LEAST, half * math.sqrt(len(values) + 1))
 
 
 def again(command: str, methods: Sequence[str], data_dir: Path) -> str:

@@ -133,7 +133,7 @@ def code_of(network: Mapping[str, Any]) -> dict[str, str]:
 
 
 def made_of(network: Mapping[str, Any], parent: object) -> dict[str, str]:
-    """`_code`, and of a network without a parent a digest of what a folder or a checkpoint says of it beside its name."""
+    """`code_of`, and of a network without a parent a digest of what a folder or a checkpoint says of it beside its name."""
     said = {name: value for name, value in network["arguments"].items() if name in models.KINDS and not parent}
     return code_of(network) | ({"network": key(said)} if said else {})
 
