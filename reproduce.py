@@ -22,8 +22,8 @@
 
 A killed run continues where it stopped, in training as in scoring; rows of networks and forget sets not asked for stay.
 Presets: first (a resnet8 that comes with the project), quick (small networks on a subset of Fashion-MNIST), small (resnet20
-and vit_micro, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything, as far as it is
-known). Those with a table's name are tune's alone.
+and vit_micro, full data), full (resnet8 and resnet20, trained as long as pays, full data), gpu (the paper's networks, fewer
+epochs), paper (the paper's everything, as far as it is known). Those with a table's name are tune's alone.
 """
 
 import argparse
@@ -59,7 +59,7 @@ TABLES = {
     "tune": ("tune", "TABLE"),
     "lmeraser-tune": ("lmeraser", "TUNE"),
 }
-PRESETS = ("first", "quick", "small", "gpu", "paper")
+PRESETS = ("first", "quick", "small", "full", "gpu", "paper")
 OF_TUNE = (  # presets of tune alone
     *("random-quick", "rfau-quick", "rfau-small", "rfau-gpu", "rfau-paper"),
     *("audit-quick", "audit-small", "sequence-first"),

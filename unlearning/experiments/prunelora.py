@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
+    "full": {"model": ["resnet8", "resnet20"], "subset": None, "pretrain": [30, 30], "epochs": [5]},
     "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10], "scratch": SHORT},
     "paper": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]},
 }

@@ -19,7 +19,7 @@ PAPER, FAST = "paper", "fast"
 RECIPE = PerModel(paper=PAPER, resnet8=FAST, resnet20=FAST, vit_micro=FAST)
 EPOCHS = PerRecipe(
     paper=PerModel(paper=200, vit_small=90, vit_micro=30, resnet8=15, resnet20=15),
-    fast=PerModel(paper=24, resnet8=30, resnet20=18, vit_micro=12),
+    fast=PerModel(paper=24, resnet8=30, resnet20=30, vit_micro=12),
 )
 LR = PerRecipe(
     paper=PerModel({"paper": 0.1, "vit_small": 1e-3, "vit_micro": 1e-3, VIT: 1e-3}),
