@@ -127,8 +127,8 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         + f"written: {request.folder}: README.md (every column), result.json, rows.csv, tables.tex, figures/"
     )
     pages.write_index(request.results)
-    if "next" in request.sizes:
-        print(f"a larger table: {request.sizes['next']}")
+    if request.preset == "first":
+        print(f"a larger table: python reproduce.py {args.table}")
     return path
 
 

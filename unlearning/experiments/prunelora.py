@@ -10,8 +10,7 @@ from unlearning.experiments.plan import SHORT, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
-# A preset may name its data set, its number of seeds, rows that it has only where --methods names them, and the command of a
-# larger table.
+# A preset may name its data set, its number of seeds, and rows that it has only where --methods names them.
 PRESETS: dict[str, dict[str, Any]] = {
     "first": {
         "dataset": "fashion-mnist",
@@ -27,7 +26,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         ],
         "retain": 6000,
         "images": 2000,
-        "next": "python reproduce.py prunelora --preset quick",
     },
     "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
     "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},

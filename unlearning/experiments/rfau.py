@@ -9,6 +9,7 @@ from unlearning.experiments.plan import SHORT, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Table
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "first": prunelora.PRESETS["first"],
     "quick": {
         "model": ["resnet20", "vit_micro", models.EFFICIENTNET],
         "subset": 1000,

@@ -14,7 +14,7 @@ from unlearning.vision.shared import Shared
 OTHERS = {"random": random_share, "rfau": rfau, "audit": audit}  # tables whose presets aren't prunelora's
 PRESETS: dict[str, dict[str, Any]] = (
     prunelora.PRESETS
-    | {"first": prunelora.PRESETS["first"] | {"next": "python reproduce.py tune", "without": ()}}
+    | {"first": prunelora.PRESETS["first"] | {"without": ()}}
     | {"sequence-first": sequence.SIZES["first"]}  # its others are prunelora's
     | {
         f"{table}-{name}": sizes
