@@ -129,3 +129,50 @@ def test_means_of_a_benchmark_come_with_their_intervals(root):
     write_text(root / "results/benchmarks/r.json", json.dumps({"command": "c", "rows": rows}))
     table = drawn('table results/benchmarks/r.json columns="net TA:1"', root)
     assert "| a     | 93.8 ± 0.2 |" in table and "| b     |        1.5 |" in table
+
+
+def of_seeds(*values):
+    mean = sum(values) / len(values)
+    return {"mean": mean, "ci95": 1.0, "values": [*values]}
+
+
+def with_table(root, **rows):
+    """A table of one network and forget set: each method's UA and probe gap over three seeds."""
+    table = {"dataset": "d", "model": "m", "forget": "class3", "epochs": None, "n": 3, "command": "c"}
+    found = [
+        table | {"method": name, "metrics": {"UA": of_seeds(*ua), "probe_gap": of_seeds(*gap), "gap": of_seeds(*ua)}}
+        for name, (ua, gap) in rows.items()
+    ]
+    write_text(root / "results/p/result.json", json.dumps({"command": "c", "rows": found}))
+
+
+def test_a_difference_of_two_rows_is_paired_by_seed(root):
+    """By hand: 1, 2 and 3 have the mean 2 and the half-width 4.3027 / sqrt 3; the rows themselves scatter by hundreds."""
+    with_table(root, lora=((101.0, 202.0, 303.0), (0.0, 0.0, 0.0)), mask=((100.0, 200.0, 300.0), (0.0, 0.0, 0.0)))
+    assert "-->2.00 ± 2.48<!--" in drawn("value results/p method=lora minus=mask UA", root)
+    assert "-->-2.00 ± 2.48<!--" in drawn("value results/p method=mask minus=lora UA", root)
+    for marker, message in (
+        ("value results/p method=lora minus=lost UA", "no row fits"),
+        ("value results/p method=lora minus=lora,mask UA", "2 rows fit after minus"),
+    ):
+        with pytest.raises(UserError, match=message):
+            drawn(marker, root)
+
+
+def test_measures_are_compared_over_the_rows_that_fit(root):
+    """Five methods whose probe gaps fall as their average gaps rise, but for one neighbouring pair: 9 of 10 pairs are the
+    other way round, so tau is -0.8. Their average gaps differ by 10 on each seed: all pairs are told apart."""
+    ways = {
+        f"m{i}": ((10.0 * i, 10.0 * i + 1, 10.0 * i + 3), (gap, gap + 2, gap + 1)) for i, gap in enumerate((9.0, 7, 5, 1, 3))
+    }
+    with_table(root, **ways)
+    assert "-->-0.80<!--" in drawn("value results/p tau=gap,probe_gap", root)
+    assert "-->100<!--" in drawn("value results/p apart=gap", root)
+    with pytest.raises(UserError, match="'lost'"):
+        drawn("value results/p tau=gap,lost", root)
+    path = root / "results/p/result.json"
+    table = results.read_json(path)
+    table["rows"][0]["model"] = "another"
+    write_text(path, json.dumps(table))
+    with pytest.raises(UserError, match="not those of one network"):
+        drawn("value results/p tau=gap,probe_gap", root)

@@ -5,7 +5,8 @@
     <!-- value results/prunelora-quick model=resnet8 method=mask gap -->0.34 ± 0.77<!-- end -->
 
 The first word is a table's folder or a JSON file, below the root of the project. `field=a,b` keeps the rows whose field is
-a or b.
+a or b. In a value `minus=lora` takes that method's row away, seed by seed; `tau=gap,probe_gap` is how alike two measures
+order the rows' methods, `apart=gap` the share of pairs of these, in percent, that a measure tells apart (orders.py).
 A column is a metric's key in columns.py or another field of a row, as `field:digits=Title_with_underscores`.
 """
 
@@ -20,7 +21,8 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes, write_text
 from unlearning.core.locks import locked
 from unlearning.core.words import encoded, say
-from unlearning.reports import folders, results, tables
+from unlearning.metrics.statistics import mean_ci95
+from unlearning.reports import folders, orders, results, tables
 from unlearning.reports.columns import COLUMNS, method_name
 
 MARKER = r"<!-- (?:table|value) "
@@ -78,14 +80,9 @@ def with_excerpts(text: str, root: Path, name: str) -> str:
             source, filters, asked = _read(words)
             file, _ = folders.place(root / source)
             files.add(file)
-            rows = _chosen(file, filters)
-            if wrong := [key for key in asked if not any(_has(row, key) for row in rows)]:
-                raise UserError(f"no row has {wrong[0]}")
             if kind == "table":
-                return f"{begin}\n{_table(rows, filters, asked)}\n{end}"
-            if len(rows) * len(asked) != 1:
-                raise UserError(f"{len(rows)} rows and {len(asked)} columns fit")
-            return begin + _cell(rows[0], asked[0]) + end
+                return f"{begin}\n{_table(_chosen(file, filters, asked), filters, asked)}\n{end}"
+            return begin + _value(file, filters, asked) + end
         except (UserError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name}: <!-- {kind} {words} -->: {error}") from None
 
@@ -103,14 +100,41 @@ def _read(words: str) -> tuple[str, dict[str, list[str]], list[str]]:
     return source, {field: value.split(",") for field, value in pairs.items()}, asked
 
 
-def _chosen(file: Path, filters: dict[str, list[str]]) -> list[Any]:
-    """The rows of a result file that fit. Raises UserError if there are none."""
+def _chosen(file: Path, filters: dict[str, list[str]], asked: list[str]) -> list[Any]:
+    """The rows of a result file that fit. Raises UserError if there are none, or none has a column that is asked for."""
     content = results.read_json(file)
     rows = content.get("rows", [content])
     kept = [row for row in rows if all(_text(row.get(field)) in values for field, values in filters.items())]
     if not kept:
         raise UserError("no row fits")
+    if wrong := [key for key in asked if not any(_has(row, key) for row in kept)]:
+        raise UserError(f"no row has {wrong[0]}")
     return kept
+
+
+def _value(file: Path, filters: dict[str, list[str]], asked: list[str]) -> str:
+    """A number: a row's cell, its difference from another row, or what is said of all rows that fit."""
+    minus, pair, measure = (filters.pop(name, []) for name in ("minus", "tau", "apart"))
+    rows = _chosen(file, filters, asked)
+    if pair or measure:
+        if len(results.by_forget_set(rows)) != 1:
+            raise UserError("the rows are not those of one network and forget set")
+        far = orders.distances(rows)
+        return _text(orders.tau(*(far[name] for name in pair))) if pair else _text(orders.told_apart(far[measure[0]]), "0")
+    if len(rows) * len(asked) != 1:
+        raise UserError(f"{len(rows)} rows and {len(asked)} columns fit")
+    if minus:
+        return _difference(rows[0], _chosen(file, filters | {"method": minus}, asked), asked[0])
+    return _cell(rows[0], asked[0])
+
+
+def _difference(row: Any, others: list[Any], metric: str) -> str:
+    """A row's metric less that of the only other row, paired by seed: the mean and its 95 % interval."""
+    if len(others) != 1:
+        raise UserError(f"{len(others)} rows fit after minus")
+    one, other = (found["metrics"][metric]["values"] for found in (row, others[0]))
+    mean, half = mean_ci95([a - b for a, b in zip(one, other, strict=True)])
+    return tables.cell({"metrics": {metric: {"mean": mean, "ci95": half}}}, metric)
 
 
 def _table(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> str:
