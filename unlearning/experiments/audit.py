@@ -32,7 +32,7 @@ from unlearning.vision.shared import Shared
 LIMIT = 2000  # images of D_r and of the test set that are looked at
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},
-    "small": {"model": ["resnet20"], "subset": 10_000, "pretrain": [30], "epochs": [5]},
+    "small": {"model": ["resnet8"], "subset": 20_000, "pretrain": [4], "epochs": [3], "retain": 2000, "seeds": 32},
 }
 Answers = dict[str, Any]  # of one network: UA, RA, TA in percent, and margins float64 on D_f, D_r and test images: f, r, t
 
