@@ -28,8 +28,9 @@ from unlearning.core.paths import folder
 from unlearning.core.provenance import device_name, provenance
 from unlearning.exact import learners, ridge
 from unlearning.exact.backbone import features_of
+from unlearning.exact.reading import assemble, read_system
 from unlearning.exact.selection import ImageRequest
-from unlearning.exact.system import assemble, delete_images, read_system
+from unlearning.exact.system import delete_images
 from unlearning.experiments.lmeraser import PRESETS
 from unlearning.experiments.plan import command as typed
 from unlearning.metrics.predictions import accuracy

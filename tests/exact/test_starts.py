@@ -15,7 +15,8 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning, ridge
 from unlearning.exact.backbone import features_of, load_backbone
-from unlearning.exact.system import SYSTEM, assemble, read_system
+from unlearning.exact.reading import assemble, read_system
+from unlearning.exact.storage import SYSTEM
 from unlearning.vision.settings import Settings
 from unlearning.vision.shared import Shared
 

@@ -28,7 +28,8 @@ from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning, storage
 from unlearning.exact.backbone import learner_flops, load_backbone, write_backbone
-from unlearning.exact.system import SYSTEM, assemble, read_system
+from unlearning.exact.reading import assemble, read_system
+from unlearning.exact.storage import SYSTEM
 from unlearning.images import forgetting
 from unlearning.metrics import membership, predictions
 from unlearning.vision import snapshots

@@ -18,7 +18,8 @@ from unlearning.core.errors import RunFailed
 from unlearning.core.files import write_torch
 from unlearning.evaluation.unfinished import Unfinished
 from unlearning.exact import learners
-from unlearning.exact.system import SYSTEM, assemble, read_system
+from unlearning.exact.reading import assemble, read_system
+from unlearning.exact.storage import SYSTEM
 from unlearning.experiments import lmeraser
 from unlearning.experiments.methods import METHODS, rows_of
 from unlearning.reports import paper_figures

@@ -14,7 +14,7 @@ from tests.helpers import latest, one_line, while_waiting
 from tests.test_data import write_svhn
 from unlearning.core.files import read_torch
 from unlearning.exact import backbone
-from unlearning.exact.system import read_system
+from unlearning.exact.reading import read_system
 from unlearning.experiments import lmeraser, prunelora, random_share, rfau
 
 GRID = lmeraser.PRESETS["paper"]["grid"]

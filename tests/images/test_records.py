@@ -24,7 +24,7 @@ from unlearning.core.files import write_torch
 from unlearning.evaluation import entries
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact.backbone import write_backbone
-from unlearning.exact.system import read_system
+from unlearning.exact.reading import read_system
 from unlearning.experiments import audit
 from unlearning.images import folders
 from unlearning.vision.originals import Told

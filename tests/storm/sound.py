@@ -23,7 +23,8 @@ from tests.helpers import ROOT, call, files
 from tests.storm import language
 from tests.storm.malformed import Case, broken, cases
 from unlearning.core.errors import UserError
-from unlearning.exact.system import SYSTEM, read_system
+from unlearning.exact.reading import read_system
+from unlearning.exact.storage import SYSTEM
 from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
 

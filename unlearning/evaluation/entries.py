@@ -105,9 +105,9 @@ def read(path: Path, shared: Shared) -> tuple[Any, str | None]:
     if (path / "adapter_config.json").exists():
         raise NotScored(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
     if path.is_dir() and not originals.is_elsewhere(path):
-        from unlearning.exact import system
+        from unlearning.exact import reading
 
-        return system.assemble(path), None
+        return reading.assemble(path), None
     if originals.has_no_checkpoint(path):
         return None, None
     content, digest = shared.files.read(path)

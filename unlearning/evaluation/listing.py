@@ -7,7 +7,7 @@ from unlearning.core.content import NAME
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch
 from unlearning.core.flags import on_one_line
-from unlearning.exact.system import SYSTEM
+from unlearning.exact.storage import SYSTEM
 from unlearning.images.checkpoints import listed_in
 
 HEADER = ("file", "method", "data", "forget set", "seed", "command")

@@ -25,8 +25,9 @@ from unlearning.core.paths import folder, input_path, name_or_path, output_folde
 from unlearning.core.words import listed
 from unlearning.exact import ridge
 from unlearning.exact.learning import Work
+from unlearning.exact.reading import read_system
 from unlearning.exact.selection import ImageRequest
-from unlearning.exact.system import NewSystem, Split, delete_images, read_system, train_system
+from unlearning.exact.system import NewSystem, Split, delete_images, train_system
 from unlearning.images.records import Known
 from unlearning.images.request_files import check_there
 from unlearning.vision.flags import add_data_flags, add_flip_flag, add_output_flags, class_table, source_of

@@ -15,7 +15,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.words import first_line
 from unlearning.vision import layers
 
-PROMPTED = "prompted"  # several learners on one backbone: what system.assemble makes
+PROMPTED = "prompted"  # several learners on one backbone: what reading.assemble makes
 FRAME = 30 / 224  # width of the frame over the side of the image, as in the paper
 
 
@@ -165,7 +165,7 @@ class Prompted(nn.Module):
 
 
 def build(checkpoint: dict[str, Any], path: str | Path = "the system") -> nn.Module:
-    """The network of an assembled system (`system.assemble`) with its weights, on the CPU, in evaluation mode."""
+    """The network of an assembled system (`reading.assemble`) with its weights, on the CPU, in evaluation mode."""
     arguments = dict(checkpoint["network"]["arguments"])
     backbone = arguments.pop("backbone")
     network: Any = models.create(backbone["name"], **backbone["arguments"])

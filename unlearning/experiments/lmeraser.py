@@ -24,9 +24,10 @@ from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.collect import report_scored
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.exact import learners, ridge
+from unlearning.exact.reading import assemble, read_system
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.storage import made_from
-from unlearning.exact.system import assemble, delete_images, read_system
+from unlearning.exact.system import delete_images
 from unlearning.experiments import image_estimate
 from unlearning.experiments.estimate import in_lines
 from unlearning.experiments.methods import METHODS, ONE, Method
