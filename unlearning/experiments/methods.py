@@ -25,9 +25,8 @@ EIGHT = "--lr 0.00001 0.00003 0.0001 0.0003 0.001 0.003 0.01 0.03"
 LOW = "--lr 0.0000001 0.0000003 0.000001 0.000003 0.00001 0.00003 0.0001 0.0003"  # what climbs the loss on D_f alone
 LORA = "--lr 0.0003 0.001 0.003 0.01"
 AMOUNTS = "--amount 0.25 0.5"
-CLIMB = "--lr 0.0001 0.0003 0.001 0.003"
+CLIMB = "--lr 0.000001 0.00001 0.0001 0.001"
 RANKS = "--rank 8 16"
-WEIGHTS = "--forget-weight 0.1 1"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,9 @@ METHODS = {
     "loraprune --regrow": Method("loraprune", ("--regrow",), tables=("prunelora",)),
     "loraprune --prune-head": Method("loraprune", ("--prune-head",), tables=("prunelora",)),
     "gradascent": Method("baselines.gradascent", (), (1,), tables=OF_RFAU, grid=LOW),
-    "gradascent --retain-weight 0.9": Method("baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_RFAU),
+    "gradascent --retain-weight 0.9": Method(
+        "baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_RFAU, grid=LOW
+    ),
     "randomlabel": Method("baselines.randomlabel", tables=OF_RFAU),
     "randomlabel --saliency 0.5": Method("baselines.randomlabel", ("--saliency", "0.5"), tables=OF_RFAU),
     "badteacher": Method(
@@ -110,9 +111,9 @@ METHODS = {
     "neglora --prune": Method("baselines.neglora", ("--prune",), (2,), grid=f"{CLIMB} {RANKS}"),
     "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,), grid=f"{LORA} --beta 0.05 0.1"),
     "regun": Method("baselines.regun", grid="--lr 0.001 0.003 0.01 0.03 --forget-weight 0.2 0.5"),
-    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {WEIGHTS}"),
-    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete"), grid=f"{LORA} {WEIGHTS}"),
-    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual"), grid=f"{LORA} {WEIGHTS}"),
+    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {AMOUNTS}"),
+    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete"), grid=f"{LORA} {AMOUNTS}"),
+    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual"), grid=f"{LORA} {AMOUNTS}"),
     # Systems of parts.
     ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
     **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},
