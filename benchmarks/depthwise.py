@@ -47,14 +47,14 @@ EVERY = (STEM, EXPANSIONS, DEPTHWISE, *PROJECTIONS, HEAD)
 TRIES: dict[str, tuple[str, ...]] = {
     "every convolution": EVERY,
     "all but depthwise": (STEM, EXPANSIONS, *PROJECTIONS, HEAD),
-    "expansions, projections": (EXPANSIONS, *PROJECTIONS),
+    "expansions and projections": (EXPANSIONS, *PROJECTIONS),
     "expansions": (EXPANSIONS,),
     "depthwise": (DEPTHWISE,),
     "projections": PROJECTIONS,
-    "projections, last 1x1": (*PROJECTIONS, HEAD),
+    "projections and last 1x1": (*PROJECTIONS, HEAD),
     "stem": (STEM,),
 }
-LONG = {"every convolution", "expansions, projections", "projections"}  # tried with more epochs too
+LONG = {"every convolution", "expansions and projections", "projections"}  # tried with more epochs too
 EPOCHS, MORE = 5, 20
 
 
@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         original = run(pretrain, [*common, *NETWORK], "original")
         run(retrain, [*forget, *NETWORK], "retrain")
         forget += ["--original", str(original)]
-        run(lora, [*forget, "--epochs", str(EPOCHS)], "LoRA, nothing pruned")
+        run(lora, [*forget, "--epochs", str(EPOCHS)], "LoRA alone")
         for name, layers in TRIES.items():
             for epochs in (EPOCHS, MORE) if name in LONG else (EPOCHS,):
                 run(loraprune, [*forget, "--epochs", str(epochs)], name, layers)
