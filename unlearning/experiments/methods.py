@@ -27,6 +27,7 @@ LORA = "--lr 0.0003 0.001 0.003 0.01"
 AMOUNTS = "--amount 0.25 0.5"
 CLIMB = "--lr 0.000001 0.00001 0.0001 0.001"
 RANKS = "--rank 8 16"
+WEIGHTS = "--forget-weight 0.1 1"
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ METHODS = {
     "neglora --prune": Method("baselines.neglora", ("--prune",), (2,), grid=f"{CLIMB} {RANKS}"),
     "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,), grid=f"{LORA} --beta 0.05 0.1"),
     "regun": Method("baselines.regun", grid="--lr 0.001 0.003 0.01 0.03 --forget-weight 0.2 0.5"),
-    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {AMOUNTS}"),
-    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete"), grid=f"{LORA} {AMOUNTS}"),
-    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual"), grid=f"{LORA} {AMOUNTS}"),
+    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {WEIGHTS}"),
+    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete"), grid=f"{LORA} {WEIGHTS}"),
+    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual"), grid=f"{LORA} {WEIGHTS}"),
     # Systems of parts.
     ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
     **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},
