@@ -170,6 +170,9 @@ def test_measures_are_compared_over_the_rows_that_fit(root):
     assert "-->100<!--" in drawn("value results/p apart=gap", root)
     with pytest.raises(UserError, match="'lost'"):
         drawn("value results/p tau=gap,lost", root)
+    for wrong in ("tau=gap", "tau=gap,probe_gap apart=gap", "apart=gap,probe_gap", "tau=gap,probe_gap UA"):
+        with pytest.raises(UserError, match="tau has two measures"):
+            drawn(f"value results/p {wrong}", root)
     path = root / "results/p/result.json"
     table = results.read_json(path)
     table["rows"][0]["model"] = "another"

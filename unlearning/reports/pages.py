@@ -117,6 +117,8 @@ def _value(file: Path, filters: dict[str, list[str]], asked: list[str]) -> str:
     minus, pair, measure = (filters.pop(name, []) for name in ("minus", "tau", "apart"))
     rows = _chosen(file, filters, asked)
     if pair or measure:
+        if asked or minus or (len(pair), len(measure)) not in ((2, 0), (0, 1)):
+            raise UserError("tau has two measures, apart one, and neither has a column beside it")
         if len(results.by_forget_set(rows)) != 1:
             raise UserError("the rows are not those of one network and forget set")
         far = orders.distances(rows)
