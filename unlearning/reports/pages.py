@@ -72,22 +72,23 @@ def with_excerpts(text: str, root: Path, name: str) -> str:
     """
     if len(re.findall(MARKER, text)) != len(MARKED.findall(text)):
         raise UserError(f"{name}: a marker has no <!-- end -->")
-    files: set[Path] = set()
+    rows_of: dict[Path, list[Any]] = {}  # each file is read once
 
     def drawn(found: re.Match[str]) -> str:
         begin, kind, words, _, end = found.groups()
         try:
             source, filters, asked = _read(words)
             file, _ = folders.place(root / source)
-            files.add(file)
+            if file not in rows_of:
+                rows_of[file] = _rows(file)
             if kind == "table":
-                return f"{begin}\n{_table(_chosen(file, filters, asked), filters, asked)}\n{end}"
-            return begin + _value(file, filters, asked) + end
+                return f"{begin}\n{_table(_chosen(rows_of[file], filters, asked), filters, asked)}\n{end}"
+            return begin + _value(rows_of[file], filters, asked) + end
         except (UserError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name}: <!-- {kind} {words} -->: {error}") from None
 
     now = MARKED.sub(drawn, text)
-    for file in sorted(files):
+    for file in sorted(rows_of):
         results.say_if_changed(file)
     return now
 
@@ -100,10 +101,14 @@ def _read(words: str) -> tuple[str, dict[str, list[str]], list[str]]:
     return source, {field: value.split(",") for field, value in pairs.items()}, asked
 
 
-def _chosen(file: Path, filters: dict[str, list[str]], asked: list[str]) -> list[Any]:
-    """The rows of a result file that fit. Raises UserError if there are none, or none has a column that is asked for."""
+def _rows(file: Path) -> list[Any]:
+    """The rows of a result file; of one without rows all of it is the only one."""
     content = results.read_json(file)
-    rows = content.get("rows", [content])
+    return content.get("rows", [content])
+
+
+def _chosen(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> list[Any]:
+    """The rows that fit. Raises UserError if there are none, or none has a column that is asked for."""
     kept = [row for row in rows if all(_text(row.get(field)) in values for field, values in filters.items())]
     if not kept:
         raise UserError("no row fits")
@@ -112,22 +117,27 @@ def _chosen(file: Path, filters: dict[str, list[str]], asked: list[str]) -> list
     return kept
 
 
-def _value(file: Path, filters: dict[str, list[str]], asked: list[str]) -> str:
+def _value(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> str:
     """A number: a row's cell, its difference from another row, or what is said of all rows that fit."""
     minus, pair, measure = (filters.pop(name, []) for name in ("minus", "tau", "apart"))
-    rows = _chosen(file, filters, asked)
+    kept = _chosen(rows, filters, asked)
     if pair or measure:
         if asked or minus or (len(pair), len(measure)) not in ((2, 0), (0, 1)):
             raise UserError("tau has two measures, apart one, and neither has a column beside it")
-        if len(results.by_forget_set(rows)) != 1:
-            raise UserError("the rows are not those of one network and forget set")
-        far = orders.distances(rows)
-        return _text(orders.tau(*(far[name] for name in pair))) if pair else _text(orders.told_apart(far[measure[0]]), "0")
-    if len(rows) * len(asked) != 1:
-        raise UserError(f"{len(rows)} rows and {len(asked)} columns fit")
+        return _of_all(kept, pair, measure)
+    if len(kept) * len(asked) != 1:
+        raise UserError(f"{len(kept)} rows and {len(asked)} columns fit")
     if minus:
-        return _difference(rows[0], _chosen(file, filters | {"method": minus}, asked), asked[0])
-    return _cell(rows[0], asked[0])
+        return _difference(kept[0], _chosen(rows, filters | {"method": minus}, asked), asked[0])
+    return _cell(kept[0], asked[0])
+
+
+def _of_all(rows: list[Any], pair: list[str], measure: list[str]) -> str:
+    """How alike a pair of measures orders the rows, or what share of these one measure tells apart."""
+    if len(results.by_forget_set(rows)) != 1:
+        raise UserError("the rows are not those of one network and forget set")
+    far = orders.distances(rows)
+    return _text(orders.tau(*(far[name] for name in pair))) if pair else _text(orders.told_apart(far[measure[0]]), "0")
 
 
 def _difference(row: Any, others: list[Any], metric: str) -> str:
