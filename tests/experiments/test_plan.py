@@ -131,8 +131,10 @@ def test_a_row_of_llmerasers_table_runs_what_its_name_says(name):
 
 
 # Of every script; the last two where each request has a file of its own.
-COMMON = {"model", "dataset", "seed", "weights", "subset", "test-subset", "validation", "epochs", "lr", "output", "original"}
-COMMON |= {"retain-subset"}  # of presets that learn from a part
+COMMON = {
+    *("model", "dataset", "seed", "weights", "subset", "retain-subset", "test-subset", "validation", "epochs", "lr"),
+    *("output", "original"),
+}
 
 
 @pytest.mark.parametrize("table", FORGETS)

@@ -13,7 +13,7 @@ import models
 from unlearning.core.errors import UserError
 from unlearning.core.words import first_line
 from unlearning.evaluation.flags import Scoring
-from unlearning.exact import learners
+from unlearning.exact import learners, reading
 from unlearning.exact.selection import images_called
 from unlearning.images import forgetting
 from unlearning.images.checkpoints import listed_in
@@ -105,8 +105,6 @@ def read(path: Path, shared: Shared) -> tuple[Any, str | None]:
     if (path / "adapter_config.json").exists():
         raise NotScored(f"{path} is an adapter: score the checkpoint beside it, {path.name.removesuffix('_adapter')}.pth")
     if path.is_dir() and not originals.is_elsewhere(path):
-        from unlearning.exact import reading
-
         return reading.assemble(path), None
     if originals.has_no_checkpoint(path):
         return None, None

@@ -1,10 +1,10 @@
 """Systems of parts: private images split into parts, a learner for each, and a folder from which images are deleted exactly.
 
 A learner depends on nothing but the images of its part, and on a start and a seed that no private image has a say in: the
-start is random, or public anchors make it once, and it is stored with the system. So a part that
-is trained again without an image is what it would have been had the image never been there, and the other parts are that
-already: bit for bit on the same device with the same number of threads. system.pth names the files that belong to the
-system; it is replaced in one step after all new files are written, so a kill leaves the old state or the new one.
+start is random, or public anchors make it once, and it is stored with the system. So a part that is trained again without
+an image is what it would have been had the image never been there, and the other parts are that already: bit for bit on the
+same device with the same number of threads. system.pth names the files that belong to the system; it is replaced in one
+step after all new files are written, so a kill leaves the old state or the new one.
 lmeraser.py and sisa.py differ in how they split and in who answers.
 """
 
