@@ -56,7 +56,7 @@ def test_a_row_is_known_by_its_command_whatever_it_is_called():
     """With the flags of its grid alone as its point, and of rows of one script the one with most flags."""
     known = {
         "randomlabel --saliency 0.5": "--lr 0.01",
-        "loraprune --forget-loss delete": "--lr 0.003 --forget-weight 1",
+        "loraprune --forget-loss delete": "--lr 0.003 --amount 0.25",
         "loraprune": "--lr 0.003 --amount 0.25",
         "head-only": "--lr 0.1",
         "ssd": "--alpha 30",

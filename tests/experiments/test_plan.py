@@ -73,8 +73,8 @@ LOSSES = "delete neglora neglora_--prune neglora_--bound_5 regun loraprune_--for
 LOSSES += "loraprune_--forget-loss_delete loraprune_--forget-loss_residual"
 # Baselines and controls of other papers: the last rows of each table that they fit.
 ADDED = {
-    "prunelora": "bias scrub ssd l1sparse negate",
-    "random": "scrub ssd l1sparse negate",
+    "prunelora": "bias scrub ssd l1sparse negate randomlabel_--saliency_0.5_--random-mask",
+    "random": "scrub ssd l1sparse negate randomlabel_--saliency_0.5_--random-mask",
     "tune": "scrub ssd l1sparse negate",
     "sequence": "scrub ssd l1sparse negate",
     "audit": "bias scrub ssd l1sparse negate",
@@ -86,8 +86,9 @@ ADDED = {
     ("table", "rows"),
     [
         ("prunelora", "original retrain mask zero-row head-only finetune pruneft lora loraprune loraprune_--regrow "
-         "loraprune_--prune-head"),
-        ("random", "original retrain head-only finetune pruneft lora loraprune"),
+         "loraprune_--prune-head gradascent_--retain-weight_0.9 randomlabel_--saliency_0.5 rfau"),
+        ("random", "original retrain head-only finetune pruneft lora loraprune gradascent_--retain-weight_0.9 "
+         "randomlabel_--saliency_0.5 rfau"),
         ("tune", "original retrain head-only finetune pruneft lora loraprune gradascent gradascent_--retain-weight_0.9 "
          "randomlabel randomlabel_--saliency_0.5 badteacher rfau"),
         ("sequence", "original retrain head-only finetune pruneft lora loraprune"),
@@ -105,6 +106,13 @@ def test_the_rows_of_each_table(table, rows):
     everywhere = LOSSES.split() if table in FORGETS else []
     rows = [*rows.split(), *ADDED.get(table, "").split(), *everywhere]
     assert rows_of(table) == [name.replace("_", " ") for name in rows]
+
+
+@pytest.mark.parametrize(("table", "lengths"), [("prunelora", "5"), ("random", "5"), ("rfau", "1 2 5 20")])
+def test_rfau_has_several_lengths_in_its_own_table_alone(table, lengths):
+    kind = ("--only", "class") if table == "rfau" else ()
+    runs = planned(table, "--methods", "rfau", "--seeds", "1", "--model", "resnet8", *kind)
+    assert [words[words.index("--epochs") + 1] for script, words in runs if script == "rfau"] == lengths.split()
 
 
 CALLED = {  # rows whose name says what they are, and not their flags

@@ -18,6 +18,7 @@ TUNED = tuple(table for table in FORGETS if table != "tune")  # tables that run 
 OF_PRUNELORA = ("prunelora", "random", "audit", "tune", "sequence")
 FROM_ORIGINALS = ("prunelora", "random", "rfau", "tune", "sequence")  # tables that start from any
 OF_RFAU = ("rfau", "tune")
+OF_BOTH = ("rfau", "prunelora", "random", "tune")
 ONE = "one-prompt"  # the system of one part: no clusters
 ALWAYS = ("original", "corrupted", "retrain", ONE)  # rows that others are measured by
 BUDGET = 8  # points of every grid, whatever the method
@@ -27,7 +28,6 @@ LORA = "--lr 0.0003 0.001 0.003 0.01"
 AMOUNTS = "--amount 0.25 0.5"
 CLIMB = "--lr 0.000001 0.00001 0.0001 0.001"
 RANKS = "--rank 8 16"
-WEIGHTS = "--forget-weight 0.1 1"
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Method:
     """How a row's checkpoints are made.
 
     script: the module's name: "lora", "baselines.control". flags: those of its own. epochs: its numbers of epochs where they
-    aren't the preset's; None among them: the script's own. tuned: at how many its rate is chosen (None: the first of them).
-    tables: those that it is a row of; None: all in FORGETS. forgets: "class" or "images" where it can't do the other. grid:
-    where it is a row of tune, learning rates and the values of one flag of its own; BUDGET points, the script's defaults
-    among them.
+    aren't the preset's; None among them: the script's own. usual: the only one of them outside of rfau's table and in a
+    tuning (None: in a tuning the first of them). tables: those that it is a row of; None: all in FORGETS. forgets: "class"
+    or "images" where it can't do the other. grid: where it is a row of tune, learning rates and the values of one flag of
+    its own; BUDGET points, the script's defaults among them.
     """
 
     script: str
     flags: tuple[str, ...] = ()
     epochs: tuple[int | None, ...] | None = None
-    tuned: int | None = None
+    usual: int | None = None
     tables: tuple[str, ...] | None = None
     forgets: str | None = None
     grid: str = EIGHT
@@ -84,15 +84,15 @@ METHODS = {
     "loraprune --prune-head": Method("loraprune", ("--prune-head",), tables=("prunelora",)),
     "gradascent": Method("baselines.gradascent", (), (1,), tables=OF_RFAU, grid=LOW),
     "gradascent --retain-weight 0.9": Method(
-        "baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_RFAU, grid=LOW
+        "baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_BOTH, grid=LOW
     ),
     "randomlabel": Method("baselines.randomlabel", tables=OF_RFAU),
-    "randomlabel --saliency 0.5": Method("baselines.randomlabel", ("--saliency", "0.5"), tables=OF_RFAU),
+    "randomlabel --saliency 0.5": Method("baselines.randomlabel", ("--saliency", "0.5"), tables=OF_BOTH),
     "badteacher": Method(
         "baselines.badteacher", tables=OF_RFAU, grid="--lr 0.00003 0.0001 0.0003 0.001 --retain-share 0.3 0.9"
     ),
     "rfau": Method(
-        "rfau", (), (1, 2, 5, 20), 5, tables=OF_RFAU, grid="--lr 0.0001 0.0003 0.001 0.003 --forget-weight 0.3 1"
+        "rfau", (), (1, 2, 5, 20), 5, tables=OF_BOTH, grid="--lr 0.0001 0.0003 0.001 0.003 --forget-weight 0.3 1"
     ),
     "rfau --shift unseen": Method("rfau", ("--shift", "unseen"), (1, 20), tables=("rfau",), forgets="images"),
     "rfau --shift mean": Method("rfau", ("--shift", "mean"), (1,), tables=("rfau",)),
@@ -104,7 +104,7 @@ METHODS = {
     "l1sparse": Method("baselines.l1sparse", grid="--lr 0.001 0.003 0.01 0.03 --gamma 0.0005 0.005"),
     "negate": Method("baselines.negate"),
     "randomlabel --saliency 0.5 --random-mask": Method(
-        "baselines.randomlabel", ("--saliency", "0.5", "--random-mask"), tables=("rfau",)
+        "baselines.randomlabel", ("--saliency", "0.5", "--random-mask"), tables=("rfau", "prunelora", "random")
     ),
     # Losses on D_f that others have published: alone, by LoRA, and beside PruneLoRA.
     "delete": Method("baselines.delete", (), (20,), grid="--lr 0.000003 0.00001 0.00005 0.0001 0.0003 0.001 0.003 0.01"),
@@ -112,9 +112,9 @@ METHODS = {
     "neglora --prune": Method("baselines.neglora", ("--prune",), (2,), grid=f"{CLIMB} {RANKS}"),
     "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,), grid=f"{LORA} --beta 0.05 0.1"),
     "regun": Method("baselines.regun", grid="--lr 0.001 0.003 0.01 0.03 --forget-weight 0.2 0.5"),
-    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {WEIGHTS}"),
-    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete"), grid=f"{LORA} {WEIGHTS}"),
-    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual"), grid=f"{LORA} {WEIGHTS}"),
+    "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {AMOUNTS}"),
+    "loraprune --forget-loss delete": Method("loraprune", ("--forget-loss", "delete"), grid=f"{LORA} {AMOUNTS}"),
+    "loraprune --forget-loss residual": Method("loraprune", ("--forget-loss", "residual"), grid=f"{LORA} {AMOUNTS}"),
     # Systems of parts.
     ONE: Method("lmeraser", ("--parts", "1"), tables=_SYSTEMS),
     **{f"lmeraser --parts {k}": Method("lmeraser", ("--parts", str(k)), tables=_SYSTEMS) for k in (10, 50, 100, 200)},

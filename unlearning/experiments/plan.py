@@ -25,7 +25,7 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
     """The runs of a table, originals first.
 
     methods: keys of METHODS. forget: the flags that name the forget set. points: where a row has several, only one number of
-    epochs is run, `tuned`.
+    epochs is run.
     """
     runs = []
     for seed in range(request.seeds):
@@ -37,7 +37,7 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
                     runs.append((METHODS[name].script, own + from_scratch(request, network)))
                 else:
                     own = own + started_from(request, network) + part_of_retained(request)
-                    runs += _trainings(name, own, request.sizes["epochs"], points(network, name))
+                    runs += _trainings(name, own, _lengths(request, name), points(network, name))
     return runs
 
 
@@ -60,17 +60,22 @@ def part_of_retained(request: Request) -> list[str]:
     return ["--retain-subset", str(request.sizes["retain"])] if "retain" in request.sizes else []
 
 
-def _trainings(name: str, common: list[str], lengths: Sequence[int], points: Sequence[Flags]) -> list[Run]:
+def _trainings(name: str, common: list[str], lengths: Sequence[int | None], points: Sequence[Flags]) -> list[Run]:
     """The runs of one row on one network with one seed: at each number of epochs, or at each of several points."""
     method = METHODS[name]
-    run: Sequence[int | None] = method.epochs or lengths
-    if len(points) > 1:
-        run = [method.tuned or run[0]]
     return [
         (method.script, [*common, *(["--epochs", str(epochs)] if epochs else []), *point, *method.flags])
-        for epochs in run
+        for epochs in (lengths[:1] if len(points) > 1 else lengths)
         for point in points
     ]
+
+
+def _lengths(request: Request, name: str) -> Sequence[int | None]:
+    """A row's numbers of epochs."""
+    method = METHODS[name]
+    if method.usual and request.table != "rfau":
+        return [method.usual]
+    return method.epochs or request.sizes["epochs"]
 
 
 def handed_on(request: Request, seed: int) -> list[str]:

@@ -21,7 +21,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seeds": 1,
         # Long ones, and variants of rows that are there: without them it takes five minutes on slow cores.
         "without": [
-            *("negate", "neglora --prune", "neglora --bound 5"),
+            *("negate", "neglora --prune", "neglora --bound 5", "gradascent --retain-weight 0.9", "rfau"),
+            *("randomlabel --saliency 0.5", "randomlabel --saliency 0.5 --random-mask"),
             *(f"loraprune --forget-loss {loss}" for loss in ("bounded", "delete", "residual")),
         ],
         "retain": 6000,
