@@ -1,6 +1,6 @@
 """Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>/ and draw it.
 
-    python reproduce.py prunelora --preset first                      a first table: two cores, some minutes
+    python reproduce.py prunelora --preset first --results mine       a first table: two cores, some minutes
     python reproduce.py prunelora                                     the quick table: two cores, an hour
     python reproduce.py prunelora --epochs 3 --dry-run                its commands, ready for a shell, and nothing else
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
@@ -21,9 +21,10 @@
     python reproduce.py pages                                         the numbers in README.md and docs/ again
 
 A killed run continues where it stopped, in training as in scoring; rows of networks and forget sets not asked for stay.
-Presets: first (a resnet8 that comes with the project), quick (small networks on a subset of Fashion-MNIST), small (resnet20
-and vit_micro, full data), full (resnet8 and resnet20, trained as long as pays, full data), gpu (the paper's networks, fewer
-epochs), paper (the paper's everything, as far as it is known). Those with a table's name are tune's alone.
+Presets: first (a resnet8 that comes with the project; tune trains one without a tenth of its images), quick (small networks
+on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), full (resnet8 and resnet20, trained as long as
+pays, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything, as far as it is known). Those with
+a table's name are tune's alone.
 """
 
 import argparse
@@ -189,7 +190,9 @@ def parser() -> Parser:
     flag("--of-class", nargs="+", metavar="CLASS", help="draw --forget-count from these classes alone")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, tune)")
     flag(
-        "--seeds", type=Number(int, 1, 1000), help="train with seeds 0 to N-1 (default: 3; audit 16; lmeraser-tune, first 1)"
+        "--seeds",
+        type=Number(int, 1, 1000),
+        help="train with seeds 0 to N-1 (default: 3; audit 16, its small 32; lmeraser-tune, first of all but tune 1)",
     )
     text = "folder or JSON file of a tuning: rows that it has are run as it chose, not with their defaults"
     flag("--tuned", type=input_path, metavar="RESULT", help=text)

@@ -19,6 +19,7 @@ from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
 from unlearning.experiments import prunelora
+from unlearning.experiments.plan import check_nothing_is_lost
 from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
 
@@ -43,7 +44,7 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     before = (tmp_path / "results/prunelora-quick-digits/result.json").read_text(encoding="utf-8")
     fewer = ("--dataset", "digits", "--model", "resnet8", *methods, "--seeds", "1")
     code, line = one_line(reproduce, capsys, "prunelora", *fewer)
-    assert code == 2 and "would lose 2 seeds of it" in line
+    assert code == 2 and "would lose 1 of its 2 seeds" in line
     assert (tmp_path / "results/prunelora-quick-digits/result.json").read_text(encoding="utf-8") == before
 
 
@@ -81,7 +82,7 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
         for written in (first, more)
     ]
     assert len(scored) == 6 and ends[0] == first["rows"]  # to the last bit, though those were read back
-    assert "this would lose 2 seeds of it" in ends[1]
+    assert "this would lose 1 of its 2 seeds" in ends[1]
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == more
 
 
@@ -103,6 +104,23 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
         reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--seeds", "1"
     )
     assert code == 2 and "zero-row (resnet8, class3); this would lose it" in line
+
+
+def test_a_table_from_networks_that_come_with_the_project_is_made_again(tmp_path):
+    """What made them is not a command of its plan; other rows, and seeds of theirs, are kept from being lost as ever."""
+    flags = ("prunelora", "--preset", "first", "--methods", "mask", "--results", tmp_path)
+    committed = results.read(Path(reproduce.__file__).parent / "results/prunelora-first/result.json")
+    rows = [row for row in committed["rows"] if row["method"] in ("original", "retrain", "mask")]
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
+    request = request_of(*flags, "--seeds", 3)
+    check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
+    with pytest.raises(UserError, match=r"original .* this would lose 2 of its 3 seeds"):
+        check_nothing_is_lost(file, request_of(*flags), prunelora.TABLE.plan(request))
+    rows[2]["command"] = rows[0]["command"]
+    file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"mask .* this would lose it"):
+        check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
 
 
 def test_as_many_rows_of_other_methods_replace_none(tmp_path, monkeypatch, capsys):
@@ -216,7 +234,7 @@ def test_somebodys_own_files_stop_a_table_before_it_is_trained(tmp_path, monkeyp
 def test_a_dry_run_downloads_nothing(tmp_path, capsys):
     args = reproduce.parser().parse_args(["prunelora", "--dry-run", "--data-dir", str(tmp_path / "nowhere")])
     assert reproduce.run(args, "python reproduce.py") is None
-    assert capsys.readouterr().out.count("--subset 10000") == 144 and not (tmp_path / "nowhere").exists()
+    assert capsys.readouterr().out.count("--subset 10000") == 168 and not (tmp_path / "nowhere").exists()
 
 
 def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypatch, capsys):

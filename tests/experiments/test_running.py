@@ -8,10 +8,12 @@ import reproduce
 from tests.experiments.tables import SMALL, planned, request_of
 from tests.helpers import call, one_line
 from unlearning.core.errors import Diverged
+from unlearning.core.files import sha256
 from unlearning.experiments import prunelora
 from unlearning.experiments.methods import rows_of
 from unlearning.experiments.plan import chosen
-from unlearning.experiments.running import Taken, run_all
+from unlearning.experiments.running import Taken, carry_out, run_all
+from unlearning.vision import shipped
 from unlearning.vision.shared import Shared
 
 
@@ -28,6 +30,17 @@ def test_the_time_left_is_that_of_runs_of_the_same_kind():
     assert taken.left(quick[1:]) == ", about 4 s left"
     assert taken.left([run("pruneft", 0)]) == ", about 5 min left"  # as long as the others of its network
     assert taken.left([("lora", ["--model", "vit_micro"])] * 40) == ", about 3.3 h left"
+
+
+def test_what_comes_with_the_project_says_nothing_of_how_long_a_training_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
+    flags = ["--dataset", "digits", "--subset", "100", "--model", "resnet8", "--epochs", "1", "--quiet", "--weights"]
+    made, seconds = carry_out(("pretrain", [*flags, "shipped"]), Shared())
+    assert seconds > 0
+    (tmp_path / "shipped" / shipped.SUMS).write_text(f"{sha256(made)}  {made.name}\n", encoding="utf-8")
+    copied, seconds = carry_out(("pretrain", [*flags, "mine"]), Shared())
+    assert copied.parent.name == "mine" and seconds == 0
 
 
 def test_a_tuning_leaves_out_what_diverges_and_other_tables_stop_there(tmp_path, monkeypatch, capsys):
@@ -90,7 +103,7 @@ def test_the_first_preset_leaves_rows_out_that_its_methods_may_name():
         return chosen(request.fitted(Shared()))
 
     left = set(rows("prunelora", "--methods", *rows_of("prunelora"))) - set(rows("prunelora"))
-    assert left == {*prunelora.PRESETS["first"]["without"]} and len(left) == 6
+    assert left == {*prunelora.PRESETS["first"]["without"]} and len(left) == 10
     assert rows("prunelora", "--methods", "negate") == ["original", "retrain", "negate"]
     assert rows("tune") == rows_of("tune")
 

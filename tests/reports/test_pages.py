@@ -117,8 +117,21 @@ def test_pages_are_written_when_their_numbers_have_changed(root):
 def test_a_marker_without_an_end_is_an_error_and_swallows_nothing(root):
     good = "<!-- value results/t model=resnet8 UA -->1<!-- end -->"
     for text in (f"<!-- value results/t model=vit UA -->a {good}", f"{good} b <!-- table results/t columns=UA -->"):
-        with pytest.raises(UserError, match=r"page\.md: a marker has no"):
+        with pytest.raises(UserError, match=r"page\.md: .*: a marker begins with"):
             pages.with_excerpts(text, root, "page.md")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["<!--value {}", "<!-- Value {}", "<!-- values {}", "<!--  value {}", "<!-- value\n{}", "<!-- tables {}", "<!-- {}"],
+)
+def test_what_looks_like_a_marker_is_not_passed_over(root, wrong):
+    """Its number would stay an old one for good."""
+    text = wrong.format("results/t model=vit method=retrain UA -->1<!-- end -->")
+    with pytest.raises(UserError, match=r"page\.md: <!--.*: a marker begins with"):
+        pages.with_excerpts(f"Before.\n{text}\n", root, "page.md")
+    usual = "<!-- A comment. --> <!-- toc -->\n"
+    assert pages.with_excerpts(usual, root, "page.md") == usual
 
 
 def test_means_of_a_benchmark_come_with_their_intervals(root):
@@ -148,12 +161,19 @@ def with_table(root, **rows):
 
 def test_a_difference_of_two_rows_is_paired_by_seed(root):
     """By hand: 1, 2 and 3 have the mean 2 and the half-width 4.3027 / sqrt 3; the rows themselves scatter by hundreds."""
-    with_table(root, lora=((101.0, 202.0, 303.0), (0.0, 0.0, 0.0)), mask=((100.0, 200.0, 300.0), (0.0, 0.0, 0.0)))
+    with_table(
+        root,
+        lora=((101.0, 202.0, 303.0), (0.0, 0.0, 0.0)),
+        mask=((100.0, 200.0, 300.0), (0.0, 0.0, 0.0)),
+        few=((1.0,), (0.0,)),
+    )
     assert "-->2.00 ± 2.48<!--" in drawn("value results/p method=lora minus=mask UA", root)
     assert "-->-2.00 ± 2.48<!--" in drawn("value results/p method=mask minus=lora UA", root)
     for marker, message in (
         ("value results/p method=lora minus=lost UA", "no row fits"),
         ("value results/p method=lora minus=lora,mask UA", "2 rows fit after minus"),
+        ("value results/p method=lora minus=few UA", "UA is of 3 and of 1 seeds in these rows, of 3"),
+        ("value results/p method=few minus=few UA", "UA is of 1 and of 1 seeds in these rows, of 3"),  # a jackknife's
     ):
         with pytest.raises(UserError, match=message):
             drawn(marker, root)
@@ -168,7 +188,7 @@ def test_measures_are_compared_over_the_rows_that_fit(root):
     with_table(root, **ways)
     assert "-->-0.80<!--" in drawn("value results/p tau=gap,probe_gap", root)
     assert "-->100<!--" in drawn("value results/p apart=gap", root)
-    with pytest.raises(UserError, match="'lost'"):
+    with pytest.raises(UserError, match="lost: 5 of these rows have only gap, probe_gap"):
         drawn("value results/p tau=gap,lost", root)
     for wrong in ("tau=gap", "tau=gap,probe_gap apart=gap", "apart=gap,probe_gap", "tau=gap,probe_gap UA"):
         with pytest.raises(UserError, match="tau has two measures"):

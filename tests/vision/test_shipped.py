@@ -58,10 +58,16 @@ def test_what_was_changed_or_is_to_be_made_again_is_trained(folder, tmp_path, ca
     content["state_dict"][name] += 1
     write_torch(folder / NAME, content)
     path.unlink()
+    capsys.readouterr()
     path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
-    assert "shipped" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "(shipped)" not in said and f"{folder / NAME} was changed since it came with this project" in said
     trained, own = (torch.load(file, weights_only=True)["state_dict"][name] for file in (path, folder / NAME))
     assert not torch.equal(trained, own)
+    (folder / NAME).unlink()
+    path.unlink()
+    call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
+    assert f"{folder / NAME} isn't there, which came with this project" in capsys.readouterr().err
     (folder / NAME).write_bytes(before)
     assert call(retrain, *FLAGS, "--weights", tmp_path / "mine", "--forget-class", 3).is_file()  # another name
     assert "shipped" not in capsys.readouterr().err
@@ -109,6 +115,11 @@ def test_another_machines_precision_makes_no_other_original(folder, tmp_path, ca
     path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
     assert "there already (shipped)" in capsys.readouterr().err
     assert path.read_bytes() == (folder / NAME).read_bytes()
+
+
+def test_nobody_is_told_to_replace_one(folder, capsys):
+    code, line = one_line(pretrain, capsys, *FLAGS, "--weights", folder, "--output", folder / NAME, "--lr", 0.3)
+    assert code == 2 and line.endswith("(--lr); --output keeps both") and "--overwrite" not in line
 
 
 def test_a_damaged_list_is_said(folder, capsys, tmp_path):

@@ -26,7 +26,7 @@ EIGHT = "--lr 0.00001 0.00003 0.0001 0.0003 0.001 0.003 0.01 0.03"
 LOW = "--lr 0.0000001 0.0000003 0.000001 0.000003 0.00001 0.00003 0.0001 0.0003"  # what climbs the loss on D_f alone
 LORA = "--lr 0.0003 0.001 0.003 0.01"
 AMOUNTS = "--amount 0.25 0.5"
-CLIMB = "--lr 0.000001 0.00001 0.0001 0.001"
+CLIMB = "--lr 0.000001 0.000003 0.00001 0.00003 0.0001 0.0003 0.001 0.003"  # the same of LoRA
 RANKS = "--rank 8 16"
 
 
@@ -108,8 +108,8 @@ METHODS = {
     ),
     # Losses on D_f that others have published: alone, by LoRA, and beside PruneLoRA.
     "delete": Method("baselines.delete", (), (20,), grid="--lr 0.000003 0.00001 0.00005 0.0001 0.0003 0.001 0.003 0.01"),
-    "neglora": Method("baselines.neglora", (), (2,), grid=f"{CLIMB} {RANKS}"),
-    "neglora --prune": Method("baselines.neglora", ("--prune",), (2,), grid=f"{CLIMB} {RANKS}"),
+    "neglora": Method("baselines.neglora", (), (2,), grid=CLIMB),
+    "neglora --prune": Method("baselines.neglora", ("--prune",), (2,), grid=CLIMB),
     "neglora --bound 5": Method("baselines.neglora", ("--bound", "5"), (5,), grid=f"{LORA} --beta 0.05 0.1"),
     "regun": Method("baselines.regun", grid="--lr 0.001 0.003 0.01 0.03 --forget-weight 0.2 0.5"),
     "loraprune --forget-loss bounded": Method("loraprune", ("--forget-loss", "bounded"), grid=f"{LORA} {AMOUNTS}"),

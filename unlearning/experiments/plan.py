@@ -11,7 +11,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import CACHE_MIB
 from unlearning.experiments.choice import Flags
 from unlearning.experiments.methods import ALWAYS, FORGETS, METHODS, rows_of, tuned_as
-from unlearning.experiments.request import Plan, Request, Run
+from unlearning.experiments.request import Plan, Request, Row, Run
 from unlearning.reports import results
 
 # Networks that start from weights of other data: their flags for pretrain and retrain.
@@ -181,11 +181,17 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
             continue
         if tags and row["forget"] not in tags:
             continue
-        lost = f"{row['n']} seeds of it" if row["n"] > request.seeds else ""
-        lost = lost if _making(row["command"]) in planned else "it"
+        lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds else ""
+        lost = lost if _is_shipped(row) or _making(row["command"]) in planned else "it"
         if lost:
             what = f"{row['method']} ({row['model']}, {row['forget']})"
             raise UserError(f"{path} holds {what}; this would lose {lost}: --overwrite, or --results elsewhere")
+
+
+def _is_shipped(row: Row) -> bool:
+    """True for an original or a Retrain that comes with the project, which its name finds again, for what says how it was
+    made is not a command of this plan, all of which name a folder."""
+    return row["method"] in ALWAYS and "--weights" not in shlex.split(row["command"])
 
 
 def _making(typed: str) -> tuple[str, ...]:

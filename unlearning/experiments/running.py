@@ -13,6 +13,7 @@ from unlearning.core.errors import Diverged
 from unlearning.core.words import say
 from unlearning.experiments.plan import command
 from unlearning.experiments.request import Run
+from unlearning.vision import shipped
 
 CONTROL = "baselines.control"
 
@@ -48,11 +49,12 @@ def say_left_out(run: Run, reason: Diverged) -> None:
 
 
 def carry_out(run: Run, shared: Any) -> tuple[Path, float]:
-    """(a run's checkpoint, the seconds that it took); 0 where it was there already."""
+    """(a run's checkpoint, the seconds that it took); 0 where it was there already, or comes with the project."""
     name, arguments = run
     script, started = importlib.import_module(name), time.time()
     path = script.run(script.parser().parse_args(arguments), command(name, arguments), shared)
-    return path, time.time() - started if _modified(path) >= started else 0.0
+    made = _modified(path) >= started and not shipped.is_one(path)
+    return path, time.time() - started if made else 0.0
 
 
 class Taken:

@@ -12,7 +12,7 @@ from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
 OTHERS = {"random": random_share, "rfau": rfau, "audit": audit}  # tables whose presets aren't prunelora's
-PRESETS: dict[str, dict[str, Any]] = (
+_SIZES: dict[str, dict[str, Any]] = (
     prunelora.PRESETS
     | {"first": prunelora.PRESETS["first"] | {"without": ()}}
     | {"sequence-first": sequence.SIZES["first"]}  # its others are prunelora's
@@ -23,6 +23,8 @@ PRESETS: dict[str, dict[str, Any]] = (
         if sizes is not prunelora.PRESETS.get(name)
     }
 )
+# How many seeds another table needs says nothing of how many a choice does.
+PRESETS = {name: {key: value for key, value in sizes.items() if key != "seeds"} for name, sizes in _SIZES.items()}
 
 
 def plan_tune(request: Request) -> Plan:

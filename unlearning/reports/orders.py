@@ -80,4 +80,4 @@ def distances(rows: Sequence[Any]) -> Distances:
 
 
 def _number(value: float, digits: int = 2) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+    return "–" if np.isnan(value) else f"{value:z.{digits}f}"

@@ -26,6 +26,7 @@ from unlearning.reports import folders, orders, results, tables
 from unlearning.reports.columns import COLUMNS, method_name
 
 MARKER = r"<!-- (?:table|value) "
+ALIKE = re.compile(r"<!--\s*(?:table|value|end)s?\b.*?(?:-->|$)", re.IGNORECASE | re.MULTILINE)  # meant as markers
 MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{MARKER}).)*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -68,10 +69,11 @@ def write_index(root: Path) -> Path | None:
 def with_excerpts(text: str, root: Path, name: str) -> str:
     """The page's text with each excerpt as its result file has it now; a line says which of these files were changed.
 
-    Raises UserError, with the page's name, where a marker fits no row or has no end.
+    Raises UserError, with the page's name, where a marker fits no row, has no end, or is none but looks like one.
     """
-    if len(re.findall(MARKER, text)) != len(MARKED.findall(text)):
-        raise UserError(f"{name}: a marker has no <!-- end -->")
+    if left := ALIKE.search(MARKED.sub("", text)):
+        way = "a marker begins with <!-- table or <!-- value and a space, and the next is its <!-- end -->"
+        raise UserError(f"{name}: {left.group()}: {way}")
     rows_of: dict[Path, list[Any]] = {}  # each file is read once
 
     def drawn(found: re.Match[str]) -> str:
@@ -137,6 +139,9 @@ def _of_all(rows: list[Any], pair: list[str], measure: list[str]) -> str:
     if len(results.by_forget_set(rows)) != 1:
         raise UserError("the rows are not those of one network and forget set")
     far = orders.distances(rows)
+    if wrong := [name for name in (*pair, *measure) if name not in far]:
+        few = f"{orders.FEWEST} of these rows have only {', '.join(far)}" if far else f"fewer than {orders.FEWEST} rows fit"
+        raise UserError(f"{wrong[0]}: {few}")
     return _text(orders.tau(*(far[name] for name in pair))) if pair else _text(orders.told_apart(far[measure[0]]), "0")
 
 
@@ -144,7 +149,11 @@ def _difference(row: Any, others: list[Any], metric: str) -> str:
     """A row's metric less that of the only other row, paired by seed: the mean and its 95 % interval."""
     if len(others) != 1:
         raise UserError(f"{len(others)} rows fit after minus")
-    one, other = (found["metrics"][metric]["values"] for found in (row, others[0]))
+    one, other = (found.get("metrics", {}).get(metric, {}).get("values", []) for found in (row, others[0]))
+    if not len(one) == len(other) == row["n"]:
+        raise UserError(
+            f"{metric} is of {len(one)} and of {len(other)} seeds in these rows, of {row['n']}: minus pairs them"
+        )
     mean, half = mean_ci95([a - b for a, b in zip(one, other, strict=True)])
     return tables.cell({"metrics": {metric: {"mean": mean, "ci95": half}}}, metric)
 
@@ -196,4 +205,4 @@ def _text(value: Any, digits: str = "2") -> str:
         return f"{_text(value['median'], digits)} ({low} to {high})"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
+    return f"{value:z,.{digits}f}" if isinstance(value, float) else str(value)

@@ -107,7 +107,7 @@ def cell(row: Any, key: str) -> str:
     if "missing" in metric:
         return metric.get("cell", "n/a")
     digits = COLUMNS[key].digits
-    text = f"{metric['mean']:,.{digits}f}"
+    text = f"{metric['mean']:z,.{digits}f}"
     return text + (f" ± {metric['ci95']:,.{digits}f}" if metric["ci95"] else "")
 
 

@@ -12,6 +12,7 @@ from unlearning.core import names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser
+from unlearning.core.words import say
 from unlearning.vision import adapter_files, originals, shipped
 from unlearning.vision.epoch_scores import EpochScores
 from unlearning.vision.identity import digest, for_each_channel, key, with_normalisation
@@ -46,8 +47,8 @@ def is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool
     if overwrite or not output.exists():
         return False
     if other := _other(same, _made(output, parser, same)):
-        what = f"{output} was made with other settings ({other})"
-        raise UserError(f"{what}; --overwrite computes it again, --output keeps both")
+        ways = "--output keeps both" if shipped.is_one(output) else "--overwrite computes it again, --output keeps both"
+        raise UserError(f"{output} was made with other settings ({other}); {ways}")
     return True
 
 
@@ -61,6 +62,8 @@ def provide(
     if output.exists():
         return shipped.is_one(output) and _was_made(output, same, parser)
     file = shipped.FOLDER / output.name
+    if line := shipped.missed(output.name):
+        say(line)
     if unfinished(output).exists() or not shipped.is_one(file) or not _was_made(file, same, parser):
         return False
     for each in scores:

@@ -26,6 +26,15 @@ def is_one(path: Path) -> bool:
     return digest is not None and path.is_file() and digest == sha256(path)
 
 
+def missed(name: str) -> str | None:
+    """A line where a checkpoint of this name comes with the project and isn't there as it came."""
+    file = FOLDER / name
+    if name not in listed() or is_one(file):
+        return None
+    what = "was changed since it came" if file.exists() else "isn't there, which came"
+    return f"{file} {what} with this project: git checkout {file} restores it; meanwhile another is trained"
+
+
 def copy(output: Path) -> None:
     """Put the shipped checkpoint of this name into its place, in one step. Raises RunFailed where the disk is full."""
     write_bytes(output, (FOLDER / output.name).read_bytes())
