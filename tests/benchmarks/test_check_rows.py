@@ -29,6 +29,7 @@ def test_the_command_of_a_table_is_given_for_these_rows_and_one_seed(tmp_path):
     reproduce.parser().parse_args(words[2:])
 
 
+@pytest.mark.slow
 def test_rows_are_made_again_and_compared(tmp_path, monkeypatch, capsys):
     """In this process, where a subprocess would do it. Another accuracy than the committed one is one line."""
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)

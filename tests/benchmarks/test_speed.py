@@ -81,6 +81,7 @@ def test_the_yardsticks_accuracies():
     assert found[2] == pytest.approx(100 * right.double().mean().item())
 
 
+@pytest.mark.slow
 def test_both_ways_are_measured_on_the_same(tmp_path):
     config = Namespace(
         dataset="digits",
@@ -105,6 +106,7 @@ def test_both_ways_are_measured_on_the_same(tmp_path):
     assert (tmp_path / "speed.png").exists()
 
 
+@pytest.mark.slow
 def test_compact_rows_say_what_was_saved(tmp_path):
     sizes = {"images": 200, "test_images": 100, "pretrain": 1, "epochs": 1, "rounds": 1}
     config = Namespace(dataset="digits", device="cpu", **sizes)

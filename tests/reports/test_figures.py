@@ -25,8 +25,8 @@ TABLES = {
     if isinstance(result, dict) and "metrics" in (first := (result.get("rows") or [{}])[0])
     if result.get("pictures", True) or "UA" in first["metrics"]  # else there is nothing that a picture shows
 }
-MANY = 100  # rows of a table that is slow to draw
-SMALL = [name for name, rows in TABLES.items() if len(rows) < MANY or "task" in rows[0]]
+MANY = 20  # rows of a table that is slow to draw
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (len(rows) >= MANY)) for name, rows in TABLES.items()]
 
 
 def row(method, model="resnet8", forget="class3", dataset="digits", epochs=5, **other):
@@ -118,14 +118,8 @@ def check_files(rows, folder):
     return [path.name for path in written]
 
 
-@pytest.mark.parametrize("table", SMALL)
+@pytest.mark.parametrize("table", EVERY)
 def test_a_committed_tables_pictures_fit_a_page(table, tmp_path):
-    check_files(TABLES[table], tmp_path / "new")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("table", sorted(set(TABLES) - set(SMALL)))
-def test_a_large_committed_tables_pictures_fit_a_page(table, tmp_path):
     check_files(TABLES[table], tmp_path / "new")
 
 
@@ -215,7 +209,7 @@ def test_long_names_are_not_cut_off(name, count):
     assert_inside(drawn(name, rows))
 
 
-@pytest.mark.parametrize("table", SMALL)
+@pytest.mark.parametrize("table", EVERY)
 def test_nothing_of_a_committed_table_is_cut_off(table):
     for name, picture in figures.PICTURES.items():
         rows = [entry for entry in TABLES[table] if picture.has(entry)]
