@@ -1,7 +1,7 @@
 """Regenerate a paper's table: train what is missing, unlearn, evaluate, write results/<table>/ and draw it.
 
     python reproduce.py prunelora --preset first --results mine       a first table: two cores, some minutes
-    python reproduce.py prunelora                                     the quick table: two cores, an hour
+    python reproduce.py prunelora                                     the quick table: two cores, some hours
     python reproduce.py prunelora --epochs 3 --dry-run                its commands, ready for a shell, and nothing else
     python reproduce.py prunelora --preset paper --dataset cifar10 --model resnet50 vit_small --seeds 3
     python reproduce.py prunelora --preset paper --dataset cifar10 --original resnet10.pth basevit10.tar
@@ -21,10 +21,10 @@
     python reproduce.py pages                                         the numbers in README.md and docs/ again
 
 A killed run continues where it stopped, in training as in scoring; rows of networks and forget sets not asked for stay.
-Presets: first (a resnet8 that comes with the project; tune trains one without a tenth of its images), quick (small networks
-on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full data), full (resnet8 and resnet20, trained as long as
-pays, full data), gpu (the paper's networks, fewer epochs), paper (the paper's everything, as far as it is known). Those with
-a table's name are tune's alone.
+Presets, of prunelora (others are in docs/reproduce.md): first (a resnet8 that comes with the project; tune trains one
+without a tenth of its images), quick (small networks on a subset of Fashion-MNIST), small (resnet20 and vit_micro, full
+data), full (resnet8 and resnet20, trained as long as pays, full data), gpu (the paper's networks, fewer epochs), paper (the
+paper's everything, as far as it is known). Those with a table's name are tune's alone.
 """
 
 import argparse

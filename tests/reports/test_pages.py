@@ -169,6 +169,13 @@ def test_a_difference_of_two_rows_is_paired_by_seed(root):
     )
     assert "-->2.00 ± 2.48<!--" in drawn("value results/p method=lora minus=mask UA", root)
     assert "-->-2.00 ± 2.48<!--" in drawn("value results/p method=mask minus=lora UA", root)
+    path = root / "results/p/result.json"
+    table = results.read_json(path)
+    table["rows"][0]["epochs"], table["rows"][1]["method"] = 5, "retrain"
+    write_text(path, json.dumps(table))
+    assert "-->2.00 ± 2.48<!--" in drawn("value results/p method=lora epochs=5 minus=retrain UA", root)
+    table["rows"][1]["method"] = "mask"
+    write_text(path, json.dumps(table))
     for marker, message in (
         ("value results/p method=lora minus=lost UA", "no row fits"),
         ("value results/p method=lora minus=lora,mask UA", "2 rows fit after minus"),

@@ -169,7 +169,7 @@ def index(root: Path) -> str:
     it. A file that can't be read is left out, and named on stderr."""
     found = [(path, path.parent.name, f"{path.parent.name}/") for path in sorted(root.glob(f"*/{FILES['json']}"))]
     speeds = [(path, path.stem, f"{BENCHMARKS}/{path.name}") for path in sorted((root / BENCHMARKS).glob("*.json"))]
-    header = ["result", "what", "rows", "command", "hardware", "date", "commit"]
+    header = ["result", "what", "rows", "last command, of the version that made it", "hardware", "date", "commit"]
     align = ["left", "left", "right", "left", "left", "right", "left"]
     lines = [HEAD]
     for title, files in (("Tables", found), ("Benchmarks", speeds)):

@@ -130,6 +130,8 @@ def _value(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> 
     if len(kept) * len(asked) != 1:
         raise UserError(f"{len(kept)} rows and {len(asked)} columns fit")
     if minus:
+        if not {*minus}.isdisjoint(("original", "retrain")):  # whose epochs are of a training
+            filters.pop("epochs", None)
         return _difference(kept[0], _chosen(rows, filters | {"method": minus}, asked), asked[0])
     return _cell(kept[0], asked[0])
 
