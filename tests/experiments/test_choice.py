@@ -112,7 +112,7 @@ def test_a_tuning_is_asked_for_this_forget_set_or_else_for_all_of_its_kind(tmp_p
 
 def test_tunings_of_earlier_versions_are_read():
     """The committed ones, whichever they are now."""
-    folders = [path for path in sorted((ROOT / "results").glob("*tune*")) if not path.name.startswith("lmeraser")]
+    folders = [path for path in sorted((ROOT / "results").glob("*tune-*")) if not path.name.startswith("lmeraser")]
     assert all(len(Tuned.read(path).tries) >= 8 for path in folders)
 
 
