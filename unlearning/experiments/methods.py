@@ -18,7 +18,7 @@ TUNED = tuple(table for table in FORGETS if table != "tune")  # tables that run 
 OF_PRUNELORA = ("prunelora", "random", "audit", "tune", "sequence")
 FROM_ORIGINALS = ("prunelora", "random", "rfau", "tune", "sequence")  # tables that start from any
 OF_RFAU = ("rfau", "tune")
-OF_BOTH = ("rfau", "prunelora", "random", "tune")
+OF_PAPERS = ("rfau", "prunelora", "random", "tune")
 ONE = "one-prompt"  # the system of one part: no clusters
 ALWAYS = ("original", "corrupted", "retrain", ONE)  # rows that others are measured by
 BUDGET = 8  # points of every grid, whatever the method
@@ -26,7 +26,7 @@ EIGHT = "--lr 0.00001 0.00003 0.0001 0.0003 0.001 0.003 0.01 0.03"
 LOW = "--lr 0.0000001 0.0000003 0.000001 0.000003 0.00001 0.00003 0.0001 0.0003"  # what climbs the loss on D_f alone
 LORA = "--lr 0.0003 0.001 0.003 0.01"
 AMOUNTS = "--amount 0.25 0.5"
-CLIMB = "--lr 0.000001 0.000003 0.00001 0.00003 0.0001 0.0003 0.001 0.003"  # the same of LoRA
+CLIMB = "--lr 0.000001 0.000003 0.00001 0.00003 0.0001 0.0003 0.001 0.003"  # the same, by LoRA
 RANKS = "--rank 8 16"
 
 
@@ -84,15 +84,15 @@ METHODS = {
     "loraprune --prune-head": Method("loraprune", ("--prune-head",), tables=("prunelora",)),
     "gradascent": Method("baselines.gradascent", (), (1,), tables=OF_RFAU, grid=LOW),
     "gradascent --retain-weight 0.9": Method(
-        "baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_BOTH, grid=LOW
+        "baselines.gradascent", ("--retain-weight", "0.9"), (1,), tables=OF_PAPERS, grid=LOW
     ),
     "randomlabel": Method("baselines.randomlabel", tables=OF_RFAU),
-    "randomlabel --saliency 0.5": Method("baselines.randomlabel", ("--saliency", "0.5"), tables=OF_BOTH),
+    "randomlabel --saliency 0.5": Method("baselines.randomlabel", ("--saliency", "0.5"), tables=OF_PAPERS),
     "badteacher": Method(
         "baselines.badteacher", tables=OF_RFAU, grid="--lr 0.00003 0.0001 0.0003 0.001 --retain-share 0.3 0.9"
     ),
     "rfau": Method(
-        "rfau", (), (1, 2, 5, 20), 5, tables=OF_BOTH, grid="--lr 0.0001 0.0003 0.001 0.003 --forget-weight 0.3 1"
+        "rfau", (), (1, 2, 5, 20), 5, tables=OF_PAPERS, grid="--lr 0.0001 0.0003 0.001 0.003 --forget-weight 0.3 1"
     ),
     "rfau --shift unseen": Method("rfau", ("--shift", "unseen"), (1, 20), tables=("rfau",), forgets="images"),
     "rfau --shift mean": Method("rfau", ("--shift", "mean"), (1,), tables=("rfau",)),

@@ -37,7 +37,7 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
                     runs.append((METHODS[name].script, own + from_scratch(request, network)))
                 else:
                     own = own + started_from(request, network) + part_of_retained(request)
-                    runs += _trainings(name, own, _lengths(request, name), points(network, name))
+                    runs += _trainings(name, own, lengths_of(request, name), points(network, name))
     return runs
 
 
@@ -70,8 +70,8 @@ def _trainings(name: str, common: list[str], lengths: Sequence[int | None], poin
     ]
 
 
-def _lengths(request: Request, name: str) -> Sequence[int | None]:
-    """A row's numbers of epochs."""
+def lengths_of(request: Request, name: str) -> Sequence[int | None]:
+    """A row's numbers of epochs in a table; None: its script's own."""
     method = METHODS[name]
     if method.usual and request.table != "rfau":
         return [method.usual]
@@ -189,9 +189,9 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
 
 
 def _is_shipped(row: Row) -> bool:
-    """True for an original or a Retrain that comes with the project, which its name finds again, for what says how it was
-    made is not a command of this plan, all of which name a folder."""
-    return row["method"] in ALWAYS and "--weights" not in shlex.split(row["command"])
+    """True for an original or a Retrain that no table's command has made, for these all name a folder: one that comes with
+    the project, which its name finds again, or somebody else's, whose command is words (originals.py)."""
+    return row["method"] in ALWAYS and "--weights" not in row["command"].split()
 
 
 def _making(typed: str) -> tuple[str, ...]:

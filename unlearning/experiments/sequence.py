@@ -18,7 +18,17 @@ from unlearning.core.files import sha256
 from unlearning.evaluation.collect import score_files
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments.methods import METHODS
-from unlearning.experiments.plan import SHORT, cache_of, chosen, from_scratch, handed_on, planned, started_from, tuned_points
+from unlearning.experiments.plan import (
+    SHORT,
+    cache_of,
+    chosen,
+    from_scratch,
+    handed_on,
+    lengths_of,
+    planned,
+    started_from,
+    tuned_points,
+)
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images.classes import class_numbers
 from unlearning.metrics import predictions, statistics
@@ -69,7 +79,7 @@ def _one_after_the_other(
     method, runs = METHODS[name], []
     before = started_from(request, network)
     for count, label in enumerate(classes, 1):
-        length = (method.epochs or request.sizes["epochs"])[0]
+        length = lengths_of(request, name)[0]
         text = f"{network}_{name}_class{'-'.join(classes[:count])}".replace(" --", "-").replace(" ", "-")
         stem = f"{names.part(text, 'flags')}_s{seed}.pth"
         output = request.weights / stem

@@ -62,9 +62,11 @@ def provide(
     if output.exists():
         return shipped.is_one(output) and _was_made(output, same, parser)
     file = shipped.FOLDER / output.name
-    if line := shipped.missed(output.name):
-        say(line)
-    if unfinished(output).exists() or not shipped.is_one(file) or not _was_made(file, same, parser):
+    if not shipped.is_one(file):
+        if line := shipped.missed(output.name):
+            say(line)
+        return False
+    if unfinished(output).exists() or not _was_made(file, same, parser):
         return False
     for each in scores:
         each.check_place(output, args.overwrite)

@@ -27,10 +27,10 @@ def is_one(path: Path) -> bool:
 
 
 def missed(name: str) -> str | None:
-    """A line where a checkpoint of this name comes with the project and isn't there as it came."""
-    file = FOLDER / name
-    if name not in listed() or is_one(file):
+    """A line for a checkpoint that isn't there as it came with the project; None where none of this name came."""
+    if name not in listed():
         return None
+    file = FOLDER / name
     what = "was changed since it came" if file.exists() else "isn't there, which came"
     return f"{file} {what} with this project: git checkout {file} restores it; meanwhile another is trained"
 
