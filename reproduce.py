@@ -189,7 +189,7 @@ def parser() -> Parser:
     images.add_argument("--forget-subclass", nargs="+", metavar="SUBCLASS", help=text)
     flag("--of-class", nargs="+", metavar="CLASS", help="draw --forget-count from these classes alone")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, tune)")
-    text = "train with seeds 0 to N-1 (default: 3; audit 16, its small 32; lmeraser-tune, first of all but tune 1)"
+    text = "train with seeds 0 to N-1 (default: 3; lmeraser-tune and --preset first 1, tune always 3; audit 16, small 32)"
     flag("--seeds", type=Number(int, 1, 1000), help=text)
     text = "folder or JSON file of a tuning: rows that it has are run as it chose, not with their defaults"
     flag("--tuned", type=input_path, metavar="RESULT", help=text)

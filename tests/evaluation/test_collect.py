@@ -108,8 +108,13 @@ def test_seeds_are_put_together(weights, tmp_path, every_draw):
     common = ("--dataset", "digits", "--forget-class", 3, "--epochs", 1, "--quiet", "--lr", 1e-3)
     original = weights / "digits_resnet8_original_s0.pth"
     paths = [call(finetune, *common, "--original", original, "--weights", tmp_path, "--seed", seed) for seed in (1, 0)]
+    elsewhere = torch.load(paths[0], weights_only=True)
+    here, elsewhere["device"] = elsewhere["device"], "a Z80, 1 threads"
+    write_torch(paths[0], elsewhere)
     (row,) = rows_of(tmp_path, *paths)
     assert (row["n"], row["method"]) == (2, "finetune")
+    assert row["device"] == f"{here}; a Z80, 1 threads"
+    assert collect.result("t", "c", [row, {"device": here}], "svm")["hardware"] == row["device"]
     assert len(row["curves"]["relearn"]) == 2
     values = row["metrics"]["TA"]["values"]
     assert row["metrics"]["TA"]["mean"] == pytest.approx(sum(values) / 2)

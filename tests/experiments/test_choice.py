@@ -29,7 +29,7 @@ def row(name, point, gap, forget="class3", network="vit_micro", n=3, own=False, 
     return found | {"command": command, "flags": flags, "metrics": {"gap": metric}}
 
 
-def chosen(*rows):
+def chosen_of(*rows):
     return best([tried(one) for one in rows])
 
 
@@ -42,12 +42,12 @@ def written(folder, rows):
 
 def test_the_least_average_gap_over_seeds_is_chosen_and_of_equal_ones_the_scripts_own():
     first, second, third = (row("finetune", f"--lr {rate}", 2.5) for rate in ("0.001", "0.003", "0.01"))
-    assert chosen(first, second, row("finetune", "--lr 0.01", 2.25)) == ("--lr", "0.01")
-    assert chosen(first, second, row("finetune", "--lr 0.01", 2.5, own=True)) == ("--lr", "0.01")
-    assert chosen(first, row("finetune", "--lr 0.01", 2.75, own=True)) == ("--lr", "0.001")
-    assert chosen(second, third, first) == ("--lr", "0.003")  # none is the script's own: the first
-    assert chosen(first, row("finetune", "--lr 0.003", 0.1, n=2)) == ("--lr", "0.001")  # a seed of the other diverged
-    assert chosen(row("finetune", "--lr 0.001", None)) is None
+    assert chosen_of(first, second, row("finetune", "--lr 0.01", 2.25)) == ("--lr", "0.01")
+    assert chosen_of(first, second, row("finetune", "--lr 0.01", 2.5, own=True)) == ("--lr", "0.01")
+    assert chosen_of(first, row("finetune", "--lr 0.01", 2.75, own=True)) == ("--lr", "0.001")
+    assert chosen_of(second, third, first) == ("--lr", "0.003")  # none is the script's own: the first
+    assert chosen_of(first, row("finetune", "--lr 0.003", 0.1, n=2)) == ("--lr", "0.001")  # a seed of the other diverged
+    assert chosen_of(row("finetune", "--lr 0.001", None)) is None
     without_flags = {key: value for key, value in third.items() if key != "flags"}  # of earlier versions
     assert tried(without_flags).own is False
 
@@ -111,9 +111,24 @@ def test_a_tuning_is_asked_for_this_forget_set_or_else_for_all_of_its_kind(tmp_p
 
 
 def test_tunings_of_earlier_versions_are_read():
-    """The committed ones, whichever they are now."""
+    """The committed ones, whichever they are now, as they have chosen; and one whose grid had a flag that today's lacks."""
     folders = [path for path in sorted((ROOT / "results").glob("*tune-*")) if not path.name.startswith("lmeraser")]
-    assert all(len(Tuned.read(path).tries) >= 8 for path in folders)
+    compared = 0
+    for path in folders:
+        tuned = Tuned.read(path)
+        assert len(tuned.tries) >= 8
+        for one in json.loads((path / "result.json").read_text(encoding="utf-8"))["rows"]:
+            if one.get("chosen"):
+                kind = "class" if one["forget"].startswith("class") else "images"
+                point = tuned.point(one["model"], kind, one["forget"], one["tunes"])
+                assert " ".join(point) == one["point"], path
+                compared += 1
+    assert compared >= 8
+    points = ("--lr 0.001 --forget-weight 0.3", "--lr 0.001 --forget-weight 1")
+    assert "--forget-weight" not in METHODS["neglora"].knobs
+    rows = [row("neglora", point, gap) | {"point": point} for point, gap in zip(points, (3.0, 1.0), strict=True)]
+    assert chosen_of(*rows) == ("--lr", "0.001", "--forget-weight", "1")
+    assert tried(rows[0] | {"point": "--lr '0.001"}) is None
 
 
 @pytest.mark.parametrize("table", TUNED)

@@ -6,7 +6,7 @@ import pytest
 
 import reproduce
 from tests.experiments.tables import SMALL, make, planned, request_of
-from unlearning.experiments import llmeraser, prunelora
+from unlearning.experiments import llmeraser, plan, prunelora
 from unlearning.experiments.methods import FORGETS, METHODS, Method, rows_of
 from unlearning.language.rows import Row, write_rows
 
@@ -113,6 +113,18 @@ def test_rfau_has_several_lengths_in_its_own_table_alone(table, lengths):
     kind = ("--only", "class") if table == "rfau" else ()
     runs = planned(table, "--methods", "rfau", "--seeds", "1", "--model", "resnet8", *kind)
     assert [words[words.index("--epochs") + 1] for script, words in runs if script == "rfau"] == lengths.split()
+
+
+def test_rows_that_epochs_says_nothing_to_are_named():
+    """With the lengths that they are run at; not what isn't trained, such as ssd, nor where nothing is asked for."""
+    rows = ("--methods", "finetune", "rfau", "delete", "ssd", "gradascent --retain-weight 0.9")
+    flags = (*rows, "--model", "resnet8")
+    (line,) = plan.notes(request_of("prunelora", *flags, "--epochs", "3"))
+    assert line == "note: --epochs says nothing to gradascent --retain-weight 0.9 (1), rfau (5), delete (20)"
+    assert plan.notes(request_of("prunelora", *flags)) == []
+    assert plan.notes(request_of("prunelora", "--methods", "lora", "--epochs", "3", "--model", "resnet8")) == []
+    (line,) = plan.notes(request_of("rfau", "--epochs", "3", "--methods", "rfau", "--model", "resnet8"))
+    assert line.endswith("nothing to rfau (1, 2, 5, 20)")
 
 
 CALLED = {  # rows whose name says what they are, and not their flags

@@ -26,7 +26,9 @@ TABLES = {
     if result.get("pictures", True) or "UA" in first["metrics"]  # else there is nothing that a picture shows
 }
 MANY = 20  # rows of a table that is slow to draw
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (len(rows) >= MANY)) for name, rows in TABLES.items()]
+SHOWN = re.findall(r"results/([\w-]+)/figures", (ROOT / "README.md").read_text(encoding="utf-8"))
+SLOW = [name for name, rows in TABLES.items() if len(rows) >= MANY and name not in SHOWN]
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TABLES]
 
 
 def row(method, model="resnet8", forget="class3", dataset="digits", epochs=5, **other):

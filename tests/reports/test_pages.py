@@ -130,8 +130,16 @@ def test_what_looks_like_a_marker_is_not_passed_over(root, wrong):
     text = wrong.format("results/t model=vit method=retrain UA -->1<!-- end -->")
     with pytest.raises(UserError, match=r"page\.md: <!--.*: a marker begins with"):
         pages.with_excerpts(f"Before.\n{text}\n", root, "page.md")
-    usual = "<!-- A comment. --> <!-- toc -->\n"
+    usual = "<!-- A comment. --> <!-- toc --> <!-- table of contents --> <!-- end of list -->\n<!-- Values are in %. -->\n"
     assert pages.with_excerpts(usual, root, "page.md") == usual
+
+
+@pytest.mark.parametrize("within", ["<!--end-->", "<!-- END -->", "<!-- end table -->", "<!--value results/t UA -->"])
+def test_what_looks_like_a_marker_ends_a_markers_text(root, within):
+    """Else the prose between it and the next end would be taken for a number, and be lost."""
+    begin, end = "<!-- value results/t model=resnet8 UA -->", "<!-- end -->"
+    with pytest.raises(UserError, match=r"page\.md: <!--.*: a marker begins with"):
+        pages.with_excerpts(f"{begin}99{within} Prose that is kept. {begin}99{end}\n{within} Prose. {end}", root, "page.md")
 
 
 def test_means_of_a_benchmark_come_with_their_intervals(root):

@@ -61,13 +61,16 @@ def test_what_was_changed_or_is_to_be_made_again_is_trained(folder, tmp_path, ca
     capsys.readouterr()
     path = call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
     said = capsys.readouterr().err
-    assert "(shipped)" not in said and f"{folder / NAME} was changed since it came with this project" in said
+    assert (
+        "(shipped)" not in said
+        and f"{folder / NAME}, which comes with this project, has been changed: another is trained;" in said
+    )
     trained, own = (torch.load(file, weights_only=True)["state_dict"][name] for file in (path, folder / NAME))
     assert not torch.equal(trained, own)
     (folder / NAME).unlink()
     path.unlink()
     call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
-    assert f"{folder / NAME} isn't there, which came with this project" in capsys.readouterr().err
+    assert f"{folder / NAME}, which comes with this project, is missing: another" in capsys.readouterr().err
     (folder / NAME).write_bytes(before)
     assert call(retrain, *FLAGS, "--weights", tmp_path / "mine", "--forget-class", 3).is_file()  # another name
     assert "shipped" not in capsys.readouterr().err
@@ -117,9 +120,12 @@ def test_another_machines_precision_makes_no_other_original(folder, tmp_path, ca
     assert path.read_bytes() == (folder / NAME).read_bytes()
 
 
-def test_nobody_is_told_to_replace_one(folder, capsys):
-    code, line = one_line(pretrain, capsys, *FLAGS, "--weights", folder, "--output", folder / NAME, "--lr", 0.3)
-    assert code == 2 and line.endswith("(--lr); --output keeps both") and "--overwrite" not in line
+def test_nobody_is_told_to_replace_one(folder, tmp_path, capsys):
+    """But a copy, which a run of the same name may replace, is its owner's."""
+    copied = call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
+    for output, ways in ((folder / NAME, ""), (copied, "--overwrite computes it again, ")):
+        code, line = one_line(pretrain, capsys, *FLAGS, "--weights", output.parent, "--output", output, "--lr", 0.3)
+        assert code == 2 and line.endswith(f"(--lr); {ways}--output keeps both"), line
 
 
 def test_a_damaged_list_is_said(folder, capsys, tmp_path):

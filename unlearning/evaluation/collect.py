@@ -48,6 +48,7 @@ from unlearning.vision.shared import Shared
 
 TABLE = ("dataset", "model", "forget")  # what all rows of a table have in common
 SHOWN = (*TABLE, "method", "epochs")
+BETWEEN = "; "  # machines
 
 
 def score_files(
@@ -259,7 +260,7 @@ def report_scored(path: Path, compute: Compute, place: str = "") -> None:
 
 def result(table: str, command: str, rows: list[dict[str, Any]], attack: str) -> dict[str, Any]:
     """The rows with what made them: the dictionary that reports draw."""
-    hardware = "; ".join(dict.fromkeys(row["device"] for row in rows))
+    hardware = BETWEEN.join(dict.fromkeys(device for row in rows for device in row["device"].split(BETWEEN)))
     return {"table": table, **provenance(command, hardware), "attack": attack, "rows": rows}
 
 
@@ -382,7 +383,7 @@ def _put_seeds_together(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "forgotten": group[0]["forgotten"],
             "n": len(group),
             "command": group[0]["command"],
-            "device": group[0]["device"],
+            "device": BETWEEN.join(dict.fromkeys(row["device"] for row in group)),
         }
         same["precision"] = " and ".join(dict.fromkeys(row["precision"] for row in group))
         same["flags"] = as_words(group[0]["entry"].flags)

@@ -39,9 +39,12 @@ class Tried(NamedTuple):
 
 
 def tried(row: Mapping[str, Any]) -> Tried | None:
-    """What a result's row has tried, by its command; None for what is no point of a tuning."""
+    """What a result's row has tried, by its command; None for what is no point of a tuning.
+
+    Its point is what the row says, where it was marked as one: its grid may have had other flags than today's.
+    """
     try:
-        words = shlex.split(row["command"])
+        words, said = shlex.split(row["command"]), shlex.split(row.get("point", ""))
     except ValueError:  # a quotation without an end
         return None
     given, text = dict(pairwise(words)), f" {' '.join(words)} "
@@ -53,7 +56,7 @@ def tried(row: Mapping[str, Any]) -> Tried | None:
     name = max(fitting, key=lambda name: len(METHODS[name].flags), default="original")
     if tuned_as(name) != name:
         return None
-    knobs = METHODS[name].knobs
+    knobs = [word for word in said if word.startswith("--")] if "point" in row else METHODS[name].knobs
     changed = {flag.split()[0] for flag in row.get("flags", knobs)}
     return Tried(
         network=_called(given["--model"]),

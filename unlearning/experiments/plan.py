@@ -146,12 +146,15 @@ def tuned_points(request: Request, kind: str, network: str, name: str) -> Sequen
 
 
 def notes(request: Request) -> list[str]:
-    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; for each network
-    and kind of forget set the rows that --tuned lacks, which are run with their defaults."""
+    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; rows that
+    --epochs says nothing to; for each network and kind of forget set the rows that --tuned lacks, which are run with their
+    defaults."""
     lines = []
     if request.originals and request.source.validation:
         files = ", ".join(map(str, request.originals.values()))
         lines = [f"note: {files} may have learned the images on which all is scored here, and Retrain hasn't"]
+    if found := _lengths_of_their_own(request):
+        lines.append(f"note: --epochs says nothing to {', '.join(found)}")
     rows = [name for name in chosen(request) if tuned_as(name)] if request.tuned else []
     for kind, network in itertools.product(request.kinds, request.networks):
         here = [name for name in rows if METHODS[name].forgets in (None, kind)]
@@ -161,6 +164,14 @@ def notes(request: Request) -> list[str]:
             where = f"{network}, where {'a class is' if kind == 'class' else 'images are'} forgotten"
             lines.append(f"note: {request.tuned.path} has no point for {what} on {where}: run with the scripts' defaults")
     return lines
+
+
+def _lengths_of_their_own(request: Request) -> list[str]:
+    """The rows that don't take what --epochs asks for, with their numbers of epochs; not those that aren't trained."""
+    if not request.asked_epochs or request.table not in FORGETS:
+        return []
+    lengths = {name: lengths_of(request, name) for name in chosen(request) if METHODS[name].epochs}
+    return [f"{name} ({', '.join(map(str, found))})" for name, found in lengths.items() if any(found)]
 
 
 def command(script: str, arguments: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ class Request:
     forgets both. images: named or counted, in the place of the share. cache: MiB for outputs of frozen layers. class_words:
     the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where
     they were read to do so; images_tag: what files call `images`. kept: scores of a killed run. tuned: the tuning whose
-    points rows are run at.
+    points rows are run at. asked_dataset, asked_epochs: as given.
     """
 
     table: str
@@ -72,6 +72,7 @@ class Request:
     kept: Unfinished = field(default_factory=Unfinished)
     tuned: Tuned | None = None
     asked_dataset: str | None = None
+    asked_epochs: tuple[int, ...] = ()
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -122,6 +123,7 @@ class Request:
             overwrite=args.overwrite,
             tuned=Tuned.read(args.tuned) if args.tuned else None,
             asked_dataset=args.dataset,
+            asked_epochs=tuple(args.epochs or ()),
         )
         found._check_kinds(args)
         return found

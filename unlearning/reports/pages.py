@@ -5,7 +5,8 @@
     <!-- value results/prunelora-quick model=resnet8 method=mask gap -->0.34 ± 0.77<!-- end -->
 
 The first word is a table's folder or a JSON file, below the root of the project. `field=a,b` keeps the rows whose field is
-a or b. In a value `minus=lora` takes that method's row away, seed by seed; `tau=gap,probe_gap` is how alike two measures
+a or b; `over=classes` puts a method's rows of all classes together, where each was forgotten alone (averages.py). In a
+value `minus=lora` takes that method's row away, seed by seed; `tau=gap,probe_gap` is how alike two measures
 order the rows' methods, `apart=gap` the share of pairs of these, in percent, that a measure tells apart (orders.py).
 A column is a metric's key in columns.py or another field of a row, as `field:digits=Title_with_underscores`.
 """
@@ -22,12 +23,13 @@ from unlearning.core.files import write_bytes, write_text
 from unlearning.core.locks import locked
 from unlearning.core.words import encoded, say
 from unlearning.metrics.statistics import mean_ci95
-from unlearning.reports import folders, orders, results, tables
+from unlearning.reports import averages, folders, orders, results, tables
 from unlearning.reports.columns import COLUMNS, method_name
 
-MARKER = r"<!-- (?:table|value) "
-ALIKE = re.compile(r"<!--\s*(?:table|value|end)s?\b.*?(?:-->|$)", re.IGNORECASE | re.MULTILINE)  # meant as markers
-MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{MARKER}).)*?)(<!-- end -->)", re.DOTALL)
+BEGINS = r"(?i:<!--\s*(?:table|value|end)s?\b)"  # of comments that a marker's text can't hold
+MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{BEGINS}).)*?)(<!-- end -->)", re.DOTALL)
+# Meant as markers: with a file or a filter, or the word "end" alone.
+ALIKE = re.compile(r"<!--\s*(?:(?:table|value)s?\b[^>]*?(?:[/=]|\.json)[^>]*?(?:-->|$)|end\s*(?:-*>|$))", re.I | re.M)
 
 
 def pages_of(root: Path) -> list[Path]:
@@ -73,7 +75,7 @@ def with_excerpts(text: str, root: Path, name: str) -> str:
     """
     if left := ALIKE.search(MARKED.sub("", text)):
         way = "a marker begins with <!-- table or <!-- value and a space, and the next is its <!-- end -->"
-        raise UserError(f"{name}: {left.group()}: {way}")
+        raise UserError(f"{name}: {' '.join(left.group().split())}: {way}")
     rows_of: dict[Path, list[Any]] = {}  # each file is read once
 
     def drawn(found: re.Match[str]) -> str:
@@ -83,9 +85,10 @@ def with_excerpts(text: str, root: Path, name: str) -> str:
             file, _ = folders.place(root / source)
             if file not in rows_of:
                 rows_of[file] = _rows(file)
+            rows = _of(rows_of[file], filters)
             if kind == "table":
-                return f"{begin}\n{_table(_chosen(rows_of[file], filters, asked), filters, asked)}\n{end}"
-            return begin + _value(rows_of[file], filters, asked) + end
+                return f"{begin}\n{_table(_chosen(rows, filters, asked), filters, asked)}\n{end}"
+            return begin + _value(rows, filters, asked) + end
         except (UserError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{name}: <!-- {kind} {words} -->: {error}") from None
 
@@ -107,6 +110,14 @@ def _rows(file: Path) -> list[Any]:
     """The rows of a result file; of one without rows all of it is the only one."""
     content = results.read_json(file)
     return content.get("rows", [content])
+
+
+def _of(rows: list[Any], filters: dict[str, list[str]]) -> list[Any]:
+    """The rows that `over` asks for, which is taken out of the filters. Raises UserError for what there is no mean over."""
+    over = filters.pop("over", None)
+    if over in (None, [averages.OVER]):
+        return averages.over_classes(rows) if over else rows
+    raise UserError(f"over={','.join(over)}: there is a mean over classes alone")
 
 
 def _chosen(rows: list[Any], filters: dict[str, list[str]], asked: list[str]) -> list[Any]:

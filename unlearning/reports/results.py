@@ -38,7 +38,8 @@ class Row(TypedDict):
     evaluate.py made the row. published: a paper's numbers, where it has the same data set and network. fingerprint: of the
     data, where their name alone doesn't say which they are. precision: in which evaluate.py scored it, "fp32" or "bf16".
     LMEraser's rows have `request` and `clusters` besides, LLMEraser's `task` and `share`. Of a tuning's rows `tunes` is the
-    row that is tuned, `point` the flags of this point, `points` how many there are, `chosen` whether it is this one.
+    row that is tuned, `point` the flags of this point, `points` how many its grid has, those that diverged and have no row
+    among them, `chosen` whether it is this one.
     """
 
     dataset: str

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unlearning.core.flags import on_one_line
-from unlearning.reports import orders, results
-from unlearning.reports.columns import COLUMNS, FOLDED, SEVEN, method_name
+from unlearning.reports import averages, orders, results
+from unlearning.reports.columns import COLUMNS, FOLDED, FOUND, HEADLINE, SEVEN, method_name
 
 Table = tuple[str, list[str], list[list[str]]]  # title, header, body
 SIGNS = {"--": "-{}-", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$"}  # in this order
@@ -20,9 +20,10 @@ MINUS = re.compile(r"(?<![\w}-])-(?=[\d.])")
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as Markdown: for each data set, network and forget set its tables and the rows' commands."""
+    """The result as Markdown: for each data set, network and forget set its tables and the rows' commands; then tables of
+    means over classes, where several were forgotten in turn."""
     lines = []
-    for heading, rows in results.by_forget_set(result["rows"]):
+    for heading, rows in _groups(result["rows"]):
         for title, header, body in _tables_of(rows):
             lines_of = [[str(i), in_markdown(name), *cells] for i, (name, *cells) in enumerate(body, 1)]
             text = drawn(["#", *header], lines_of, "pipe", ["right", "left"])
@@ -30,6 +31,9 @@ def markdown(result: dict[str, Any]) -> str:
                 lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
             else:
                 lines += [f"**{in_markdown(heading)}: {_inline(title)}**", "", text, ""]
+        if "over" in rows[0]:
+            lines += [f"{averages.NOTE}\n"]
+            continue
         if points := _chosen(rows):
             lines += [f"**{in_markdown(heading)}: {_inline(CHOSEN)}**", "", drawn(*points, "pipe", ["left", "left"]), ""]
         if order := orders.table(rows):
@@ -46,7 +50,7 @@ def latex(result: dict[str, Any]) -> str:
     tab:<table>-<network>-<forget set>-<its first column>."""
     notes = (plain(" ".join(line.split())) for line in _footnotes(result))
     lines, labels = ["% \\usepackage{booktabs,graphicx}", *(f"% {line}" for line in notes)], Counter[str]()
-    for heading, rows in results.by_forget_set(result["rows"]):
+    for heading, rows in _groups(result["rows"]):
         for title, header, body in _tables_of(rows):
             first = next(key for key, column in COLUMNS.items() if (column.group, column.title) == (title, header[3]))
             name = "-".join([result["table"], rows[0]["model"], rows[0]["forget"], first])
@@ -79,7 +83,7 @@ def comma_separated(result: dict[str, Any]) -> str:
 def terminal(result: dict[str, Any], brief: bool = False) -> str:
     """The same tables as plain text, without the commands. brief: of rows that have them, the columns of SEVEN alone."""
     lines = []
-    for heading, rows in results.by_forget_set(result["rows"]):
+    for heading, rows in _groups(result["rows"]):
         if brief and all(any(key in row["metrics"] for row in rows) for key in SEVEN):
             lines += [heading, drawn(*_columns_of(rows, SEVEN), "plain"), _why_missing(rows, SEVEN), ""]
             continue
@@ -117,10 +121,16 @@ def reasons(rows: list[Any], keys: Sequence[str]) -> list[str]:
     return sorted({metric["missing"] for metric in found if "missing" in metric and "cell" not in metric})
 
 
+def _groups(rows: list[Any]) -> list[tuple[str, list[Any]]]:
+    """(heading, rows) of each data set, network and forget set; then those over classes."""
+    return [group for some in (rows, averages.over_classes(rows)) for group in results.by_forget_set(some)]
+
+
 def _tables_of(rows: list[Any]) -> list[Table]:
-    """Title, header and body of each table that the rows have anything of."""
+    """Title, header and body of each table that the rows have anything of; of means over classes the first two alone."""
     tables = []
-    for title in dict.fromkeys(column.group for column in COLUMNS.values()):
+    titles = (HEADLINE, FOUND) if "over" in rows[0] else dict.fromkeys(column.group for column in COLUMNS.values())
+    for title in titles:
         keys = [k for k, column in COLUMNS.items() if column.group == title and any(k in row["metrics"] for row in rows)]
         if keys:
             tables.append((title, *_columns_of(rows, keys)))
@@ -130,7 +140,7 @@ def _tables_of(rows: list[Any]) -> list[Table]:
 def _columns_of(rows: list[Any], keys: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and body of a table with a column for each of `keys`; then, where a row has them, a paper's numbers."""
     papers = [key for key in keys if any(key in row.get("published", {}) for row in rows)]
-    header = ["method", "epochs", "n", *(COLUMNS[key].title for key in keys)]
+    header = ["method", "epochs", rows[0].get("over", "n"), *(COLUMNS[key].title for key in keys)]
     header += [f"paper: {COLUMNS[key].title}" for key in papers]
     body = []
     for row in rows:
@@ -217,7 +227,8 @@ def _with_signs(text: str) -> str:
 def _caption(title: str, heading: str, rows: list[Any]) -> str:
     """A caption in words: what the table shows, of which data, network and forget set, and over how many seeds."""
     seeds = sorted({row["n"] for row in rows})
-    over = "one seed" if seeds == [1] else f"mean ± 95 % confidence interval over {' or '.join(map(str, seeds))} seeds"
+    counted = f"{' or '.join(map(str, seeds))} {rows[0].get('over', 'seeds')}"
+    over = "one seed" if seeds == [1] else f"mean ± 95 % confidence interval over {counted}"
     return f"{title}: {heading}, {over}."
 
 

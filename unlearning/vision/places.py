@@ -47,7 +47,8 @@ def is_there(output: Path, same: dict[str, Any], parser: Parser, overwrite: bool
     if overwrite or not output.exists():
         return False
     if other := _other(same, _made(output, parser, same)):
-        ways = "--output keeps both" if shipped.is_one(output) else "--overwrite computes it again, --output keeps both"
+        kept = output.resolve().parent == shipped.FOLDER.resolve() and shipped.is_one(output)
+        ways = "--output keeps both" if kept else "--overwrite computes it again, --output keeps both"
         raise UserError(f"{output} was made with other settings ({other}); {ways}")
     return True
 

@@ -31,8 +31,8 @@ def missed(name: str) -> str | None:
     if name not in listed():
         return None
     file = FOLDER / name
-    what = "was changed since it came" if file.exists() else "isn't there, which came"
-    return f"{file} {what} with this project: git checkout {file} restores it; meanwhile another is trained"
+    what = "has been changed" if file.exists() else "is missing"
+    return f"{file}, which comes with this project, {what}: another is trained; git checkout {file} restores it"
 
 
 def copy(output: Path) -> None:
