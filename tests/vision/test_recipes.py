@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from timm.optim import Muon
 
 import data
 import finetune
@@ -107,7 +108,7 @@ def test_the_fast_recipe_decays_matrices_alone(name):
         if name == "resnet8":
             assert (type(optimizer), group["momentum"], group["nesterov"]) == (torch.optim.SGD, 0.9, True)
         else:
-            assert (type(optimizer), group["betas"]) == (torch.optim.AdamW, (0.9, 0.999))
+            assert (type(optimizer), group["nesterov"], group["adjust_lr_fn"]) == (Muon, True, "match_rms_adamw")
     assert recipe.get("clip") == (1.0 if name == "vit_micro" else None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from timm.optim import Muon
 
 import data
 import lora
@@ -22,12 +23,13 @@ from unlearning.vision.snapshots import Snapshot
 from unlearning.vision.train import cross_entropy, fit
 
 
-def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None, loud=False):
-    """A network trained by the paper's recipe, and what it cost."""
+def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None, loud=False, fast=False):
+    """A network trained by the paper's recipe or the fast one, and what it cost."""
     dataset = data.load("digits", subset=subset)
     torch.manual_seed(seed)
     model, _ = models.create_for(name, dataset)
-    recipe = recipes.paper_recipe(model, epochs * math.ceil(len(dataset.train) / 64), lr, flip=False, classes=10)
+    usual = (model, epochs * math.ceil(len(dataset.train) / 64), lr, False, 10)
+    recipe = recipes.fast_recipe(*usual, dataset.train, seed) if fast else recipes.paper_recipe(*usual)
     how = {"compute": replace(FP32, quiet=not loud), "snapshot": snapshot}
     cost = fit(model, dataset.train, epochs=epochs, batch_size=64, seed=seed, **how, **recipe)
     return model, cost
@@ -61,9 +63,10 @@ def test_same_seed_same_bits(name):
     assert not same(train(name, lr=1e-3)[0], train(name, lr=1e-3, seed=1)[0])
 
 
-def test_a_snapshot_continues_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("how", [{}, {"name": "vit_micro", "fast": True, "lr": 3e-3}], ids=["SGD", "Muon"])
+def test_a_snapshot_continues_with_the_same_bits(tmp_path, how):
     """Stop after the second of four epochs, by an error within the third, and go on."""
-    whole, _ = train(epochs=4)
+    whole, _ = train(epochs=4, **how)
 
     class Stopping(Snapshot):
         def write(self, *arguments):
@@ -72,9 +75,9 @@ def test_a_snapshot_continues_with_the_same_bits(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(epochs=4, snapshot=Stopping(tmp_path / "x.partial", "key"))
+        train(epochs=4, snapshot=Stopping(tmp_path / "x.partial", "key"), **how)
     assert read_torch(tmp_path / "x.partial")["epoch"] == 2
-    assert same(train(epochs=4, snapshot=Snapshot(tmp_path / "x.partial", "key"))[0], whole)
+    assert same(train(epochs=4, snapshot=Snapshot(tmp_path / "x.partial", "key"), **how)[0], whole)
 
 
 def unfinished(path, **other):
@@ -165,30 +168,33 @@ def test_a_run_that_continues_elsewhere_says_that_its_bits_differ(tmp_path, caps
         assert len(lines) == said and all(f"for {value}" in lines[0] for value in (other or {}).values())
 
 
-def begun():
+def begun(kind):
     """A network, its optimiser and its scheduler, after a step."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = kind(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     return model, optimizer, scheduler
 
 
-def test_a_snapshot_that_is_damaged_is_one_line(tmp_path):
+@pytest.mark.parametrize("kind", [torch.optim.SGD, Muon])
+def test_a_snapshot_that_is_damaged_is_one_line(tmp_path, kind):
     """In every field one way in turn; what may stand there is taken, and anything else is named. Each is given to a run of
     its own: what a taken one sets would have all that come after it refused."""
     (tmp_path / "sound").mkdir()
-    Snapshot(tmp_path / "sound" / "x.partial", "key").write(*begun(), 1, 2.0)
-    assert Snapshot(tmp_path / "sound" / "x.partial", "key").restore(*begun(), 4, True) == (1, 2.0)
+    Snapshot(tmp_path / "sound" / "x.partial", "key").write(*begun(kind), 1, 2.0)
+    assert Snapshot(tmp_path / "sound" / "x.partial", "key").restore(*begun(kind), 4, True) == (1, 2.0)
     refused = 0
     every = list(malformed.cases("snapshot", tmp_path / "sound", "x.partial"))
     some = [*every[::5], *(case for case in every if case.field == "made_by")]
     for case in some:
         case.write(tmp_path)
         try:
-            Snapshot(tmp_path / "x.partial", "key").restore(*begun(), 4, True)
+            model, optimizer, scheduler = begun(kind)
+            Snapshot(tmp_path / "x.partial", "key").restore(model, optimizer, scheduler, 4, True)
+            optimizer.step()  # a file that is taken is one to go on from
         except UserError as error:
             assert "x.partial" in str(error) and (case.field.split(".")[0] in str(error) or "other settings" in str(error))
             refused += 1
@@ -196,7 +202,7 @@ def test_a_snapshot_that_is_damaged_is_one_line(tmp_path):
     group = [case for case in every if case.field == "optimizer.param_groups.0.lr" and case.fault == "nan"]
     group[0].write(tmp_path)
     with pytest.raises(UserError, match=r"optimizer.param_groups.lr is nan: it is damaged"):
-        Snapshot(tmp_path / "x.partial", "key").restore(*begun(), 4, True)
+        Snapshot(tmp_path / "x.partial", "key").restore(*begun(kind), 4, True)
 
 
 def test_batch_norm_policy(weights, tmp_path):

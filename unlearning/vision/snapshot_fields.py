@@ -64,11 +64,19 @@ def _groups(saved: Any, optimizer: Optimizer) -> None:
     for number_, state in saved["state"].items():
         known = isinstance(number_, int) and 0 <= number_ < len(shapes) and isinstance(state, dict)
         require(known, "optimizer.state", f"has {content.shown(number_)}, which is no parameter")
-        lost = [name for name in KEPT.get(type(optimizer), ()) if name not in state]
+        lost = [name for name in _needed(optimizer, state) if name not in state]
         require(not lost, f"optimizer.state.{number_}", f"has no {', '.join(lost)}")
         for name, value in state.items():
             right = _kept(value, name, shapes[number_], type(optimizer) in KEPT)
             require(right, f"optimizer.state.{number_}.{name}", f"is {content.shown(value)}")
+
+
+def _needed(optimizer: Optimizer, state: dict[str, Any]) -> tuple[str, ...]:
+    """What an optimiser's own code needs of a parameter's state. timm's Muon says in it which of two ways is the
+    parameter's."""
+    if any("ns_steps" in group for group in optimizer.param_groups):
+        return ("use_muon", *(("momentum_buffer",) if state.get("use_muon") is True else ADAM))
+    return KEPT.get(type(optimizer), ())
 
 
 def _kept(value: Any, name: str, shape: torch.Size, known: bool) -> bool:
@@ -81,6 +89,8 @@ def _kept(value: Any, name: str, shape: torch.Size, known: bool) -> bool:
         return (value.shape == shape and value.is_floating_point()) or (not known and value.shape == torch.Size([]))
     if value is None:
         return name not in ADAM
+    if name == "use_muon":
+        return isinstance(value, bool)
     counts = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < content.LARGEST
     return counts and (name == "step" or not known)
 
