@@ -2,8 +2,8 @@
 
 Seconds are those of training alone, as in its checkpoint. Accuracy is that of `evaluate.py`, in the arithmetic of training,
 on all 10,000 test images; beside it stands that of the mean of the logits of an image and its mirror image, which published
-recipes for few epochs report. Each network has a goal, for two quiet cores. Originals that are there already are taken as
-they are. Writes results/benchmarks/recipes.json after each network; rows of others stay.
+recipes for few epochs report. Each network has a goal, for two quiet cores, which either may reach. Originals that are there
+already are taken as they are. Writes results/benchmarks/recipes.json after each network; rows of others stay.
 
     python -m benchmarks.recipes
 """
@@ -49,8 +49,8 @@ class Goal:
 
 GOALS = (
     Goal("resnet8", "fashion-mnist", 93.5, 7),
-    Goal("vit_micro", "fashion-mnist", 90.5, 10),
-    Goal("resnet20", "fashion-mnist", 94.3, 20, ("--epochs", "18")),
+    Goal("vit_micro", "fashion-mnist", 90.5, 10, ("--epochs", "10")),
+    Goal("resnet20", "fashion-mnist", 94.3, 20, ("--epochs", "19")),
     Goal("resnet20", "cifar10", 91, 25, ("--epochs", "24")),
 )
 
@@ -65,14 +65,20 @@ def measure(goal: Goal, args: argparse.Namespace) -> dict[str, Any]:
     test = data.load(goal.dataset, args.data_dir).test
     known = [reached(path, checkpoint, test, args) for path, checkpoint in checkpoints.items()]
     found = {name: over_seeds([one[name] for one in known]) for name in ("TA", "TA_mirrored", "minutes")}
-    met = found["TA"]["mean"] >= goal.accuracy and found["minutes"]["mean"] <= goal.minutes
     config = next(iter(checkpoints.values()))["config"]
     return {
         **{"model": goal.model, "dataset": goal.dataset, "n": len(known)},
         **{key: config[key] for key in ("epochs", "lr", "batch_size", "recipe")},
         **found,
-        **{"goal_TA": goal.accuracy, "goal_minutes": goal.minutes, "met": "yes" if met else "no", "seeds": known},
+        **{"goal_TA": goal.accuracy, "goal_minutes": goal.minutes, "seeds": known},
     }
+
+
+def met(row: dict[str, Any]) -> dict[str, str]:
+    """Whether a row's accuracy is that of its goal, in its time: "yes" or "no" for each of the two ways to answer."""
+    soon = row["minutes"]["mean"] <= row["goal_minutes"]
+    ways = {"met": "TA", "met_mirrored": "TA_mirrored"}
+    return {key: "yes" if soon and row[way]["mean"] >= row["goal_TA"] else "no" for key, way in ways.items()}
 
 
 def reached(path: Path, checkpoint: dict[str, Any], test: data.Split, args: argparse.Namespace) -> dict[str, Any]:
@@ -112,10 +118,11 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         if goal.name not in (args.goals or [goal.name]):
             continue
         row = measure(goal, args)
+        row |= met(row)
         print({key: value for key, value in row.items() if key != "seeds"}, flush=True)
         found[row["model"], row["dataset"]] = row
         about = {"table": "recipes", "about": ABOUT, **provenance(command, device_name(resolve_device(args.device)))}
-        results.write(args.output, about | {"rows": list(found.values())})
+        results.write(args.output, about | {"rows": [one | met(one) for one in found.values()]})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What a recipe reached is what its checkpoint says, and a goal is met by accuracy and time together."""
 
 from argparse import Namespace
-from dataclasses import replace
 
 import pytest
 import torch
@@ -43,12 +42,21 @@ def test_rows_hold_what_the_networks_answer(args):
 
 
 def test_a_goal_is_of_accuracy_and_time_and_other_rows_stay(args, monkeypatch):
-    goals = [GOAL, replace(GOAL, accuracy=101), replace(GOAL, minutes=0)]
-    assert [recipes.measure(goal, args)["met"] for goal in goals] == ["yes", "no", "no"]
-    monkeypatch.setattr(recipes, "GOALS", goals[:1])
+    row = recipes.measure(GOAL, args)
+    plain, mirrored = (row[way]["mean"] for way in ("TA", "TA_mirrored"))
+    assert plain != mirrored
+    for goal, verdicts in (
+        ({}, ("yes", "yes")),
+        ({"goal_TA": 101}, ("no", "no")),
+        ({"goal_minutes": 0}, ("no", "no")),
+        ({"goal_TA": (plain + mirrored) / 2}, ("yes", "no") if plain > mirrored else ("no", "yes")),
+    ):
+        assert tuple(recipes.met(row | goal).values()) == verdicts
+    monkeypatch.setattr(recipes, "GOALS", [GOAL])
     recipes.measure_all(args, "python -m benchmarks.recipes")
-    other = results.read_json(args.output)
-    monkeypatch.setattr(recipes, "GOALS", [replace(GOAL, flags=("--subset", "200", "--epochs", "1"))])
-    monkeypatch.setattr(recipes, "measure", lambda goal, args: {"model": "other", "dataset": "digits"})
+    (first,) = results.read_json(args.output)["rows"]
+    assert first == row | {"met": "yes", "met_mirrored": "yes"}
+    monkeypatch.setattr(recipes, "measure", lambda goal, args: row | {"model": "other", "goal_minutes": 0})
     recipes.measure_all(args, "python -m benchmarks.recipes")
-    assert results.read_json(args.output)["rows"] == [*other["rows"], {"model": "other", "dataset": "digits"}]
+    other = row | {"model": "other", "goal_minutes": 0, "met": "no", "met_mirrored": "no"}
+    assert results.read_json(args.output)["rows"] == [first, other]

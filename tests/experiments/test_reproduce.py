@@ -115,12 +115,16 @@ def test_a_table_from_networks_that_come_with_the_project_is_made_again(tmp_path
     file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
     request = request_of(*flags, "--seeds", 3)
     check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
-    rows[0]["command"] = "trained elsewhere: bob's net.pth"
+    shipped, rows[0]["command"] = rows[0]["command"], "trained elsewhere: bob's net.pth"
     file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
     check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
     with pytest.raises(UserError, match=r"original .* this would lose 2 of its 3 seeds"):
         check_nothing_is_lost(file, request_of(*flags), prunelora.TABLE.plan(request))
-    rows[2]["command"] = rows[1]["command"]
+    rows[0]["command"] = "python pretrain.py --dataset fashion-mnist --model resnet8 --seed 0 --lr 0.1"  # by another recipe
+    file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"original .* this would lose it"):
+        check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
+    rows[0]["command"], rows[2]["command"] = shipped, rows[1]["command"]
     file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
     with pytest.raises(UserError, match=r"mask .* this would lose it"):
         check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))

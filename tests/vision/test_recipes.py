@@ -4,6 +4,7 @@ import math
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from timm.optim import Muon
@@ -89,9 +90,9 @@ def test_the_rate_warms_up_and_falls_as_a_cosine_step_by_step(name, steps, warm)
             assert rate(step) == pytest.approx(step / warm if step < warm else cosine, abs=1e-12), step
 
 
-def fast(name, steps=8, flip=True, images=50, channels=3, seed=0):
-    model, seen = models.create(name, **SHAPE), torch.zeros(images, channels, 4, 4, dtype=torch.uint8)
-    return model, recipes.fast_recipe(model, steps, 0.25, flip, 7, data.Split(seen, torch.zeros(images)), seed)
+def fast(name, steps=8, flip=True, images=50, crop=False, seed=0):
+    model, seen = models.create(name, **SHAPE), torch.zeros(images, 3, 4, 4, dtype=torch.uint8)
+    return model, recipes.fast_recipe(model, steps, 0.25, flip, crop, 7, data.Split(seen, torch.zeros(images)), seed)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
@@ -137,7 +138,24 @@ def test_the_fast_recipe_mirrors_each_image_in_every_other_epoch():
     )
     assert 450 < even.sum() < 550 and not torch.equal(even, other(rows, 0))
     assert "mirrored" not in fast("resnet8", flip=False)[1]
-    assert fast("resnet8")[1]["augment"] is data.random_crop and "augment" not in fast("resnet8", channels=1)[1]
+
+
+def test_the_fast_recipe_crops_colours_and_what_a_network_would_learn_by_heart(tmp_path, monkeypatch):
+    assert fast("resnet8", crop=True)[1]["augment"] is data.random_crop and "augment" not in fast("resnet8")[1]
+    colours = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "c.npz", x_train=colours, y_train=np.arange(40) % 4, x_test=colours, y_test=np.arange(40) % 4)
+    asked = []
+
+    def recipe(model, steps, lr, flip, crop, *others):
+        asked.append(crop)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "fast_recipe", recipe)
+    for model, dataset in (("resnet8", "digits"), ("vit_micro", "digits"), ("resnet20", "digits"), ("resnet8", "npz:c.npz")):
+        where = dataset.replace("c.npz", str(tmp_path / "c.npz"))
+        with pytest.raises(KeyboardInterrupt):
+            call(pretrain, "--dataset", where, "--model", model, "--epochs", 1, "--weights", tmp_path)
+    assert asked == [False, False, True, True]
 
 
 def test_the_rate_moves_with_every_optimiser_step():

@@ -2,7 +2,8 @@
 
 import itertools
 import shlex
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -193,16 +194,20 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
         if tags and row["forget"] not in tags:
             continue
         lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds else ""
-        lost = lost if _is_shipped(row) or _making(row["command"]) in planned else "it"
+        lost = lost if _is_from_outside(row, planned) or _making(row["command"]) in planned else "it"
         if lost:
             what = f"{row['method']} ({row['model']}, {row['forget']})"
             raise UserError(f"{path} holds {what}; this would lose {lost}: --overwrite, or --results elsewhere")
 
 
-def _is_shipped(row: Row) -> bool:
-    """True for an original or a Retrain that no table's command has made, for these all name a folder: one that comes with
-    the project, which its name finds again, or somebody else's, whose command is words (originals.py)."""
-    return row["method"] in ALWAYS and "--weights" not in row["command"].split()
+def _is_from_outside(row: Row, planned: Collection[tuple[str, ...]]) -> bool:
+    """True for an original or a Retrain that no table's command has made, for these all name a folder: somebody else's,
+    whose command is words (originals.py), or one that comes with the project, which a planned run finds by its name, and
+    whose command has nothing that the run's hasn't."""
+    words = row["command"].split()
+    if row["method"] not in ALWAYS or "--weights" in words:
+        return False
+    return words[:1] != ["python"] or any(Counter(_making(row["command"])) <= Counter(run) for run in planned)
 
 
 def _making(typed: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ LR = PerRecipe(
     paper=PerModel({"paper": 0.1, "vit_small": 1e-3, "vit_micro": 1e-3, VIT: 1e-3}),
     fast=PerModel({"paper": 0.4, "vit_small": 1e-3, "vit_micro": 3e-3, VIT: 1e-3}),
 )
+LEARNS_BY_HEART = ("resnet20",)  # in grey too within few epochs, unless images are cropped
 SMOOTHING = 0.1  # of labels, in the fast recipe
 BATCH_SIZE = PerRecipe(paper=PerModel(paper=128), fast=PerModel(paper=256))
 
@@ -36,7 +37,8 @@ def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run
     steps = settings.epochs * data.steps_of(len(retain), settings.batch_size)
     flip = run.dataset.flip and not settings.no_flip
     if settings.recipe == FAST:
-        how = fast_recipe(model, steps, settings.lr, flip, classes, retain, settings.seed)
+        crop = retain.images.shape[1] == 3 or settings.model in LEARNS_BY_HEART
+        how = fast_recipe(model, steps, settings.lr, flip, crop, classes, retain, settings.seed)
     else:
         how = paper_recipe(model, steps, settings.lr, flip, classes)
     run.fit(model, retain, **how)
@@ -82,7 +84,7 @@ def paper_recipe(model: nn.Module, steps: int, lr: float, flip: bool, classes: i
 
 
 def fast_recipe(
-    model: nn.Module, steps: int, lr: float, flip: bool, classes: int, retain: data.Split, seed: int
+    model: nn.Module, steps: int, lr: float, flip: bool, crop: bool, classes: int, retain: data.Split, seed: int
 ) -> dict[str, Any]:
     """How a small network is trained well in few epochs, after airbench (K. Jordan, arXiv 2404.00498): keyword arguments for
     `Run.fit`.
@@ -90,8 +92,8 @@ def fast_recipe(
     The rate rises linearly over the first quarter of `steps` and falls linearly to 0; labels are smoothed by 0.1; an image
     is mirrored in every other epoch, a half of them, drawn by `seed`, in the even ones. CNN: SGD with Nesterov momentum 0.9,
     weight decay 5e-4 on matrices only. ViT: Muon (K. Jordan et al., 2024) with Nesterov momentum 0.95, its steps as long as
-    AdamW's, and NAdamW for what is no matrix; weight decay 0.1 on matrices only, gradient norm at most 1. Images in colour
-    are cropped at random. retain: what is trained on; it is its positions that are mirrored.
+    AdamW's, and NAdamW for what is no matrix; weight decay 0.1 on matrices only, gradient norm at most 1. crop: True has
+    images cropped at random. retain: what is trained on; it is its positions that are mirrored.
     """
     from timm.optim import Muon, param_groups_weight_decay
     from transformers.optimization import get_linear_schedule_with_warmup
@@ -105,7 +107,7 @@ def fast_recipe(
     if flip:
         even = torch.rand(len(retain), generator=torch.Generator().manual_seed(seed)) < 0.5
         extra["mirrored"] = lambda rows, epoch: even[rows] ^ bool(epoch % 2)
-    if retain.images.shape[1] == 3:
+    if crop:
         extra["augment"] = data.random_crop
 
     def smoothed(x, y):
