@@ -120,10 +120,11 @@ def test_a_table_from_networks_that_come_with_the_project_is_made_again(tmp_path
     check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
     with pytest.raises(UserError, match=r"original .* this would lose 2 of its 3 seeds"):
         check_nothing_is_lost(file, request_of(*flags), prunelora.TABLE.plan(request))
-    rows[0]["command"] = "python pretrain.py --dataset fashion-mnist --model resnet8 --seed 0 --lr 0.1"  # by another recipe
-    file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"original .* this would lose it"):
-        check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
+    for wrong in ("--lr 0.1", "'"):  # by another recipe; no command
+        rows[0]["command"] = f"python pretrain.py --dataset fashion-mnist --model resnet8 --seed 0 {wrong}"
+        file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
+        with pytest.raises(UserError, match=r"original .* this would lose it"):
+            check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
     rows[0]["command"], rows[2]["command"] = shipped, rows[1]["command"]
     file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
     with pytest.raises(UserError, match=r"mask .* this would lose it"):

@@ -26,6 +26,8 @@ def rows():
     in_turn = [row(*of) for of in [("lora", "class3", 1.0), ("lora", "class4", 2.0), ("lora", "class5", 6.0)]]
     in_turn += [row("scrub", "class3", 4.0), row("scrub", "class4", None), row("scrub", "class5", 4.0)]
     in_turn += [row("mask", "class3", 9.0), row("mask", "class4", 9.0)]  # which lacks a class
+    in_turn += [row("ssd", "class3", gap) for gap in (1.0, 2.0, 3.0)]  # as many rows as classes, of one
+    in_turn[0] |= {"published": {"gap": 50.0}, "curves": {}, "precision": "bf16"}  # of class 3 alone
     others = [row("lora", forget, 100.0) for forget in ("class3-4", "random0.1")]
     others += [row("lora", "class0", 100.0, "vit_micro"), row("lora", "class0", 100.0, fingerprint="f")]
     return in_turn + others + [row("lora", "class1", 100.0, request=1)]
@@ -38,6 +40,7 @@ def test_a_mean_is_over_the_classes_that_were_forgotten_alone(rows):
     assert lora["metrics"]["gap"]["mean"] == 3.0
     assert lora["metrics"]["gap"]["ci95"] == pytest.approx(4.302653 * 7**0.5 / 3**0.5)
     assert scrub["metrics"]["gap"] == {"missing": "no Retrain"} and scrub["metrics"]["UA"]["mean"] == 1.0
+    assert not {"published", "curves", "precision", "command"} & lora.keys()
     assert averages.over_classes([one for one in rows if one["forget"] != "class5"]) == []  # two are too few
 
 
@@ -46,7 +49,7 @@ def test_tables_show_it_after_the_classes_own(rows):
     heading = "digits, resnet8, one class alone, of 3 in turn"
     (after,) = markdown.split(f"**{heading}: forgetting and accuracy**")[1:]
     assert "| classes |" in after.replace("   classes", " classes") and "3.00 ± 6.57" in after and averages.NOTE in after
-    assert "mask" not in after and "<summary>" not in after
+    assert "mask" not in after and "<summary>" not in after and "n/a: no Retrain." in after
     assert "3.00 ± 6.57" in terminal.split(heading)[1]
     assert r"confidence interval over 3 classes" in latex
     without = tables.markdown(RUN | {"rows": rows[:2]})

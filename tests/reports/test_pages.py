@@ -134,7 +134,9 @@ def test_what_looks_like_a_marker_is_not_passed_over(root, wrong):
     assert pages.with_excerpts(usual, root, "page.md") == usual
 
 
-@pytest.mark.parametrize("within", ["<!--end-->", "<!-- END -->", "<!-- end table -->", "<!--value results/t UA -->"])
+@pytest.mark.parametrize(
+    "within", ["<!--end-->", "<!-- END -->", "<!-- end table -->", "<!--value results/t UA -->", "<!-- /end -->", "<!--- x"]
+)
 def test_what_looks_like_a_marker_ends_a_markers_text(root, within):
     """Else the prose between it and the next end would be taken for a number, and be lost."""
     begin, end = "<!-- value results/t model=resnet8 UA -->", "<!-- end -->"

@@ -28,8 +28,11 @@ def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None, 
     dataset = data.load("digits", subset=subset)
     torch.manual_seed(seed)
     model, _ = models.create_for(name, dataset)
-    usual = (model, epochs * math.ceil(len(dataset.train) / 64), lr, False, 10)
-    recipe = recipes.fast_recipe(*usual, dataset.train, seed) if fast else recipes.paper_recipe(*usual)
+    steps = epochs * math.ceil(len(dataset.train) / 64)
+    if fast:
+        recipe = recipes.fast_recipe(model, steps, lr, 10, dataset.train, seed, flip=False, crop=False)
+    else:
+        recipe = recipes.paper_recipe(model, steps, lr, flip=False, classes=10)
     how = {"compute": replace(FP32, quiet=not loud), "snapshot": snapshot}
     cost = fit(model, dataset.train, epochs=epochs, batch_size=64, seed=seed, **how, **recipe)
     return model, cost
@@ -171,10 +174,10 @@ def test_a_run_that_continues_elsewhere_says_that_its_bits_differ(tmp_path, caps
 def begun(kind):
     """A network, its optimiser and its scheduler, after a step."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.BatchNorm1d(6))  # timm's Muon takes no smaller matrix
     optimizer = kind(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    model(torch.ones(2, 4)).sum().backward()
+    model(torch.ones(2, 8)).sum().backward()
     optimizer.step()
     return model, optimizer, scheduler
 
@@ -188,7 +191,7 @@ def test_a_snapshot_that_is_damaged_is_one_line(tmp_path, kind):
     assert Snapshot(tmp_path / "sound" / "x.partial", "key").restore(*begun(kind), 4, True) == (1, 2.0)
     refused = 0
     every = list(malformed.cases("snapshot", tmp_path / "sound", "x.partial"))
-    some = [*every[::5], *(case for case in every if case.field == "made_by")]
+    some = [*every[::5], *(case for case in every if case.field == "made_by" or case.field.startswith("optimizer.state."))]
     for case in some:
         case.write(tmp_path)
         try:

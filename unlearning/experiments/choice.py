@@ -57,7 +57,7 @@ def tried(row: Mapping[str, Any]) -> Tried | None:
     if tuned_as(name) != name:
         return None
     knobs = [word for word in said if word.startswith("--")] if "point" in row else METHODS[name].knobs
-    changed = {flag.split()[0] for flag in row.get("flags", knobs)}
+    changed = {word for flag in row.get("flags", knobs) for word in flag.split()[:1]}
     return Tried(
         network=_called(given["--model"]),
         kind="class" if "--forget-class" in given else "images",

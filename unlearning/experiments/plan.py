@@ -207,12 +207,17 @@ def _is_from_outside(row: Row, planned: Collection[tuple[str, ...]]) -> bool:
     words = row["command"].split()
     if row["method"] not in ALWAYS or "--weights" in words:
         return False
-    return words[:1] != ["python"] or any(Counter(_making(row["command"])) <= Counter(run) for run in planned)
+    made = Counter(_making(row["command"]))
+    return words[:1] != ["python"] or any(made and made <= Counter(run) for run in planned)
 
 
 def _making(typed: str) -> tuple[str, ...]:
-    """Of a command the words that make its result, in any order: without those of circumstances and their values."""
-    words = iter(shlex.split(typed))
+    """Of a command the words that make its result, in any order: without those of circumstances and their values; none of
+    what is no command."""
+    try:
+        words = iter(shlex.split(typed))
+    except ValueError:  # a quotation without an end
+        return ()
     kept = []
     for word in words:
         if word in ("--device", "--cache", "--data-dir"):

@@ -8,26 +8,33 @@ from unlearning.metrics.statistics import grouped, rows_over_seeds
 
 FEWEST = 3  # classes that are worth a mean
 OVER = "classes"
-NOTE = "Mean ± 95 % confidence interval (Student's t) over the classes, of each the mean over its seeds."
+SAME = ("dataset", "model", "fingerprint", "method", "flags", "epochs", "name")  # of a method's rows, whatever the class
+NOTE = (
+    "Mean ± 95 % confidence interval (Student's t) over the classes, of each the mean over its seeds; of the rows that all "
+    "classes have."
+)
 
 
 def over_classes(rows: Sequence[Any]) -> list[Any]:
     """A row for each method and its epochs, over all classes of its data set and network that were forgotten alone.
 
     A metric's values are its means over seeds, one for each class, and n is the number of classes; `over` says so. There are
-    none where fewer than FEWEST classes were forgotten, and a method that lacks one of them is left out, for classes differ.
+    none where fewer than FEWEST classes were forgotten. A method that lacks one of them, for classes differ, or has several
+    rows of one, is left out. What else a row says, such as a paper's numbers, is of its class, and is left out too.
     """
     alone = [row for row in rows if re.fullmatch(r"class\d+", row["forget"]) and "request" not in row]
     found = []
     for group in grouped(alone, lambda row: (row["dataset"], row["model"], row.get("fingerprint"))).values():
-        classes = {row["forget"] for row in group}
-        methods = grouped(map(_as_one_seed, group), lambda row: (row["method"], row["epochs"])).values()
+        classes = sorted({row["forget"] for row in group})
         if len(classes) >= FEWEST:
+            methods = grouped(group, lambda row: (row["method"], row["epochs"])).values()
+            whole = [rows for rows in methods if sorted(row["forget"] for row in rows) == classes]
             common = {"forget": OVER, "forgotten": f"one class alone, of {len(classes)} in turn", "over": OVER}
-            found += [row | common for row in rows_over_seeds(methods) if row["n"] == len(classes)]
+            found += [row | common for row in rows_over_seeds([list(map(_as_one_seed, rows)) for rows in whole])]
     return found
 
 
 def _as_one_seed(row: Any) -> Any:
-    """The row with each metric's mean, or why it is missing, in the place of its values."""
-    return row | {"metrics": {name: metric.get("mean", metric) for name, metric in row["metrics"].items()}}
+    """What is the same for all classes, and each metric's mean, or why it is missing, in the place of its values."""
+    metrics = {name: metric.get("mean", metric) for name, metric in row["metrics"].items()}
+    return {name: row[name] for name in SAME if name in row} | {"metrics": metrics}

@@ -26,10 +26,13 @@ from unlearning.metrics.statistics import mean_ci95
 from unlearning.reports import averages, folders, orders, results, tables
 from unlearning.reports.columns import COLUMNS, method_name
 
-BEGINS = r"(?i:<!--\s*(?:table|value|end)s?\b)"  # of comments that a marker's text can't hold
-MARKED = re.compile(rf"(<!-- (table|value) ([^>]*?) -->)((?:(?!{BEGINS}).)*?)(<!-- end -->)", re.DOTALL)
+# A marker's text holds no other comment: cells have none.
+MARKED = re.compile(r"(<!-- (table|value) ([^>]*?) -->)((?:(?!<!--).)*?)(<!-- end -->)", re.DOTALL)
 # Meant as markers: with a file or a filter, or the word "end" alone.
-ALIKE = re.compile(r"<!--\s*(?:(?:table|value)s?\b[^>]*?(?:[/=]|\.json)[^>]*?(?:-->|$)|end\s*(?:-*>|$))", re.I | re.M)
+INSIDE = r"(?:(?!-->)[\s\S])*?"
+ALIKE = re.compile(
+    rf"<!--\s*(?:(?:table|value)s?\b{INSIDE}(?:[/=]|\.json){INSIDE}(?:-->|$)|end\s*(?:-*>|$))", re.IGNORECASE | re.MULTILINE
+)
 
 
 def pages_of(root: Path) -> list[Path]:

@@ -31,8 +31,9 @@ def markdown(result: dict[str, Any]) -> str:
                 lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
             else:
                 lines += [f"**{in_markdown(heading)}: {_inline(title)}**", "", text, ""]
+        missing = f"{in_markdown(why)}\n" if (why := _why_missing(rows, list(COLUMNS))) else None
         if "over" in rows[0]:
-            lines += [f"{averages.NOTE}\n"]
+            lines += [f"{averages.NOTE}\n", *filter(None, [missing])]
             continue
         if points := _chosen(rows):
             lines += [f"**{in_markdown(heading)}: {_inline(CHOSEN)}**", "", drawn(*points, "pipe", ["left", "left"]), ""]
@@ -41,7 +42,7 @@ def markdown(result: dict[str, Any]) -> str:
             lines += [f"<details><summary>{orders.TITLE}</summary>", "", text, "", orders.NOTE, "", "</details>", ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. {code(row['command'])}" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
-        lines += [f"{in_markdown(missing)}\n"] if (missing := _why_missing(rows, list(COLUMNS))) else []
+        lines += filter(None, [missing])
     return "\n".join([*lines, *_footnotes(result)]) + "\n"
 
 

@@ -25,7 +25,7 @@ LR = PerRecipe(
     paper=PerModel({"paper": 0.1, "vit_small": 1e-3, "vit_micro": 1e-3, VIT: 1e-3}),
     fast=PerModel({"paper": 0.4, "vit_small": 1e-3, "vit_micro": 3e-3, VIT: 1e-3}),
 )
-LEARNS_BY_HEART = ("resnet20",)  # in grey too within few epochs, unless images are cropped
+CROPS_GREY = ("resnet20",)  # networks that learn better from crops even where images have no colours
 SMOOTHING = 0.1  # of labels, in the fast recipe
 BATCH_SIZE = PerRecipe(paper=PerModel(paper=128), fast=PerModel(paper=256))
 
@@ -37,8 +37,8 @@ def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run
     steps = settings.epochs * data.steps_of(len(retain), settings.batch_size)
     flip = run.dataset.flip and not settings.no_flip
     if settings.recipe == FAST:
-        crop = retain.images.shape[1] == 3 or settings.model in LEARNS_BY_HEART
-        how = fast_recipe(model, steps, settings.lr, flip, crop, classes, retain, settings.seed)
+        crop = retain.images.shape[1] == 3 or settings.model in CROPS_GREY
+        how = fast_recipe(model, steps, settings.lr, classes, retain, settings.seed, flip=flip, crop=crop)
     else:
         how = paper_recipe(model, steps, settings.lr, flip, classes)
     run.fit(model, retain, **how)
@@ -84,7 +84,7 @@ def paper_recipe(model: nn.Module, steps: int, lr: float, flip: bool, classes: i
 
 
 def fast_recipe(
-    model: nn.Module, steps: int, lr: float, flip: bool, crop: bool, classes: int, retain: data.Split, seed: int
+    model: nn.Module, steps: int, lr: float, classes: int, retain: data.Split, seed: int, *, flip: bool, crop: bool
 ) -> dict[str, Any]:
     """How a small network is trained well in few epochs, after airbench (K. Jordan, arXiv 2404.00498): keyword arguments for
     `Run.fit`.

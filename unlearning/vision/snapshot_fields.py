@@ -67,14 +67,22 @@ def _groups(saved: Any, optimizer: Optimizer) -> None:
         lost = [name for name in _needed(optimizer, state) if name not in state]
         require(not lost, f"optimizer.state.{number_}", f"has no {', '.join(lost)}")
         for name, value in state.items():
-            right = _kept(value, name, shapes[number_], type(optimizer) in KEPT)
+            if _is_muon(optimizer):
+                right = _kept_by_muon(value, name, shapes[number_])
+            else:
+                right = _kept(value, name, shapes[number_], type(optimizer) in KEPT)
             require(right, f"optimizer.state.{number_}.{name}", f"is {content.shown(value)}")
+
+
+def _is_muon(optimizer: Optimizer) -> bool:
+    """True for timm's Muon, without the second that its import takes."""
+    return all("ns_steps" in group for group in optimizer.param_groups)
 
 
 def _needed(optimizer: Optimizer, state: dict[str, Any]) -> tuple[str, ...]:
     """What an optimiser's own code needs of a parameter's state. timm's Muon says in it which of two ways is the
     parameter's."""
-    if any("ns_steps" in group for group in optimizer.param_groups):
+    if _is_muon(optimizer):
         return ("use_muon", *(("momentum_buffer",) if state.get("use_muon") is True else ADAM))
     return KEPT.get(type(optimizer), ())
 
@@ -83,16 +91,22 @@ def _kept(value: Any, name: str, shape: torch.Size, known: bool) -> bool:
     """True for what an optimiser may keep as `name` of a parameter of this shape: tensors like it, counters. known: whether
     it is of KEPT; others may keep other things."""
     if isinstance(value, torch.Tensor):
-        content.dense(value)
+        if content.odd_kind(value):
+            return False
         if name == "step":
             return value.shape == torch.Size([])
         return (value.shape == shape and value.is_floating_point()) or (not known and value.shape == torch.Size([]))
     if value is None:
         return name not in ADAM
-    if name == "use_muon":
-        return isinstance(value, bool)
     counts = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < content.LARGEST
     return counts and (name == "step" or not known)
+
+
+def _kept_by_muon(value: Any, name: str, shape: torch.Size) -> bool:
+    """True for what timm's Muon may keep as `name`: which way is the parameter's, a matrix's alone its own; tensors."""
+    if name == "use_muon":
+        return value is False or (value is True and len(shape) > 1)
+    return isinstance(value, torch.Tensor) and _kept(value, name, shape, known=True)
 
 
 def _alike(value: Any, own: Any) -> bool:
