@@ -33,7 +33,7 @@ NETWORKS = ("resnet50", "vit_small", "resnet8", "resnet20", "vit_micro")
 ORIGINAL = {
     "recipe": ("paper", "paper", "fast", "fast", "fast"),
     "epochs": (200, 90, 30, 30, 12),
-    "lr": (0.1, 1e-3, 0.4, 0.4, 2e-3),
+    "lr": (0.1, 1e-3, 0.4, 0.4, 3e-3),
     "batch_size": (128, 128, 256, 256, 256),
 }
 LORA = {
@@ -51,7 +51,7 @@ DEFAULTS = {
     "pretrain": ORIGINAL,
     "retrain": ORIGINAL,
     "pretrain --recipe paper": {"epochs": (200, 90, 15, 15, 30), "lr": (0.1, 1e-3, 0.1, 0.1, 1e-3), "batch_size": 128},
-    "retrain --recipe fast": {"epochs": (24, 24, 30, 30, 12), "lr": (0.4, 1e-3, 0.4, 0.4, 2e-3), "batch_size": 256},
+    "retrain --recipe fast": {"epochs": (24, 24, 30, 30, 12), "lr": (0.4, 1e-3, 0.4, 0.4, 3e-3), "batch_size": 256},
     "finetune": {"epochs": 5, "lr": (1e-3, 1e-3, 1e-2, 1e-2, 1e-3), "batch_size": 128},
     "pruneft": {"epochs": 5, "lr": 1e-3, "batch_size": 128, "amount": 0.5, "regrow": False, "prune_head": False},
     "lora": LORA,
