@@ -276,7 +276,7 @@ def test_a_plain_vit_has_the_papers_rate(shared, tmp_path):
         flags = ("--model", name, *(["--input-size", 32] if name == "timm:test_vit" else []), "--weights", tmp_path)
         found = begun(retrain, shared, *SMALL, *flags, "--forget-class", 3)
         is_vit = name in (*vits, "vit_micro")
-        assert found.values["lr"] == (0.002 if name == "vit_micro" else 0.001 if is_vit else 0.1)
+        assert found.values["lr"] == (0.003 if name == "vit_micro" else 0.001 if is_vit else 0.1)
         assert ("lr-0.001" in found.output.name) == (name in vits)
         typed = begun(retrain, shared, *SMALL, *flags, "--forget-class", 3, "--lr", found.values["lr"])
         assert (typed.output, typed.facts["key"]) == (found.output, found.facts["key"])
