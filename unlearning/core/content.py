@@ -102,17 +102,18 @@ def fields(required: Mapping[str, Rule], optional: Mapping[str, Rule] | None = N
             raise Misfit(f"has a field {shown(odd[0])} that nobody knows")
         for name, inner in every.items():
             if name in value:
-                _inside(inner, value[name], name)
+                inside(inner, value[name], name)
 
     return rule
 
 
 def within(name: str, rule: Rule, value: Any) -> None:
     """Look at one more thing of the field `name` of a dictionary."""
-    _inside(rule, value[name], name)
+    inside(rule, value[name], name)
 
 
-def _inside(rule: Rule, value: Any, place: str) -> None:
+def inside(rule: Rule, value: Any, place: str) -> None:
+    """Look at a value that stands at `place`."""
     try:
         rule(value)
     except Misfit as misfit:
@@ -152,7 +153,7 @@ def list_of(rule: Rule, least: int = 0) -> Rule:
         if len(value) < least:
             raise Misfit(f"has {len(value)} entries, and needs {least}")
         for place, item in enumerate(value):
-            _inside(rule, item, str(place))
+            inside(rule, item, str(place))
 
     return inner
 
@@ -169,7 +170,7 @@ def map_of(rule: Rule, longest: int = NAME) -> Rule:
                 name_rule(name)
             except Misfit as misfit:
                 raise Misfit(f"has a name that {misfit.what}") from None
-            _inside(rule, item, name[:SHOWN])
+            inside(rule, item, name[:SHOWN])
 
     return inner
 

@@ -31,9 +31,9 @@ def markdown(result: dict[str, Any]) -> str:
                 lines += [f"<details><summary>{title}</summary>", "", text, "", "</details>", ""]
             else:
                 lines += [f"**{in_markdown(heading)}: {_inline(title)}**", "", text, ""]
-        missing = f"{in_markdown(why)}\n" if (why := _why_missing(rows, list(COLUMNS))) else None
+        missing = [f"{in_markdown(why)}\n"] if (why := _why_missing(rows, list(COLUMNS))) else []
         if "over" in rows[0]:
-            lines += [f"{averages.NOTE}\n", *filter(None, [missing])]
+            lines += [f"{averages.NOTE}\n", *missing]
             continue
         if points := _chosen(rows):
             lines += [f"**{in_markdown(heading)}: {_inline(CHOSEN)}**", "", drawn(*points, "pipe", ["left", "left"]), ""]
@@ -42,7 +42,7 @@ def markdown(result: dict[str, Any]) -> str:
             lines += [f"<details><summary>{orders.TITLE}</summary>", "", text, "", orders.NOTE, "", "</details>", ""]
         lines += ["<details><summary>The command of each row (its first seed)</summary>", ""]
         lines += [f"{i}. {code(row['command'])}" for i, row in enumerate(rows, 1)] + ["", "</details>", ""]
-        lines += filter(None, [missing])
+        lines += missing
     return "\n".join([*lines, *_footnotes(result)]) + "\n"
 
 

@@ -60,6 +60,7 @@ def _groups(saved: Any, optimizer: Optimizer) -> None:
         require(group["params"] == mine["params"], place, "name other parameters")
         for name, value in mine.items():
             require(_alike(group.get(name), value), f"{place}.{name}", f"is {content.shown(group.get(name))}")
+    muon = _is_muon(optimizer)
     shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     for number_, state in saved["state"].items():
         known = isinstance(number_, int) and 0 <= number_ < len(shapes) and isinstance(state, dict)
@@ -67,11 +68,11 @@ def _groups(saved: Any, optimizer: Optimizer) -> None:
         lost = [name for name in _needed(optimizer, state) if name not in state]
         require(not lost, f"optimizer.state.{number_}", f"has no {', '.join(lost)}")
         for name, value in state.items():
-            if _is_muon(optimizer):
-                right = _kept_by_muon(value, name, shapes[number_])
-            else:
-                right = _kept(value, name, shapes[number_], type(optimizer) in KEPT)
-            require(right, f"optimizer.state.{number_}.{name}", f"is {content.shown(value)}")
+            place, shape = f"optimizer.state.{number_}.{name}", shapes[number_]
+            if isinstance(value, torch.Tensor):
+                content.inside(content.dense, value, place)
+            right = _kept_by_muon(value, name, shape) if muon else _kept(value, name, shape, type(optimizer) in KEPT)
+            require(right, place, f"is {content.shown(value)}")
 
 
 def _is_muon(optimizer: Optimizer) -> bool:
@@ -91,8 +92,6 @@ def _kept(value: Any, name: str, shape: torch.Size, known: bool) -> bool:
     """True for what an optimiser may keep as `name` of a parameter of this shape: tensors like it, counters. known: whether
     it is of KEPT; others may keep other things."""
     if isinstance(value, torch.Tensor):
-        if content.odd_kind(value):
-            return False
         if name == "step":
             return value.shape == torch.Size([])
         return (value.shape == shape and value.is_floating_point()) or (not known and value.shape == torch.Size([]))
