@@ -18,7 +18,7 @@ from unlearning.vision.run import execute
 def parser() -> Parser:
     """The command line."""
     how = {"epochs": recipes.EPOCHS, "lr": recipes.LR, "batch_size": recipes.BATCH_SIZE}
-    parser = recipes.add_recipe_flag(method_parser(__doc__, **how, forget=False, original=False))
+    parser = recipes.add_recipe_flags(method_parser(__doc__, **how, forget=False, original=False))
     text = "also write each training image's mean confidence over the epochs, beside the checkpoint: NAME_confidence.csv"
     parser.add_argument("--confidence", action="store_true", identity=False, help=text)
     return parser

@@ -17,7 +17,7 @@ from unlearning.vision.run import execute
 def parser() -> Parser:
     """The command line."""
     how = {"epochs": recipes.EPOCHS, "lr": recipes.LR, "batch_size": recipes.BATCH_SIZE}
-    return recipes.add_recipe_flag(method_parser(__doc__, **how, original=False))
+    return recipes.add_recipe_flags(method_parser(__doc__, **how, original=False))
 
 
 run = partial(execute, "retrain", recipes.train_original, parser)

@@ -117,15 +117,17 @@ def shell(*arguments, kill_when=None, file_limit_kib=None, by=None):
 def changed(action):
     """A flag with another value than its default, as words of a command line."""
     name, default = action.option_strings[-1], action.default
-    if action.nargs == 0:
-        return (name,)
+    if isinstance(default, PerModel):
+        default = default.of("resnet8", recipe="fast")
+    if action.nargs == 0:  # of --muon and --no-muon the one that changes something
+        return (action.option_strings[-1 if default else 0],)
     if action.metavar == "LAYER":
         return name, "fc"
     if action.dest == "retain_subset":
         return name, 50
     if action.choices:
         return name, next(choice for choice in action.choices if choice not in (default, "fp32"))
-    default = default.of("resnet8", recipe="fast") if isinstance(default, PerModel) else default or 0
+    default = default or 0
     return name, default + 1 if action.type.kind is int else default / 2 or 0.25
 
 

@@ -493,10 +493,10 @@ def test_a_retrain_of_another_recipe_is_named(tmp_path, capsys):
     own.unlink()
     child.unlink()
     longer.unlink()
-    upright = call(retrain, *COMMON, *place, "--epochs", 1, "--no-flip", "--forget-class", 3)
+    upright = call(retrain, *COMMON, *place, "--epochs", 1, "--no-flip", "--muon", "--forget-class", 3)
     rows_of(upright, *place, beneath=False)
     (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-    assert note.endswith("was: no_flip True for False")
+    assert note.endswith("was: no_flip True for False, muon True for False")
     upright.unlink()
     rows_of(call(retrain, *COMMON, *place, "--epochs", 1, "--forget-class", 3), *place, beneath=False)
     assert "note: " not in capsys.readouterr().err

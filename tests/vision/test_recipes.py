@@ -18,6 +18,7 @@ import retrain
 import rfau
 from baselines import gradascent
 from tests.helpers import FP32, call
+from unlearning.core.errors import UserError
 from unlearning.vision import finish, recipes
 from unlearning.vision.predict import predict
 from unlearning.vision.train import fit
@@ -25,9 +26,9 @@ from unlearning.vision.train import fit
 SHAPE = {"in_chans": 3, "num_classes": 10, "img_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
 
 
-def recipe_of(name, steps, flip=True):
+def recipe_of(name, steps, flip=True, crop=None, muon=False):
     model = models.create(name, **SHAPE)
-    return model, recipes.paper_recipe(model, steps, 0.25, flip=flip, classes=7)
+    return model, recipes.paper_recipe(model, steps, 0.25, 7, flip=flip, crop=crop, muon=muon)
 
 
 def test_a_cnn_is_trained_as_the_papers_resnet():
@@ -56,6 +57,9 @@ def test_a_vit_is_trained_as_the_papers():
     assert type(optimizer) is torch.optim.AdamW
     assert recipe["augment"] is data.random_flip and recipe["clip"] == 1.0
     assert recipe_of("vit_micro", 8, flip=False)[1]["augment"] is None
+    assert recipe_of("vit_micro", 8, crop=True)[1]["augment"] is data.crop_and_flip
+    assert recipe_of("resnet8", 8, crop=False)[1]["augment"] is data.random_flip
+    assert recipe_of("resnet8", 8, crop=False, flip=False)[1]["augment"] is None
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():  # matrices alone decay: no bias, no norm; positions aren't trained
         expected = (0.1 if parameter.ndim > 1 else 0.0) if parameter.requires_grad else None
@@ -90,15 +94,20 @@ def test_the_rate_warms_up_and_falls_as_a_cosine_step_by_step(name, steps, warm)
             assert rate(step) == pytest.approx(step / warm if step < warm else cosine, abs=1e-12), step
 
 
-def fast(name, steps=8, flip=True, images=50, crop=False, seed=0):
-    model, seen = models.create(name, **SHAPE), torch.zeros(images, 3, 4, 4, dtype=torch.uint8)
+def fast(name, steps=8, flip=True, images=50, crop=None, seed=0, muon=False, channels=3):
+    model, seen = models.create(name, **SHAPE), torch.zeros(images, channels, 4, 4, dtype=torch.uint8)
     split = data.Split(seen, torch.zeros(images))
-    return model, recipes.fast_recipe(model, steps, 0.25, 7, split, seed, flip=flip, crop=crop)
+    return model, recipes.fast_recipe(model, steps, 0.25, 7, split, seed, flip=flip, crop=crop, muon=muon)
 
 
+@pytest.mark.parametrize("muon", [True, False])
 @pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
-def test_the_fast_recipe_decays_matrices_alone(name):
-    model, recipe = fast(name)
+@pytest.mark.parametrize("how", [fast, recipe_of])
+def test_a_recipes_optimiser_and_muon_in_its_place_decay_matrices_alone(how, name, muon):
+    """But SGD of the paper's recipe, which has a test of its own."""
+    if (how, name, muon) == (recipe_of, "resnet8", False):
+        return
+    model, recipe = how(name, 8, muon=muon)
     optimizer = recipe["optimizer"]
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     decay = 5e-4 if name == "resnet8" else 0.1
@@ -107,10 +116,12 @@ def test_the_fast_recipe_decays_matrices_alone(name):
         assert decays.get(id(parameter)) == expected, key
     for group in optimizer.param_groups:
         assert group["initial_lr"] == 0.25
-        if name == "resnet8":
+        if muon:
+            assert (type(optimizer), group["nesterov"], group["adjust_lr_fn"]) == (Muon, True, "match_rms_adamw")
+        elif name == "resnet8":
             assert (type(optimizer), group["momentum"], group["nesterov"]) == (torch.optim.SGD, 0.9, True)
         else:
-            assert (type(optimizer), group["nesterov"], group["adjust_lr_fn"]) == (Muon, True, "match_rms_adamw")
+            assert type(optimizer) is torch.optim.AdamW
     assert recipe.get("clip") == (1.0 if name == "vit_micro" else None)
 
 
@@ -141,22 +152,48 @@ def test_the_fast_recipe_mirrors_each_image_in_every_other_epoch():
     assert "mirrored" not in fast("resnet8", flip=False)[1]
 
 
-def test_the_fast_recipe_crops_colours_and_for_resnet20_grey(tmp_path, monkeypatch):
-    assert fast("resnet8", crop=True)[1]["augment"] is data.random_crop and "augment" not in fast("resnet8")[1]
-    colours = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    np.savez(tmp_path / "c.npz", x_train=colours, y_train=np.arange(40) % 4, x_test=colours, y_test=np.arange(40) % 4)
-    asked = []
+def test_the_fast_recipe_crops_colours_alone_unless_it_is_told():
+    assert fast("resnet8")[1]["augment"] is data.random_crop and "augment" not in fast("resnet8", channels=1)[1]
+    assert fast("resnet8", crop=True, channels=1)[1]["augment"] is data.random_crop
+    assert "augment" not in fast("resnet8", crop=False)[1]
 
-    def recipe(*others, flip, crop):
-        asked.append(crop)
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipes, "fast_recipe", recipe)
-    for model, dataset in (("resnet8", "digits"), ("vit_micro", "digits"), ("resnet20", "digits"), ("resnet8", "npz:c.npz")):
-        where = dataset.replace("c.npz", str(tmp_path / "c.npz"))
-        with pytest.raises(KeyboardInterrupt):
-            call(pretrain, "--dataset", where, "--model", model, "--epochs", 1, "--weights", tmp_path)
-    assert asked == [False, False, True, True]
+@pytest.mark.parametrize(
+    ("model", "grey", "recipe", "changed"),
+    [
+        ("resnet8", True, "fast", {}),
+        ("resnet20", False, "fast", {}),
+        ("resnet20", True, "fast", {"crop": True}),
+        ("vit_micro", True, "fast", {"muon": True}),
+        ("resnet20", True, "paper", {}),
+        ("vit_micro", True, "paper", {}),
+    ],
+)
+def test_what_a_recipe_does_since_a_later_version_is_recorded_and_no_part_of_a_name(
+    model, grey, recipe, changed, tmp_path, monkeypatch
+):
+    """Files of earlier versions, which say nothing of it, stay those of the recipes as they were: of grey images without
+    crops, and without Muon."""
+    shade = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1 if grey else 3), dtype=np.uint8)
+    images, where = np.broadcast_to(shade, (8, 8, 8, 1 if grey else 3)), tmp_path / "c.npz"
+    np.savez(where, x_train=images, y_train=np.arange(8) % 2, x_test=images, y_test=np.arange(8) % 2)
+    asked, usual = [], getattr(recipes, f"{recipe}_recipe")
+    monkeypatch.setattr(recipes, f"{recipe}_recipe", lambda *a, **how: asked.append(how) or usual(*a, **how))
+    flags = ("--dataset", f"npz:{where}", "--model", model, "--recipe", recipe, "--epochs", 1, "--weights", tmp_path)
+    path = call(pretrain, *flags)
+    assert {name: asked[0][name] for name in ("crop", "muon")} == {"crop": None, "muon": False} | changed
+    content = models.load_checkpoint(path)
+    for said in (content["config"], content["identity"]["settings"]):
+        assert {name: said[name] for name in ("crop", "muon") if name in said} == changed
+    assert "crop" not in path.name and "muon" not in path.name
+
+
+def test_a_recipe_by_hand_is_another(tmp_path):
+    """Named, but for what earlier versions did, whose files of the same name are not taken for today's."""
+    flags = ("--dataset", "digits", "--subset", 40, "--model", "vit_micro", "--epochs", 1, "--weights", tmp_path, "--quiet")
+    assert call(pretrain, *flags, "--no-muon", "--crop").name == "digits-40_vit_micro_original-epochs-1-crop_s0.pth"
+    with pytest.raises(UserError, match=r"_original-epochs-1-crop_s0.pth was made with other settings \(--muon\)"):
+        call(pretrain, *flags, "--crop")
 
 
 def test_the_rate_moves_with_every_optimiser_step():

@@ -23,16 +23,16 @@ from unlearning.vision.snapshots import Snapshot
 from unlearning.vision.train import cross_entropy, fit
 
 
-def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None, loud=False, fast=False):
+def train(name="resnet8", subset=300, epochs=2, lr=0.05, seed=0, snapshot=None, loud=False, fast=False, muon=False):
     """A network trained by the paper's recipe or the fast one, and what it cost."""
     dataset = data.load("digits", subset=subset)
     torch.manual_seed(seed)
     model, _ = models.create_for(name, dataset)
     steps = epochs * math.ceil(len(dataset.train) / 64)
     if fast:
-        recipe = recipes.fast_recipe(model, steps, lr, 10, dataset.train, seed, flip=False, crop=False)
+        recipe = recipes.fast_recipe(model, steps, lr, 10, dataset.train, seed, flip=False, crop=False, muon=muon)
     else:
-        recipe = recipes.paper_recipe(model, steps, lr, flip=False, classes=10)
+        recipe = recipes.paper_recipe(model, steps, lr, 10, flip=False, crop=None, muon=muon)
     how = {"compute": replace(FP32, quiet=not loud), "snapshot": snapshot}
     cost = fit(model, dataset.train, epochs=epochs, batch_size=64, seed=seed, **how, **recipe)
     return model, cost
@@ -66,7 +66,10 @@ def test_same_seed_same_bits(name):
     assert not same(train(name, lr=1e-3)[0], train(name, lr=1e-3, seed=1)[0])
 
 
-@pytest.mark.parametrize("how", [{}, {"name": "vit_micro", "fast": True, "lr": 3e-3}], ids=["SGD", "Muon"])
+MUON = {"fast": True, "muon": True, "lr": 3e-3}
+
+
+@pytest.mark.parametrize("how", [{}, MUON, MUON | {"name": "vit_micro"}], ids=["SGD", "Muon", "Muon of a ViT"])
 def test_a_snapshot_continues_with_the_same_bits(tmp_path, how):
     """Stop after the second of four epochs, by an error within the third, and go on."""
     whole, _ = train(epochs=4, **how)

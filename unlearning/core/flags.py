@@ -31,24 +31,28 @@ TINY = 1e-30  # numbers of arithmetic in 32 bits end at 1e-38
 WHOLE = r"[+-]?[0-9]+"
 DECIMAL = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 GIVEN = "_given"  # where a namespace keeps the flags that were typed, while it is filled
+IN_GREY = "in_grey"  # where resolved flags say whether images have one channel, on which some defaults depend
 UNSET = object()  # a flag that has been there from the start has no `off` value
 Arguments = argparse.Namespace | Mapping[str, Any]
 
 
 VIT = "other transformers"
+GREY = " on grey images"  # behind a network's name
 
 
 class PerModel(dict):
     """A default that depends on the network: {"resnet8": 3e-3, "paper": 1e-3}, "paper" for every other network, but VIT,
-    where there is such, for every other transformer."""
+    where there is such, for every other transformer. A name with GREY is for images of one channel."""
 
     def __str__(self) -> str:
         rest = ", ".join(f"{written(value)} for {name}" for name, value in self.items() if name != "paper")
         return written(self["paper"]) + (f"; {rest}" if rest else "")
 
-    def of(self, network: str, is_vit: bool = False, recipe: str | None = None) -> Any:
-        """The default for a network of this name. recipe: what --recipe says, for those that depend on it."""
-        return self.get(network, self.get(VIT, self["paper"]) if is_vit else self["paper"])
+    def of(self, network: str, is_vit: bool = False, recipe: str | None = None, grey: bool = False) -> Any:
+        """The default for a network of this name. recipe: what --recipe says, for those that depend on it. grey: True for
+        images of one channel."""
+        default = self.get(network, self.get(VIT, self["paper"]) if is_vit else self["paper"])
+        return self.get(network + GREY, default) if grey else default
 
 
 class PerRecipe(PerModel):
@@ -57,9 +61,9 @@ class PerRecipe(PerModel):
     def __str__(self) -> str:
         return "; ".join(f"by --recipe {recipe} {default}" for recipe, default in self.items())
 
-    def of(self, network: str, is_vit: bool = False, recipe: str | None = None) -> Any:
+    def of(self, network: str, is_vit: bool = False, recipe: str | None = None, grey: bool = False) -> Any:
         """The default for a network of this name, trained by this recipe."""
-        return self[recipe].of(network, is_vit)
+        return self[recipe].of(network, is_vit, grey=grey)
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -370,7 +374,7 @@ def _default(action: argparse.Action, values: Mapping[str, Any]) -> object:
     """A flag's default as `plain` writes it: of this network, and read as if it were typed."""
     default = action.default
     if isinstance(default, PerModel):
-        default = default.of(values["model"], recipe=values.get("recipe"))
+        default = default.of(values["model"], recipe=values.get("recipe"), grey=values.get(IN_GREY, False))
     return plain(action.type(default) if isinstance(default, str) and callable(action.type) else default)
 
 

@@ -23,7 +23,7 @@ from unlearning.vision.identity import canonical, digest, first_parent, of_check
 from unlearning.vision.shared import Shared
 
 ELSEWHERE = ("mean", "std", "input_size", "head")  # flags of networks from elsewhere, which checkpoints say of theirs
-SINCE = {"recipe": "paper", "no_flip": False}  # settings of a recipe that are left out where they are off
+SINCE = {"recipe": "paper", "no_flip": False, "crop": None, "muon": False}  # of a recipe, left out where they are off
 Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
 
 

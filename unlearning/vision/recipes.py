@@ -1,5 +1,6 @@
 """How originals are trained, and Retrain with them."""
 
+import argparse
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 import data
 import models
 from unlearning.core import distributed
-from unlearning.core.flags import VIT, Parser, PerModel, PerRecipe
+from unlearning.core.flags import GREY, VIT, Parser, PerModel, PerRecipe
 from unlearning.core.words import listed
 from unlearning.images.forgetting import class_name
 from unlearning.metrics.predictions import accuracy
@@ -25,7 +26,10 @@ LR = PerRecipe(
     paper=PerModel({"paper": 0.1, "vit_small": 1e-3, "vit_micro": 1e-3, VIT: 1e-3}),
     fast=PerModel({"paper": 0.4, "vit_small": 1e-3, "vit_micro": 3e-3, VIT: 1e-3}),
 )
-CROPS_GREY = ("resnet20",)  # networks that learn better from crops even where images have no colours
+CROP = PerRecipe(paper=PerModel(paper=None), fast=PerModel({"paper": None, f"resnet20{GREY}": True}))
+MUON = PerRecipe(
+    paper=PerModel(paper=False), fast=PerModel({"paper": False, "vit_small": True, "vit_micro": True, VIT: True})
+)
 SMOOTHING = 0.1  # of labels, in the fast recipe
 BATCH_SIZE = PerRecipe(paper=PerModel(paper=128), fast=PerModel(paper=256))
 
@@ -35,13 +39,12 @@ def train_original(model: nn.Module, retain: data.Split, forget: data.Split, run
     looked at."""
     settings, classes = run.settings, len(run.dataset.classes)
     steps = settings.epochs * data.steps_of(len(retain), settings.batch_size)
-    flip = run.dataset.flip and not settings.no_flip
+    how = {"flip": run.dataset.flip and not settings.no_flip, "crop": settings.crop, "muon": settings.muon}
     if settings.recipe == FAST:
-        crop = retain.images.shape[1] == 3 or settings.model in CROPS_GREY
-        how = fast_recipe(model, steps, settings.lr, classes, retain, settings.seed, flip=flip, crop=crop)
+        policy = fast_recipe(model, steps, settings.lr, classes, retain, settings.seed, **how)
     else:
-        how = paper_recipe(model, steps, settings.lr, flip, classes)
-    run.fit(model, retain, **how)
+        policy = paper_recipe(model, steps, settings.lr, classes, **how)
+    run.fit(model, retain, **policy)
     if distributed.is_main():
         gone = sorted(set(forget.labels.tolist()) - set(retain.labels.tolist()))
         print(known_of_test(predict(model, run.dataset.test, run.compute), run.dataset, gone))
@@ -61,53 +64,62 @@ def known_of_test(logits: torch.Tensor, dataset: data.Dataset, gone: list[int]) 
     return f"accuracy on test images: {', '.join(shares)}"
 
 
-def paper_recipe(model: nn.Module, steps: int, lr: float, flip: bool, classes: int) -> dict[str, Any]:
+def paper_recipe(
+    model: nn.Module, steps: int, lr: float, classes: int, *, flip: bool, crop: bool | None, muon: bool
+) -> dict[str, Any]:
     """How PruneLoRA's paper trains an original in `steps` optimiser steps: keyword arguments for `Run.fit`.
 
     CNN: SGD with momentum 0.9 and weight decay 5e-4, cosine to 0, random crop and flip. ViT: AdamW with weight decay 0.1
     on matrices only, linear warm-up of 10,000 steps (at most a quarter of the run), cosine to 0, flip, mixup 0.2,
-    gradient norm at most 1. flip: False leaves mirroring out (digits). classes: number of classes, for mixup.
+    gradient norm at most 1. classes: number of classes, for mixup. flip: False leaves mirroring out (digits). crop: whether
+    images are cropped; None: as said. muon: True has Muon in the optimiser's place.
     """
-    if models.is_vit(model):
-        from timm.optim import param_groups_weight_decay
+    is_vit = models.is_vit(model)
+    crop = not is_vit if crop is None else crop
+    augment = {(True, True): data.crop_and_flip, (True, False): data.random_crop, (False, True): data.random_flip}
+    extra: dict[str, Any] = {"augment": augment.get((crop, flip))}
+    warm = min(10_000, steps // 4) if is_vit else 0
+    if is_vit:
         from torchvision.transforms.v2 import MixUp
 
-        warm = min(10_000, steps // 4)
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(param_groups_weight_decay(model, 0.1), lr=lr)
-        mixup = MixUp(alpha=0.2, num_classes=classes)
-        extra = {"augment": data.random_flip if flip else None, "mixup": mixup, "clip": 1.0}
-    else:
-        warm = 0
+        extra |= {"mixup": MixUp(alpha=0.2, num_classes=classes), "clip": 1.0}
+    if is_vit or muon:
+        optimizer = _optimizer(model, lr, muon)
+    else:  # biases decay, too
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-        extra = {"augment": data.crop_and_flip if flip else data.random_crop}
     return {"optimizer": optimizer, "scheduler": warm_up_and_cosine(optimizer, steps, warm), **extra}
 
 
 def fast_recipe(
-    model: nn.Module, steps: int, lr: float, classes: int, retain: data.Split, seed: int, *, flip: bool, crop: bool
+    model: nn.Module,
+    steps: int,
+    lr: float,
+    classes: int,
+    retain: data.Split,
+    seed: int,
+    *,
+    flip: bool,
+    crop: bool | None,
+    muon: bool,
 ) -> dict[str, Any]:
     """How a small network is trained well in few epochs, after airbench (K. Jordan, arXiv 2404.00498): keyword arguments for
     `Run.fit`.
 
     The rate rises linearly over the first quarter of `steps` and falls linearly to 0; labels are smoothed by 0.1; an image
     is mirrored in every other epoch, a half of them, drawn by `seed`, in the even ones. CNN: SGD with Nesterov momentum 0.9,
-    weight decay 5e-4 on matrices only. ViT: Muon (K. Jordan et al., 2024) with Nesterov momentum 0.95, its steps as long as
-    AdamW's, and NAdamW for what is no matrix; weight decay 0.1 on matrices only, gradient norm at most 1. crop: True has
-    images cropped at random. retain: what is trained on; it is its positions that are mirrored.
+    weight decay 5e-4 on matrices only. ViT: AdamW, weight decay 0.1 on matrices only, gradient norm at most 1. retain: what
+    is trained on; it is its positions that are mirrored. crop: whether images are cropped at random; None: those with
+    colours. muon: True has Muon (K. Jordan et al., 2024) in the optimiser's place, with Nesterov momentum 0.95, its steps as
+    long as AdamW's, and NAdamW for what is no matrix.
     """
-    from timm.optim import Muon, param_groups_weight_decay
     from transformers.optimization import get_linear_schedule_with_warmup
 
-    if models.is_vit(model):
-        optimizer: torch.optim.Optimizer = Muon(param_groups_weight_decay(model, 0.1), lr=lr, nesterov=True)
-        extra: dict[str, Any] = {"clip": 1.0}
-    else:
-        groups = param_groups_weight_decay(model, 5e-4)
-        optimizer, extra = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True), {}
+    optimizer = _optimizer(model, lr, muon)
+    extra: dict[str, Any] = {"clip": 1.0} if models.is_vit(model) else {}
     if flip:
         even = torch.rand(len(retain), generator=torch.Generator().manual_seed(seed)) < 0.5
         extra["mirrored"] = lambda rows, epoch: even[rows] ^ bool(epoch % 2)
-    if crop:
+    if retain.images.shape[1] > 1 if crop is None else crop:
         extra["augment"] = data.random_crop
 
     def smoothed(x, y):
@@ -117,10 +129,26 @@ def fast_recipe(
     return {"optimizer": optimizer, "scheduler": scheduler, "mixup": smoothed, **extra}
 
 
-def add_recipe_flag(parser: Parser) -> Parser:
-    """--recipe."""
+def _optimizer(model, lr, muon):
+    """Muon, or else AdamW for a ViT and Nesterov's SGD for a CNN; weights decay in matrices only."""
+    from timm.optim import Muon, param_groups_weight_decay
+
+    is_vit = models.is_vit(model)
+    groups = param_groups_weight_decay(model, 0.1 if is_vit else 5e-4)
+    if muon:
+        return Muon(groups, lr=lr, nesterov=True)
+    return torch.optim.AdamW(groups, lr=lr) if is_vit else torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+
+
+def add_recipe_flags(parser: Parser) -> Parser:
+    """--recipe, --crop and --muon."""
     text = "paper: PruneLoRA's; fast: in few epochs (default: fast for resnet8, resnet20 and vit_micro, else paper)"
     parser.add_argument("--recipe", choices=(PAPER, FAST), default=RECIPE, off=PAPER, help=text)
+    text = "crop images at random (default: for CNNs by the paper's recipe; by the fast one if they have colours, for "
+    text += "resnet20 grey ones too)"
+    parser.add_argument("--crop", action=argparse.BooleanOptionalAction, default=CROP, off=None, help=text)
+    text = "train matrices by Muon, in SGD's or AdamW's place (default: by the fast recipe for transformers)"
+    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=MUON, off=False, help=text)
     return parser
 
 

@@ -17,7 +17,7 @@ import models
 from unlearning.core import distributed, memory, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
-from unlearning.core.flags import Parser, PerModel
+from unlearning.core.flags import IN_GREY, Parser, PerModel
 from unlearning.core.locks import to_make
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
@@ -120,7 +120,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     compute = Compute.from_flags(args)
     model.to(compute.device)
     compute = compute.placed(model)
-    values = _resolved(args, model, network["name"], compute.precision)
+    values = _resolved(args, model, network["name"], compute.precision, dataset)
     _check_memory(model, network, dataset, values["batch_size"], compute)
     if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
@@ -296,16 +296,17 @@ def _check_memory(model: nn.Module, network: dict[str, Any], dataset: data.Datas
     memory.check(needed, what, ": give a smaller --batch-size or --input-size")
 
 
-def _resolved(args: argparse.Namespace, model: nn.Module, network: str, precision: str | None) -> dict[str, Any]:
-    """Every flag, with what its default is for this network. That of a transformer of no name here counts as given by hand,
-    which it was in earlier versions: files are called as they were then."""
+def _resolved(
+    args: argparse.Namespace, model: nn.Module, network: str, precision: str | None, dataset: data.Dataset
+) -> dict[str, Any]:
+    """Every flag, with what its default is for this network and images. That of a transformer of no name here counts as
+    given by hand, which it was in earlier versions: files are called as they were then."""
     given, is_vit = vars(args) | {"model": network, "precision": precision}, layers.is_transformer(model)
-    recipe = given.get("recipe")
+    recipe, grey = given.get("recipe"), dataset.train.images.shape[1] == 1
     if isinstance(recipe, PerModel):
         recipe = recipe.of(network, is_vit)
-    return {
-        name: value.of(network, is_vit, recipe) if isinstance(value, PerModel) else value for name, value in given.items()
-    }
+    own = {name: value for name, value in given.items() if isinstance(value, PerModel)}
+    return given | {name: value.of(network, is_vit, recipe, grey) for name, value in own.items()} | {IN_GREY: grey}
 
 
 def _scores(
