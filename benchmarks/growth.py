@@ -1,16 +1,23 @@
-"""How seconds and memory grow: with images, epochs, seeds and the width of a network. results/benchmarks/growth.{json,png}.
+"""How seconds and memory grow: with images, epochs, seeds, checkpoints and the width of a network.
 
 One thing is varied at a time, doubling, the others stay. Fine-tuning trains every weight of resnet8 or of a ViT; LoRA trains
-the tail above kept outputs; scoring is a pass over all images. A straight line through the logarithms gives the exponent: 1
-is linear.
+the tail above kept outputs; scoring is a pass over all images. evaluate.py scores checkpoints of resnet8, reproduce.py makes
+a table of Original, Retrain and finetune: whole commands, after one that loaded all libraries. A straight line through the
+logarithms gives the exponent: 1 is linear. Four times as many images, epochs, seeds or checkpoints are to cost at most GOAL
+times as much, in seconds and in MiB. Writes results/benchmarks/growth.{json,png}.
 
     python -m benchmarks.growth
 """
 
 import argparse
+import contextlib
+import io
 import multiprocessing
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -19,7 +26,10 @@ import torch
 from matplotlib.figure import Figure
 
 import data
+import evaluate
 import models
+import pretrain
+import reproduce
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory
 from unlearning.core.flags import CACHE_MIB, Parser, main
 from unlearning.core.provenance import device_name, provenance
@@ -30,11 +40,18 @@ from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
 from unlearning.vision.train import fit
 
-ABOUT = "How seconds and memory grow with images, epochs, seeds and the width of a network."
+ABOUT = "How seconds and memory grow with images, epochs, seeds, checkpoints and the width of a network."
 
 ROOT = Path(__file__).parent.parent
-BASE = {"images": 2000, "epochs": 2, "seeds": 1, "width": 64}
-VARIED = {"images": (1000, 2000, 4000, 8000), "epochs": (1, 2, 4, 8), "seeds": (1, 2, 4), "width": (32, 64, 128, 256)}
+BASE = {"images": 2000, "epochs": 2, "seeds": 1, "checkpoints": 2, "width": 64}
+VARIED: dict[str, tuple[int, ...]] = {
+    "images": (1000, 2000, 4000, 8000),
+    "epochs": (1, 2, 4, 8),
+    "seeds": (1, 2, 4),
+    "checkpoints": (2, 4, 8, 16),
+    "width": (32, 64, 128, 256),
+}
+GOAL = 4.8  # what four times as much may cost, in costs of the fourth
 
 
 def network(kind: str, width: int, dataset: data.Dataset) -> torch.nn.Module:
@@ -50,23 +67,59 @@ def network(kind: str, width: int, dataset: data.Dataset) -> torch.nn.Module:
 def cost(what: tuple[str, str], sizes: dict[str, int]) -> tuple[float, float]:
     """(seconds, MiB above those of Python and its libraries) of one of WHAT at the given sizes."""
     kind, work = what
-    compute, features = Compute("cpu", "fp32", ROOT / "model_weights", quiet=True), FeatureCache(CACHE_MIB)
-    reset_peak_memory("cpu")
-    before = peak_memory_mib("cpu")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if work == "evaluate.py":
+            for seed in range(sizes["checkpoints"]):
+                call(pretrain, folder, *flags_of(sizes), "--epochs", 1, "--seed", seed)
+        if work in ("evaluate.py", "reproduce.py"):
+            table_of(BASE | {"images": 200, "epochs": 1}, folder / "first")
+        reset_peak_memory("cpu")
+        before, started = peak_memory_mib("cpu"), time.perf_counter()
+        if work == "evaluate.py":
+            call(evaluate, folder, *folder.glob("model_weights/*.pth"))
+        elif work == "reproduce.py":
+            table_of(sizes, folder)
+        else:
+            trained_or_scored(kind, work, sizes, folder)
+        return time.perf_counter() - started, peak_memory_mib("cpu") - before
+
+
+def table_of(sizes: dict[str, int], folder: Path) -> None:
+    """Make a table of three rows."""
+    rows = ("--methods", "original", "retrain", "finetune", "--seeds", sizes["seeds"], "--epochs", sizes["epochs"])
+    call(reproduce, folder, "prunelora", *flags_of(sizes), *rows)
+
+
+def trained_or_scored(kind: str, work: str, sizes: dict[str, int], scratch: Path) -> None:
+    """Train or score one fresh network a seed, of a kind and of the given sizes."""
+    compute, features = Compute("cpu", "fp32", scratch, quiet=True), FeatureCache(CACHE_MIB)
     dataset = data.load("fashion-mnist", ROOT / "data", subset=sizes["images"])
-    split = dataset.train
-    started = time.perf_counter()
     for seed in range(sizes["seeds"]):
         model = network(kind, sizes["width"], dataset)
         if work == "scoring":
-            predict(model, split, compute, features)
+            predict(model, dataset.train, compute, features)
             continue
         if work == "LoRA":
             model = adapters.attach(model, adapters.last_and_head(model), 16, 32)
         optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
         how = {"epochs": sizes["epochs"], "batch_size": 128, "seed": seed, "features": features}
-        fit(model, split, optimizer, compute=compute, **how)
-    return time.perf_counter() - started, peak_memory_mib("cpu") - before
+        fit(model, dataset.train, optimizer, compute=compute, **how)
+
+
+def call(script: ModuleType, folder: Path, *words: object) -> None:
+    """Carry out a script's command line on the CPU, in `folder`, silently unless it is a wrong one."""
+    args = [*words, "--data-dir", ROOT / "data", "--device", "cpu", "--precision", "fp32", "--quiet"]
+    parsed = script.parser().parse_args([str(word) for word in args])
+    folder.mkdir(exist_ok=True)
+    silent = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with contextlib.chdir(folder), silent[0], silent[1]:
+        script.run(parsed, f"python {script.__name__}.py")
+
+
+def flags_of(sizes: dict[str, int]) -> tuple[object, ...]:
+    """The flags that name a network and its images."""
+    return ("--dataset", "fashion-mnist", "--model", "resnet8", "--subset", sizes["images"])
 
 
 WHAT = {
@@ -75,12 +128,23 @@ WHAT = {
     "LoRA, ViT": ("vit", "LoRA"),
     "scoring, resnet8": ("resnet8", "scoring"),
     "scoring, ViT": ("vit", "scoring"),
+    "evaluate.py, resnet8": ("resnet8", "evaluate.py"),
+    "reproduce.py, resnet8": ("resnet8", "reproduce.py"),
 }
 
 
 def possible(name: str, what: tuple[str, str]) -> bool:
     """True if a quantity means anything to a kind of work."""
-    return not (name == "width" and what[0] == "resnet8") and not (name in ("epochs", "seeds") and what[1] == "scoring")
+    if name == "checkpoints":
+        return what[1] == "evaluate.py"
+    scores = what[1] in ("scoring", "evaluate.py")
+    return not (name == "width" and what[0] == "resnet8") and not (name in ("epochs", "seeds") and scores)
+
+
+def times_four(values: Sequence[int], costs: Sequence[float]) -> float:
+    """The most that four of `values` cost, in costs of one: over all pairs of which one is four times the other."""
+    known = dict(zip(values, costs, strict=True))
+    return max(known[4 * value] / known[value] for value in values if 4 * value in known)
 
 
 def draw_growth(rows: list[dict[str, Any]], file: str) -> None:
@@ -139,11 +203,14 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
                     "mib": list(memory),
                     "exponent_seconds": exponents[0],
                     "exponent_mib": exponents[1],
+                    "times_four_seconds": (longer := times_four(values, seconds)),
+                    "times_four_mib": (larger := times_four(values, memory)),
+                    "met": "" if name == "width" else "yes" if max(longer, larger) <= GOAL else "no",
                 }
             )
             print(f"{label:22} {name:7} seconds ~ {name}^{exponents[0]:.2f}, memory ~ {name}^{exponents[1]:.2f}", flush=True)
     result = {"table": "growth", "about": ABOUT, **provenance(command, device_name("cpu"))}
-    result |= {"base": BASE, "rows": rows}
+    result |= {"base": BASE, "goal": GOAL, "rows": rows}
     results.write(args.output, result)
     draw_growth(rows, args.output.with_suffix(".png"))
 
