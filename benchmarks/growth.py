@@ -71,13 +71,13 @@ def cost(what: tuple[str, str], sizes: dict[str, int]) -> tuple[float, float]:
         folder = Path(name)
         if work == "evaluate.py":
             for seed in range(sizes["checkpoints"]):
-                call(pretrain, folder, *flags_of(sizes), "--epochs", 1, "--seed", seed)
+                call(pretrain, folder, *flags_of(sizes), "--test-subset", sizes["images"], "--epochs", 1, "--seed", seed)
         if work in ("evaluate.py", "reproduce.py"):
             table_of(BASE | {"images": 200, "epochs": 1}, folder / "first")
         reset_peak_memory("cpu")
         before, started = peak_memory_mib("cpu"), time.perf_counter()
         if work == "evaluate.py":
-            call(evaluate, folder, *folder.glob("model_weights/*.pth"))
+            call(evaluate, folder, *folder.glob("model_weights/*.pth"), "--forget-class", 3)
         elif work == "reproduce.py":
             table_of(sizes, folder)
         else:
@@ -137,6 +137,8 @@ def possible(name: str, what: tuple[str, str]) -> bool:
     """True if a quantity means anything to a kind of work."""
     if name == "checkpoints":
         return what[1] == "evaluate.py"
+    if what[1] == "reproduce.py":
+        return name == "seeds"
     scores = what[1] in ("scoring", "evaluate.py")
     return not (name == "width" and what[0] == "resnet8") and not (name in ("epochs", "seeds") and scores)
 
