@@ -31,7 +31,7 @@ from tests.test_data import folder_of_images
 from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
 from unlearning.core.errors import UserError
 from unlearning.networks.own import OwnNetwork
-from unlearning.vision import foreign, layers, originals, predict
+from unlearning.vision import foreign, layers, named_layers, originals, predict
 from unlearning.vision.originals import Told
 
 CODE = """
@@ -480,7 +480,7 @@ def test_layers_that_are_never_called_get_no_lora():
     torch.manual_seed(0)
     model = nn.Sequential(models.Normalize([0.5], [0.5]))
     model.net = Attention()
-    found = layers.unheard(model, torch.rand(2, 1, 8, 8))
+    found = named_layers.unheard(model, torch.rand(2, 1, 8, 8))
     assert found == ("net.block.attention.out_proj",)
     model.layer_names = models.LayerNames(unheard=found)
     assert layers.adaptable(model) == ["net.block.mlp"] and layers.heads(model) == ["net.head"]

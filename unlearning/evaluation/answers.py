@@ -12,7 +12,8 @@ import torch
 
 import data
 from unlearning.core.files import sha256
-from unlearning.evaluation.entries import Entry, own_positions
+from unlearning.evaluation.entries import Entry
+from unlearning.evaluation.forget_sets import own_positions
 from unlearning.images import forgetting
 from unlearning.reports.answers import PICTURED, Account, Answers, Asked, File
 from unlearning.vision.identity import digest

@@ -22,21 +22,15 @@ from unlearning.evaluation.entries import (
     check_identities,
     dataset_of,
     describe,
-    drawn,
-    forget_sets,
     is_elsewhere,
-    lists,
     network_of,
     once,
     other_recipes,
-    own_positions,
     read,
     refuse_nan,
-    request_in_words,
-    scored_on,
-    tagged,
 )
 from unlearning.evaluation.flags import Scoring
+from unlearning.evaluation.forget_sets import drawn, forget_sets, lists, own_positions, request_in_words, scored_on, tagged
 from unlearning.evaluation.references import ReferenceNetworks
 from unlearning.evaluation.row_names import labels
 from unlearning.evaluation.unfinished import circumstances
@@ -126,7 +120,7 @@ def _or_left_out(given: Sequence[Any], make: Callable[[Any], Entry]) -> list[Ent
 class _Scorer:
     """Scores one file after the other, Retrains first, for the files after them are measured from these.
 
-    states: digests of every file's tensors. listed_in: `entries.lists` of all files. references: RMIA's. The others are
+    states: digests of every file's tensors. listed_in: `forget_sets.lists` of all files. references: RMIA's. The others are
     those of `score_files`.
     """
 

@@ -7,16 +7,9 @@ import torch
 import data
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
-from unlearning.evaluation.entries import (
-    Entry,
-    check_identities,
-    describe,
-    network_of,
-    once,
-    own_positions,
-    refuse_nan,
-)
+from unlearning.evaluation.entries import Entry, check_identities, describe, network_of, once, refuse_nan
 from unlearning.evaluation.flags import Scoring
+from unlearning.evaluation.forget_sets import own_positions
 from unlearning.metrics import predictions
 from unlearning.vision.identity import digest
 from unlearning.vision.predict import predict

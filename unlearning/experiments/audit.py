@@ -18,7 +18,8 @@ import data
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
 from unlearning.evaluation.collect import report_scored
-from unlearning.evaluation.entries import Entry, dataset_of, describe, forget_sets, network_of, refuse_nan
+from unlearning.evaluation.entries import Entry, dataset_of, describe, network_of, refuse_nan
+from unlearning.evaluation.forget_sets import forget_sets
 from unlearning.evaluation.row_names import labels
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments import prunelora

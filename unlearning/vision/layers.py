@@ -1,7 +1,7 @@
 """Which layers of a network are its stem, its blocks and its head, and so which ones are pruned and get LoRA.
 
 Stem and head are what timm's configuration of the network names (`first_conv`, `classifier`), and what belongs to them; of a
-network that has none the first layer, and the last (of one of the user's own `giving`). What the user has named
+network that has none the first layer, and the last (of one of the user's own `named_layers.giving`). What the user has named
 (`models.LayerNames`) goes before every rule. There are three kinds of networks:
 
 CNN          no attention, convolutions in its blocks: every convolution is pruned, those of the blocks get LoRA.
@@ -11,12 +11,8 @@ mixer        neither: the last block's last linear layer is pruned and gets LoRA
 A linear layer in a block of a CNN (ConvNeXt) is a 1x1 convolution, and counts as one.
 """
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -75,7 +71,7 @@ def prunable(model: nn.Module) -> list[str]:
     if last := _last_projection(model):
         return [last]
     if not is_cnn(model):
-        raise UserError(f"{_called(model)} has no layer to prune: none in a block; {BY_HAND.format('prune')}")
+        raise UserError(f"{called(model)} has no layer to prune: none in a block; {BY_HAND.format('prune')}")
     inner, above = set(in_blocks(model)), tuple(f"{head}." for head in heads(model))
     found = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) or n in inner]
     return [name for name in found if not f"{name}.".startswith(above)]
@@ -96,7 +92,7 @@ def fit_for_lora(model: nn.Module, targets: tuple[list[str], list[str]]) -> tupl
     whole = {name: "shares its weights with another module" for name in targets[1] if name in shared}
     for name, why in ({name: _unfit(model, name, shared) for name in targets[0]} | whole).items():
         if why:
-            what = f"{_called(model)}: {name.removeprefix('net.')} {why}, so LoRA can't be merged into the network"
+            what = f"{called(model)}: {name.removeprefix('net.')} {why}, so LoRA can't be merged into the network"
             raise UserError(f"{what}; finetune.py and pruneft.py do without")
     return targets
 
@@ -110,7 +106,7 @@ def to_prune(model: nn.Module, name: str) -> Any:
     """The layer of this name. Raises UserError where its rows can't be zeroed: they are computed anew, or there are none."""
     layer = model.get_submodule(name)
     if is_parametrised(layer) or not isinstance(layer, WEIGHTED):
-        what = f"{_called(model)}: {name.removeprefix('net.')} {PARAMETRISED if is_parametrised(layer) else _other(layer)}"
+        what = f"{called(model)}: {name.removeprefix('net.')} {PARAMETRISED if is_parametrised(layer) else _other(layer)}"
         raise UserError(f"{what}, so its rows can't be pruned; {BY_HAND.format('prune')}")
     return layer
 
@@ -132,43 +128,6 @@ def is_transformer(model: nn.Module) -> bool:
 def in_blocks(model: nn.Module) -> list[str]:
     """Names of the convolutions and linear layers within blocks: not the stem, not the shortcuts, not grouped ones."""
     return [name for name in _of_blocks(model) if getattr(model.get_submodule(name), "groups", 1) == 1]
-
-
-def named(model: nn.Module, wanted: Sequence[str], flag: str) -> tuple[str, ...]:
-    """Names of the convolutions and linear layers that a user means by `wanted`: whole names, ends of names, or patterns
-    with * and ?. Raises UserError for one that means none, naming `flag`."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
-    found: dict[str, None] = {}
-    for word in wanted:
-        meant = [n for n in layers if n in (word, f"net.{word}")]
-        meant = meant or [n for n in layers if _is_like(n, word)]
-        if not meant:
-            some = ", ".join(name.removeprefix("net.") for name in (*layers[:2], *layers[-2:]))
-            raise UserError(
-                f"{flag} {word}: {_called(model)} has no convolution or linear layer of this name; it has {some}"
-            )
-        found |= dict.fromkeys(meant)
-    return tuple(found)
-
-
-def heads_by_hand(model: nn.Module, wanted: Sequence[str], images: torch.Tensor) -> tuple[str, ...]:
-    """Names of the modules that a user means by --head: such as `named` finds, or else modules of any kind. Where one of
-    several layers ends in a layer whose outputs are its own, it is that layer.
-
-    Raises UserError for one that isn't called when the network answers `images` (B, C, H, W), in evaluation mode.
-    """
-    modules = {n: m for n, m in model.named_modules() if n.startswith("net.") and next(m.parameters(), None) is not None}
-    found: dict[str, None] = {}
-    for word in wanted:
-        meant = [name for name in modules if name == word or name == f"net.{word}"]
-        layers_of_it = [] if meant else [n for n, m in modules.items() if isinstance(m, WEIGHTED) and _is_like(n, word)]
-        meant = meant or layers_of_it or [name for name in modules if _is_like(name, word)]
-        found |= dict.fromkeys(meant or named(model, [word], "--head"))
-    inside = [name for name in modules if any(f"{name}.".startswith(f"{head}.") for head in found)]
-    _, heard = _outputs(model, images, inside)
-    if idle := [name for name in found if name not in heard]:
-        raise UserError(f"--head {idle[0].removeprefix('net.')}: {_called(model)} never calls this layer for its answer")
-    return tuple(dict.fromkeys(_last_within(modules, heard, head) for head in found))
 
 
 def in_every_block(model: nn.Module) -> list[str]:
@@ -204,7 +163,7 @@ def stages(model: nn.Module) -> list[str]:
     info = getattr(net, "feature_info", [])
     entries = getattr(info, "info", info)
     what = "RFAU and --forget-loss residual move the outputs of a network's blocks or stages, and "
-    what += f"{_called(model)} doesn't say which these are"
+    what += f"{called(model)} doesn't say which these are"
     others = "finetune.py, pruneft.py, lora.py and loraprune.py don't look at them without it"
     if not (isinstance(entries, (list, tuple)) and entries and all("module" in entry for entry in entries)):
         way = (
@@ -253,31 +212,6 @@ def stem(model: nn.Module) -> set[str]:
     return {before + name for name in found}
 
 
-def unheard(model: nn.Module, images: torch.Tensor) -> tuple[str, ...]:
-    """Names of the convolutions and linear layers that aren't called when the network answers `images`, in evaluation mode:
-    functions that read their weights directly, as PyTorch's own attention does, would read past LoRA."""
-    _, heard = _outputs(model, images)
-    return tuple(name for name, module in model.named_modules() if isinstance(module, WEIGHTED) and name not in heard)
-
-
-def gives(model: nn.Module, name: str, images: torch.Tensor, classes: int) -> bool:
-    """True if what the module of this name gives for `images` (B, C, H, W), in evaluation mode, has one number for each of
-    `classes`, of a convolution one for each and place."""
-    given: Any = _outputs(model, images, [name])[1].get(name)
-    return isinstance(given, torch.Tensor) and given.ndim > 1 and classes in (given.shape[1], given.shape[-1])
-
-
-def giving(model: nn.Module, images: torch.Tensor) -> str | None:
-    """Name of the convolution or linear layer whose output, of a convolution its mean over places, is what the network
-    answers to `images`, in evaluation mode; None where there is none, or where what it gives is changed again."""
-    answers, heard = _outputs(model, images)
-    for name, output in reversed(heard.items()):
-        logits = output.flatten(2).mean(2) if output.ndim == 4 else output
-        if logits.numel() == answers.numel() and torch.allclose(logits.reshape_as(answers), answers, 1e-4, 1e-5):
-            return name
-    return None
-
-
 def norms_after(model: nn.Module) -> dict[str, str]:
     """Layer name to the name of the norm that alone reads its output: {} where torch.fx can't follow the forward pass."""
     modules = dict(model.named_modules())
@@ -299,6 +233,12 @@ def norms_after(model: nn.Module) -> dict[str, str]:
     return norms
 
 
+def called(model: nn.Module) -> str:
+    """What messages call a network: its architecture, or its class."""
+    net: Any = getattr(model, "net", model)
+    return (getattr(net, "pretrained_cfg", None) or {}).get("architecture") or type(net).__name__
+
+
 class _Tracer(fx.Tracer):
     """Goes into every module but layers, norms and those that timm knows it can't go into."""
 
@@ -310,37 +250,6 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module, name):
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
-
-
-def _is_like(name, word):
-    """True for a name that ends as a word or pattern says."""
-    return fnmatchcase(name, word) or fnmatchcase(name, f"*.{word}")
-
-
-def _last_within(modules, heard, name):
-    """The last convolution or linear layer in the module of this name, if what it gave is what the module gave; else this
-    name. heard: outputs by name, in the order of the calls."""
-    last = next((n for n in reversed(heard) if f"{n}.".startswith(f"{name}.") and isinstance(modules[n], WEIGHTED)), name)
-    alike = isinstance(heard[name], torch.Tensor) and torch.equal(heard[last], heard[name])
-    return last if alike else name
-
-
-def _outputs(model, images, names=None):
-    """The network's answers to `images` in evaluation mode, and what its convolutions and linear layers, or the modules of
-    these names, gave, by name, in the order of their last calls."""
-    heard: dict[str, torch.Tensor] = {}
-
-    def keep(name, module, inputs, output):
-        heard.pop(name, None)
-        heard[name] = output.clone() if isinstance(output, torch.Tensor) else output  # which may be changed in place
-
-    asked = [(n, m) for n, m in model.named_modules() if (isinstance(m, WEIGHTED) if names is None else n in names)]
-    hooks = [module.register_forward_hook(partial(keep, name)) for name, module in asked]
-    with torch.no_grad():
-        answers = model.eval()(images)
-    for hook in hooks:
-        hook.remove()
-    return answers, heard
 
 
 def _last_projection(model):
@@ -377,7 +286,7 @@ def _exact(model, names):
     if 2 * len(exact) <= len(why) or OWN_FORWARD in why.values():
         worst = OWN_FORWARD if OWN_FORWARD in why.values() else ""
         odd = (f"its {name.removeprefix('net.')} {reason}" for name, reason in why.items() if reason and worst in reason)
-        what = f"{_called(model)} has no linear layer or convolution for LoRA"
+        what = f"{called(model)} has no linear layer or convolution for LoRA"
         raise UserError(f"{what}: {next(odd, 'it has none in a block')}; {BY_HAND.format('lora')}")
     return exact
 
@@ -387,7 +296,7 @@ def _by_hand(model):
     told, shared = models.layer_names(model), _shared(model)
     for name in told.lora:
         if why := "is never called" if name in told.unheard else _unfit(model, name, shared):
-            raise UserError(f"--lora-targets {name}: this layer of {_called(model)} {why}, so LoRA can't be merged into it")
+            raise UserError(f"--lora-targets {name}: this layer of {called(model)} {why}, so LoRA can't be merged into it")
     return [*told.lora]
 
 
@@ -436,8 +345,3 @@ def _configured(net, field):
     names = (getattr(net, "pretrained_cfg", None) or {}).get(field) or ()
     there = dict(net.named_modules())
     return [name for name in ((names,) if isinstance(names, str) else names) if name in there]
-
-
-def _called(model):
-    net: Any = getattr(model, "net", model)
-    return (getattr(net, "pretrained_cfg", None) or {}).get("architecture") or type(net).__name__

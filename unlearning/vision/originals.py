@@ -22,7 +22,7 @@ from unlearning.core.flags import written
 from unlearning.core.words import encoded, say
 from unlearning.networks import libraries
 from unlearning.networks.own import OwnNetwork
-from unlearning.vision import foreign, layers
+from unlearning.vision import foreign, layers, named_layers
 from unlearning.vision.identity import identity
 
 TRIED = 256  # test images on which a network from elsewhere is tried before anything is done to it
@@ -315,14 +315,14 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
     layer's is: which one an activation or a scale follows only the user knows.
     """
     some = to_float(dataset.test.images[torch.arange(2)])
-    head = layers.heads_by_hand(model, told.head, some)
+    head = named_layers.heads_by_hand(model, told.head, some)
     if told.own and not head and not hasattr(model.net, "get_classifier"):
-        found = layers.giving(model, some)
+        found = named_layers.giving(model, some)
         if found is None:
             way = "name the layer whose outputs become the logits with --head"
             raise UserError(f"{told.own.name}: no layer's outputs are the network's answers as they are: {way}")
         head = (found,)
-    return {"head": [*head], "unheard": [*layers.unheard(model, some)]}
+    return {"head": [*head], "unheard": [*named_layers.unheard(model, some)]}
 
 
 def _check_head(model: Any, path: Path | str, dataset: data.Dataset) -> None:
@@ -331,7 +331,7 @@ def _check_head(model: Any, path: Path | str, dataset: data.Dataset) -> None:
     for name in layers.heads(model):
         head: Any = model.get_submodule(name)
         is_layer = isinstance(head, layers.WEIGHTED)
-        if len(head.weight) != count if is_layer else not layers.gives(model, name, some, count):
+        if len(head.weight) != count if is_layer else not named_layers.gives(model, name, some, count):
             raise UserError(f"{path}: {name} doesn't give {count} logits: name the layer that does with --head")
 
 

@@ -23,7 +23,7 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import adapter_files, foreign, layers, originals, places, shipped
+from unlearning.vision import adapter_files, foreign, layers, named_layers, originals, places, shipped
 from unlearning.vision.confidences import Confidence
 from unlearning.vision.curves import Curve
 from unlearning.vision.epoch_scores import EpochScores
@@ -277,7 +277,7 @@ def _network(
         model, arguments = models.create_for(name, dataset, folder, size, args.quiet, constants, *own, **further)
         network = {"name": name, "arguments": arguments} | originals.described(model, name, told, dataset)
     by_hand = {kind: getattr(args, f"{kind}_targets", None) or () for kind in ("lora", "prune")}
-    meant = {kind: layers.named(model, words, f"--{kind}-targets") for kind, words in by_hand.items()}
+    meant = {kind: named_layers.named(model, words, f"--{kind}-targets") for kind, words in by_hand.items()}
     model.layer_names = replace(models.layer_names(model), **meant)
     return model, network
 
