@@ -2,7 +2,7 @@
 
 One thing is varied at a time, doubling, the others stay. Fine-tuning trains every weight of resnet8 or of a ViT; LoRA trains
 the tail above kept outputs; scoring is a pass over all images. evaluate.py scores checkpoints of resnet8, reproduce.py makes
-a table of Original, Retrain and finetune: whole commands, after one that loaded all libraries. A straight line through the
+a table of Original, Retrain and finetune: whole commands. All libraries were loaded before. A straight line through the
 logarithms gives the exponent: 1 is linear. Four times as many images, epochs, seeds or checkpoints are to cost at most GOAL
 times as much, in seconds and in MiB. Writes results/benchmarks/growth.{json,png}.
 
@@ -72,8 +72,12 @@ def cost(what: tuple[str, str], sizes: dict[str, int]) -> tuple[float, float]:
         if work == "evaluate.py":
             for seed in range(sizes["checkpoints"]):
                 call(pretrain, folder, *flags_of(sizes), "--test-subset", sizes["images"], "--epochs", 1, "--seed", seed)
+        few = BASE | {"images": 200, "epochs": 1}
         if work in ("evaluate.py", "reproduce.py"):
-            table_of(BASE | {"images": 200, "epochs": 1}, folder / "first")
+            call(pretrain, folder / "few", *flags_of(few), "--test-subset", 200, "--epochs", 1)
+            call(evaluate, folder / "few", *(folder / "few").glob("model_weights/*.pth"), "--forget-class", 3)
+        else:
+            trained_or_scored(kind, work, few, folder)
         reset_peak_memory("cpu")
         before, started = peak_memory_mib("cpu"), time.perf_counter()
         if work == "evaluate.py":
