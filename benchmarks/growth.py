@@ -1,7 +1,7 @@
 """How seconds and memory grow: with images, epochs, seeds, checkpoints and the width of a network.
 
 One thing is varied at a time, doubling, the others stay. Fine-tuning trains every weight of resnet8 or of a ViT; LoRA trains
-the tail above kept outputs; scoring is a pass over all images. evaluate.py scores checkpoints of resnet8, reproduce.py makes
+the tail above kept outputs; a pass answers all images. evaluate.py scores checkpoints of resnet8, reproduce.py makes
 a table of Original, Retrain and finetune: whole commands. All libraries were loaded before. A straight line through the
 logarithms gives the exponent: 1 is linear. Four times as many images, epochs, seeds or checkpoints are to cost at most GOAL
 times as much, in seconds and in MiB. Writes results/benchmarks/growth.{json,png}.
@@ -127,13 +127,13 @@ def flags_of(sizes: dict[str, int]) -> tuple[object, ...]:
 
 
 WHAT = {
-    "fine-tuning, resnet8": ("resnet8", "fine-tuning"),
-    "fine-tuning, ViT": ("vit", "fine-tuning"),
-    "LoRA, ViT": ("vit", "LoRA"),
-    "scoring, resnet8": ("resnet8", "scoring"),
-    "scoring, ViT": ("vit", "scoring"),
-    "evaluate.py, resnet8": ("resnet8", "evaluate.py"),
-    "reproduce.py, resnet8": ("resnet8", "reproduce.py"),
+    "fine-tuning of resnet8": ("resnet8", "fine-tuning"),
+    "fine-tuning of a ViT": ("vit", "fine-tuning"),
+    "LoRA on a ViT": ("vit", "LoRA"),
+    "passes of resnet8": ("resnet8", "scoring"),
+    "passes of a ViT": ("vit", "scoring"),
+    "evaluate.py": ("resnet8", "evaluate.py"),
+    "reproduce.py": ("resnet8", "reproduce.py"),
 }
 
 
