@@ -51,6 +51,12 @@ VARIED: dict[str, tuple[int, ...]] = {
     "checkpoints": (2, 4, 8, 16),
     "width": (32, 64, 128, 256),
 }
+VARIES = {  # in each kind of work
+    **dict.fromkeys(("fine-tuning", "LoRA"), ("images", "epochs", "seeds", "width")),
+    "scoring": ("images", "width"),
+    "evaluate.py": ("images", "checkpoints"),
+    "reproduce.py": ("seeds",),
+}
 GOAL = 4.8  # what four times as much may cost, in costs of the fourth
 
 
@@ -138,13 +144,8 @@ WHAT = {
 
 
 def possible(name: str, what: tuple[str, str]) -> bool:
-    """True if a quantity means anything to a kind of work."""
-    if name == "checkpoints":
-        return what[1] == "evaluate.py"
-    if what[1] == "reproduce.py":
-        return name == "seeds"
-    scores = what[1] in ("scoring", "evaluate.py")
-    return not (name == "width" and what[0] == "resnet8") and not (name in ("epochs", "seeds") and scores)
+    """True if a quantity is varied in a kind of work."""
+    return name in VARIES[what[1]] and not (name == "width" and what[0] == "resnet8")
 
 
 def times_four(values: Sequence[int], costs: Sequence[float]) -> float:

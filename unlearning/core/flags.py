@@ -157,6 +157,11 @@ class Parser(argparse.ArgumentParser):
         own = {action.dest for action in self._recorded() if _identity(action) is True}
         return {name: value for name, value in self.settings(args).items() if name in own}
 
+    def off_values(self) -> dict[str, Any]:
+        """What the flags that were added later mean where settings leave them out."""
+        found = {action.dest: getattr(action, "off", UNSET) for action in self._recorded()}
+        return {name: off for name, off in found.items() if off is not UNSET}
+
     def recorded_own(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Of `settings`, as a file of this or an earlier version has them, what compares with `own_settings`."""
         elsewhere = {action.dest for action in self._recorded() if _identity(action) is not True}

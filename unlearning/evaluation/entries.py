@@ -16,12 +16,11 @@ from unlearning.evaluation.flags import Scoring
 from unlearning.exact import learners, reading
 from unlearning.images.checkpoints import listed_in
 from unlearning.networks.own import OwnNetwork
-from unlearning.vision import feature_cache, originals
+from unlearning.vision import feature_cache, originals, recipes
 from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
 from unlearning.vision.shared import Shared
 
 ELSEWHERE = ("mean", "std", "input_size", "head")  # flags of networks from elsewhere, which checkpoints say of theirs
-SINCE = {"recipe": "paper", "no_flip": False, "crop": None, "muon": False}  # of a recipe, left out where they are off
 Network = tuple[str, str, str]  # which images, as `Entry.images` says, the network's name, and the arguments that shape it
 
 
@@ -289,4 +288,4 @@ def other_recipes(entries: Iterable[Entry]) -> list[str]:
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings in their order, and after them those that are left out where they are off."""
-    return settings | {name: off for name, off in SINCE.items() if name not in settings}
+    return settings | {name: off for name, off in recipes.left_out().items() if name not in settings}

@@ -13,6 +13,7 @@ from unlearning.core.flags import GREY, VIT, Parser, PerModel, PerRecipe
 from unlearning.core.words import listed
 from unlearning.images.forgetting import class_name
 from unlearning.metrics.predictions import accuracy
+from unlearning.vision.flags import add_flip_flag
 from unlearning.vision.predict import predict
 from unlearning.vision.run import Run
 
@@ -150,6 +151,13 @@ def add_recipe_flags(parser: Parser) -> Parser:
     text = "train matrices by Muon, in SGD's or AdamW's place (default: by the fast recipe for transformers)"
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=MUON, off=False, help=text)
     return parser
+
+
+def left_out() -> dict[str, Any]:
+    """The settings of a recipe that files leave out where they are off, with what that means."""
+    parser = add_recipe_flags(Parser())
+    add_flip_flag(parser)
+    return parser.off_values()
 
 
 def warm_up_and_cosine(optimizer: torch.optim.Optimizer, steps: int, warm: int) -> torch.optim.lr_scheduler.LambdaLR:
