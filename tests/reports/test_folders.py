@@ -84,8 +84,9 @@ def test_the_page_of_all_results_lists_tables_and_benchmarks_and_replaces_nobody
     text = page.read_text(encoding="utf-8")
     assert "[t](t/)" in text and "What it shows." in text and "[speed](benchmarks/speed.json)" in text
     assert pages.write_index(tmp_path) is None
-    folders.write(result, tmp_path / "u")
-    assert pages.write_index(tmp_path) == page and "[u](u/)" in page.read_text(encoding="utf-8")
+    for name in ("u", "classes/t"):  # a folder of a scenario's own
+        folders.write(result, tmp_path / name)
+        assert pages.write_index(tmp_path) == page and f"[{name}]({name}/)" in page.read_text(encoding="utf-8")
     folders.write(result, tmp_path / "v")
     assert capsys.readouterr().err == ""
     for notes in ("# My own notes\n", f"{text}\nMy note.\n"):

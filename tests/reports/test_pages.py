@@ -1,6 +1,7 @@
 """Numbers between markers in Markdown pages."""
 
 import json
+import shutil
 
 import pytest
 
@@ -112,6 +113,8 @@ def test_pages_are_written_when_their_numbers_have_changed(root):
     assert [path.name for path in pages.refresh(root)] == ["README.md", "README.md"]
     assert "-->99.00 ± 1.50<!--" in (root / "README.md").read_text(encoding="utf-8")
     assert pages.refresh(root) == []
+    shutil.copytree(root / "results/t", root / "results/classes/t")  # a list in its own folder, and in the one above
+    assert pages.refresh(root) == [root / "results/README.md", root / "results/classes/README.md"]
 
 
 def test_a_marker_without_an_end_is_an_error_and_swallows_nothing(root):

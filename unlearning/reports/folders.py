@@ -164,10 +164,19 @@ def page(result: dict[str, Any], pictures: list[str]) -> str:
     return "\n".join([*lines, "", ""]) + tables.markdown(result)
 
 
+def tables_below(root: Path) -> list[Path]:
+    """The folders of the results in the folder `root` and in its own, such as results/classes/, which one scenario filled:
+    sorted by name."""
+    return sorted(path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/{FILES['json']}"))
+
+
 def index(root: Path) -> str:
     """The Markdown page of all results below the folder `root`, from their JSON files alone: what each shows and what made
     it. A file that can't be read is left out, and named on stderr."""
-    found = [(path, path.parent.name, f"{path.parent.name}/") for path in sorted(root.glob(f"*/{FILES['json']}"))]
+    found = []
+    for folder in tables_below(root):
+        name = folder.relative_to(root).as_posix()
+        found.append((folder / FILES["json"], name, f"{name}/"))
     speeds = [(path, path.stem, f"{BENCHMARKS}/{path.name}") for path in sorted((root / BENCHMARKS).glob("*.json"))]
     header = ["result", "what", "rows", "last command, of the version that made it", "hardware", "date", "commit"]
     align = ["left", "left", "right", "left", "left", "right", "left"]

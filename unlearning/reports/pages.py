@@ -41,14 +41,15 @@ def pages_of(root: Path) -> list[Path]:
 
 
 def refresh(root: Path) -> list[Path]:
-    """Draw the excerpts of the pages below `root` again, and the page of all results: the files that changed."""
+    """Draw the excerpts of the pages below `root` again, and the pages that list results: the files that changed."""
     changed = []
     for page in filter(Path.exists, pages_of(root)):
         text = page.read_text(encoding="utf-8")
         if (now := with_excerpts(text, root, page.name)) != text:
             write_text(page, now)
             changed.append(page)
-    return changed + [path for path in [write_index(root / "results")] if path]
+    lists = sorted({root / "results", *(folder.parent for folder in folders.tables_below(root / "results"))})
+    return changed + [path for path in map(write_index, lists) if path]
 
 
 def write_index(root: Path) -> Path | None:
