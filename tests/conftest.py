@@ -1,5 +1,6 @@
 """Networks trained on scikit-learn's digits, once a session."""
 
+import functools
 import os
 
 # The networks of the tests are too small for two threads: a worker for each core is faster. Processes that tests start
@@ -7,6 +8,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from sklearn import datasets
 
 import finetune
 import lora
@@ -26,6 +28,14 @@ def few_draws():
     """Two draws of the attacker's samples, not twenty: tests score hundreds of networks, which would take half a minute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(membership, "DRAWS", 2)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_once():
+    """scikit-learn's digits are read from their file, a large text, once a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", functools.cache(datasets.load_digits))
         yield
 
 

@@ -45,8 +45,16 @@ def accuracies(checkpoint):
     return [predictions.accuracy(logits[rows], train.labels[rows]) for rows in (three, ~three)]
 
 
-@pytest.mark.parametrize("model", ["resnet8", "vit_micro"])
-@pytest.mark.parametrize("shift", ["random", "mean", "head"])
+@pytest.mark.parametrize(
+    ("model", "shift"),
+    [
+        *(("resnet8", shift) for shift in ("random", "mean", "head")),
+        *(
+            pytest.param("vit_micro", shift, marks=[pytest.mark.slow] * (shift != "mean"))
+            for shift in ("random", "mean", "head")
+        ),
+    ],
+)
 def test_with_lambda_0_no_bit_moves(weights, tmp_path, model, shift):
     found = unlearned(rfau, weights, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, "--epochs", 12)
     assert found["cost"]["steps"] == 12 * 19 and found["cost"]["moved"] == 0

@@ -72,16 +72,19 @@ def test_a_method_that_writes_to_its_settings_fails(weights, tmp_path, monkeypat
     sys.modules.pop("meddler")
 
 
-def test_a_finished_output_given_again_is_there_already(weights, tmp_path):
-    arguments = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", "3", "--epochs", "1")
+def test_a_finished_output_given_again_is_there_already(weights, tmp_path, capsys):
     output = tmp_path / "x.pth"
-    assert shell("finetune.py", *arguments, "--output", output).returncode == 0
+    arguments = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", "3", "--epochs", "1")
+    arguments = (*arguments, "--output", output)
+    call(finetune, *arguments)
     before = output.read_bytes()
-    again = shell("finetune.py", *arguments, "--output", output)
+    again = shell("finetune.py", *arguments)
     assert (again.returncode, again.stderr) == (0, f"there already: {output}\n")
-    assert shell("finetune.py", *arguments, "--output", output, "--cache", "0").returncode == 0  # a circumstance
-    other = shell("finetune.py", *arguments, "--output", output, "--batch-size", "64")
-    assert other.returncode == 2 and other.stderr.count("\n") == 1 and "--overwrite" in other.stderr
+    capsys.readouterr()
+    call(finetune, *arguments, "--cache", "0")  # a circumstance
+    assert capsys.readouterr().err == f"there already: {output}\n"
+    code, line = one_line(finetune, capsys, *arguments, "--batch-size", "64")
+    assert code == 2 and "--overwrite" in line
     assert output.read_bytes() == before
 
 
