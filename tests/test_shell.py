@@ -51,7 +51,7 @@ def test_help_explains_every_flag(script):
 
 
 def test_a_session_at_the_shell(tmp_path):
-    """Pretrain, unlearn, evaluate, draw: the README's steps, each a process of its own."""
+    """Pretrain, unlearn, evaluate, draw: the README's steps, each a process of its own but Retrain."""
     common = ("--dataset", "digits", "--model", "resnet8", "--weights", tmp_path)
     forget = ("--forget-class", "3", "--epochs", "2")
     call(retrain, *common, *forget)

@@ -271,14 +271,15 @@ def other_recipes(entries: Iterable[Entry]) -> list[str]:
     """A sentence about each Retrain and each Original of its network and seed that was trained in another way, be that among
     the files or only what one of them started from."""
     entries = sorted(entries, key=lambda entry: entry.method != "original")  # named itself, where it is there
+    off = recipes.left_out()
     found: dict[tuple[Path, str], str] = {}
     for retrain in [entry for entry in entries if entry.method == "retrain"]:
-        own = _with_defaults(retrain.identity["settings"])
+        own = _with_defaults(retrain.identity["settings"], off)
         for entry in entries:
             original = first_parent(entry.identity)
             if original["method"] != "original" or (entry.network, entry.seed) != (retrain.network, retrain.seed):
                 continue
-            theirs = _with_defaults(original["settings"])
+            theirs = _with_defaults(original["settings"], off)
             what = ", ".join(f"{k} {own[k]} for {theirs[k]}" for k in own if k in theirs and own[k] != theirs[k])
             name = entry.path.name if entry.method == "original" else f"what {entry.path.name} started from"
             if what:
@@ -286,6 +287,6 @@ def other_recipes(entries: Iterable[Entry]) -> list[str]:
     return list(found.values())
 
 
-def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings in their order, and after them those that are left out where they are off."""
-    return settings | {name: off for name, off in recipes.left_out().items() if name not in settings}
+def _with_defaults(settings: dict[str, Any], off: dict[str, Any]) -> dict[str, Any]:
+    """Settings in their order, and after them those of `off` that they leave out."""
+    return settings | {name: value for name, value in off.items() if name not in settings}

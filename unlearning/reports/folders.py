@@ -173,10 +173,8 @@ def tables_below(root: Path) -> list[Path]:
 def index(root: Path) -> str:
     """The Markdown page of all results below the folder `root`, from their JSON files alone: what each shows and what made
     it. A file that can't be read is left out, and named on stderr."""
-    found = []
-    for folder in tables_below(root):
-        name = folder.relative_to(root).as_posix()
-        found.append((folder / FILES["json"], name, f"{name}/"))
+    names = [folder.relative_to(root).as_posix() for folder in tables_below(root)]
+    found = [(root / name / FILES["json"], name, f"{name}/") for name in names]
     speeds = [(path, path.stem, f"{BENCHMARKS}/{path.name}") for path in sorted((root / BENCHMARKS).glob("*.json"))]
     header = ["result", "what", "rows", "last command, of the version that made it", "hardware", "date", "commit"]
     align = ["left", "left", "right", "left", "left", "right", "left"]
