@@ -1,10 +1,19 @@
-"""Relearning curves of three points, for tables that are made end to end."""
+"""What tables that are made end to end do without: long relearning curves, and pictures, which take as long as training."""
 
 import pytest
 
 from unlearning.evaluation import network
+from unlearning.reports import figures
 
 
 @pytest.fixture(autouse=True)
 def short_curves(monkeypatch):
+    """Relearning curves of three points."""
     monkeypatch.setattr(network, "RELEARN_STEPS", (0, 1, 4))
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """No picture but in tests that are marked `pictures`; tests/reports draws those of every committed table."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(figures, "pictures", lambda rows: {})

@@ -85,6 +85,7 @@ def test_seeds_delete_other_images_and_systems_of_one_seed_the_same(tmp_path):
     assert len(set(four)) == 4 and all(len(draw) == 10 for draw in four)
 
 
+@pytest.mark.pictures
 def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):
     flags = ["--epochs", "2", "--anchors", "200"]
     monkeypatch.setitem(lmeraser.PRESETS, "quick", SIZES | {"flags": flags, "rates": []})

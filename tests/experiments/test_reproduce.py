@@ -24,6 +24,7 @@ from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
 
 
+@pytest.mark.pictures
 def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     methods = ("--methods", "loraprune", "mask")
@@ -54,7 +55,6 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     scored, score = [], network.score
     monkeypatch.setattr(network, "score", lambda *given: scored.append(1) or score(*given))
-    monkeypatch.setattr("unlearning.reports.figures.pictures", lambda rows: {})  # they take a second
     folder = tmp_path / "results/prunelora-quick-subset-200-digits"
 
     def table():

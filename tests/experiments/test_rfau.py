@@ -1,9 +1,12 @@
 """RFAU's table from end to end on digits."""
 
+import pytest
+
 from tests.experiments.tables import SMALL, make
 from unlearning.experiments import rfau
 
 
+@pytest.mark.pictures
 def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp_path, monkeypatch):
     monkeypatch.setitem(rfau.PRESETS, "quick", SMALL | {"subset": 300, "test": 100})
     result = make(tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", table="rfau")
