@@ -70,7 +70,8 @@ def test_a_method_is_a_row_where_it_fits():
 
 # Rows of every table that forgets images.
 LOSSES = "delete neglora neglora_--prune neglora_--bound_5 regun loraprune_--forget-loss_bounded "
-LOSSES += "loraprune_--forget-loss_delete loraprune_--forget-loss_residual"
+LOSSES += "loraprune_--forget-loss_delete loraprune_--forget-loss_residual "
+LOSSES += "loraprune_--amount_0.05_--forget-loss_delete"
 # Baselines and controls of other papers: the last rows of each table that they fit.
 ADDED = {
     "prunelora": "bias scrub ssd l1sparse negate randomlabel_--saliency_0.5_--random-mask",
