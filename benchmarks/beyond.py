@@ -1,0 +1,96 @@
+"""What was tried to bring PruneLoRA nearer to Retrain than the paper does, and whether a baseline is nearer still.
+
+Reads committed tables, and trains nothing: a row for each PruneLoRA of theirs, also of those that fail. The goal: no
+baseline has a smaller average gap, none a smaller probe gap, in the mean over seeds, and it takes no more seconds than LoRA.
+Controls are no baselines, and a probe is asked about a class alone. Writes results/benchmarks/beyond.json.
+
+    python -m benchmarks.beyond
+"""
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from unlearning.core.flags import Parser, main
+from unlearning.core.paths import folder
+from unlearning.core.provenance import device_name, provenance
+from unlearning.metrics.statistics import over_seeds
+from unlearning.reports import folders, results
+from unlearning.reports.columns import method_name
+
+ABOUT = "What was tried to bring PruneLoRA nearer to Retrain, and whether a baseline is nearer still."
+TABLES = ("prunelora-first", "prunelora-first-tuned", "prunelora-full", "prunelora-full-tuned", "random-first-tuned")
+CONTROLS = {"original", "retrain", "mask", "zero-row", "head-only", "bias", "randomlabel --saliency 0.5 --random-mask"}
+TRIED = "loraprune"
+SHOWN = ("UA", "TA", "gap", "probe_gap", "relearn_steps")
+
+
+def seeds_of(row: dict[str, Any], metric: str) -> list[float]:
+    """A metric's values, a number for each seed; none where it is missing."""
+    return row["metrics"].get(metric, {}).get("values", [])
+
+
+def farther(row: dict[str, Any], others: list[dict[str, Any]], metric: str) -> tuple[str, dict[str, Any]]:
+    """The baseline whose metric is nearest to 0 in the mean of its seeds, and how much farther the row's is: the difference
+    of magnitudes, paired by seed. No name where the row lacks the metric."""
+    mine = seeds_of(row, metric)
+    scored = [other for other in others if len(seeds_of(other, metric)) == len(mine)]
+    if not mine or not scored:
+        return "", {"missing": "not scored"}
+    nearest = min(scored, key=lambda other: fmean(map(abs, seeds_of(other, metric))))
+    pairs = zip(mine, seeds_of(nearest, metric), strict=True)
+    return method_name(nearest), over_seeds([abs(a) - abs(b) for a, b in pairs])
+
+
+def compared(row: dict[str, Any], rows: list[dict[str, Any]], tuned: bool) -> dict[str, Any]:
+    """The try that a row of a table is, beside the baselines of its forget set. tuned: True if all had equal budgets."""
+    others = [one for one in rows if one["method"] not in CONTROLS and not one["method"].startswith(TRIED)]
+    (lora,) = (one for one in rows if one["method"] == "lora")
+    cost = over_seeds([a / b for a, b in zip(seeds_of(row, "seconds"), seeds_of(lora, "seconds"), strict=True)])
+    (nearest, gap), (by_probe, probe) = farther(row, others, "gap"), farther(row, others, "probe_gap")
+    return {
+        "try": row["method"],
+        "forget": row["forget"],
+        "epochs": row["epochs"],
+        "n": row["n"],
+        "flags": " ".join(row.get("flags", [])),
+        "tuned": "yes" if tuned else "no",
+        **{key: row["metrics"].get(key, {"missing": "not scored"}) for key in SHOWN},
+        "nearest": nearest,
+        "gap_lost": gap,
+        "nearest_by_probe": by_probe,
+        "probe_lost": probe,
+        "cost": cost,
+        "met": "yes" if gap["mean"] <= 0 and probe.get("mean", 0) <= 0 and cost["mean"] <= 1 else "no",
+    }
+
+
+def measure(folders_of_tables: list[Path]) -> list[dict[str, Any]]:
+    """A row for each PruneLoRA in these tables."""
+    found = []
+    for place in folders_of_tables:
+        rows = results.read(place / folders.FILES["json"])["rows"]
+        tuned = place.name.endswith("-tuned")
+        found += [{"table": place.name} | compared(row, rows, tuned) for row in rows if row["method"].split(" ")[0] == TRIED]
+    return found
+
+
+def measure_all(args: argparse.Namespace, command: str) -> None:
+    """Compare and write the file."""
+    goal = {"gap_lost": 0.0, "probe_lost": 0.0, "cost": 1.0}
+    about = {"table": "beyond", "about": ABOUT, **provenance(command, device_name("cpu")), "goal": goal}
+    results.write(args.output, about | {"rows": measure([args.results / name for name in TABLES])})
+
+
+def parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("--results", type=folder, default=Path("results"), help="folder of the tables (default: results)")
+    output = Path("results/benchmarks/beyond.json")
+    parser.add_argument("--output", type=results.output, default=output, help="JSON file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    main(measure_all, parser())
