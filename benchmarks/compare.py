@@ -7,7 +7,7 @@ scoring, above what the process held before, each in a process of its own. Run i
 into one file, results/benchmarks/speed.json, one after the other:
 
     python -m benchmarks.compare --model vit_micro --images 4000
-    python -m benchmarks.compare --model vit_small --dataset folder:data/cifar10-jpeg --images 1000 --methods lora loraprune
+    python -m benchmarks.compare --model vit_small --dataset cifar10 --images 1000 --methods lora loraprune
 """
 
 import argparse

@@ -97,7 +97,7 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
     table = (tmp_path / "results/prunelora-quick-digits/README.md").read_text(encoding="utf-8")
     assert "resnet8, class3: `python reproduce.py` on" in table
     again = make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1")
-    assert [row["model"] for row in again["rows"]] == ["vit_micro"] * 3 + ["resnet8"] * 4
+    assert [row["model"] for row in again["rows"]] == ["resnet8"] * 4 + ["vit_micro"] * 3  # where they stood
     assert [run["of"] for run in again["earlier"]] == [["vit_micro, class3"]]
     capsys.readouterr()
     code, line = one_line(

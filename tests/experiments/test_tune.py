@@ -10,11 +10,14 @@ import torch
 import data
 import reproduce
 from tests.experiments.tables import SMALL, make, planned
+from tests.helpers import one_line
+from unlearning.core import seals
 from unlearning.core.flags import PerModel
 from unlearning.experiments import tune
 from unlearning.experiments.methods import ALWAYS, BUDGET, METHODS, TUNED, rows_of
 from unlearning.experiments.request import Request
 from unlearning.images import forgetting
+from unlearning.reports import results
 from unlearning.vision.shared import Shared
 
 TUNABLE = [name for name in rows_of("tune") if name not in ALWAYS]
@@ -109,6 +112,29 @@ def test_a_tuning_chooses_one_point_and_another_table_is_run_at_it(tmp_path, mon
     (run,) = (arguments for script, arguments in planned("prunelora", *flags, "--model", "resnet8", "--tuned", str(folder))
               if script == "baselines.ssd")  # fmt: skip
     assert run[-2:] == chosen["point"].split()
+
+
+def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_path, monkeypatch, capsys):
+    """And where it has more seeds, these are of that method alone; fewer than there are would lose some."""
+    monkeypatch.setitem(tune.PRESETS, "quick", SMALL | {"epochs": [1]})
+    flags = ("--only", "class", "--subset", "300")
+    first = make(tmp_path, monkeypatch, *flags, "--seeds", "1", "--methods", "ssd", table="tune")
+    both = make(tmp_path, monkeypatch, *flags, "--seeds", "2", "--methods", "negate", table="tune")
+    seeds = Counter((row.get("tunes", row["method"]), row["n"]) for row in both["rows"])
+    assert seeds == {("original", 2): 1, ("retrain", 2): 1, ("ssd", 1): 8, ("negate", 2): 8}
+    assert [row for row in both["rows"] if row.get("tunes") == "ssd"] == first["rows"][2:]
+    made = {key: first[key] for key in results.PROVENANCE}
+    assert both["earlier"] == [{"of": ["resnet8, class3, ssd"]} | made]
+    monkeypatch.chdir(tmp_path)
+    again = ("tune", "--dataset", "digits", "--model", "resnet8", *flags, "--seeds", "1", "--quiet", "--methods")
+    code, line = one_line(reproduce, capsys, *again, "ssd")
+    assert code == 2 and "original (resnet8, class3); this would lose 1 of its 2 seeds" in line
+    older = {"of": ["resnet8, class3"]} | made | {"command": "of the whole forget set"}
+    unsealed = {key: value for key, value in first.items() if key != seals.FIELD}
+    results.write(tmp_path / "older.json", unsealed | {"earlier": [older]})
+    new = both | {"rows": [row for row in both["rows"] if row.get("tunes") != "ssd"]}
+    (run,) = results.joined(new, tmp_path / "older.json")["earlier"]
+    assert (run["of"], run["command"]) == (["resnet8, class3, ssd"], "of the whole forget set")
 
 
 def test_each_table_that_can_be_tuned_has_its_presets_here_and_reproduce_knows_them_all():

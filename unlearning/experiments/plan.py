@@ -181,9 +181,11 @@ def command(script: str, arguments: Sequence[str]) -> str:
 
 
 def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
-    """Raise UserError if the file `path` holds more seeds, or other rows of what is asked for, than this would write."""
+    """Raise UserError if the file `path` holds more seeds, or other rows of what is asked for, than this would write. Of a
+    tuning, methods that aren't asked for stay."""
     if request.overwrite or not path.exists():
         return
+    asked = chosen(request) if request.table in FORGETS else []
     networks = {Path(network).name for network in request.networks}
     kinds = request.kinds if request.table in FORGETS else ()
     tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
@@ -191,7 +193,7 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
     for row in results.read(path)["rows"]:
         if row["model"].split(",")[0] not in networks:
             continue
-        if tags and row["forget"] not in tags:
+        if (tags and row["forget"] not in tags) or ("tunes" in row and row["tunes"] not in asked):
             continue
         lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds else ""
         lost = lost if _is_from_outside(row, planned) or _making(row["command"]) in planned else "it"

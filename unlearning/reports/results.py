@@ -158,22 +158,29 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def joined(result: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """`result` with the rows that the file `path`, if there is one, has of other networks and forget sets, and what made
-    those."""
+    """`result` with the rows that the file `path`, if there is one, has of other networks and forget sets, of a tuning those
+    of other methods too, and what made those. What both have stands where it stood."""
     if not Path(path).exists():
         return result
     before = read(path)
-    own = set(map(_subject, result["rows"]))
-    kept = [row for row in before["rows"] if _subject(row) not in own]
-    left: list[str] = list(dict.fromkeys(map(_subject, kept)))
+    there, new = grouped(before["rows"], _subject), grouped(result["rows"], _subject)
+    left = [subject for subject in there if subject not in new]
     earlier: list[dict[str, Any]] = []
     for run in [*before.get("earlier", []), before]:
-        of = [subject for subject in left if subject in run.get("of", left)]
+        of = [subject for subject in left if _is_of(subject, run.get("of", left))]
         left = [subject for subject in left if subject not in of]
         if of:
             earlier.append({"of": of} | {key: run[key] for key in PROVENANCE if key in run})
-    return result | {"rows": kept + result["rows"]} | ({"earlier": earlier} if earlier else {})
+    rows = [row for group in (there | new).values() for row in group]
+    return result | {"rows": rows} | ({"earlier": earlier} if earlier else {})
 
 
 def _subject(row: dict[str, Any]) -> str:
-    return f"{row['model']}, {row['forget']}"
+    """What a command makes whole: a network's rows of a forget set; of a tuning a method's, whose points are compared with
+    one another alone."""
+    return ", ".join([row["model"], row["forget"], *([row["tunes"]] if "tunes" in row else [])])
+
+
+def _is_of(subject: str, others: list[str]) -> bool:
+    """True if a subject is one of these, or a method of one."""
+    return any(subject == other or subject.startswith(f"{other}, ") for other in others)
