@@ -31,16 +31,17 @@ def seeds_of(row: dict[str, Any], metric: str) -> list[float]:
     return row["metrics"].get(metric, {}).get("values", [])
 
 
-def farther(row: dict[str, Any], others: list[dict[str, Any]], metric: str) -> tuple[str, dict[str, Any]]:
-    """The baseline whose metric is nearest to 0 in the mean of its seeds, and how much farther the row's is: the difference
-    of magnitudes, paired by seed. No name where the row lacks the metric."""
+def farther(row: dict[str, Any], others: list[dict[str, Any]], metric: str) -> tuple[str, dict[str, Any], int | None]:
+    """(the baseline whose metric is nearest to 0 in the mean of its seeds; how much farther the row's is: the difference of
+    magnitudes, paired by seed; over how many baselines' that difference is above its 95 % interval). No name and no number
+    where the row lacks the metric."""
     mine = seeds_of(row, metric)
     scored = [other for other in others if len(seeds_of(other, metric)) == len(mine)]
     if not mine or not scored:
-        return "", {"missing": "not scored"}
-    nearest = min(scored, key=lambda other: fmean(map(abs, seeds_of(other, metric))))
-    pairs = zip(mine, seeds_of(nearest, metric), strict=True)
-    return method_name(nearest), over_seeds([abs(a) - abs(b) for a, b in pairs])
+        return "", {"missing": "not scored"}, None
+    scored = sorted(scored, key=lambda other: fmean(map(abs, seeds_of(other, metric))))
+    lost = [over_seeds([abs(a) - abs(b) for a, b in zip(mine, seeds_of(other, metric), strict=True)]) for other in scored]
+    return method_name(scored[0]), lost[0], sum(one["ci95"] is not None and one["mean"] > one["ci95"] for one in lost)
 
 
 def compared(row: dict[str, Any], rows: list[dict[str, Any]], tuned: bool) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def compared(row: dict[str, Any], rows: list[dict[str, Any]], tuned: bool) -> di
     others = [one for one in rows if one["method"] not in CONTROLS and not one["method"].startswith(TRIED)]
     (lora,) = (one for one in rows if one["method"] == "lora")
     cost = over_seeds([a / b for a, b in zip(seeds_of(row, "seconds"), seeds_of(lora, "seconds"), strict=True)])
-    (nearest, gap), (by_probe, probe) = farther(row, others, "gap"), farther(row, others, "probe_gap")
+    (nearest, gap, ahead), (by_probe, probe, ahead_by_probe) = (farther(row, others, key) for key in ("gap", "probe_gap"))
     return {
         "try": row["method"],
         "forget": row["forget"],
@@ -59,8 +60,10 @@ def compared(row: dict[str, Any], rows: list[dict[str, Any]], tuned: bool) -> di
         **{key: row["metrics"].get(key, {"missing": "not scored"}) for key in SHOWN},
         "nearest": nearest,
         "gap_lost": gap,
+        "ahead": ahead,
         "nearest_by_probe": by_probe,
         "probe_lost": probe,
+        "ahead_by_probe": ahead_by_probe,
         "cost": cost,
         "met": "yes" if gap["mean"] <= 0 and probe.get("mean", 0) <= 0 and cost["mean"] <= 1 else "no",
     }

@@ -24,6 +24,7 @@ ROWS = [
 def test_the_nearest_baseline_by_each_measure_and_the_seconds_of_lora():
     found = beyond.compared(row("loraprune", (2.0, 4.0), (-3.0, 3.0), (10.0, 20.0)), ROWS, tuned=True)
     assert (found["nearest"], found["gap_lost"]["values"]) == ("DELETE", [1.0, 2.0])
+    assert (found["ahead"], found["ahead_by_probe"]) == (0, 1)  # 2 and 2 less are more than the interval, 1 and 2 aren't
     assert (found["nearest_by_probe"], found["probe_lost"]["values"]) == ("SSD", [2.0, 2.0])  # magnitudes
     assert (found["cost"]["mean"], found["met"]) == (1.5, "no")
 
