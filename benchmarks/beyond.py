@@ -21,7 +21,7 @@ from unlearning.reports.columns import method_name
 
 ABOUT = "What was tried to bring PruneLoRA nearer to Retrain, and whether a baseline is nearer still."
 TABLES = ("prunelora-first", "prunelora-first-tuned", "prunelora-full", "prunelora-full-tuned", "random-first-tuned")
-CONTROLS = {"original", "retrain", "mask", "zero-row", "head-only", "bias", "randomlabel --saliency 0.5 --random-mask"}
+CONTROLS = {"original", "retrain", "mask", "zero-row", "head-only", "bias", "randomlabel --random-mask"}
 TRIED = "loraprune"
 SHOWN = ("UA", "TA", "gap", "probe_gap", "relearn_steps")
 

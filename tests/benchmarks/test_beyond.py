@@ -13,7 +13,8 @@ def row(method, gap, probe=None, seconds=(10.0, 10.0)):
 
 
 ROWS = [
-    row("mask", (0.0, 0.0), (0.0, 0.0)),  # a control
+    row("mask", (0.0, 0.0), (0.0, 0.0)),  # controls
+    row("randomlabel --random-mask", (0.0, 0.0), (0.0, 0.0)),
     row("lora", (3.0, 5.0), (8.0, 8.0)),
     row("delete", (1.0, 2.0), (-4.0, 6.0)),
     row("ssd", (9.0, 9.0), (-1.0, 1.0)),
