@@ -20,7 +20,7 @@ from unlearning.reports import results
 NAMES = [path.stem for path in ROOT.glob("*.py") if path.stem not in ("data", "models")]
 NAMES += [f"{folder}.{path.stem}" for folder in ("baselines", "benchmarks") for path in (ROOT / folder).glob("*.py")]
 NAMES = sorted(set(NAMES) - {"benchmarks.published_way"})  # no command
-MEASURING = ("check_rows", "first_minutes", "growth", "shipped", "time_shares")
+MEASURING = ("beyond", "check_rows", "first_minutes", "growth", "shipped", "time_shares")
 NO_NUMBERS = {"export", *(f"benchmarks.{name}" for name in MEASURING)}
 
 

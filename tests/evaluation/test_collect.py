@@ -84,7 +84,7 @@ def test_what_lies_beneath_the_head_exposes_the_controls(rows):
 
 
 def test_original_and_retrain_come_along_or_are_missed_with_a_reason(weights, tmp_path):
-    path = weights / "digits_vit_micro_class3_lora2_s0.pth"
+    path = weights / "digits_resnet8_class3_lora2_s0.pth"
     rows = rows_of(weights, path)
     assert [row["method"] for row in rows] == ["original", "retrain", "lora"]
     assert rows[2]["metrics"]["gap"]["mean"] > 0

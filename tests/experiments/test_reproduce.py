@@ -242,7 +242,7 @@ def test_somebodys_own_files_stop_a_table_before_it_is_trained(tmp_path, monkeyp
 def test_a_dry_run_downloads_nothing(tmp_path, capsys):
     args = reproduce.parser().parse_args(["prunelora", "--dry-run", "--data-dir", str(tmp_path / "nowhere")])
     assert reproduce.run(args, "python reproduce.py") is None
-    assert capsys.readouterr().out.count("--subset 10000") == 168 and not (tmp_path / "nowhere").exists()
+    assert capsys.readouterr().out.count("--subset 10000") == 174 and not (tmp_path / "nowhere").exists()
 
 
 def test_images_are_named_or_counted_in_the_place_of_a_class(tmp_path, monkeypatch, capsys):

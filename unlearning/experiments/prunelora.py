@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             *("negate", "neglora --prune", "neglora --bound 5", "gradascent --retain-weight 0.9", "rfau"),
             *("randomlabel --saliency 0.5", "randomlabel --saliency 0.5 --random-mask"),
             *(f"loraprune --forget-loss {loss}" for loss in ("bounded", "delete", "residual")),
+            "loraprune --amount 0.05 --forget-loss delete",
         ],
         "retain": 6000,
         "images": 2000,
