@@ -121,7 +121,8 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
         with folders.held(request.folder):
             commands.check_nothing_is_lost(path, request, plan)  # again: another run may have written it meanwhile
-            result = results.joined(result | {"about": request.about(table.about), "pictures": table.pictures}, path)
+            result |= {"about": request.about(table.about), "pictures": table.pictures}
+            result = results.joined(result, path, request.overwrite)
             folders.write(result, request.folder)
     print(
         tables.terminal(result, brief=True)
@@ -189,7 +190,7 @@ def parser() -> Parser:
     images.add_argument("--forget-subclass", nargs="+", metavar="SUBCLASS", help=text)
     flag("--of-class", nargs="+", metavar="CLASS", help="draw --forget-count from these classes alone")
     flag("--only", choices=("class", "images"), help="of a table that forgets both, one (audit, rfau, tune)")
-    text = "train with seeds 0 to N-1 (default: 3; lmeraser-tune and --preset first 1, tune always 3; audit 16, small 32)"
+    text = "train with seeds 0 to N-1 (default: 3; lmeraser-tune and --preset first 1, of tune 3; audit 16, small 32)"
     flag("--seeds", type=Number(int, 1, 1000), help=text)
     text = "folder or JSON file of a tuning: rows that it has are run as it chose, not with their defaults"
     flag("--tuned", type=input_path, metavar="RESULT", help=text)

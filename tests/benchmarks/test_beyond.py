@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import beyond
 from tests.helpers import ROOT
+from unlearning.core.errors import UserError
 
 
 def row(method, gap, probe=None, seconds=(10.0, 10.0)):
@@ -43,6 +44,20 @@ def test_the_nearest_baseline_by_each_measure_and_the_seconds_of_lora():
 def test_the_goal_is_met_where_no_baseline_is_nearer_and_lora_is_no_cheaper(gap, probe, seconds, met):
     found = beyond.compared(row("loraprune", gap, probe, seconds), ROWS, tuned=True)
     assert found["met"] == met and ("missing" in found["probe_lost"]) == (probe is None)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS[3:],  # no LoRA
+        [*ROWS, row("lora", (1.0, 1.0))],
+        [*ROWS, row("scrub", (1.0,))],
+        [row("lora", (3.0, 5.0), seconds=(1.0,))],
+    ],
+)
+def test_rows_that_cannot_be_paired_are_refused(rows):
+    with pytest.raises(UserError, match="seeds"):
+        beyond.compared(row("loraprune", (2.0, 4.0)), rows, tuned=True)
 
 
 def test_every_try_of_the_committed_tables_is_a_row():

@@ -12,6 +12,7 @@ import reproduce
 from tests.experiments.tables import SMALL, make, planned
 from tests.helpers import one_line
 from unlearning.core import seals
+from unlearning.core.errors import UserError
 from unlearning.core.flags import PerModel
 from unlearning.experiments import tune
 from unlearning.experiments.methods import ALWAYS, BUDGET, METHODS, TUNED, rows_of
@@ -127,12 +128,23 @@ def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_pa
     assert both["earlier"] == [{"of": ["resnet8, class3, ssd"]} | made]
     monkeypatch.chdir(tmp_path)
     again = ("tune", "--dataset", "digits", "--model", "resnet8", *flags, "--seeds", "1", "--quiet", "--methods")
-    code, line = one_line(reproduce, capsys, *again, "ssd")
-    assert code == 2 and "original (resnet8, class3); this would lose 1 of its 2 seeds" in line
+    code, line = one_line(reproduce, capsys, *again, "negate")
+    assert code == 2 and "negate --lr 1e-05 (resnet8, class3); this would lose 1 of its 2 seeds" in line
+    after = make(tmp_path, monkeypatch, *flags, "--seeds", "1", "--methods", "ssd", table="tune")
+    assert after["rows"] == both["rows"] and [run["of"] for run in after["earlier"]] == [
+        ["resnet8, class3", "resnet8, class3, negate"]
+    ]
+    code, line = one_line(reproduce, capsys, *again, "l1sparse", "--mia", "unlearn-sparse")
+    assert code == 2 and "holds ssd (resnet8, class3), scored by --mia svc: give that, or --overwrite" in line
     older = {"of": ["resnet8, class3"]} | made | {"command": "of the whole forget set"}
     unsealed = {key: value for key, value in first.items() if key != seals.FIELD}
     results.write(tmp_path / "older.json", unsealed | {"earlier": [older]})
     new = both | {"rows": [row for row in both["rows"] if row.get("tunes") != "ssd"]}
+    for changed in ({"attack": "unlearn-sparse"}, {"rows": [row | {"fingerprint": "of others"} for row in new["rows"]]}):
+        with pytest.raises(UserError, match="holds resnet8, class3, ssd, which were scored on other data or by another"):
+            results.joined(new | changed, tmp_path / "older.json")
+        rows = results.joined(new | changed, tmp_path / "older.json", overwrite=True)["rows"]
+        assert {row.get("tunes") for row in rows} == {None, "negate"}
     (run,) = results.joined(new, tmp_path / "older.json")["earlier"]
     assert (run["of"], run["command"]) == (["resnet8, class3, ssd"], "of the whole forget set")
 

@@ -182,7 +182,7 @@ def command(script: str, arguments: Sequence[str]) -> str:
 
 def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
     """Raise UserError if the file `path` holds more seeds, or other rows of what is asked for, than this would write. Of a
-    tuning, methods that aren't asked for stay."""
+    tuning, methods that aren't asked for stay, and the Original and the Retrain that have more seeds."""
     if request.overwrite or not path.exists():
         return
     asked = chosen(request) if request.table in FORGETS else []
@@ -190,12 +190,19 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
     kinds = request.kinds if request.table in FORGETS else ()
     tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
     planned = {_making(command(*run)) for run in plan.runs}
-    for row in results.read(path)["rows"]:
+    there = results.read(path)
+    for row in there["rows"]:
         if row["model"].split(",")[0] not in networks:
             continue
-        if (tags and row["forget"] not in tags) or ("tunes" in row and row["tunes"] not in asked):
+        if tags and row["forget"] not in tags:
             continue
-        lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds else ""
+        if "tunes" in row and row["tunes"] not in asked:
+            if there.get("attack") != request.attack:
+                text = f"scored by --mia {there.get('attack')}: give that, or --overwrite, or --results elsewhere"
+                raise UserError(f"{path} holds {row['tunes']} ({row['model']}, {row['forget']}), {text}")
+            continue
+        stays = request.table == "tune" and row["method"] in ALWAYS
+        lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds and not stays else ""
         lost = lost if _is_from_outside(row, planned) or _making(row["command"]) in planned else "it"
         if lost:
             what = f"{row['method']} ({row['model']}, {row['forget']})"

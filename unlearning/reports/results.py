@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -157,13 +158,25 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def joined(result: dict[str, Any], path: str | Path) -> dict[str, Any]:
+def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) -> dict[str, Any]:
     """`result` with the rows that the file `path`, if there is one, has of other networks and forget sets, of a tuning those
-    of other methods too, and what made those. What both have stands where it stood."""
+    of other methods too, and what made those. What both have stands where it stood; a tuning's Original and Retrain of more
+    seeds stay, for rows that stay are measured by them.
+
+    Raises UserError where methods of a tuning would stay whose rows were scored on other data, or by another attack; with
+    `overwrite` they go.
+    """
     if not Path(path).exists():
         return result
     before = read(path)
     there, new = grouped(before["rows"], _subject), grouped(result["rows"], _subject)
+    if any("tunes" in row for row in result["rows"]):
+        new = {subject: group for subject, group in new.items() if group[0]["n"] >= _seeds_by_which(there, subject)}
+        others = _scored_otherwise(result, before, new)
+        if others and not overwrite:
+            text = "were scored on other data or by another attack: --overwrite, or --results elsewhere"
+            raise UserError(f"{path} holds {', '.join(sorted(others))}, which {text}")
+        there = {subject: group for subject, group in there.items() if subject not in others}
     left = [subject for subject in there if subject not in new]
     earlier: list[dict[str, Any]] = []
     for run in [*before.get("earlier", []), before]:
@@ -179,6 +192,24 @@ def _subject(row: dict[str, Any]) -> str:
     """What a command makes whole: a network's rows of a forget set; of a tuning a method's, whose points are compared with
     one another alone."""
     return ", ".join([row["model"], row["forget"], *([row["tunes"]] if "tunes" in row else [])])
+
+
+def _scored_otherwise(result: dict[str, Any], before: dict[str, Any], new: Collection[str]) -> set[str]:
+    """The methods of a tuning, by their subjects, that aren't in `new` and can't stand beside its rows."""
+    on = {(row["model"], row["forget"]): _data_of(row) for row in result["rows"]}
+    kept = [row for row in before["rows"] if "tunes" in row and _subject(row) not in new]
+    kept = [(row, on[row["model"], row["forget"]]) for row in kept if (row["model"], row["forget"]) in on]
+    other_attack = before.get("attack") != result.get("attack")
+    return {_subject(row) for row, data in kept if other_attack or _data_of(row) != data}
+
+
+def _data_of(row: dict[str, Any]) -> tuple[str, str | None]:
+    return row["dataset"], row.get("fingerprint")
+
+
+def _seeds_by_which(there: dict[str, list[Any]], subject: str) -> int:
+    """How many seeds the Original and the Retrain have by which rows of a tuning are measured; 0 for a method's rows."""
+    return max((row["n"] for row in there.get(subject, []) if "tunes" not in row), default=0)
 
 
 def _is_of(subject: str, others: list[str]) -> bool:
