@@ -145,6 +145,10 @@ def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_pa
             results.joined(new | changed, tmp_path / "older.json")
         rows = results.joined(new | changed, tmp_path / "older.json", overwrite=True)["rows"]
         assert {row.get("tunes") for row in rows} == {None, "negate"}
+    results.write(tmp_path / "more.json", {key: value for key, value in both.items() if key != seals.FIELD})
+    for attack, seeds in (("svc", 2), ("unlearn-sparse", 1)):  # of another attack, which replaces, those of more seeds go
+        rows = results.joined(first | {"attack": attack}, tmp_path / "more.json", overwrite=True)["rows"]
+        assert {row["n"] for row in rows if "tunes" not in row} == {seeds}
     (run,) = results.joined(new, tmp_path / "older.json")["earlier"]
     assert (run["of"], run["command"]) == (["resnet8, class3, ssd"], "of the whole forget set")
 

@@ -171,7 +171,10 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
     before = read(path)
     there, new = grouped(before["rows"], _subject), grouped(result["rows"], _subject)
     if any("tunes" in row for row in result["rows"]):
-        new = {subject: group for subject, group in new.items() if group[0]["n"] >= _seeds_by_which(there, subject)}
+        if before.get("attack") == result.get("attack"):
+            new = {
+                name: group for name, group in new.items() if group[0]["n"] >= _seeds_by_which(there.get(name, []), group)
+            }
         others = _scored_otherwise(result, before, new)
         if others and not overwrite:
             text = "were scored on other data or by another attack: --overwrite, or --results elsewhere"
@@ -207,9 +210,10 @@ def _data_of(row: dict[str, Any]) -> tuple[str, str | None]:
     return row["dataset"], row.get("fingerprint")
 
 
-def _seeds_by_which(there: dict[str, list[Any]], subject: str) -> int:
-    """How many seeds the Original and the Retrain have by which rows of a tuning are measured; 0 for a method's rows."""
-    return max((row["n"] for row in there.get(subject, []) if "tunes" not in row), default=0)
+def _seeds_by_which(there: list[Any], new: list[Any]) -> int:
+    """How many seeds Original and Retrain have, by which rows of a tuning are measured, of the new rows' data; 0 for a
+    method's rows."""
+    return max((row["n"] for row in there if "tunes" not in row and _data_of(row) == _data_of(new[0])), default=0)
 
 
 def _is_of(subject: str, others: list[str]) -> bool:
