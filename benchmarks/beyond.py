@@ -17,7 +17,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser, main
 from unlearning.core.paths import folder
 from unlearning.core.provenance import device_name, provenance
-from unlearning.metrics.statistics import grouped, over_seeds
+from unlearning.metrics.statistics import over_seeds
 from unlearning.reports import folders, results
 from unlearning.reports.columns import method_name
 
@@ -84,7 +84,7 @@ def measure(folders_of_tables: list[Path]) -> list[dict[str, Any]]:
     for place in folders_of_tables:
         rows = results.read(place / folders.FILES["json"])["rows"]
         tuned = place.name.endswith("-tuned")
-        for alike in grouped(rows, lambda row: (row["dataset"], row["model"], row["forget"])).values():
+        for _, alike in results.by_forget_set(rows):
             tries = [row for row in alike if row["method"].split(" ")[0] == TRIED]
             found += [{"table": place.name} | compared(row, alike, tuned) for row in tries]
     return found

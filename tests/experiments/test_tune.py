@@ -137,15 +137,15 @@ def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_pa
     code, line = one_line(reproduce, capsys, *again, "l1sparse", "--mia", "unlearn-sparse")
     assert code == 2 and "holds ssd (resnet8, class3), scored by --mia svc: give that, or --overwrite" in line
     older = {"of": ["resnet8, class3"]} | made | {"command": "of the whole forget set"}
-    unsealed = {key: value for key, value in first.items() if key != seals.FIELD}
-    results.write(tmp_path / "older.json", unsealed | {"earlier": [older]})
+    first, both = ({key: value for key, value in one.items() if key != seals.FIELD} for one in (first, both))
+    results.write(tmp_path / "older.json", first | {"earlier": [older]})
     new = both | {"rows": [row for row in both["rows"] if row.get("tunes") != "ssd"]}
     for changed in ({"attack": "unlearn-sparse"}, {"rows": [row | {"fingerprint": "of others"} for row in new["rows"]]}):
         with pytest.raises(UserError, match="holds resnet8, class3, ssd, which were scored on other data or by another"):
             results.joined(new | changed, tmp_path / "older.json")
         rows = results.joined(new | changed, tmp_path / "older.json", overwrite=True)["rows"]
         assert {row.get("tunes") for row in rows} == {None, "negate"}
-    results.write(tmp_path / "more.json", {key: value for key, value in both.items() if key != seals.FIELD})
+    results.write(tmp_path / "more.json", both)
     for attack, seeds in (("svc", 2), ("unlearn-sparse", 1)):  # of another attack, which replaces, those of more seeds go
         rows = results.joined(first | {"attack": attack}, tmp_path / "more.json", overwrite=True)["rows"]
         assert {row["n"] for row in rows if "tunes" not in row} == {seeds}

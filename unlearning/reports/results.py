@@ -4,7 +4,6 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -171,15 +170,13 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
     before = read(path)
     there, new = grouped(before["rows"], _subject), grouped(result["rows"], _subject)
     if any("tunes" in row for row in result["rows"]):
-        if before.get("attack") == result.get("attack"):
-            new = {
-                name: group for name, group in new.items() if group[0]["n"] >= _seeds_by_which(there.get(name, []), group)
-            }
-        others = _scored_otherwise(result, before, new)
+        strange = _scored_otherwise(before, result)
+        others = strange - new.keys()
         if others and not overwrite:
             text = "were scored on other data or by another attack: --overwrite, or --results elsewhere"
             raise UserError(f"{path} holds {', '.join(sorted(others))}, which {text}")
         there = {subject: group for subject, group in there.items() if subject not in others}
+        new = {name: group for name, group in new.items() if name in strange or group[0]["n"] >= _seeds(there.get(name, []))}
     left = [subject for subject in there if subject not in new]
     earlier: list[dict[str, Any]] = []
     for run in [*before.get("earlier", []), before]:
@@ -197,23 +194,21 @@ def _subject(row: dict[str, Any]) -> str:
     return ", ".join([row["model"], row["forget"], *([row["tunes"]] if "tunes" in row else [])])
 
 
-def _scored_otherwise(result: dict[str, Any], before: dict[str, Any], new: Collection[str]) -> set[str]:
-    """The methods of a tuning, by their subjects, that aren't in `new` and can't stand beside its rows."""
-    on = {(row["model"], row["forget"]): _data_of(row) for row in result["rows"]}
-    kept = [row for row in before["rows"] if "tunes" in row and _subject(row) not in new]
-    kept = [(row, on[row["model"], row["forget"]]) for row in kept if (row["model"], row["forget"]) in on]
-    other_attack = before.get("attack") != result.get("attack")
-    return {_subject(row) for row, data in kept if other_attack or _data_of(row) != data}
+def _scored_otherwise(before: dict[str, Any], result: dict[str, Any]) -> set[str]:
+    """The subjects of `before`, of networks and forget sets that `result` has too, that were scored on other data or by
+    another attack than its rows."""
+
+    def how(row, file):
+        return row["dataset"], row.get("fingerprint"), file.get("attack")
+
+    new = {(row["model"], row["forget"]): how(row, result) for row in result["rows"]}
+    old = {_subject(row): ((row["model"], row["forget"]), how(row, before)) for row in before["rows"]}
+    return {subject for subject, (of, scored) in old.items() if new.get(of, scored) != scored}
 
 
-def _data_of(row: dict[str, Any]) -> tuple[str, str | None]:
-    return row["dataset"], row.get("fingerprint")
-
-
-def _seeds_by_which(there: list[Any], new: list[Any]) -> int:
-    """How many seeds Original and Retrain have, by which rows of a tuning are measured, of the new rows' data; 0 for a
-    method's rows."""
-    return max((row["n"] for row in there if "tunes" not in row and _data_of(row) == _data_of(new[0])), default=0)
+def _seeds(group: list[Any]) -> int:
+    """How many seeds Original and Retrain have, by which rows of a tuning are measured; 0 for a method's rows."""
+    return max((row["n"] for row in group if "tunes" not in row), default=0)
 
 
 def _is_of(subject: str, others: list[str]) -> bool:
