@@ -22,9 +22,9 @@ def test_a_network_is_counted_as_by_hand():
 
 
 def test_hours_and_memory_are_by_the_rule():
-    """36 images of 3e13 FLOPs each are 36 seconds, a hundredth of an hour. Four numbers for each that is trained, one for
+    """36 images whose FLOPs take a second each are a hundredth of an hour. Four numbers for each that is trained, one for
     each that is frozen; activations of 128 images in 16 bits take half of what they take in 32."""
-    counted = Count(3e13, 1000, 4000)
+    counted = Count(image_estimate.SPEED, 1000, 4000)
     hours, gib = image_estimate.cost(counted, 36, False, "bf16")
     assert hours == pytest.approx(0.01) and gib * 2**30 == pytest.approx(16_000 + 64_000)
     assert image_estimate.cost(counted, 36, True, "fp32")[1] * 2**30 == pytest.approx(4000 + 128_000)
@@ -52,23 +52,23 @@ def test_a_run_passes_the_images_that_it_learns_from():
 
 
 def test_the_rule_comes_near_what_was_measured():
-    """ResNet-50 on CIFAR-10, 15 epochs: seconds and memory of a GPU."""
+    """ResNet-50 on CIFAR-10: the Original and Retrain, 15 epochs of all images and of nine tenths, side by side on a GPU."""
     result = json.loads((ROOT / "results/prunelora-gpu-cifar10/result.json").read_text(encoding="utf-8"))
-    found = next(row["metrics"] for row in result["rows"] if row["method"] == "original")
+    original, retrain = ({row["method"]: row["metrics"] for row in result["rows"]}[name] for name in ("original", "retrain"))
     counted = image_estimate.made(request_of("prunelora", "--preset", "paper", "--dataset", "cifar10"), "resnet50")
-    hours, gib = image_estimate.cost(counted, 15 * NAMED_SETS["cifar10"].sizes[0], False, "bf16")
-    assert hours * 3600 == pytest.approx(found["seconds"]["mean"], rel=0.05)
-    assert gib * 1024 == pytest.approx(found["memory_mib"]["mean"], rel=0.1)
+    hours, gib = image_estimate.cost(counted, 1.9 * 15 * NAMED_SETS["cifar10"].sizes[0], False, "bf16")
+    assert hours * 3600 == pytest.approx(max(one["seconds"]["mean"] for one in (original, retrain)), rel=0.05)
+    assert gib * 1024 == pytest.approx(original["memory_mib"]["mean"], rel=0.1)
 
 
 @pytest.mark.parametrize("table", ["prunelora", "random", "rfau", "lmeraser"])
 def test_a_dry_run_of_a_paper_preset_ends_with_hours_and_memory(table, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(image_estimate, "made", lambda *_: Count(3e13, 2**30, 2**30))  # which takes seconds
+    monkeypatch.setattr(image_estimate, "made", lambda *_: Count(image_estimate.SPEED, 2**30, 2**30))  # which takes seconds
     call(reproduce, table, "--preset", "paper", "--dataset", "cifar10", "--seeds", 1, "--dry-run", "--quiet")
     lines = capsys.readouterr().out.splitlines()
     first = next(place for place, line in enumerate(lines) if line.startswith("# about"))
-    assert "an estimate, not measured: FLOPs as PyTorch counts them, at 3e+13 FLOP/s" in lines[first]
+    assert "an estimate, not measured: FLOPs as PyTorch counts them, at 7.5e+13 FLOP/s" in lines[first]
     assert all(line.startswith("# ") for line in lines[first:])
     counts = {line[2:].rsplit(maxsplit=3)[0]: line.split()[-3:] for line in lines[first + 2 :]}
     commands = [line for line in lines[:first] if not line.startswith("#")]

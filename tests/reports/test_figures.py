@@ -101,6 +101,19 @@ def test_no_two_series_look_alike_not_even_in_grey(name, count):
             assert abs(luminance(one[2]) - luminance(other[2])) > 0.1
 
 
+def test_a_picture_over_steps_names_those_of_its_first_and_last_point_and_draws_no_method_twice():
+    names = ("original", "finetune", "lora")
+    rows = [row(name, epochs=epochs) for name in names for epochs in ((5, 10) if name != "original" else (15,))]
+    for entry in rows:
+        gap = 42.0 if entry["method"] == "original" else 2.0
+        entry["metrics"] |= {"steps": {"mean": 352.0 * entry["epochs"], "ci95": None}, "gap": {"mean": gap, "ci95": None}}
+    (axis,) = drawn("steps", rows).axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1,760", "3,520"]
+    assert axis.get_legend_handles_labels()[1] == ["finetune", "lora"]
+    assert axis.get_xlabel() == "optimiser steps\nnot shown: original at 42.0"  # its line would press the others together
+    assert axis.get_ylim()[1] < 3
+
+
 def test_lines_of_a_panel_differ_by_style_or_in_grey():
     with matplotlib.rc_context(style.LOOK):
         for name in ("losses", "roc"):

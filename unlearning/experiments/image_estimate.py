@@ -19,12 +19,12 @@ from unlearning.experiments.request import Plan, Request
 from unlearning.images.named import NAMED_SETS
 
 PRESET = "paper"  # the one that is for GPUs and whose networks' lengths are known
-SPEED = 3e13  # FLOP/s that are reached: a ResNet-50 in training on an H200 in bf16 (results/prunelora-gpu-cifar10)
+SPEED = 7.5e13  # FLOP/s of an H200 in bf16: the Original and Retrain of results/prunelora-gpu-cifar10, trained side by side
 BATCH = 128  # images of the largest batch
 OF_FORGET = ("rfau", "baselines.gradascent", "baselines.delete", "baselines.neglora")
 CONTROL = "baselines.control"
 RULE = (
-    f"FLOPs as PyTorch counts them, at {SPEED:.0e} FLOP/s; memory of weights and of what a batch of {BATCH} keeps for its"
+    f"FLOPs as PyTorch counts them, at {SPEED:.1e} FLOP/s; memory of weights and of what a batch of {BATCH} keeps for its"
     " backward pass; scoring left out (unlearning/experiments/image_estimate.py)"
 )
 

@@ -19,7 +19,7 @@ The pictures of a network's answers, one by one, are in answer_figures.py.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,13 +247,17 @@ def plane(rows: list[Any]) -> Figure:
 
 
 def steps(rows: list[Any]) -> Figure | None:
-    """Average gap over optimiser steps, for each method that was run with several numbers of epochs; None without any."""
+    """Average gap over optimiser steps, for each method that was run with several numbers of epochs; None without any. Lines
+    stand for the original, where it is no higher than the methods and their intervals, and for a fine-tuning with one."""
     groups = [(heading, group) for heading, group in results.by_forget_set(rows) if _several(group)]
     if not groups:
         return None
     figure, axes = grid(len(groups))
     methods = list(dict.fromkeys(name for _, group in groups for name in _several(group)))
     for axis, (heading, group) in zip(axes, groups, strict=True):
+        gaps = [row["metrics"]["gap"] for row in group if row["method"] in (*_several(group), "finetune")]
+        reach = 1.15 * max(gap["mean"] + (gap["ci95"] or 0) for gap in gaps)
+        below = ["optimiser steps"]
         for name, same in _several(group).items():
             x, y = ([row["metrics"][key]["mean"] for row in same] for key in ("steps", "gap"))
             half = [row["metrics"]["gap"]["ci95"] or 0 for row in same]
@@ -262,13 +266,18 @@ def steps(rows: list[Any]) -> Figure | None:
                 x, y, yerr=half, capsize=2, elinewidth=0.8, label=method_name(same[0]), **series(methods.index(name))
             )
         for row in group:
-            if row["method"] in ("original", "finetune"):
+            gap = row["metrics"]["gap"]["mean"]
+            if row["method"] == "original" and gap > reach:
+                below.append(f"not shown: original at {gap:.1f}")
+            elif row["method"] in ("original", "finetune") and row["method"] not in _several(group):
                 style = ":" if row["method"] == "original" else "--"
-                axis.axhline(row["metrics"]["gap"]["mean"], color=GREY, linestyle=style, label=row["method"])
+                axis.axhline(gap, color=GREY, linestyle=style, label=row["method"])
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.set_xticks(_apart([row["metrics"]["steps"]["mean"] for same in _several(group).values() for row in same]))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.minorticks_off()
         axis.set_ylim(bottom=0)
-        axis.set_xlabel("optimiser steps")
+        axis.set_xlabel("\n".join(below))
         axis.set_ylabel("average gap")
         title(axis, heading)
     legend(figure, axes)
@@ -292,6 +301,15 @@ PICTURES = {
     "features": Picture(lambda row: "curves" in row and row["curves"]["features"], panel_figures.features, alone=True),
     "steps": Picture(lambda row: all("mean" in row["metrics"].get(key, {}) for key in ("steps", "gap")), steps),
 }
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Those values that a log axis has room to name, the smallest first."""
+    found: list[float] = []
+    for value in sorted(values):
+        if not found or value > 1.3 * found[-1]:
+            found.append(value)
+    return found
 
 
 def _several(rows: list[Any]) -> dict[str, list[Any]]:
