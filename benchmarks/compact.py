@@ -122,7 +122,10 @@ def parser() -> Parser:
     flag("--epochs", type=POSITIVE_INT, default=1, help="epochs of unlearning (default: 1)")
     flag("--rounds", type=POSITIVE_INT, default=5, help="turns of each (default: 5)")
     flag(
-        "--output", type=results.output, default=ROOT / "results" / "benchmarks" / "compact.json", help="JSON file to write"
+        "--output",
+        type=results.Output("compact"),
+        default=ROOT / "results" / "benchmarks" / "compact.json",
+        help="JSON file to write",
     )
     parser.set_defaults(device="cpu")
     return parser

@@ -239,7 +239,7 @@ def parser() -> Parser:
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
     flag(
         "--output",
-        type=results.output,
+        type=results.Output("speed"),
         default=ROOT / "results" / "benchmarks" / "speed.json",
         help="JSON file to write, its picture beside it",
     )

@@ -182,7 +182,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument(
         "--output",
-        type=results.output,
+        type=results.Output("growth"),
         default=ROOT / "results" / "benchmarks" / "growth.json",
         help="JSON file to write, its picture beside it",
     )

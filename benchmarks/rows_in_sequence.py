@@ -92,7 +92,10 @@ def parser() -> Parser:
     parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
     parser.add_argument(
-        "--output", type=results.output, default=Path("results/benchmarks/rows_in_sequence.json"), help="file to write"
+        "--output",
+        type=results.Output("rows_in_sequence"),
+        default=Path("results/benchmarks/rows_in_sequence.json"),
+        help="file to write",
     )
     return parser
 

@@ -67,7 +67,7 @@ def parser() -> Parser:
     flag("--device", type=resolve_device, default="auto", help="auto, cpu or cuda (default: auto)")
     flag(
         "--output",
-        type=results.output,
+        type=results.Output("throughput"),
         default=ROOT / "results" / "benchmarks" / "throughput.json",
         help="JSON file to write",
     )

@@ -224,7 +224,9 @@ def parser() -> Parser:
     parser.add_argument("--weights", type=folder, default=Path("model_weights/without_loss"), help="folder of the systems")
     parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     output = Path("results/benchmarks/without_loss.json")
-    parser.add_argument("--output", type=results.output, default=output, help=f"file to write (default: {output})")
+    parser.add_argument(
+        "--output", type=results.Output("without_loss"), default=output, help=f"file to write (default: {output})"
+    )
     return parser
 
 

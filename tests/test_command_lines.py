@@ -255,7 +255,7 @@ def test_every_flag_with_a_path_looks_at_it(tmp_path, capsys):
     file, pipe, loop, dangling = (tmp_path / name for name in ("file", "pipe", "loop", "dangling"))
     file.touch()
     result = tmp_path / "result.json"
-    results.write(result, {"table": "growth", "command": "python -m benchmarks.growth"})
+    results.write(result, {"table": "prunelora-quick", "command": "python reproduce.py prunelora"})
     if not hasattr(os, "mkfifo"):
         pytest.skip("Windows has no pipes among files")
     os.mkfifo(pipe)
@@ -264,14 +264,18 @@ def test_every_flag_with_a_path_looks_at_it(tmp_path, capsys):
     never = ["x" * 256, "x" * 300 + "/y", "x/" * 2500, "a\0b", "\udcff", loop, loop / "x", pipe, "/dev/zero"]
     wrong = {name_or_path: never, input_path: [*never, "", dangling, file / "x"]}
     wrong |= {input_file: [*wrong[input_path], tmp_path], output_file: [*wrong[input_path], tmp_path, "x" * 240]}
-    wrong[results.output] = [*wrong[output_file], file]  # which is no result file
+    wrong[results.Output] = [*wrong[output_file], file, result]  # no result file, and a table's
     wrong |= {folder: [*wrong[input_path], file, "x" * 240], output_folder: [*wrong[input_path], file, "x" * 240]}
     seen = set()
-    for name, parser, action, others in flags_of(wrong.__contains__):
+    for name, parser, action, others in flags_of(lambda kind: kind in wrong or isinstance(kind, results.Output)):
         seen.add(name)
-        for path in wrong[action.type]:
+        kind = results.Output if isinstance(action.type, results.Output) else action.type
+        for path in wrong[kind]:
             assert refusal(parser, action, others, str(path), capsys), (name, action.dest, path)
-        sound = {folder: tmp_path, output_folder: tmp_path, results.output: result}.get(action.type, file)
+        own = tmp_path / "own.json"
+        if kind is results.Output:
+            results.write(own, {"table": action.type.table, "command": f"python -m {name}"})
+        sound = {folder: tmp_path, output_folder: tmp_path, results.Output: own}.get(kind, file)
         for path in (sound, tmp_path / "new", tmp_path / "neither" / "new"):
             assert refusal(parser, action, others, str(path), capsys) is None, (name, action.dest, path)
     assert seen >= set(NAMES) - {"benchmarks.many_models"}

@@ -10,7 +10,7 @@ from tests.experiments.tables import planned, request_of
 from tests.helpers import ROOT, one_line
 from unlearning.core.errors import UserError
 from unlearning.experiments import plan
-from unlearning.experiments.choice import Tuned, best, mark, tried
+from unlearning.experiments.choice import Tuned, best, ends, mark, tried
 from unlearning.experiments.methods import METHODS, TUNED
 
 FORGETS = {"class3": "--forget-class 3", "class5": "--forget-class 5", "random0.1": "--forget-random 0.1"}
@@ -50,6 +50,18 @@ def test_the_least_average_gap_over_seeds_is_chosen_and_of_equal_ones_the_script
     assert chosen_of(row("finetune", "--lr 0.001", None)) is None
     without_flags = {key: value for key, value in third.items() if key != "flags"}  # of earlier versions
     assert tried(without_flags).own is False
+
+
+def test_a_point_at_an_end_of_its_grid_is_named():
+    """Of two values each is one, which says nothing; a row that isn't chosen neither."""
+    rows = [row("scrub", f"--lr {rate} --msteps 1", gap) for rate, gap in (("0.0001", 1.0), ("0.0005", 2.0), ("0.003", 3.0))]
+    rows += [row("l1sparse", "--lr 0.03 --gamma 0.005", 1.0, "class5"), row("finetune", "--lr 0.001", 1.0, "class5")]
+    rows += [row("loraprune", f"--lr {rate} --amount 0.25", gap) for rate, gap in (("0.001", 1.0), ("0.0003", 2.0))]
+    mark(rows)
+    assert ends(rows) == [
+        "note: vit_micro, class3: at an end of what was tried: scrub (--lr 0.0001)",
+        "note: vit_micro, class5: at an end of what was tried: l1sparse (--lr 0.03)",
+    ]
 
 
 def test_a_row_is_known_by_its_command_whatever_it_is_called():

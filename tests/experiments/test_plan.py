@@ -116,6 +116,22 @@ def test_rfau_has_several_lengths_in_its_own_table_alone(table, lengths):
     assert [words[words.index("--epochs") + 1] for script, words in runs if script == "rfau"] == lengths.split()
 
 
+def test_methods_takes_the_names_that_tables_show():
+    shown = ["DELETE", "salun", "NegGrad+", "NoT", "l1-sparse", "NegLoRA --prune", "lora"]
+    keys = (
+        "delete",
+        "randomlabel --saliency 0.5",
+        "gradascent --retain-weight 0.9",
+        "negate",
+        "l1sparse",
+        "neglora --prune",
+        "lora",
+    )
+    assert request_of("prunelora", "--methods", *shown).methods == keys
+    for key in METHODS:
+        assert request_of("rfau", "--methods", key).methods == (key,)
+
+
 def test_rows_that_epochs_says_nothing_to_are_named():
     """With the lengths that they are run at; not what isn't trained, such as ssd, nor where nothing is asked for."""
     rows = ("--methods", "finetune", "rfau", "delete", "ssd", "gradascent --retain-weight 0.9")

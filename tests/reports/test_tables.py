@@ -198,19 +198,21 @@ def test_a_dumped_result_is_read_back(small, tmp_path):
         results.read(tmp_path / "t.json")
 
 
-def test_a_benchmark_replaces_results_that_were_written_here_alone(table, tmp_path):
+def test_a_benchmark_replaces_its_own_results_alone(table, tmp_path):
     """Also those of earlier versions, which have no seal; and says so before it measures."""
-    path = tmp_path / "speed.json"
-    assert results.output(str(path)) == path
+    path, output = tmp_path / "speed.json", results.Output(table["table"])
+    assert output(str(path)) == path
     results.write(path, table)
     sealed = path.read_bytes()
     for ours in (sealed, seals.split(sealed)[0]):
         path.write_bytes(ours)
-        assert results.output(str(path)) == path
+        assert output(str(path)) == path
+        with pytest.raises(argparse.ArgumentTypeError, match=f"holds another result, of '{table['table']}'"):
+            results.Output("growth")(str(path))
     for theirs in (b"mine", b'{"my": "settings"}', b"", sealed.replace(b'"table"', b'"notes": "mine", "table"')):
         path.write_bytes(theirs)
         with pytest.raises(argparse.ArgumentTypeError, match=seals.FOREIGN):
-            results.output(str(path))
+            output(str(path))
 
 
 def test_all_forms_show_the_same_rows(table, tmp_path):

@@ -55,7 +55,7 @@ def main() -> int:
     )
     parser.add_argument("--files", type=int, default=3, help="every so manieth damaged file (default: 3)")
     parser.add_argument("--minutes", type=float, default=22, help="for the kills, and beside them the files (default: 22)")
-    parser.add_argument("--json", type=results.output, help="write the figures there")
+    parser.add_argument("--json", type=results.Output("storm"), help="write the figures there")
     args = parser.parse_args()
     if not watch.is_watched():
         return watch.watched([sys.executable, "-m", "tests.storm", *sys.argv[1:]])

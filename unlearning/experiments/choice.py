@@ -91,6 +91,24 @@ def mark(rows: list[dict[str, Any]]) -> None:
             row.update(tunes=one.row, point=" ".join(one.point), points=count, chosen=one.point == chosen)
 
 
+def ends(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Lines about the chosen points of a marked tuning that have the least or the largest of more than two values of a flag:
+    what lies beyond wasn't tried."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if not row.get("chosen"):
+            continue
+        given = dict(pairwise(row["point"].split()))
+        for flag in METHODS[row["tunes"]].knobs:
+            values = sorted({float(dict(pairwise(point))[flag]) for point in METHODS[row["tunes"]].points})
+            if len(values) > 2 and flag in given and float(given[flag]) in (values[0], values[-1]):
+                found.setdefault((row["model"], row["forget"]), []).append(f"{row['tunes']} ({flag} {given[flag]})")
+    return [
+        f"note: {model}, {forget}: at an end of what was tried: {', '.join(points)}"
+        for (model, forget), points in found.items()
+    ]
+
+
 @dataclass(frozen=True)
 class Tuned:
     """A tuning's result. path: as given. tries: its rows that were run at points."""

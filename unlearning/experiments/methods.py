@@ -3,6 +3,8 @@
 import itertools
 from dataclasses import dataclass
 
+from unlearning.reports.columns import PAPERS
+
 # The tables that forget images, and what each forgets: a class, a random share of the images, or one after the other.
 FORGETS = {
     "prunelora": ("class",),
@@ -132,6 +134,23 @@ METHODS = {
     },
     **{f"sisa --parts {k}": Method("baselines.sisa", ("--parts", str(k)), tables=_SYSTEMS) for k in (5, 20, 100)},
 }
+
+
+def key_of(word: str) -> str:
+    """The key of METHODS that a word of --methods means: itself, or what tables call the row, in any case ("DELETE",
+    "NegLoRA --prune"); the word as it is where it means none."""
+    shown = (key for key in METHODS if _shown(key).lower() == word.lower())
+    return word if word in METHODS else next(shown, word)
+
+
+def _shown(key: str) -> str:
+    """A row by its paper's name, without the flag that this stands for."""
+    script, *words = key.split()
+    for (of, flag), name in PAPERS.items():
+        if of == script and flag in ("", *words):
+            place = words.index(flag) if flag else 0
+            return key if name == script else " ".join([name, *words[:place], *words[place + 2 * bool(flag) :]])
+    return key
 
 
 def rows_of(table: str) -> list[str]:

@@ -15,7 +15,7 @@ from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
 from unlearning.evaluation.unfinished import Unfinished
 from unlearning.experiments.choice import Tuned
-from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED
+from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED, key_of
 from unlearning.images import classes, forgetting
 from unlearning.images.named import NAMED_SETS
 from unlearning.networks.own import OwnNetwork
@@ -104,7 +104,7 @@ class Request:
             changed=names.suffix({f"--{name}": written(value) for name, value in given.items()}),
             source=data.Source(dataset, args.data_dir, None, HELD_OUT * table.validation, args.img_size, quiet=args.quiet),
             models=tuple(originals) or (args.model and tuple(args.model)),
-            methods=args.methods and tuple(args.methods),
+            methods=args.methods and tuple(map(key_of, args.methods)),
             originals=originals,
             told=replace(Told.from_flags(args, None), own=_own(args)),
             class_words=tuple(args.forget_class or sizes.get("forget", ("3",))),

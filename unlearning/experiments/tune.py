@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from unlearning.core.words import say
 from unlearning.evaluation.collect import score_files
 from unlearning.experiments import audit, prunelora, random_share, rfau, sequence
-from unlearning.experiments.choice import mark
+from unlearning.experiments.choice import ends, mark
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
@@ -33,9 +34,11 @@ def plan_tune(request: Request) -> Plan:
 
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
-    """The rows, without what is beneath the head, those that are chosen marked."""
+    """The rows, without what is beneath the head, the chosen ones marked, and a line about those at an end of a grid."""
     rows = score_files([*paths, *request.originals.values()], request.scoring, shared, beneath=False)
     mark(rows)
+    for line in ends(rows):
+        say(line)
     return rows
 
 

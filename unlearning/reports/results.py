@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -116,19 +117,30 @@ def write(path: str | Path, result: dict[str, Any]) -> None:
     write_bytes(path, seals.sealed(encoded(dump(result)), "json"))
 
 
-def output(text: str) -> Path:
-    """argparse type: a result file to write. What is there is one, as it was written here; those of earlier versions have no
-    seal."""
-    path = output_file(text)
-    if not path.exists():
+@dataclass(frozen=True)
+class Output:
+    """argparse type: a result file to write. What is there is one of the same `table`, as it was written here; those of
+    earlier versions have no seal."""
+
+    table: str
+
+    def __call__(self, text: str) -> Path:
+        path = output_file(text)
+        if not path.exists():
+            return path
+        try:
+            found = read_json(path)
+            known = {"table", "command"} <= found.keys() and not seals.is_changed(path)
+        except UserError:
+            known = False
+        if not known:
+            raise argparse.ArgumentTypeError(f"{shown(text)} {seals.FOREIGN}")
+        if found["table"] != self.table:
+            other = shown(str(found["table"]))
+            raise argparse.ArgumentTypeError(
+                f"{shown(text)} holds another result, of {other}: move it, or choose another name"
+            )
         return path
-    try:
-        known = {"table", "command"} <= read_json(path).keys() and not seals.is_changed(path)
-    except UserError:
-        known = False
-    if not known:
-        raise argparse.ArgumentTypeError(f"{shown(text)} {seals.FOREIGN}")
-    return path
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -149,6 +161,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     read."""
     try:
         found = content.read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a result file ({first_line(error)})") from None
     if not isinstance(found, dict):
