@@ -80,10 +80,18 @@ def run(args: argparse.Namespace, command: str, shared: Any = None) -> Path | No
             "folders of results come after draw, and after nothing else: python reproduce.py draw results/prunelora-quick"
         )
     if args.table in ("draw", "pages"):
+        refuse_odd(args, [name for name in vars(args) if name not in ("table", "files", *["overwrite"] * bool(args.files))])
         drawn = [folders.redraw(path, args.overwrite) for path in args.files] or pages.refresh(Path(__file__).parent)
         print(*(f"drawn: {path}" for path in drawn), sep="\n")
         return None
     return make(table_of(args.table), args, command, shared)
+
+
+def refuse_odd(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise UserError where a flag of these, given by their attributes, isn't as it is by default."""
+    usual = parser()
+    if odd := [name for name in names if getattr(args, name) != usual.get_default(name)]:
+        raise UserError(f"{args.table} has no --{odd[0].replace('_', '-')}: it says nothing to it")
 
 
 def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> Path | None:
@@ -92,9 +100,8 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     from unlearning.evaluation.unfinished import keeping
     from unlearning.experiments.stages import in_shell
 
-    run_all, usual = runner(args), parser()
-    if odd := [name for name in table.none_of if getattr(args, name) != usual.get_default(name)]:
-        raise UserError(f"{args.table} has no --{odd[0].replace('_', '-')}: it says nothing to this table")
+    run_all = runner(args)
+    refuse_odd(args, table.none_of)
     request = Request.from_flags(args, table)
     shared = shared or table.shared(request)
     request = request.fitted(shared).resolved(shared)

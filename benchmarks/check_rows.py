@@ -9,6 +9,7 @@ exit code 1.
 """
 
 import argparse
+import itertools
 import math
 import shlex
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.first_minutes import seconds_of
+from benchmarks.first_minutes import ROOT, seconds_of
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser, main
 from unlearning.core.paths import folder
@@ -38,12 +39,21 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def again(command: str, methods: Sequence[str], data_dir: Path) -> str:
-    """A table's command for these rows and one seed."""
-    words, kept, own = shlex.split(command), [], False
-    for word in words:
+    """A table's command for these rows and one seed, to be given in any folder."""
+    kept, own = ["python", "reproduce.py"], False
+    for word in itertools.chain(
+        *(part.split("=", 1) if part.startswith("--") else [part] for part in shlex.split(command)[2:])
+    ):
         own = word in OWN or (own and not word.startswith("--"))
-        kept += [] if own else [word]
+        kept += [] if own else [_from_anywhere(word)]
     return shlex.join([*kept, "--methods", *methods, "--seeds", "1", "--data-dir", str(data_dir), "--quiet"])
+
+
+def _from_anywhere(word: str) -> str:
+    """A word of a command, a path or `folder:` and one, whole where there is such a file in the project's folder."""
+    kind, colon, path = word.rpartition(":")
+    there = not word.startswith("--") and ("/" in path or colon) and (ROOT / path).exists()
+    return f"{kind}{colon}{ROOT / path}" if there else word
 
 
 def compared(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, float, float, float]]:
@@ -80,7 +90,9 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     before = results.read(args.table / folders.FILES["json"])
     with tempfile.TemporaryDirectory() as place:
         seconds_of(again(before["command"], args.methods, args.data_dir.resolve()), Path(place))
-        (made,) = Path(place).glob(f"results/*/{folders.FILES['json']}")
+        made = next(Path(place).glob(f"results/*/{folders.FILES['json']}"), None)
+        if made is None:
+            raise RunFailed(f"{before['command']}: it made no table")
         found = compared(before, results.read(made))
     if not found:
         raise UserError(f"{args.table} has no row of {', '.join(args.methods)} to compare with")

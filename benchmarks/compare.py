@@ -4,7 +4,7 @@ Both start from the same original and take turns, on the same images, for as man
 begins with nothing kept, so its first LoRA pays for the frozen part, and the next methods find it. The floor is a bare loop:
 forward, backward and step of the same network on one batch that stays in place. Memory is the peak of an epoch with its
 scoring, above what the process held before, each in a process of its own. Run it on a quiet machine; several networks go
-into one file, results/benchmarks/speed.json, one after the other:
+into one file, results/benchmarks/speed.json, one after the other, where each stands for one data set and all of its methods:
 
     python -m benchmarks.compare --model vit_micro --images 4000
     python -m benchmarks.compare --model vit_small --dataset cifar10 --images 1000 --methods lora loraprune
@@ -33,8 +33,11 @@ import pruneft
 from benchmarks import published_way
 from benchmarks.throughput import bare_loop
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, resolve_device
+from unlearning.core.errors import UserError
+from unlearning.core.files import write_bytes
 from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.provenance import device_name, provenance
+from unlearning.core.seals import check_own
 from unlearning.images import forgetting
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import figures, results, tables
@@ -130,11 +133,16 @@ def memory(
     return peak_memory_mib(device) - before
 
 
+def source_of(args: argparse.Namespace) -> data.Source:
+    """The images of all rounds."""
+    return data.Source(args.dataset, ROOT / "data", args.images, test_subset=args.test_images)
+
+
 def compare(name: str, args: argparse.Namespace, command: str, folder: Path) -> list[dict[str, Any]]:
     """The rows of one network."""
     found: dict[str, list[Any]] = {method: [] for method in args.methods}
     peaks: dict[tuple[str, str], float] = {}
-    source = data.Source(args.dataset, ROOT / "data", args.images, test_subset=args.test_images)
+    source = source_of(args)
     for seed in range(args.rounds):
         shared = Shared()  # a round begins with nothing kept
         flags = flags_of(args, name, seed, folder)
@@ -243,11 +251,24 @@ def parser() -> Parser:
         default=ROOT / "results" / "benchmarks" / "speed.json",
         help="JSON file to write, its picture beside it",
     )
+    flag("--overwrite", action="store_true", help="lose rows of this network that aren't measured again")
     return parser
+
+
+def check_nothing_is_lost(args: argparse.Namespace) -> None:
+    """Raise UserError if the file to write holds rows of this network on other images, or of other methods, which go."""
+    if args.overwrite or not args.output.exists():
+        return
+    made, tag = (*args.methods, TOGETHER), Shared().load(source_of(args)).tag
+    for row in results.read(args.output)["rows"]:
+        if row["model"] == args.model and not (row["dataset"] == tag and row["method"] in made):
+            what = f"{row['method']} ({row['model']}, {row['dataset']})"
+            raise UserError(f"{args.output} holds {what}; this would lose it: --overwrite, or --output elsewhere")
 
 
 def measure_all(args: argparse.Namespace, command: str) -> None:
     """Measure one network, and put its rows beside those of others."""
+    check_nothing_is_lost(args)
     folder = Path(tempfile.mkdtemp())
     try:
         rows = compare(args.model, args, command, folder)
@@ -256,7 +277,11 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     result = {"table": "speed", "about": ABOUT, **provenance(command, device_name(args.device)), "rows": rows}
     result = results.joined(result, args.output)
     results.write(args.output, result)
-    figures.draw(result["rows"], args.output.parent)
+    named = figures.pictures(result["rows"]).items()  # speed.png, or several where there are many rows
+    pictures = {args.output.with_name(name.replace("speed", args.output.stem, 1)): content for name, content in named}
+    check_own(pictures)
+    for path, content in pictures.items():
+        write_bytes(path, content)
     print(tables.terminal(result))
 
 

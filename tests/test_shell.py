@@ -208,6 +208,9 @@ MISTAKES = [
     (reproduce, ("prunelora", "--dataset", "digits", "--model", "resnet9000"), "unknown model"),
     (reproduce, ("draw", "{text}"), "the name of a result file ends in .json"),
     (reproduce, ("draw",), "folders of results come after draw"),
+    (reproduce, ("draw", "{text}", "--dry-run"), "draw has no --dry-run: it says nothing to it"),
+    (reproduce, ("pages", "--results", "x"), "pages has no --results: it says nothing to it"),
+    (reproduce, ("pages", "--overwrite"), "pages has no --overwrite: it says nothing to it"),
     (reproduce, ("prunelora", "{text}"), "folders of results come after draw"),
 ]
 

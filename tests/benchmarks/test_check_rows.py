@@ -10,6 +10,7 @@ import pytest
 import reproduce
 from benchmarks import check_rows
 from tests.experiments.tables import SMALL, make
+from tests.helpers import ROOT
 from unlearning.experiments import prunelora
 
 
@@ -27,6 +28,17 @@ def test_the_command_of_a_table_is_given_for_these_rows_and_one_seed(tmp_path):
     assert words[:6] == ["python", "reproduce.py", "prunelora", "--preset", "first", "--epochs"]
     assert words[7:] == ["--methods", "finetune", "lora --rank 2", "--seeds", "1", "--data-dir", str(tmp_path), "--quiet"]
     reproduce.parser().parse_args(words[2:])
+
+
+def test_the_command_of_a_table_is_given_from_another_folder(tmp_path):
+    """Its paths are whole then; a flag may hold its value."""
+    typed = (
+        "python reproduce.py random --tuned results/tune-first --results=mine --seeds=3 --dataset folder:tests --epochs=2"
+    )
+    words = shlex.split(check_rows.again(typed, ["lora"], tmp_path))
+    tuned, images = ROOT / "results/tune-first", ROOT / "tests"
+    assert words[3:9] == ["--tuned", str(tuned), "--dataset", f"folder:{images}", "--epochs", "2"]
+    assert words[9:] == ["--methods", "lora", "--seeds", "1", "--data-dir", str(tmp_path), "--quiet"]
 
 
 @pytest.mark.slow

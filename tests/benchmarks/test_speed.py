@@ -13,8 +13,9 @@ import data
 import models
 from benchmarks import compact, compare, published_way
 from unlearning.core.device import best_precision
+from unlearning.core.errors import UserError
 from unlearning.exact import learners
-from unlearning.reports import figures
+from unlearning.reports import figures, results
 
 COMMAND = "python -m benchmarks.compare"
 
@@ -104,6 +105,30 @@ def test_both_ways_are_measured_on_the_same(tmp_path):
             assert abs(found[f"published_{key}"] - found[f"here_{key}"]) < 25, key
     figures.draw(rows, tmp_path)
     assert (tmp_path / "speed.png").exists()
+
+
+def test_rows_that_a_comparison_does_not_measure_again_are_not_lost(tmp_path, monkeypatch):
+    """Those of the same network on other images or of other methods. The picture has the file's own name."""
+    file = tmp_path / "mine.json"
+
+    def measure(images, *methods, more=()):
+        ratio = {"ratio": {"mean": 2.0, "ci95": None, "values": [2.0]}}
+        about = {"dataset": f"digits-{images}-test100", "model": "resnet8", "forget": "class3", "epochs": 5, "n": 1}
+        rows = [about | {"method": name, "command": COMMAND, "device": "a CPU", "metrics": ratio} for name in methods]
+        monkeypatch.setattr(compare, "compare", lambda *_: rows)
+        words = ["--model", "resnet8", "--dataset", "digits", "--images", str(images), "--test-images", "100"]
+        compare.measure_all(
+            compare.parser().parse_args([*words, "--output", str(file), *more, "--methods", *methods]), COMMAND
+        )
+
+    measure(300, "finetune", "lora")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.png"]
+    for images, methods in ((300, ["lora"]), (200, ["finetune", "lora"])):
+        with pytest.raises(UserError, match=r"holds finetune \(resnet8, digits-300-test100\); this would lose it"):
+            measure(images, *methods)
+    measure(300, "finetune", "lora", "loraprune")
+    measure(200, "lora", more=["--overwrite"])
+    assert [(row["dataset"], row["method"]) for row in results.read(file)["rows"]] == [("digits-200-test100", "lora")]
 
 
 @pytest.mark.slow

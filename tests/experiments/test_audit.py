@@ -1,12 +1,15 @@
 """Audits: from end to end on digits, and the floor."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import models
+import reproduce
 from tests.experiments.tables import SMALL, make, planned, request_of
+from tests.helpers import one_line
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.evaluation.entries import describe
@@ -27,6 +30,8 @@ def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
         *(("random0.1", method) for method in ("original", "retrain", "lora")),
     }
     assert {row["n"] for row in result["rows"]} == {3}
+    said = {(row["forget"], row["forgotten"]) for row in result["rows"]}
+    assert said == {("class3", "class 3"), ("random0.1", "random share 0.1")}  # the Original's too, which has both
     assert len(list((tmp_path / "model_weights/audit-quick-digits").glob("*retrain*.pth"))) == 12
     mask = rows["class3", "mask"]["metrics"]
     assert mask["UA"]["mean"] == mask["ulira"]["mean"] == 100  # a constant answer is told from a Retrain at once
@@ -43,6 +48,27 @@ def test_an_audit_sets_sixteen_networks_against_sixteen_retrained_ones_of_other_
     for script, arguments in runs:
         seeds.setdefault(script, []).append(int(arguments[arguments.index("--seed") + 1]))
     assert seeds == {"pretrain": list(range(16)), "lora": list(range(16)), "retrain": list(range(32))}
+
+
+def test_an_audit_of_fewer_than_three_is_one_line(capsys):
+    for count in (1, 2):
+        code, line = one_line(reproduce, capsys, "audit", "--dataset", "digits", "--seeds", count)
+        assert code == 2 and "audit compares 3 networks of each kind or more" in line
+
+
+def test_an_audit_looks_at_retained_images_of_all_classes(tmp_path, monkeypatch):
+    """Also where images lie class by class, as in a folder of folders."""
+    monkeypatch.setattr(audit, "LIMIT", 90)
+    shared, request = Shared(), request_of("audit", "--dataset", "digits", "--only", "class")
+    dataset = shared.load(request.source)
+    order = dataset.train.labels.argsort(stable=True)
+    sorted_ = replace(dataset, train=dataset.train.take(order))
+    monkeypatch.setattr(audit.predictions, "margin", lambda logits, labels: labels.double())  # an image's margin: its label
+    monkeypatch.setattr(audit, "network_of", lambda *_: models.create_for("resnet8", dataset)[0])
+    entry = SimpleNamespace(path="x", forgets=(((sorted_.train.labels == 3).nonzero().squeeze(1), "class3"),))
+    (found,) = audit._asked(entry, sorted_, request, shared).values()
+    labels, counts = np.unique(found["r"], return_counts=True)
+    assert labels.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9] and counts.tolist() == [10] * 9
 
 
 def test_the_audits_floor_is_a_coin():

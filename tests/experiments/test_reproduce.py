@@ -320,7 +320,7 @@ def test_images_that_a_table_cannot_forget_are_refused(flags, message, tmp_path,
 def test_a_flag_that_says_nothing_to_a_table_is_refused(table, flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, line = one_line(reproduce, capsys, table, *flags, "--dry-run")
-    assert code == 2 and f"{table} has no {flags[0]}: it says nothing to this table" in line and not list(tmp_path.iterdir())
+    assert code == 2 and f"{table} has no {flags[0]}: it says nothing to it" in line and not list(tmp_path.iterdir())
 
 
 def test_a_class_and_images_are_named_where_both_are_forgotten():

@@ -48,7 +48,7 @@ def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequence")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sequence.PRESETS, "quick", SMALL | {"pretrain": [6], "forget": ("0", "1")})
-        flags = ("--methods", "finetune", "--seeds", "2", "--forget-class", "2", "7", "4")
+        flags = ("--methods", "finetune", "neglora", "neglora --prune", "--seeds", "2", "--forget-class", "2", "7", "4")
         rows = make(folder, patch, *flags, table="sequence")["rows"]
     return folder, rows
 
@@ -59,9 +59,15 @@ def test_each_request_has_rows_for_all_that_is_forgotten_so_far(table):
     assert found == [
         (count, forget, method, 2)
         for count, forget in ((1, "class2"), (2, "class2-7"), (3, "class2-4-7"))
-        for method in ("original", "retrain", "finetune")
+        for method in ("original", "retrain", "finetune", "neglora", "neglora --prune")
     ]
     assert all("mean" in row["metrics"]["gap"] for row in rows)
+
+
+def test_rows_of_one_script_have_their_own_seeds_of_what_was_forgotten_earlier(table):
+    _, rows = table
+    later = [row for row in rows if row["request"] > 1 and row["method"] != "original"]
+    assert len(later) == 8 and {len(row["metrics"]["UA_earlier"]["values"]) for row in later} == {2}
 
 
 def test_what_was_forgotten_earlier_is_measured_on_its_own(table):
@@ -79,5 +85,5 @@ def test_what_was_forgotten_earlier_is_measured_on_its_own(table):
         logits = predict(models.build(models.load_checkpoint(path)), earlier, FP32)
         expected = 100 - predictions.accuracy(logits, earlier.labels)
         assert row["metrics"]["UA_earlier"]["values"][seed] == pytest.approx(expected)
-    first = [row["metrics"]["UA_earlier"]["missing"] for row in rows[:3]]
+    first = [row["metrics"]["UA_earlier"]["missing"] for row in rows[:5]]
     assert "no request" in first[0] and "before the first" in first[2]

@@ -53,7 +53,17 @@ def test_few_methods_or_one_measure_have_no_table():
     assert orders.table(rows_of(gap=gap, probe_gap=gap)[:5]) is None
     tried = [row | {"point": "--lr 1"} for row in rows_of(gap=gap, probe_gap=gap)]
     assert orders.table(rows_of(gap=gap, probe_gap=gap)) and orders.table(tried) is None
-    assert orders.TITLE not in tables.markdown({"table": "t", "rows": []} | RUN)
+    about = {"dataset": "digits", "model": "resnet8", "forget": "class3", "epochs": 5, "n": 1, "command": "python x.py"}
+    for rows, shown in ((rows_of(gap=gap, probe_gap=gap), True), (rows_of(gap=gap), False)):
+        page = tables.markdown({"table": "t", "rows": [about | row for row in rows]} | RUN)
+        assert (orders.TITLE in page) == shown
+
+
+def test_rows_of_other_seeds_than_retrains_have_no_distance_from_it():
+    rows = rows_of(
+        gap=[[0.0]] + [[float(i)] * 3 for i in range(1, 7)], MIA_AUC=[[50.0]] + [[float(i)] * 3 for i in range(1, 7)]
+    )
+    assert orders.distances(rows).keys() == {"gap"}
 
 
 RUN = {"command": "python x.py", "date": "2026-01-01", "hardware": "a CPU", "versions": {}}

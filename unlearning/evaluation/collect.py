@@ -51,12 +51,14 @@ def score_files(
     shared: Shared,
     beneath: bool = True,
     keep: Literal["answers", "pictures"] | None = None,
+    more: Callable[[Entry], dict[str, Any]] = lambda entry: {},
 ) -> list[dict[str, Any]]:
     """Score the files `paths`, all seeds of an identity together: rows as reports/results.py describes them.
 
     beneath: also look beneath the head, by a probe, relearning and a picture of the features. keep: give each row the
-    `account` that reports/answers.py describes, with or without images. An original is scored on every forget set that the
-    other files of its data and network bring, or on the one that `scoring` names. Raises UserError when a forget set is
+    `account` that reports/answers.py describes, with or without images. more: function of a file, giving further metrics. An
+    original is scored on every forget set that the other files of its data and network bring, or on the one that `scoring`
+    names. Raises UserError when a forget set is
     missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are two Retrains to
     measure from.
     """
@@ -78,7 +80,8 @@ def score_files(
     for place, entry in enumerate(order, 1):
         rows, before = scorer.score(entry)
         for row in rows:
-            named = {"dataset": tags[entry.images], "model": networks[entry.network]}
+            named: dict[str, Any] = {"dataset": tags[entry.images], "model": networks[entry.network]}
+            named["metrics"] = row["metrics"] | more(entry)
             scored.append(row | named | {"method": names[entry.key, row["forget"]]})
         report_scored(entry.path, scoring.compute, f"{'before, ' if before else ''}{place} of {len(order)}: ")
     retrains = {_pair(row): row for row in scored if row["entry"].method == "retrain"}

@@ -132,7 +132,7 @@ class Request:
         """Raise UserError for --share and --forget-class where nothing of that kind is forgotten."""
         for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
             if given and kind not in self.kinds:
-                raise UserError(f"{args.table} has no --{flag}: it says nothing to this table")
+                raise UserError(f"{args.table} has no --{flag}: it says nothing to it")
 
     @property
     def networks(self) -> Sequence[str]:

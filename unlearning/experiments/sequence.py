@@ -14,8 +14,8 @@ import torch
 import data
 import models
 from unlearning.core import names
-from unlearning.core.files import sha256
 from unlearning.evaluation.collect import score_files
+from unlearning.evaluation.entries import Entry
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments.methods import METHODS
 from unlearning.experiments.plan import (
@@ -31,7 +31,7 @@ from unlearning.experiments.plan import (
 )
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images.classes import class_numbers
-from unlearning.metrics import predictions, statistics
+from unlearning.metrics import predictions
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -92,31 +92,25 @@ def _one_after_the_other(
 
 def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
     """The rows of each request, with what of earlier ones has come back."""
-    rows = score_files([*paths, *request.originals.values()], request.scoring, shared, beneath=False)
     dataset = shared.load(request.source)
     order = list(requests(request))
-    answered: dict[tuple[str, str, str], list[float | dict[str, str]]] = {}
-    for path in paths:
-        checkpoint = models.load_checkpoint(path)
-        if checkpoint["method"] == "original":
-            continue
-        made_from = {"earlier": sha256(path), "order": order, "data": dataset.fingerprint, "network": repr(request.told)}
+
+    def more(entry: Entry) -> dict[str, Any]:
+        if entry.method == "original":
+            return {"UA_earlier": NONE}
+        made_from = {"earlier": entry.sha256, "order": order, "data": dataset.fingerprint, "network": repr(request.told)}
         where = {"where": circumstances(request.scoring.compute)}
-        found = request.kept.once(made_from | where, partial(earlier, checkpoint, path, dataset, order, request, shared))
-        key = (checkpoint["network"]["name"], checkpoint["method"], checkpoint["forget_tag"])
-        answered.setdefault(key, []).append(found)
+        return {"UA_earlier": request.kept.once(made_from | where, partial(earlier, entry.path, dataset, order, request))}
+
+    rows = score_files([*paths, *request.originals.values()], request.scoring, shared, beneath=False, more=more)
     for row in rows:
         row["request"] = len(row["forget"].removeprefix("class").split("-"))
-        values = answered.get((row["model"], row["method"].split(" ")[0], row["forget"]), [NONE])
-        row["metrics"]["UA_earlier"] = statistics.over_seeds(values)
     return sorted(rows, key=lambda row: (row["dataset"], row["model"], row["request"]))
 
 
-def earlier(
-    checkpoint: dict[str, Any], path: Path, dataset: data.Dataset, order: list[int], request: Request, shared: Shared
-) -> float | dict[str, str]:
+def earlier(path: Path, dataset: data.Dataset, order: list[int], request: Request) -> float | dict[str, str]:
     """100 % minus the accuracy on the training images of all requests but the last one; why it is missing for the first."""
-    labels = dataset.train.labels
+    checkpoint, labels = models.load_checkpoint(path), dataset.train.labels
     before = [label for label in order if label in labels[checkpoint["forget"]].unique().tolist()][:-1]
     if not before:
         return FIRST

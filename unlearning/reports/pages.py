@@ -44,7 +44,10 @@ def refresh(root: Path) -> list[Path]:
     """Draw the excerpts of the pages below `root` again, and the pages that list results: the files that changed."""
     changed = []
     for page in filter(Path.exists, pages_of(root)):
-        text = page.read_text(encoding="utf-8")
+        try:
+            text = page.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{page} isn't written in UTF-8") from None
         if (now := with_excerpts(text, root, page.name)) != text:
             write_text(page, now)
             changed.append(page)
