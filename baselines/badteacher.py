@@ -15,14 +15,18 @@ if not __package__:
     sys.exit(2)
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+import models
 from data import Split
 from unlearning.core.device import clock
+from unlearning.core.errors import UserError
 from unlearning.core.flags import FRACTION, Parser, PerModel, main
 from unlearning.vision.flags import method_parser
 from unlearning.vision.predict import predict
@@ -34,18 +38,36 @@ LR = PerModel(paper=1e-4, resnet20=1e-3)
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise the divergence from the two teachers' answers over all weights, starting from the original."""
     started = clock(run.compute.device)
-    random_teacher = copy.deepcopy(model)
-    for module in random_teacher.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    some = retain.take(torch.randperm(len(retain))[: round(run.settings.retain_share * len(retain))])
-    pairs = ((model, some), (random_teacher, forget))
+    some = retain.take(torch.randperm(len(retain))[: max(1, round(run.settings.retain_share * len(retain)))])
+    pairs = ((model, some), (untrained(model, run.record["network"]), forget))
     taught = [
         replace(split, labels=predict(teacher, split, run.compute, run.features).softmax(1)) for teacher, split in pairs
     ]
     both = taught[0].joined(taught[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
     return run.fit(model, both, optimizer, since=started)
+
+
+def untrained(model: nn.Module, network: Mapping[str, Any]) -> nn.Module:
+    """A network of the same shapes whose weights are drawn anew. network: as a checkpoint names it.
+
+    Layers draw their own; what lies beside layers, as a class token, comes from a network made anew. Raises UserError where
+    that is the user's own, whose function isn't at hand.
+    """
+    teacher = copy.deepcopy(model)
+    beside: list[str] = []
+    for name, module in teacher.named_modules():
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if reset:
+            reset()
+        else:
+            beside += [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
+    if beside and ".py:" in network["name"]:
+        raise UserError(f"{beside[0]} isn't drawn anew by its module: give that a method reset_parameters")
+    if beside:
+        fresh, state = models.create(network["name"], **network["arguments"]).state_dict(), teacher.state_dict()
+        teacher.load_state_dict(state | {name: fresh[name].to(state[name].device) for name in beside})
+    return teacher
 
 
 def parser() -> Parser:

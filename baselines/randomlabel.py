@@ -67,7 +67,7 @@ def salient(
         with autocast(compute.device, compute.precision):
             loss = cross_entropy(model, x, y, None)
         (loss * len(y) / len(forget)).backward()
-    sizes = [parameter.grad.abs() for parameter in parameters]
+    sizes = [torch.zeros_like(p) if p.grad is None else p.grad.abs() for p in parameters]  # None: in no answer
     model.zero_grad()
     return largest(sizes, share)
 
@@ -84,7 +84,8 @@ def train_alone(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
 
     def drop(*_):
         for parameter, mask in zip(parameters, masks, strict=True):
-            parameter.grad *= mask
+            if parameter.grad is not None:
+                parameter.grad *= mask
 
     optimizer.register_step_pre_hook(drop)
 

@@ -23,6 +23,7 @@ from torch import nn
 from data import Split
 from unlearning.core import distributed
 from unlearning.core.device import clock
+from unlearning.core.errors import UserError
 from unlearning.core.flags import BELOW_ONE, FRACTION, Parser, PerModel, main
 from unlearning.vision import forget_losses, pairs
 from unlearning.vision.flags import method_parser
@@ -36,7 +37,9 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     """Minimise both terms over all weights, starting from the original; the held-out images of `retain` aren't learned."""
     started, weight = clock(run.compute.device), run.settings.forget_weight
     order = torch.randperm(len(retain))
-    aside = max(1, round(run.settings.held_out * len(retain)))
+    aside = min(max(1, round(run.settings.held_out * len(retain))), len(retain) - 1)
+    if not aside:
+        raise UserError("one image stays: none can be held out beside one that is learned from")
     held_out, learned = retain.take(order[:aside]), retain.take(order[aside:])
     answers = predict(model, held_out, run.compute, run.features).softmax(1)
     means = forget_losses.class_means(answers, held_out.labels).to(run.compute.device)

@@ -39,18 +39,23 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     started = clock(device)
     both = (forget, retain.joined(forget))
     on_forget, on_all = (importances(model, split, settings.batch_size, run.compute) for split in both)
-    dampen(list(model.parameters()), on_forget, on_all, settings.alpha, settings.dampening)
+    dampen(trained(model), on_forget, on_all, settings.alpha, settings.dampening)
     seconds = clock(device) - started
     run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(device), trainable=0, steps=0)
     return model
 
 
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that may be changed: a ViT's fixed position codes may not."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def importances(model: nn.Module, split: Split, batch_size: int, compute: Compute) -> list[torch.Tensor]:
-    """For each parameter the square of a batch's gradient of the mean cross-entropy, float32 of its shape, as a mean over
-    random batches of `split`."""
+    """For each `trained` parameter the square of a batch's gradient of the mean cross-entropy, float32 of its shape, as a
+    mean over random batches of `split`."""
     layout, order = memory_format(model), data.in_batches(torch.randperm(len(split)), batch_size)
     model.to(memory_format=layout).eval()
-    parameters = list(model.parameters())
+    parameters = trained(model)
     found = [torch.zeros_like(parameter) for parameter in parameters]
     for images, rows in zip(data.batches(split.images, order), order, strict=True):
         x, y = to_float(images.to(compute.device), layout), split.labels[rows].to(compute.device)

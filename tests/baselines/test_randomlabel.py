@@ -6,7 +6,7 @@ import torch
 import models
 from baselines import randomlabel
 from tests.baselines.toy import Constant, handed_to_fit, images
-from tests.helpers import call, forgetting_three
+from tests.helpers import FP32, call, forgetting_three
 
 
 def test_the_largest_numbers_of_all_are_chosen():
@@ -24,6 +24,26 @@ def test_wrong_labels_are_the_same_with_and_without_a_random_mask():
         )
         labels.append(split.labels)
     assert torch.equal(*labels)
+
+
+class Unused(Constant):
+    """With a parameter that is in no answer, so that it has no gradient."""
+
+    def __init__(self):
+        super().__init__(1.0, 0.0)
+        self.unused = torch.nn.Parameter(torch.ones(2))
+
+
+def test_a_parameter_without_a_gradient_is_passed_over():
+    network = Unused()
+    parameters = list(network.parameters())
+    masks = randomlabel.salient(network, parameters, images(0, 1, 1), 0.5, FP32)
+    assert [mask.tolist() for mask in masks] == [[True, True], [False, False]]
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+    randomlabel.train_alone(optimizer, parameters, masks)
+    network(images(0).images).sum().backward()
+    optimizer.step()
+    assert network.logits.tolist() == [0.0, -1.0] and network.unused.tolist() == [1.0, 1.0]
 
 
 def test_a_random_mask_trains_as_many_weights_wherever_gradients_are_large(weights, tmp_path):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import data
+import models
 from baselines import ssd
 from tests.baselines.toy import images, run_of
 from tests.helpers import FP32
@@ -44,6 +46,19 @@ def test_d_holds_the_forgotten_images_too(alpha, left):
     model = ssd.unlearn(Bias(math.log(3)), images(0, 0), images(1), run)
     assert model.b.tolist() == pytest.approx([left * math.log(3)])
     assert (run.cost["steps"], run.cost["trainable"]) == (0, 0)
+
+
+def test_a_vits_fixed_position_codes_stay():
+    """They have no gradient, and what has none has no importance."""
+    dataset = data.load("digits", subset=40)
+    network, _ = models.create_for("vit_micro", dataset)
+    before = models.state(network)
+    three = dataset.train.labels == 3
+    after = models.state(
+        ssd.unlearn(network, dataset.train.take(~three), dataset.train.take(three), run_of(alpha=1.0, dampening=1.0))
+    )
+    moved = {name for name, value in after.items() if not value.equal(before[name])}
+    assert moved and not any("pos_embed" in name for name in moved)
 
 
 def test_alpha_is_smaller_for_transformers():

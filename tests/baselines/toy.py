@@ -35,7 +35,8 @@ def run_of(**settings):
     some = images(0, 1)
     dataset = data.Dataset("toy", some, some, ("a", "b"), False, "toy", ((0.5,), (0.5,)))
     usual = {"lr": 0.1, "epochs": 1, "batch_size": 8, "seed": 0}
-    return Run("x", Settings(usual | settings), FP32, dataset, Staged(Path("x.pth")))
+    network = {"name": "toy", "arguments": {}}
+    return Run("x", Settings(usual | settings), FP32, dataset, Staged(Path("x.pth")), record={"network": network})
 
 
 def handed_to_fit(script, model, retain, forget, **settings):

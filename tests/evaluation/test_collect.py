@@ -322,6 +322,55 @@ def test_scored_on_a_part_of_the_images(small):
     assert {row["dataset"] for row in whole} == {"digits-120"}
 
 
+def test_scores_that_were_kept_of_other_images_are_not_taken(small, tmp_path, monkeypatch):
+    """Which images --images draws depends on all forget sets of a command."""
+    flags = (
+        "--precision",
+        "fp32",
+        "--weights",
+        tmp_path,
+        "--cache",
+        0,
+        "--images",
+        60,
+        "--json",
+        tmp_path / "t.json",
+        "--overwrite",
+    )
+    two = [small / f"{name}.pth" for name in ("retrain0", "finetune")]
+
+    def rows():
+        evaluate.run(evaluate.parser().parse_args([*map(str, [*two, *flags]), "--quiet"]), "")
+        return by_method(json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["rows"])
+
+    fresh, score, calls = rows(), network.score, []
+
+    def ending(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(*given)
+
+    flags_of_random = ("--original", small / "original.pth", "--forget-random", 0.3, "--output", tmp_path / "random.pth")
+    two.append(call(finetune, *SMALL, *flags_of_random))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(network, "score", ending)
+        rows()
+    two.pop()
+    assert list(tmp_path.glob(".scores*")) and rows() == fresh
+
+
+def test_files_that_nobody_has_named_do_not_end_an_evaluation(small, tmp_path, capsys):
+    """Those in --weights that are called as an Original or a Retrain is: damaged ones, and networks that others trained."""
+    (tmp_path / "digits_resnet8_original_s0.pth").write_bytes(b"cut off")
+    torch.save(models.load_checkpoint(small / "original.pth")["state_dict"], tmp_path / "my_original.pth")
+    shutil.copy(small / "original.pth", tmp_path / "an_original.pth")
+    rows = helpers.rows_of(small / "finetune.pth", "--weights", tmp_path, beneath=False)
+    assert [row["method"] for row in rows] == ["original", "finetune"]
+    said = capsys.readouterr().err
+    assert "note: left out: " in said and "digits_resnet8_original_s0.pth" in said and "my_original" not in said
+
+
 def test_references_and_accounts_of_a_part_of_the_images(small, tmp_path):
     """Which images a reference forgot is said of those that are scored; a page is about the whole request."""
     flags = (small / "finetune.pth", "--precision", "fp32", "--weights", small / "none", "--cache", 0, "--images", 60)

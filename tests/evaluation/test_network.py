@@ -61,6 +61,23 @@ def test_a_class_without_test_images_is_compared_with_no_other_class():
     assert curves["roc"] is None and scores["UA"] == 0 and scores["RA"] == scores["TA"] == 100
 
 
+def test_a_class_beside_other_images_is_told_from_its_own_test_images_alone():
+    """Answers that depend on the class alone remember nothing, so that no attacker may tell D_f by them."""
+    dataset = data.load("digits")
+    generator = torch.Generator().manual_seed(0)
+    logits = []
+    for split in (dataset.train, dataset.test):
+        right = torch.nn.functional.one_hot(split.labels, 10).float() * torch.where(split.labels == 3, 0.0, 9.0)[:, None]
+        logits.append(right + torch.rand(len(split), 10, generator=generator))
+    three, five = ((dataset.train.labels == c).nonzero().squeeze(1) for c in (3, 5))
+    assert network.asked_about(dataset, five[:100]).equal(five[:100])
+    both = torch.cat([three, five[:100]]).sort().values
+    assert network.asked_about(dataset, both).equal(three)
+    found = [network.score(logits, dataset, forget, "svc", every_attack=True)[0] for forget in (three, both)]
+    for key in ("MIA_AUC", "TPR1", "AUC svc loss"):
+        assert found[0][key] == found[1][key], key
+
+
 def test_curves_are_shares_and_rates():
     dataset = data.load("digits")
     forget, _ = forgetting.forget_indices(dataset.train, share=0.2)

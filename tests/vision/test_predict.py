@@ -60,7 +60,8 @@ def test_recovery_weighs_few_images_as_much_as_those_of_d_r():
     with torch.no_grad():
         network.bias.copy_(torch.tensor([0.009, -torch.inf]))  # a masked class counts from 0
     one_of_each = pixels([0, 0], torch.tensor([0, 1]))
-    assert recover(network, shots, one_of_each, test, FP32, steps=1, batch_size=1) in (0, 100)
+    recover(network, shots, one_of_each, test, FP32, steps=1, batch_size=1)
+    assert network.bias.tolist() == pytest.approx([0.009, -torch.inf])  # it stays as it was
     reached = [
         recover(network, pixels([1] * 64, 1), both, test, FP32, steps=steps, lr=lr) for steps, lr in ((2, 1e-3), (10, 3e-3))
     ]

@@ -173,7 +173,7 @@ class _Scorer:
         return {
             "file": sha,
             "network": [entry.key, entry.built, repr(self.scoring.told), own and own.sha256],
-            "data": [entry.images, dataset.missing.tolist(), self.scoring.images],
+            "data": [entry.images, dataset.missing.tolist(), None if entry.drawn is None else digest(entry.drawn)],
             "forget": [(digest(positions), tag) for positions, tag in entry.forgets],
             "from": [self.retrained[pair][0] if pair in self.retrained else None for pair in _pairs(entry)],
             "flags": [self.scoring.attack, self.scoring.every_attack, self.beneath, bool(self.keep), entry.seed],
@@ -205,7 +205,8 @@ class _Scorer:
                 found, curves = found | under, curves | more
             found |= network.recovery(model, dataset, forget, compute) if self.scoring.recovery else {}
             if self.references.entries:
-                found |= network.rmia(logits, dataset, forget, self.references.say(entry, dataset, forget))
+                asked = network.asked_about(dataset, forget)
+                found |= network.rmia(logits, dataset, asked, self.references.say(entry, dataset, asked))
             if len(dataset.missing):
                 found, curves = network.without_forgotten(found, curves)
             scores.append((found, curves))
@@ -299,17 +300,21 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
     known, found = {entry.sha256 for entry in entries}, []
     for method in ("original", "retrain"):
         for path in sorted(scoring.weights.glob(f"*_{method}*.pth")):
-            _, digest = read(path, shared)
-            if digest in known:  # given already, or a copy
+            try:
+                _, sha = read(path, shared)
+                if sha is None or sha in known:  # what others have trained; given already, or a copy
+                    continue
+                entry = describe(path, scoring, shared)
+            except UserError as reason:  # nobody has named it
+                say(f"note: left out: {reason}")
                 continue
-            entry = describe(path, scoring, shared)
             near = next((other for other in entries if other.network == entry.network), None)
             if entry.method != method or near is None:
                 continue
             entry = tagged(replace(entry, source=near.source), scoring, shared)  # the same images, which may have moved
             if forgets := _accompanied(entry, entries):
                 found.append(replace(entry, forgets=forgets))
-                known.add(digest)
+                known.add(sha)
     have = {(entry.sha256, entry.key) for entry in entries}
     away = {(one.origin, _start_of(one)): one for one in entries if one.elsewhere and one.origin}
     for (origin, start), one in away.items():

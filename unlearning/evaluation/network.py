@@ -90,7 +90,7 @@ def score(
     """
     (train, test), train_y, test_y = logits, dataset.train.labels, dataset.test.labels
     sets = four_sets(dataset, forget)
-    reason, never = _no_forgotten_test(dataset, sets), unseen(dataset, sets)
+    reason, asked, never = _no_forgotten_test(dataset, sets), asked_about(dataset, forget), unseen(dataset, sets)
     found = {
         "UA": 100 - predictions.accuracy(train[sets.forget], train_y[sets.forget]),
         "UA_test": 100 - predictions.accuracy(test[sets.forget_test], test_y[sets.forget_test])
@@ -103,9 +103,9 @@ def score(
     attacked = chosen.feature(train, train_y), chosen.feature(test, test_y)
     found["MIA"], found["MIA_draw_sd"] = _efficacy(chosen, *attacked, sets, seed)
     train_loss, test_loss = predictions.loss(train, train_y), predictions.loss(test, test_y)
-    found["MIA_AUC"], found["TPR1"], roc = _told_apart(train_loss[sets.forget], test_loss[never], "logistic", "MIA-AUC")
+    found["MIA_AUC"], found["TPR1"], roc = _told_apart(train_loss[asked], test_loss[never], "logistic", "MIA-AUC")
     if every_attack:
-        found |= _every_attack(logits, dataset, sets, never, seed)
+        found |= _every_attack(logits, dataset, sets, (asked, never), seed)
     losses = {
         "D_f": train_loss[sets.forget],
         "D_r": train_loss[sets.retain],
@@ -217,6 +217,13 @@ def unseen(dataset: data.Dataset, sets: Sets) -> torch.Tensor:
     return sets.retain_test if _no_forgotten_test(dataset, sets) == NO_CLASS else sets.forget_test
 
 
+def asked_about(dataset: data.Dataset, forget: torch.Tensor) -> torch.Tensor:
+    """int64 positions of the images of D_f that are told from `unseen` ones: all of them, but where whole classes, or
+    subclasses, are forgotten beside other images, theirs alone, for T_f has no other."""
+    whole = torch.tensor(forgetting.whole_classes(dataset.train.finest, forget), dtype=torch.int64)
+    return forget[torch.isin(dataset.train.finest[forget], whole)] if len(whole) else forget
+
+
 class References(NamedTuple):
     """Of M reference networks the probability of the true class of each image of D_f, float64 (M, N), and of each `unseen`
     one, (M, U); and which of D_f's images each hasn't trained on: bool (M, N)."""
@@ -227,8 +234,8 @@ class References(NamedTuple):
 
 
 def rmia(logits: list[torch.Tensor], dataset: data.Dataset, forget: torch.Tensor, references: References | None) -> Scores:
-    """AUC and TPR at 1 % FPR of membership.rmia, or why they are missing. logits, forget: as of `score`. references: None
-    where there are none of the network's kind."""
+    """AUC and TPR at 1 % FPR of membership.rmia, or why they are missing. logits: as of `score`. forget: of `asked_about`.
+    references: None where there are none of the network's kind."""
     sets = four_sets(dataset, forget)
     never = unseen(dataset, sets)
     if len(dataset.missing) or not len(never) or references is None:
@@ -320,17 +327,20 @@ def _efficacy(attack: Attack, train: Any, test: Any, sets: Sets, seed: int) -> t
     return membership.over_draws(attack.efficacy, *groups, seed)
 
 
-def _every_attack(logits: list[torch.Tensor], dataset: data.Dataset, sets: Sets, never: torch.Tensor, seed: int) -> Scores:
-    """MIA-Efficacy, MIA-AUC and TPR@1%FPR of each attacker on each feature, as in `score`. never: int64 positions of the
-    test images that D_f is told from."""
+def _every_attack(
+    logits: list[torch.Tensor], dataset: data.Dataset, sets: Sets, told: tuple[torch.Tensor, torch.Tensor], seed: int
+) -> Scores:
+    """MIA-Efficacy, MIA-AUC and TPR@1%FPR of each attacker on each feature, as in `score`. told: int64 positions of the
+    training images that are told from test images, and of these."""
     found: Scores = {}
+    asked, never = told
     for name, feature in predictions.FEATURES.items():
         train, test = feature(logits[0], dataset.train.labels), feature(logits[1], dataset.test.labels)
         for attacker in membership.ATTACKERS:
             title = f"{attacker} {name}"
             attack = Attack(feature, partial(membership.mia_efficacy, attacker=attacker))
             found[f"MIA {title}"], _ = _efficacy(attack, train, test, sets, seed)
-            area, rate, _ = _told_apart(train[sets.forget], test[never], attacker, f"AUC {title}")
+            area, rate, _ = _told_apart(train[asked], test[never], attacker, f"AUC {title}")
             found |= {f"AUC {title}": area, f"TPR1 {title}": rate}
     return found
 
