@@ -66,7 +66,8 @@ def untrained(model: nn.Module, network: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"{beside[0]} isn't drawn anew by its module: give that a method reset_parameters")
     if beside:
         fresh, state = models.create(network["name"], **network["arguments"]).state_dict(), teacher.state_dict()
-        teacher.load_state_dict(state | {name: fresh[name].to(state[name].device) for name in beside})
+        for name in beside:  # as large as in a network that was made smaller
+            state[name].copy_(fresh[name][tuple(map(slice, state[name].shape))])
     return teacher
 
 

@@ -58,9 +58,8 @@ def score_files(
     beneath: also look beneath the head, by a probe, relearning and a picture of the features. keep: give each row the
     `account` that reports/answers.py describes, with or without images. more: function of a file, giving further metrics. An
     original is scored on every forget set that the other files of its data and network bring, or on the one that `scoring`
-    names. Raises UserError when a forget set is
-    missing or contradicts `scoring`, when two files are the same run with the same seed, and when there are two Retrains to
-    measure from.
+    names. Raises UserError when a forget set is missing or contradicts `scoring`, when two files are the same run with the
+    same seed, and when there are two Retrains to measure from.
     """
     described = _described(once(paths), scoring, shared)
     given = _or_left_out(described, lambda entry: replace(entry, forgets=forget_sets(entry, described, scoring, shared)))
