@@ -103,6 +103,8 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     run_all = runner(args)
     refuse_odd(args, table.none_of)
     request = Request.from_flags(args, table)
+    if request.seeds < table.fewest:
+        raise UserError(f"{args.table} compares {table.fewest} networks of each kind or more: --seeds {table.fewest}")
     shared = shared or table.shared(request)
     request = request.fitted(shared).resolved(shared)
     plan = table.plan(request)

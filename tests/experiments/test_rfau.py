@@ -23,5 +23,14 @@ def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp
     again = make(
         tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", "--only", "images", table="rfau"
     )
-    assert sorted(again["rows"], key=str) == sorted(result["rows"], key=str)
+    before, after = (
+        {(row["forget"], row["method"], row["epochs"]): row for row in made["rows"]} for made in (result, again)
+    )
+    assert before.keys() == after.keys()
+    for key, row in after.items():
+        if key[0] == "class3":
+            assert row == before[key]
+        else:  # made again, from layers that were cached in another order: the last bits may differ
+            values = {name: metric["values"] for name, metric in row["metrics"].items() if "values" in metric}
+            assert values == {name: pytest.approx(before[key]["metrics"][name]["values"], rel=1e-5) for name in values}
     assert [run["of"] for run in again["earlier"]] == [["resnet8, class3"]]

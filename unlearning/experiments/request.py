@@ -329,7 +329,8 @@ class Table:
     the rows. published: function of rows and data set, putting a paper's numbers beside ours. shared: makes what all runs
     share. estimated: function of a request and its plan, giving lines about what the runs would take. pictures: False where
     none are drawn. validation: True where all is scored on training images that are held out. diverging: True where runs
-    that diverge are left out. none_of: flags of reproduce.py, by their attributes, that say nothing to it.
+    that diverge are left out. none_of: flags of reproduce.py, by their attributes, that say nothing to it. fewest: seeds
+    that it compares at least.
     """
 
     about: str
@@ -344,3 +345,4 @@ class Table:
     validation: bool = False
     diverging: bool = False
     none_of: tuple[str, ...] = ()
+    fewest: int = 1

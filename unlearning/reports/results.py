@@ -162,7 +162,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         found = content.read_json(path)
     except FileNotFoundError:
-        raise UserError(f"there is no {path}") from None
+        raise UserError(f"{path} is not a result file: there is none") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a result file ({first_line(error)})") from None
     if not isinstance(found, dict):
