@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from timm.optim import Muon
+from timm.optim import muon as library
 
 import data
 import finetune
@@ -123,6 +124,19 @@ def test_a_recipes_optimiser_and_muon_in_its_place_decay_matrices_alone(how, nam
         else:
             assert type(optimizer) is torch.optim.AdamW
     assert recipe.get("clip") == (1.0 if name == "vit_micro" else None)
+
+
+def test_muon_computes_in_fp32_on_cpus(monkeypatch):
+    """By the library's own choice it would be bf16, which CPUs without such units take many times as long for."""
+    orthogonal, asked = library.zeropower_via_newtonschulz, []
+    monkeypatch.setattr(
+        library, "zeropower_via_newtonschulz", lambda *given, **how: asked.append(how["dtype"]) or orthogonal(*given, **how)
+    )
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6))
+    optimizer = recipes.paper_recipe(model, 4, 0.1, 6, flip=False, crop=None, muon=True)["optimizer"]
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    assert asked == [torch.float32] and isinstance(optimizer, Muon)
 
 
 def test_the_fast_recipes_rate_is_one_triangle():

@@ -2,6 +2,7 @@
 
 import argparse
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -132,13 +133,31 @@ def fast_recipe(
 
 def _optimizer(model, lr, muon):
     """Muon, or else AdamW for a ViT and Nesterov's SGD for a CNN; weights decay in matrices only."""
-    from timm.optim import Muon, param_groups_weight_decay
+    from timm.optim import param_groups_weight_decay
 
     is_vit = models.is_vit(model)
     groups = param_groups_weight_decay(model, 0.1 if is_vit else 5e-4)
     if muon:
-        return Muon(groups, lr=lr, nesterov=True)
+        return _muon(groups, lr)
     return torch.optim.AdamW(groups, lr=lr) if is_vit else torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+
+
+def _muon(groups, lr):
+    """timm's Muon, but on CPUs orthogonal matrices are computed in fp32: in bf16, timm's only choice, vit_micro took 4.4 times
+    as long to train on a CPU without bf16 units."""
+    from timm.optim import muon as library
+
+    def in_fp32(matrix, *given, **how):
+        return orthogonal(matrix, *given, **how | ({"dtype": torch.float32} if matrix.device.type == "cpu" else {}))
+
+    orthogonal = library.zeropower_via_newtonschulz
+
+    class Muon(library.Muon):
+        def step(self, closure=None):
+            with mock.patch.object(library, "zeropower_via_newtonschulz", in_fp32):  # it takes no other precision
+                return super().step(closure)
+
+    return Muon(groups, lr=lr, nesterov=True)
 
 
 def add_recipe_flags(parser: Parser) -> Parser:
