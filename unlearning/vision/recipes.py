@@ -143,8 +143,8 @@ def _optimizer(model, lr, muon):
 
 
 def _muon(groups, lr):
-    """timm's Muon, but on CPUs orthogonal matrices are computed in fp32: in bf16, timm's only choice, vit_micro took 4.4 times
-    as long to train on a CPU without bf16 units."""
+    """timm's Muon, but on CPUs orthogonal matrices are computed in fp32: in bf16, timm's only choice, vit_micro took 4.4
+    times as long to train on a CPU without bf16 units."""
     from timm.optim import muon as library
 
     def in_fp32(matrix, *given, **how):
