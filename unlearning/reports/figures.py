@@ -152,15 +152,22 @@ def _endings(keys: list[tuple[Any, ...]]) -> list[str]:
     return found
 
 
+WIDEST = 9.3  # inches that a page has
+
+
 def metrics(rows: list[Any]) -> Figure:
     """A dot and an interval for each row and metric, a block for each forget set."""
     groups = results.by_forget_set(rows)
     keys = [[key for key in METRICS if any("mean" in row["metrics"].get(key, {}) for row in group)] for _, group in groups]
-    names = [[wrapped(name, 2.8) for name in row_names(group)] for _, group in groups]
-    all_names = [name for some in names for name in some]
     widest = max(map(len, keys))
     columns = -(-widest // -(-widest // ACROSS))  # as many in each line
-    width = max(3.4, 0.2 + 0.062 * max(len(line) for name in all_names for line in name.splitlines()) + 1.02 * columns)
+    for room in (2.8, 1.7):
+        names = [[wrapped(name, room) for name in row_names(group)] for _, group in groups]
+        all_names = [name for some in names for name in some]
+        longest = max(len(line) for name in all_names for line in name.splitlines())
+        width = max(3.4, 0.2 + 0.062 * longest + 1.02 * columns)
+        if width <= WIDEST:
+            break
     headings = [wrapped(heading, 0.97 * width, weight="bold") for heading, _ in groups]
     pitch = 0.06 + 0.13 * max(name.count("\n") + 1 for name in all_names)
     heights = [

@@ -2,7 +2,6 @@
 
 import argparse
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -138,26 +137,10 @@ def _optimizer(model, lr, muon):
     is_vit = models.is_vit(model)
     groups = param_groups_weight_decay(model, 0.1 if is_vit else 5e-4)
     if muon:
-        return _muon(groups, lr)
+        from unlearning.vision.muon import Muon
+
+        return Muon(groups, lr=lr, nesterov=True)
     return torch.optim.AdamW(groups, lr=lr) if is_vit else torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-
-
-def _muon(groups, lr):
-    """timm's Muon, but on CPUs orthogonal matrices are computed in fp32: in bf16, timm's only choice, vit_micro took 4.4
-    times as long to train on a CPU without bf16 units."""
-    from timm.optim import muon as library
-
-    def in_fp32(matrix, *given, **how):
-        return orthogonal(matrix, *given, **how | ({"dtype": torch.float32} if matrix.device.type == "cpu" else {}))
-
-    orthogonal = library.zeropower_via_newtonschulz
-
-    class Muon(library.Muon):
-        def step(self, closure=None):
-            with mock.patch.object(library, "zeropower_via_newtonschulz", in_fp32):  # it takes no other precision
-                return super().step(closure)
-
-    return Muon(groups, lr=lr, nesterov=True)
 
 
 def add_recipe_flags(parser: Parser) -> Parser:
