@@ -34,10 +34,8 @@ from benchmarks import published_way
 from benchmarks.throughput import bare_loop
 from unlearning.core.device import Compute, peak_memory_mib, reset_peak_memory, resolve_device
 from unlearning.core.errors import UserError
-from unlearning.core.files import write_bytes
 from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.provenance import device_name, provenance
-from unlearning.core.seals import check_own
 from unlearning.images import forgetting
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import figures, results, tables
@@ -278,10 +276,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
     result = results.joined(result, args.output)
     results.write(args.output, result)
     named = figures.pictures(result["rows"]).items()  # speed.png, or several where there are many rows
-    pictures = {args.output.with_name(name.replace("speed", args.output.stem, 1)): content for name, content in named}
-    check_own(pictures)
-    for path, content in pictures.items():
-        write_bytes(path, content)
+    figures.write({args.output.with_name(name.replace("speed", args.output.stem, 1)): content for name, content in named})
     print(tables.terminal(result))
 
 

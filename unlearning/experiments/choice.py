@@ -99,9 +99,9 @@ def ends(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         if not row.get("chosen"):
             continue
         given = dict(pairwise(row["point"].split()))
-        for flag in METHODS[row["tunes"]].knobs:
-            values = sorted({float(dict(pairwise(point))[flag]) for point in METHODS[row["tunes"]].points})
-            if len(values) > 2 and flag in given and float(given[flag]) in (values[0], values[-1]):
+        for flag, words in METHODS[row["tunes"]].axes.items():
+            values = [float(word) for word in words]
+            if len(values) > 2 and flag in given and float(given[flag]) in (min(values), max(values)):
                 found.setdefault((row["model"], row["forget"]), []).append(f"{row['tunes']} ({flag} {given[flag]})")
     return [
         f"note: {model}, {forget}: at an end of what was tried: {', '.join(points)}"

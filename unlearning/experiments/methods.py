@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
-from unlearning.reports.columns import PAPERS
+from unlearning.reports.columns import paper_of
 
 # The tables that forget images, and what each forgets: a class, a random share of the images, or one after the other.
 FORGETS = {
@@ -52,16 +52,21 @@ class Method:
     grid: str = EIGHT
 
     @property
+    def axes(self) -> dict[str, list[str]]:
+        """The values of each flag that its grid varies: {"--lr": ["0.001", ...], "--rank": ["8", "16"]}."""
+        parts = [part.split() for part in f" {self.grid}".split(" --")[1:]]
+        return {f"--{flag}": values for flag, *values in parts}
+
+    @property
     def knobs(self) -> list[str]:
         """The flags that its grid varies."""
-        return [word for word in self.grid.split() if word.startswith("--")]
+        return list(self.axes)
 
     @property
     def points(self) -> list[tuple[str, ...]]:
         """The flags of each point of its grid: ("--lr", "0.001", "--rank", "8") ..."""
-        axes = [part.split() for part in f" {self.grid}".split(" --")[1:]]
-        values = itertools.product(*([(f"--{flag}", value) for value in values] for flag, *values in axes))
-        return [tuple(itertools.chain(*pairs)) for pairs in values]
+        pairs = itertools.product(*([(flag, value) for value in values] for flag, values in self.axes.items()))
+        return [tuple(itertools.chain(*point)) for point in pairs]
 
     def fits(self, table: str) -> bool:
         """True if it is a row of this table."""
@@ -146,11 +151,11 @@ def key_of(word: str) -> str:
 def _shown(key: str) -> str:
     """A row by its paper's name, without the flag that this stands for."""
     script, *words = key.split()
-    for (of, flag), name in PAPERS.items():
-        if of == script and flag in ("", *words):
-            place = words.index(flag) if flag else 0
-            return key if name == script else " ".join([name, *words[:place], *words[place + 2 * bool(flag) :]])
-    return key
+    name, flag = paper_of(script, words)
+    if name == script:
+        return key
+    place = words.index(flag) if flag else len(words)
+    return " ".join([name, *words[:place], *words[place + 2 :]])
 
 
 def rows_of(table: str) -> list[str]:

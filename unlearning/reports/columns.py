@@ -1,5 +1,6 @@
 """The columns of all tables: one line for each metric, by its key in result files."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from unlearning.metrics import membership, predictions
@@ -133,9 +134,15 @@ PAPERS = {
 }
 
 
+def paper_of(script: str, flags: Collection[str]) -> tuple[str, str]:
+    """(what papers call a script's method with these flags, the flag that makes it this method or ""); its own name where
+    papers have none."""
+    fitting = ((name, flag) for (of, flag), name in PAPERS.items() if of == script and (not flag or flag in flags))
+    return next(fitting, (script, ""))
+
+
 def method_name(row: Any) -> str:
     """What a table calls a row's method: its paper's name in the place of the script's, then the flags that its name has."""
     script, *words = row["method"].split(" ")
     flags = {word.split(" ")[0] for word in (*words, *row.get("flags", ()))}
-    fitting = (name for (of, flag), name in PAPERS.items() if of == script and (not flag or flag in flags))
-    return " ".join([next(fitting, script), *words])
+    return " ".join([paper_of(script, flags)[0], *words])

@@ -19,7 +19,7 @@ The pictures of a network's answers, one by one, are in answer_figures.py.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ METRICS = {
     "forgetting": "forgetting score",
 }
 ACROSS = 7  # panels of metrics side by side
+WIDEST = 9.3  # inches of metrics that a page has room for
 ANCHORS = ("original", "retrain")
 
 
@@ -77,15 +78,19 @@ class Picture(NamedTuple):
 
 
 def draw(rows: list[Any], folder: str | Path) -> list[Path]:
-    """Write every picture that the rows have something for into `folder`, as PNG files: their paths.
+    """Write every picture that the rows have something for into `folder`, as PNG files: their paths. Raises as `write`."""
+    return write({Path(folder) / name: content for name, content in pictures(rows).items()})
+
+
+def write(drawn: Mapping[Path, bytes]) -> list[Path]:
+    """Write pictures, the bytes of each by its path: their paths.
 
     Raises UserError, and writes none, where one would replace a file of somebody else's.
     """
-    drawn = pictures(rows)
-    check_own(Path(folder) / name for name in drawn)
-    for name, content in drawn.items():
-        write_bytes(Path(folder) / name, content)
-    return [Path(folder) / name for name in drawn]
+    check_own(drawn)
+    for path, content in drawn.items():
+        write_bytes(path, content)
+    return list(drawn)
 
 
 def pictures(rows: list[Any]) -> dict[str, bytes]:
@@ -150,9 +155,6 @@ def _endings(keys: list[tuple[Any, ...]]) -> list[str]:
         small = [text.lower() for text in found]  # some file systems don't know capitals
         found = [again(key) if small.count(text.lower()) > 1 else text for key, text in zip(keys, found, strict=True)]
     return found
-
-
-WIDEST = 9.3  # inches that a page has
 
 
 def metrics(rows: list[Any]) -> Figure:
@@ -262,10 +264,11 @@ def steps(rows: list[Any]) -> Figure | None:
     figure, axes = grid(len(groups))
     methods = list(dict.fromkeys(name for _, group in groups for name in _several(group)))
     for axis, (heading, group) in zip(axes, groups, strict=True):
-        gaps = [row["metrics"]["gap"] for row in group if row["method"] in (*_several(group), "finetune")]
+        several = _several(group)
+        gaps = [row["metrics"]["gap"] for row in group if row["method"] in (*several, "finetune")]
         reach = 1.15 * max(gap["mean"] + (gap["ci95"] or 0) for gap in gaps)
         below = ["optimiser steps"]
-        for name, same in _several(group).items():
+        for name, same in several.items():
             x, y = ([row["metrics"][key]["mean"] for row in same] for key in ("steps", "gap"))
             half = [row["metrics"]["gap"]["ci95"] or 0 for row in same]
             x = [value * 1.03 ** methods.index(name) for value in x]  # beside each other: so are their intervals
@@ -276,11 +279,11 @@ def steps(rows: list[Any]) -> Figure | None:
             gap = row["metrics"]["gap"]["mean"]
             if row["method"] == "original" and gap > reach:
                 below.append(f"not shown: original at {gap:.1f}")
-            elif row["method"] in ("original", "finetune") and row["method"] not in _several(group):
+            elif row["method"] in ("original", "finetune") and row["method"] not in several:
                 style = ":" if row["method"] == "original" else "--"
                 axis.axhline(gap, color=GREY, linestyle=style, label=row["method"])
         axis.set_xscale("log", base=2)
-        axis.set_xticks(_apart([row["metrics"]["steps"]["mean"] for same in _several(group).values() for row in same]))
+        axis.set_xticks(_apart([row["metrics"]["steps"]["mean"] for same in several.values() for row in same]))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.minorticks_off()
         axis.set_ylim(bottom=0)

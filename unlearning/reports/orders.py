@@ -71,11 +71,11 @@ def distances(rows: Sequence[Any]) -> Distances:
     methods = {place: row["metrics"] for place, row in enumerate(rows) if row["method"] not in ("original", "retrain")}
     found: Distances = {}
     for name in (*DISTANCES, *LEVELS):
-        right = np.array(retrain.get(name, {}).get("values", []))
         values = {place: np.array(metrics.get(name, {}).get("values", [])) for place, metrics in methods.items()}
         if name in DISTANCES:
             far = {place: abs(x) for place, x in values.items() if len(x)}
         else:
+            right = np.array(retrain.get(name, {}).get("values", []))
             far = {place: abs(x - right) for place, x in values.items() if 0 < len(x) == len(right)}
         if len(far) >= FEWEST:
             found[name] = far
