@@ -142,6 +142,18 @@ def _asked(name: str, own: OwnNetwork | None, subject: str) -> OwnNetwork:
     return own
 
 
+def check_name(name: str) -> None:
+    """Raise UserError for a name that no library knows; a file's network is looked at when it is made."""
+    if name.startswith(libraries.TORCHVISION):
+        libraries.check_torchvision(name.removeprefix(libraries.TORCHVISION))
+    elif name not in NAMES and not is_elsewhere(name):
+        import timm
+
+        if not timm.is_model(name.removeprefix(libraries.TIMM)):
+            others = "timm's names, torchvision:NAME and FILE.py:FUNCTION"
+            raise UserError(f"unknown model {name!r}; there are {', '.join(NAMES)}, {others}")
+
+
 def is_elsewhere(name: str) -> bool:
     """True for the name of a network that neither this project nor timm has."""
     return name.startswith((libraries.TORCHVISION, libraries.HUGGING_FACE)) or ".py:" in name
@@ -165,10 +177,8 @@ def _net(
         if size < side:
             raise UserError(f"{name} has {side} x {side} patches: it takes no images of {size} pixels")
         return simple_vit(in_chans, num_classes, size, patch=size // side, width=width, depth=depth, heads=heads)
-    known, name = name, name.removeprefix(libraries.TIMM)
-    if not timm.is_model(name):
-        others = "timm's names, torchvision:NAME and FILE.py:FUNCTION"
-        raise UserError(f"unknown model {known!r}; there are {', '.join(NAMES)}, {others}")
+    check_name(name)
+    name = name.removeprefix(libraries.TIMM)
     # A transformer has its positions for one size and is told it; a CNN takes any.
     configuration: Any = timm.get_pretrained_cfg(name)
     fixed: dict[str, Any] = ({"img_size": size} if configuration.fixed_input_size else {}) | own

@@ -17,8 +17,8 @@ from unlearning.reports import results
 
 # Networks that start from weights of other data: their flags for pretrain and retrain.
 START = {models.EFFICIENTNET: ["--pretrained", "--input-size", "48", "--lr", "0.01"]}
-# The paper's recipe wants its 10,000 steps of warm-up: within 20 epochs the loss rose from the fifth on (CIFAR-10, an H200), and
-# at a third of its rate 8 epochs of 28,000 images made a network that knew 67.5 % of 4,000 others, the fast recipe 81.5.
+# The paper's recipe wants its 10,000 steps of warm-up: within 20 epochs the loss rose from the fifth on (CIFAR-10, an H200).
+# At a third of its rate 8 epochs of 28,000 images made a network that knew 67.5 % of 4,000 others, by the fast recipe 81.5.
 SHORT = {"vit_small": ["--recipe", "fast"]}
 Points = Callable[[str, str], Sequence[Flags]]  # of a network and a key of METHODS, the flags to run it with; each a run
 
@@ -103,7 +103,9 @@ def cache_of(request: Request) -> list[str]:
 
 
 def from_scratch(request: Request, network: str) -> list[str]:
-    """The flags with which a preset trains a network from its start."""
+    """The flags with which a preset trains a network from its start. Raises UserError for an unknown one."""
+    if not Path(network).is_dir():
+        models.check_name(network)
     sizes = request.sizes
     lengths = dict(zip(sizes["model"], sizes["pretrain"], strict=True))
     epochs = ["--epochs", str(lengths[network])] if network in lengths else []

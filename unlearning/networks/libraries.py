@@ -18,6 +18,13 @@ def torchvision_names() -> list[str]:
     return models.list_models(models)
 
 
+def check_torchvision(name: str) -> None:
+    """Raise UserError for a name that isn't of `torchvision_names`."""
+    known = torchvision_names()
+    if name not in known:
+        raise UserError(f"torchvision has no network {name!r}; it has {', '.join(known[:5])} ...")
+
+
 def from_torchvision(name: str, num_classes: int, small_stem: bool = False, **size: Any) -> nn.Module:
     """torchvision's network `name`, freshly initialised.
 
@@ -27,9 +34,7 @@ def from_torchvision(name: str, num_classes: int, small_stem: bool = False, **si
     """
     from torchvision import models
 
-    known = torchvision_names()
-    if name not in known:
-        raise UserError(f"torchvision has no network {name!r}; it has {', '.join(known[:5])} ...")
+    check_torchvision(name)
     own: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     own |= size if name.startswith("vit_") else {}
     try:
