@@ -17,7 +17,7 @@ import evaluate
 from tests.helpers import ROOT, one_line
 from unlearning.core.seals import FOREIGN
 from unlearning.metrics import membership, predictions
-from unlearning.reports import answer_figures, figures, results, style
+from unlearning.reports import answer_figures, class_figures, figures, results, style
 
 TABLES = {
     str(path.relative_to(ROOT / "results")): result["rows"]
@@ -150,6 +150,36 @@ def test_pictures_are_split_by_forget_set_and_then_numbered(tmp_path):
         entry["metrics"] = {key: entry["metrics"][key] for key in ("UA", "dUA", "dTA")}
     names = check_files(many, tmp_path / "many")
     assert names == ["metrics-1.png", "metrics-2.png", "plane.png"]
+
+
+def in_turn(classes, methods=("original", "retrain", "finetune", "lora")):
+    """A row of each method for each of the first `classes` classes, whose UA is a number of its own."""
+    rows = [row(name, forget=f"class{c}") | {"forgotten": f"class {c} (c{c})"} for c in range(classes) for name in methods]
+    for place, entry in enumerate(rows):
+        entry["metrics"] |= {"UA": {"mean": float(place), "ci95": None}, "dUA": {"mean": place - 100.0, "ci95": None}}
+        there = {"mean": -0.01, "ci95": None}
+        entry["metrics"]["probe_gap"] = {"missing": "n/a"} if entry["method"] == "lora" else there
+    return rows
+
+
+def test_many_classes_in_turn_have_their_means_and_one_picture_of_each_class(tmp_path):
+    rows = in_turn(5)
+    assert check_files(rows, tmp_path / "five") == ["metrics.png", "plane.png", "classes.png"]
+    assert len(check_files(in_turn(4), tmp_path / "four")) > 6  # each class still has its own
+    ua, ta, probe = class_figures.classes([entry for entry in rows if entry["method"] != "original"]).axes
+    assert [tick.get_text() for tick in ua.get_yticklabels()] == ["finetune", "lora"]
+    assert [tick.get_text() for tick in ta.get_xticklabels()] == ["c0", "c1", "c2", "c3", "c4"]
+    assert [text.get_text() for text in ua.texts] == [str(place) for method in (2, 3) for place in range(method, 20, 4)]
+    assert ua.images[0].get_array().tolist() == [[100.0 - place for place in range(method, 20, 4)] for method in (2, 3)]
+    assert [text.get_text() for text in probe.texts] == ["0"] * 5  # not -0, and nothing where there is no value
+
+
+def test_the_picture_over_classes_is_cut_between_methods():
+    names = [f"m{place}" for place in range(90)]
+    rows = sorted(in_turn(5, names), key=lambda entry: names.index(entry["method"]))
+    parts = [figure for _, figure in figures._files(figures.PICTURES["classes"], rows)]
+    shown = [[tick.get_text() for tick in figure.axes[0].get_yticklabels()] for figure in parts]
+    assert shown == [names[:30], names[30:60], names[60:]]
 
 
 def test_numbered_pictures_show_every_row_once_and_the_anchors_always():

@@ -22,16 +22,26 @@ def over_classes(rows: Sequence[Any]) -> list[Any]:
     none where fewer than FEWEST classes were forgotten. A method that lacks one of them, for classes differ, or has several
     rows of one, is left out. What else a row says, such as a paper's numbers, is of its class, and is left out too.
     """
-    alone = [row for row in rows if re.fullmatch(r"class\d+", row["forget"]) and "request" not in row]
     found = []
-    for group in grouped(alone, lambda row: (row["dataset"], row["model"], row.get("fingerprint"))).values():
+    for group in in_turn(rows):
         classes = sorted({row["forget"] for row in group})
-        if len(classes) >= FEWEST:
-            methods = grouped(group, lambda row: (row["method"], row["epochs"])).values()
-            whole = [rows for rows in methods if sorted(row["forget"] for row in rows) == classes]
-            common = {"forget": OVER, "forgotten": f"one class alone, of {len(classes)} in turn", "over": OVER}
-            found += [row | common for row in rows_over_seeds([list(map(_as_one_seed, rows)) for rows in whole])]
+        methods = grouped(group, lambda row: (row["method"], row["epochs"])).values()
+        whole = [rows for rows in methods if sorted(row["forget"] for row in rows) == classes]
+        common = {"forget": OVER, "forgotten": f"one class alone, of {len(classes)} in turn", "over": OVER}
+        found += [row | common for row in rows_over_seeds([list(map(_as_one_seed, rows)) for rows in whole])]
     return found
+
+
+def in_turn(rows: Sequence[Any], fewest: int = FEWEST) -> list[list[Any]]:
+    """The rows of each data set and network of which at least so many classes were forgotten, each alone."""
+    alone = [row for row in rows if re.fullmatch(r"class\d+", row["forget"]) and "request" not in row]
+    groups = grouped(alone, lambda row: (row["dataset"], row["model"], row.get("fingerprint"))).values()
+    return [group for group in groups if len({row["forget"] for row in group}) >= fewest]
+
+
+def number(tag: str) -> int:
+    """The class that a tag such as "class3" names."""
+    return int(tag.removeprefix("class"))
 
 
 def _as_one_seed(row: Any) -> Any:

@@ -10,6 +10,8 @@ roc.png       ROC of the attack that tells D_f from T_f, on log axes, a panel fo
 relearn.png   accuracy on T_f over steps of training on D_f, a panel for each row
 features.png  penultimate features of D_f and D_r on their first two principal components, a panel for each row
 steps.png     average gap over optimiser steps, for methods run with several numbers of epochs
+classes.png   how far each method is from Retrain for each class, where MANY or more were forgotten one by one; the other
+              pictures then show each method's mean over the classes, and those with a panel for each row none of them
 
 Of several networks and forget sets, a picture with a panel for each row has a file each, and so has any other that would be
 higher than 2,000 pixels: losses-MODEL-FORGET.png, or losses-DATASET-MODEL-FORGET.png where data sets share both. One that is
@@ -30,7 +32,7 @@ from matplotlib.ticker import MaxNLocator
 from unlearning.core.files import write_bytes
 from unlearning.core.seals import check_own
 from unlearning.metrics import statistics
-from unlearning.reports import panel_figures, paper_figures, results
+from unlearning.reports import averages, class_figures, panel_figures, paper_figures, results
 from unlearning.reports.columns import method_name
 from unlearning.reports.results import row_names
 from unlearning.reports.style import (
@@ -65,16 +67,19 @@ METRICS = {
 ACROSS = 7  # panels of metrics side by side
 WIDEST = 9.3  # inches of metrics that a page has room for
 ANCHORS = ("original", "retrain")
+MANY = 5  # classes, each forgotten alone, of which nobody looks at each one's pictures
 
 
 class Picture(NamedTuple):
     """A kind of picture. has: true of a row that it has something for. draw: the figure of such rows, None if they have
-    nothing together. by: what its files are told apart by. alone: a file each, however small."""
+    nothing together. by: what its files are told apart by. alone: a file each, however small. of_many: of many classes that
+    were forgotten one by one."""
 
     has: Callable[[Any], Any]
     draw: Callable[[list[Any]], Figure | None]
     by: tuple[str, ...] = ("model", "forget")
     alone: bool = False
+    of_many: bool = False
 
 
 def draw(rows: list[Any], folder: str | Path) -> list[Path]:
@@ -100,10 +105,16 @@ def pictures(rows: list[Any]) -> dict[str, bytes]:
         for _, group in results.by_forget_set(rows)
         for row, name in zip(group, row_names(group), strict=True)
     ]
+    many = [row for group in averages.in_turn(named, MANY) for row in group]
+    alone = {id(row) for row in many}
+    others = [row for row in named if id(row) not in alone] + averages.over_classes(many)
+    many = [row for same in statistics.grouped(many, lambda row: row["name"]).values() for row in same]  # if cut, by method
     drawn = {}
     for name, picture in PICTURES.items():
         with styled():
-            for ending, figure in _files(picture, [row for row in named if picture.has(row)]):
+            for ending, figure in _files(
+                picture, [row for row in (many if picture.of_many else others) if picture.has(row)]
+            ):
                 drawn[f"{name}{ending}.png"] = png(figure)
     return drawn
 
@@ -310,6 +321,7 @@ PICTURES = {
     "relearn": Picture(lambda row: "curves" in row and row["curves"]["relearn"], panel_figures.relearn, alone=True),
     "features": Picture(lambda row: "curves" in row and row["curves"]["features"], panel_figures.features, alone=True),
     "steps": Picture(lambda row: all("mean" in row["metrics"].get(key, {}) for key in ("steps", "gap")), steps),
+    "classes": Picture(_has_metric, class_figures.classes, by=("model",), alone=True, of_many=True),
 }
 
 
