@@ -77,8 +77,10 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
     n, parameters = len(session.rows), session.parameters
     there = sum(row is not None for row in session.rows)
 
+    every = session.batches(session.rows, None if how.solver == "cg" else MINI)
+    keep = len(every) == 1 or session.forward.graph_bytes(every) <= KEPT
+
     def product(batches, count, total):
-        keep = session.forward.graph_bytes(batches) <= KEPT
         if how.curvature == "hessian":
             part = objective(session, total)
             return influence.hessian_product(lambda batch: part(batch) * n / count, batches, parameters, keep)
@@ -90,16 +92,15 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
         return lambda v: flat(v) + session.decay * v
 
     if how.solver == "cg":
-        whole = product(session.batches(session.rows), n, there)
+        whole = product(every, n, there)
         most = {"most": how.products, "rough": True} if how.products else {}
         return influence.conjugate_gradients(whole, b, dampings, how.tolerance, **most)
-    rows = session.batches(session.rows, MINI)
-    sizes = [len(batch.rows) for batch in rows]
+    sizes = [len(batch.rows) for batch in every]
     most = {"most": how.products, "every": how.products} if how.products else {}
     return {  # rows may be gone, but n is what it was
         damping: influence.stochastic(
             lambda batch: product([batch], len(batch.rows) * n / there, there),
-            rows,
+            every,
             sizes,
             b,
             damping,

@@ -133,6 +133,14 @@ def without(name):
     return lambda weights: {key: value for key, value in weights.items() if name not in key}
 
 
+def with_bin(content):
+    def change(folder, place):
+        (folder / "adapter_model.safetensors").unlink()
+        (folder / "adapter_model.bin").write_bytes(content)
+
+    return change
+
+
 REFUSED = {
     "DoRA": (replaced(use_dora=True), "DoRA"),
     "modules to save": (
@@ -172,6 +180,11 @@ REFUSED = {
         lambda folder, place: (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64),
         "no such adapter on this model",
     ),
+    "a pointer in the place of its weights": (
+        with_bin(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n"),
+        "no such adapter on this model",
+    ),
+    "an empty file": (with_bin(b""), "no such adapter on this model"),
     "no JSON": (
         lambda folder, place: (folder / "adapter_config.json").write_bytes(b"{"),
         "adapter_config.json can't be read",
@@ -287,7 +300,7 @@ def test_a_failure_to_write_leaves_the_old_adapter(place, tmp_path, monkeypatch,
 def test_a_card_with_a_name_that_is_no_text_is_written(place, tmp_path):
     """Bytes of a file's name that aren't UTF-8, as Python holds them."""
     with session(place / "adapter", tmp_path / "weights") as now:
-        write_adapter(now.peft_model, tmp_path / "written", {}, "trained on caf\udce9")
+        write_adapter(now.peft_model, tmp_path / "written", now.record, "trained on caf\udce9")
     assert r"caf\udce9" in (tmp_path / "written/README.md").read_text(encoding="utf-8")
 
 

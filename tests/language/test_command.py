@@ -1,8 +1,11 @@
 """llmeraser.py from the command line: what requests say, what is refused in one line, and what is taken as finished."""
 
 import json
+import math
 import random
 import shutil
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +17,12 @@ from tests.helpers import call, files, full_disk, latest, one_line, shell
 from tests.language.conftest import finetune, foreign, parameters, record_of, request, session, write_lines
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.flags import Parser
+from unlearning.core.flags import Parser, typed_command
+from unlearning.language import command, forward, influence
 from unlearning.language import flags as flags_module
-from unlearning.language import forward, influence
 from unlearning.language.adapters import RECORD, read_record
 from unlearning.language.session import Workspace
-from unlearning.language.training import train_adapter
+from unlearning.language.training import relative_gradient, train_adapter
 
 QUICK = ("--method", "noadapter")  # writes another adapter at once
 
@@ -496,6 +499,52 @@ def test_a_training_that_ends_before_rest_says_so_and_is_asked_as_such(place, tm
     assert record_of(rest)["ledger"][0]["found"]["curvature"] == "hessian"
 
 
+def test_an_answer_says_itself_whether_it_is_at_rest(place, tmp_path, capsys):
+    """Not the adapter that it came from: a request to what no adapter is left of isn't answered as one at rest."""
+    gone = request(place / "adapter", "remove", tmp_path / "b", "--ids", 3, *QUICK)
+    with session(gone, tmp_path) as now:
+        assert record_of(gone)["gradient"] == pytest.approx(relative_gradient(now), rel=0.01) and not now.at_rest
+    found = record_of(request(gone, "remove", tmp_path / "c", "--ids", 4))["ledger"][1]["found"]
+    assert found["curvature"] == "gauss-newton" and found["gradient"] > 0.05
+    near = request(place / "adapter", "remove", tmp_path / "d", "--ids", 3)
+    assert record_of(place / "adapter")["gradient"] < record_of(near)["gradient"] < 0.05
+    start = finetune(place, tmp_path / "e", "--evaluations", 3)
+    capsys.readouterr()
+    again = request(start, "remove", tmp_path / "f", "--ids", 3, "--method", "retrain")
+    assert record_of(again)["ledger"][0]["found"]["passes"] == 3 and record_of(again)["gradient"] > 0.05
+    assert "warning: the training ended after 3 passes, before it was at rest" in capsys.readouterr().err
+
+
+def test_answers_that_a_closed_choice_hasnt_are_refused_wherever_they_stand(place, tmp_path, capsys):
+    """Their loss is infinite: neither chosen by, nor scored on, nor taken for the choice of a training without them."""
+    choice = finetune(place, tmp_path / "choice", "--loss", "choice", "--evaluations", 5)
+    other = write_lines(tmp_path / "other.jsonl", [{"query": "film w1", "response": "w7"}, *lines_of(place, "test")])
+    flags = ("--weights", tmp_path)
+    ask = ("remove", choice, "--ids", 2, 3, "--validation", other, *flags, "--output", tmp_path / "x")
+    assert "row 1: its response is made of other tokens" in refused(capsys, *ask) and not (tmp_path / "x").exists()
+    gone = request(choice, "remove", tmp_path / "gone", "--ids", 2, 3, *QUICK)
+    assert "row 1: its response is made of other" in refused(capsys, "evaluate", choice, gone, "--test", other, *flags)
+    with pytest.raises(UserError, match="was made with other settings"):
+        finetune(place, tmp_path / "choice", "--loss", "choice", "--evaluations", 5, "--validation", other)
+
+
+def test_what_is_written_can_be_read_again(place, own, capsys, monkeypatch):
+    """An instruction that stays empty, a command of more letters than a record may have; and no record with a number that
+    isn't one."""
+    rows = [{"instruction": "", "input": f"film w{i}", "output": "red"} for i in range(5)]
+    start = finetune(place, own / "a", "--train", write_lines(own / "rows.jsonl", rows), "--evaluations", 2)
+    asked = write_lines(own / "r.jsonl", [{"id": "1", "input": "film w5"}])
+    changed = request(start, "modify", own / "b", "--request", asked, *QUICK)
+    assert read_record(changed)["edits"] == [{"id": "1", "query": "", "input": "film w5"}]
+    monkeypatch.setattr(sys, "argv", ["llmeraser.py", "remove", "--ids", *map(str, range(40_000))])
+    typed = typed_command()
+    assert len(typed) == 100_000 and "remove --ids 0 1 " in typed[:80] and typed.endswith(" …")
+    monkeypatch.setitem(command.CONTROLS, "noadapter", lambda *_: {"objective": math.inf})
+    ask = ("remove", own / "adapter", "--ids", 1, *QUICK, "--weights", own, "--output", own / "c")
+    assert "--method noadapter: its objective is inf: nothing is written" in refused(capsys, *ask, code=1)
+    assert not (own / "c").exists()
+
+
 def test_a_closed_choice_stays_what_it_was(place, own, capsys):
     """Also when all rows of an answer are gone; an answer of other tokens can't be learned by it."""
     choice = finetune(place, own / "choice", "--loss", "choice", "--evaluations", 5)
@@ -561,6 +610,19 @@ def test_nothing_of_a_removed_row_is_kept(place, tmp_path, capsys):
     call(llmeraser, "evaluate", gone, "--weights", tmp_path, "--quiet", "--generate", 2)
     assert not set(keys) & forward.read_states(store).keys()
     assert "--ids" not in (gone / "README.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_kept_of_what_a_removed_row_was_before_it_was_corrected(place, tmp_path):
+    start = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    with session(start, tmp_path) as now:
+        now.batches(now.rows)
+        row, store = now.rows[4], now.forward.store
+        keys = {now.tokens([row])[0].key, now.tokens([replace(row, response="w7")])[0].key}
+    right = write_lines(tmp_path / "r.jsonl", [{"id": 5, "response": "w7"}])
+    corrected = request(start, "correct", tmp_path / "corrected", "--request", right, *QUICK)
+    assert keys <= forward.read_states(store).keys()
+    request(corrected, "remove", tmp_path / "gone", "--ids", 5, *QUICK)
+    assert not keys & forward.read_states(store).keys()
 
 
 def test_a_correction_says_what_became_of_the_right_answers(place, tmp_path, capsys):

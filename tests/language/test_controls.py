@@ -142,7 +142,10 @@ def test_the_step_that_comes_nearest_to_the_aim_is_kept(small, asked, monkeypatc
 
 
 def test_without_the_adapter_the_base_alone_is_left(small, asked):
+    down = [p.detach().clone() for name, p in small.peft_model.named_parameters() if "lora_A" in name]
     assert CONTROLS["noadapter"](small, asked, []) == {}
+    kept = [p for name, p in small.peft_model.named_parameters() if "lora_A" in name]
+    assert down and all(torch.equal(*pair) for pair in zip(down, kept, strict=True))  # else it could learn nothing any more
     found = losses_of(small, small.test[:3]).detach()
     with small.peft_model.disable_adapter():
         torch.testing.assert_close(losses_of(small, small.test[:3]), found)

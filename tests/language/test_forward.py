@@ -433,3 +433,18 @@ def test_what_is_forgotten_is_kept_no_more(tmp_path):
     short.keep(ROWS)
     short.forget(ROWS[:2])
     assert short.kept.keys() == forward.read_states(short.store).keys() == {row.key for row in ROWS[2:]}
+
+
+def test_what_another_process_has_forgotten_doesnt_come_back(tmp_path):
+    """It had read the file before, and puts what it has computed since beside what is there now."""
+    store, peft_model = tmp_path / "kept.pth", adapted(model_of("llama", 3), "q_proj", layers=(2,))
+    stored(peft_model, store).keep(ROWS[:2])
+    other = stored(peft_model, store)
+    stored(peft_model, store).forget(ROWS[:1])
+    other.keep(ROWS)
+    assert read_states(store).keys() == {row.key for row in ROWS[1:]}
+    stored(peft_model, store).keep(ROWS[:1])
+    late = Forward(peft_model)
+    late.store = store
+    late.forget(ROWS[:1])  # nor does what it hadn't read stay
+    assert read_states(store).keys() == {row.key for row in ROWS[1:]}

@@ -1,7 +1,9 @@
 """Rows about images, on a tiny random model of LLaVA's kind."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from tokenizers.pre_tokenizers import Whitespace
 import llmeraser
 from tests.helpers import call, one_line
 from unlearning.core.device import Compute
-from unlearning.language import generation
+from unlearning.core.errors import UserError
+from unlearning.language import generation, scores
 from unlearning.language.adapters import read_record
 from unlearning.language.forward import WHOLE, Forward
 from unlearning.language.session import Place, Workspace, session_of
@@ -134,3 +137,24 @@ def test_another_image_of_the_same_name_is_another_row(place, tmp_path, capsys):
     shutil.copy(own / "0.png", own / "4.png")
     code, line = one_line(llmeraser, capsys, "remove", own / "adapter", "--ids", "i2", *flags, "--output", tmp_path / "x")
     assert code == 2 and "not the rows that the adapter was trained on; changed: i4" in line
+
+
+def test_first_tokens_are_of_rows_with_their_images(place):
+    """Open answers are compared by these: rows that differ in their image alone are answered otherwise."""
+    with session(place, place / "adapter") as now:
+        logits = scores._first_tokens(now, now.test)
+        assert {row.query for row in now.test} == {"what colour is this"}
+        said = [now.processor.tokenizer.decode(token) for token in logits.argmax(1)]
+        assert said == [row.response for row in now.test]
+
+
+def test_a_query_may_have_the_images_place_as_in_llavas_files(place, tmp_path, capsys):
+    with session(place, place / "adapter") as now:
+        row = replace(now.rows[0], messages=(("user", "<image>\nwhat colour is this"),))
+        assert now.tokens([row]) == now.tokens(now.rows[:1])
+        for messages, images, complaint in (
+            ((("user", "<image> <image>\nwhat colour is this"),), row.image, "has 2 places for its one image (<image>)"),
+            ((("user", "<image>\nwhat colour is this"),), "", "has a place for an image (<image>), and no image"),
+        ):
+            with pytest.raises(UserError, match=re.escape(complaint)):
+                now.tokens([replace(row, messages=messages, image=images)])

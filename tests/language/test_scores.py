@@ -208,6 +208,19 @@ def test_unlike_test_rows_and_answers_to_other_requests_are_refused(place, tmp_p
     call(llmeraser, "evaluate", first, "--retrain", tested, *flags, "--test", place / "test.jsonl")
 
 
+def test_a_retrain_is_of_the_same_adapter_from_elsewhere_and_asked_in_any_order(place, tmp_path, capsys):
+    data = ("--train", place / "train.jsonl", "--test", place / "test.jsonl", "--weights", tmp_path)
+    told = ("--method", "retrain", "--epochs", 1, "--lr", 0.01, "--batch-size", 16)
+    one, two = (foreign(place / "base", tmp_path / name, r=r) for name, r in (("one", 2), ("two", 4)))
+    first = request(one, "remove", tmp_path / "first", "--ids", 1, 2, *data, "--method", "noadapter")
+    same = request(one, "remove", tmp_path / "same", "--ids", 2, 1, *data, *told)
+    other = request(two, "remove", tmp_path / "other", "--ids", 1, 2, *data, *told)
+    ask = ("evaluate", one, first, "--weights", tmp_path, "--quiet", "--generate", 1, "--retrain")
+    code, line = one_line(llmeraser, capsys, *ask, other)
+    assert code == 2 and f"{other} comes from another adapter than {one}" in line
+    call(llmeraser, *ask, same)
+
+
 def test_adapters_are_compared_by_one_list_of_answers(place, tmp_path, capsys):
     """Though a removal takes the last rows of an answer: the list is that of all adapters in the table."""
     lines = [{"query": f"film w{i}", "response": ("red", "green")[i % 2]} for i in range(8)]

@@ -244,6 +244,21 @@ def test_products_are_those_of_all_dampings(small, monkeypatch):
     assert few["products"] == 5 + 1 and few["residual"] > 1e-4
 
 
+def test_the_stochastic_way_keeps_graphs_where_all_of_them_together_take_little(small, monkeypatch):
+    """Each mini-batch's alone always does."""
+    monkeypatch.setattr(llmeraser, "DAMPINGS", (30.0,))
+    monkeypatch.setattr(llmeraser, "MINI", 25)
+    asked, hessian_product = [], influence.hessian_product
+    monkeypatch.setattr(influence, "hessian_product", lambda *given: asked.append(given[3]) or hessian_product(*given))
+    bytes_of = type(small.forward).graph_bytes
+    whole = bytes_of(small.forward, small.batches(small.rows, 25))
+    for most, kept in ((whole, True), (whole - 1, False)):
+        monkeypatch.setattr(llmeraser, "KEPT", most)
+        llmeraser.unlearn(small, small.rows[10:13], [], How(solver="adam", products=2, curvature="hessian"))
+        assert asked == 3 * [kept]
+        asked.clear()
+
+
 def test_nothing_asked_or_rows_as_they_are_change_no_bit(small):
     before = influence.flat(small.parameters).detach().clone()
     for rows in ([], small.rows[10:15]):

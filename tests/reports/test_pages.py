@@ -91,6 +91,13 @@ def test_a_value_is_one_rows_metric(root):
             drawn(marker, root)
 
 
+def test_a_metric_that_no_column_of_tables_shows_is_a_number_too(root):
+    result = results.read_json(root / "results/t/result.json")
+    result["rows"][0]["metrics"]["products"] = metric(20.667, 8.4)
+    write_text(root / "results/t/result.json", json.dumps(result))
+    assert "-->21 ± 8<!--" in drawn("value results/t 'method=lora --rank 2' products:0", root)
+
+
 def test_a_changed_result_is_said_once_for_each_page(root, capsys):
     file = root / "results/t/result.json"
     results.write(file, json.loads(file.read_text(encoding="utf-8")))

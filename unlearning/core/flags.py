@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from unlearning.core import distributed
+from unlearning.core import content, distributed
 from unlearning.core.errors import RunFailed, Terminated, UserError
 
 CACHE_MIB = 4096
@@ -348,7 +348,8 @@ def typed_command() -> str:
     """What the user has typed: `python lora.py ...`, or `python -m baselines.control ...`."""
     spec = sys.modules["__main__"].__spec__  # None for a file, the module's for -m
     script = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
-    return shlex.join(["python", *script, *sys.argv[1:]])
+    typed = shlex.join(["python", *script, *sys.argv[1:]])
+    return typed if len(typed) <= content.TEXT else typed[: content.TEXT - 2] + " …"  # what a file may say
 
 
 def plain(value: object) -> object:

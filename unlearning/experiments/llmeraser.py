@@ -147,6 +147,10 @@ def write_files(request: Request, task: str, seed: int, folder: Path) -> dict[st
     for part, size in zip(sources, request.sizes["sizes"], strict=True):
         rows = language_rows.read_rows(sources[part], f"--{part}", lambda line: None)[:size]
         found[part] = folder / f"{task}_{part}.jsonl"
+        counts = {len(row.choices) for row in rows}
+        if part == "test" and len(counts) > 1:
+            most = f"{min(counts)} to {max(counts)} choices"
+            raise UserError(f"{sources[part]}: its rows have {most}: they are scored only where all have as many")
         if part == "train":
             _check_spoilable(kind, rows, sources[part])
             wrong, asked = spoilt(kind, rows, seed)
@@ -333,7 +337,8 @@ def _score_sisa(
     records = [read_record(folder) or {} for folder in shards]
     answers = [scores.score(*shard, [], place, listed=listed) for shard in zip(shards, records, strict=True)]
     mean = torch.stack([logits.softmax(1) for _, _, logits, _ in answers]).mean(0).log()
-    found = scores.of_choices(mean, answers[0][3], listed=cell.kind != "modify")
+    right = answers[0][3]
+    found = scores.of_choices(mean, right, listed=cell.kind != "modify") if len(right) else {}
     found["js"] = predictions.js_divergence(mean, retrained[2])
     seconds = sum(record["cost"]["seconds"] for record in records)
     found |= {"seconds": seconds, "seconds_ratio": full / seconds}

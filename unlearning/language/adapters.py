@@ -7,6 +7,7 @@ that are answered into.
 
 import contextlib
 import json
+import pickle
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ RECORD = "record.json"
 CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FILES = {RECORD, "README.md", CONFIG, ADAPTER}
 FORMAT = 2
+UNREADABLE = (EOFError, OSError, SafetensorError, ValueError, pickle.UnpicklingError)  # what a damaged file raises
 # What PEFT's configuration may say that this project doesn't compute with: the field, what it means.
 REFUSED = {
     "use_dora": "DoRA, whose gradient leaves out a part of the loss's",
@@ -130,7 +132,7 @@ def adapted(model: Any, source: "LoraConfig | Path") -> "Iterator[PeftModel]":
             else:
                 weights = _weights_of(source, model)
                 peft_model = PeftModel.from_pretrained(model, str(source), is_trainable=True)
-    except (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, re.error) as error:
+    except (*UNREADABLE, AttributeError, LookupError, RuntimeError, TypeError, re.error) as error:
         raise UserError(f"no such adapter on this model ({first_line(error)})") from None
     try:
         if not isinstance(source, LoraConfig):
@@ -202,7 +204,8 @@ def write_adapter(peft_model: Any, folder: Path, record: dict[str, Any], card: s
         peft_model.save_pretrained(str(part), save_embedding_layers=False)  # "auto" asks the Hub
         (part / "README.md").write_bytes(seals.sealed(encoded(card), "markdown"))
         made = {"format": FORMAT, "adapter_sha256": sha256(part / ADAPTER), "adapter_config_sha256": sha256(part / CONFIG)}
-        (part / RECORD).write_text(json.dumps(record | made, indent=1), encoding="utf-8")
+        check(record | made, fields.record, str(folder / RECORD))  # else nobody could read it again
+        (part / RECORD).write_text(json.dumps(record | made, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def trainable(peft_model: Any) -> list[nn.Parameter]:

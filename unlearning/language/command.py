@@ -1,6 +1,7 @@
 """The command line of llmeraser.py: train an adapter, answer a request about its rows, score adapters."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 
 from unlearning.core import names
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
-from unlearning.core.errors import UserError
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import (
     Parser,
     written,
@@ -41,6 +42,7 @@ from unlearning.language.session import (
     session_of,
     short_digest,
     tokens_digest,
+    versions,
 )
 from unlearning.language.tasks import task_files
 from unlearning.language.training import relative_gradient, train_adapter
@@ -102,11 +104,17 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
             made |= {"choice": session.allowed.nonzero()[:, 0].tolist()} if session.allowed is not None else {}
             record = session.record | made | _provenance(command, place.compute)
             _write(session, output, record | {"tokens_sha256": tokens_digest(session, session.rows)})
-    if args.optimizer == "lbfgs" and record["gradient"] > REST:
-        left = f"its objective's gradient is {record['gradient']:.2g} times as long as a row's, and {REST:g} passes for rest"
-        say(f"warning: the training ended after {passes} passes, before it was at rest: {left}; more --evaluations go on")
+    if args.optimizer == "lbfgs":
+        _say_if_not_at_rest(record["gradient"], passes)
     print(f"{output}  ({cost['seconds']:.1f} s, {passes} passes, objective {loss:.4f})")
     return output
+
+
+def _say_if_not_at_rest(gradient: float, passes: int) -> None:
+    """Warn of a training that was cut off. gradient: as of `relative_gradient`."""
+    if gradient > REST:
+        left = f"its objective's gradient is {gradient:.2g} times as long as a row's, and {REST:g} passes for rest"
+        say(f"warning: the training ended after {passes} passes, before it was at rest: {left}; more --evaluations go on")
 
 
 def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) -> Path:
@@ -146,8 +154,9 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
             for line in in_words(args.action, edits, rows):
                 say(line)
         with session_of(record, place, source, afresh=how.method == "retrain") as session:
-            _check_choice(session, after)
+            session.check_choice([*after, *session.validation])
             cost, found = _answered(session, before, after, changed, how, unlearn, place)
+            measured = _at_the_end(replace(session, rows=changed), found, how.method)
             entry = {
                 "action": args.action,
                 "edits": edits,
@@ -158,10 +167,10 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
                 "source": made_from,
             }
             entry |= _provenance(command, place.compute)
-            full = session.record | {"edits": new["edits"], "ledger": [*ledger, entry]}
+            full = session.record | measured | {"edits": new["edits"], "ledger": [*ledger, entry]}
+            if args.action == "remove":  # before the answer is there, which is what ends this
+                session.forward.forget(session.tokens(versions(record, [row.name for row in before], place)))
             _write(session, output, full | {"tokens_sha256": tokens_digest(session, changed)})
-            if args.action == "remove":
-                session.forward.forget(session.tokens(before))
     told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
     print(f"{output}  ({cost['seconds']:.1f} s{told})")
     return output
@@ -216,22 +225,24 @@ def _answered(
     return cost, found
 
 
+def _at_the_end(now: Session, found: dict[str, Any], method: str) -> dict[str, float]:
+    """How far from rest an answer has left the objective, which a later request asks, where the adapter was trained to come
+    to rest. Raises RunFailed where what it has found isn't finite."""
+    if odd := [key for key, value in found.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise RunFailed(f"--method {method}: its {odd[0]} is {found[odd[0]]}: nothing is written")
+    if now.record["training"]["optimizer"] != "lbfgs":
+        return {}
+    gradient = relative_gradient(now)
+    if method == "retrain":
+        _say_if_not_at_rest(gradient, found["passes"])
+    return {"gradient": gradient}
+
+
 def _losses(session: Session, before: Rows, after: Rows) -> dict[str, float]:
     """Mean losses on the asked rows as they were and as they should be, and on rows that were never seen, where there are
     some."""
     kinds = {"asked_loss": before, "wanted_loss": after, "unseen_loss": session.validation}
     return {name: session.losses_of(rows).mean().item() for name, rows in kinds.items() if rows}
-
-
-def _check_choice(session: Session, after: Rows) -> None:
-    """Raise UserError for a row whose new answer has tokens that no answer had when --loss choice was fixed."""
-    if session.allowed is None:
-        return
-    for row, tokens in zip(after, session.tokens(after), strict=True):
-        if not bool(session.allowed[list(tokens.response)].all()):
-            raise UserError(
-                f"row {row.name}: its response is made of other tokens than the answers that --loss choice knows"
-            )
 
 
 def _compare_with_base(session: Session) -> None:

@@ -27,7 +27,8 @@ USUAL = {"optimizer": "adamw", "epochs": 3, "lr": 2e-4, "batch_size": 8}  # TRL'
 
 def retrain(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
     """The exact answer. The session's adapter is at the start that the first training had."""
-    return {"objective": train_adapter(session)[0]}
+    objective, passes = train_adapter(session)
+    return {"objective": objective, "passes": passes}
 
 
 def few_steps(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
@@ -104,7 +105,9 @@ def _descend(
 
 def remove_adapter(session: Session, before: Rows, after: Rows) -> dict[str, Any]:
     """The base alone: all that the adapter learned is gone, the asked rows too. Its lora_B become zero."""
-    influence.assign(session.parameters, torch.zeros_like(influence.flat(session.parameters)))
+    for name, parameter in session.peft_model.named_parameters():
+        if parameter.requires_grad and ("lora_B" in name or "lora_embedding_B" in name):
+            parameter.data.zero_()  # not A, which no answer depends on any more: its gradient would be gone with B's
     return {}
 
 

@@ -21,13 +21,14 @@ KINDS = {"remove": "remove", "modify": "query", "correct": "response"}  # reques
 LAYERS, RANK = 10_000, 65_536  # of a base and of LoRA: the most
 NAMED = text(content.NAME)  # a row's name
 LONG = text(10 * content.TEXT)  # what a row says
+MAYBE_EMPTY = text(10 * content.TEXT, empty=True)  # of Alpaca's two parts of a query each may be
 COST = fields({"seconds": number(0)}, {"memory_mib": number(0), "passes": whole()})
 
 
 def edit(value: Any) -> None:
     """What becomes of a row: it is removed, or has another query or response; or had one, and has been removed since."""
-    ways = {"remove": one_of(True), "query": LONG, "response": LONG, "forgotten": one_of(True)}
-    fields({"id": NAMED}, ways | {"input": text(10 * content.TEXT, empty=True)}, closed=True)(value)
+    ways = {"remove": one_of(True), "query": MAYBE_EMPTY, "response": LONG, "forgotten": one_of(True)}
+    fields({"id": NAMED}, ways | {"input": MAYBE_EMPTY}, closed=True)(value)
     told = len(value) == 3 if "input" in value else len(value) == 2
     require(told and ("query" in value or "input" not in value), "", "doesn't say one thing that becomes of its row")
 

@@ -106,7 +106,7 @@ def add_request_flags(action: Parser, kind: str) -> None:
     chosen = "by Retrain's objective where an adapter is at rest and H the Hessian, else on validation rows"
     flag("--damping", type=NOT_NEGATIVE_FLOAT, help=f"added to H's diagonal (default: one of six, chosen {chosen})")
     flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: 1, or chosen on validation rows)")
-    flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="relative residual (default: 1e-4)")
+    flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="estimated relative residual (default: 1e-4)")
     flag("--products", type=POSITIVE_INT, help="of H with a vector at most (default: as many as the tolerance takes)")
     flag("--base", type=name_or_path, help="the adapter's base, where it lies elsewhere now (default: what it says)")
     flag("--precision", choices=PRECISIONS, help="of an adapter from elsewhere: of its base's weights (default: fp32)")

@@ -109,6 +109,7 @@ class Forward:
     def keep(self, rows: Sequence[Tokens], quiet: bool = True) -> None:
         """Compute the frozen part's output of rows of which it isn't kept yet."""
         missing = list({row.key: row for row in rows if row.key not in self.kept}.values())
+        new = [row.key for row in missing]
         if not rows or (self.forms and not missing) or self.way == WHOLE:
             return
         if not missing:  # read from the file: how the frozen part hands its states on is still to be seen
@@ -127,18 +128,24 @@ class Forward:
             self._keep_states(batch.rows, batch.asked if self.way == ANSWERS else batch.mask, self._states(batch))
             bar.update(len(batch.rows))
         bar.close()
-        if self.store:
-            with locked(self.store):
-                write_torch(self.store, self.kept)
+        self._write({key: self.kept[key] for key in new}, set())
 
     def forget(self, rows: Sequence[Tokens]) -> None:
         """Remove what is kept of rows, in the file too."""
-        gone = {row.key for row in rows} & self.kept.keys()
-        for key in gone:
+        gone = {row.key for row in rows}
+        for key in gone & self.kept.keys():
             del self.kept[key]
-        if gone and self.store:
-            with locked(self.store):
-                write_torch(self.store, self.kept)
+        self._write({}, gone)
+
+    def _write(self, new: States, gone: set[str]) -> None:
+        """Put what is new into the file and take out what is to be gone. The rest is left as other processes have it: what
+        they have forgotten meanwhile doesn't come back."""
+        if not self.store or not (new or self.store.exists()):
+            return
+        with locked(self.store):
+            there = _read(self.store)
+            if new or there.keys() & gone:
+                write_torch(self.store, {key: states for key, states in (there | new).items() if key not in gone})
 
     def _run(
         self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor, pixels: dict[str, torch.Tensor] | None = None
@@ -249,6 +256,11 @@ def name_of_cache() -> str:
 def read_states(store: Path) -> States:
     """The frozen part's output as a file has it; none where there is no file. Raises UserError for a damaged one."""
     settle(store)
+    return _read(store)
+
+
+def _read(store: Path) -> States:
+    """As `read_states`, of a file whose lock is held."""
     kept = read_torch(store) if store.exists() else {}
     content.check(kept, content.map_of(content.list_of(_state, 1)), str(store))
     return kept

@@ -47,7 +47,7 @@ def hessian_product(
     """A function from v to H v, where the mean loss is the sum of loss_of(batch), scalars, over the batches.
 
     keep: the graph of each batch's gradient is built once, so that a product costs one backward pass, and memory is that of
-    all graphs; it is so with a single batch. Otherwise it is built anew each time, and memory is that of a batch.
+    all graphs. Otherwise it is built anew each time, and memory is that of a batch.
     """
 
     def graph(batch):
@@ -97,7 +97,7 @@ def gauss_newton_product(
 
 def _for_each(graph: Callable[[Any], Any], batches: Sequence[Any], keep: bool) -> Callable[[], Iterable[tuple[bool, Any]]]:
     """A function that gives (whether it is used again, the graph) of each batch, built once where it is."""
-    if keep or len(batches) == 1:
+    if keep:
         kept = [(True, graph(batch)) for batch in batches]
         return lambda: kept
     return lambda: ((False, graph(batch)) for batch in batches)
@@ -115,8 +115,8 @@ def conjugate_gradients(
 
     All share one Krylov space and so their products, of which there are at most so many: conjugate gradients in the form of
     Lanczos (Paige and Saunders 1975), every vector made orthogonal to all before it. A damping is left out where the
-    residual wasn't reached, but for `rough` solutions, which are what so many products give; and where curvature isn't
-    positive in that space, for then the quadratic has no minimum.
+    residual, as Lanczos estimates it, wasn't reached, but for `rough` solutions, which are what so many products give; and
+    where curvature isn't positive in that space, for then the quadratic has no minimum.
     """
     if not b.any():
         return {damping: Solution(torch.zeros_like(b), 0.0, 0) for damping in dampings}

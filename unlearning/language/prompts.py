@@ -45,6 +45,8 @@ def _with_image(processor: Any, row: Row, tokens: Tokens) -> Tokens:
     path, sign = Path(row.folder, row.image).resolve(), processor.image_token_id
     given = {"text": processor.image_token, "images": read_image(path)}
     alone = processor(**given, return_tensors="pt").input_ids
+    if (count := tokens.prompt.count(sign)) != 1:
+        raise UserError(f"row {row.name}: its prompt has {count} places for its one image ({processor.image_token})")
     at = tokens.prompt.index(sign)
     spread = (sign,) * int((alone == sign).sum())
     return Tokens((*tokens.prompt[:at], *spread, *tokens.prompt[at + 1 :]), tokens.response, str(path), sha256(path))
@@ -84,11 +86,13 @@ def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None =
         raise UserError("--prompt chat: the base's tokenizer has no chat template; --prompt plain, or alpaca, needs none")
     if form != "chat" and tokenizer.eos_token_id is None:
         raise UserError(f"--prompt {form}: the base's tokenizer has no token that ends a text")
-    sign = getattr(processor, "image_token", "") + "\n"
-    found = []
+    sign, found = getattr(processor, "image_token", ""), []
     for row in rows:
-        above = sign if row.image else ""
+        said = any(sign in content for _, content in row.messages)  # as in LLaVA's files
+        above = sign + "\n" if row.image and not said else ""
         tokens = _chat(tokenizer, row, above) if form == "chat" else _text(tokenizer, row, form, above)
+        if sign and said and not row.image:
+            raise UserError(f"row {row.name} has a place for an image ({sign}), and no image")
         found.append(_with_image(processor, row, tokens) if row.image else tokens)
     lengths = [len(tokens.prompt) + len(tokens.response) - 1 for tokens in found]
     if longest and (long := [i for i, length in enumerate(lengths) if length > longest]):

@@ -98,6 +98,7 @@ def is_finished(output: Path, record: dict[str, Any], overwrite: bool, asked: As
         record = record | {"base_sha256": asked.place.base(record["base"], record["precision"])[2]}
     keys += ["base_sha256"] if "base_sha256" in record else ["base"]  # finetune doesn't load the base to look
     keys += [key for key in ("elsewhere", "lora") if key in record]
+    keys += ["unseen"] if record["loss"] == "choice" and not asked else []  # their answers are among the choice
     requests = [(entry["edits"], entry["asked"]) for entry in record["ledger"]]
     requests += [(record["edits"][sum(len(edits) for edits, _ in requests) :], asked.flags)] if asked else []
     before = [(entry["edits"], entry["asked"]) for entry in old["ledger"]]

@@ -10,6 +10,7 @@ own; of predictions, the Jensen-Shannon divergence on test rows; cosine: between
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from unlearning.core.errors import UserError
 from unlearning.core.words import say
 from unlearning.language import generation, influence
 from unlearning.language.adapters import read_record
-from unlearning.language.batches import Batch, Tokens, batches_of, row_means, token_log_likelihoods
+from unlearning.language.batches import Batch, batches_of, row_means, token_log_likelihoods
+from unlearning.language.requests import Edit
 from unlearning.language.rows import Row, digest, few
 from unlearning.language.session import UNSEEN, Place, Session, current_rows, digest_of, given_files, session_of
 from unlearning.metrics import predictions, statistics
@@ -49,6 +51,7 @@ def score(
     with session_of(record, place, folder) as session, torch.no_grad():
         if not session.test:
             raise UserError(f"{folder}: no test rows are known: give --test")
+        session.check_choice(session.test)
         own = closed_list([*session.rows, *session.validation, *session.test]) if listed is None else listed
         found, logits, right = _on_test_rows(session, generate, own)
         if before:
@@ -121,8 +124,6 @@ def likelihoods(session: Session, rows: Sequence[Row], listed: Sequence[str]) ->
 
     Raises UserError where rows have unlike numbers of candidates.
     """
-    from dataclasses import replace
-
     counts = {len(listed or row.choices) for row in rows}
     if len(counts) != 1:
         raise UserError(
@@ -138,7 +139,7 @@ def likelihoods(session: Session, rows: Sequence[Row], listed: Sequence[str]) ->
 
 def _first_tokens(session: Session, rows: Sequence[Row]) -> torch.Tensor:
     """Logits of the first token that is answered, float32 (N, V)."""
-    tokens = [Tokens(row.prompt, row.response[:1]) for row in session.tokens(rows)]
+    tokens = [replace(row, response=row.response[:1]) for row in session.tokens(rows)]  # with its image
     session.forward.keep(tokens)
     batches: list[Batch] = batches_of(tokens, session.forward.device)
     return torch.cat([session.logits(batch).cpu() for batch in batches])
@@ -272,13 +273,18 @@ def _check_comparable(
     if not args.retrain:
         return
     of = records[folders.index(args.retrain)]
-    trained = ("training", "lora", "decay", "seed")
+    trained = ("training", "lora", "decay", "seed", "elsewhere")
     for folder, record in zip(folders, records, strict=True):
-        if record["edits"] and record["edits"] != of["edits"]:
+        if record["edits"] and _asked_for(record) != _asked_for(of):
             raise UserError(f"--retrain {args.retrain} is the answer to another request than {folder}")
         told = [key for key in trained if {"optimizer": "unknown"} not in (record.get(key), of.get(key))]
         if other := [key for key in told if record.get(key) != of.get(key)]:
             raise UserError(f"--retrain {args.retrain} comes from another adapter than {folder}: another {other[0]}")
+
+
+def _asked_for(record: dict[str, Any]) -> list[list[Edit]]:
+    """The edits of each request, in the order of its rows' names: that in which they were given is no part of it."""
+    return [sorted(entry["edits"], key=lambda edit: edit["id"]) for entry in record["ledger"]]
 
 
 def _test_digests(record: dict[str, Any], place: Place) -> list[str]:

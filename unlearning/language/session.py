@@ -140,6 +140,16 @@ class Session:
         """The loss of each row, float32 (N,): cross-entropy in nats, mean over its answer's tokens."""
         return row_means(batch, -token_log_likelihoods(self.logits(batch), batch))
 
+    def check_choice(self, rows: Sequence[Row]) -> None:
+        """Raise UserError for a row whose response has tokens that no answer had when --loss choice was fixed."""
+        if self.allowed is None:
+            return
+        for row, tokens in zip(rows, self.tokens(rows), strict=True):
+            if not bool(self.allowed[list(tokens.response)].all()):
+                raise UserError(
+                    f"row {row.name}: its response is made of other tokens than the answers that --loss choice knows"
+                )
+
     def losses_of(self, rows: Sequence[Row | None]) -> torch.Tensor:
         """The loss of each row, float32 (N,), without a gradient."""
         with torch.no_grad():
@@ -207,6 +217,17 @@ def current_rows(record: dict[str, Any], place: Place) -> list[Row | None]:
     there = {row.name: row for row in as_recorded(wanted, rows, f"--train {record['files']['train']}", tell)[0]}
     edits = [edit for edit in record["edits"] if edit["id"] not in removed]
     return edited([there.get(name) for name, _ in record["rows"]], edits)
+
+
+def versions(record: dict[str, Any], names: Sequence[str], place: Place) -> list[Row]:
+    """Rows of these names as the file has them, and as each edit has left them, as far as that is still known."""
+    found = [row for row in place.rows(record["files"]["train"], "--train") if row.name in names]
+    now = {row.name: row for row in found}
+    for edit in record["edits"]:
+        if edit["id"] in now and (row := edited([now[edit["id"]]], [edit])[0]):
+            now[row.name] = row
+            found.append(row)
+    return found
 
 
 def _forward(peft_model: Any, place: Place, base: str) -> Forward:

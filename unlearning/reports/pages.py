@@ -210,7 +210,7 @@ def _cell(row: Any, column: str) -> str:
         return tables.cell(row, field)
     if "metrics" in row and field == "method":
         return tables.in_markdown(method_name(row))
-    return tables.in_markdown(_text(row.get(field), digits or "2"))
+    return tables.in_markdown(_text(row.get(field, row.get("metrics", {}).get(field)), digits or "2"))
 
 
 def _text(value: Any, digits: str = "2") -> str:
