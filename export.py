@@ -12,6 +12,8 @@ networks are timm's; ResNets with a stem for small images are not, and go into O
 import argparse
 import contextlib
 import io
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from unlearning.core.files import check_writable, write_bytes
 from unlearning.core.flags import Parser, main
 from unlearning.core.locks import locked
 from unlearning.core.paths import input_path, name_or_path, output_file, output_folder
-from unlearning.core.words import say
+from unlearning.core.words import first_line, say
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import cards, originals, timm_folder
 from unlearning.vision.originals import Told
@@ -37,14 +39,18 @@ def export(model: nn.Module, images: torch.Tensor, source: str = "") -> bytes:
     """`model`, on the CPU and in evaluation mode, as the bytes of an ONNX file.
 
     images: float32 (B, C, H, W) with B > 1, to check the file by. source: its checkpoint's SHA-256, which the file records.
-    Raises RunFailed where onnxruntime answers differently.
+    Raises UserError for a network that torch can't trace, and RunFailed where onnxruntime answers differently.
     """
     onnxruntime = _onnxruntime()
     file = io.BytesIO()
     batch = torch.export.Dim("batch")
-    program = torch.onnx.export(model, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
-    program.model.metadata_props[SOURCE] = source
-    program.save(file)
+    try:
+        with _quietly():
+            program = torch.onnx.export(model, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+        program.model.metadata_props[SOURCE] = source
+        program.save(file)
+    except Exception as error:  # the exporter has a kind of error for each of its steps
+        raise UserError(f"torch can't write this network as ONNX ({first_line(error)})") from None
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         for some in (images, images[:1]):
@@ -53,6 +59,18 @@ def export(model: nn.Module, images: torch.Tensor, source: str = "") -> bytes:
             if not off < TOLERANCE:
                 raise RunFailed(f"the ONNX file answers differently, by {off:.2g} of the largest logit")
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch logs and prints of a network that it can't trace: pages of it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def source_of(file: Path) -> str | None:

@@ -26,18 +26,20 @@ from unlearning.vision.shared import Shared
 def split(
     features: torch.Tensor, private: torch.Tensor, anchors: torch.Tensor, settings: Settings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The cluster of each image, int64 (N,), and the centres float32 (K, F): the mean features of a cluster's anchors."""
+    """The cluster of each image, int64 (N,), and the centres float32 (K, F): the mean features of a cluster's anchors, of
+    which there is one at least. Where fewer are left than parts, each is a cluster. Raises UserError where none is left."""
     from sklearn.cluster import AgglomerativeClustering
     from sklearn.metrics import pairwise_distances_argmin
 
     known = features[anchors].numpy()
-    if settings.parts > len(known):
-        raise UserError(f"--parts {settings.parts}: there are {len(known)} anchors, and each part needs one")
-    if settings.parts == 1:
+    if not len(known):
+        raise UserError("no anchor would be left to put images into parts by: train a system without these (train --ids)")
+    count = min(settings.parts, len(known))
+    if count == 1:
         cluster = np.zeros(len(known), dtype=np.int64)
     else:
-        cluster = AgglomerativeClustering(settings.parts, linkage=settings.linkage).fit_predict(known)
-    centres = np.stack([known[cluster == k].mean(0) for k in range(settings.parts)])
+        cluster = AgglomerativeClustering(count, linkage=settings.linkage).fit_predict(known)
+    centres = np.stack([known[cluster == k].mean(0) for k in range(count)])
     return torch.from_numpy(pairwise_distances_argmin(features.numpy(), centres)), torch.from_numpy(centres)
 
 

@@ -78,6 +78,28 @@ def test_a_checkpoint_goes_to_timm_with_its_row(weights, tmp_path, capsys):
         torch.testing.assert_close(net(network.normalize(images)), network(images), atol=1e-5, rtol=1e-5)
 
 
+def test_a_network_that_torch_cant_trace_is_one_line(tmp_path, capsys):
+    text = """import torch
+class Net(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = torch.nn.Linear(64, classes)
+    def forward(self, x):
+        f = x.flatten(1)
+        if f.sum() > 1e9:
+            f = f * 0.5
+        return self.head(f)
+def net(num_classes, **_):
+    return Net(num_classes)
+"""
+    (tmp_path / "own.py").write_text(text, encoding="utf-8")
+    own = ("--model", f"{tmp_path / 'own.py'}:net")
+    common = ("--dataset", "digits", "--subset", 120, "--epochs", 1, "--quiet", "--output", tmp_path / "x.pth")
+    path = call(pretrain, *own, *common)
+    code, line = one_line(export, capsys, path, *own, "--onnx", tmp_path / "x.onnx")
+    assert code == 2 and "torch can't write this network as ONNX (" in line and not (tmp_path / "x.onnx").exists()
+
+
 def test_mistakes_are_named_before_anything_is_written(weights, tmp_path, capsys):
     vit, resnet = (weights / f"digits_{name}_original_s0.pth" for name in ("vit_micro", "resnet8"))
     (tmp_path / "mine").mkdir()

@@ -299,6 +299,61 @@ def test_public_anchors_cannot_be_deleted_and_private_ones_cost_everything(backb
     assert torch.equal(read_system(own)["centres"], read_system(without)["centres"])
 
 
+def test_fewer_anchors_than_parts_are_fewer_parts_and_the_last_one_goes_with_the_last_image(backbone, tmp_path, capsys):
+    """As if the anchor had never been there; the ledger still knows the parts that there were."""
+    few = ("--anchors-from", "private", "--anchors", 6)
+    own = train(lmeraser, backbone, tmp_path / "own", *few)
+    state = read_system(own)
+    member = next(i for i in state["part"].eq(5).nonzero()[:, 0].tolist() if i not in state["anchors"].tolist())
+    delete(lmeraser, own, "--ids", *full([member]))
+    anchors = state["anchors"].tolist()
+    delete(lmeraser, own, "--ids", *full(anchors[:1]))
+    assert len(read_system(own)["centres"]) == len(read_system(own)["files"]) == 5
+    without = train(lmeraser, backbone, tmp_path / "without", *few, "--ids", *full([anchors[0], member]))
+    assert same(learned(own), learned(without))
+    code, line = one_line(lmeraser, capsys, "delete", own, "--quiet", "--ids", *full(anchors[1:]))
+    assert code == 2 and "no anchor would be left" in line and len(read_system(own)["files"]) == 5
+    left = [i for i in range(300) if i not in (anchors[0], member)]
+    entry = delete(lmeraser, own, "--ids", *full(left))
+    assert entry["sample_epochs"] == 0 and not any(read_system(own)["files"])
+    call(lmeraser, "show", own)
+    assert "298 images, all of their parts: nothing was left to train again, " in capsys.readouterr().out
+
+
+def test_a_centre_to_which_no_image_is_nearest_is_a_part_of_none(backbone, tmp_path, monkeypatch):
+    """As where anchors are the same image twice: the last ones count too."""
+    known = lmeraser.split
+
+    def with_one_more(*given):
+        part, centres = known(*given)
+        return part, torch.cat([centres, centres[:1] + 1e6])
+
+    monkeypatch.setattr(lmeraser, "split", with_one_more)
+    own = train(lmeraser, backbone, tmp_path / "own", "--anchors-from", "private")
+    anchor = read_system(own)["anchors"][0].item()
+    delete(lmeraser, own, "--ids", *full([anchor]))
+    state = read_system(own)
+    assert len(state["centres"]) == len(state["files"]) == 7 and state["files"][6] is None
+    assert len(assemble(own)["network"]["arguments"]) and all((own / name).exists() for name in state["files"][:6])
+
+
+def test_a_checkpoint_says_itself_which_side_its_images_have(backbone, tmp_path, capsys):
+    flags = ("train", *DIGITS, "--backbone", backbone, "--input-size", 96, "--output", tmp_path / "x")
+    code, line = one_line(lmeraser, capsys, *flags)
+    assert code == 2 and f"--input-size: {backbone} says itself which side" in line and not (tmp_path / "x").exists()
+
+
+def test_a_frozen_backbone_is_never_in_training_mode(tmp_path, monkeypatch):
+    """Its dropout would be noise in what a head learns, that no answer has."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 8))
+    whole = torch.nn.Sequential(models.OrderedDict(normalize=models.Normalize([0.5], [0.5]), net=network))
+    monkeypatch.setattr(learners.layers, "remove_head", lambda net: None)
+    learner = learners.Learner(learners.Backbone(whole, 8), (1, 8, 8), 10).train()
+    x = torch.rand(4, 1, 8, 8)
+    assert learner.training and torch.equal(learner(x), learner(x))
+    assert not any(module.training for module in learner.backbone.modules())
+
+
 MISTAKES = [
     (("--ids", "1433"), "--ids: no image 1433; image numbers run from 0 to 1432"),
     (("--ids", "-1", "2000,3000"), "--ids: no image -1, 2000, 3000; image numbers run from 0 to 1432"),
@@ -809,7 +864,8 @@ def test_a_learner_is_trained_by_the_papers_recipe(backbone, tmp_path, monkeypat
         expected = [step / 7 for step in range(7)] + [(1 + np.cos(np.pi * step / 28)) / 2 for step in range(29)]
         assert rates == pytest.approx(expected)
         assert (policy["epochs"], policy["batch_size"], policy["seed"]) == (5, 8, seed)
-        assert policy["freeze_norm"] and policy["augment"] is augment and policy.keys().isdisjoint(("mixup", "clip"))
+        assert not any(module.training for module in learner.train().backbone.modules())
+        assert policy["augment"] is augment and policy.keys().isdisjoint(("mixup", "clip"))
         starts.append([learner.prompt, learner.head.weight, learner.head.bias])
     assert all(torch.equal(a, b) for a, b in zip(*starts, strict=True))
     prompts = torch.cat([learners.Learner(network, [1, 8, 8], 10).prompt.detach() for _ in range(200)])
@@ -1043,7 +1099,7 @@ def test_show_prints_the_ledger(copy, capsys):
     call(sisa, "show", folder)
     text = capsys.readouterr().out
     assert text.startswith(f"{folder}\n")  # of the deletion, which is quiet
-    assert "sisa: 6 parts of" in text and "1 images, 1 parts trained again" in text
+    assert "sisa: 6 parts of" in text and "1 images, 1 parts hit and trained again: " in text
     state = read_system(folder)
     assert str(Path(state["backbone"]["file"])) in text
     shown = text[text.rindex("sisa: 6 parts") :].splitlines()
@@ -1280,8 +1336,9 @@ def test_a_finished_system_is_there_already_and_another_is_refused(backbone, cop
     given = {"dataset", "backbone", "subset", "parts", "anchors", "epochs", "batch_size"}
     elsewhere = circumstances | given | {"img_size", "test_subset", "ids", "ids_file", "forget_class"}
     elsewhere |= {"head", "nearest"}  # no other value of these stands alone
+    elsewhere |= {"input_size"}  # a checkpoint says it itself
     others = [changed(flag) for flag in lmeraser.commands()[1]._actions if flag.dest not in elsewhere]
-    assert {flag for flag, *_ in others} > {"--lr", "--head-lr", "--linkage", "--input-size", "--seed", "--precision"}
+    assert {flag for flag, *_ in others} > {"--lr", "--head-lr", "--linkage", "--seed", "--precision"}
     others += [("--parts", 5), ("--anchors", 61), ("--epochs", 2), ("--batch-size", 8), ("--subset", 310)]
     closed = ("--start", "public", "--head", "ridge")
     others += [closed, (*closed, "--nearest", 2)]

@@ -84,6 +84,20 @@ def test_val_stands_in_for_a_test_split(tmp_path, capsys):
     assert capsys.readouterr().err == f"folder:{tmp_path / 'val'}: test/ is the test split, and val/ isn't used\n"
 
 
+def test_rows_of_a_table_that_stand_in_for_test_rows_or_are_left_out_are_said(tmp_path, capsys):
+    tree(tmp_path, parts=("train", "val", "test"))
+    lines = [f"{path.relative_to(tmp_path)},{path.parent.name},{path.parts[-3]}" for path in tmp_path.glob("*/*/*.png")]
+    for parts, said in (
+        (("train", "test"), ""),
+        (("train", "val"), "rows of val are the test split"),
+        (("train", "val", "test"), "rows of test are the test split, and those of val aren't used"),
+    ):
+        some = [line for line in lines if line.rsplit(",")[-1] in parts]
+        (tmp_path / "list.csv").write_text("\n".join(["file,label,split", *some]), encoding="utf-8")
+        data.load(f"csv:{tmp_path / 'list.csv'}", img_size=8)
+        assert capsys.readouterr().err == (f"csv:{tmp_path / 'list.csv'}: {said}\n" if said else "")
+
+
 def test_no_test_split_takes_validation(tmp_path):
     root = tree(tmp_path / "alone", parts=("train",))
     with pytest.raises(UserError, match=r"it has no test/ and no val/; give --validation SHARE"):
@@ -254,7 +268,7 @@ def test_a_table_names_files_labels_and_splits(tmp_path, capsys):
     assert dataset.classes == ("9", "10") and dataset.tag == f"list-{dataset.fingerprint[:6]}-8px"
     assert dataset.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3] and dataset.train.labels.tolist() == [1, 0, 1, 0]
     assert dataset.test.images[:, 0, 0, 0].tolist() == [4, 5] and dataset.test.labels.tolist() == [0, 1]
-    assert not capsys.readouterr().err
+    assert "rows of test are the test split, and those of val aren't used" in capsys.readouterr().err
     without = "".join(line + "\n" for line in HEADED.splitlines() if not line.lower().endswith("test"))
     dataset = data.load(table(tmp_path, without), img_size=8)
     assert dataset.test.images[:, 0, 0, 0].tolist() == [6, 7]

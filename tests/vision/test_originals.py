@@ -498,11 +498,11 @@ def pictures(tmp_path_factory):
 
 
 def test_a_file_of_timms_train_script(pictures, tmp_path, capsys):
-    """It says its network, mean and deviation; the weights aren't the averaged ones unless asked."""
+    """It says its network, how that pools, mean and deviation; the weights aren't the averaged ones unless asked."""
     _, dataset = pictures
-    net = timm.create_model("test_resnet", num_classes=2)
+    net = timm.create_model("test_resnet", num_classes=2, global_pool="max")
     randomise(net)
-    args = argparse.Namespace(model="test_resnet", mean=[0.4, 0.5, 0.6], std=[0.1, 0.2, 0.3], model_kwargs={})
+    args = argparse.Namespace(model="test_resnet", mean=[0.4, 0.5, 0.6], std=[0.1, 0.2, 0.3], model_kwargs={}, gp="max")
     content = {
         "epoch": 3,
         "arch": "test_resnet",

@@ -65,7 +65,7 @@ def write_backbone(path: Path, model: nn.Module, network: dict[str, Any]) -> Non
 def load_backbone(content: dict[str, Any], source: str | Path, device: str) -> learners.Backbone:
     """The network of the checkpoint `content`, read from `source`, without its head."""
     network = models.build(content, source)
-    return learners.Backbone(network, content["network"]["arguments"]["img_size"]).to(device).eval()
+    return learners.Backbone(network, content["network"]["arguments"]["img_size"]).to(device)
 
 
 def features_of(backbone: learners.Backbone, images: Any, device: str) -> torch.Tensor:

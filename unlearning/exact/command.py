@@ -52,11 +52,13 @@ def show(folder: Path, images: bool = False) -> None:
     for line in parts_in_words(state) if images else ():
         print(line)
     for entry in state["ledger"]:
-        ratio = entry["full_sample_epochs"] / max(1, entry["sample_epochs"])
-        print(
-            f"{entry['date']}  {len(entry['ids'])} images, {len(entry['parts'])} parts trained again: "
-            f"{entry['sample_epochs']:,} sample-epochs ({ratio:.1f} times fewer than all), {entry['seconds']:.1f} s"
-        )
+        line = f"{entry['date']}  {len(entry['ids'])} images"
+        if spent := entry["sample_epochs"]:
+            ratio = entry["full_sample_epochs"] / spent
+            line += f", {len(entry['parts'])} parts hit and trained again: {spent:,} sample-epochs ({ratio:.1f} times fewer "
+            print(f"{line}than all), {entry['seconds']:.1f} s")
+        else:
+            print(f"{line}, all of their parts: nothing was left to train again, {entry['seconds']:.1f} s")
 
 
 def parts_in_words(state: dict[str, Any]) -> list[str]:
@@ -143,6 +145,8 @@ def _add_id_flags(parser: Parser, what: str) -> None:
 
 def _settled(args: argparse.Namespace, trainer: Parser) -> argparse.Namespace:
     """The flags of a training: one in closed form sees its images once. Raises UserError for those that exclude another."""
+    if Path(args.backbone).suffix == ".pth" and args.input_size != trainer.get_default("input_size"):
+        raise UserError(f"--input-size: {args.backbone} says itself which side its images have")
     if args.start == "public" and args.anchors_from == "private":
         raise UserError(
             "--start public: anchors that can be deleted can't have a say in it: leave out --anchors-from private"

@@ -99,10 +99,10 @@ def system(value: Any) -> None:
     require(config.get("nearest", 1) == 1 or ridge.is_asked_for(config), "config.nearest", "doesn't fit its head")
     named = value["data"].get("classes")
     require(named is None or len(named) == value["classes"], "classes", "isn't the number of classes of its data")
-    deleted = set(value["deleted"].tolist())
+    deleted, once = set(value["deleted"].tolist()), max(parts, value["config"].get("parts", parts))  # fewer anchors, fewer
     for place, entry in enumerate(value["ledger"]):
         require(set(entry["ids"]) <= deleted, f"ledger.{place}.ids", "holds images that aren't deleted")
-        require(all(part < parts for part in entry["parts"]), f"ledger.{place}.parts", f"holds more than {parts} parts")
+        require(all(part < once for part in entry["parts"]), f"ledger.{place}.parts", f"holds more than {once} parts")
 
 
 def part(value: Any) -> None:

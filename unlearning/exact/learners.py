@@ -30,9 +30,11 @@ class Backbone(nn.Module):
         super().__init__()
         layers.remove_head(network)
         self.network = network.requires_grad_(False)
-        training = network.training
         self.features = _width(network.eval(), side)
-        network.train(training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stays in evaluation mode, whatever a learner does: dropout and statistics of batches are of no frozen network."""
+        return super().train(False)
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised images at the network's own size: what a frame is added to."""

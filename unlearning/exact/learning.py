@@ -188,7 +188,6 @@ def learn(part: Part) -> dict[str, Any]:
             compute=Compute(device, part.work.compute.precision or "fp32", part.work.compute.scratch, quiet=True),
             scheduler=recipes.warm_up_and_cosine(optimizer, steps, steps // 5),
             augment=data.crop_and_flip if part.flip else data.random_crop,
-            freeze_norm=True,
             snapshot=part.snapshot,
         )
     trained = {"prompt": learner.prompt, "weight": learner.head.weight, "bias": learner.head.bias}

@@ -20,13 +20,14 @@ import torch
 import data
 import models
 from unlearning.core import names
+from unlearning.core.content import check
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable, is_interrupted, sha256, staging, write_torch
 from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
-from unlearning.exact import learners, ridge, storage
+from unlearning.exact import fields, learners, ridge, storage
 from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone, read_backbone
 from unlearning.exact.learning import Work, public_start, train_parts
 from unlearning.exact.reading import backbone_of, check_start, read_system
@@ -99,11 +100,14 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         backbone = load_backbone(content, file, new.work.compute.device)
         part = storage.begin(place)
         _put_into_parts(state, split, backbone, dataset, new.work)
+        if state["centres"] is not None and len(anchors) < settings.parts:
+            raise UserError(f"--parts {settings.parts}: there are {len(anchors)} anchors, and each part needs one")
         state["flops"] = learner_flops(backbone, state["shape"], state["classes"], ridge.is_asked_for(state["config"]))
         if (start := public_start(state, backbone, dataset, new.work)) is not None:
             state["start"] = start
         every = range(len(state["files"]))
         state["cost"] = train_parts(part, state, every, 0, backbone, dataset, new.work, new.overwrite)
+        check(state, fields.system, str(part / SYSTEM))
         write_torch(part / SYSTEM, state)
         with staging(place) as staged:
             staged.take(place, part)
@@ -176,6 +180,7 @@ def delete_images(
         entry = {"date": datetime.date.today().isoformat(), "command": command, "ids": ids.tolist(), "parts": hit}
         state["ledger"].append(entry | {"full_sample_epochs": left * settings.epochs, **cost})
         storage.drop_partial(folder.resolve())
+        check(state, fields.system, str(folder / SYSTEM))  # what nobody could read again isn't written
         write_torch(folder / SYSTEM, state)  # until here the old state holds
         storage.sweep(folder, state, quiet=True)
         return state["ledger"][-1]
@@ -295,8 +300,12 @@ def _put_into_parts(
 ) -> None:
     """Put images into parts, by what isn't deleted: fills state's part (-1: in none) and centres."""
     private, gone = (as_mask(state[key], len(dataset.train)) for key in ("private", "deleted"))
+    if "part" in state and not (private & ~gone).any():  # the last ones are deleted
+        state["part"], state["files"] = torch.full_like(state["part"], -1), [None] * len(state["files"])
+        return
     anchors = state["anchors"][~gone[state["anchors"]]]
     features = features_of(backbone, dataset.train.images, work.compute.device)
     part, state["centres"] = split(features, private, anchors, work.settings)
     state["part"] = torch.where(private & ~gone, part, -1)
-    state["files"] = [None] * (int(part.max()) + 1)
+    count = int(part.max()) + 1 if state["centres"] is None else len(state["centres"])  # there may be some of no image
+    state["files"] = [None] * count

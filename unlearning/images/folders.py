@@ -83,11 +83,15 @@ def read_csv(
     ]
     if missing := [file for part in parts.values() for file, _ in part if not os.path.isfile(file)]:
         raise UserError(f"{name}: {len(missing):,} of {len(seen):,} files aren't there: {listed(missing)}")
-    test = next((parts[part] for part in TEST if parts[part]), [])
+    there = [part for part in TEST if parts[part]]
+    test = parts[there[0]] if there else []
     if not parts["train"]:
         raise UserError(f"{name} has no training images")
     if not test and not validation:
         raise NoTest(f"{name} has no rows of split test or val; {NO_TEST}")
+    if not validation and there != ["test"]:
+        unused = f", and those of {there[1]} aren't used" if there[1:] else ""
+        say(f"{name}: rows of {there[0]} are the test split{unused}")
     return _read(name, parts["train"], test, path.parent, img_size, validation, say, classes)
 
 

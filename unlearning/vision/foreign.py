@@ -90,7 +90,7 @@ def _file(path: Path, entry: str | None, model: str | None, constants: bool) -> 
         name = _library_of(arch, libraries.TIMM if by_timm else libraries.TORCHVISION)
         said = _constants(told.get("mean"), told.get("std"), f"{path}: args") if constants else None
         is_it = _is_called(model, name)
-        own = _model_args(told.get("model_kwargs"), f"{path}: args.model_kwargs") if is_it else {}
+        own = _model_args(_beside(told), f"{path}: args.model_kwargs") if is_it else {}
         kind = "a file of timm's train.py" if by_timm else "a training script's file"
         return Found(kind, tensors, key, others, name if is_it else None, own, said, asked=asked)
     if isinstance(told.get("model"), str) and "lr_scheduler" in content:
@@ -98,6 +98,13 @@ def _file(path: Path, entry: str | None, model: str | None, constants: bool) -> 
         name = name if _is_called(model, name) else None
         return Found("a file of torchvision's train.py", tensors, key, others, name, asked=asked)
     return Found("a state dict", tensors, key, others, asked=asked)
+
+
+def _beside(told: Mapping[str, Any]) -> Any:
+    """What timm's train.py has made a network with beside its name, and what leaves no trace among its weights."""
+    kwargs = told.get("model_kwargs")
+    own = {as_: told[name] for name, as_ in (("gp", "global_pool"), ("bn_eps", "bn_eps")) if told.get(name) is not None}
+    return own | kwargs if own and isinstance(kwargs, dict) else kwargs or own
 
 
 def _library_of(name: str, first: str) -> str | None:
