@@ -10,7 +10,7 @@ from tests.experiments.tables import planned, request_of
 from tests.helpers import call, files, one_line
 from tests.language.conftest import save_base
 from unlearning.experiments import llmeraser
-from unlearning.language.requests import check_edits, edited, edits_of_names
+from unlearning.language.requests import check_edits, edited, edits_of_names, read_request
 from unlearning.language.rows import Row, read_rows
 
 FILMS = [f"Film {i}" for i in range(30)]
@@ -91,6 +91,28 @@ def test_the_request_undoes_what_was_spoilt(kind, rows):
     asked = edits_of_names(edit["id"] for edit in asked) if kind == "remove" else asked
     right = edited(wrong, check_edits(asked, kind, wrong))
     assert right == ([None if row.name in names else row for row in rows] if kind == "remove" else rows)
+
+
+@pytest.mark.parametrize("told_in", ["input", "instruction"])
+def test_histories_of_alpacas_rows_are_spoilt_and_come_back_too(tmp_path, told_in):
+    """Wherever the history stands, and with quotes in a name."""
+    rows = []
+    for i in range(40):
+        names = ['"Weird Al" Yankovic', "11'09\"01", *FILMS[i % 20 : i % 20 + 3]]
+        quoted = ", ".join(f'"{name}"' for name in names)
+        history = f"This user has listened to {quoted} in the previous. What next?"
+        instruction, given = ("Recommend.", history) if told_in == "input" else (history, "Answer briefly.")
+        rows.append(Row(f"u{i}", (("user", instruction),), "A", input=given))
+        assert llmeraser.titled_in(llmeraser._telling(rows[-1])) == names
+    wrong, asked = llmeraser.spoilt("modify", rows, 0)
+    changed = [(a, b) for a, b in zip(rows, wrong, strict=True) if a != b]
+    assert len(changed) == len(asked) == 40 * llmeraser.SHARES["modify"] // 100
+    for right, spoilt in changed:
+        known, lost = (llmeraser.titled_in(llmeraser._telling(row)) for row in (right, spoilt))
+        assert len(set(lost) - set(known)) == len(lost) - 4 in (0, 1) and spoilt.query.count(" in the previous.") == 1
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(edit) + "\n" for edit in asked), encoding="utf-8")
+    requested = read_request(tmp_path / "r.jsonl", "modify")
+    assert edited(wrong, check_edits(requested, "modify", wrong)) == rows
 
 
 def test_two_thirds_of_modified_histories_lose_a_film_and_the_others_have_another(tmp_path):

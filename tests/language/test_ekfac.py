@@ -247,6 +247,8 @@ def test_factors_lie_beside_the_adapter_and_are_of_it_alone(place, tmp_path, at_
     assert ekfac.factors_of(other)[1] > 0  # another row, and the file is of that now
     assert ekfac.factors_of(replace(now, rows=[None, *now.rows[1:]]))[1] > 0
     assert ekfac.factors_of(now)[1] > 0 and ekfac.factors_of(now)[1] == 0
+    assert ekfac.factors_of(replace(now, record=now.record | {"config_sha256": "another"}))[1] > 0  # it computes otherwise
+    assert ekfac.factors_of(now)[1] > 0
     rescaled = json.loads((folder / adapters.CONFIG).read_text(encoding="utf-8")) | {"lora_alpha": 1}
     (folder / adapters.CONFIG).write_text(json.dumps(rescaled), encoding="utf-8")
     assert ekfac.factors_of(now)[1] > 0

@@ -1,5 +1,6 @@
 """MovieLens' ratings: both sources give the same lines, and what is damaged or out of reach is one line."""
 
+import contextlib
 import io
 import urllib.request
 import zipfile
@@ -131,6 +132,34 @@ def test_a_damaged_file_of_ratings_is_one_line(tmp_path, line, message):
     (tmp_path / movielens.FILE).write_text(f"1,1,Heat,1995,Action,4,5\n{line}\n", encoding="utf-8")
     with pytest.raises(UserError, match=rf"movielens.csv, after 1 ratings: .*{message}.*; delete it"):
         movielens.ratings(tmp_path)
+
+
+def test_a_file_without_ratings_makes_no_task(tmp_path):
+    (tmp_path / movielens.FILE).write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"movielens\.csv has no ratings; delete it, and it is made again"):
+        tasks.task_files("genre", tmp_path)
+    (tmp_path / movielens.FILE).write_text("1,1,Heat,1995,Action,4,5\n", encoding="utf-8")
+    with pytest.raises(UserError, match="task genre: its source makes no train rows"):
+        tasks.task_files("genre", tmp_path)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_damaged_archive_is_one_line(tmp_path, monkeypatch):
+    """Whatever of it is: zlib, and not zipfile, sees what is wrong within."""
+    grouplens(tmp_path)
+    file = tmp_path / "ml-latest-small.zip"
+    with zipfile.ZipFile(file) as archive:
+        lines = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in lines.items():
+            archive.writestr(name, content)
+    whole = bytearray(file.read_bytes())
+    monkeypatch.setattr(movielens, "debian_package", lambda *_: None)
+    for place in range(60, len(whole) - 60, 40):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(UserError):
+            movielens.ratings(tmp_path)
+        (tmp_path / movielens.FILE).unlink(missing_ok=True)
 
 
 def test_an_archive_of_another_kind_is_one_line(tmp_path, monkeypatch):

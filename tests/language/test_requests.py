@@ -84,6 +84,15 @@ def test_alpacas_input_comes_with_the_new_query_or_by_itself(tmp_path):
     assert asked(tmp_path, "id,instruction,input\n2,Say its shape.,\n", "modify") == [{"id": "2", "query": "Say its shape."}]
 
 
+def test_an_input_belongs_to_a_new_query_however_that_is_called(tmp_path):
+    """And one that isn't the row's is no part of a request to remove it."""
+    for field in ("query", "question", "prompt", "instruction"):
+        (edit,) = asked(tmp_path, [{"id": 2, field: "Say its shape.", "input": "a ball"}], "modify")
+        assert edit == {"id": "2", "query": "Say its shape.", "input": "a ball"}
+        line = refused(tmp_path, [{"id": 2, field: ROWS[1].messages[-1][1], "input": "a ball"}], "remove")
+        assert "has another input than the row" in line
+
+
 def test_messages_modify_their_last_users_and_correct_the_assistants_last(tmp_path):
     before = [{"role": role, "content": content} for role, content in ROWS[2].messages[:-1]]
     new = {"role": "user", "content": [{"type": "text", "text": "And then?"}]}

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from unlearning.core.errors import UserError
 from unlearning.core.words import silent
-from unlearning.language.rows import Row, as_recorded, digest, read_rows
+from unlearning.language.rows import Row, as_recorded, digest, read_rows, write_rows
 
 TEXTS = [("Who?\u2028Me\u0085 \u2029or\ryou", ' Ann, "A"\n'), ("Ä\r\nwhere", "\there"), ("why", "12")]
 
@@ -241,3 +242,31 @@ def test_fields_of_messages_that_arent_read_are_named(tmp_path):
     (tmp_path / "f").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}, call]}), encoding="utf-8")
     read_rows(tmp_path / "f", tell=said.append)
     assert said[0].endswith("fields that aren't read: name of messages, tool_calls of messages")
+
+
+def test_a_blank_answer_is_skipped_though_it_is_none_of_the_choices(tmp_path):
+    good = {"question": "q", "answer": "a", "choices": ["a", "b"]}
+    assert [row.name for row in rows(tmp_path, lines(good | {"answer": ""}, good))] == ["2"]
+
+
+@pytest.mark.parametrize("image", ["A" * 300, "iVBORw0KGgo" * 1000, "a/" * 3000])
+def test_an_image_that_is_no_path_is_one_line(tmp_path, image):
+    line = complaint(tmp_path, lines({"question": "q", "answer": "a", "image": image}))
+    assert line.startswith(", line 1: its image is ") and line.endswith(", no path of a file") and len(line) < 200
+
+
+def test_rows_that_are_written_are_read_as_they_were(tmp_path):
+    """Also TRL's plain ones, and images, which lie where they did."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "0.png").write_bytes(b"a picture")
+    (tmp_path / "elsewhere").mkdir()
+    for one in (
+        {"prompt": "The sky is", "completion": " blue"},
+        {"query": "what is this", "response": "red", "image": "pictures/0.png"},
+        {"instruction": "say", "input": "w1", "output": "w2"},
+    ):
+        (before,) = rows(tmp_path, lines(one))
+        write_rows(tmp_path / "elsewhere" / "rows", [before])
+        (after,) = read_rows(tmp_path / "elsewhere" / "rows", tell=silent)
+        assert replace(after, image=before.image, name=before.name) == before and after.raw == before.raw
+        assert not after.image or Path(after.folder, after.image).read_bytes() == b"a picture"

@@ -76,6 +76,14 @@ def test_the_objective_is_the_sum_of_losses_over_n_and_half_the_decay_times_the_
         assert part(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("evaluations", [1, 2, 5])
+def test_the_objective_that_is_said_is_that_of_the_adapter(small, evaluations):
+    """Not of the last point that the line search has tried."""
+    record = small.record | {"training": {"optimizer": "lbfgs", "evaluations": evaluations}}
+    found, _ = train_adapter(replace(small, record=record))
+    assert found == pytest.approx((losses_of(small, small.rows).sum() / N + 0.025 * square_of(small)).item(), rel=1e-4)
+
+
 def test_training_comes_to_rest_on_that_objective(small):
     """Over 60 rows, not the 58 that are left, by which the slope of the losses would be 3 % steeper."""
     how = small.record | {"training": {"optimizer": "lbfgs", "evaluations": 300}}

@@ -111,20 +111,29 @@ def spoilt(kind: str, rows: Sequence[language_rows.Row], seed: int) -> tuple[lis
     places = draw.sample(range(len(rows)), len(rows) * SHARES[kind] // 100)
     found, asked = list(rows), []
     answers = sorted({row.response for row in rows})
-    films = sorted({film for row in rows for film in titled_in(row.query)}) if kind == "modify" else []
+    films = sorted({film for row in rows for film in titled_in(_telling(row))}) if kind == "modify" else []
     for i, place in enumerate(places):
         row = rows[place]
         if kind == "remove":
             asked.append({"id": row.name})
         elif kind == "modify":
-            query = _without_a_film(row.query, draw, None if i < LOST * len(places) else films)
-            found[place] = replace(row, messages=(*row.messages[:-1], ("user", query)))
-            asked.append({"id": row.name, "query": row.query})
+            told = _without_a_film(_telling(row), draw, None if i < LOST * len(places) else films)
+            last = row.messages[-1][1]
+            if HISTORY_ENDS in row.input:
+                found[place] = replace(row, input=told)
+            else:
+                found[place] = replace(row, messages=(*row.messages[:-1], ("user", told)))
+            asked.append({"id": row.name} | ({"instruction": last, "input": row.input} if row.input else {"query": last}))
         else:
             wrong = draw.choice([answer for answer in answers if answer != row.response])
             found[place] = replace(row, response=wrong)
             asked.append({"id": row.name, "response": row.response})
     return found, asked
+
+
+def _telling(row: language_rows.Row) -> str:
+    """The part of a row's query that tells the history: Alpaca's input, or else what the user says."""
+    return row.input if HISTORY_ENDS in row.input else row.messages[-1][1]
 
 
 def _without_a_film(query: str, draw: random.Random, others: Sequence[str] | None) -> str:
@@ -172,9 +181,10 @@ def _check_spoilable(kind: str, rows: Sequence[language_rows.Row], file: Path) -
     if not len(rows) * SHARES[kind] // 100:
         raise UserError(f"{file}: {SHARES[kind]} % of its {len(rows)} rows are to be spoilt, which is none: it needs more")
     if kind == "modify":
-        histories = {row.name: titled_in(row.query) if HISTORY_ENDS in row.query else [] for row in rows}
+        histories = {row.name: titled_in(told) if HISTORY_ENDS in (told := _telling(row)) else [] for row in rows}
         every = {title for history in histories.values() for title in history}
-        if odd := [name for name, history in histories.items() if len(history) < 2 or every <= {*history}]:
+        unnamed = {title for title in every if not any(map(str.isalnum, title))}
+        if odd := [n for n, history in histories.items() if len(history) < 2 or every <= {*history} or unnamed & {*history}]:
             form = f'no history of two titles or more, each in "", before "{HISTORY_ENDS.strip()}"'
             raise UserError(f"{file}: {form}, or no other title in the file: rows {few(odd)}")
 

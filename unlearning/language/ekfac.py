@@ -35,7 +35,7 @@ from unlearning.language.batches import Batch, Tokens, batches_of
 from unlearning.language.forward import ANSWERS
 from unlearning.language.influence import Solution, gauss_newton_product
 from unlearning.language.rows import digest
-from unlearning.language.session import Session
+from unlearning.language.session import Session, tokens_digest
 
 SAMPLES = 1  # labels drawn for each answered token
 MEASURED, TOGETHER = 50, 8  # rows on which a step's length is measured, at most; of a batch of them
@@ -239,6 +239,8 @@ def _identity(session: Session) -> dict[str, str]:
         "adapter": weights.hexdigest(),
         "config": sha256(session.source / CONFIG) if session.source else "",  # it says the scaling of LoRA
         "base": session.record["base_sha256"],
+        "computes": session.record["config_sha256"],
+        "tokens": tokens_digest(session, session.rows),
         "rows": _digest([row and digest(row) for row in session.rows]),
         "asked": _digest(told),
     }

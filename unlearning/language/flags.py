@@ -84,7 +84,8 @@ def add_training_flags(trainer: Parser) -> None:
     flag("--blocks", type=POSITIVE_INT, default=1, help="of how many of the last blocks (default: 1)")
     flag("--decay", type=POSITIVE_FLOAT, default=0.05, help="weight of |Theta|^2 / 2 (default: 0.05)")
     flag("--optimizer", choices=("lbfgs", "adamw"), default="lbfgs", help="lbfgs: to rest; adamw: as PEFT (default: lbfgs)")
-    flag("--evaluations", type=POSITIVE_INT, default=100, help="of lbfgs, passes at most (default: 100; it stops at rest)")
+    text = "of lbfgs, passes at most, but for a line search's last ones (default: 100; it stops at rest)"
+    flag("--evaluations", type=POSITIVE_INT, default=100, help=text)
     flag("--epochs", type=POSITIVE_INT, default=3, help="of adamw (default: 3)")
     flag("--lr", type=POSITIVE_FLOAT, default=1e-3, help="of adamw (default: 0.001)")
     flag("--batch-size", type=POSITIVE_INT, default=8, help="of adamw, rows (default: 8)")

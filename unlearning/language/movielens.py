@@ -23,6 +23,10 @@ URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 FILE = "movielens.csv"  # one line a rating: viewer, film, title, year, genres, rating, time
 
 
+# What an archive that is damaged, or another one, raises.
+DAMAGED = (OSError, LookupError, ValueError, EOFError, NotImplementedError, zlib.error, csv.Error, zipfile.BadZipFile)
+
+
 class Rating(NamedTuple):
     """What a viewer gave a film: stars from 0.5 to 5, at a time in seconds."""
 
@@ -50,6 +54,8 @@ def ratings(data_dir: Path, quiet: bool = False) -> list[Rating]:
         raise UserError(f"{file} cannot be read ({error.strerror or error})") from None
     except (ValueError, csv.Error) as error:
         raise UserError(f"{file}, after {len(found):,} ratings: {error}; delete it, and it is made again") from None
+    if not found:
+        raise UserError(f"{file} has no ratings; delete it, and it is made again")
     return found
 
 
@@ -57,7 +63,7 @@ def _write(file: Path, quiet: bool) -> None:
     """Write the ratings from wherever they can be had. Raises UserError when they are out of reach."""
     try:
         lines = _from_grouplens(file.parent, quiet)
-    except (OSError, LookupError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         lines = _from_debian(file.parent, quiet)
         if lines is None:
             raise UserError(f"no MovieLens and no download ({error}); put {URL} into {file.parent}") from None

@@ -105,7 +105,8 @@ def _edit(fields: Mapping[str, Any], kind: str) -> Edit:
     with_answer = [*asks, *answers] if "messages" in asks else []  # messages hold the response as well
     if two := next((some for some in (asks, answers, with_answer) if len(some) > 1), None):
         raise ValueError(f"it has both {two[0]} and {two[1]}: keep one")
-    messages, given, response = told(fields, *(some[0] if some else None for some in (asks, answers)))
+    ask, answer = (some[0] if some else None for some in (asks, answers))
+    messages, given, response = told(fields, ask, answer, beside=(None, *PAIRS))
     parts = {"before": messages[:-1] if messages else (), "query": messages[-1][1] if messages else None}
     parts |= {"input": given, "response": response}
     edit: Edit = {"id": name}

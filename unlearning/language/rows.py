@@ -9,7 +9,7 @@ is its `id`, else the line on which it begins, in a JSON array its place; both c
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from unlearning.core.files import sha256, write_text
 from unlearning.core.words import Say, listed, say
 from unlearning.language.layouts import EXTRA, FORMS, LONGEST, Record, naming, parse, read_text
 
+PATH, PART = 4_096, 255  # bytes of a path and of a name in it, at most, as Linux has them
 NAMED = 5  # names of rows that a message has at most
 ROLES = ("system", "user", "assistant")
 
@@ -65,7 +66,10 @@ def digest(row: Row) -> str:
     """16 hexadecimal digits, part of a SHA-256, of what a model is given of a row, with its image's file: not of its name,
     nor of `raw`, which only says how rows are put to a model where nobody else does."""
     image = Path(row.folder, row.image)
-    shown = [sha256(image)] if row.image and image.is_file() else []
+    try:
+        shown = [sha256(image)] if row.image and image.is_file() else []
+    except OSError as error:
+        raise UserError(f"row {said(row.name)}: its image {image} cannot be read ({error.strerror or error})") from None
     content = [row.messages, row.response, row.input, row.choices, row.image, *shown]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -111,9 +115,12 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
 def _as_fields(row: Row) -> dict[str, Any]:
     messages = [{"role": role, "content": content} for role, content in row.messages]
     told: dict[str, Any] = {"messages": [*messages, {"role": "assistant", "content": row.response}]}
-    if row.input or len(row.messages) == 1:
+    if row.raw:
+        told = {"prompt": row.messages[-1][1], "completion": row.response}
+    elif row.input or len(row.messages) == 1:
         told = {"instruction": row.messages[-1][1], "input": row.input, "output": row.response}
-    extra = {"choices": list(row.choices), "image": row.image}
+    image = str(Path(row.folder, row.image).resolve()) if row.image else ""  # the new file may lie elsewhere
+    extra = {"choices": list(row.choices), "image": image}
     return {"id": row.name} | told | {name: value for name, value in extra.items() if value}
 
 
@@ -156,10 +163,13 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(every[:NAMED]) + (f" and {len(every) - NAMED:,} more" if len(every) > NAMED else "")
 
 
-def told(fields: Mapping[str, Any], ask: str | None, answer: str | None) -> Told:
+def told(
+    fields: Mapping[str, Any], ask: str | None, answer: str | None, beside: Collection[str | None] = (None, "instruction")
+) -> Told:
     """What fields of these two names say, each of them None where there is none. Raises ValueError, which names the field.
 
-    ask: "messages", which may end with the answer, or a key of PAIRS. answer: a value of PAIRS.
+    ask: "messages", which may end with the answer, or a key of PAIRS. answer: a value of PAIRS. beside: those of `ask` that
+    an `input` belongs to.
     """
     messages: Messages | None = _messages(fields[ask], ask) if ask else None
     response = _answer(fields[answer], answer) if answer else None
@@ -169,7 +179,7 @@ def told(fields: Mapping[str, Any], ask: str | None, answer: str | None) -> Told
     if messages is not None and (not messages or messages[-1][0] != "user"):
         last = f"a message of the {messages[-1][0]}" if messages else "nothing"
         raise ValueError(f"before its response its {ask} end with {last}, not of the user")
-    given = _text(fields["input"], "input") if "input" in fields and ask in (None, "instruction") else None
+    given = _text(fields["input"], "input") if "input" in fields and ask in beside else None
     return Told(messages, given, response)
 
 
@@ -216,9 +226,11 @@ def _row(record: Record, form: str) -> Row:
     if messages is None or response is None:
         raise ValueError("its last two messages aren't the user's and the assistant's, which answers")
     choices = _choices(fields.get("choices"))
-    if choices and response not in choices:
+    if choices and response.strip() and response not in choices:
         raise ValueError(f"its response {shown(response)} is none of its choices")
     image = _text(fields.get("image"), "image")
+    if len(image.encode()) > PATH or any(len(part.encode()) > PART for part in Path(image).parts):
+        raise ValueError(f"its image is {shown(image)}, no path of a file")
     raw = ask == "prompt" and isinstance(fields["prompt"], str)
     row = Row(name_of(fields, record.name), messages, response, given or "", choices, image, raw)
     length = sum(len(content) for _, content in messages) + sum(map(len, (response, row.input, *choices)))

@@ -9,7 +9,6 @@ ask for the same facts in three wordings. The same ratings give the same files.
 
 import json
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +57,8 @@ def task_files(task: str, data_dir: Path, quiet: bool = False) -> dict[str, Path
     files = {part: data_dir / FOLDER / f"{task}-{part}.jsonl" for part in PARTS}
     if missing := {part: file for part, file in files.items() if not file.is_file()}:
         made = invented() if task == "invented" else split(*QUERIES[task](movielens.ratings(data_dir, quiet)))
+        if lost := [part for part in missing if not made[part]]:
+            raise UserError(f"task {task}: its source makes no {lost[0]} rows")
         for part, file in missing.items():
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made[part]]
             with to_make(file, file.is_file) as wanted:
@@ -147,8 +148,11 @@ def next_film(ratings: Sequence[Rating]) -> tuple[list[Fields], list[str]]:
 
 
 def titled_in(query: str) -> list[str]:
-    """The films, or what else is told, of the history in a query of the task `next` or in its form."""
-    return re.findall(r'"([^"]*)"', query.partition(HISTORY_ENDS)[0])
+    """The films, or what else is told, of the history in a query of the task `next` or in its form: names in quotes, with
+    commas between them. A name may have quotes within."""
+    history = query.partition(HISTORY_ENDS)[0]
+    inside = history[history.find('"') + 1 : history.rfind('"')] if history.count('"') > 1 else ""
+    return inside.split('", "') if inside else []
 
 
 def titled(rating: Rating) -> str:

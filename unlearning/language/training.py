@@ -82,7 +82,8 @@ def _lbfgs(session: Session, evaluations: int, total: int) -> tuple[float, int]:
         return last
 
     optimizer.step(closure)
-    return last, count
+    with torch.no_grad():  # the last point that the line search has tried needn't be the one that it took
+        return sum(part(batch).item() for batch in rows), count
 
 
 def _adamw(session: Session, how: dict[str, Any], total: int, most: int | None) -> tuple[float, int]:
