@@ -1,5 +1,6 @@
 """Several processes give the weights of one."""
 
+import contextlib
 import sys
 
 import pytest
@@ -196,11 +197,38 @@ def test_every_other_script_does_so_too(name, rest, quick):
 def test_what_runs_in_one_process_says_so(script, monkeypatch, capsys):
     words = {reproduce: ["prunelora"], lmeraser: ["train"], sisa: ["train"], llmeraser: ["finetune", "--task", "genre"]}
     monkeypatch.setattr(sys, "argv", [script.__name__, *words.get(script, ["x.pth"])])
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as stop:
         main(lambda *_: pytest.fail("it began"), script.parser())
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and len(err.splitlines()) == 1 and "without torchrun" in err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1 and "it runs in one process: " in err
+
+
+@pytest.mark.parametrize(
+    ("left", "line"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many' in the environment"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0' in the environment"),
+        ({"RANK": "x"}, "RANK is 'x' in the environment"),
+        ({"RANK": "3"}, "RANK is 3 of WORLD_SIZE 1 processes"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1' in the environment"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and RANK isn't set"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "WORLD_SIZE is 2, and MASTER_ADDR isn't set"),
+        ({"WORLD_SIZE": ""}, None),
+    ],
+)
+def test_what_a_cluster_leaves_in_the_environment_is_one_line(left, line, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["finetune.py", "--dataset", "digits", "--forget-class", "3"])
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    began = []
+    with contextlib.suppress(SystemExit):
+        main(lambda *_: began.append(1), finetune.parser())
+    err = capsys.readouterr().err
+    assert began == ([] if line else [1]) and err.count("\n") == (1 if line else 0) and (line or "") in err
 
 
 def test_one_process_writes(quick):

@@ -267,6 +267,29 @@ def test_outputs_of_one_precision_are_never_taken_for_the_others(kept):
     assert features.kept[0].matches(model, one) and not features.kept[0].matches(model, other)
 
 
+def test_outputs_of_one_input_size_are_never_taken_for_the_others():
+    """Of the same weights: a layer without any, such as the one that resizes, has a part in them too."""
+    split, features = data.load("digits", subset=100).train, FeatureCache(100)
+    small = models.create("resnet8", **SHAPE, input_size=16).eval()
+    large = models.create("resnet8", **SHAPE, input_size=24).eval()
+    large.load_state_dict(small.state_dict())
+    own = {name: tensor.numpy().tobytes() for name, tensor in small.state_dict().items()}
+    other = own | {"net.fc.weight": b"", "net.fc.bias": b""}
+    features.share_between(small, own, [other], split, FP32)
+    assert len(features.kept) == 1
+    assert not torch.allclose(predict(small, split, FP32), predict(large, split, FP32), atol=1e-3)
+    for model in (small, large, small):
+        torch.testing.assert_close(predict(model, split, FP32, features), predict(model, split, FP32))
+
+
+def test_one_image_alone_is_cached_too():
+    split, features, model = data.load("digits", subset=100).train, FeatureCache(100), adapted()
+    assert features.keep(model.train(), split, FP32)
+    one = data.Split(split.images[:1], split.labels[:1])
+    torch.testing.assert_close(predict(model.eval(), one, FP32, features), predict(model, one, FP32))
+    assert len(features.kept) == 2
+
+
 def test_outputs_of_some_images_are_never_taken_for_others(shared):
     """Of one network in one precision, as many of them."""
     digits, model = data.load("digits"), adapted().eval()

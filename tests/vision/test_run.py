@@ -12,11 +12,12 @@ import lora
 import models
 import pretrain
 import retrain
+from baselines import control
 from tests.helpers import FP32, Altered, call, files, full_disk, one_line, shell
 from unlearning.core import memory
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import Staged, write_torch
-from unlearning.vision import adapter_files
+from unlearning.vision import adapter_files, train
 from unlearning.vision.identity import of_checkpoint
 from unlearning.vision.run import Run
 from unlearning.vision.settings import Settings
@@ -86,6 +87,41 @@ def test_a_finished_output_given_again_is_there_already(weights, tmp_path, capsy
     code, line = one_line(finetune, capsys, *arguments, "--batch-size", "64")
     assert code == 2 and "--overwrite" in line
     assert output.read_bytes() == before
+
+
+def test_nothing_of_anyones_goes_with_a_run(weights, tmp_path, capsys, monkeypatch):
+    """Neither what has the name of its unfinished run, though it trains nothing, nor what comes while it trains."""
+    common = ("--dataset", "digits", "--model", "resnet8", "--weights", weights, "--forget-class", "3", "--quiet")
+    (tmp_path / "x.pth.partial").write_bytes(b"a download")
+    mask = (control, *common, "--kind", "mask", "--output", tmp_path / "x.pth")
+    code, line = one_line(*mask[:1], capsys, *mask[1:])
+    assert code == 2 and "is no unfinished run of this project" in line
+    assert files(tmp_path) == {"x.pth.partial": b"a download"}
+    (tmp_path / "x.pth.partial").unlink()
+    tuned, epoch = (*common, "--epochs", 2, "--output", tmp_path / "x.pth"), train._epoch
+
+    def stopped(*given):
+        if "2/2" in given[0]:
+            raise KeyboardInterrupt
+        return epoch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            call(finetune, *tuned)
+    unfinished = (tmp_path / "x.pth.partial").read_bytes()
+    call(*mask)
+    assert (tmp_path / "x.pth.partial").read_bytes() == unfinished  # another run's
+    (tmp_path / "x.pth").unlink()
+
+    def while_it_trains(*given):
+        (tmp_path / "x.pth").write_bytes(b"a stranger's")
+        return epoch(*given)
+
+    monkeypatch.setattr(train, "_epoch", while_it_trains)
+    with pytest.raises(RunFailed, match=r"x\.pth has come while this was at work"):
+        call(finetune, *tuned)
+    assert (tmp_path / "x.pth").read_bytes() == b"a stranger's"
 
 
 def test_an_output_that_is_a_link_is_refused(weights, tmp_path, capsys):

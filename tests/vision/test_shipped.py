@@ -10,7 +10,7 @@ import models
 import pretrain
 import retrain
 from tests.helpers import call, files, one_line
-from unlearning.core import device
+from unlearning.core import device, distributed
 from unlearning.core.files import read_torch, write_torch
 from unlearning.vision import places, shipped
 
@@ -91,6 +91,14 @@ def test_another_process_may_have_put_it_there(folder, tmp_path, monkeypatch, ca
     monkeypatch.setattr(places, "is_there", lambda *some: False)
     assert call(pretrain, *FLAGS, "--weights", mine) == mine / NAME
     assert capsys.readouterr().err.count("there already (shipped)") == 2
+
+
+def test_one_process_of_several_copies_it(folder, tmp_path, monkeypatch):
+    """The others find that it comes with the project, whether it is there by now or not."""
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    monkeypatch.setattr(shipped, "copy", lambda output: pytest.fail("each of them copies"))
+    call(pretrain, *FLAGS, "--weights", tmp_path / "mine")
+    assert not (tmp_path / "mine" / NAME).exists()
 
 
 @pytest.mark.parametrize("flag", ["curve", "confidence"])

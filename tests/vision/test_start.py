@@ -354,6 +354,9 @@ def test_a_retrain_takes_network_and_constants_from_the_checkpoint_that_says_the
     call(retrain, *common, "--data-of", tmp_path / "mine.pth", "--forget-class", 3, *own, "--output", tmp_path / "b.pth")
     arguments = models.load_checkpoint(tmp_path / "b.pth")["network"]["arguments"]
     assert (arguments["mean"], arguments["std"]) == ([0.5], [0.25])
+    call(pretrain, *common, "--model", "resnet8", "--input-size", 16, "--output", tmp_path / "large.pth")
+    path = call(retrain, *common, "--data-of", tmp_path / "large.pth", "--forget-class", 3)
+    assert models.load_checkpoint(path)["network"]["arguments"]["input_size"] == 16 and "input-size-16" in path.name
 
 
 def test_a_retrain_of_what_a_checkpoint_has_forgotten_needs_no_other_request(weights, tmp_path, capsys):

@@ -92,7 +92,7 @@ def resolve_device(name: str) -> str:
         return f"cuda{several}" if torch.cuda.is_available() else "cpu"
     try:
         torch.ones(1, device=name).item()  # the meta device has no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         raise UserError(f"--device {name}: {first_line(error)}") from None
     return name
 

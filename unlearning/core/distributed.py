@@ -43,14 +43,18 @@ ATTENTION = {  # draw within attention: the place of the rate of dropout among t
 ONE = "start it without torchrun or accelerate"
 
 
+class Unconnected(UserError):
+    """What torchrun sets is half there: each process says so, for none knows whether it is the only one."""
+
+
 def count() -> int:
     """Number of processes."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _number("WORLD_SIZE", 1, least=1)
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return int(os.environ.get("RANK", 0))
+    return _number("RANK", 0)
 
 
 def is_main() -> bool:
@@ -60,7 +64,24 @@ def is_main() -> bool:
 
 def local_rank() -> int:
     """Number of this process on its machine, which is that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _number("LOCAL_RANK", 0)
+
+
+def check() -> None:
+    """Raise UserError where what torchrun sets is half there, or no number."""
+    if rank() >= count():
+        raise Unconnected(f"RANK is {rank()} of WORLD_SIZE {count()} processes: {ONE}")
+    local_rank()
+    if count() > 1 and (lost := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]):
+        raise Unconnected(f"WORLD_SIZE is {count()}, and {lost[0]} isn't set: {ONE}, or unset WORLD_SIZE")
+
+
+def _number(name: str, default: int, least: int = 0) -> int:
+    """A whole number that the environment says. Raises UserError for anything else."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise Unconnected(f"{name} is {text!r} in the environment, no number of processes or of one of them: unset it")
+    return int(text)
 
 
 @contextlib.contextmanager

@@ -47,10 +47,16 @@ class Staged:
         self.gone: list[Path] = []
         self.finished: dict[Path, Path] = {}
         self.there: set[Path] = set()
+        self.expected: set[Path] = set()
+
+    def expect(self, *paths: Path) -> None:
+        """Look now at what lies where parts may come: of these `part` says what it says of the moment of its call."""
+        self.expected |= {*paths}
+        self.there |= {path for path in paths if os.path.lexists(path)}
 
     def part(self, path: Path) -> Path:
         """Where to write what will be `path`. What lies there by now will be replaced, and nothing that comes later."""
-        if path not in self.parts and os.path.lexists(path):
+        if path not in self.parts and path not in self.expected and os.path.lexists(path):
             self.there.add(path)
         return self.parts.setdefault(path, _aside(path, os.getpid(), PART))
 

@@ -303,6 +303,7 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: Parser) -> No
         sys.stdout.reconfigure(errors="replace")  # a table's signs, in a file whose encoding lacks them
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        distributed.check()
         args = parser.parse_args()
         if distributed.count() > 1 and not parser.several:
             raise UserError("it runs in one process: start it without torchrun or accelerate")
@@ -319,7 +320,7 @@ def main(run: Callable[[argparse.Namespace, str], object], parser: Parser) -> No
     except Exception as error:
         if (line := _in_words(error)) is None:
             raise
-        if distributed.is_main():
+        if isinstance(error, distributed.Unconnected) or distributed.is_main():
             print(f"{parser.prog}: {on_one_line(line)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
 

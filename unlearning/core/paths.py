@@ -12,7 +12,8 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import shown
 
 NAME = 255  # bytes that file systems have room for in one name
-BESIDE = 30  # of these for what is added to a name while its file is written: ".", ".partial", ".1234567.unlearning-moves"
+# Of these for what is added to a name while its files are written: ".", "_confidence.csv", ".1234567.unlearning-moves".
+BESIDE = 42
 
 
 def stamp(path: Path) -> tuple[int, ...]:
@@ -66,6 +67,8 @@ def output_folder(text: str) -> Path:
 
 def name_or_path(text: str) -> str:
     """A name in which a path may stand: resnet8, folder:PATH, FILE.py:FUNCTION, an address. It is returned as it is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: a name or a path is wanted")
     for part in (text, text.partition(":")[2], text.rpartition(":")[0]):
         found = _status(part) if part else None
         if found and not stat.S_ISDIR(found.st_mode):

@@ -90,6 +90,8 @@ class Request:
             given |= _named(images)
         if "forget" in sizes and args.forget_class:  # the order of requests is another table
             given["forget-class"] = args.forget_class
+        if args.precision:  # else its methods would find the originals of another
+            given["precision"] = args.precision
         if originals:
             given["original"] = [path.stem for path in originals.values()]
         if args.tuned and args.table not in TUNED:

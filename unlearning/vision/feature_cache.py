@@ -59,7 +59,7 @@ class FeatureCache:
         if cut is None:
             return None
         images, rows = split.source
-        same = (o.below for o in self.kept if o.below.code == cut.below.code and o.matches(model, compute))
+        same = (o.below for o in self.kept if o.form == _form(cut.below) and o.matches(model, compute))
         known = next(same, None)
         if known is None and not _steady(cut.below, split, compute):
             if not compute.quiet:
@@ -80,7 +80,7 @@ class FeatureCache:
                 continue
             moved = modules_owning(model, model.state_dict().keys() - known.tensors)
             cut = cut_at(model, moved, _example(model, split, compute))
-            if cut and cut.below.code == known.below.code and (outputs := self._outputs(known.below, images, known.compute)):
+            if cut and _form(cut.below) == known.form and (outputs := self._outputs(known.below, images, known.compute)):
                 return _from_kept(cut.tail, outputs, rows)
         return images_for(model, split, compute)
 
@@ -125,6 +125,13 @@ class FeatureCache:
         return made
 
 
+def _form(below: fx.GraphModule) -> tuple[str, ...]:
+    """What a part computes with its weights: its code, and of each layer that this calls what its own code doesn't say, such
+    as a stride, or the size to which images are resized."""
+    called = (str(node.target) for node in below.graph.nodes if node.op == "call_module")
+    return (below.code, *(repr(below.get_submodule(name)) for name in called))
+
+
 class Outputs:
     """What a frozen part makes of images, computed where first asked for.
 
@@ -136,10 +143,10 @@ class Outputs:
         self, below: fx.GraphModule, images: "torch.Tensor | data.ImageFiles", compute: Compute, cache: FeatureCache
     ) -> None:
         self.below, self.images, self.compute, self.cache = below, images, compute, cache
-        self.tensors = below.state_dict().keys()
+        self.tensors, self.form = below.state_dict().keys(), _form(below)
         self.done = torch.zeros(-(-len(images) // BLOCK), dtype=torch.bool)
         self.spent, self.computed = 0.0, 0
-        one, _ = next(self._run([torch.arange(2)]))
+        one, _ = next(self._run([torch.arange(min(2, len(images)))]))
         self.mib: float = sum(value[0].nbytes for value in one) * len(images) / 2**20
         self.in_memory: bool = self.mib + sum(other.mib for other in cache.kept if other.in_memory) <= cache.limit_mib
         if not compute.quiet and not self.in_memory and self.mib >= 0.5:  # else it would say 0 MiB

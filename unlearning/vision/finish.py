@@ -21,6 +21,12 @@ def warn_of_few_steps(checkpoint: dict[str, Any]) -> None:
         say(f"warning: {few}: {way} makes more of them")
 
 
+def expect(staged: Staged, snapshot: Snapshot) -> None:
+    """Note, before a run begins, what lies where it will write: what comes there later stays."""
+    beside = [adapter_files.folder_for(staged.main), *(scores.file_for(staged.main) for scores in snapshot.scores)]
+    staged.expect(staged.main, *beside)
+
+
 def stage(staged: Staged, checkpoint: dict[str, Any], snapshot: Snapshot) -> None:
     """Write what takes its place when `staged` is committed; on rank 0 alone. Raises RunFailed on a full disk."""
     if not distributed.is_main():
@@ -31,5 +37,5 @@ def stage(staged: Staged, checkpoint: dict[str, Any], snapshot: Snapshot) -> Non
         scores.stage(staged, checkpoint["config"]["epochs"])
     with writing(staged.main):
         save_torch(staged.part(staged.main), checkpoint | beside)
-    if snapshot.path.is_file():
+    if snapshot.is_spent():
         staged.without(snapshot.path)

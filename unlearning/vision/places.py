@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import models
-from unlearning.core import names
+from unlearning.core import distributed, names
 from unlearning.core.device import Compute
 from unlearning.core.errors import UserError
 from unlearning.core.flags import Parser
@@ -71,7 +71,8 @@ def provide(
         return False
     for each in scores:
         each.check_place(output, args.overwrite)
-    shipped.copy(output)
+    if distributed.is_main():
+        shipped.copy(output)
     return True
 
 

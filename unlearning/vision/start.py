@@ -109,6 +109,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
 
     held: what is given back when the run ends, such as the lock on its output.
     """
+    args = _with_input_of(args)
     source, told = source_of(args), Told.from_flags(args, args.model)
     dataset, asked = _dataset_and_request(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
@@ -253,6 +254,19 @@ def _asked(request: forgetting.ForgetRequest | None, dataset: data.Dataset, of: 
             raise UserError(f"{what}: give --forget-class, --forget-random, --forget-count or --forget-file")
         request = forgetting.ForgetRequest(file=of)
     return dataset.forgotten(request or forgetting.ForgetRequest())
+
+
+def _with_input_of(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags, with the side of the network's input and its head as the checkpoint of --data-of has them, unless they say
+    these themselves or another network."""
+    of = getattr(args, "data_of", None)
+    if not of:
+        return args
+    known = models.load_checkpoint(of)
+    if args.model not in (None, known["network"]["name"]):
+        return args
+    said = {"input_size": known["network"]["arguments"].get("input_size"), "head": known["config"].get("head")}
+    return argparse.Namespace(**vars(args) | {name: getattr(args, name) or value for name, value in said.items()})
 
 
 def _network(
