@@ -360,7 +360,7 @@ def test_a_name_says_a_seed_once_and_files_of_the_old_name_are_found(place, tmp_
     write_torch(f"{old}.partial", {})
     old.unlink()
     path.unlink()
-    with pytest.raises(UserError, match=r"finetune1_s0_s0\.pth\.partial is an unfinished run with other settings"):
+    with pytest.raises(UserError, match=r"finetune1_s0_s0\.pth\.partial is no unfinished run of this project"):
         unlearned(finetune, place, *again)
 
 

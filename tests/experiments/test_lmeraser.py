@@ -156,7 +156,7 @@ def test_the_tuning_scores_each_pair_of_rates_on_validation_images(tmp_path, mon
     result = make(tmp_path, monkeypatch, "--seeds", "2", "--precision", "fp32", table="lmeraser-tune")
     names = [f"{row} --lr {lr} --head-lr 0.01" for row in lmeraser.TUNED for lr in grid[0]]
     assert [(row["method"], row["n"]) for row in result["rows"]] == [(name, 2) for name in names]
-    weights = tmp_path / "model_weights/lmeraser-tune-quick-digits"
+    weights = tmp_path / "model_weights/lmeraser-tune-quick-precision-fp32-digits"
     held_out = data.load("digits", validation=0.1)
     for row, rate in zip(result["rows"], grid[0] * 2, strict=True):
         assert row["dataset"] == held_out.tag and shlex.split(row["command"]).count("--lr") == 1

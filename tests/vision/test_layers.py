@@ -568,7 +568,8 @@ def test_a_backbone_has_the_features_that_its_heads_have_read(name):
     model = network(name).eval()
     backbone = learners.Backbone(model, SMALL[name][1])
     assert backbone(images(name)).shape == (4, backbone.features) == (4, WIDTHS[name])
-    assert not model.training and learners.Backbone(network(name), SMALL[name][1]).network.net.training
+    trained = learners.Backbone(network(name).train(), SMALL[name][1]).train()
+    assert not model.training and not any(module.training for module in trained.modules())  # frozen is frozen
 
 
 def test_a_backbone_is_as_wide_as_what_it_gives():

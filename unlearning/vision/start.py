@@ -109,8 +109,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
 
     held: what is given back when the run ends, such as the lock on its output.
     """
-    args = _with_input_of(args)
-    source, told = source_of(args), Told.from_flags(args, args.model)
+    source, told = source_of(args := _with_input_of(args)), Told.from_flags(args, args.model)
     dataset, asked = _dataset_and_request(args, source, shared)
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = asked and _with_earlier(asked, dataset, parent)
