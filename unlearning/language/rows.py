@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unlearning.core import flags
+from unlearning.core import flags, paths
 from unlearning.core.content import NAME, shown
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256, write_text
 from unlearning.core.words import Say, listed, say
 from unlearning.language.layouts import EXTRA, FORMS, LONGEST, Record, naming, parse, read_text
 
-PATH, PART = 4_096, 255  # bytes of a path and of a name in it, at most, as Linux has them
+PATH = 4_096  # bytes of a path, at most, as Linux has them
 NAMED = 5  # names of rows that a message has at most
 ROLES = ("system", "user", "assistant")
 
@@ -229,7 +229,7 @@ def _row(record: Record, form: str) -> Row:
     if choices and response.strip() and response not in choices:
         raise ValueError(f"its response {shown(response)} is none of its choices")
     image = _text(fields.get("image"), "image")
-    if len(image.encode()) > PATH or any(len(part.encode()) > PART for part in Path(image).parts):
+    if len(image.encode()) > PATH or any(len(part.encode()) > paths.NAME for part in Path(image).parts):
         raise ValueError(f"its image is {shown(image)}, no path of a file")
     raw = ask == "prompt" and isinstance(fields["prompt"], str)
     row = Row(name_of(fields, record.name), messages, response, given or "", choices, image, raw)

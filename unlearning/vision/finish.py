@@ -1,5 +1,6 @@
 """How a run ends: its checkpoint, and adapter and scores beside it, take their places, and its snapshot goes."""
 
+from pathlib import Path
 from typing import Any
 
 from unlearning.core import distributed
@@ -21,10 +22,9 @@ def warn_of_few_steps(checkpoint: dict[str, Any]) -> None:
         say(f"warning: {few}: {way} makes more of them")
 
 
-def expect(staged: Staged, snapshot: Snapshot) -> None:
-    """Note, before a run begins, what lies where it will write: what comes there later stays."""
-    beside = [adapter_files.folder_for(staged.main), *(scores.file_for(staged.main) for scores in snapshot.scores)]
-    staged.expect(staged.main, *beside)
+def beside(output: Path, snapshot: Snapshot) -> list[Path]:
+    """Where a run writes beside its output: its adapter, its scores, and what it has done so far."""
+    return [adapter_files.folder_for(output), *(scores.file_for(output) for scores in snapshot.scores), snapshot.path]
 
 
 def stage(staged: Staged, checkpoint: dict[str, Any], snapshot: Snapshot) -> None:
@@ -32,10 +32,11 @@ def stage(staged: Staged, checkpoint: dict[str, Any], snapshot: Snapshot) -> Non
     if not distributed.is_main():
         return
     warn_of_few_steps(checkpoint)
-    beside = adapter_files.beside(staged)
+    adapter = adapter_files.beside(staged)
     for scores in snapshot.scores:
         scores.stage(staged, checkpoint["config"]["epochs"])
     with writing(staged.main):
-        save_torch(staged.part(staged.main), checkpoint | beside)
-    if snapshot.is_spent():
+        save_torch(staged.part(staged.main), checkpoint | adapter)
+    # One that has trained has gone on from this file, or replaced it; else it is another run's.
+    if snapshot.path.is_file() and (snapshot.overwrite or checkpoint["cost"].get("steps")):
         staged.without(snapshot.path)

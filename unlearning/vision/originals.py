@@ -314,7 +314,7 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
     Of a network of the user's own that names no head it is the layer whose output is the answer. Raises UserError where no
     layer's is: which one an activation or a scale follows only the user knows.
     """
-    some = to_float(dataset.test.images[torch.arange(min(2, len(dataset.test)))])
+    some = _two_images(dataset)
     head = named_layers.heads_by_hand(model, told.head, some)
     if told.own and not head and not hasattr(model.net, "get_classifier"):
         found = named_layers.giving(model, some)
@@ -325,9 +325,14 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
     return {"head": [*head], "unheard": [*named_layers.unheard(model, some)]}
 
 
+def _two_images(dataset: data.Dataset) -> torch.Tensor:
+    """Two test images to try a network on, float32 (2, C, H, W); where there is only one, that."""
+    return to_float(dataset.test.images[torch.arange(min(2, len(dataset.test)))])
+
+
 def _check_head(model: Any, path: Path | str, dataset: data.Dataset) -> None:
     """Raise UserError where what counts as the head doesn't give one logit for each class."""
-    count, some = len(dataset.classes), to_float(dataset.test.images[torch.arange(min(2, len(dataset.test)))])
+    count, some = len(dataset.classes), _two_images(dataset)
     for name in layers.heads(model):
         head: Any = model.get_submodule(name)
         is_layer = isinstance(head, layers.WEIGHTED)

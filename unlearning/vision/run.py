@@ -78,7 +78,7 @@ def execute(
             return begun.output
         held.enter_context(distributed.process_group(begun.compute.device))
         staged = held.enter_context(staging(begun.output))
-        finish.expect(staged, begun.snapshot)
+        staged.expect(begun.output, *finish.beside(begun.output, begun.snapshot))
         where = begun.compute, begun.dataset, staged, begun.snapshot, shared.features
         run = Run(method, Settings(begun.values), *where, record=begun.facts | {"command": command})
         before = models.state(begun.model)

@@ -50,15 +50,6 @@ class Snapshot:
             return
         raise UserError(f"{self.path} {what}: move it, or give another --output")
 
-    def is_spent(self) -> bool:
-        """True where the file has no use once the run has ended: it is this run's, or one that this run replaces."""
-        if not self.path.is_file():
-            return False
-        try:
-            return self.overwrite or read_torch(self.path).get("key") == self.key
-        except (UserError, AttributeError):
-            return False
-
     def _is_own(self) -> bool:
         """True for an unfinished run, damaged or not; of earlier versions, whose files don't begin with MARK, if it can be
         read."""

@@ -23,7 +23,7 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
-from unlearning.vision import adapter_files, foreign, layers, named_layers, originals, places, shipped
+from unlearning.vision import finish, foreign, layers, named_layers, originals, places, shipped
 from unlearning.vision.confidences import Confidence
 from unlearning.vision.curves import Curve
 from unlearning.vision.epoch_scores import EpochScores
@@ -153,10 +153,10 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "elsewhere": parent and parent.get("elsewhere"),
     }
     scores = _scores(args, dataset, compute, forget)
-    beside = [adapter_files.folder_for(output), *(each.file_for(output) for each in scores), places.unfinished(output)]
+    snapshot = Snapshot(places.unfinished(output), facts["key"], args.overwrite, scores=scores)
+    beside = finish.beside(output, snapshot)
     there = partial(places.is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside)) or places.provide(output, same, parser, args, scores)
-    snapshot = Snapshot(places.unfinished(output), facts["key"], args.overwrite, scores=scores)
     if not finished:
         places.check_output(output, args, parent, scores)
         snapshot.check_place()
