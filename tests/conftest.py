@@ -18,16 +18,19 @@ import pruneft
 import retrain
 from baselines import control
 from tests.helpers import built_once, call
+from unlearning.evaluation import network
 from unlearning.metrics import membership
 
-DRAWS = membership.DRAWS
+DRAWS, RELEARN_STEPS = membership.DRAWS, network.RELEARN_STEPS
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_draws():
-    """Two draws of the attacker's samples, not twenty: tests score hundreds of networks, which would take half a minute."""
+def little_scoring():
+    """Two draws of the attacker's samples, not twenty, and relearning curves of three points: tests score hundreds of
+    networks, which would take minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(membership, "DRAWS", 2)
+        patch.setattr(network, "RELEARN_STEPS", (0, 1, 4))
         yield
 
 
@@ -43,6 +46,12 @@ def digits_once():
 def every_draw(monkeypatch):
     """As many draws as in tables, for tests of the draws themselves."""
     monkeypatch.setattr(membership, "DRAWS", DRAWS)
+
+
+@pytest.fixture
+def whole_curves(monkeypatch):
+    """Relearning curves as long as in tables."""
+    monkeypatch.setattr(network, "RELEARN_STEPS", RELEARN_STEPS)
 
 
 @pytest.fixture(scope="session")

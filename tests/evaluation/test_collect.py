@@ -80,7 +80,7 @@ def test_what_lies_beneath_the_head_exposes_the_controls(rows):
         assert scores[control]["UA"] == scores["retrain"]["UA"] == 100
         assert scores[control]["probe"] == pytest.approx(scores["original"]["probe"], abs=1e-9)
     assert scores["original"]["relearn_steps"] == scores["mask"]["relearn_steps"] == 0
-    assert scores["finetune"]["relearn_steps"] > 0
+    assert scores["finetune"]["relearn_steps"] != 0  # None: more than four
 
 
 def test_original_and_retrain_come_along_or_are_missed_with_a_reason(weights, tmp_path):
@@ -273,7 +273,9 @@ def test_references_that_are_none(small, tmp_path, capsys, names, message):
     assert code == 2 and message in line
 
 
-def test_a_network_is_asked_about_each_image_once_and_beyond_that_for_probe_and_relearning_alone(small, monkeypatch):
+def test_a_network_is_asked_about_each_image_once_and_beyond_that_for_probe_and_relearning_alone(
+    small, whole_curves, monkeypatch
+):
     """Whatever number of forget sets it is scored on: the probe's training images are the same for all of them. Relearning
     takes its own images, so many for data of any size: at most half a pass over 12,000."""
     assert 250 * len(network.RELEARN_STEPS) + 32 * network.RELEARN_STEPS[-1] <= 12_000 / 2 and network.RELEARN_LIMIT == 250

@@ -1,15 +1,8 @@
-"""What tables that are made end to end do without: long relearning curves, and pictures, which take as long as training."""
+"""What tables that are made end to end do without: pictures, which take as long as training."""
 
 import pytest
 
-from unlearning.evaluation import network
 from unlearning.reports import figures
-
-
-@pytest.fixture(autouse=True)
-def short_curves(monkeypatch):
-    """Relearning curves of three points."""
-    monkeypatch.setattr(network, "RELEARN_STEPS", (0, 1, 4))
 
 
 @pytest.fixture(autouse=True)

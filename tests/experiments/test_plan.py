@@ -197,6 +197,7 @@ def test_a_row_is_run_with_its_own_flags_on_every_network_and_forget_set(table):
 def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeypatch):
     seen = 'This user has watched "A", "B", "C{}" in the previous.'
     rows = [Row(f"n{i}", (("user", seen.format(i)),), answer) for i, answer in enumerate(["Yes", "No"] * 20)]
+    parsers = {}
     monkeypatch.chdir(tmp_path)
     for name in (f"{task}-{part}" for task in llmeraser.KINDS for part in ("train", "validation", "test")):
         write_rows(tmp_path / f"data/llmeraser/{name}.jsonl", rows)  # MovieLens isn't there without a network
@@ -204,6 +205,7 @@ def test_every_preset_of_every_table_names_commands_that_parse(tmp_path, monkeyp
         for preset in reproduce.table_of(table).presets:
             runs = planned(table, "--preset", preset, "--seeds", "1")  # the others differ in their seed alone
             assert len(runs) > 3
-            parsers = {script: importlib.import_module(script).parser() for script, _ in runs}
             for script, arguments in runs:
+                if script not in parsers:
+                    parsers[script] = importlib.import_module(script).parser()
                 parsers[script].parse_args(arguments)

@@ -8,7 +8,7 @@ from unlearning.experiments import rfau
 
 @pytest.mark.pictures
 def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp_path, monkeypatch):
-    monkeypatch.setitem(rfau.PRESETS, "quick", SMALL | {"subset": 300, "test": 100})
+    monkeypatch.setitem(rfau.PRESETS, "quick", SMALL)
     result = make(tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", table="rfau")
     rows = [(row["forget"], row["method"], row["epochs"]) for row in result["rows"]]
     assert rows == [

@@ -183,10 +183,10 @@ def test_the_picture_over_classes_is_cut_between_methods():
 
 
 def test_numbered_pictures_show_every_row_once_and_the_anchors_always():
-    parts = [figure for _, figure in figures._files(figures.PICTURES["losses"], methods(60))]
+    parts = [figure for _, figure in figures._files(figures.PICTURES["losses"], methods(30))]
     shown = [[axis.get_title() for axis in figure.axes if axis.get_title()] for figure in parts]
     assert len(parts) > 1 and all(titles[:2] == ["original", "retrain"] for titles in shown)
-    assert [title for titles in shown for title in titles[2:]] == [f"method {place}" for place in range(58)]
+    assert [title for titles in shown for title in titles[2:]] == [f"method {place}" for place in range(28)]
 
 
 def test_a_row_keeps_its_name_in_a_picture_of_few_rows(monkeypatch):

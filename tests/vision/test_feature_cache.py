@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from timm.layers import EvoNorm2dB0
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import data
@@ -114,6 +115,53 @@ def test_outputs_that_are_computed_from_another_parts_are_not_mistaken_for_these
     for split in splits:
         torch.testing.assert_close(predict(original, split, FP32, cache), original(split.images / 255).detach())
     assert len({id(outputs.below) for outputs in cache.kept}) == 2
+
+
+class Mixing(nn.Module):
+    """Adds to each token a mean over all of them, which is 0 until it is trained."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.layer = nn.Linear(features, features)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, x):
+        return x + self.layer(x).mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mixing", "tokens"),
+    [
+        ({}, False, 1),
+        ({"global_pool": "avg"}, False, 17),
+        ({"global_pool": "avg", "class_token": False}, False, 16),
+        ({}, True, 17),
+        ({"proj_drop_rate": 0.1}, False, 17),  # drawn for each token
+    ],
+)
+def test_of_a_vit_read_at_its_class_token_that_token_is_cached(arguments, mixing, tokens):
+    """And trained as it would be among the others, dropout included."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    net = VisionTransformer(num_classes=10, **sizes, **arguments)
+    if mixing:
+        net.norm = nn.Sequential(Mixing(16), net.norm)
+    targets = ["blocks.1.attn.proj", "head"], []
+    tuned = adapters.attach(net, targets, 4, 8, 0.25).train()
+    split = data.Split(torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6))
+    cache = FeatureCache(64)
+    network, inputs, _ = cache.keep(tuned, split, FP32)
+    assert {value.shape for value in cache.kept[0].values} == {(6, tokens, 16)}
+    if not arguments.get("proj_drop_rate"):  # the part below draws too there, in the whole network alone
+        found = []
+        for run, x in ((network, next(inputs([torch.arange(6)]))), (tuned, split.images / 255)):
+            torch.manual_seed(3)
+            tuned.zero_grad()
+            logits = run(x)
+            nn.functional.cross_entropy(logits, split.labels).backward()
+            found.append([logits.detach(), *(p.grad for p in tuned.parameters() if p.requires_grad)])
+        torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("row", "model"), [*((row, "vit_micro") for row in RUNS), ("head-only", "resnet8")])

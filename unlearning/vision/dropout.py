@@ -13,8 +13,16 @@ class Dropout(nn.Dropout):
     torch draws a number for each element, one after the other, which is a third of the time of a CNN with LoRA.
     """
 
+    tokens = 1  # of how many tokens the network's part in training sees the first, where outputs are cached (graph_cut.py)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: floats of any shape; the same, zero with probability p, else divided by 1 - p."""
+        """x: floats of any shape; the same, zero with probability p, else divided by 1 - p. What is drawn for the first of
+        several tokens, x (B, 1, F), is what would be drawn if the others were there."""
+        if self.training and self.p and x.ndim == 3 and x.shape[1] == 1 < self.tokens:
+            return x * self._dropped(torch.ones_like(x).expand(-1, self.tokens, -1).contiguous())[:, :1]
+        return self._dropped(x)
+
+    def _dropped(self, x):
         dropped = round(self.p * 2**16)
         if not self.training or x.device.type != "cpu" or not 0 < dropped < 2**16:
             return super().forward(x)

@@ -1,9 +1,12 @@
 """Cuts a network below all that moves: a part with frozen outputs, and the tail above it.
 
 torch.fx follows the forward pass into every module that moves in part. The cut may lie within a block: where a ViT's last
-attention projection is adapted, that projection's input and the residual that passes it by are the cut's edge.
+attention projection is adapted, that projection's input and the residual that passes it by are the cut's edge. Where what
+lies above reads the class token alone, as in that ViT, so does the edge: a sixty-fifth of what it would be.
 """
 
+import copy
+import operator
 from collections import namedtuple
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +16,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearning.core.words import first_line, say
+from unlearning.vision.dropout import Dropout
 
 # Two fx.GraphModules: below maps images to a tuple of tensors, tail takes these and gives what the network gives.
 Cut = namedtuple("Cut", "below tail")
@@ -41,7 +45,8 @@ def cut_at(model: nn.Module, moving: set[nn.Module], x: torch.Tensor) -> Cut | N
     above = _upstream(output.all_input_nodes, batched)
     edge = [node for node in graph.nodes if node in above and node in batched]
     answer = output.args[0]
-    return Cut(_part(model, graph, [], _upstream(edge, ()), tuple(edge)), _part(model, graph, edge, above, answer))
+    cut = Cut(_part(model, graph, [], _upstream(edge, ()), tuple(edge)), _part(model, graph, edge, above, answer))
+    return _at_the_class_token(cut, [first[node] for node in edge])
 
 
 def moving_in_training(model: nn.Module) -> set[nn.Module]:
@@ -89,6 +94,46 @@ def _part(model, graph, given, nodes, answer):
             copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(fx.node.map_arg(answer, copies.__getitem__))
     return fx.GraphModule(model, part)
+
+
+def _at_the_class_token(cut, edge):
+    """`cut` with the first token of each tensor at its edge, where the tail reads no other; else as it is.
+
+    edge: what lies there for some images. The tail is asked: it answers random tokens and the first of them alike.
+    """
+    shapes = {(value.ndim, *value.shape[1:2]) for value in edge}
+    dropouts = [module for module in cut.tail.modules() if isinstance(module, Dropout)]
+    if len(shapes) > 1 or edge[0].ndim != 3 or edge[0].shape[1] == 1 or _draws_or_counts_tokens(cut.tail):
+        return cut
+    draw, tail = torch.Generator().manual_seed(0), copy.deepcopy(cut.tail).eval()
+    tokens = [torch.randn(value.shape, generator=draw).to(value) for value in edge]
+    with torch.no_grad():
+        for parameter in tail.parameters():  # what is zero before it is trained might hide that tokens are mixed
+            parameter += 0.05 * torch.randn(parameter.shape, generator=draw).to(parameter)
+        try:
+            whole, alone = tail(*tokens), tail(*(value[:, :1] for value in tokens))
+            torch.testing.assert_close(alone, whole, rtol=1e-3, atol=1e-4)
+        except Exception:  # other values, another shape, or no answer at all to a sequence of one
+            return cut
+    for module in dropouts:
+        module.tokens = edge[0].shape[1]
+    (output,) = cut.below.graph.find_nodes(op="output")
+    with cut.below.graph.inserting_before(output):
+        firsts = [
+            cut.below.graph.call_function(operator.getitem, (node, (slice(None), slice(0, 1)))) for node in output.args[0]
+        ]
+    output.args = (tuple(firsts),)
+    cut.below.recompile()
+    return cut
+
+
+def _draws_or_counts_tokens(tail):
+    """True if a part draws at random for each token, but for LoRA's dropout, or takes statistics over tokens in training."""
+    return any(
+        isinstance(module, _BatchNorm)
+        or (not isinstance(module, Dropout) and (getattr(module, "p", None) or getattr(module, "drop_prob", None)))
+        for module in tail.modules()
+    )
 
 
 class _Tracer(fx.Tracer):
