@@ -130,24 +130,32 @@ class Mixing(nn.Module):
         return x + self.layer(x).mean(1, keepdim=True)
 
 
+class OfEach(nn.Linear):
+    """A head that answers for each token, of which the first answer counts."""
+
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "mixing", "tokens"),
+    ("arguments", "own", "tokens"),
     [
-        ({}, False, 1),
-        ({"global_pool": "avg"}, False, 17),
-        ({"global_pool": "avg", "class_token": False}, False, 16),
-        ({}, True, 17),
-        ({"proj_drop_rate": 0.1}, False, 17),  # drawn for each token
+        ({}, {}, 1),
+        ({"global_pool": "avg"}, {}, 17),
+        ({"global_pool": "avg", "class_token": False}, {}, 16),
+        ({}, {"norm": nn.Sequential(Mixing(16), nn.LayerNorm(16))}, 17),
+        ({"global_pool": ""}, {"head": OfEach(16, 10)}, 17),  # a probe reads the mean over what the head reads
+        ({"proj_drop_rate": 0.1}, {}, 17),  # drawn for each token
     ],
 )
-def test_of_a_vit_read_at_its_class_token_that_token_is_cached(arguments, mixing, tokens):
+def test_of_a_vit_read_at_its_class_token_that_token_is_cached(arguments, own, tokens):
     """And trained as it would be among the others, dropout included."""
     torch.manual_seed(0)
     sizes = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
     net = VisionTransformer(num_classes=10, **sizes, **arguments)
-    if mixing:
-        net.norm = nn.Sequential(Mixing(16), net.norm)
-    targets = ["blocks.1.attn.proj", "head"], []
+    for name, module in copy.deepcopy(own).items():
+        setattr(net, name, module)
+    targets = ["blocks.1.attn.proj", *([] if "head" in own else ["head"])], []
     tuned = adapters.attach(net, targets, 4, 8, 0.25).train()
     split = data.Split(torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6))
     cache = FeatureCache(64)
