@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from timm.layers import EvoNorm2dB0
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -146,13 +147,15 @@ class OfEach(nn.Linear):
         ({}, {"norm": nn.Sequential(Mixing(16), nn.LayerNorm(16))}, 17),
         ({"global_pool": ""}, {"head": OfEach(16, 10)}, 17),  # a probe reads the mean over what the head reads
         ({"proj_drop_rate": 0.1}, {}, 17),  # drawn for each token
+        ({"distilled": True}, {}, 18),  # with a second token that is read
     ],
 )
-def test_of_a_vit_read_at_its_class_token_that_token_is_cached(arguments, own, tokens):
-    """And trained as it would be among the others, dropout included."""
+def test_of_a_vit_read_at_its_class_token_that_token_is_cached(arguments, own, tokens, capsys):
+    """And trained as it would be among the others, dropout included. Nothing is said of what was tried."""
     torch.manual_seed(0)
     sizes = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
-    net = VisionTransformer(num_classes=10, **sizes, **arguments)
+    make = VisionTransformerDistilled if "distilled" in arguments else VisionTransformer
+    net = make(num_classes=10, **sizes, **{key: value for key, value in arguments.items() if key != "distilled"})
     for name, module in copy.deepcopy(own).items():
         setattr(net, name, module)
     targets = ["blocks.1.attn.proj", *([] if "head" in own else ["head"])], []
@@ -160,7 +163,7 @@ def test_of_a_vit_read_at_its_class_token_that_token_is_cached(arguments, own, t
     split = data.Split(torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6))
     cache = FeatureCache(64)
     network, inputs, _ = cache.keep(tuned, split, FP32)
-    assert {value.shape for value in cache.kept[0].values} == {(6, tokens, 16)}
+    assert {value.shape for value in cache.kept[0].values} == {(6, tokens, 16)} and capsys.readouterr() == ("", "")
     if not arguments.get("proj_drop_rate"):  # the part below draws too there, in the whole network alone
         found = []
         for run, x in ((network, next(inputs([torch.arange(6)]))), (tuned, split.images / 255)):
