@@ -139,23 +139,22 @@ class OfEach(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "own", "tokens"),
+    ("kind", "arguments", "own", "tokens"),
     [
-        ({}, {}, 1),
-        ({"global_pool": "avg"}, {}, 17),
-        ({"global_pool": "avg", "class_token": False}, {}, 16),
-        ({}, {"norm": nn.Sequential(Mixing(16), nn.LayerNorm(16))}, 17),
-        ({"global_pool": ""}, {"head": OfEach(16, 10)}, 17),  # a probe reads the mean over what the head reads
-        ({"proj_drop_rate": 0.1}, {}, 17),  # drawn for each token
-        ({"distilled": True}, {}, 18),  # with a second token that is read
+        (VisionTransformer, {}, {}, 1),
+        (VisionTransformer, {"global_pool": "avg"}, {}, 17),
+        (VisionTransformer, {"global_pool": "avg", "class_token": False}, {}, 16),
+        (VisionTransformer, {}, {"norm": nn.Sequential(Mixing(16), nn.LayerNorm(16))}, 17),
+        (VisionTransformer, {"global_pool": ""}, {"head": OfEach(16, 10)}, 17),  # a probe reads the mean of what it reads
+        (VisionTransformer, {"proj_drop_rate": 0.1}, {}, 17),  # drawn for each token
+        (VisionTransformerDistilled, {}, {}, 18),  # with a second token that is read
     ],
 )
-def test_of_a_vit_read_at_its_class_token_that_token_is_cached(arguments, own, tokens, capsys):
+def test_of_a_vit_read_at_its_class_token_that_token_is_cached(kind, arguments, own, tokens, capsys):
     """And trained as it would be among the others, dropout included. Nothing is said of what was tried."""
     torch.manual_seed(0)
     sizes = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
-    make = VisionTransformerDistilled if "distilled" in arguments else VisionTransformer
-    net = make(num_classes=10, **sizes, **{key: value for key, value in arguments.items() if key != "distilled"})
+    net = kind(num_classes=10, **sizes, **arguments)
     for name, module in copy.deepcopy(own).items():
         setattr(net, name, module)
     targets = ["blocks.1.attn.proj", *([] if "head" in own else ["head"])], []

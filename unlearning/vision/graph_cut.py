@@ -46,7 +46,12 @@ def cut_at(model: nn.Module, moving: set[nn.Module], x: torch.Tensor) -> Cut | N
     edge = [node for node in graph.nodes if node in above and node in batched]
     answer = output.args[0]
     cut = Cut(_part(model, graph, [], _upstream(edge, ()), tuple(edge)), _part(model, graph, edge, above, answer))
-    return _at_the_class_token(cut, [first[node] for node in edge])
+    if _reads_the_first_token_alone(cut.tail, [first[node] for node in edge]):
+        _give_first_tokens(cut.below)
+        for module in cut.tail.modules():
+            if isinstance(module, Dropout):
+                module.tokens = first[edge[0]].shape[1]
+    return cut
 
 
 def moving_in_training(model: nn.Module) -> set[nn.Module]:
@@ -55,11 +60,13 @@ def moving_in_training(model: nn.Module) -> set[nn.Module]:
         module
         for module in model.modules()
         if any(p.requires_grad for p in module.parameters(recurse=False))
-        or (
-            module.training
-            and (isinstance(module, _BatchNorm) or getattr(module, "p", None) or getattr(module, "drop_prob", None))
-        )
+        or (module.training and _moves_by_batch_or_chance(module))
     }
+
+
+def _moves_by_batch_or_chance(module):
+    """True if a module in training mode depends on the batch or on chance."""
+    return isinstance(module, _BatchNorm) or bool(getattr(module, "p", None) or getattr(module, "drop_prob", None))
 
 
 def modules_owning(model: nn.Module, names: Iterable[str]) -> set[nn.Module]:
@@ -96,17 +103,19 @@ def _part(model, graph, given, nodes, answer):
     return fx.GraphModule(model, part)
 
 
-def _at_the_class_token(cut, edge):
-    """`cut` with the first token of each tensor at its edge, where the tail reads no other; else as it is.
+def _reads_the_first_token_alone(tail, edge):
+    """True if a tail answers sequences of tokens and the first token of each alike.
 
-    edge: what lies there for some images. The tail is asked: it answers random tokens and the first of them alike. And its
-    head has to read that token alone, not answer for each: what a head reads is looked at too.
+    edge: what lies at its edge for some images. The tail is asked, with random tokens. And its head has to read that token
+    alone, not answer for each: what a head reads is looked at too. What draws at random for each token, but for LoRA's
+    dropout, or takes statistics over tokens in training, needs them all.
     """
     shapes = {(value.ndim, *value.shape[1:2]) for value in edge}
-    dropouts = [module for module in cut.tail.modules() if isinstance(module, Dropout)]
-    if len(shapes) != 1 or edge[0].ndim != 3 or edge[0].shape[1] == 1 or _draws_or_counts_tokens(cut.tail):
-        return cut
-    draw, tail = torch.Generator().manual_seed(0), copy.deepcopy(cut.tail).eval()
+    if len(shapes) != 1 or edge[0].ndim != 3 or edge[0].shape[1] == 1:
+        return False
+    if any(_moves_by_batch_or_chance(module) and not isinstance(module, Dropout) for module in tail.modules()):
+        return False
+    draw, tail = torch.Generator().manual_seed(0), copy.deepcopy(tail).eval()
     tokens = [torch.randn(value.shape, generator=draw).to(value) for value in edge]
     read: list[tuple[int, int]] = []  # of each linear layer, in the order of the calls
     for module in tail.modules():
@@ -120,28 +129,17 @@ def _at_the_class_token(cut, edge):
             whole, alone = run(*tokens), run(*(value[:, :1] for value in tokens))
             torch.testing.assert_close(alone, whole, rtol=1e-3, atol=1e-4)
         except Exception:  # other values, another shape, or no answer at all to a sequence of one
-            return cut
-    if isinstance(whole, torch.Tensor) and (whole.shape[-1], 3) in read:
-        return cut
-    for module in dropouts:
-        module.tokens = edge[0].shape[1]
-    (output,) = cut.below.graph.find_nodes(op="output")
-    with cut.below.graph.inserting_before(output):
-        firsts = [
-            cut.below.graph.call_function(operator.getitem, (node, (slice(None), slice(0, 1)))) for node in output.args[0]
-        ]
+            return False
+    return not isinstance(whole, torch.Tensor) or (whole.shape[-1], 3) not in read
+
+
+def _give_first_tokens(below):
+    """Change a part so that it gives the first token of each sequence that it gives."""
+    (output,) = below.graph.find_nodes(op="output")
+    with below.graph.inserting_before(output):
+        firsts = [below.graph.call_function(operator.getitem, (node, (slice(None), slice(1)))) for node in output.args[0]]
     output.args = (tuple(firsts),)
-    cut.below.recompile()
-    return cut
-
-
-def _draws_or_counts_tokens(tail):
-    """True if a part draws at random for each token, but for LoRA's dropout, or takes statistics over tokens in training."""
-    return any(
-        isinstance(module, _BatchNorm)
-        or (not isinstance(module, Dropout) and (getattr(module, "p", None) or getattr(module, "drop_prob", None)))
-        for module in tail.modules()
-    )
+    below.recompile()
 
 
 class _Tracer(fx.Tracer):
