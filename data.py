@@ -443,6 +443,15 @@ def stratified(labels: torch.Tensor, count: int, left: int = 0) -> torch.Tensor:
     return rank.argsort(stable=True)[:count].sort().values
 
 
+def first_of_each(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Sorted int64 positions of the first `count` images, as many of each class as can be, in whatever order they come."""
+    rank = torch.empty_like(labels)
+    for label in labels.unique():  # an image's place among those of its class
+        members = labels == label
+        rank[members] = torch.arange(int(members.sum()))
+    return rank.argsort(stable=True)[:count].sort().values
+
+
 def random_crop(images: torch.Tensor) -> torch.Tensor:
     """Shift each image by its own offset of up to an eighth of its side (4 of 32 pixels, as usual for CIFAR), zeros moving
     in: uint8 (B, C, H, W) to the same."""

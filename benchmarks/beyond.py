@@ -20,6 +20,7 @@ from unlearning.core.provenance import device_name, provenance
 from unlearning.metrics.statistics import over_seeds
 from unlearning.reports import folders, results
 from unlearning.reports.columns import method_name
+from unlearning.reports.results import by_seed
 
 ABOUT = "What was tried to bring PruneLoRA nearer to Retrain, and whether a baseline is nearer still."
 TABLES = (
@@ -31,33 +32,28 @@ TRIED = "loraprune"
 SHOWN = ("UA", "TA", "gap", "probe_gap", "relearn_steps")
 
 
-def seeds_of(row: dict[str, Any], metric: str) -> list[float]:
-    """A metric's values, a number for each seed; none where it is missing."""
-    return row["metrics"].get(metric, {}).get("values", [])
-
-
 def farther(row: dict[str, Any], others: list[dict[str, Any]], metric: str) -> tuple[str, dict[str, Any], int | None]:
     """(the baseline whose metric is nearest to 0 in the mean of its seeds; how much farther the row's is: the difference of
     magnitudes, paired by seed; over how many baselines' that difference is above its 95 % interval). No name and no number
     where the row lacks the metric."""
-    mine = seeds_of(row, metric)
-    scored = [other for other in others if seeds_of(other, metric)]
-    if mine and (odd := [other["method"] for other in scored if len(seeds_of(other, metric)) != len(mine)]):
-        raise UserError(f"{row['method']} has a {metric} of {len(mine)} seeds, {odd[0]} has not: seeds are paired")
+    mine = by_seed(row, metric)
+    scored = [(other, seeds) for other in others if (seeds := by_seed(other, metric))]
+    if mine and (odd := [other["method"] for other, seeds in scored if seeds.keys() != mine.keys()]):
+        raise UserError(f"{row['method']} has a {metric} of {len(mine)} seeds, {odd[0]} of others: seeds are paired")
     if not mine or not scored:
         return "", {"missing": "not scored"}, None
-    scored = sorted(scored, key=lambda other: fmean(map(abs, seeds_of(other, metric))))
-    lost = [over_seeds([abs(a) - abs(b) for a, b in zip(mine, seeds_of(other, metric), strict=True)]) for other in scored]
-    return method_name(scored[0]), lost[0], sum(one["ci95"] is not None and one["mean"] > one["ci95"] for one in lost)
+    scored = sorted(scored, key=lambda pair: fmean(map(abs, pair[1].values())))
+    lost = [over_seeds([abs(value) - abs(seeds[seed]) for seed, value in mine.items()]) for _, seeds in scored]
+    return method_name(scored[0][0]), lost[0], sum(one["ci95"] is not None and one["mean"] > one["ci95"] for one in lost)
 
 
 def compared(row: dict[str, Any], rows: list[dict[str, Any]], tuned: bool) -> dict[str, Any]:
     """The try that a row of a table is, beside the baselines of its forget set. tuned: True if all had equal budgets."""
     others = [one for one in rows if one["method"] not in CONTROLS and not one["method"].startswith(TRIED)]
-    seconds = [seeds_of(one, "seconds") for one in (row, *(one for one in rows if one["method"] == "lora"))]
-    if len(seconds) != 2 or not len(seconds[0]) == len(seconds[1]) == row["n"]:
-        raise UserError(f"{row['method']}: a row of lora with as many seeds says what it costs")
-    cost = over_seeds([a / b for a, b in zip(*seconds, strict=True)])
+    seconds = [by_seed(one, "seconds") for one in (row, *(one for one in rows if one["method"] == "lora"))]
+    if len(seconds) != 2 or seconds[0].keys() != seconds[1].keys() or len(seconds[0]) != row["n"]:
+        raise UserError(f"{row['method']}: a row of lora with the same seeds says what it costs")
+    cost = over_seeds([value / seconds[1][seed] for seed, value in seconds[0].items()])
     (nearest, gap, ahead), (by_probe, probe, ahead_by_probe) = (farther(row, others, key) for key in ("gap", "probe_gap"))
     return {
         "try": row["method"],

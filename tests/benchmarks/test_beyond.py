@@ -52,6 +52,8 @@ def test_the_goal_is_met_where_no_baseline_is_nearer_and_lora_is_no_cheaper(gap,
         ROWS[3:],  # no LoRA
         [*ROWS, row("lora", (1.0, 1.0))],
         [*ROWS, row("scrub", (1.0,))],
+        [*ROWS, row("scrub", (1.0, 1.0)) | {"seeds": [0, 2]}],
+        [ROWS[2] | {"seeds": [0, 2]}],
         [row("lora", (3.0, 5.0), seconds=(1.0,))],
     ],
 )

@@ -85,11 +85,11 @@ def test_images_are_the_first_of_the_forget_set(answered):
 
 def test_images_are_spread_over_classes_and_are_always_the_same():
     labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 20)
-    forget = torch.arange(10, 73)
-    shown = answers.pictured(labels, forget)
-    assert shown.tolist() == [10, 11, 12, 13, 14, 50, 51, 52, 53, 54, 55, 56]
-    assert torch.equal(answers.pictured(labels, forget), shown)
-    assert answers.pictured(labels, torch.tensor([4, 60])).tolist() == [4, 60]
+    shown = data.first_of_each(labels[10:], 12)
+    assert (shown + 10).tolist() == [10, 11, 12, 13, 14, 50, 51, 52, 53, 54, 55, 56]
+    assert torch.equal(data.first_of_each(labels[10:], 12), shown)
+    assert data.first_of_each(torch.tensor([0, 2]), 12).tolist() == [0, 1]
+    assert data.first_of_each(torch.zeros(9, dtype=torch.int64), 4).tolist() == [0, 1, 2, 3]
 
 
 def test_confusion_counts_by_hand():

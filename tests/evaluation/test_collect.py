@@ -362,6 +362,28 @@ def test_scores_that_were_kept_of_other_images_are_not_taken(small, tmp_path, mo
     assert list(tmp_path.glob(".scores*")) and rows() == fresh
 
 
+def test_scores_that_were_kept_of_fewer_test_images_are_not_taken(small, tmp_path, monkeypatch):
+    """With --images between the counts of training and of test images the latter are drawn, the former all there."""
+    flags = ("--precision", "fp32", "--weights", tmp_path, "--cache", 0, "--json", tmp_path / "t.json", "--overwrite")
+    two, score, calls = [small / f"{name}.pth" for name in ("retrain0", "finetune")], network.score, []
+
+    def rows(*more):
+        evaluate.run(evaluate.parser().parse_args([*map(str, [*two, *flags, *more]), "--quiet"]), "")
+        return by_method(json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["rows"])
+
+    def ending(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(*given)
+
+    fresh = rows()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(network, "score", ending)
+        rows("--images", 150)
+    assert list(tmp_path.glob(".scores*")) and rows() == fresh
+
+
 def test_files_that_nobody_has_named_do_not_end_an_evaluation(small, tmp_path, capsys):
     """Those in --weights that are called as an Original or a Retrain is: damaged ones, and networks that others trained."""
     (tmp_path / "digits_resnet8_original_s0.pth").write_bytes(b"cut off")

@@ -205,6 +205,26 @@ def test_relearning_leaves_the_network_alone_and_repeats(weights):
     assert curves[0][-1] > 90
 
 
+def test_of_images_that_come_class_by_class_all_forgotten_classes_are_relearned(weights, monkeypatch):
+    monkeypatch.setattr(network, "RELEARN_LIMIT", 20)
+    dataset, asked = data.load("digits"), []
+    dataset = replace(dataset, test=dataset.test.take(dataset.test.labels.argsort(stable=True)))
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3, 5])
+    monkeypatch.setattr(network, "relearn", lambda model, forgotten, gone, *_: asked.append(gone.labels) or [0.0])
+    model = models.build(models.load_checkpoint(weights / "digits_resnet8_original_s0.pth"))
+    network.beneath(model, dataset, forget, FP32, network.sampled(model, dataset, FP32))
+    assert asked[0].bincount().tolist() == [0, 0, 0, 10, 0, 10]
+
+
+def test_of_images_that_come_class_by_class_all_classes_are_in_the_plane():
+    """Of four classes, each at a corner of its own, the first is forgotten."""
+    labels = torch.arange(4).repeat_interleave(50)
+    corners = torch.tensor([[0.0, 0.0], [9.0, 1.0], [4.0, 7.0], [20.0, 3.0]])[labels]
+    plane = network._in_the_plane(corners, labels, labels == 0, most=30)
+    assert [len(plane[name]) for name in ("D_f", "D_r")] == [30, 30]
+    assert [len(set(map(tuple, plane[name]))) for name in ("D_f", "D_r")] == [1, 3]
+
+
 def test_a_network_that_has_answered_can_still_be_trained(weights):
     """Layout changes within inference mode would leave weights that autograd refuses."""
     model = models.build(models.load_checkpoint(weights / "digits_resnet8_original_s0.pth"))

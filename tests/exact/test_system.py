@@ -299,6 +299,30 @@ def test_public_anchors_cannot_be_deleted_and_private_ones_cost_everything(backb
     assert torch.equal(read_system(own)["centres"], read_system(without)["centres"])
 
 
+def test_anchors_have_no_say_in_random_shards(backbone, tmp_path):
+    """So one that is deleted costs its own shard alone, and the result is as if it had never been there."""
+    own = train(sisa, backbone, tmp_path / "own", "--anchors-from", "private")
+    state = read_system(own)
+    anchor = state["anchors"][7].item()
+    entry = delete(sisa, own, "--ids", *full([anchor]))
+    assert entry["parts"] == [state["part"][anchor].item()] and entry["sample_epochs"] < entry["full_sample_epochs"]
+    without = train(sisa, backbone, tmp_path / "without", "--anchors-from", "private", "--ids", *full([anchor]))
+    assert same(learned(own), learned(without))
+
+
+def test_seconds_that_parts_had_in_common_are_counted_once(backbone, tmp_path, monkeypatch):
+    """A run that is killed after two parts, each of which says 5,000 seconds, had been at work for 5,000."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 1, "part_0002")
+        train(lmeraser, backbone, tmp_path / "system")
+    done = sorted((tmp_path / ".system.partial").glob("part_*.pth"))
+    assert len(done) == 2
+    for path in done:
+        write_torch(path, read_torch(path) | {"seconds": 5000.0, "elapsed": 5000.0})
+    train(lmeraser, backbone, tmp_path / "system")
+    assert 5000 < read_system(tmp_path / "system")["cost"]["seconds"] < 6000
+
+
 def test_fewer_anchors_than_parts_are_fewer_parts_and_the_last_one_goes_with_the_last_image(backbone, tmp_path, capsys):
     """As if the anchor had never been there; the ledger still knows the parts that there were."""
     few = ("--anchors-from", "private", "--anchors", 6)

@@ -17,7 +17,7 @@ import evaluate
 from tests.helpers import ROOT, one_line
 from unlearning.core.seals import FOREIGN
 from unlearning.metrics import membership, predictions
-from unlearning.reports import answer_figures, class_figures, figures, results, style
+from unlearning.reports import answer_figures, averages, class_figures, figures, results, style
 
 TABLES = {
     str(path.relative_to(ROOT / "results")): result["rows"]
@@ -261,6 +261,7 @@ def test_nothing_of_a_committed_table_is_cut_off(table):
     for name, picture in figures.PICTURES.items():
         rows = [entry for entry in TABLES[table] if picture.has(entry)]
         groups = [group for _, group in results.by_forget_set(rows)] if picture.alone else [rows]
+        groups = averages.in_turn(rows, figures.MANY) if picture.of_many else groups
         for group in filter(None, groups[:1]):
             if figure := drawn(name, group):
                 assert_inside(figure)

@@ -31,20 +31,29 @@ def test_orders_of_measures():
 
 def test_ties_are_in_neither_order():
     """tau-b by hand: of 15 pairs five are in one order, four in the other, and six tied in one measure."""
-    one = {i: orders.np.array([x]) for i, x in enumerate([1, 2, 3, 4, 5, 6])}
-    other = {i: orders.np.array([x]) for i, x in enumerate([1, 1, 1, 1, 0, 2])}
+    one = {i: {0: float(x)} for i, x in enumerate([1, 2, 3, 4, 5, 6])}
+    other = {i: {0: float(x)} for i, x in enumerate([1, 1, 1, 1, 0, 2])}
     alike, against, tied = 5, 4, 6
     assert orders.tau(one, other) == pytest.approx((alike - against) / math.sqrt(15 * (15 - tied)))
 
 
 def test_pairs_that_seeds_tell_apart():
     """By differences of the same seeds, however far the seeds lie from each other; by hand: t = mean / (sd / sqrt 3)."""
-    apart = {0: orders.np.array([1.0, 20.0, 300.0]), 1: orders.np.array([2.0, 21.1, 301.0])}
+    apart = {0: {0: 1.0, 1: 20.0, 2: 300.0}, 1: {2: 301.0, 0: 2.0, 1: 21.1}}
     assert orders.told_apart(apart) == 100
-    same = apart | {2: orders.np.array([1.0, 20.0, 300.0])}
+    same = apart | {2: {0: 1.0, 1: 20.0, 2: 300.0}}
     assert orders.told_apart(same) == pytest.approx(200 / 3)
-    assert orders.told_apart(apart | {1: orders.np.array([9.0, 12.0, 301.0])}) == 0
-    assert math.isnan(orders.told_apart({0: orders.np.array([1.0]), 1: orders.np.array([2.0])}))
+    assert orders.told_apart(apart | {1: {0: 9.0, 1: 12.0, 2: 301.0}}) == 0
+    assert math.isnan(orders.told_apart({0: {0: 1.0}, 1: {0: 2.0}}))
+    assert math.isnan(orders.told_apart(apart | {1: {0: 2.0, 1: 21.1, 4: 301.0}}))  # other seeds
+
+
+def test_rows_are_measured_from_a_retrain_of_the_same_seeds():
+    """A level's distance is that from the Retrain of the seed, in whatever order they come; other seeds have none."""
+    rows = rows_of(MIA_AUC=[[50.0, 70.0], *([51.0 + i, 72.0] for i in range(6))])
+    seeds = ([5, 9], [9, 5], *[[5, 9]] * 4, [5, 8])
+    far = orders.distances([row | {"seeds": found} for row, found in zip(rows, seeds, strict=True)])["MIA_AUC"]
+    assert far[1] == {9: 19.0, 5: 22.0} and far[2] == {5: 2.0, 9: 2.0} and sorted(far) == [1, 2, 3, 4, 5]
 
 
 def test_few_methods_or_one_measure_have_no_table():

@@ -125,6 +125,16 @@ def test_of_many_names_some_are_shown_and_all_are_in_the_digest():
     assert f"Names{', '.join(names[:20])} and 3 more Names, SHA-256{digest} Positions" in words
 
 
+def test_counts_of_a_sample_are_not_those_of_the_whole_request():
+    """Four of the forget set's images were scored: of 4 the page says nothing, of 40 that they are some of these."""
+    result, accounts = make((1, 3, 0))
+    assert "that were scored" not in (words := Read(page.html(result, accounts)).words) and "images, 4 of" not in words
+    accounts = [replace(one, asked=replace(one.asked, count=1040, per_class=[("ant", 1040, 1040)])) for one in accounts]
+    words = Read(page.html(result, accounts)).words
+    assert "lora: 1 of the 4 forgotten training images that were scored, of 1,040, are still answered" in words
+    assert "Forgotten training images, 4 of 1,040" in words
+
+
 def test_it_says_what_was_asked_and_what_was_measured():
     read = Read(page.html(*make((1, 3, 0))))
     for said in (

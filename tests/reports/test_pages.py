@@ -187,13 +187,25 @@ def test_a_difference_of_two_rows_is_paired_by_seed(root):
         mask=((100.0, 200.0, 300.0), (0.0, 0.0, 0.0)),
         few=((1.0,), (0.0,)),
     )
+    file = root / "results/p/result.json"
+    table = results.read_json(file)
+    for seeds, said in (([0, 1, 2], "2.00 ± 2.48"), ([2, 1, 0], "2.00 ± 499.31")):  # those without a name count from 0
+        table["rows"][1]["seeds"] = seeds
+        write_text(file, json.dumps(table))
+        assert f"-->{said}" in drawn("value results/p method=lora minus=mask UA", root)
+    table["rows"][1]["seeds"] = [0, 1, 4]
+    write_text(file, json.dumps(table))
+    with pytest.raises(UserError, match="UA is of seeds 0, 1, 2 and of 0, 1, 4 in these rows, of 3: minus pairs them"):
+        drawn("value results/p method=lora minus=mask UA", root)
+    del table["rows"][1]["seeds"]
+    write_text(file, json.dumps(table))
     assert "-->2.00 ± 2.48<!--" in drawn("value results/p method=lora minus=mask UA", root)
     assert "-->-2.00 ± 2.48<!--" in drawn("value results/p method=mask minus=lora UA", root)
     for marker, message in (
         ("value results/p method=lora minus=lost UA", "no row fits"),
         ("value results/p method=lora minus=lora,mask UA", "2 rows fit after minus"),
-        ("value results/p method=lora minus=few UA", "UA is of 3 and of 1 seeds in these rows, of 3"),
-        ("value results/p method=few minus=few UA", "UA is of 1 and of 1 seeds in these rows, of 3"),  # a jackknife's
+        ("value results/p method=lora minus=few UA", "UA is of seeds 0, 1, 2 and of 0 in these rows, of 3"),
+        ("value results/p method=few minus=few UA", "UA is of seeds 0 and of 0 in these rows, of 3"),  # a jackknife's
     ):
         with pytest.raises(UserError, match=message):
             drawn(marker, root)

@@ -36,7 +36,7 @@ def of_network(
     count = max(len(dataset.classes), logits[0].shape[1])
     classes = [forgetting.class_name(dataset.classes, c) for c in range(len(dataset.classes))]
     classes += [str(c) for c in range(len(classes), count)]
-    shown = pictured(dataset.train.labels, own) if pictures else own[:0]
+    shown = own[data.first_of_each(dataset.train.labels[own], PICTURED)] if pictures else own[:0]
     asked = _asked(entry, about, forget, classes, dataset.part(shown))
     probability, answered = logits[0][shown].softmax(1).max(1)
     answers = Answers(
@@ -54,19 +54,6 @@ def account(group: Sequence[dict[str, Any]]) -> Account:
     original and of its Retrain, or None."""
     first, files = group[0], tuple(row["answers"].file for row in group)
     return Account(first["asked"], first["before"], first["answers"], first["retrained"], files)
-
-
-def pictured(labels: torch.Tensor, forget: torch.Tensor, most: int = PICTURED) -> torch.Tensor:
-    """Of the sorted positions `forget` the first `most`, ascending int64, as many of each class as can be.
-
-    labels: int64 (N,) of all training images. The same forget set gives the same positions.
-    """
-    classes = labels[forget]
-    rank = torch.empty_like(forget)
-    for label in classes.unique():  # an image's place among those of its class
-        members = classes == label
-        rank[members] = torch.arange(int(members.sum()))
-    return forget[rank.argsort(stable=True)[:most]].sort().values
 
 
 def confusion(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:

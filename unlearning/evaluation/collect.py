@@ -168,11 +168,11 @@ class _Scorer:
 
     def _key(self, entry: Entry, sha: str, dataset: data.Dataset) -> dict[str, Any]:
         """What makes a file's scores."""
-        own = self.scoring.told.own
+        own, drawn = self.scoring.told.own, None if entry.drawn is None else digest(entry.drawn)
         return {
             "file": sha,
             "network": [entry.key, entry.built, repr(self.scoring.told), own and own.sha256],
-            "data": [entry.images, dataset.missing.tolist(), None if entry.drawn is None else digest(entry.drawn)],
+            "data": [entry.images, dataset.missing.tolist(), drawn, len(dataset.test)],
             "forget": [(digest(positions), tag) for positions, tag in entry.forgets],
             "from": [self.retrained[pair][0] if pair in self.retrained else None for pair in _pairs(entry)],
             "flags": [self.scoring.attack, self.scoring.every_attack, self.beneath, bool(self.keep), entry.seed],
@@ -383,6 +383,7 @@ def _put_seeds_together(scored: list[dict[str, Any]]) -> list[dict[str, Any]]:
         same = {
             "forgotten": group[0]["forgotten"],
             "n": len(group),
+            "seeds": [row["seed"] for row in group],
             "command": group[0]["command"],
             "device": BETWEEN.join(dict.fromkeys(row["device"] for row in group)),
         }

@@ -149,14 +149,15 @@ def beneath(
     if sample is None:
         return found | _no_features(GONE), {"features": None, "relearn": None}
     sets, train, features = four_sets(dataset, forget), dataset.train, sample.features
-    plane = _in_the_plane(features, torch.isin(sample.rows, forget))
+    plane = _in_the_plane(features, train.labels[sample.rows], torch.isin(sample.rows, forget))
     if reason := _no_forgotten_test(dataset, sets):
         return found | _no_features(reason), {"features": plane, "relearn": None}
     gone = dataset.test.take(sets.forget_test)
     known = features, train.labels[sample.rows], penultimate(model, gone, compute, cached), gone.labels
     found["probe"] = predictions.linear_probe(*known)
     found["ncc"] = _or_missing("NCC", lambda: predictions.nearest_centre(*known))
-    curve = relearn(model, train.take(forget), gone.take(slice(RELEARN_LIMIT)), compute, RELEARN_STEPS)
+    asked = gone.take(data.first_of_each(gone.finest, RELEARN_LIMIT))
+    curve = relearn(model, train.take(forget), asked, compute, RELEARN_STEPS)
     return found, {"features": plane, "relearn": curve}
 
 
@@ -371,10 +372,15 @@ def _histogram(values):
     return counts / len(values)
 
 
-def _in_the_plane(features, forgotten, most=120):
-    """The first two principal components, in standard deviations of the first: up to `most` images of each set."""
+def _in_the_plane(features, labels, forgotten, most=120):
+    """The first two principal components, in standard deviations of the first: up to `most` images of each set, of all its
+    classes."""
     from sklearn.decomposition import PCA
 
     plane = PCA(2, random_state=0).fit_transform(features.double().numpy())
     plane = (plane / plane[:, 0].std()).round(2)
-    return {"D_f": plane[forgotten][:most].tolist(), "D_r": plane[~forgotten][:most].tolist()}
+    shown = {
+        name: plane[chosen][data.first_of_each(labels[chosen], most)]
+        for name, chosen in (("D_f", forgotten), ("D_r", ~forgotten))
+    }
+    return {name: points.tolist() for name, points in shown.items()}

@@ -109,6 +109,8 @@ def part(value: Any) -> None:
     """What the file of a trained part holds."""
     tensors = LEARNED | {"members": content.positions()}
     costs = {"seconds": number(0), "memory_mib": number(0), "steps": whole()}
-    fields(tensors | costs, {"part": whole(), "seed": whole(), "backbone": text(), "data": text()})(value)
+    fields(tensors | costs, {"part": whole(), "seed": whole(), "backbone": text(), "data": text(), "elapsed": number(0)})(
+        value
+    )
     checkpoint_fields.plain_map(value.get("config", {}))
     require(len(value["weight"]) == len(value["bias"]), "bias", "doesn't fit its weight")

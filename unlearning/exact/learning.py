@@ -105,9 +105,10 @@ def train_parts(
     done = {k: there[name] for k, name in files.items() if name in there}
     if done and not work.compute.quiet:
         say(f"continuing: {len(done)} of {len(files)} parts are there")
-    seconds = begun + sum(d["seconds"] for d in done.values())  # of an earlier run, which was killed
     device = work.compute.device
-    started = clock(device)
+    # A killed run has used these seconds as well; parts that learned side by side have theirs in common.
+    before = begun + max((d.get("elapsed", d["seconds"]) for d in done.values()), default=0.0)
+    started = clock(device) - before
     unfinished = {k: (folder / (name + storage.PARTIAL), storage.key_of(state, k, members[k])) for k, name in files.items()}
     snapshots = {k: storage.PartSnapshot(*file, overwrite=True, pause=PAUSE) for k, file in unfinished.items()}
     missing = [_part(backbone, k, members[k], state, dataset, work, snapshots[k]) for k in files if k not in done]
@@ -115,7 +116,8 @@ def train_parts(
     with bar, contextlib.closing(_learn_all(missing, work)) as learning:
         for learned in learning:
             k = learned["part"]
-            done[k] = learned | storage.known(state) | {"members": members[k]}
+            elapsed = {"elapsed": clock(device) - started}
+            done[k] = learned | storage.known(state) | elapsed | {"members": members[k]}
             write_torch(folder / files[k], done[k])
             storage.remove([snapshots[k].path] if snapshots[k].path.exists() else [])
             bar.update()
@@ -125,7 +127,7 @@ def train_parts(
         "sample_epochs": images * epochs,
         "flops": images * epochs * state["flops"],
         "steps": sum(d["steps"] for d in done.values()),
-        "seconds": seconds + clock(device) - started,
+        "seconds": clock(device) - started,
         "memory_mib": max((d["memory_mib"] for d in done.values()), default=0.0),
     }
 

@@ -185,7 +185,8 @@ def stranger(folder: Path, state: Mapping[str, Any]) -> Path | None:
 def take_up(
     folder: Path, state: Mapping[str, Any], generation: int, members: Mapping[str, torch.Tensor], again: bool
 ) -> tuple[dict[str, Mapping[str, Any]], float]:
-    """What a killed process has left of these parts: contents of finished files by name, and seconds of unfinished ones.
+    """What a killed process has left of these parts: contents of finished files by name, and seconds of the unfinished one
+    that has been trained longest, for several were trained side by side.
 
     members: of each file that is to be written, ascending int64 positions. Others of this generation are removed; of a
     training that is begun (generation 0) only `again`, else they are refused. Raises UserError then, and where something
@@ -212,7 +213,7 @@ def take_up(
         raise UserError(f"{stale[0].path} {what}; delete {folder} or give --overwrite")
     over = [part for name, part in begun.items() if name in done]
     remove(part.path for part in stale + over)
-    return done, sum(part.content["seconds"] for part in begun.values() if part not in over)
+    return done, max((part.content["seconds"] for part in begun.values() if part not in over), default=0.0)
 
 
 def partial(folder: Path) -> Path:

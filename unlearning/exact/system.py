@@ -209,7 +209,8 @@ def _take_out(
     """Take images, int64 positions, out of a system's state: the parts that are to be trained again."""
     state["deleted"] = torch.cat([state["deleted"], ids]).sort().values
     dataset.check_missing(state["deleted"], "deleted from the system")
-    if torch.isin(ids, state["anchors"]).any():  # private ones have shaped the parts, so all begin again
+    if state["centres"] is not None and torch.isin(ids, state["anchors"]).any():
+        # Private anchors have shaped the parts, but for those of a draw, so all begin again.
         _put_into_parts(state, split, backbone, dataset, work)
         return list(range(len(state["files"])))
     hit = state["part"][ids].unique().tolist()

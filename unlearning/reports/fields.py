@@ -47,6 +47,7 @@ ROW = fields(
     {"dataset": text(), "model": text(), "forget": text(), "method": text(), "command": text(content.TEXT)}
     | {"n": whole(1), "epochs": optional(whole()), "metrics": _metrics},
     {"forgotten": text(content.TEXT), "device": text(), "flags": list_of(text(content.TEXT)), "curves": _curves}
+    | {"seeds": list_of(whole(), 1)}
     | {"published": map_of(number()), "fingerprint": optional(text()), "request": content.either(text(), whole())}
     | {"clusters": whole(), "task": text(), "share": number(0, 100), "seed": whole()}
     | {"tunes": text(), "point": text(empty=True), "points": whole(1), "chosen": content.yes_or_no},
@@ -65,9 +66,20 @@ def result(value: Any) -> None:
     RESULT(value)
     for place, row in enumerate(value["rows"]):
         try:
+            _over_seeds(row)
             _pictured(row)
         except Misfit as misfit:
             raise misfit.within(f"rows.{place}") from None
+
+
+def _over_seeds(row: Mapping[str, Any]) -> None:
+    """Raise Misfit where a row that names its seeds has not a value for each, or a seed twice."""
+    if (seeds := row.get("seeds")) is None:
+        return
+    require(len(set(seeds)) == len(seeds) == row["n"], "seeds", f"aren't {row['n']} different ones")
+    for name, metric in row["metrics"].items():
+        values = metric.get("values", seeds)
+        require(len(values) in (0, row["n"]), f"metrics.{name}.values", f"aren't {row['n']}, one for each seed")
 
 
 def _pictured(row: Mapping[str, Any]) -> None:

@@ -7,11 +7,13 @@ thing twice; one that tells few pairs of methods apart can't decide which is bet
 import itertools
 import warnings
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from unlearning.reports.columns import COLUMNS
+from unlearning.reports.results import by_seed
 
 TITLE = "How alike measures order the methods, and how many pairs of methods they tell apart"
 NOTE = (
@@ -23,7 +25,8 @@ LEVELS = ("MIA_AUC", "rmia", "relearn_steps", "recovery1")  # far from Retrain a
 FEWEST = 5  # methods
 ALPHA = 0.05
 
-Distances = dict[str, dict[int, np.ndarray]]  # by measure and a row's place: a number for each seed
+Seeds = dict[int, float]  # a number for each seed
+Distances = dict[str, dict[int, Seeds]]  # by measure and a row's place
 
 
 def table(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]] | None:
@@ -46,37 +49,40 @@ def table(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]] | None:
     return ["measure", *names, "pairs told apart %"], body
 
 
-def tau(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> float:
+def tau(one: dict[int, Seeds], other: dict[int, Seeds]) -> float:
     """Kendall's tau-b of two measures over the rows that have both; nan where one of them is the same for all."""
     from scipy import stats
 
     both = [place for place in one if place in other]
-    return float(stats.kendalltau([one[p].mean() for p in both], [other[p].mean() for p in both]).statistic)
+    means = ([fmean(measure[place].values()) for place in both] for measure in (one, other))
+    return float(stats.kendalltau(*means).statistic)
 
 
-def told_apart(measure: dict[int, np.ndarray]) -> float:
-    """The share of pairs of rows, in percent, whose difference over the same seeds isn't 0 by a t-test at ALPHA; nan where
-    no pair has two seeds in common."""
+def told_apart(measure: dict[int, Seeds]) -> float:
+    """The share of pairs of rows of the same seeds, in percent, whose difference isn't 0 by a t-test at ALPHA; nan where no
+    pair has two seeds."""
     from scipy import stats
 
-    pairs = [(a, b) for a, b in itertools.combinations(measure.values(), 2) if len(a) == len(b) > 1]
+    pairs = [(a, b) for a, b in itertools.combinations(measure.values(), 2) if a.keys() == b.keys() and len(a) > 1]
     with warnings.catch_warnings():  # of differences that are the same for all seeds: p is 0, or nan where they are 0
         warnings.simplefilter("ignore", RuntimeWarning)
-        return float(100 * np.mean([stats.ttest_rel(a, b).pvalue < ALPHA for a, b in pairs])) if pairs else float("nan")
+        found = [stats.ttest_rel([*a.values()], [b[seed] for seed in a]).pvalue < ALPHA for a, b in pairs]
+    return float(100 * np.mean(found)) if pairs else float("nan")
 
 
 def distances(rows: Sequence[Any]) -> Distances:
     """Of each measure that at least FEWEST methods have, how far they are from Retrain. Original and Retrain are none."""
-    retrain: dict[str, Any] = next((row["metrics"] for row in rows if row["method"] == "retrain"), {})
-    methods = {place: row["metrics"] for place, row in enumerate(rows) if row["method"] not in ("original", "retrain")}
+    retrain = next((row for row in rows if row["method"] == "retrain"), {"metrics": {}})
+    methods = {place: row for place, row in enumerate(rows) if row["method"] not in ("original", "retrain")}
     found: Distances = {}
     for name in (*DISTANCES, *LEVELS):
-        values = {place: np.array(metrics.get(name, {}).get("values", [])) for place, metrics in methods.items()}
-        if name in DISTANCES:
-            far = {place: abs(x) for place, x in values.items() if len(x)}
-        else:
-            right = np.array(retrain.get(name, {}).get("values", []))
-            far = {place: abs(x - right) for place, x in values.items() if 0 < len(x) == len(right)}
+        values = {place: by_seed(row, name) for place, row in methods.items()}
+        right = by_seed(retrain, name) if name in LEVELS else {}
+        far = {
+            place: {seed: abs(value - right.get(seed, 0)) for seed, value in seeds.items()}
+            for place, seeds in values.items()
+            if seeds and (name in DISTANCES or seeds.keys() == right.keys())
+        }
         if len(far) >= FEWEST:
             found[name] = far
     return found

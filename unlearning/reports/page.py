@@ -137,8 +137,10 @@ def _files(reported: list[Reported]) -> list[dict[str, Any]]:
 
 def _summary(row: dict[str, Any], account: Account) -> dict[str, Any]:
     """A few sentences about one row."""
-    count = account.asked.count
-    said = [f"{_right(account.after)} of the {count:,} forgotten training images are still answered with their own class."]
+    count, scored = account.asked.count, account.after.forgotten.sum()
+    which = f"{scored:,} forgotten training images that were scored, of {count:,}," if scored < count else ""
+    which = which or f"{count:,} forgotten training images"
+    said = [f"{_right(account.after)} of the {which} are still answered with their own class."]
     if account.before:
         said.append(f"Of the original's answers {_right(account.before)} were.")
     if account.retrained and account.method != "retrain":
@@ -210,13 +212,14 @@ def _method(row: dict[str, Any], account: Account) -> dict[str, Any]:
 
 def _forgotten(networks: dict[str, Answers], asked: Asked, kept: list[int]) -> list[dict[str, Any]]:
     """The forget set's matrices: of few true classes one for all networks, a row for each class and network."""
+    scored = next(iter(networks.values())).forgotten.sum()
+    title = "Forgotten training images" + (f", {scored:,} of {asked.count:,}" if scored < asked.count else "")
     if len(asked.per_class) > TOGETHER:
-        title = "Forgotten training images"
         return [_matrix(title, name, answers.forgotten, asked, kept) for name, answers in networks.items()]
     each = [_lines(answers.forgotten, asked, kept, name) for name, answers in networks.items()]
     together = [line for same in zip(*each, strict=True) for line in same]
     true = [line for line in together if any(cell.count for cell in line.cells)]
-    return [{"caption": "Forgotten training images", "lines": true}]
+    return [{"caption": title, "lines": true}]
 
 
 def _matrix(title: str, name: str, counts: np.ndarray, asked: Asked, kept: list[int]) -> dict[str, Any]:

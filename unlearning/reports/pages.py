@@ -169,12 +169,11 @@ def _difference(row: Any, others: list[Any], metric: str) -> str:
     """A row's metric less that of the only other row, paired by seed: the mean and its 95 % interval."""
     if len(others) != 1:
         raise UserError(f"{len(others)} rows fit after minus")
-    one, other = (found.get("metrics", {}).get(metric, {}).get("values", []) for found in (row, others[0]))
-    if not len(one) == len(other) == row["n"]:
-        raise UserError(
-            f"{metric} is of {len(one)} and of {len(other)} seeds in these rows, of {row['n']}: minus pairs them"
-        )
-    mean, half = mean_ci95([a - b for a, b in zip(one, other, strict=True)])
+    one, other = (results.by_seed(found, metric) for found in (row, others[0]))
+    if one.keys() != other.keys() or len(one) != row["n"]:
+        seeds = " and of ".join(", ".join(map(str, found)) or "none" for found in (one, other))
+        raise UserError(f"{metric} is of seeds {seeds} in these rows, of {row['n']}: minus pairs them")
+    mean, half = mean_ci95([one[seed] - other[seed] for seed in one])
     return tables.cell({"metrics": {metric: {"mean": mean, "ci95": half}}}, metric)
 
 

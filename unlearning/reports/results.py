@@ -35,9 +35,10 @@ class Metric(TypedDict, total=False):
 class Row(TypedDict):
     """A row of a table: all seeds of one identity.
 
-    forgotten: the forget set in words. flags: those that differ from the defaults. curves: what pictures need, where
-    evaluate.py made the row. published: a paper's numbers, where it has the same data set and network. fingerprint: of the
-    data, where their name alone doesn't say which they are. precision: in which evaluate.py scored it, "fp32" or "bf16".
+    forgotten: the forget set in words. flags: those that differ from the defaults. seeds: of each metric's values, in their
+    order. curves: what pictures need, where evaluate.py made the row. published: a paper's numbers, where it has the same
+    data set and network. fingerprint: of the data, where their name alone doesn't say which they are. precision: in which
+    evaluate.py scored it, "fp32" or "bf16".
     LMEraser's rows have `request` and `clusters` besides, LLMEraser's `task` and `share`. Of a tuning's rows `tunes` is the
     row that is tuned, `point` the flags of this point, `points` how many its grid has, those that diverged and have no row
     among them, `chosen` whether it is this one.
@@ -50,6 +51,7 @@ class Row(TypedDict):
     method: str
     epochs: int | None
     n: int
+    seeds: NotRequired[list[int]]
     command: str
     device: NotRequired[str]
     flags: NotRequired[list[str]]
@@ -96,6 +98,13 @@ def by_forget_set(rows: list[Any]) -> list[tuple[str, list[Any]]]:
     groups = grouped(rows, lambda row: (row["dataset"], row["model"], row["forget"], row.get("fingerprint")))
     words = {key: group[0].get("forgotten", key[2]) for key, group in groups.items()}
     return [(on_one_line(", ".join([*key[:2], words[key]])), group) for key, group in groups.items()]
+
+
+def by_seed(row: Any, metric: str) -> dict[int, float]:
+    """A row's values of a metric by their seeds, by which rows are paired; none where it is missing. Rows that don't name
+    their seeds, of earlier versions, count from 0."""
+    values = row["metrics"].get(metric, {}).get("values", [])
+    return dict(zip(row.get("seeds", range(len(values))), values, strict=True)) if values else {}
 
 
 def row_names(rows: list[Any]) -> list[str]:
