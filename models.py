@@ -228,16 +228,17 @@ def create_for(
         name = own.name
     model = create(name, **arguments, pretrained=pretrained, quiet=quiet, own=own, copies=copies)
     if name not in NAMES:
-        try_images(model, name, arguments)
+        try_images(model, name, arguments, own)
     return model, arguments
 
 
-def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
+def try_images(model: Any, name: str, arguments: dict[str, Any], own: OwnNetwork | None = None) -> None:
     """Let the network answer two black images, in evaluation mode and in training mode: where it can't, training would end
     in a traceback. The network, and what is drawn after this, stay as they are.
 
-    Raises UserError for that, where the answers aren't one logit for each class, for weights that can't be trained, and
-    where none is a convolution's or a linear layer's.
+    own: what makes the network, where that is the user's own. Raises UserError for that, where the answers aren't one logit
+    for each class, for weights that can't be trained, where none is a convolution's or a linear layer's, and as
+    `OwnNetwork.check` does.
     """
     _check_weights(model, name)
     side, classes = arguments["img_size"], arguments["num_classes"]
@@ -262,6 +263,9 @@ def try_images(model: nn.Module, name: str, arguments: dict[str, Any]) -> None:
     _check_answers(answers, classes, f"{name} in training mode")
     if not any(isinstance(module, (nn.Conv2d, nn.Linear)) for module in model.modules()):
         raise UserError(f"{name} has neither a Conv2d nor a Linear layer, which the methods change")
+    if own:
+        channels, size = arguments["in_chans"], arguments.get("input_size") or side
+        own.check(model.net, in_chans=channels, num_classes=classes, img_size=size)
 
 
 def constants_of(name: str, channels: int) -> tuple[Sequence[float], Sequence[float]] | None:

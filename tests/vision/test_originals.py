@@ -153,6 +153,40 @@ def bare():
 def sound():
     return Broken("none")
 
+class Projected(nn.Module):
+    # A fixed random projection before the head, kept in files or not.
+    def __init__(self, kept):
+        super().__init__()
+        self.register_buffer("projection", torch.randn(64, 16), persistent=kept)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head((x.flatten(1) @ self.projection).relu())
+
+def kept():
+    return Projected(True)
+
+def drawn():
+    return Projected(False)
+
+class Chatty(Broken):
+    def get_extra_state(self):
+        return {"said": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+def chatty():
+    return Chatty("none")
+
+def frozen():
+    return sound().requires_grad_(False)
+
+def partly_frozen():
+    net = sound()
+    net.layers[0].requires_grad_(False)
+    return net
+
 number = 3
 """
 WHERE = ("--dataset", "digits", "--quiet")
@@ -347,6 +381,9 @@ def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, t
         (("--model", "{}/net.py:lazy"), "its parameter layers.4.weight has no size yet"),
         (("--model", "{}/net.py:whole_numbers"), "its parameter places holds int64: make it a buffer"),
         (("--model", "{}/net.py:bare"), "has neither a Conv2d nor a Linear layer"),
+        (("--model", "{}/net.py:frozen"), "net.py:frozen: its function has frozen all of its weights"),
+        (("--model", "{}/net.py:chatty"), "net.py:chatty: _extra_state of its state dict is no tensor"),
+        (("--model", "{}/net.py:drawn"), "net.py:drawn: made again, with the same state dict, it answers otherwise: what"),
         (("--model", "{}/net.py:small", "--mean", 0.5), "belong together"),
         (("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5), "of 2 and 2 channels, and images of 1"),
         (("--model", "{}/net.py:small", "--head", "2.0"), "doesn't give 10 logits: name the layer that does with --head"),
@@ -376,6 +413,47 @@ def test_a_trial_changes_nothing(theirs):
     models.try_images(net, "sound", {"img_size": 8, "in_chans": 1, "num_classes": 10})
     assert net.training and models.moved(before, models.state(net)) == 0
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_that_its_function_draws_is_the_same_in_every_command(theirs, tmp_path, capsys):
+    """Or isn't trained: a file keeps the state dict alone. What a function has frozen stays so, as a line says."""
+    folder, _ = theirs
+    where = (*WHERE, "--epochs", 1, "--weights", tmp_path)
+    assert one_line(pretrain, capsys, *where, "--model", f"{folder / 'net.py'}:drawn")[0] == 2
+    path = call(pretrain, *where, "--model", f"{folder / 'net.py'}:kept")
+    once, twice = (models.build(models.load_checkpoint(path), path, OwnNetwork.parse(f"{folder / 'net.py'}:kept"))
+                   for _ in range(2))  # fmt: skip
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(once(images), twice(images))
+    capsys.readouterr()
+    path = call(pretrain, *where, "--model", f"{folder / 'net.py'}:partly_frozen")
+    said = (
+        "net.py:partly_frozen: its function has frozen 2 of 6 tensors of weights: they stay as they are, in Retrain as well"
+    )
+    assert said in capsys.readouterr().err
+
+
+def test_a_check_of_ones_own_network_changes_nothing(theirs):
+    folder, _ = theirs
+    own = OwnNetwork.parse(f"{folder / 'net.py'}:sound")
+    net = own.create()
+    before, state = models.state(net), torch.get_rng_state()
+    own.check(net, in_chans=1, num_classes=10, img_size=8)
+    assert net.training and models.moved(before, models.state(net)) == 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_checkpoint_names_the_networks_file_that_it_was_made_with(theirs, tmp_path, capsys):
+    """Which need not be its original's: a note says so then, and not of the file that was used."""
+    folder, _ = theirs
+    first = call(finetune, *(start := (*WHERE, "--weights", tmp_path, "--epochs", 1, "--forget-class", 3)), *own(folder),
+                 "--original", folder / "net.pth", *ENOUGH)  # fmt: skip
+    (tmp_path / "net.py").write_text(CODE.replace("nn.ReLU()", "nn.Tanh()"), encoding="utf-8")
+    second = call(lora, *start, "--original", first, *own(tmp_path), "--output", tmp_path / "second.pth")
+    for where, notes in ((tmp_path, 0), (folder, 1)):
+        capsys.readouterr()
+        models.build(models.load_checkpoint(second), second, OwnNetwork.parse(own(where)[1]))
+        assert capsys.readouterr().err.count("is not the file that") == notes
 
 
 def from_file(folder, tmp_path, function, *head):

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
-from unlearning.core.words import first_line
+from unlearning.core.words import first_line, say
 
 
 @contextlib.contextmanager
@@ -92,3 +93,36 @@ class OwnNetwork:
         if not isinstance(net, nn.Module):
             raise UserError(f"{self.file}:{self.function} returns {type(net).__name__}, not a torch.nn.Module")
         return net
+
+    def check(self, net: nn.Module, *, in_chans: int, num_classes: int, img_size: int) -> None:
+        """Make the network once more, and see that its state dict is all that tells it from `net`, which stays as it is, as
+        does what is drawn after this. A line says what the function has frozen.
+
+        Raises UserError where a network of the same state dict answers otherwise, where that holds anything but tensors, and
+        where no weight can be trained.
+        """
+        self._say_frozen(net)
+        state = net.state_dict()
+        if strange := [key for key, value in state.items() if not isinstance(value, torch.Tensor)]:
+            raise UserError(f"{self.name}: {strange[0]} of its state dict is no tensor, and files keep tensors alone")
+        images = torch.rand(2, in_chans, img_size, img_size, generator=torch.Generator().manual_seed(0))
+        training = net.training
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(torch.initial_seed() + 1)
+            again = self.create(in_chans=in_chans, num_classes=num_classes, img_size=img_size)
+            again.load_state_dict(state)
+            once, twice, other = (one.eval()(images) for one in (net, net, again))
+        net.train(training)
+        if torch.equal(once, twice) and not torch.allclose(once, other, rtol=1e-3, atol=1e-5, equal_nan=True):
+            what = "made again, with the same state dict, it answers otherwise"
+            raise UserError(
+                f"{self.name}: {what}: what its function draws at random has to be in it, as a persistent buffer"
+            )
+
+    def _say_frozen(self, net: nn.Module) -> None:
+        trained = [parameter.requires_grad for parameter in net.parameters()]
+        if not any(trained):
+            raise UserError(f"{self.name}: its function has frozen all of its weights: there is nothing to train")
+        if frozen := len(trained) - sum(trained):
+            what = f"its function has frozen {frozen} of {len(trained)} tensors of weights"
+            say(f"note: {self.name}: {what}: they stay as they are, in Retrain as well")

@@ -72,7 +72,7 @@ def told_apart(measure: dict[int, Seeds]) -> float:
 
 def distances(rows: Sequence[Any]) -> Distances:
     """Of each measure that at least FEWEST methods have, how far they are from Retrain. Original and Retrain are none."""
-    retrain = next((row for row in rows if row["method"] == "retrain"), {"metrics": {}})
+    retrain: Any = next((row for row in rows if row["method"] == "retrain"), {"metrics": {}})
     methods = {place: row for place, row in enumerate(rows) if row["method"] not in ("original", "retrain")}
     found: Distances = {}
     for name in (*DISTANCES, *LEVELS):

@@ -280,7 +280,7 @@ def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) ->
     if name.startswith(libraries.TORCHVISION) and _has_small_stem(found, model.net):
         arguments["small_stem"] = True
         model = models.create(name, **arguments)
-    models.try_images(model, name, arguments)
+    models.try_images(model, name, arguments, told.own)
     return {"name": name, "arguments": arguments} | ({"code": told.own.sha256} if told.own else {})
 
 

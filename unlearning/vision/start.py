@@ -275,6 +275,7 @@ def _network(
     model: Any
     if parent:
         model, network = models.build(parent, parent["file"], told.own), parent["network"]
+        network = network | ({"code": told.own.sha256} if told.own else {})  # of the file that is run, if it has changed
     else:
         of, folder = getattr(args, "data_of", None), args.data_dir if args.pretrained else None
         known: dict[str, Any] = models.load_checkpoint(of)["network"] if of else {"name": "resnet20", "arguments": {}}
