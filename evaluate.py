@@ -8,9 +8,9 @@ distances are from that Retrain.
 
 Files of the published LoRA-Unlearn are scored too; they don't say what they forgot, so give --dataset and --forget-class.
 
-    python evaluate.py model_weights/*.pth
-    python evaluate.py --list                                     what lies in model_weights/
-    python evaluate.py model_weights/*.pth --html page.html       one page for whoever asked to be forgotten
+    python evaluate.py --list                                             what lies in model_weights/
+    python evaluate.py model_weights/mnist_resnet8_class3_*.pth           one forget set, every method and seed
+    python evaluate.py model_weights/mnist_resnet8_class3_*.pth --html page.html      one page for whoever asked
 
 A killed command continues where it stopped: the scores of each file are kept until it has finished.
 """

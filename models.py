@@ -311,6 +311,14 @@ def create_pretrained(name: str, data_dir: Path, quiet: bool = False, **argument
         raise UserError(f"no ImageNet weights for {name} ({reason})") from None
 
 
+def check_logits(model: nn.Module, dataset: data.Dataset, called: str) -> None:
+    """Raise UserError unless the network answers two black images, in evaluation mode, by one logit for each class."""
+    training, black = model.training, torch.zeros(2, *dataset.train.images.shape[1:])
+    with torch.no_grad():
+        _check_answers(model.eval()(black), len(dataset.classes), called)
+    model.train(training)
+
+
 def _check_weights(model, name):
     """Raise UserError for a network with parameters that no optimiser can train."""
     for key, parameter in model.named_parameters():

@@ -41,6 +41,11 @@ def test_plots_overwrite_no_picture_unasked(path, tmp_path, capsys):
         assert code == 2 and "holds pictures; --overwrite" in line and files(tmp_path) == before
 
 
+def test_one_new_path_is_not_both_a_file_and_a_folder(path, tmp_path, capsys):
+    code, line = one_line(evaluate, capsys, path, "--plots", tmp_path / "x", "--json", tmp_path / "x")
+    assert code == 2 and line.endswith("x would be written twice, or over what is read") and not files(tmp_path)
+
+
 def test_a_full_disk_leaves_the_old_file_of_every_form(path, tmp_path, monkeypatch):
     kept, score = [], collect.score_files
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -99,11 +100,20 @@ def test_a_table_by_ray_is_the_same_though_a_worker_is_killed(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_what_is_stopped_leaves_no_worker_and_is_continued(by, code, tmp_path):
+@pytest.mark.parametrize(
+    ("by", "code", "at_sigint"),
+    [
+        (signal.SIGINT, 130, signal.default_int_handler),
+        (signal.SIGTERM, 143, signal.default_int_handler),
+        (signal.SIGTERM, 143, signal.SIG_IGN),  # as a shell starts its background jobs
+    ],
+)
+def test_what_is_stopped_leaves_no_worker_and_is_continued(by, code, at_sigint, tmp_path):
     flags = ("prunelora", "--preset", "first", "--dataset", "digits", "--methods", "finetune", "--ray", "--device", "cpu")
     command = [sys.executable, ROOT / "reproduce.py", *flags]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    begin = partial(signal.signal, signal.SIGINT, at_sigint)
+    process = subprocess.Popen(command, cwd=tmp_path, **pipes, preexec_fn=begin)
     wait(lambda: training(tmp_path))
     process.send_signal(by)
     _, said = process.communicate(timeout=60)

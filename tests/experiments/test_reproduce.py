@@ -76,7 +76,7 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
         except UserError as error:
             return str(error)
 
-    more = first | {"rows": [row | {"n": 2} for row in first["rows"]]}
+    more = first | {"rows": [{key: row[key] for key in row if key != "seeds"} | {"n": 2} for row in first["rows"]]}
     ends = [
         while_waiting(folder, second, partial((folder / "result.json").write_text, json.dumps(written)), capsys)
         for written in (first, more)
@@ -104,6 +104,19 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
         reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--seeds", "1"
     )
     assert code == 2 and "zero-row (resnet8, class3); this would lose it" in line
+
+
+def test_rows_of_two_attacks_do_not_stand_in_one_table(tmp_path):
+    """Their columns have one name: other networks' rows would be taken for what they aren't, the same ones be replaced."""
+    committed = results.read(Path(reproduce.__file__).parent / "results/prunelora-first/result.json")
+    file, said = tmp_path / "result.json", r"result.json holds rows that were scored by --mia svc: give that, or --overwrite"
+    for model in ("resnet8", "vit_micro"):
+        flags = ("prunelora", "--preset", "first", "--model", model, "--seeds", 3, "--mia", "unlearn-sparse")
+        request = request_of(*flags, "--results", tmp_path)
+        for before in (committed, committed | {"attack": "unlearn-sparse", "earlier": [committed | {"of": ["x, class3"]}]}):
+            file.write_text(json.dumps(before), encoding="utf-8")
+            with pytest.raises(UserError, match=said):
+                check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
 
 
 def test_a_table_from_networks_that_come_with_the_project_is_made_again(tmp_path):

@@ -338,6 +338,14 @@ def test_one_picture_under_two_names_is_refused(tmp_path):
         data.load(f"csv:{tmp_path / 'x.csv'}", validation=0.5)
 
 
+def test_a_training_image_that_is_a_test_image_too_is_refused(tmp_path):
+    folder_of_images(tmp_path / "x")
+    shutil.rmtree(tmp_path / "x/test")
+    (tmp_path / "x/test").symlink_to("train")
+    with pytest.raises(UserError, match=r"train/.* and .*test/.* are one file: a test image may not be a training image"):
+        data.load(f"folder:{tmp_path / 'x'}")
+
+
 def test_a_line_about_data_is_said_once_however_often_they_are_read(tmp_path, capsys):
     """By all runs of one process, though other data are read in between."""
     (tree(tmp_path / "a", parts=("train", "val")) / "train/ant/notes.txt").touch()

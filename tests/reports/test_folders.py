@@ -140,6 +140,8 @@ def test_somebodys_own_files_are_not_replaced(result, tmp_path):
         folders.check_ours(tmp_path / "t")
     with pytest.raises(UserError, match=r"ends in .json"):
         folders.redraw(tmp_path / "t/README.md", overwrite=True)
+    with pytest.raises(UserError, match=r"there is no folder .*/u$"):
+        folders.redraw(tmp_path / "u", overwrite=True)
 
 
 def test_texts_of_earlier_versions_are_known_by_what_they_say(result, tmp_path):

@@ -274,6 +274,14 @@ def test_weights_and_their_average_in_one_file(theirs, tmp_path, capsys):
     assert code == 2 and "no state dict 'ema'; it has state_dict, state_dict_ema" in line
 
 
+def test_an_entry_may_be_called_by_a_number(theirs, tmp_path):
+    _, net = theirs
+    torch.save({0: net.state_dict(), 1: net.state_dict()}, tmp_path / "x.pth")
+    assert foreign.read(tmp_path / "x.pth", "1", constants=False).tensors.keys() == net.state_dict().keys()
+    with pytest.raises(UserError, match=r"has no state dict '2'; it has 0, 1"):
+        foreign.read(tmp_path / "x.pth", "2", constants=False)
+
+
 def test_the_entry_that_is_taken_unasked_may_be_named(theirs, tmp_path):
     """It is the same run then, and the same Original; a folder has no entry to name."""
     folder, net = theirs

@@ -58,8 +58,8 @@ def check(args: argparse.Namespace, pictures: dict[Path, tuple[Path, Path]], kep
     plots = [path.resolve() for pair in pictures.values() for path in pair]
     if args.plots:
         _check_folder(args.plots, args.overwrite or kept.has_begun(args.plots), plots)
-    texts = [path.resolve() for path in named(args) if path != args.plots]
-    written, read = texts + plots, _read(args)
+    texts = [path.resolve() for name in (*tables.FORMS, "html") if (path := getattr(args, name))]
+    written, read = texts + plots + ([args.plots.resolve()] if args.plots else []), _read(args)
     for path in written:
         if path in read or written.count(path) > 1:
             raise UserError(f"{path} would be written twice, or over what is read")

@@ -81,7 +81,7 @@ def _collected(ray: Any, started: dict[int, Any], runs: Sequence[Run], quiet: bo
 @contextlib.contextmanager
 def _connected(address: str, cores: int) -> Iterator[Any]:
     """Ray, until the context ends, and what still runs with it. Raises UserError where no cluster or machine serves."""
-    ray, at_sigterm = library(), signal.getsignal(signal.SIGTERM)
+    ray, before = library(), {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     found = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     how = {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": 10**8}
     try:
@@ -92,6 +92,7 @@ def _connected(address: str, cores: int) -> Iterator[Any]:
 
     def stop(number: int, _: object) -> None:
         told.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
         signal.raise_signal(signal.SIGINT)  # Ray would make a KeyboardInterrupt of what is raised while it waits
 
     signal.signal(signal.SIGTERM, stop)
@@ -103,4 +104,5 @@ def _connected(address: str, cores: int) -> Iterator[Any]:
         raise (Terminated if told else KeyboardInterrupt) from None
     finally:
         ray.shutdown()
-        signal.signal(signal.SIGTERM, at_sigterm)
+        for number, handler in before.items():
+            signal.signal(number, handler)

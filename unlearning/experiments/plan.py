@@ -194,6 +194,10 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
     tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
     planned = {_making(command(*run)) for run in plan.runs}
     there = results.read(path)
+    attacks = {run.get("attack", request.attack) for run in (there, *there.get("earlier", []))}
+    if request.table != "tune" and (others := sorted(attacks - {request.attack})):
+        text = f"scored by --mia {others[0]}: give that, or --overwrite, or --results elsewhere"
+        raise UserError(f"{path} holds rows that were {text}")
     for row in there["rows"]:
         if row["model"].split(",")[0] not in networks:
             continue

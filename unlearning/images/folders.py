@@ -43,6 +43,7 @@ def read_folder(
     there = [part for part in TEST if (path / part).is_dir()]
     train = _tree(path / "train", skipped)
     test = _tree(path / there[0], skipped) if there else []
+    _check_apart(train, test)
     if not train:
         raise UserError(f"{name} needs train/<class>/ with images in each: {path / 'train'} has no class folder with images")
     if not test and not validation:
@@ -153,6 +154,14 @@ def _tree(root: Path, skipped: _Skipped) -> Files:
         if (other := places.setdefault(os.path.realpath(file), file)) != file:
             raise UserError(f"{other} and {file} are one file: to forget one of them would leave it in training")
     return found
+
+
+def _check_apart(train: Files, test: Files) -> None:
+    """Raise UserError where a training image is a test image too."""
+    places = {os.path.realpath(file): file for file, _ in train}
+    for file, _ in test:
+        if other := places.get(os.path.realpath(file)):
+            raise UserError(f"{other} and {file} are one file: a test image may not be a training image")
 
 
 def _pictures(top, hidden, known, skipped):

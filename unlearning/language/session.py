@@ -177,6 +177,9 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
     others: Any = {
         kind: place.rows(record["files"][kind], f"--{kind}") if record["files"].get(kind) else [] for kind in UNSEEN
     }
+    for kind, unseen in others.items():
+        if seen := _seen(unseen, rows):
+            say(f"warning: {seen} of {len(unseen)} rows of --{kind} are training rows, of which nothing unseen can be read")
     start: Any = source
     if source is None or afresh:
         start = adapters.lora_config(model, **record["lora"]) if source is None else adapters.start_of(source)
@@ -205,6 +208,12 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
             why = "the base's tokenizer or chat template has changed, or the template states the date"
             say(f"warning: rows are other tokens than when {source} was written: {why}")
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
+
+
+def _seen(unseen: Sequence[Row], rows: Sequence[Row | None]) -> int:
+    """How many rows are, but for their names, among those that are trained on."""
+    known = {replace(row, name="") for row in rows if row}
+    return sum(replace(row, name="") in known for row in unseen)
 
 
 def current_rows(record: dict[str, Any], place: Place) -> list[Row | None]:

@@ -30,10 +30,12 @@ HEAD = "# Results\n\nEach number comes from a result.json, and tables and pictur
 def place(path: Path) -> tuple[Path, Path]:
     """(result file, its folder) of a folder of results or of a result file; x.json belongs to the folder x.
 
-    Raises UserError for a file whose name doesn't end in .json.
+    Raises UserError for a file whose name doesn't end in .json, and for a folder that isn't there.
     """
     if path.is_dir():
         return path / FILES["json"], path
+    if not path.suffix and not os.path.lexists(path):
+        raise UserError(f"there is no folder {path}")
     if path.suffix != ".json":
         raise UserError(f"{path}: the name of a result file ends in .json")
     return path, path.parent if path.name == FILES["json"] else path.with_suffix("")

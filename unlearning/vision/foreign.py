@@ -226,6 +226,8 @@ def _state_dict(content: Any, path: Path, entry: str | None) -> tuple[str | None
     there = [key for key, value in content.items() if isinstance(value, Mapping) and _is_state(value)]
     there.sort(key=lambda key: (*ENTRIES, key).index(key) + len(ENTRIES) * (key in AVERAGES))
     known = [key for key in there if key in (*ENTRIES, *AVERAGES)] or there
+    if entry is not None:  # a file's keys may be numbers, which a command line has no way to write
+        entry = next((key for key in there if str(key) == entry), entry)
     if entry is not None and entry not in there:
         raise UserError(f"{path} has no state dict {entry!r}; it has {', '.join(map(str, there)) or 'none'}")
     if not known:

@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 import data
 import models
 from unlearning.core import distributed
-from unlearning.core.device import Compute
+from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.files import Staged, staging
 from unlearning.core.flags import Parser
+from unlearning.core.provenance import script_of
 from unlearning.core.words import say
 from unlearning.vision import finish
 from unlearning.vision.feature_cache import FeatureCache
@@ -72,7 +73,7 @@ def execute(
     if args.list_classes:
         return print(class_table(args, shared))
     with contextlib.ExitStack() as held:
-        begun = start(method, parser(), args, shared, held)
+        begun = start(method, parser(), args, shared, held, script_of(unlearn))
         if begun.finished:
             say(begun.there())
             return begun.output
@@ -81,8 +82,18 @@ def execute(
         staged.expect(begun.output, *finish.beside(begun.output, begun.snapshot))
         where = begun.compute, begun.dataset, staged, begun.snapshot, shared.features
         run = Run(method, Settings(begun.values), *where, record=begun.facts | {"command": command})
-        before = models.state(begun.model)
+        before, device = models.state(begun.model), begun.compute.device
+        trainable, started = sum(p.numel() for p in begun.model.parameters() if p.requires_grad), clock(device)
+        reset_peak_memory(device)
         model = unlearn(begun.model, *begun.splits(), run).cpu()
+        begun.check_returned(model)
+        usual = {
+            "seconds": clock(device) - started,
+            "memory_mib": peak_memory_mib(device),
+            "trainable": trainable,
+            "steps": 0,
+        }
+        run.cost.update(usual | run.cost)  # of a method that doesn't say
         run.cost["moved"] = models.moved(before, models.state(model))
         finish.stage(staged, begun.checkpoint(model, run.cost, command), begun.snapshot)
     if distributed.is_main():

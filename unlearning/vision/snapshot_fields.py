@@ -28,7 +28,7 @@ def _history(value: Any) -> None:
 STATE = fields(
     {"key": text(), "epoch": whole(1, 10**9), "seconds": number(0), "model": map_of(content.dense), "scheduler": whole()}
     | {"optimizer": fields({"state": fields({}), "param_groups": list_of(fields({"params": list_of(whole())}), 1)})},
-    {"history": _history, "made_by": map_of(text())},
+    {"history": _history, "made_by": map_of(text()), "script": text(empty=True)},
 )
 
 

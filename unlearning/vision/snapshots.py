@@ -27,7 +27,8 @@ BEGIN = 4096  # bytes in which it stands
 class Snapshot:
     """The file of an unfinished run.
 
-    key: of the run's settings, which the file must have. overwrite: compute again; only a run that was to do so too is
+    key: of the run's settings, which the file must have. script: of `provenance.script_of`, of the method's function, which
+    the file must have where it says one. overwrite: compute again; only a run that was to do so too is
     continued, and any other run's file is dropped, not refused. history: what a method notes at each step, lists of numbers,
     each as long as the first; it is kept in the file and continued as well. So is what `scores` have kept.
     """
@@ -37,6 +38,7 @@ class Snapshot:
     overwrite: bool = False
     history: list[list[list[float]]] = field(default_factory=list)
     scores: Sequence[EpochScores] = ()
+    script: str = ""
 
     def check_place(self) -> None:
         """Raise UserError where something else than an unfinished run lies in the file's place and would be replaced."""
@@ -80,6 +82,7 @@ class Snapshot:
             state = {
                 "what": MARK,
                 "key": self.key,
+                "script": self.script,
                 "overwrite": self.overwrite,
                 "epoch": epoch,
                 "seconds": seconds,
@@ -126,6 +129,8 @@ class Snapshot:
         state = read_torch(self.path)
         if not isinstance(state, dict) or state.get("key") != self.key:
             raise UserError(f"{self.path} is an unfinished run with other settings; delete it or give --overwrite")
+        if state.get("script", self.script) != self.script:
+            raise UserError(f"{self.path} was begun before the method's script was changed; delete it or give --overwrite")
         snapshot_fields.check(state, model, optimizer, self.path, self.scores)
         if state["epoch"] >= epochs:
             raise UserError(f"{self.path} is no unfinished run of {epochs} epochs: delete it")

@@ -70,11 +70,22 @@ class Start:
         wanted = [scores.file_for(self.output) for scores in self.snapshot.scores if scores.wanted]
         lost = [file.name for file in wanted if not file.exists()]
         way = f", without {' and '.join(lost)}: --overwrite makes {'all' if lost[1:] else 'both'}" if lost else ""
+        now = self.facts["script"]
+        # Of several processes the first puts a shipped file there.
+        if self.output.exists() and models.load_checkpoint(self.output).get("script", now) != now:
+            way += "; the method's script has been changed since: --overwrite computes it again"
         return f"there already{' (shipped)' if shipped.is_one(self.output) else ''}: {self.output}{way}"
 
     def splits(self) -> tuple[data.Split, data.Split]:
         """The images to learn from, all that are retained or --retain-subset of them, and those to forget."""
         return self.dataset.part(self.retain), self.dataset.part(self.forget)
+
+    def check_returned(self, model: nn.Module) -> None:
+        """Raise UserError for a network that isn't the one that the method was given: with other weights, or other answers
+        than one logit for each class."""
+        if model.state_dict().keys() != self.shapes.keys():
+            raise UserError(f"{self.facts['method']}: its method returns a network of other weights than it was given")
+        models.check_logits(model, self.dataset, self.facts["method"])
 
     def checkpoint(self, model: nn.Module, cost: dict[str, float], command: str) -> dict[str, Any]:
         """The dictionary that is written for the trained `model`."""
@@ -104,10 +115,12 @@ def _part_of_retained(values: Mapping[str, Any], dataset: data.Dataset, forget: 
     return data.thinned(retain, dataset.train.labels, count, f"--retain-subset {count}: of the images that stay")
 
 
-def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared, held: contextlib.ExitStack) -> Start:
+def start(
+    method: str, parser: Parser, args: argparse.Namespace, shared: Shared, held: contextlib.ExitStack, script: str = ""
+) -> Start:
     """Read what the flags name and check that it fits together; see `run.execute` for what is refused.
 
-    held: what is given back when the run ends, such as the lock on its output.
+    held: what is given back when the run ends, such as the lock on its output. script: of `provenance.script_of`.
     """
     source, told = source_of(args := _with_input_of(args)), Told.from_flags(args, args.model)
     dataset, asked = _dataset_and_request(args, source, shared)
@@ -139,6 +152,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
     output = args.output or places.output_of(args, stems, begin, parent, same, parser)
     facts: dict[str, Any] = {
         "method": method,
+        "script": script,
         "network": network,
         "config": settings,
         "flags": spellings[0],
@@ -153,7 +167,7 @@ def start(method: str, parser: Parser, args: argparse.Namespace, shared: Shared,
         "elsewhere": parent and parent.get("elsewhere"),
     }
     scores = _scores(args, dataset, compute, forget)
-    snapshot = Snapshot(places.unfinished(output), facts["key"], args.overwrite, scores=scores)
+    snapshot = Snapshot(places.unfinished(output), facts["key"], args.overwrite, scores=scores, script=script)
     beside = finish.beside(output, snapshot)
     there = partial(places.is_there, output, same, parser, args.overwrite)
     finished = not held.enter_context(to_make(output, there, beside)) or places.provide(output, same, parser, args, scores)
