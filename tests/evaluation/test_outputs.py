@@ -296,3 +296,11 @@ def test_what_was_asked_for_is_written_before_anything_can_break(path, tmp_path,
             monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
             main(evaluate.run, evaluate.parser())
     assert results.read_json(result)["rows"][0]["method"] == "retrain"
+
+
+def test_a_pattern_over_a_link_that_leads_nowhere_is_one_line(path, tmp_path, capsys):
+    for name, to in (("round.pth", "round.pth"), ("nowhere.pth", "gone.pth")):
+        (tmp_path / name).symlink_to(to)
+        code, line = one_line(evaluate, capsys, tmp_path / "*.pth")
+        assert code == 2 and line.startswith(f"evaluate.py: {tmp_path / name} can't be read: ")
+        (tmp_path / name).unlink()

@@ -189,6 +189,20 @@ def test_data_are_kept_between_runs():
     assert shared.load(source) is shared.load(source)
 
 
+def test_what_would_forget_nothing_or_all_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    """Also by --dry-run, which would print commands that fail."""
+    monkeypatch.chdir(tmp_path)
+    classes, share = ("prunelora", "--forget-class", *range(10)), ("random", "--share")
+    for (table, *flags), said in (
+        (classes, "--forget-class: these are all of the 10 classes: none would be left to retain"),
+        ((*share, 0.0001), "--share 0.0001: that is 0 of 1,433 training images; some are needed, not all"),
+        ((*share, 0.9999), "--share 0.9999: that is 1,433 of 1,433 training images; some are needed, not all"),
+    ):
+        for more in ((), ("--dry-run",)):
+            code, line = one_line(reproduce, capsys, table, "--preset", "first", "--dataset", "digits", *flags, *more)
+            assert (code, line) == (2, f"reproduce.py: {said}") and not files(tmp_path)
+
+
 def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monkeypatch, capsys):
     """And a quiet table prints itself alone, not the files of its runs, which scripts print though they are quiet."""
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)

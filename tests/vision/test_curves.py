@@ -125,6 +125,15 @@ def test_points_that_no_run_has_kept_are_refused():
             curve.check(wrong, 2)
 
 
+def test_a_curve_of_another_checkpoint_is_not_replaced(small, tmp_path, capsys):
+    """x and x.pth would have one name for theirs."""
+    call(finetune, *small, "--epochs", 1, "--output", tmp_path / "x", "--curve")
+    before = files(tmp_path)
+    code, line = one_line(finetune, capsys, *small, "--epochs", 2, "--output", tmp_path / "x.pth", "--curve", "--overwrite")
+    what = f"{tmp_path / 'x_curve.csv'} may be that of {tmp_path / 'x'}: give another --output"
+    assert code == 2 and what in line and files(tmp_path) == before
+
+
 def test_nobodys_file_is_replaced_and_a_curve_goes_with_its_checkpoint(small, tmp_path, capsys):
     flags = (*small, "--epochs", 1, "--output", tmp_path / "x.pth")
     curve = tmp_path / "x_curve.csv"

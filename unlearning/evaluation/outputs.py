@@ -21,6 +21,11 @@ def matching(pattern: Path) -> list[Path]:
         return [pattern]
     if not (found := sorted(map(Path, glob.glob(str(pattern))))):
         raise UserError(f"no file is like {pattern}; pretrain.py makes an original, and a method's script the others")
+    for path in found:
+        try:
+            path.stat()
+        except OSError as error:  # links that lead nowhere, or to themselves
+            raise UserError(f"{path} can't be read: {error.strerror}") from None
     return found
 
 

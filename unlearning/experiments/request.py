@@ -208,16 +208,28 @@ class Request:
 
     def resolved(self, shared: Any) -> "Request":
         """The same with the numbers of the classes to forget, and what the images to forget are called. Raises UserError for
-        a class or an image that there isn't.
+        a class or an image that there isn't, and where none or all would be forgotten, before anything is trained.
 
         shared: what `Table.shared` makes. The data are read only where names, a folder's classes or images are asked for.
         """
         found = self._with_classes(shared)
         if not self.images:
+            self._check_share(shared)
             return found
         dataset = shared.load(self.source)
         forgotten = dataset.forgotten(self.images)
         return replace(found, images_tag=forgetting.whole_tag(dataset.train, forgotten.positions) or forgotten.tag)
+
+    def _check_share(self, shared: Any) -> None:
+        """Raise UserError where --share is of none, or of all, of the training images."""
+        known = NAMED_SETS.get(self.source.dataset)
+        if "images" not in self.kinds or self.share == 0.1:
+            return
+        count = self.source.subset or (known.sizes[0] if known else len(shared.load(self.source).train))
+        if (some := round(self.share * count)) in (0, count):
+            raise UserError(
+                f"--share {self.share:g}: that is {some:,} of {count:,} training images; some are needed, not all"
+            )
 
     def _with_classes(self, shared: Any) -> "Request":
         """`resolved`, of the classes alone."""
@@ -227,12 +239,15 @@ class Request:
         if known and all(
             re.fullmatch(r"(id:)?-?\d+(,(id:)?-?\d+)*", word, re.ASCII) for word in words
         ):  # a number is no name there
-            names, numbers = tuple(map(str, range(known.classes))), range(known.classes)
-            return replace(self, forget_classes=tuple(classes.class_numbers(words, names, numbers, "--forget-class")))
-        dataset = shared.load(self.source)
-        there = dataset.train.labels.unique().tolist()
-        found = classes.class_numbers(words, dataset.classes, there, "--forget-class")
-        return replace(self, forget_classes=tuple(found), class_names=dataset.classes)
+            names, there = tuple(map(str, range(known.classes))), list(range(known.classes))
+            found, class_names = classes.class_numbers(words, names, there, "--forget-class"), self.class_names
+        else:
+            dataset = shared.load(self.source)
+            there, class_names = dataset.train.labels.unique().tolist(), dataset.classes
+            found = classes.class_numbers(words, dataset.classes, there, "--forget-class")
+        if len(set(found)) == len(there):
+            raise UserError(f"--forget-class: these are all of the {len(there)} classes: none would be left to retain")
+        return replace(self, forget_classes=tuple(found), class_names=class_names)
 
     def about(self, table: str) -> str:
         """What the table shows, in a sentence. table: the same with what it forgets unless images are named or counted."""

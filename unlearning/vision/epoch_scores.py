@@ -65,7 +65,8 @@ class EpochScores(ABC):
         return checkpoint.with_name(f"{checkpoint.name.removesuffix('.pth')}_{cls.NAME}.csv")
 
     def check_place(self, output: Path, overwrite: bool) -> None:
-        """Raise UserError where the file is wanted and would replace one of another kind, or any without --overwrite."""
+        """Raise UserError where the file is wanted and would replace one of another kind or of another run, as x and x.pth
+        have one in common, or any without --overwrite."""
         file = self.file_for(output)
         if not self.wanted or not os.path.lexists(file):
             return
@@ -73,6 +74,10 @@ class EpochScores(ABC):
             raise UserError(f"{file} is there already: --overwrite replaces it")
         if not self._is_own(file):
             raise UserError(f"{file} {seals.FOREIGN}")
+        bare = output.name.removesuffix(".pth")
+        other = output.with_name(bare if bare != output.name else bare + ".pth")
+        if other.exists():
+            raise UserError(f"{file} may be that of {other}: give another --output")
 
     def stage(self, staged: Staged, epochs: int) -> None:
         """Have the file take its place with the checkpoint `staged.main`. That of a checkpoint which is replaced goes.
