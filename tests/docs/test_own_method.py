@@ -34,11 +34,12 @@ run = partial(execute, "mine", unlearn, parser)
 """
 
 
-def method(tmp_path, monkeypatch, body, name="mine"):
-    """A script of one's own whose method is `body`, imported."""
+def method(tmp_path, monkeypatch, body, name="own_method"):
+    """A script of one's own whose method is `body`, imported until the test ends."""
     (tmp_path / f"{name}.py").write_text(SCRIPT.format(body=body), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, name, None)
+    del sys.modules[name]
     importlib.invalidate_caches()
     shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
     return importlib.import_module(name)
@@ -62,7 +63,7 @@ def test_a_method_that_was_changed_neither_goes_on_nor_is_silently_there(start, 
     assert code == 2 and ".partial was begun before the method's script was changed; delete it or give --overwrite" in line
     again = method(tmp_path, monkeypatch, fit.format(note="# The same.\n    ", rate=0.01))
     path = call(again, *flags)
-    assert mine.__name__ == "mine" and models.load_checkpoint(path)["cost"]["steps"] > 0
+    assert mine is not again and models.load_checkpoint(path)["cost"]["steps"] > 0
     for rate, said in ((0.01, False), (0.02, True)):
         capsys.readouterr()
         assert call(method(tmp_path, monkeypatch, fit.format(note="", rate=rate)), *flags) == path

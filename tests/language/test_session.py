@@ -406,3 +406,18 @@ def test_other_tokens_of_the_same_rows_are_warned_of(place, tmp_path, capsys):
     (base / "tokenizer.json").write_text(swapped, encoding="utf-8")
     with session(folder, tmp_path):
         assert f"warning: rows are other tokens than when {folder} was written" in capsys.readouterr().err
+
+
+def test_training_rows_that_are_given_as_unseen_are_warned_of(place, tmp_path, capsys):
+    """A few may be alike by chance; names don't count."""
+    files = read_record(adapter := finetune(place, tmp_path / "a"))["files"]
+    rows = [json.loads(line) for line in (place / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    for count, said in ((1, False), (12, True)):
+        others = [row | {"id": f"other {i}"} for i, row in enumerate(rows[:count])]
+        unseen = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+        write_lines(tmp_path / "mixed.jsonl", others + unseen)
+        capsys.readouterr()
+        with session(adapter, tmp_path, files=files | {"validation": str(tmp_path / "mixed.jsonl")}) as now:
+            total = len(now.validation)
+        line = f" of {total} rows of --validation are training rows, of which nothing unseen can be read"
+        assert (line in capsys.readouterr().err) is said

@@ -54,7 +54,17 @@ from unlearning.vision import adapter_files
 
 WRITING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.move"}
 # What differs between equal runs, and digests of files in which that is.
-CLOCKS = {"seconds", "memory_mib", "seconds_ratio", "latency_ms", "of_bare_loop", "date", "peak", "factors_seconds"}
+CLOCKS = {
+    "seconds",
+    "memory_mib",
+    "seconds_ratio",
+    "latency_ms",
+    "of_bare_loop",
+    "date",
+    "peak",
+    "factors_seconds",
+    "elapsed",
+}
 ONCE = {"factors_seconds"}  # isn't there where what it timed had been computed before a kill
 CLOCKS |= {"key", "parent", "origin", "seal"}
 LIBRARIES = """timm peft torchvision torch_pruning sklearn.svm sklearn.cluster sklearn.linear_model sklearn.datasets filelock

@@ -25,6 +25,7 @@ from unlearning.language.requests import edited
 from unlearning.language.rows import Row, as_recorded, read_rows
 
 Rows = Sequence[Row]
+FEW = 0.1  # share of unseen rows that may be like a training row by chance
 UNSEEN = ("validation", "test")  # files of rows that an adapter wasn't trained on
 REST = 0.05  # times a row's gradient: how long the objective's may be where training is said to have come to rest
 
@@ -178,7 +179,7 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
         kind: place.rows(record["files"][kind], f"--{kind}") if record["files"].get(kind) else [] for kind in UNSEEN
     }
     for kind, unseen in others.items():
-        if seen := _seen(unseen, rows):
+        if (seen := _seen(unseen, rows)) > FEW * len(unseen):
             say(f"warning: {seen} of {len(unseen)} rows of --{kind} are training rows, of which nothing unseen can be read")
     start: Any = source
     if source is None or afresh:

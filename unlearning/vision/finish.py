@@ -1,9 +1,14 @@
 """How a run ends: its checkpoint, and adapter and scores beside it, take their places, and its snapshot goes."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from unlearning.core import distributed
+from unlearning.core.device import clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.files import Staged, save_torch, writing
 from unlearning.core.words import say
 from unlearning.vision import adapter_files
@@ -11,6 +16,16 @@ from unlearning.vision.snapshots import Snapshot
 
 FEW = 10  # optimiser steps in which a trained network hardly changes
 FEW_AFRESH = 100  # in which hardly anything is learned from a fresh start
+
+
+@contextlib.contextmanager
+def metered(cost: dict[str, float], model: nn.Module, device: str) -> Iterator[None]:
+    """Adds to `cost`, after a method has run within, what it hasn't written there itself."""
+    trainable, started = sum(p.numel() for p in model.parameters() if p.requires_grad), clock(device)
+    reset_peak_memory(device)
+    yield
+    usual = {"seconds": clock(device) - started, "memory_mib": peak_memory_mib(device), "trainable": trainable, "steps": 0}
+    cost.update(usual | cost)
 
 
 def warn_of_few_steps(checkpoint: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 import data
 import models
 from unlearning.core import distributed
-from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
+from unlearning.core.device import Compute
 from unlearning.core.files import Staged, staging
 from unlearning.core.flags import Parser
 from unlearning.core.provenance import script_of
@@ -82,18 +82,10 @@ def execute(
         staged.expect(begun.output, *finish.beside(begun.output, begun.snapshot))
         where = begun.compute, begun.dataset, staged, begun.snapshot, shared.features
         run = Run(method, Settings(begun.values), *where, record=begun.facts | {"command": command})
-        before, device = models.state(begun.model), begun.compute.device
-        trainable, started = sum(p.numel() for p in begun.model.parameters() if p.requires_grad), clock(device)
-        reset_peak_memory(device)
-        model = unlearn(begun.model, *begun.splits(), run).cpu()
+        before = models.state(begun.model)
+        with finish.metered(run.cost, begun.model, begun.compute.device):
+            model = unlearn(begun.model, *begun.splits(), run).cpu()
         begun.check_returned(model)
-        usual = {
-            "seconds": clock(device) - started,
-            "memory_mib": peak_memory_mib(device),
-            "trainable": trainable,
-            "steps": 0,
-        }
-        run.cost.update(usual | run.cost)  # of a method that doesn't say
         run.cost["moved"] = models.moved(before, models.state(model))
         finish.stage(staged, begun.checkpoint(model, run.cost, command), begun.snapshot)
     if distributed.is_main():

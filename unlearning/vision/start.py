@@ -138,13 +138,10 @@ def start(
     if values.get("entry"):  # named by hand, and perhaps the one that is taken unasked
         values["entry"] = parent and parent["identity"]["settings"].get("entry")
     constants = {name: network["arguments"][name] for name in ("mean", "std")} if told.constants or not parent else {}
-    known = values | constants
-    named = values | places.usual_precision(compute, model)
+    known, named = values | constants, values | places.usual_precision(compute, model)
     spellings = [parser.non_default(named | words) for words in places.spellings(values, constants)]
-    settings, sha = parser.settings(known), parent and parent["sha256"]
-    own = parser.own_settings(known)
-    wanted = forget_identity(forget, forgotten.draw if forgotten else None)
-    lineage = parent and of_checkpoint(parent)
+    own, settings, sha = parser.own_settings(known), parser.settings(known), parent and parent["sha256"]
+    wanted, lineage = forget_identity(forget, forgotten.draw if forgotten else None), parent and of_checkpoint(parent)
     made_from = {"data": dataset.fingerprint, "forget": digest(forget), "parent": sha} | places.made_of(network, sha)
     same = {"method": method, "settings": own | {"seed": args.seed}, "from": made_from}
     begin = names.begin(network["name"], dataset.tag)
