@@ -179,6 +179,10 @@ class Chatty(Broken):
 def chatty():
     return Chatty("none")
 
+def of_random_width():
+    width = 8 + torch.randint(1000, ()).item()
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
 def frozen():
     return sound().requires_grad_(False)
 
@@ -391,6 +395,7 @@ def test_a_checkpoint_never_imports_and_says_when_the_code_has_changed(theirs, t
         (("--model", "{}/net.py:bare"), "has neither a Conv2d nor a Linear layer"),
         (("--model", "{}/net.py:frozen"), "net.py:frozen: its function has frozen all of its weights"),
         (("--model", "{}/net.py:chatty"), "net.py:chatty: _extra_state of its state dict is no tensor"),
+        (("--model", "{}/net.py:of_random_width"), "it is another network (Error(s) in loading state_dict"),
         (("--model", "{}/net.py:drawn"), "net.py:drawn: made again, with the same state dict, it answers otherwise: what"),
         (("--model", "{}/net.py:small", "--mean", 0.5), "belong together"),
         (("--model", "{}/net.py:small", "--mean", 0.5, 0.5, "--std", 0.5, 0.5), "of 2 and 2 channels, and images of 1"),

@@ -110,7 +110,10 @@ class OwnNetwork:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(torch.initial_seed() + 1)
             again = self.create(in_chans=in_chans, num_classes=num_classes, img_size=img_size)
-            again.load_state_dict(state)
+            try:
+                again.load_state_dict(state)
+            except RuntimeError as error:
+                raise UserError(f"{self.name}: made again, it is another network ({first_line(error)})") from None
             once, twice, other = (one.eval()(images) for one in (net, net, again))
         net.train(training)
         if torch.equal(once, twice) and not torch.allclose(once, other, rtol=1e-3, atol=1e-5, equal_nan=True):
