@@ -78,8 +78,10 @@ def script_of(function: Any) -> str:
     """16 hexadecimal digits of a SHA-256 of the file in which a function is written, comments and layout aside; "" where it
     is in none."""
     code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)
+    if code is None:
+        return ""
     try:
-        text = ast.unparse(ast.parse(Path(code.co_filename).read_text(encoding="utf-8"))) if code else ""
+        text = ast.unparse(ast.parse(Path(code.co_filename).read_text(encoding="utf-8")))
     except (OSError, SyntaxError, UnicodeDecodeError):
         return ""
-    return hashlib.sha256(text.encode()).hexdigest()[:16] if code else ""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -379,8 +379,5 @@ def _in_the_plane(features, labels, forgotten, most=120):
 
     plane = PCA(2, random_state=0).fit_transform(features.double().numpy())
     plane = (plane / plane[:, 0].std()).round(2)
-    shown = {
-        name: plane[chosen][data.first_of_each(labels[chosen], most)]
-        for name, chosen in (("D_f", forgotten), ("D_r", ~forgotten))
-    }
-    return {name: points.tolist() for name, points in shown.items()}
+    sets = {"D_f": forgotten, "D_r": ~forgotten}
+    return {name: plane[own][data.first_of_each(labels[own], most)].tolist() for name, own in sets.items()}

@@ -64,7 +64,7 @@ def check(args: argparse.Namespace, pictures: dict[Path, tuple[Path, Path]], kep
     if args.plots:
         _check_folder(args.plots, args.overwrite or kept.has_begun(args.plots), plots)
     texts = [path.resolve() for name in (*tables.FORMS, "html") if (path := getattr(args, name))]
-    written, read = texts + plots + ([args.plots.resolve()] if args.plots else []), _read(args)
+    written, read = [path.resolve() for path in named(args)] + plots, _read(args)
     for path in written:
         if path in read or written.count(path) > 1:
             raise UserError(f"{path} would be written twice, or over what is read")

@@ -116,8 +116,7 @@ def train_parts(
     with bar, contextlib.closing(_learn_all(missing, work)) as learning:
         for learned in learning:
             k = learned["part"]
-            elapsed = {"elapsed": clock(device) - started}
-            done[k] = learned | storage.known(state) | elapsed | {"members": members[k]}
+            done[k] = learned | storage.known(state) | {"members": members[k], "elapsed": clock(device) - started}
             write_torch(folder / files[k], done[k])
             storage.remove([snapshots[k].path] if snapshots[k].path.exists() else [])
             bar.update()

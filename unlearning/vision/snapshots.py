@@ -28,9 +28,9 @@ class Snapshot:
     """The file of an unfinished run.
 
     key: of the run's settings, which the file must have. script: of `provenance.script_of`, of the method's function, which
-    the file must have where it says one. overwrite: compute again; only a run that was to do so too is
-    continued, and any other run's file is dropped, not refused. history: what a method notes at each step, lists of numbers,
-    each as long as the first; it is kept in the file and continued as well. So is what `scores` have kept.
+    the file must have where it says one. overwrite: compute again; only a run that was to do so too is continued, and any
+    other run's file is dropped, not refused. history: what a method notes at each step, lists of numbers, each as long as
+    the first; it is kept in the file and continued as well. So is what `scores` have kept.
     """
 
     path: Path
