@@ -94,9 +94,8 @@ def _draw(residuals: list[list[list[float]]], layers: list[str], run: Run) -> No
 
 
 def _check_plot(run: Run) -> None:
-    """Raise UserError where the picture would replace a file: one that was not drawn here, or without --overwrite, unless it
-    is an unfinished run's."""
-    plot, begun = run.settings.plot, run.snapshot and (run.snapshot.overwrite or run.snapshot.path.exists())
+    """Raise UserError where the picture would replace a file: one that was not drawn here, or without --overwrite."""
+    plot, again = run.settings.plot, run.snapshot and run.snapshot.overwrite
     if not plot:
         return
     if (
@@ -104,7 +103,7 @@ def _check_plot(run: Run) -> None:
         or adapter_files.folder_for(run.staged.main).resolve() in plot.resolve().parents
     ):
         raise UserError(f"--plot {plot} is where the checkpoint or its adapter goes")
-    if plot.exists() and not begun:
+    if plot.exists() and not again:
         raise UserError(f"--plot {plot} is there already: --overwrite replaces it")
     check_place(plot)
     check_own([plot])

@@ -40,9 +40,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     started = clock(run.compute.device)
     some = retain.take(torch.randperm(len(retain))[: max(1, round(run.settings.retain_share * len(retain)))])
     pairs = ((model, some), (untrained(model, run.record["network"]), forget))
-    taught = [
-        replace(split, labels=predict(teacher, split, run.compute, run.features).softmax(1)) for teacher, split in pairs
-    ]
+    taught = [replace(split, labels=predict(teacher, split, run.compute).softmax(1)) for teacher, split in pairs]
     both = taught[0].joined(taught[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.lr)
     return run.fit(model, both, optimizer, since=started)

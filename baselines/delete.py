@@ -35,7 +35,7 @@ LR = PerModel({"paper": 1e-4, "vit_small": 5e-5, "resnet8": 1e-3, "resnet20": 1e
 def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Module:
     """Minimise the divergence from the original's answers without the true class over all weights; D_r isn't looked at."""
     started = clock(run.compute.device)
-    targets = without_true_class(predict(model, forget, run.compute, run.features), forget.labels)
+    targets = without_true_class(predict(model, forget, run.compute), forget.labels)
     optimizer = torch.optim.SGD(model.parameters(), lr=run.settings.lr, momentum=0.9)
     return run.fit(model, replace(forget, labels=targets), optimizer, freeze_norm=True, since=started)
 

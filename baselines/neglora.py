@@ -3,8 +3,8 @@
 The low-rank siblings of gradient ascent (AAAI-25 workshop, beside PruneLoRA): W' = W + (alpha / r) B A on PruneLoRA's layers
 minimises -CE(D_f). --prune: half of the filters, the weakest, are silenced first and stay zero, as in loraprune.py.
 --bound BND: CE(D_r) + beta ReLU(BND - CE(D_f)) (GS-LoRA, Zhao et al., CVPR 2024, arXiv 2403.11530, without its group
-sparsity), each batch of D_f with as many random images of D_r. Nothing else stops the climb: take few epochs. Batch-norm
-statistics are kept: a batch of one class isn't what the network will see.
+sparsity), each batch of D_f with as many random images of D_r, or with its share of these where they are fewer. Nothing
+else stops the climb: take few epochs. Batch-norm statistics are kept: a batch of one class isn't what the network will see.
 
     python -m baselines.neglora --dataset fashion-mnist --model vit_micro --forget-class 3
     python -m baselines.neglora --dataset fashion-mnist --model vit_micro --forget-class 3 --bound 5

@@ -29,6 +29,7 @@ from unlearning.core.device import Compute, autocast, clock, memory_format, to_f
 from unlearning.core.errors import UserError
 from unlearning.core.flags import FRACTION, Parser, PerModel, main
 from unlearning.vision.flags import method_parser
+from unlearning.vision.predict import fresh
 from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
 
@@ -65,7 +66,7 @@ def salient(
     for images, labels in zip(data.batches(forget.images, rows), forget.labels.split(500), strict=True):
         x, y = to_float(images.to(compute.device), layout), labels.to(compute.device)
         with autocast(compute.device, compute.precision):
-            loss = cross_entropy(model, x, y, None)
+            loss = cross_entropy(fresh(model), x, y, None)
         (loss * len(y) / len(forget)).backward()
     sizes = [torch.zeros_like(p) if p.grad is None else p.grad.abs() for p in parameters]  # None: in no answer
     model.zero_grad()

@@ -41,7 +41,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     if not aside:
         raise UserError("one image stays: none can be held out beside one that is learned from")
     held_out, learned = retain.take(order[:aside]), retain.take(order[aside:])
-    answers = predict(model, held_out, run.compute, run.features).softmax(1)
+    answers = predict(model, held_out, run.compute).softmax(1)
     means = forget_losses.class_means(answers, held_out.labels).to(run.compute.device)
 
     def on_retain(logits, labels, rows):

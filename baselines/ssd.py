@@ -26,6 +26,7 @@ from data import Split
 from unlearning.core.device import Compute, autocast, clock, memory_format, peak_memory_mib, reset_peak_memory, to_float
 from unlearning.core.flags import POSITIVE_FLOAT, VIT, Parser, PerModel, main
 from unlearning.vision.flags import method_parser
+from unlearning.vision.predict import fresh
 from unlearning.vision.run import Run, execute
 from unlearning.vision.train import cross_entropy
 
@@ -60,7 +61,7 @@ def importances(model: nn.Module, split: Split, batch_size: int, compute: Comput
     for images, rows in zip(data.batches(split.images, order), order, strict=True):
         x, y = to_float(images.to(compute.device), layout), split.labels[rows].to(compute.device)
         with autocast(compute.device, compute.precision):
-            loss = cross_entropy(model, x, y, None)
+            loss = cross_entropy(fresh(model), x, y, None)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         for sum_, gradient in zip(found, gradients, strict=True):
             sum_ += gradient.square() / len(order)

@@ -123,7 +123,12 @@ def test_a_picture_of_a_run_that_was_killed_has_every_step(weights, tmp_path, mo
             patch.setattr(Snapshot, "write", killed_after_the_second)
             unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, *plot)
         capsys.readouterr()
-        unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", tmp_path / f"{name}.png", "--quiet")
+        picture = tmp_path / f"{name}.png"
+        picture.write_bytes(b"of another run")
+        with pytest.raises(UserError, match="is there already: --overwrite replaces it"):
+            unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", picture, "--quiet")
+        picture.unlink()
+        unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", picture, "--quiet")
     whole, continued, late = drawn
     assert len(whole) == 3 * 19 and continued == whole and late == whole[2 * 19 :]
     assert capsys.readouterr().err.count("--plot: 38 of 57 steps were made without it, and aren't drawn") == 1

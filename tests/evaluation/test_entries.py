@@ -22,7 +22,7 @@ import retrain
 from baselines import control
 from tests.helpers import call, one_line, rows_of
 from tests.test_data import folder_of_images
-from unlearning.core import names
+from unlearning.core import device, names
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.core.flags import Parser
@@ -526,3 +526,19 @@ def test_names_stay_short_and_say_the_method(place, tmp_path):
     path = call(retrain, "--dataset", f"folder:{folder}", "--img-size", 8, "--model", "resnet8", "--epochs", 1, "--quiet",
                 "--weights", tmp_path, "--forget-class", *range(15))  # fmt: skip
     assert "_retrain1_s0" in path.name and len(path.name) < 200
+
+
+def test_seeds_that_two_machines_have_made_by_their_own_precision_are_one_row(tmp_path, monkeypatch):
+    """One multiplies in bf16 and the other doesn't: originals and Retrains of both are seeds of one kind. A precision that
+    was given by hand is another kind."""
+    common, forget = (*COMMON, "--epochs", 1, "--weights", tmp_path), ("--forget-class", 3)
+    for seed, usual in ((0, "bf16"), (1, "fp32")):
+        monkeypatch.setattr(device, "best_precision", lambda *_, usual=usual: usual)
+        for script, flags in ((pretrain, ()), (retrain, forget), (finetune, forget)):
+            call(script, *common, *flags, "--seed", seed)
+    paths = sorted(tmp_path.glob("*.pth"))
+    rows = rows_of(*paths, "--weights", tmp_path, beneath=False)
+    assert [(row["method"], row["n"]) for row in rows] == [("original", 2), ("retrain", 2), ("finetune", 2)]
+    assert "mean" in rows[2]["metrics"]["gap"]
+    by_hand = call(finetune, *common, *forget, "--seed", 0, "--precision", "bf16", "--output", tmp_path / "hand.pth")
+    assert [n for _, n in methods(*paths, by_hand)] == [2, 1]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -340,6 +341,7 @@ def test_fewer_anchors_than_parts_are_fewer_parts_and_the_last_one_goes_with_the
     left = [i for i in range(300) if i not in (anchors[0], member)]
     entry = delete(lmeraser, own, "--ids", *full(left))
     assert entry["sample_epochs"] == 0 and not any(read_system(own)["files"])
+    assert not read_system(own)["centres"].any()  # means of features of what is deleted
     call(lmeraser, "show", own)
     assert "298 images, all of their parts: nothing was left to train again, " in capsys.readouterr().out
 
@@ -810,6 +812,35 @@ def test_overwriting_replaces_nothing_but_a_system(backbone, copy, tmp_path):
     assert read_system(whole)["config"]["parts"] == 2
 
 
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)], ids=["new", "replaced"])
+def test_what_comes_to_a_systems_place_while_it_is_trained_stays(backbone, tmp_path, monkeypatch, flags):
+    """And the same command completes the system once that has been moved away."""
+    folder, note = tmp_path / "system", tmp_path / "system/notes.txt"
+    if flags:
+        train(sisa, backbone, folder, *TWO)
+    before, trained = learned(folder) if flags else {}, learning.train_parts
+
+    def meanwhile(*arguments):
+        folder.mkdir(exist_ok=True)
+        note.write_text("mine", encoding="utf-8")
+        return trained(*arguments)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises((RunFailed, UserError), match=r"has come while|isn't replaced: notes"),
+    ):
+        patch.setattr("unlearning.exact.system.train_parts", meanwhile)
+        train(sisa, backbone, folder, *TWO, "--seed", 1, *flags)
+    assert note.read_text(encoding="utf-8") == "mine"
+    note.unlink()
+    if flags:
+        assert same(learned(folder), before)
+    else:
+        folder.rmdir()
+    train(sisa, backbone, folder, *TWO, "--seed", 1, *flags)
+    assert read_system(folder)["seed"] == 1
+
+
 SEVERAL = """
 import lmeraser
 from unlearning.core.flags import main
@@ -847,6 +878,24 @@ def test_sigterm_ends_several_processes_in_one_line(backbone, tmp_path, monkeypa
         time.sleep(0.1)
     assert [path.name for path in tmp_path.iterdir()] == [".system.partial"]
     assert not list(partial.glob(".*"))
+
+
+def test_a_learner_is_made_where_its_backbone_is(backbone):
+    """Meta tensors are of another device than the CPU, as a GPU's."""
+    content = read_torch(backbone)
+    learner = learners.Learner(load_backbone(content, backbone, "meta"), [1, 8, 8], 10)
+    assert learner.prompt.shape == (learner.frame.numbers,)
+
+
+@pytest.mark.parametrize(("dataset", "message"), [("cifar10", "has 3 x 32 x 32"), ("fashion-mnist", "has 1 x 28 x 28")])
+def test_a_backbone_for_images_of_another_shape_is_refused(backbone, tmp_path, monkeypatch, dataset, message):
+    like = data.load("digits", subset=300)
+    images = torch.zeros(300, *((3, 32, 32) if dataset == "cifar10" else (1, 28, 28)), dtype=torch.uint8)
+    other = replace(like, tag=dataset, train=data.Split(images, like.train.labels))
+    monkeypatch.setattr(Shared, "load", lambda *_: other)
+    with pytest.raises(UserError, match=f"is for images of 1 x 8 x 8 .* and {dataset} {message}"):
+        train(lmeraser, backbone, tmp_path / "system")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_papers_frame():
@@ -1123,7 +1172,7 @@ def test_show_prints_the_ledger(copy, capsys):
     call(sisa, "show", folder)
     text = capsys.readouterr().out
     assert text.startswith(f"{folder}\n")  # of the deletion, which is quiet
-    assert "sisa: 6 parts of" in text and "1 images, 1 parts hit and trained again: " in text
+    assert "sisa: 6 parts of" in text and "1 images, 1 parts hit: what is left of them trained again in " in text
     state = read_system(folder)
     assert str(Path(state["backbone"]["file"])) in text
     shown = text[text.rindex("sisa: 6 parts") :].splitlines()

@@ -12,12 +12,12 @@ import lmeraser as lmeraser_script
 import reproduce
 from baselines import sisa
 from tests.exact.test_system import random_backbone
-from tests.experiments.tables import make, request_of
+from tests.experiments.tables import make, planned, request_of
 from tests.helpers import call, files, full_disk, one_line
-from unlearning.core.errors import RunFailed
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_torch
 from unlearning.evaluation.unfinished import Unfinished
-from unlearning.exact import learners
+from unlearning.exact import command, learners
 from unlearning.exact.reading import assemble, read_system
 from unlearning.exact.storage import SYSTEM
 from unlearning.experiments import lmeraser
@@ -71,6 +71,68 @@ def test_a_copy_is_there_when_all_of_it_is_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr(lmeraser, "_accuracy_now", lambda *_: "computed")
     assert lmeraser._accuracy(folder, request, Shared()) == right
     assert lmeraser._accuracy(copy, request, Shared()) == "computed"
+
+
+def test_a_copy_that_has_been_changed_is_refused_and_images_that_are_gone_are_not_asked_for(tmp_path):
+    """Whoever deletes from a table's copy, or puts a file into it, loses nothing when the table is made again."""
+    backbone, folder = random_backbone(tmp_path / "backbone.pth"), tmp_path / "system"
+    flags = ("--dataset", "digits", "--subset", 300, "--backbone", backbone, "--anchors", 30, "--epochs", 1, "--quiet")
+    call(sisa, "train", *flags, "--parts", 2, "--output", folder)
+    request, state = request_of("lmeraser", "--dataset", "digits"), read_system(folder)
+    copy = lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+    left = state["private"][~torch.isin(state["private"], read_system(copy)["deleted"])]
+    numbers = data.load("digits", subset=300).whole.positions
+    call(sisa, "delete", copy, "--quiet", "--ids", numbers[left[0]].item())
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="isn't replaced: it has been changed since a table made it"):
+        lmeraser._deleted_from(folder, state, 1, 0, request, Shared())
+    assert files(tmp_path) == before
+    ten = lmeraser._deleted_from(folder, state, 10, 0, request, Shared())
+    write_torch(ten / SYSTEM, read_system(ten) | {"config": state["config"] | {"lr": 9}})  # of another one before it
+    (ten / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="isn't replaced"):
+        lmeraser._deleted_from(folder, state, 10, 0, request, Shared())
+    first = read_system(ten)["deleted"][0]  # the next one to be drawn takes its place
+    call(sisa, "delete", folder, "--quiet", "--ids", numbers[first].item())
+    (ten / "notes.txt").unlink()
+    again = read_system(lmeraser._deleted_from(folder, read_system(folder), 10, 0, request, Shared()))
+    assert len(again["ledger"][-1]["ids"]) == 10 and first not in again["ledger"][-1]["ids"]
+
+
+def test_two_backbones_of_one_network_are_refused_and_so_is_a_request_for_all_images(tmp_path):
+    for name in ("a.pth", "b.pth"):
+        random_backbone(tmp_path / name)
+    two = ("lmeraser", "--preset", "gpu", "--dataset", "digits", "--model", str(tmp_path / "a.pth"), str(tmp_path / "b.pth"))
+    with pytest.raises(UserError, match=r"a.pth and .*b.pth are both a resnet8: a table takes one"):
+        planned(*two)
+    few = ("lmeraser", "--preset", "small", "--dataset", "fashion-mnist", "--subset", "600")
+    with pytest.raises(UserError, match="100 of 600 training images are private, and the table deletes 100 of them"):
+        planned(*few)
+
+
+@pytest.mark.parametrize("preset", ["small", "gpu", "paper"])
+def test_the_flags_of_a_row_are_those_that_its_system_takes(tmp_path, preset):
+    """Every command of a table parses and is settled: of a checkpoint, at a precision of the user's, in closed form."""
+    path, scripts = str(random_backbone(tmp_path / "a.pth")), {"lmeraser": lmeraser_script, "baselines.sisa": sisa}
+    closed = next(row for row in rows_of("lmeraser") if "ridge" in row)
+    rows = ("sisa --parts 20",) if preset == "paper" else ("lmeraser --parts 100", closed)
+    asked = (
+        "lmeraser",
+        "--preset",
+        preset,
+        "--dataset",
+        "cifar10",
+        "--model",
+        path,
+        "--precision",
+        "fp32",
+        "--methods",
+        *rows,
+    )
+    for script, words in planned(*asked):
+        assert "--input-size" not in words
+        args = command._settled(scripts[script].parser().parse_args(words), scripts[script].commands()[1])
+        assert args.precision == (None if "ridge" in words else "fp32")
 
 
 def test_seeds_delete_other_images_and_systems_of_one_seed_the_same(tmp_path):

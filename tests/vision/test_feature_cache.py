@@ -13,6 +13,7 @@ from timm.layers import EvoNorm2dB0
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import data
 import lora
@@ -21,7 +22,7 @@ import models
 import pretrain
 from baselines import control
 from tests.helpers import FP32, call, forgetting_three, rows_of
-from unlearning.vision import adapters, graph_cut
+from unlearning.vision import adapters, feature_cache, graph_cut
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
@@ -384,3 +385,11 @@ def test_without_room_it_says_so_and_runs_all(weights, tmp_path, monkeypatch, ca
     assert "slower" in (said := capsys.readouterr().err) and "No space left" in said
     assert found["cost"]["moved"] > 0
     assert not list(weights.glob(".frozen*"))
+
+
+def test_what_a_gpu_computes_goes_into_a_file_in_memory_of_the_cpu():
+    """Fake tensors know devices that aren't there, and refuse what these refuse."""
+    with FakeTensorMode():
+        kept, computed = torch.empty(6, 2), torch.ones(3, 2, device="cuda")
+        feature_cache.put(kept, torch.arange(3), computed)
+        assert kept.device.type == "cpu"

@@ -440,9 +440,7 @@ def test_a_network_that_its_function_draws_is_the_same_in_every_command(theirs, 
     assert torch.equal(once(images), twice(images))
     capsys.readouterr()
     path = call(pretrain, *where, "--model", f"{folder / 'net.py'}:partly_frozen")
-    said = (
-        "net.py:partly_frozen: its function has frozen 2 of 6 tensors of weights: they stay as they are, in Retrain as well"
-    )
+    said = "net.py:partly_frozen: its function has frozen 2 of 6 tensors of weights: training leaves them"
     assert said in capsys.readouterr().err
 
 

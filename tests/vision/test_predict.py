@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import data
+import models
+from baselines import randomlabel, ssd
 from tests.helpers import FP32
 from unlearning.vision.predict import recover, relearn
 
@@ -86,3 +88,19 @@ def test_a_step_of_recovery_takes_all_shots_and_as_many_images_of_d_r_but_32_at_
     assert seen[:20] == seen[20:] and len(seen) == 40  # ten steps, each of both
     assert all(batch == list(range(count)) for batch in seen[::2])
     assert all(len(batch) == kept and min(batch) >= 100 for batch in seen[1::2]) and seen[1] != seen[3]
+
+
+@pytest.mark.parametrize("takes", ["importances", "salient", "recover"])
+def test_a_second_gradient_is_taken_through_a_network_that_keeps_attention_biases(takes):
+    """As timm's LeViT does in evaluation mode, with the way that they were computed."""
+    made = {"in_chans": 1, "num_classes": 10, "img_size": 8, "mean": [0.3], "std": [0.3], "input_size": 64}
+    model = models.create("levit_128s", **made).eval()
+    some = data.load("digits").train.take(torch.arange(8))
+    if takes == "importances":
+        found = ssd.importances(model, some, 4, FP32)
+    elif takes == "salient":
+        many = some.take(torch.arange(8).repeat(63))  # two batches
+        found = randomlabel.salient(model, ssd.trained(model), many, 0.5, FP32)
+    else:
+        found = recover(model, some, some, some, FP32, steps=2)
+    assert found is not None

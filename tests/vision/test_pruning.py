@@ -253,3 +253,12 @@ def test_an_export_never_replaces_its_checkpoint_or_a_folder(weights, tmp_path, 
     for target, said in ((copied, "the checkpoint itself"), (tmp_path, "a folder")):
         code, line = one_line(export, capsys, copied, "--onnx", target, "--overwrite")
         assert code == 2 and said in line and copied.read_bytes() == before
+
+
+def test_what_is_frozen_stays_so_where_channels_are_taken_out():
+    model = network("resnet8")
+    stem = next(name for name, _ in model.named_parameters())
+    model.get_parameter(stem).requires_grad_(False)
+    masks = pruning.prune_filters(model, 0.5)
+    compaction.remove(model, masks)
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == [stem]

@@ -464,3 +464,12 @@ def test_a_method_learns_from_a_part_of_what_is_retained(tmp_path, capsys):
     for count in (8, 109):
         code, line = one_line(finetune, capsys, *flags, "--retain-subset", count)
         assert code == 2 and f"--retain-subset {count}: of the images that stay 9, one of each class, to 108" in line
+
+
+@pytest.mark.parametrize("name", ["resnet8", "test_resnet"])
+def test_a_networks_name_goes_before_a_folder_that_is_called_so(tmp_path, monkeypatch, capsys, name):
+    """A folder of weights may be called by its network."""
+    monkeypatch.chdir(tmp_path)
+    flags = ("--dataset", "digits", "--subset", 60, "--epochs", 1, "--model", name, "--weights", name, "--quiet")
+    path = call(pretrain, *flags)
+    assert call(pretrain, *flags) == path and "there already" in capsys.readouterr().err

@@ -219,15 +219,15 @@ def as_words(flags: dict[str, str]) -> list[str]:
     return [f"{name} {value}".strip() for name, value in flags.items()]
 
 
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """--device and --precision."""
+def add_device_flags(
+    parser: argparse.ArgumentParser, precision: str = "the faster of the two for network and device"
+) -> None:
+    """--device and --precision. precision: its default, in words."""
     mark(
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: a GPU if there is one)"),
         identity=False,
     )
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="arithmetic (default: the faster of the two for network and device)"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help=f"arithmetic (default: {precision})")
 
 
 def add_cache_flag(parser: argparse.ArgumentParser) -> None:

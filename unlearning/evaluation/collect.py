@@ -36,7 +36,7 @@ from unlearning.evaluation.row_names import labels
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.metrics import statistics
 from unlearning.vision import originals
-from unlearning.vision.identity import canonical, digest, first_parent, with_parent
+from unlearning.vision.identity import canonical, digest, first_parent, of_row, with_parent
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -332,7 +332,7 @@ def _companions(entries: Sequence[Entry], scoring: Scoring, shared: Shared) -> l
 
 def _start_of(entry: Entry) -> str:
     """The identity of the original that a file comes from, as text: one file from elsewhere may be read in several ways."""
-    return canonical(first_parent(entry.identity))
+    return canonical(of_row(first_parent(entry.identity), False))
 
 
 def _accompanied(entry: Entry, entries: Sequence[Entry]) -> tuple[tuple[torch.Tensor, str], ...]:

@@ -17,7 +17,7 @@ from unlearning.exact import learners, reading
 from unlearning.images.checkpoints import listed_in
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import feature_cache, originals, recipes
-from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint
+from unlearning.vision.identity import canonical, digest, first_parent, of_checkpoint, of_row
 from unlearning.vision.shared import Shared
 
 ELSEWHERE = ("mean", "std", "input_size", "head")  # flags of networks from elsewhere, which checkpoints say of theirs
@@ -88,8 +88,8 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The identity as text."""
-        return canonical(self.identity)
+        """The identity as text, as rows compare it."""
+        return canonical(of_row(self.identity, "--precision" in self.flags))
 
 
 class NotScored(UserError):

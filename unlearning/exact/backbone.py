@@ -62,6 +62,15 @@ def write_backbone(path: Path, model: nn.Module, network: dict[str, Any]) -> Non
     write_torch(path, content | nothing | {"data": {"fingerprint": None}, "key": "imagenet"})
 
 
+def check_images(content: dict[str, Any], source: str | Path, dataset: data.Dataset) -> None:
+    """Raise UserError where a backbone, the checkpoint `content` read from `source`, is for images of another shape."""
+    arguments, shape = content["network"]["arguments"], tuple(dataset.train.images.shape[1:])
+    wanted = (arguments["in_chans"], arguments["img_size"], arguments["img_size"])
+    if shape != wanted:
+        of, here = (" x ".join(map(str, one)) for one in (wanted, shape))
+        raise UserError(f"{source} is for images of {of} (channels and pixels), and {dataset.tag} has {here}")
+
+
 def load_backbone(content: dict[str, Any], source: str | Path, device: str) -> learners.Backbone:
     """The network of the checkpoint `content`, read from `source`, without its head."""
     network = models.build(content, source)

@@ -55,8 +55,8 @@ def show(folder: Path, images: bool = False) -> None:
         line = f"{entry['date']}  {len(entry['ids'])} images"
         if spent := entry["sample_epochs"]:
             ratio = entry["full_sample_epochs"] / spent
-            line += f", {len(entry['parts'])} parts hit and trained again: {spent:,} sample-epochs ({ratio:.1f} times fewer "
-            print(f"{line}than all), {entry['seconds']:.1f} s")
+            line += f", {len(entry['parts'])} parts hit: what is left of them trained again in {spent:,} sample-epochs "
+            print(f"{line}({ratio:.1f} times fewer than all), {entry['seconds']:.1f} s")
         else:
             print(f"{line}, all of their parts: nothing was left to train again, {entry['seconds']:.1f} s")
 
@@ -124,7 +124,7 @@ def _add_training_flags(trainer: Parser, parts: int, split_help: str) -> None:
     flag("--lr", type=POSITIVE_FLOAT, default=0.5, help="learning rate of the prompt (default: 0.5)")
     flag("--head-lr", type=POSITIVE_FLOAT, default=0.01, help="learning rate of the head (default: 0.01)")
     flag("--seed", type=SYSTEM_SEED, default=0, identity="seed", help="seed of the start and of all batches (default: 0)")
-    add_device_flags(trainer)
+    add_device_flags(trainer, "fp32")
     add_output_flags(trainer, output_folder)
 
 

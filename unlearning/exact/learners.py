@@ -78,6 +78,13 @@ class Frame(nn.Module):
         return prompts.new_zeros(len(prompts), *self.border.shape).masked_scatter(self.border, prompts)
 
 
+@torch.no_grad()
+def frame_of(backbone: Backbone, shape: Any) -> Frame:
+    """The frame around images (C, H, W) of the data as the backbone resizes them."""
+    image = torch.zeros(1, *shape, device=next(backbone.parameters()).device)
+    return Frame(backbone.prepare(image).shape[1:])
+
+
 class Learner(nn.Module):
     """One prompt and one head on a frozen backbone, to be trained on a part of the data."""
 
@@ -85,8 +92,7 @@ class Learner(nn.Module):
         """shape: (C, H, W) of images in the data. The start depends on torch's seed alone."""
         super().__init__()
         self.backbone = backbone
-        with torch.no_grad():
-            self.frame = Frame(backbone.prepare(torch.zeros(1, *shape)).shape[1:])
+        self.frame = frame_of(backbone, shape)
         self.prompt = nn.Parameter(torch.randn(self.frame.numbers))
         self.head = nn.Linear(backbone.features, classes)
 
@@ -132,8 +138,7 @@ class Prompted(nn.Module):
         """prompted: False for heads without prompts. nearest: how many of these answer an image where it is routed."""
         super().__init__()
         self.backbone = backbone
-        with torch.no_grad():
-            self.frame = Frame(backbone.prepare(torch.zeros(1, *shape)).shape[1:])
+        self.frame = frame_of(backbone, shape)
         self.nearest, self.prompted = nearest, prompted
         self.prompts = nn.Parameter(torch.zeros(learners, self.frame.numbers if prompted else 0))
         self.heads = Heads(learners, backbone.features, classes)

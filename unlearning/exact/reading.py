@@ -110,11 +110,9 @@ def check_start(backbone: learners.Backbone, state: dict[str, Any], folder: Path
 
 def _shapes(backbone: learners.Backbone, state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shapes that a learner's prompt and weight have on the backbone."""
-    frame = learners.Frame(
-        backbone.prepare(torch.zeros(1, *state["shape"], device=next(backbone.parameters()).device)).shape[1:]
-    )
+    numbers = learners.frame_of(backbone, state["shape"]).numbers
     return {
-        "prompt": (0 if ridge.is_asked_for(state["config"]) else frame.numbers,),
+        "prompt": (0 if ridge.is_asked_for(state["config"]) else numbers,),
         "weight": (state["classes"], backbone.features),
     }
 

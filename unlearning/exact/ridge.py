@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 PENALTY = 2.0  # for each public image: chosen on images that no system holds, results/benchmarks/without_loss.json
-WITHOUT = ("epochs", "batch_size", "lr", "head_lr", "no_flip")  # settings of a training: a closed form has none
+WITHOUT = ("epochs", "batch_size", "lr", "head_lr", "no_flip", "precision")  # settings of a training: a closed form has none
 DEAD = 1e-6  # a feature that varies less among the public images is left out
 
 

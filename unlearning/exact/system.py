@@ -21,14 +21,21 @@ import data
 import models
 from unlearning.core import names
 from unlearning.core.content import check
-from unlearning.core.device import Compute
+from unlearning.core.device import Compute, clock
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable, is_interrupted, sha256, staging, write_torch
 from unlearning.core.locks import locked
 from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.exact import fields, learners, ridge, storage
-from unlearning.exact.backbone import backbone_file, features_of, learner_flops, load_backbone, read_backbone
+from unlearning.exact.backbone import (
+    backbone_file,
+    check_images,
+    features_of,
+    learner_flops,
+    load_backbone,
+    read_backbone,
+)
 from unlearning.exact.learning import Work, public_start, train_parts
 from unlearning.exact.reading import backbone_of, check_start, read_system
 from unlearning.exact.selection import ImageRequest, as_mask, in_words, private_and_anchors
@@ -81,6 +88,7 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
     content = given or models.load_checkpoint(file)
     from_private = settings.anchors_from == "private"
     private, anchors = private_and_anchors(dataset, content, file, settings.anchors, from_private)
+    check_images(content, file, dataset)
     asked = new.request.positions(dataset, private, NOTHING, anchors)
     without = asked.positions
     folder = new.output or _folder(new, dataset.tag, content["network"]["name"], file, without)
@@ -91,9 +99,10 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         return _said_there(folder)
     _check_output(folder, new, file)
     place = folder.resolve()  # one lock for all its names
-    with locked(place):
+    with locked(place), staging(place) as staged:
         if _is_there(folder, state, new.overwrite):  # another process may have made it meanwhile
             return _said_there(folder)
+        staged.expect(place)  # nothing that comes while it is trained is replaced
         if len(without):
             twins = dataset.left_twins(without) if new.request.names else []
             _say(asked, in_words(dataset, private, without, "leaves out"), new.work.compute.quiet, twins)
@@ -109,8 +118,9 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         state["cost"] = train_parts(part, state, every, 0, backbone, dataset, new.work, new.overwrite)
         check(state, fields.system, str(part / SYSTEM))
         write_torch(part / SYSTEM, state)
-        with staging(place) as staged:
-            staged.take(place, part)
+        if place in staged.there:  # to be replaced: what has come into it meanwhile stays
+            _check_all_its_own(folder)
+        staged.take(place, part)
     return folder
 
 
@@ -173,9 +183,12 @@ def delete_images(
         _say(asked, in_words(dataset, there, ids, "forgets"), compute.quiet, twins)
         backbone = load_backbone(models.load_checkpoint(source), source, compute.device)
         check_start(backbone, state, folder)
+        started = clock(compute.device)
         hit = _take_out(ids, state, split, backbone, dataset, work)
+        clustering = clock(compute.device) - started
         # Files of a new generation, so that none of those that system.pth names is touched.
         cost = train_parts(folder, state, hit, len(state["ledger"]) + 1, backbone, dataset, work)
+        cost["seconds"] += clustering  # of private anchors, the rest is no more than a look-up
         left = int((state["part"] >= 0).sum())
         entry = {"date": datetime.date.today().isoformat(), "command": command, "ids": ids.tolist(), "parts": hit}
         state["ledger"].append(entry | {"full_sample_epochs": left * settings.epochs, **cost})
@@ -231,11 +244,10 @@ def _is_there(folder: Path, state: dict[str, Any], overwrite: bool) -> bool:
         return False
     if not (folder / SYSTEM).exists():  # overwriting would delete what isn't ours
         raise UserError(f"{folder} is there and is not a system: give another --output")
-    old = read_system(folder)
     if overwrite:
-        if other := storage.stranger(folder, old):
-            raise UserError(f"{folder} isn't replaced: {other.name} in it is no file of that system; move it away")
+        _check_all_its_own(folder)
         return False
+    old = read_system(folder)
     since = torch.tensor(_deleted_since(old), dtype=torch.int64)
     left_out = old["deleted"][~torch.isin(old["deleted"], since)]
     settings = [own_of(system["config"]) | {"seed": system["seed"]} for system in (old, state)]
@@ -244,6 +256,12 @@ def _is_there(folder: Path, state: dict[str, Any], overwrite: bool) -> bool:
     if made_from(old) != made_from(state) or not torch.equal(old["anchors"], state["anchors"]):
         raise UserError(f"{folder} was made from another backbone, data or anchors; --overwrite computes it again")
     return True
+
+
+def _check_all_its_own(folder: Path) -> None:
+    """Raise UserError where something in a system's folder is none of its files: replacing it would lose that."""
+    if other := storage.stranger(folder, read_system(folder)):
+        raise UserError(f"{folder} isn't replaced: {other.name} in it is no file of that system; move it away")
 
 
 def _deleted_since(state: dict[str, Any]) -> list[int]:
@@ -303,6 +321,7 @@ def _put_into_parts(
     private, gone = (as_mask(state[key], len(dataset.train)) for key in ("private", "deleted"))
     if "part" in state and not (private & ~gone).any():  # the last ones are deleted
         state["part"], state["files"] = torch.full_like(state["part"], -1), [None] * len(state["files"])
+        state["centres"] = None if state["centres"] is None else torch.zeros_like(state["centres"])  # made of deleted images
         return
     anchors = state["anchors"][~gone[state["anchors"]]]
     features = features_of(backbone, dataset.train.images, work.compute.device)

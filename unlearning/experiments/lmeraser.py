@@ -23,7 +23,7 @@ from unlearning.core.locks import locked
 from unlearning.evaluation.answers import folder_sha256
 from unlearning.evaluation.collect import report_scored
 from unlearning.evaluation.unfinished import circumstances
-from unlearning.exact import learners, ridge
+from unlearning.exact import learners, ridge, storage
 from unlearning.exact.reading import assemble, read_system
 from unlearning.exact.selection import ImageRequest
 from unlearning.exact.storage import made_from
@@ -36,6 +36,7 @@ from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images import forgetting
 from unlearning.images.named import NAMED_SETS
 from unlearning.metrics import predictions, statistics
+from unlearning.vision.originals import network_in
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -50,6 +51,7 @@ TUNED = (ONE, "lmeraser --parts 100")  # rows of the tuning: the extremes of how
 # Rates on the ImageNet weights; the scripts' defaults are those of a vit_micro that knows the classes.
 RATES = ["--lr", "0.02", "--head-lr", "0.003"]
 GRID = (("0.004", "0.02", "0.1"), ("0.001", "0.003", "0.01"))  # the tuning's --lr and --head-lr there
+ON_GPUS = ("--precision", "bf16")  # systems compute in fp32 unless told
 # Private images: the share that a backbone trained from scratch doesn't see, or all where it has ImageNet weights.
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -75,7 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": [models.EFFICIENTNET],
         "subset": None,
         "pretrain": [None],
-        "flags": ["--epochs", "50"],
+        "flags": ["--epochs", "50", *ON_GPUS],
         "rates": RATES,
         "grid": GRID,
     },
@@ -87,7 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "subset": None,
         "pretrain": [None],
         "rows": [ONE, CLUSTERED, "sisa --parts 5", "sisa --parts 20"],
-        "flags": ["--input-size", "224", "--anchors", "1000", "--epochs", "50", "--batch-size", "128"],
+        "flags": ["--input-size", "224", "--anchors", "1000", "--epochs", "50", "--batch-size", "128", *ON_GPUS],
         "rates": ["--lr", "0.5", "--head-lr", "0.1"],
         "grid": (("0.1", "0.5", "2.5"), ("0.02", "0.1", "0.5")),
     },
@@ -98,6 +100,7 @@ def plan_lmeraser(request: Request) -> Plan:
     """LMEraser over its number of clusters, SISA, and one prompt for all, on a backbone of public images."""
     if len(request.forget_classes) > 1:
         raise UserError("lmeraser deletes one class: give --forget-class one of them")
+    _check_enough(request)
     return _plan(request, systems_of(request, request.sizes.get("rows")), [request.sizes["rates"]])
 
 
@@ -124,27 +127,55 @@ def systems_of(request: Request, rows: Sequence[str] | None) -> dict[str, Method
 
 def _plan(request: Request, rows: Mapping[str, Method], rates: Sequence[list[str]]) -> Plan:
     """The backbones of a table, and each of its rows at each of several rates."""
+    _check_backbones(request)
     runs: list[Run] = []
     for seed in range(request.seeds):
         for network in request.networks:
-            common = handed_on(request, seed)
             backbone = network
             if "private" in request.sizes and network not in START:
                 backbone = str(request.weights / f"public_{network}_s{seed}.pth")
                 public = ["--forget-random", str(request.sizes["private"]), "--output", backbone]
-                runs.append(("retrain", ["--model", network, *common, *public, *from_scratch(request, network)]))
-            shared = ["train", "--backbone", backbone, *common]
+                public += [*handed_on(request, seed), *from_scratch(request, network)]
+                runs.append(("retrain", ["--model", network, *public]))
             for row, pair in product(rows.values(), rates):
-                flags = _of_a_kind([*request.sizes["flags"], *pair], row)
-                runs.append((row.script, [*shared, *row.flags, *flags]))
+                words = _of_a_kind([*request.sizes["flags"], *pair], row, backbone, request, seed)
+                runs.append((row.script, ["train", "--backbone", backbone, *words]))
     return Plan(runs)
 
 
-def _of_a_kind(words: Sequence[str], row: Method) -> list[str]:
-    """Of flags, each with a value, those that the row's systems have: in closed form there is nothing to train."""
-    pairs = zip(words[::2], words[1::2], strict=True)
-    gone = {f"--{name.replace('_', '-')}" for name in ridge.WITHOUT} if "ridge" in row.flags else set()
-    return [word for pair in pairs if pair[0] not in gone for word in pair]
+def _check_enough(request: Request) -> None:
+    """Raise UserError where the largest request would delete all private images of a data set whose size is known."""
+    known, sizes = NAMED_SETS.get(request.source.dataset), request.sizes
+    count = request.source.subset or (known.sizes[0] if known else None)
+    flags = dict(zip(sizes["flags"][::2], sizes["flags"][1::2], strict=True))
+    if count is None or any(Path(network).suffix == ".pth" for network in request.networks):
+        return  # what is private is found where the data or the backbone are read
+    private = round(sizes["private"] * count) if "private" in sizes else count - int(flags.get("--anchors", 1000))
+    if private <= max(REQUESTS):
+        what = f"{max(private, 0)} of {count:,} training images are private"
+        raise UserError(f"--subset: {what}, and the table deletes {max(REQUESTS)} of them: give a larger one")
+
+
+def _check_backbones(request: Request) -> None:
+    """Raise UserError where two backbones would have one name in the table, which would pool them as one row's seeds."""
+    found: dict[str, str] = {}
+    for backbone in request.networks:
+        name = network_in(Path(backbone)) if Path(backbone).suffix == ".pth" else backbone
+        if name in found:
+            raise UserError(f"--model: {found[name]} and {backbone} are both a {name}: a table takes one")
+        found[name] = backbone
+
+
+def _of_a_kind(preset: Sequence[str], row: Method, backbone: str, request: Request, seed: int) -> list[str]:
+    """The flags of a row's systems. preset: of the preset, each with a value: those of a training aren't for heads in closed
+    form, a checkpoint says its side itself, and the user's precision goes before the preset's."""
+    closed = "ridge" in row.flags
+    gone = {f"--{name.replace('_', '-')}" for name in ridge.WITHOUT} if closed else set()
+    gone |= {"--input-size"} if Path(backbone).suffix == ".pth" else set()
+    gone |= {"--precision"} if request.precision else set()
+    common = handed_on(replace(request, precision=None) if closed else request, seed)
+    pairs = zip(preset[::2], preset[1::2], strict=True)
+    return [*common, *row.flags, *(word for pair in pairs if pair[0] not in gone for word in pair)]
 
 
 def score_tune(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> list[Row]:
@@ -191,7 +222,7 @@ def estimated(request: Request, plan: Plan) -> list[str]:
         system = image_estimate.System(args.parts, script == SCRIPTS["sisa"], epochs, private)
         row = label({"method": script.removeprefix("baselines."), "config": vars(args)})
         for kind, images in image_estimate.works(system, REQUESTS, test).items():
-            some = [image_estimate.cost(counts[name], number, True, request.precision or "fp32") for number in images]
+            some = [image_estimate.cost(counts[name], number, True, args.precision or "fp32") for number in images]
             found.setdefault(row + kind, []).extend(some)
     return in_lines(found, image_estimate.RULE)
 
@@ -257,21 +288,35 @@ def _deleted_from(
     copy = folder.with_name(f"{folder.name}_deleted-{what}-{draw}")
     if copy.exists() and _is_of(read_system(copy), state):
         return copy
+    name = SCRIPTS[state["method"]]
+    deleting = command(name, ["delete"])
+    _check_replaced(copy, deleting)
     if asked == "class":
         images = ImageRequest(classes=request.forget_classes)
     else:
         generator = torch.Generator().manual_seed(1000 * state["seed"] + draw)  # the same images for every system
-        some = state["private"][torch.randperm(len(state["private"]), generator=generator)[:asked]]
+        drawn = state["private"][torch.randperm(len(state["private"]), generator=generator)]
+        some = drawn[~torch.isin(drawn, state["deleted"])][:asked]
         dataset = shared.load(data.Source.of(state["data"], request.source.data_dir))
         images = ImageRequest(tuple(dataset.whole.positions[some].tolist()))
-    name = SCRIPTS[state["method"]]
     split = importlib.import_module(name).split
     compute = replace(request.scoring.compute, quiet=True)
     with locked(copy), replacing(copy) as part:
         shutil.copytree(folder, part)
-        where = request.source.data_dir, command(name, ["delete"]), shared
+        where = request.source.data_dir, deleting, shared
         delete_images(part, state["method"], split, images, compute, *where)
     return copy
+
+
+def _check_replaced(copy: Path, deleting: str) -> None:
+    """Raise UserError where a copy of a system before this one holds what this table hasn't made. deleting: the command that
+    its own deletion is said to be of."""
+    if not copy.exists():
+        return
+    there = read_system(copy)
+    last = there["ledger"][-1]["command"] if there["ledger"] else None
+    if last != deleting or storage.stranger(copy, there):
+        raise UserError(f"{copy} isn't replaced: it has been changed since a table made it; move it away")
 
 
 def _is_of(copy: dict[str, Any], state: dict[str, Any]) -> bool:

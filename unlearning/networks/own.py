@@ -88,7 +88,7 @@ class OwnNetwork:
             net = function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
         except UserError:
             raise
-        except Exception as error:  # a stranger's code fails in ways of its own
+        except (Exception, SystemExit) as error:  # a stranger's code fails in ways of its own
             raise UserError(f"{self.file}:{self.function} failed: {type(error).__name__}: {first_line(error)}") from None
         if not isinstance(net, nn.Module):
             raise UserError(f"{self.file}:{self.function} returns {type(net).__name__}, not a torch.nn.Module")
@@ -128,4 +128,4 @@ class OwnNetwork:
             raise UserError(f"{self.name}: its function has frozen all of its weights: there is nothing to train")
         if frozen := len(trained) - sum(trained):
             what = f"its function has frozen {frozen} of {len(trained)} tensors of weights"
-            say(f"note: {self.name}: {what}: they stay as they are, in Retrain as well")
+            say(f"note: {self.name}: {what}: training leaves them, in Retrain as well; pruning and LoRA's layers don't ask")

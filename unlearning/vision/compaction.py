@@ -49,6 +49,7 @@ def _take_out(model, masks, x):
     """Do what `remove` says: the masks of what is left."""
     import torch_pruning
 
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     model.requires_grad_(True)  # the library follows the forward pass by its gradients
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # of parameters that belong to no layer, which stay as they are
@@ -63,6 +64,8 @@ def _take_out(model, masks, x):
                     stays[rows] = False
                     left[writer] = left[writer][stays]
             group.prune()
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
     return left
 
 

@@ -172,7 +172,7 @@ class Outputs:
         bar = tqdm(blocks, desc="frozen part", unit=f" x {BLOCK} images", leave=False, disable=quiet)
         for block, piece, (results, seconds) in zip(bar, pieces, self._run(pieces), strict=True):
             for value, result in zip(self.values, results, strict=True):
-                value[piece.to(value.device)] = result
+                put(value, piece, result)
             self.done[block] = True
             self.spent, self.computed = self.spent + seconds, self.computed + len(piece)
 
@@ -191,6 +191,11 @@ class Outputs:
             with torch.no_grad(), autocast(device, self.compute.precision):
                 results = network(next(batches))
             yield results, before * len(piece) / len(some) + clock(device) - started
+
+
+def put(value: torch.Tensor, rows: torch.Tensor, result: torch.Tensor) -> None:
+    """Write `result` to the positions `rows` of `value`, which in a file is on the CPU, wherever `result` was computed."""
+    value[rows.to(value.device)] = result.to(value.device)
 
 
 def images_for(model: nn.Module, split: data.Split, compute: Compute) -> Inputs:

@@ -100,6 +100,14 @@ def with_parent(known: dict[str, Any], files: Mapping[str, dict[str, Any]]) -> d
     return known | {"parent": files.get(digest, stranger)}
 
 
+def of_row(known: dict[str, Any], precision: bool) -> dict[str, Any]:
+    """An identity as rows of a table compare it: without the precision, which by default is the machine's, as the device
+    is. precision: whether it was given by hand, and so makes another row; nobody records that of a parent."""
+    own = {name: value for name, value in known["settings"].items() if precision or name != "precision"}
+    parent = known["parent"]
+    return known | {"settings": own, "parent": of_row(parent, False) if parent and "settings" in parent else parent}
+
+
 def canonical(known: dict[str, Any]) -> str:
     """An identity as text, equal for equal identities: whole numbers count as what they are, be they 16 or 16.0."""
     return json.dumps(plain(known), sort_keys=True)

@@ -78,7 +78,7 @@ def with_forget_loss(model: nn.Module, retain: Split, forget: Split, run: Run) -
         return _with_residual(model, retain, forget, run)
     targets: torch.Tensor | None = None
     if kind == "delete":
-        answers = predict(model, forget, run.compute, run.features)
+        answers = predict(model, forget, run.compute)
         targets = forget_losses.without_true_class(answers, forget.labels).to(run.compute.device)
     bound = BOUND * math.log(len(run.dataset.classes))
 

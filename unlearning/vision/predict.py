@@ -129,12 +129,18 @@ def _to_train(model, compute, lr):
     return model, torch.optim.Adam(model.parameters(), lr=lr)
 
 
+def fresh(model: nn.Module) -> nn.Module:
+    """`model` in evaluation mode, without what it keeps from one batch to the next: networks as timm's LeViT keep their
+    attention biases, and how these were computed, through which no second gradient can be taken."""
+    return model.train().eval()
+
+
 def _step(model, optimizer, batches, compute):
     """One optimiser step on the sum of the mean cross-entropies of batches: images uint8 (B, C, H, W), labels int64 (B,)."""
     losses = []
     for images, labels in batches:
         with autocast(compute.device, compute.precision):
-            logits = model(to_float(images, memory_format(model)))
+            logits = fresh(model)(to_float(images, memory_format(model)))
         losses.append(nn.functional.cross_entropy(logits.float(), labels))
     optimizer.zero_grad()
     sum(losses).backward()

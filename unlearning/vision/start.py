@@ -294,7 +294,7 @@ def _network(
         said = known["arguments"] if name == known["name"] else {}
         constants = told.constants or ((said["mean"], said["std"]) if said else None)
         further = {key: said[key] for key in models.KINDS if key in said}
-        if Path(name).is_dir():  # timm's or Hugging Face's, whose network is trained afresh
+        if _is_folder(name):  # timm's or Hugging Face's, whose network is trained afresh
             found = foreign.read(Path(name), constants=constants is None)
             name, further, constants = found.name or name, found.arguments, constants or found.constants
         size = told.input_size
@@ -305,6 +305,13 @@ def _network(
     meant = {kind: named_layers.named(model, words, f"--{kind}-targets") for kind, words in by_hand.items()}
     model.layer_names = replace(models.layer_names(model), **meant)
     return model, network
+
+
+def _is_folder(name: str) -> bool:
+    """True for a folder; a network's name goes before a folder that happens to be called so."""
+    import timm
+
+    return Path(name).is_dir() and name not in models.NAMES and not timm.is_model(name)
 
 
 def _check_memory(model: nn.Module, network: dict[str, Any], dataset: data.Dataset, batch: int, compute: Compute) -> None:
