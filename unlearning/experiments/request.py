@@ -317,7 +317,7 @@ def _originals(args: argparse.Namespace) -> dict[str, Path]:
     told = args.model or [None] * len(args.original)
     found: dict[str, Path] = {}
     for path, name in zip(args.original, told, strict=True):
-        name = name or network_in(path)
+        name = network_in(path, name, args.entry)
         if name in found:
             raise UserError(f"{found[name]} and {path} both hold a {name}: a table takes one")
         found[name] = path
