@@ -148,7 +148,7 @@ def test_a_network_from_elsewhere_is_called_as_its_file_calls_it(tmp_path):
     assert request_of(*flags, "--model", "resnet20").networks == ("resnet20",)  # which the first run refuses
     bare = ("prunelora", "--original", str(tmp_path / "bare.pth"), "--entry", "other")
     assert request_of(*bare, "--model", "resnet18").networks == ("resnet18",)
-    with pytest.raises(UserError, match="bare.pth doesn't say which network it holds"):
+    with pytest.raises(UserError, match=r"bare.pth doesn't say which network it holds"):
         request_of(*bare)
 
 

@@ -104,8 +104,8 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
 
 
 def network_in(path: Path, told: str | None = None, entry: str | None = None) -> str:
-    """The name of the network in a file: as the file says it, with its library, unless `told` is another name; of a file that
-    isn't there what was told.
+    """The name of the network in a file: as the file says it, with its library, unless `told` is another name; of a file
+    that isn't there what was told.
 
     entry: of `Told`. Raises UserError where neither says it.
     """
@@ -118,6 +118,17 @@ def network_in(path: Path, told: str | None = None, entry: str | None = None) ->
     if name is None and told is None:
         raise UserError(f"{path} doesn't say which network it holds: name it with --model")
     return name if name and foreign.is_called(told, name) else told or name
+
+
+def by_others(path: Path) -> str:
+    """What is said in the place of the command that made a network which others have trained."""
+    return f"trained elsewhere: {path.name}"
+
+
+def command_of(path: Path) -> str:
+    """What the rows of the network in a file say made it."""
+    content = checkpoint_in(path)
+    return models.checked(content, path)["command"] if content else by_others(path)
 
 
 def from_elsewhere(
@@ -193,7 +204,7 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
         "method": "original",
         "classes": list(found.classes),
         "forget": torch.empty(0, dtype=torch.int64),
-        "command": f"trained elsewhere: {path.name}",
+        "command": by_others(path),
         "data": {},
         "cost": {},
     }
