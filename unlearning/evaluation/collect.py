@@ -341,9 +341,10 @@ def _accompanied(entry: Entry, entries: Sequence[Entry]) -> tuple[tuple[torch.Te
     origins = {other.origin for other in near if other.origin}
     if entry.method == "original" and origins:
         wanted = near if entry.sha256 in origins else []
+        own = [other for other in wanted if (other.key, other.seed) == (entry.key, entry.seed)]  # other seeds have theirs
     else:
-        wanted = [other for other in near if other.seed == entry.seed]
-    have = {tag for other in wanted if other.method == entry.method for _, tag in other.forgets}
+        wanted = own = [other for other in near if other.seed == entry.seed]
+    have = {tag for other in own if other.method == entry.method for _, tag in other.forgets}
     sets = {tag: (forget, tag) for other in wanted for forget, tag in other.forgets if tag not in have}
     return tuple(pair for tag, pair in sets.items() if entry.forget_tag in (None, tag))
 
