@@ -208,7 +208,8 @@ class Request:
 
     def resolved(self, shared: Any) -> "Request":
         """The same with the numbers of the classes to forget, and what the images to forget are called. Raises UserError for
-        a class or an image that there isn't, and where none or all would be forgotten, before anything is trained.
+        a class or an image that there isn't, and where none, all, or the same twice would be forgotten, before anything is
+        trained.
 
         shared: what `Table.shared` makes. The data are read only where names, a folder's classes or images are asked for.
         """
@@ -218,7 +219,11 @@ class Request:
             return found
         dataset = shared.load(self.source)
         forgotten = dataset.forgotten(self.images)
-        return replace(found, images_tag=forgetting.whole_tag(dataset.train, forgotten.positions) or forgotten.tag)
+        tag = forgetting.whole_tag(dataset.train, forgotten.positions) or forgotten.tag
+        if "class" in self.kinds and "images" in self.kinds and tag == forgetting.tag_of_classes(found.forget_classes):
+            what = f"{self.images.file or 'the images'} are {dataset.in_words(forgotten.positions, tag)}"
+            raise UserError(f"{what}, which is forgotten besides: --only class, or another --forget-class")
+        return replace(found, images_tag=tag)
 
     def _check_share(self, shared: Any) -> None:
         """Raise UserError where --share is of none, or of all, of the training images."""
