@@ -25,6 +25,7 @@ from unlearning.vision.shared import Shared
 DATASET = "fashion-mnist"  # of a preset that names none
 HELD_OUT = 0.1  # share of the training images on which tunings are scored
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
+ONE_LENGTH = ("sequence", "tune")  # tables whose rows have one number of epochs: the next request, or a point, follows it
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
 
@@ -131,7 +132,10 @@ class Request:
         return found
 
     def _check_kinds(self, args: argparse.Namespace) -> None:
-        """Raise UserError for --share and --forget-class where nothing of that kind is forgotten."""
+        """Raise UserError for --share and --forget-class where nothing of that kind is forgotten, and for several --epochs
+        where rows have one number of them."""
+        if len(self.asked_epochs) > 1 and args.table in ONE_LENGTH:
+            raise UserError(f"{args.table} takes one number of --epochs: its rows are of one length")
         for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
             if given and kind not in self.kinds:
                 raise UserError(f"{args.table} has no --{flag}: it says nothing to it")
