@@ -20,8 +20,8 @@ GROUPS = {
     1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 
-# What reading arrays and archives of foreign bytes raises beside OSError: RuntimeError where they are encrypted, or packed in
-# a way that Python lacks.
+# What reading arrays and archives of foreign bytes raises beside OSError; RuntimeError where they are encrypted, or packed
+# in a way that Python lacks.
 UNREADABLE = (ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
