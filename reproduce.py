@@ -185,12 +185,7 @@ def parser() -> Parser:
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
     add_elsewhere_flags(parser)
     flag("--subset", type=POSITIVE_INT, help="training images, all classes alike (default: the preset's)")
-    flag(
-        "--epochs",
-        type=POSITIVE_INT,
-        nargs="+",
-        help="epochs of unlearning, each a row; sequence, tune: one (default: the preset's)",
-    )
+    flag("--epochs", type=POSITIVE_INT, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     flag("--forget-class", nargs="+", metavar="CLASS", help="classes to forget, by name or number (default: 3)")
     images = parser.add_mutually_exclusive_group()
