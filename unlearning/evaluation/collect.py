@@ -147,8 +147,9 @@ class _Scorer:
         Accounts are made again from the kept answers, so that no image of a forget set lies in the folder of what is kept.
         """
         dataset = self._scored_on(entry)
-        for positions, tag in entry.forgets:  # by their places among all images, by which files are called
-            dataset_of(entry, self.scoring, self.shared).check_missing(positions, tag, entry.scored)
+        whole = dataset_of(entry, self.scoring, self.shared)  # by the places in which files are called
+        for positions, tag in entry.forgets:
+            whole.check_missing(positions, tag, entry.scored)
         if self.keep and len(dataset.missing):
             raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
         sha = answers.sha256_of(entry)

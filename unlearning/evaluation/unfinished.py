@@ -114,10 +114,8 @@ def keeping(place: Path, outputs: Sequence[Path], args: argparse.Namespace) -> I
     second waits. Where nothing can be written in `place`, nothing is kept, and a line says so.
     """
     flags = {name: str(value) for name, value in vars(args).items() if name not in CIRCUMSTANCES}
-    command = _digest([str(Path.cwd()), flags])
-    group = (
-        _digest([str(path.resolve()) for path in outputs]) if outputs else command
-    )  # no output: what is asked tells apart
+    command, named = _digest([str(Path.cwd()), flags]), [str(path.resolve()) for path in outputs]
+    group = _digest(named) if named else command  # without outputs what is asked tells commands apart
     folder = place / f".scores.{group[:12]}.{command[:12]}.partial"
     try:
         check_writable(place)
