@@ -65,9 +65,11 @@ class Dataset:
             return Split(nothing, taken.labels)
         return taken
 
-    def check_missing(self, forget: torch.Tensor, tag: str) -> None:
-        """Raise UserError where other images than those at the int64 positions `forget` are missing."""
-        if len(lost := self.missing[~torch.isin(self.missing, forget)]):
+    def check_missing(self, forget: torch.Tensor, tag: str, among: torch.Tensor | None = None) -> None:
+        """Raise UserError where other images than those at the int64 positions `forget` are missing. among: positions of
+        those that are looked at, None for all."""
+        lost = self.missing[~torch.isin(self.missing, forget)]
+        if len(lost := lost if among is None else lost[torch.isin(lost, among)]):
             what = f"{len(lost):,} training images, {listed(self.whole.called(lost))}, are missing"
             raise UserError(f"{self.tag}: {what}, which are not among those to be forgotten ({tag})")
 

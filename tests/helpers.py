@@ -6,11 +6,14 @@ import functools
 import http.server
 import itertools
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +197,30 @@ def killed_at(step, action):
 def lines_of(card):
     """The Python of a Markdown text: its first block."""
     return card.split("```python\n")[1].split("```")[0]
+
+
+UNPACKABLE = ("encrypted", "of an unknown method", "damaged LZMA")
+
+
+def make_unpackable(path, kind):
+    """Change an archive of NumPy, members that aren't compressed, to one of UNPACKABLE."""
+    if kind == "damaged LZMA":
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    content = bytearray(path.read_bytes())
+    flag, method = (1, 0) if kind == "encrypted" else (0, 99)
+    for start in [found.start() for found in re.finditer(b"PK\3\4", content)]:
+        if kind == "damaged LZMA":
+            name, more = struct.unpack("<HH", content[start + 26 : start + 30])
+            content[start + 30 + name + more + 9] ^= 0xFF  # the first byte behind LZMA's properties
+        else:
+            content[start + 6 : start + 10] = struct.pack("<HH", flag, method)
+    for start in [found.start() for found in re.finditer(b"PK\1\2", content) if kind != "damaged LZMA"]:
+        content[start + 8 : start + 12] = struct.pack("<HH", flag, method)
+    path.write_bytes(content)
 
 
 def files(folder):

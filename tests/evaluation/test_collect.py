@@ -94,6 +94,22 @@ def test_original_and_retrain_come_along_or_are_missed_with_a_reason(weights, tm
     assert "no Original of seed 0" in row["metrics"]["relearn_steps"]["missing"]
 
 
+def test_the_originals_of_other_seeds_come_along_where_one_is_named(tmp_path):
+    """Not a second file of the same run."""
+    originals = [tmp_path / f"x_original_s{seed}.pth" for seed in (0, 1)]
+    tuned = [tmp_path / f"finetune{seed}.pth" for seed in (0, 1)]
+    for seed, (original, path) in enumerate(zip(originals, tuned, strict=True)):
+        call(pretrain, *SMALL, "--seed", seed, "--output", original)
+        call(finetune, *SMALL, "--seed", seed, "--original", original, "--forget-class", 3, "--output", path)
+    for named in ([], originals[:1], originals):
+        rows = helpers.rows_of(*named, *tuned, "--weights", tmp_path, beneath=False)
+        assert [(row["method"], row["n"]) for row in rows] == [("original", 2), ("finetune", 2)], named
+    again = tmp_path / "again.pth"
+    write_torch(again, torch.load(originals[0], weights_only=True) | {"device": "another"})
+    rows = helpers.rows_of(again, *tuned, "--weights", tmp_path, beneath=False)
+    assert [(row["method"], row["n"]) for row in rows] == [("original", 2), ("finetune", 2)]
+
+
 def efficacies(path, training_seed):
     """MIA-Efficacy of a network of digits without class 3 in each of the twenty draws of its training seed."""
     dataset, model = data.load("digits"), models.build(models.load_checkpoint(path))

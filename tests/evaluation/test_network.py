@@ -61,6 +61,24 @@ def test_a_class_without_test_images_is_compared_with_no_other_class():
     assert curves["roc"] is None and scores["UA"] == 0 and scores["RA"] == scores["TA"] == 100
 
 
+def test_where_all_test_images_are_of_the_forgotten_class_what_looks_at_others_is_missing():
+    dataset = data.load("digits")
+    dataset = replace(dataset, test=dataset.test.take(dataset.test.labels == 3))
+    logits = [torch.nn.functional.one_hot(split.labels, 10).float() for split in (dataset.train, dataset.test)]
+    forget, _ = forgetting.forget_indices(dataset.train, classes=[3])
+    scores, curves = network.score(logits, dataset, forget, "svc", every_attack=True)
+    without = ["TA", "MIA", "MIA_draw_sd", *(key for key in scores if key.startswith("MIA ") and "svc" in key)]
+    assert all("no test image of a class that stays" in scores[key]["missing"] for key in without) and len(without) > 5
+    assert scores["UA"] == scores["UA_test"] == 0 and scores["RA"] == 100
+    assert curves["losses"].keys() == {"D_f", "D_r", "T_f"}
+    assert 0 <= network.score(logits, dataset, forget, "unlearn-sparse")[0]["MIA"] <= 100  # of all test images
+    row = {"metrics": scores, "curves": {}, "seed": 0}
+    network.compare(row, None, row)
+    assert row["metrics"]["dUA"] == 0
+    without = [row["metrics"][key] for key in ("dTA", "dMIA", "gap", "ToW")]
+    assert all("no test image of a class that stays" in metric["missing"] for metric in without)
+
+
 def test_a_class_beside_other_images_is_told_from_its_own_test_images_alone():
     """Answers that depend on the class alone remember nothing, so that no attacker may tell D_f by them."""
     dataset = data.load("digits")
@@ -223,6 +241,13 @@ def test_of_images_that_come_class_by_class_all_classes_are_in_the_plane():
     plane = network._in_the_plane(corners, labels, labels == 0, most=30)
     assert [len(plane[name]) for name in ("D_f", "D_r")] == [30, 30]
     assert [len(set(map(tuple, plane[name]))) for name in ("D_f", "D_r")] == [1, 3]
+
+
+@pytest.mark.parametrize("features", [torch.full((6, 4), 2.0), torch.arange(6.0)[:, None], torch.tensor([[1.0, 2.0]])])
+def test_features_that_span_no_plane_have_no_picture(features):
+    """All alike, a single one, or of one image: no NaN, which no result file may hold."""
+    labels = torch.arange(len(features)) % 2
+    assert network._in_the_plane(features, labels, labels == 0) is None
 
 
 def test_a_network_that_has_answered_can_still_be_trained(weights):

@@ -73,6 +73,18 @@ def test_a_command_that_ends_well_removes_its_own_and_what_dead_ones_of_its_outp
     assert list(tmp_path.iterdir()) == [left[2]]
 
 
+def test_commands_without_outputs_leave_each_others_scores(tmp_path):
+    """They have nothing in common by which one could stand in for the other."""
+    kept(tmp_path, key="x", outputs=(), checkpoints=["a.pth"])
+    (left,) = tmp_path.iterdir()
+    with command(tmp_path, outputs=(), checkpoints=["b.pth"]) as unfinished:
+        assert unfinished.find({"file": "x"}) is None
+    assert list(tmp_path.iterdir()) == [left]
+    with command(tmp_path, outputs=(), checkpoints=["a.pth"]) as unfinished:
+        assert unfinished.find({"file": "x"}) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_that_are_made_in_vain_go(tmp_path):
     with command(tmp_path / "new/deeper"):
         pass

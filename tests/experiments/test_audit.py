@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import data
 import models
 import reproduce
 from tests.experiments.tables import SMALL, make, planned, request_of
@@ -40,6 +41,32 @@ def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
         assert len(row["metrics"]["ulira"]["values"]) == 3
         assert 0 <= row["metrics"]["forgetting"]["mean"] <= 1
         assert row["metrics"]["klom_f"]["mean"] > 0
+
+
+def test_a_list_that_is_a_class_is_called_so_and_its_rows_are_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setitem(audit.PRESETS, "quick", SMALL | {"pretrain": [1]})
+    loaded = data.load("digits", subset=300, test_subset=100)
+    threes = loaded.whole.positions[loaded.train.labels == 3].tolist()
+    (tmp_path / "threes.txt").write_text(" ".join(map(str, threes)), encoding="utf-8")
+    flags = ("--forget-file", "threes.txt", "--only", "images", "--methods")
+    result = make(tmp_path, monkeypatch, *flags, "finetune", "--seeds", "4", table="audit")
+    assert {(row["forget"], row["forgotten"]) for row in result["rows"]} == {("class3", "class 3")}
+    for fewer, lost in ((("finetune", "--seeds", "3"), "1 of its 4 seeds"), (("lora", "--seeds", "4"), "it")):
+        with pytest.raises(UserError, match=rf"\(resnet8, class3\); this would lose {lost}"):
+            make(tmp_path, monkeypatch, *flags, *fewer, table="audit")
+    for table in ("audit", "rfau"):  # before anything is trained: two Retrains of one forget set
+        flags = (table, "--dataset", "digits", "--model", "resnet8", "--forget-file", str(tmp_path / "threes.txt"))
+        args = reproduce.parser().parse_args([*flags, "--subset", "300", "--dry-run"])
+        with pytest.raises(UserError, match=r"threes.txt are class 3, which is forgotten besides: --only class, or"):
+            reproduce.run(args, "")
+
+
+def test_an_audit_where_no_test_image_stays_is_one_line(tmp_path):
+    dataset = data.load("digits")
+    dataset = replace(dataset, test=dataset.test.take(dataset.test.labels == 3))
+    entry = SimpleNamespace(path="x.pth", forgets=(((dataset.train.labels == 3).nonzero().squeeze(1), "class3"),))
+    with pytest.raises(UserError, match=r"x.pth, class3: no test image of a class that stays, of which an audit asks"):
+        audit._check_tested(entry, dataset)
 
 
 def test_an_audit_sets_sixteen_networks_against_sixteen_retrained_ones_of_other_seeds():

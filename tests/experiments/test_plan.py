@@ -3,9 +3,12 @@
 import importlib
 
 import pytest
+import torch
+import torchvision
 
 import reproduce
 from tests.experiments.tables import SMALL, make, planned, request_of
+from unlearning.core.errors import UserError
 from unlearning.experiments import llmeraser, plan, prunelora
 from unlearning.experiments.methods import FORGETS, METHODS, Method, rows_of
 from unlearning.language.rows import Row, write_rows
@@ -130,6 +133,23 @@ def test_methods_takes_the_names_that_tables_show():
     assert request_of("prunelora", "--methods", *shown).methods == keys
     for key in METHODS:
         assert request_of("rfau", "--methods", key).methods == (key,)
+
+
+def test_a_network_from_elsewhere_is_called_as_its_file_calls_it(tmp_path):
+    """As its rows will be: else these would be taken for another network's, and Retrain be made of this project's."""
+    state = torchvision.models.resnet18(num_classes=10).state_dict()
+    file = {"model": state, "lr_scheduler": {}, "args": {"model": "resnet18"}}
+    torch.save(file, tmp_path / "said.pth")
+    torch.save({"average": state, "other": state}, tmp_path / "bare.pth")
+    flags = ("prunelora", "--methods", "retrain", "lora", "--original", str(tmp_path / "said.pth"))
+    for told in ((), ("--model", "resnet18"), ("--model", "torchvision:resnet18")):
+        assert request_of(*flags, *told).networks == ("torchvision:resnet18",)
+    assert all("torchvision:resnet18" in arguments for _, arguments in planned(*flags, "--model", "resnet18"))
+    assert request_of(*flags, "--model", "resnet20").networks == ("resnet20",)  # which the first run refuses
+    bare = ("prunelora", "--original", str(tmp_path / "bare.pth"), "--entry", "other")
+    assert request_of(*bare, "--model", "resnet18").networks == ("resnet18",)
+    with pytest.raises(UserError, match=r"bare.pth doesn't say which network it holds"):
+        request_of(*bare)
 
 
 def test_rows_that_epochs_says_nothing_to_are_named():

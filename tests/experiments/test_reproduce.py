@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import data
+import finetune
 import loraprune
+import pretrain
 import reproduce
 from data import Source
 from tests.experiments.tables import SMALL, make, request_of
@@ -142,6 +145,29 @@ def test_a_table_from_networks_that_come_with_the_project_is_made_again(tmp_path
     file.write_text(json.dumps(committed | {"rows": rows}), encoding="utf-8")
     with pytest.raises(UserError, match=r"mask .* this would lose it"):
         check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
+
+
+def test_a_table_from_a_checkpoint_of_this_project_is_made_again_and_extended(tmp_path, monkeypatch):
+    """Its original is no run of the plan, and is the same file's. One of another file of that name is another row."""
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
+    monkeypatch.setattr(network, "beneath", lambda *_: ({}, {}))
+    images = ("--dataset", "digits", "--subset", 300, "--test-subset", 100, "--weights", tmp_path, "--quiet")
+    start, other = tmp_path / "net.pth", tmp_path / "other.pth"
+    call(pretrain, *images, "--model", "resnet8", "--epochs", 1, "--output", start)
+    call(finetune, *images, "--original", start, "--forget-class", 3, "--epochs", 1, "--output", other)
+    for first, second, method in ((start, other, "original"), (other, start, "finetune")):
+        file = tmp_path / method / "x.pth"
+        file.parent.mkdir()
+        shutil.copy(first, file)
+        flags = ("--original", str(file), "--seeds", "1", "--results", str(file.parent), "--methods", "mask")
+        made = make(tmp_path, monkeypatch, *flags)
+        assert {row["method"] for row in made["rows"]} == {method, "mask"}
+        assert make(tmp_path, monkeypatch, *flags)["rows"] == made["rows"]
+        assert len(make(tmp_path, monkeypatch, *flags, "zero-row")["rows"]) == 3
+        shutil.copy(second, file)
+        with pytest.raises(UserError, match=rf"{method} \(resnet8, class3\); this would lose it"):
+            make(tmp_path, monkeypatch, *flags, "zero-row")
+        shutil.rmtree(tmp_path / "model_weights")
 
 
 def test_as_many_rows_of_other_methods_replace_none(tmp_path, monkeypatch, capsys):

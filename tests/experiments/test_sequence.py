@@ -7,8 +7,9 @@ import evaluate
 import finetune
 import lora
 import models
+import reproduce
 import retrain
-from tests.experiments.tables import SMALL, make
+from tests.experiments.tables import SMALL, make, request_of
 from tests.helpers import FP32, call, one_line, rows_of
 from unlearning.experiments import sequence
 from unlearning.images import forgetting
@@ -40,6 +41,22 @@ def test_an_unlearned_checkpoint_is_an_original(weights, tmp_path, capsys):
     code, line = one_line(finetune, capsys, *common, "--forget-class", *others)
     assert code == 2 and "has forgotten already nothing is left to retain" in line
     assert one_line(evaluate, capsys, second, "--forget-class", 5, "--weights", tmp_path)[0] == 2
+
+
+def test_requests_come_in_the_order_in_which_they_are_written(capsys):
+    """However they are divided; a class that was forgotten can't be forgotten again."""
+    flags = ("sequence", "--dataset", "digits", "--forget-class")
+    for words in (("4", "3", "0"), ("4,3,0",), ("4", "3,0")):
+        assert sequence.requests(request_of(*flags, *words)) == [4, 3, 0]
+    for words in (("3", "3"), ("3,1,3",), ("3", "id:3")):
+        code, line = one_line(reproduce, capsys, *flags, *words, "--dry-run")
+        assert (code, line) == (2, "reproduce.py: --forget-class names 3 twice: each request forgets another class")
+
+
+@pytest.mark.parametrize("table", ["sequence", "tune"])
+def test_a_table_whose_rows_have_one_length_takes_one(table, capsys):
+    code, line = one_line(reproduce, capsys, table, "--dataset", "digits", "--epochs", 1, 3, "--dry-run")
+    assert (code, line) == (2, f"reproduce.py: {table} takes one number of --epochs: its rows are of one length")
 
 
 @pytest.fixture(scope="module")

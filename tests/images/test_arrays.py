@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import data
+from tests.helpers import UNPACKABLE, make_unpackable
 from unlearning.core.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -94,3 +95,11 @@ def test_a_file_that_is_no_archive_is_one_line(tmp_path):
             data.load(f"npz:{tmp_path / name}")
     with pytest.raises(UserError, match=r"nowhere.npz: No such file"):
         data.load(f"npz:{tmp_path / 'nowhere.npz'}")
+
+
+@pytest.mark.parametrize("kind", UNPACKABLE)
+def test_an_archive_that_python_cannot_unpack_is_one_line(tmp_path, kind):
+    name = written(tmp_path, x_train=IMAGES, y_train=LABELS, x_test=IMAGES, y_test=LABELS)
+    make_unpackable(tmp_path / "a.npz", kind)
+    with pytest.raises(UserError, match=r"a.npz is not an archive of plain NumPy arrays"):
+        data.load(name)

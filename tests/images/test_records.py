@@ -303,6 +303,17 @@ def test_what_needs_their_pixels_is_not_scored(place, tmp_path, capsys):
         assert new["curves"]["losses"] == {k: v for k, v in old["curves"]["losses"].items() if k != "D_f"}
 
 
+def test_images_that_are_missing_in_a_part_are_called_by_their_own_names(place, without, tmp_path, capsys):
+    """Of a part, as of --images, no image has the place that it has among all. What isn't in it may be missing."""
+    for name in ("4.png", "5.png"):
+        (without / "train/cat" / name).unlink()
+    flags = (place / "finetune.pth", "--dataset", f"folder:{without}", "--weights", tmp_path, "--quiet", "--images")
+    code, line = one_line(evaluate, capsys, *flags, 16)
+    assert code == 2 and "2 training images, train/cat/4.png, train/cat/5.png, are missing" in line
+    (row,) = rows_of(*flags, 8, beneath=False)
+    assert "mean" in row["metrics"]["RA"]
+
+
 def test_a_system_deletes_images_that_are_gone_already(place, tmp_path, capsys):
     shutil.copytree(place / "pets", tmp_path / "pets")
     torch.manual_seed(0)

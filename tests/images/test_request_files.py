@@ -13,7 +13,7 @@ import data
 import finetune
 import pretrain
 import retrain
-from tests.helpers import call, one_line
+from tests.helpers import UNPACKABLE, call, make_unpackable, one_line
 from tests.test_data import folder_of_images
 from unlearning.core import seals
 from unlearning.core.errors import UserError
@@ -400,3 +400,11 @@ def test_csv_files_are_read_as_the_library_writes_them(tmp_path, digits):
         writer = csv.writer(file)
         writer.writerows([["comment", "position"], ['a "quoted", text', 17], ["# not a comment", 3], ["", 1432]])
     assert read_file(tmp_path / "a.csv", digits.whole, "--forget-file").positions.tolist() == [3, 17, 1432]
+
+
+@pytest.mark.parametrize("kind", UNPACKABLE)
+def test_an_archive_that_python_cannot_unpack_is_one_line(digits, tmp_path, kind):
+    np.savez(tmp_path / "a.npz", forget=WANTED)
+    make_unpackable(tmp_path / "a.npz", kind)
+    with pytest.raises(UserError, match=r"--forget-file .*a.npz: it is no array, or one that can't be read"):
+        read_file(tmp_path / "a.npz", digits.whole, "--forget-file")

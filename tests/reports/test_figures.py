@@ -101,6 +101,41 @@ def test_no_two_series_look_alike_not_even_in_grey(name, count):
             assert abs(luminance(one[2]) - luminance(other[2])) > 0.1
 
 
+@pytest.mark.parametrize(("points", "sets"), [({"D_f": []}, ["D_r"]), ({"D_r": []}, ["D_f"]), ({"D_f": [], "D_r": []}, [])])
+def test_the_features_of_a_set_without_points_are_left_out(points, sets, tmp_path):
+    """Of a few images of many the sample that is drawn has often none."""
+    rows = methods(3)
+    for one in rows:
+        one["curves"]["features"] |= points
+    written = {"table": "x", "command": "x", "date": "x", "hardware": "x", "versions": {}, "rows": rows}
+    for one in rows:
+        one["command"] = "x"
+    results.write(tmp_path / "r.json", written)
+    rows = results.read(tmp_path / "r.json")["rows"]
+    assert ("features.png" in figures.pictures(rows)) == bool(sets)
+    assert not sets or drawn("features", rows).axes[0].get_legend_handles_labels()[1] == sets
+
+
+def test_a_picture_over_steps_joins_points_in_the_order_of_their_steps():
+    """Not of their files' names, where 10 epochs come before 5."""
+    rows = [row("lora", epochs=epochs) for epochs in (10, 20, 5)]
+    for one in rows:
+        one["metrics"] |= {"steps": {"mean": 100.0 * one["epochs"], "ci95": None}, "gap": {"mean": one["epochs"], "ci95": 0}}
+    (line,) = (found[0] for found in drawn("steps", rows).axes[0].containers)
+    assert line.get_xdata().tolist() == [500, 1000, 2000] and line.get_ydata().tolist() == [5, 10, 20]
+
+
+def test_rows_without_test_images_of_other_classes_are_not_on_the_plane(tmp_path):
+    rows = methods(3)
+    for one in rows:
+        one["metrics"]["dTA"] = {"missing": "TA: no test image of a class that stays"}
+        one["command"] = "x"
+    made = {"table": "x", "command": "x", "date": "x", "hardware": "x", "versions": {}}
+    results.write(tmp_path / "r.json", made | {"rows": rows})
+    found = figures.pictures(results.read(tmp_path / "r.json")["rows"])
+    assert "plane.png" not in found and "metrics.png" in found
+
+
 def test_a_picture_over_steps_names_those_of_its_first_and_last_point_and_draws_no_method_twice():
     names = ("original", "finetune", "lora")
     rows = [row(name, epochs=epochs) for name in names for epochs in ((5, 10) if name != "original" else (15,))]

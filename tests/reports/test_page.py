@@ -344,3 +344,21 @@ def test_retrain_is_that_of_the_same_seed_and_rows_have_names_of_their_own():
     counts = re.findall(r"Of the answers of Retrain, which never saw them, (\d+) are", words)
     assert counts == [str(np.trace(accounts[1].after.forgotten)), str(np.trace(other.forgotten))]
     assert counts[0] != counts[1]
+
+
+def test_a_page_about_a_subclass_says_what_a_probe_reads_and_not_that_none_can_tell():
+    """No class is forgotten as a whole, and the subclass is. Without a probe, of images of several, none can tell."""
+    result, accounts = make((0, 3, 1), forget="subclass69", forgotten="subclass 69 (rocket)")
+    words = Read(page.html(result, accounts)).words
+    assert "a probe still reads 80.00 % of the forgotten subclass's test images right" in words
+    assert "so no probe can tell" not in words
+    for row in result["rows"]:
+        row["metrics"]["probe"] = {"missing": "probe: no class is forgotten as a whole"}
+    words = Read(page.html(result, accounts)).words
+    assert "a probe still reads" not in words
+    assert "No class is forgotten as a whole, so no probe can tell what is left beneath the last layer." in words
+    whole = [replace(account, asked=replace(account.asked, whole=[0])) for account in accounts]
+    assert "so no probe can tell" not in Read(page.html(result, whole)).words
+    result, accounts = make((0, 3, 1))
+    whole = [replace(account, asked=replace(account.asked, whole=[0])) for account in accounts]
+    assert "80.00 % of the forgotten class's test images right" in Read(page.html(result, whole)).words

@@ -1,8 +1,10 @@
 """How much memory there is, and lower bounds of what networks and files need: what can't fit is refused beforehand."""
 
+import lzma
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +19,10 @@ GROUPS = {
     2: ("", "memory.max", "memory.current", "inactive_file"),
     1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
+
+# What reading arrays and archives of foreign bytes raises beside OSError; RuntimeError where they are encrypted, or packed
+# in a way that Python lacks.
+UNREADABLE = (ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def available(root: Path = Path("/")) -> float:

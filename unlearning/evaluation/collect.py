@@ -147,8 +147,9 @@ class _Scorer:
         Accounts are made again from the kept answers, so that no image of a forget set lies in the folder of what is kept.
         """
         dataset = self._scored_on(entry)
+        whole = dataset_of(entry, self.scoring, self.shared)  # by the places in which files are called
         for positions, tag in entry.forgets:
-            dataset.check_missing(own_positions(entry, positions), tag)
+            whole.check_missing(positions, tag, entry.scored)
         if self.keep and len(dataset.missing):
             raise UserError(f"{entry.path}: {network.GONE}, so that no page can show how they are answered")
         sha = answers.sha256_of(entry)
@@ -341,9 +342,10 @@ def _accompanied(entry: Entry, entries: Sequence[Entry]) -> tuple[tuple[torch.Te
     origins = {other.origin for other in near if other.origin}
     if entry.method == "original" and origins:
         wanted = near if entry.sha256 in origins else []
+        own = [other for other in wanted if (other.key, other.seed) == (entry.key, entry.seed)]  # other seeds have theirs
     else:
-        wanted = [other for other in near if other.seed == entry.seed]
-    have = {tag for other in wanted if other.method == entry.method for _, tag in other.forgets}
+        wanted = own = [other for other in near if other.seed == entry.seed]
+    have = {tag for other in own if other.method == entry.method for _, tag in other.forgets}
     sets = {tag: (forget, tag) for other in wanted for forget, tag in other.forgets if tag not in have}
     return tuple(pair for tag, pair in sets.items() if entry.forget_tag in (None, tag))
 

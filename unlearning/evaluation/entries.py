@@ -180,7 +180,7 @@ def _describe_elsewhere(path: Path, scoring: Scoring, shared: Shared, derived: E
         seed=0,
         forget=found["forget"],
         forget_tag=None,
-        command=f"trained elsewhere: {path.name}",
+        command=originals.by_others(path),
         cost=dict.fromkeys(("seconds", "memory_mib", "trainable", "steps", "moved"), unknown),
         device="unknown hardware",
         sha256=found["sha256"],

@@ -50,6 +50,7 @@ RECOVERY_SHOTS = (1, 5, 10)  # images of each forgotten class from which it is l
 GAPS = {"probe_gap": "probe", "ncc_gap": "ncc"} | {f"recovery{k}": f"recovered{k}" for k in RECOVERY_SHOTS}
 NO_CLASS = "no class is forgotten as a whole"
 NO_TEST = "no test image of the forgotten class"
+NO_OTHER = "no test image of a class that stays"
 GONE = "images to be forgotten are not in the folder any more"
 OF_FORGOTTEN = ("UA", "MIA", "MIA_draw_sd", "MIA_AUC", "TPR1", "activation_f", "js_f")  # metrics that look at D_f
 Sets = namedtuple("Sets", "forget retain forget_test retain_test")  # D_f, D_r, T_f, T_r as positions, int64
@@ -97,7 +98,9 @@ def score(
         if not reason
         else {"missing": f"UA-test: {reason}"},
         "RA": predictions.accuracy(train[sets.retain], train_y[sets.retain]),
-        "TA": predictions.accuracy(test[sets.retain_test], test_y[sets.retain_test]),
+        "TA": predictions.accuracy(test[sets.retain_test], test_y[sets.retain_test])
+        if len(sets.retain_test)
+        else {"missing": f"TA: {NO_OTHER}"},
     }
     chosen = ATTACKS[attack]
     attacked = chosen.feature(train, train_y), chosen.feature(test, test_y)
@@ -319,9 +322,12 @@ def _gaps(found: Scores, retrain: Scores) -> Scores:
     return gaps
 
 
-def _efficacy(attack: Attack, train: Any, test: Any, sets: Sets, seed: int) -> tuple[float, Any]:
-    """(MIA-Efficacy in percent, its standard deviation over draws or why there is none) of an attack on its feature of the
+def _efficacy(attack: Attack, train: Any, test: Any, sets: Sets, seed: int) -> tuple[Any, Any]:
+    """(MIA-Efficacy in percent, its standard deviation over draws), or why there is none, of an attack on its feature of the
     training and of the test images. seed: as in `score`."""
+    if not (attack.whole or len(sets.retain_test)):
+        missing = {"missing": f"MIA: {NO_OTHER}"}
+        return missing, missing
     groups = train[sets.retain], test if attack.whole else test[sets.retain_test], train[sets.forget]
     if not attack.draws:
         return attack.efficacy(*groups), NO_DRAW
@@ -374,9 +380,11 @@ def _histogram(values):
 
 def _in_the_plane(features, labels, forgotten, most=120):
     """The first two principal components, in standard deviations of the first: up to `most` images of each set, of all its
-    classes."""
+    classes. None where features of all images are alike, or there are no two of them."""
     from sklearn.decomposition import PCA
 
+    if min(features.shape) < 2 or not (features != features[0]).any():
+        return None
     plane = PCA(2, random_state=0).fit_transform(features.double().numpy())
     plane = (plane / plane[:, 0].std()).round(2)
     sets = {"D_f": forgotten, "D_r": ~forgotten}

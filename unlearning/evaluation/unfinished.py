@@ -1,7 +1,8 @@
 """What a command that scores has done when it is killed: scores, and which of its outputs it has begun to write.
 
 Both lie in a hidden folder, `.scores.<outputs>.<command>.partial`, until the command has ended well. A score is found again
-by everything that makes it, and by commands with other flags but the same outputs as well.
+by everything that makes it, and by commands with other flags but the same outputs as well. A command without outputs has a
+folder of its own.
 """
 
 import argparse
@@ -113,7 +114,8 @@ def keeping(place: Path, outputs: Sequence[Path], args: argparse.Namespace) -> I
     second waits. Where nothing can be written in `place`, nothing is kept, and a line says so.
     """
     flags = {name: str(value) for name, value in vars(args).items() if name not in CIRCUMSTANCES}
-    group, command = _digest([str(path.resolve()) for path in outputs]), _digest([str(Path.cwd()), flags])
+    command, named = _digest([str(Path.cwd()), flags]), [str(path.resolve()) for path in outputs]
+    group = _digest(named) if named else command  # without outputs what is asked tells commands apart
     folder = place / f".scores.{group[:12]}.{command[:12]}.partial"
     try:
         check_writable(place)

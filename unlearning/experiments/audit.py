@@ -19,7 +19,7 @@ from unlearning.core.errors import UserError
 from unlearning.evaluation import network
 from unlearning.evaluation.collect import report_scored
 from unlearning.evaluation.entries import Entry, dataset_of, describe, network_of, refuse_nan
-from unlearning.evaluation.forget_sets import forget_sets
+from unlearning.evaluation.forget_sets import forget_sets, tagged
 from unlearning.evaluation.row_names import labels
 from unlearning.evaluation.unfinished import circumstances
 from unlearning.experiments import prunelora
@@ -51,7 +51,7 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
 
     Raises UserError when a method has fewer than N networks or there are fewer than 2N retrained ones.
     """
-    described = [describe(path, request.scoring, shared) for path in paths]
+    described = [tagged(describe(path, request.scoring, shared), request.scoring, shared) for path in paths]
     entries = [replace(entry, forgets=forget_sets(entry, described, request.scoring, shared)) for entry in described]
     names = labels(entries)
     asked = [(entry, _answers(entry, request, shared)) for entry in entries]
@@ -122,6 +122,7 @@ def _answers(entry: Entry, request: Request, shared: Shared) -> dict[str, Answer
 
 def _asked(entry: Entry, dataset: data.Dataset, request: Request, shared: Shared) -> dict[str, Answers]:
     """`_answers`, asked of the network now."""
+    _check_tested(entry, dataset)
     model = network_of(entry, shared, request.told.own)
     compute = request.scoring.compute.placed(model)
     test = dataset.test.take(data.stratified(dataset.test.labels, min(LIMIT, len(dataset.test))))
@@ -141,6 +142,13 @@ def _asked(entry: Entry, dataset: data.Dataset, request: Request, shared: Shared
             "t": test_margins[sets.retain_test].numpy(),
         }
     return answers
+
+
+def _check_tested(entry: Entry, dataset: data.Dataset) -> None:
+    """Raise UserError where all test images are of classes that are forgotten."""
+    for forget, tag in entry.forgets:
+        if not len(network.four_sets(dataset, forget).retain_test):
+            raise UserError(f"{entry.path}, {tag}: {network.NO_OTHER}, of which an audit asks")
 
 
 def _jackknifed(statistic: Callable[..., float], *pair: np.ndarray) -> dict[str, Any]:

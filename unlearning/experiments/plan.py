@@ -14,6 +14,7 @@ from unlearning.experiments.choice import Flags
 from unlearning.experiments.methods import ALWAYS, FORGETS, METHODS, rows_of, tuned_as
 from unlearning.experiments.request import Plan, Request, Row, Run
 from unlearning.reports import results
+from unlearning.vision.originals import command_of
 
 # Networks that start from weights of other data: their flags for pretrain and retrain.
 START = {models.EFFICIENTNET: ["--pretrained", "--input-size", "48", "--lr", "0.01"]}
@@ -193,6 +194,7 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
     kinds = request.kinds if request.table in FORGETS else ()
     tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
     planned = {_making(command(*run)) for run in plan.runs}
+    given = {command_of(file) for file in request.originals.values()}
     there = results.read(path)
     attacks = {run.get("attack", request.attack) for run in (there, *there.get("earlier", []))}
     if request.table != "tune" and (others := sorted(attacks - {request.attack})):
@@ -210,7 +212,8 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
             continue
         stays = request.table == "tune" and row["method"] in ALWAYS
         lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds and not stays else ""
-        lost = lost if _is_from_outside(row, planned) or _making(row["command"]) in planned else "it"
+        there_again = row["command"] in given or _is_from_outside(row, planned) or _making(row["command"]) in planned
+        lost = lost if there_again else "it"
         if lost:
             what = f"{row['method']} ({row['model']}, {row['forget']})"
             raise UserError(f"{path} holds {what}; this would lose {lost}: --overwrite, or --results elsewhere")

@@ -25,6 +25,7 @@ from unlearning.vision.shared import Shared
 DATASET = "fashion-mnist"  # of a preset that names none
 HELD_OUT = 0.1  # share of the training images on which tunings are scored
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
+ONE_LENGTH = ("sequence", "tune")  # tables whose rows have one number of epochs: the next request, or a point, follows it
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
 
@@ -131,7 +132,10 @@ class Request:
         return found
 
     def _check_kinds(self, args: argparse.Namespace) -> None:
-        """Raise UserError for --share and --forget-class where nothing of that kind is forgotten."""
+        """Raise UserError for --share and --forget-class where nothing of that kind is forgotten, and for several --epochs
+        where rows have one number of them."""
+        if len(self.asked_epochs) > 1 and args.table in ONE_LENGTH:
+            raise UserError(f"{args.table} takes one number of --epochs: its rows are of one length")
         for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
             if given and kind not in self.kinds:
                 raise UserError(f"{args.table} has no --{flag}: it says nothing to it")
@@ -208,7 +212,8 @@ class Request:
 
     def resolved(self, shared: Any) -> "Request":
         """The same with the numbers of the classes to forget, and what the images to forget are called. Raises UserError for
-        a class or an image that there isn't, and where none or all would be forgotten, before anything is trained.
+        a class or an image that there isn't, and where none, all, or the same twice would be forgotten, before anything is
+        trained.
 
         shared: what `Table.shared` makes. The data are read only where names, a folder's classes or images are asked for.
         """
@@ -218,7 +223,11 @@ class Request:
             return found
         dataset = shared.load(self.source)
         forgotten = dataset.forgotten(self.images)
-        return replace(found, images_tag=forgetting.whole_tag(dataset.train, forgotten.positions) or forgotten.tag)
+        tag = forgetting.whole_tag(dataset.train, forgotten.positions) or forgotten.tag
+        if "class" in self.kinds and "images" in self.kinds and tag == forgetting.tag_of_classes(found.forget_classes):
+            what = f"{self.images.file or 'the images'} are {dataset.in_words(forgotten.positions, tag)}"
+            raise UserError(f"{what}, which is forgotten besides: --only class, or another --forget-class")
+        return replace(found, images_tag=tag)
 
     def _check_share(self, shared: Any) -> None:
         """Raise UserError where --share is of none, or of all, of the training images."""
@@ -317,7 +326,7 @@ def _originals(args: argparse.Namespace) -> dict[str, Path]:
     told = args.model or [None] * len(args.original)
     found: dict[str, Path] = {}
     for path, name in zip(args.original, told, strict=True):
-        name = name or network_in(path)
+        name = network_in(path, name, args.entry)
         if name in found:
             raise UserError(f"{found[name]} and {path} both hold a {name}: a table takes one")
         found[name] = path

@@ -14,6 +14,7 @@ import torch
 import data
 import models
 from unlearning.core import names
+from unlearning.core.errors import UserError
 from unlearning.evaluation.collect import score_files
 from unlearning.evaluation.entries import Entry
 from unlearning.evaluation.unfinished import circumstances
@@ -30,7 +31,7 @@ from unlearning.experiments.plan import (
     tuned_points,
 )
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
-from unlearning.images.classes import class_numbers
+from unlearning.images.classes import class_name, in_order
 from unlearning.metrics import predictions
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
@@ -48,10 +49,12 @@ NONE = {"missing": "earlier UA: the Original has answered no request"}
 
 
 def requests(request: Request) -> Sequence[int]:
-    """The class of each request, in order."""
+    """The class of each request, in the order in which they are written. Raises UserError where two are of one class."""
     known = request.class_names or tuple(map(str, range(max(request.forget_classes) + 1)))
-    words = (class_numbers([word], known, request.forget_classes, "--forget-class") for word in request.class_words)
-    return [number for numbers in words for number in numbers]
+    found = in_order(request.class_words, known, request.forget_classes, "--forget-class")
+    if twice := [number for number in found if found.count(number) > 1]:
+        raise UserError(f"--forget-class names {class_name(known, twice[0])} twice: each request forgets another class")
+    return found
 
 
 def plan_sequence(request: Request) -> Plan:

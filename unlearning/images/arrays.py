@@ -1,14 +1,12 @@
 """Images in an archive of NumPy: `npz:FILE`."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from unlearning.core.errors import UserError
-from unlearning.core.memory import check_archive
+from unlearning.core.memory import UNREADABLE, check_archive
 from unlearning.core.paths import check_regular
 from unlearning.core.words import Say, first_line, say
 from unlearning.images.folders import NO_TEST, NoTest
@@ -37,7 +35,7 @@ def read_npz(path: Path, validation: bool = False, say: Say = say) -> Contents:
             return _contents(archive, name, validation, say)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or error}") from None
-    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(f"{name} is not an archive of plain NumPy arrays ({first_line(error)})") from None
 
 

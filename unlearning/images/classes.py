@@ -32,7 +32,12 @@ CIFAR100 = {
 
 
 def class_numbers(words: Iterable[str | int], classes: Sequence[str], known: Sequence[int], flag: str) -> list[int]:
-    """The class numbers, ascending, that the words of a request mean.
+    """The class numbers, ascending, that the words of a request mean; all as of `in_order`."""
+    return sorted(set(in_order(words, classes, known, flag)))
+
+
+def in_order(words: Iterable[str | int], classes: Sequence[str], known: Sequence[int], flag: str) -> list[int]:
+    """The class numbers that the words of a request mean, in their order, a class as often as it is named.
 
     words: numbers, names, several of these with commas between them, `id:3` for a number and nothing else, `super:fish` for
     a superclass of CIFAR-100; an int is a number. A name wins over a number, and where all names are numbers there is no
@@ -40,17 +45,18 @@ def class_numbers(words: Iterable[str | int], classes: Sequence[str], known: Seq
     where no two classes differ in them alone. classes: names by number. known: ascending, the numbers that there are
     images of. flag: what errors begin with. Raises UserError for words that name no class, or several.
     """
-    found, unknown = set(), []
+    found: list[int] = []
+    unknown = []
     for word in words:
         for part, numbers in _parts(word, classes, flag):
-            found.update(numbers)
+            found += numbers
             if not numbers or not set(numbers) <= set(known):
                 unknown.append(part)
     if unknown:
         raise UserError(f"{flag} {listed(unknown)}: {_what_there_is(unknown, classes, known)}")
     if not found:
         raise UserError(f"{flag}: it names no class")
-    return sorted(found)
+    return found
 
 
 def class_name(classes: Sequence[str], number: int) -> str:

@@ -7,8 +7,6 @@ import itertools
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from unlearning.core import seals
 from unlearning.core.content import parse_json
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch
-from unlearning.core.memory import check_archive
+from unlearning.core.memory import UNREADABLE, check_archive
 from unlearning.core.paths import check_regular
 from unlearning.core.words import first_line, listed
 from unlearning.images import checkpoints
@@ -192,7 +190,7 @@ def _read_array(file: Path, catalogue: Catalogue) -> Sequence[int | str]:
                 names = read.files
                 if KEY in names or len(names) == 1:
                     array = read[KEY if KEY in names else names[0]]
-    except (EOFError, MemoryError, ValueError, zipfile.BadZipFile, zlib.error):
+    except UNREADABLE:
         raise ValueError("it is no array, or one that can't be read without running code") from None
     if array is None:
         raise ValueError(f"it needs one array, or one called {KEY}; it has {listed(names) or 'none'}")

@@ -34,7 +34,7 @@ def _numbers(count: int) -> content.Rule:
 def _curves(value: Any) -> None:
     losses = map_of(_numbers(len(predictions.LOSS_BINS) - 1))
     point = _numbers(2)
-    plane = fields({"D_f": list_of(point, 1), "D_r": list_of(point, 1)})
+    plane = fields({"D_f": list_of(point), "D_r": list_of(point)})  # of few images of many a sample may have none
     steps = value.get("relearn_steps") if isinstance(value, dict) else None
     relearn = list_of(_numbers(len(steps) if isinstance(steps, list) else 0))
     needed = {"losses": losses, "roc": optional(_numbers(len(membership.FPR_GRID)))}
@@ -87,7 +87,7 @@ def _pictured(row: Mapping[str, Any]) -> None:
     metrics, there = row["metrics"], {name for name, metric in row["metrics"].items() if "mean" in metric}
     needed = [name for field, names in PICTURED.items() if field in row for name in names]
     require("task" not in row or "share" in row, "share", "is missing")
-    needed += ["dTA"] if "dUA" in there else []
+    needed += ["dTA"] if "dUA" in there and "dTA" not in metrics else []
     needed += ["ratio"] if "ratio" in metrics else []
     for name in needed:
         require(name in there, f"metrics.{name}", "is missing")

@@ -315,11 +315,11 @@ PICTURES = {
     "speed": Picture(lambda row: "ratio" in row["metrics"], paper_figures.speed),
     "requests": Picture(paper_figures.has_loss, paper_figures.requests, by=("model",)),
     "cost": Picture(lambda row: "clusters" in row, paper_figures.cost, by=("model",)),
-    "plane": Picture(lambda row: "mean" in row["metrics"].get("dUA", {}), plane),
+    "plane": Picture(lambda row: all("mean" in row["metrics"].get(key, {}) for key in ("dTA", "dUA")), plane),
     "losses": Picture(lambda row: "curves" in row, panel_figures.losses, alone=True),
     "roc": Picture(lambda row: "curves" in row and row["curves"]["roc"], panel_figures.roc, alone=True),
     "relearn": Picture(lambda row: "curves" in row and row["curves"]["relearn"], panel_figures.relearn, alone=True),
-    "features": Picture(lambda row: "curves" in row and row["curves"]["features"], panel_figures.features, alone=True),
+    "features": Picture(panel_figures.has_features, panel_figures.features, alone=True),
     "steps": Picture(lambda row: all("mean" in row["metrics"].get(key, {}) for key in ("steps", "gap")), steps),
     "classes": Picture(_has_metric, class_figures.classes, by=("model",), alone=True, of_many=True),
 }
@@ -335,6 +335,7 @@ def _apart(values: Sequence[float]) -> list[float]:
 
 
 def _several(rows: list[Any]) -> dict[str, list[Any]]:
-    """The methods that come with more than one number of epochs: name to rows."""
+    """The methods that come with more than one number of epochs: name to rows, those of fewer steps first."""
     methods = statistics.grouped(rows, lambda row: row["method"])
-    return {name: same for name, same in methods.items() if len(same) > 1}
+    several = {name: same for name, same in methods.items() if len(same) > 1}
+    return {name: sorted(same, key=lambda row: row["metrics"]["steps"]["mean"]) for name, same in several.items()}

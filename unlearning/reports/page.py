@@ -306,15 +306,17 @@ def _limits(reported: list[Reported], retrain: dict[str, Any] | None) -> list[st
         found = ["That the deletion is exact is a property of the method, which this page doesn't measure."]
     else:
         found = ["There is no Retrain to compare with: a high UA alone is no proof of forgetting, and nor is a low one."]
-    for row, account in reported:
-        if account.method in ("original", "retrain") or "mean" not in row["metrics"].get("probe", {}):
+    whole = reported[0][1].asked.whole
+    probed = [(row, account) for row, account in reported if "mean" in row["metrics"].get("probe", {})]
+    for row, account in probed:
+        if account.method in ("original", "retrain"):
             continue
         beside = f", from Retrain's {tables.cell(retrain, 'probe')} %" if retrain else ""
         found.append(
             f"From the features of {row['method']} a probe still reads {tables.cell(row, 'probe')} % of the forgotten "
-            f"class's test images right{beside}."
+            f"{'class' if whole else 'subclass'}'s test images right{beside}."
         )
-    if not reported[0][1].asked.whole:
+    if not whole and not probed:  # a subclass that is forgotten has a probe
         found.append("No class is forgotten as a whole, so no probe can tell what is left beneath the last layer.")
     fewest = min(row["n"] for row, _ in reported)
     if fewest == 1:

@@ -67,16 +67,22 @@ def relearn(rows: list[Any]) -> Figure:
 
 
 def features(rows: list[Any]) -> Figure:
-    """Features of D_f and D_r on the network's own first two principal components, a panel for each row."""
+    """Features of D_f and D_r, of those that have points, on the network's own first two principal components, a panel for
+    each row."""
 
     def panel(axis, row, anchors):
         for name, marker, color in (("D_r", ".", ORANGE), ("D_f", "x", BLUE)):
-            points = np.array(row["curves"]["features"][name])
-            axis.scatter(*points.T, marker=marker, s=14, linewidth=0.8, color=color, label=name)
+            if points := row["curves"]["features"][name]:
+                axis.scatter(*zip(*points, strict=True), marker=marker, s=14, linewidth=0.8, color=color, label=name)
         axis.set_xticks([])
         axis.set_yticks([])
 
     return panels(rows, panel, "first component", "second")
+
+
+def has_features(row: Any) -> bool:
+    """True where `features` has points to show of a row."""
+    return any((row.get("curves", {}).get("features") or {}).values())
 
 
 def _beside_anchors(row: Any, anchors: dict[str, Any], name: str) -> list[tuple[str, Any]]:

@@ -65,12 +65,12 @@ def read(path: Path, entry: str | None = None, model: str | None = None, constan
     if path.is_dir():
         return _folder(path, entry, constants)
     found = _file(path, entry, model, constants)
-    if found.kind == LORA_UNLEARN and not _is_called(model, found.name):
+    if found.kind == LORA_UNLEARN and not is_called(model, found.name):
         return Found("a state dict", found.tensors, found.entry, found.others, asked=found.asked)
     return found
 
 
-def _is_called(model: str | None, name: str | None) -> bool:
+def is_called(model: str | None, name: str | None) -> bool:
     """True unless `model` says another network than `name`."""
     return name is None or model in (None, name, name.split(":")[-1])
 
@@ -89,13 +89,13 @@ def _file(path: Path, entry: str | None, model: str | None, constants: bool) -> 
         by_timm = bool(told) or "version" in content
         name = _library_of(arch, libraries.TIMM if by_timm else libraries.TORCHVISION)
         said = _constants(told.get("mean"), told.get("std"), f"{path}: args") if constants else None
-        is_it = _is_called(model, name)
+        is_it = is_called(model, name)
         own = _model_args(_beside(told), f"{path}: args.model_kwargs") if is_it else {}
         kind = "a file of timm's train.py" if by_timm else "a training script's file"
         return Found(kind, tensors, key, others, name if is_it else None, own, said, asked=asked)
     if isinstance(told.get("model"), str) and "lr_scheduler" in content:
         name = _library_of(told["model"], libraries.TORCHVISION)
-        name = name if _is_called(model, name) else None
+        name = name if is_called(model, name) else None
         return Found("a file of torchvision's train.py", tensors, key, others, name, asked=asked)
     return Found("a state dict", tensors, key, others, asked=asked)
 

@@ -103,14 +103,32 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
     return checkpoint | {"sha256": sha256(path), "file": path, "usual": usual}
 
 
-def network_in(path: Path) -> str:
-    """The name of the network that a file says it holds. Raises UserError where it doesn't say."""
+def network_in(path: Path, told: str | None = None, entry: str | None = None) -> str:
+    """The name of the network in a file: as the file says it, with its library, unless `told` is another name; of a file
+    that isn't there what was told.
+
+    entry: of `Told`. Raises UserError where neither says it.
+    """
+    if told and not path.exists():
+        return told
     if content := checkpoint_in(path):
-        return models.checked(content, path)["network"]["name"]
-    name = foreign.read(path, constants=False).name
-    if name is None:
+        name = models.checked(content, path)["network"]["name"]
+    else:
+        name = foreign.read(path, entry, told, constants=False).name
+    if name is None and told is None:
         raise UserError(f"{path} doesn't say which network it holds: name it with --model")
-    return name
+    return name if name and foreign.is_called(told, name) else told or name
+
+
+def by_others(path: Path) -> str:
+    """What is said in the place of the command that made a network which others have trained."""
+    return f"trained elsewhere: {path.name}"
+
+
+def command_of(path: Path) -> str:
+    """What the rows of the network in a file say made it."""
+    content = checkpoint_in(path)
+    return models.checked(content, path)["command"] if content else by_others(path)
 
 
 def from_elsewhere(
@@ -186,7 +204,7 @@ def alone(path: Path, told: Told) -> dict[str, Any]:
         "method": "original",
         "classes": list(found.classes),
         "forget": torch.empty(0, dtype=torch.int64),
-        "command": f"trained elsewhere: {path.name}",
+        "command": by_others(path),
         "data": {},
         "cost": {},
     }
@@ -259,7 +277,7 @@ def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) ->
     if found.name is None and told.model is None:
         way = "say of which network with --model: a timm name, torchvision:NAME or FILE.py:FUNCTION"
         raise UserError(f"{path} holds {found.kind} of {len(found.tensors)} tensors; {way}")
-    if found.name and told.model and told.model not in (found.name, found.name.split(":")[-1]):
+    if found.name and told.model and not foreign.is_called(told.model, found.name):
         raise UserError(f"{path} holds a {found.name}, not a {told.model}")
     if told.entry and told.entry != found.entry:
         raise UserError(f"{path} has no state dict {told.entry!r}: leave --entry out")
