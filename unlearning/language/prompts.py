@@ -84,7 +84,7 @@ def read_image(path: Path) -> Any:
 def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None = None) -> list[Tokens]:
     """Rows as Tokens in one of FORMS. processor: or a tokenizer, of a base that sees none. longest: tokens that it takes.
 
-    Raises UserError for rows that are longer, for a chat template that refuses one, and where there is none.
+    Raises UserError for rows that are longer or have no tokens, for a chat template that refuses one, and where there is none.
     """
     tokenizer = text_part(processor)
     if form == "chat" and not tokenizer.chat_template:
@@ -96,6 +96,8 @@ def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None =
         said = any(sign in content for _, content in row.messages)  # as in LLaVA's files
         above = sign + "\n" if row.image and not said else ""
         tokens = _chat(tokenizer, row, above) if form == "chat" else _text(tokenizer, row, form, above)
+        if not tokens.prompt or not tokens.response:
+            raise UserError(f"row {row.name} has no tokens in its {'response' if tokens.prompt else 'query'}")
         if sign and said and not row.image:
             raise UserError(f"row {row.name} has a place for an image ({sign}), and no image")
         found.append(_with_image(processor, row, tokens) if row.image else tokens)
@@ -116,24 +118,21 @@ def _text(tokenizer: Any, row: Row, form: str, above: str) -> Tokens:
     else:
         last = above + (row.query + "\n" if form == "plain" else last)
     prompt = "".join(f"{content}\n" for _, content in before) + last
-    end, tokens = tokenizer.eos_token_id, _cut(tokenizer, row, prompt, row.response, special=True)
+    end, tokens = tokenizer.eos_token_id, _cut(tokenizer, prompt, row.response, special=True)
     return tokens if tokens.response[-1:] == (end,) else replace(tokens, response=(*tokens.response, end))
 
 
-def _cut(tokenizer: Any, row: Row, asked: str, answer: str, special: bool) -> Tokens:
+def _cut(tokenizer: Any, asked: str, answer: str, special: bool) -> Tokens:
     """The tokens of both texts together, cut where the prompt's end. special: with what the tokenizer puts around a text.
 
     Where the prompt by itself ends in other tokens than it does with the answer behind it, the cut is before the first that
     differs: what holds a part of the answer is answered. Where nothing would be left of the prompt, each is by itself.
-    Raises UserError where one of them has no tokens.
     """
     prompt, both = (tokenizer.encode(text, add_special_tokens=special) for text in (asked, asked + answer))
     alike = next((i for i, (a, b) in enumerate(zip(prompt, both, strict=False)) if a != b), min(len(prompt), len(both)))
     ended = special and prompt[alike:] == [tokenizer.eos_token_id]  # the tokenizer ends each text: no part of a prompt
     response = both[alike:] if alike else tokenizer.encode(answer, add_special_tokens=False)
     prompt, merged = (both[:alike], alike < len(prompt) and not ended) if alike else (prompt, False)
-    if not prompt or not response:
-        raise UserError(f"row {row.name} has no tokens in its {'response' if prompt else 'query'}")
     return Tokens(tuple(prompt), tuple(response), merged=merged)
 
 
@@ -148,7 +147,7 @@ def _chat(tokenizer: Any, row: Row, above: str) -> Tokens:
         why = f"row {row.name}: the base's chat template doesn't take it ({first_line(error)})"
         raise UserError(f"{why}; --prompt plain, or alpaca, needs no template") from None
     end, goes_on = tokenizer.eos_token_id, whole.startswith(asked)  # else it takes something out of what was said before
-    tokens = _cut(tokenizer, row, asked, whole[len(asked) :] if goes_on else row.response, special=False)
+    tokens = _cut(tokenizer, asked, whole[len(asked) :] if goes_on else row.response, special=False)
     response = list(tokens.response)
     if goes_on and end in response:  # what a template puts behind the end is no part of an answer
         response = response[: len(response) - response[::-1].index(end)]
