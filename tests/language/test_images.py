@@ -138,7 +138,8 @@ HOW = [
 def test_layers_that_no_row_reaches_have_no_gradient(place, tmp_path, targets, how):
     """LLaVA reads the last but one layer of what sees: no loss depends on the last one, nor on any without an image."""
     source, words = reaching(place, tmp_path / "own", targets), {"query": "what colour is this", "response": "red"}
-    lines = (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()[:6] + [json.dumps(words | {"id": "plain"})]
+    lines = (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()[:6]
+    lines.append(json.dumps(words | {"id": "plain"}))
     rows = place / "some.jsonl"
     rows.write_text("\n".join(lines), encoding="utf-8")
     flags = ("--train", rows, "--validation", place / "unseen.jsonl", "--prompt", "plain", "--weights", tmp_path, "--quiet")

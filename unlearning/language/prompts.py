@@ -84,7 +84,7 @@ def read_image(path: Path) -> Any:
 def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None = None) -> list[Tokens]:
     """Rows as Tokens in one of FORMS. processor: or a tokenizer, of a base that sees none. longest: tokens that it takes.
 
-    Raises UserError for rows that are longer or have no tokens, for a chat template that refuses one, and where there is none.
+    Raises UserError for rows that are longer or have no tokens, for a chat template that refuses one, and where none is.
     """
     tokenizer = text_part(processor)
     if form == "chat" and not tokenizer.chat_template:
