@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 import llmeraser
 from tests.helpers import call, files, full_disk, latest, one_line, shell
-from tests.language.conftest import finetune, foreign, parameters, record_of, request, session, write_lines
+from tests.language.conftest import finetune, foreign, parameters, record_of, request, session, where, write_lines
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser, typed_command
-from unlearning.language import command, forward, influence
+from unlearning.language import command, forward, influence, scores
 from unlearning.language import flags as flags_module
 from unlearning.language.adapters import RECORD, read_record
+from unlearning.language.rows import digest
 from unlearning.language.session import Workspace
 from unlearning.language.training import relative_gradient, train_adapter
 
@@ -610,6 +611,26 @@ def test_nothing_of_a_removed_row_is_kept(place, tmp_path, capsys):
     call(llmeraser, "evaluate", gone, "--weights", tmp_path, "--quiet", "--generate", 2)
     assert not set(keys) & forward.read_states(store).keys()
     assert "--ids" not in (gone / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_another_form_or_another_precision_has_kept_of_a_removed_row_is_gone_too(place, tmp_path):
+    """Of adapters of other blocks as well, all below one --weights; and what scoring has read by the table's way."""
+    start = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    finetune(place, tmp_path / "bf16", "--evaluations", 1, "--precision", "bf16", "--prompt", "alpaca")
+    finetune(place, tmp_path / "two", "--evaluations", 1, "--blocks", 2)
+    with session(start, tmp_path, prompt="alpaca") as now:
+        now.batches(now.rows)
+        of = digest(now.rows[6])
+    names = {file: forward._read(file).keys() for file in (tmp_path / "frozen").iterdir()}
+    assert len(names) == 3 and all(any(name.endswith(of) for name in some) for some in names.values())
+    gone = request(start, "remove", tmp_path / "gone", "--ids", 7, *QUICK)
+    assert not any(name.endswith(of) for file in names for name in forward._read(file))
+    assert all(forward._read(file) for file in names)
+    (row,) = scores.asked_rows(read_record(gone), where(tmp_path))
+    with session(gone, tmp_path) as now:
+        now.batches([row])
+    scores.forget(gone, read_record(gone), [row], where(tmp_path))
+    assert not any(name.endswith(of) for file in names for name in forward._read(file))
 
 
 def test_nothing_is_kept_of_what_a_removed_row_was_before_it_was_corrected(place, tmp_path):

@@ -19,7 +19,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
 from unlearning.core.words import first_line
 from unlearning.language.batches import Tokens
-from unlearning.language.rows import Row, few
+from unlearning.language.rows import Row, digest, few
 
 FORMS = ("chat", "alpaca", "plain", "raw")
 ALPACA = (
@@ -100,7 +100,8 @@ def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None =
             raise UserError(f"row {row.name} has no tokens in its {'response' if tokens.prompt else 'query'}")
         if sign and said and not row.image:
             raise UserError(f"row {row.name} has a place for an image ({sign}), and no image")
-        found.append(_with_image(processor, row, tokens) if row.image else tokens)
+        tokens = _with_image(processor, row, tokens) if row.image else tokens
+        found.append(replace(tokens, of=digest(row)))
     lengths = [len(tokens.prompt) + len(tokens.response) - 1 for tokens in found]
     if longest and (long := [i for i, length in enumerate(lengths) if length > longest]):
         which, most = few(rows[i].name for i in long), max(lengths[i] for i in long)

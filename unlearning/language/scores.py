@@ -314,8 +314,13 @@ def _set_beside_retrain(scored: Sequence[Scored], records: Sequence[dict[str, An
 def _forget_removed(
     folders: Sequence[Path], records: Sequence[dict[str, Any]], asked: Sequence[list[Row]], place: Place
 ) -> None:
-    """Take removed rows, which were read to score what is still known of them, out of what is kept of the frozen part."""
+    """`forget` what each adapter's last request has removed."""
     for folder, record, rows in zip(folders, records, asked, strict=True):
         if rows and record["ledger"][-1]["action"] == "remove":
-            with session_of(record, place, folder) as session:
-                session.forward.forget(session.tokens(rows))
+            forget(folder, record, rows, place)
+
+
+def forget(folder: Path, record: dict[str, Any], rows: Sequence[Row], place: Place) -> None:
+    """Take removed rows, which were read to score what is still known of them, out of what is kept of the frozen part."""
+    with session_of(record, place, folder) as session:
+        session.forward.forget(session.tokens(rows))

@@ -245,11 +245,11 @@ def _forward(peft_model: Any, place: Place, base: str) -> Forward:
     """The short way through a model, with what is kept of its frozen part."""
     way = Forward(peft_model)
     way.checkpointing = place.checkpointing
-    if way.way == WHOLE:
+    way.store = store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
+    if way.way == WHOLE:  # nothing is kept, but other adapters' files may have rows that are to be forgotten
         return way
-    store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
     key = store, id(peft_model.get_base_model())
-    way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_states(store))
+    way.kept = place.workspace.last("frozen", key, lambda: read_states(store))
     way.read = place.workspace.last("read", key, dict)
     return way
 
