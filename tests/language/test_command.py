@@ -84,21 +84,49 @@ def test_a_removal_that_does_almost_nothing_says_so(place, tmp_path, capsys):
     assert found["asked_loss"] - found["asked_loss_before"] > 0.1 * (found["unseen_loss"] - found["asked_loss_before"]) > 0
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"), [((), True), (("--damping", 3), False), (QUICK, False), (("--method", "retrain"), False)]
-)
+NEWTON = ("--curvature", "gauss-newton")
+BOTH = "no --validation rows, so the largest damping and the formula's length were taken"
+SAID = [
+    (NEWTON, BOTH),
+    ((*NEWTON, "--damping", 3), "no --validation rows, so the formula's length was taken"),
+    ((*NEWTON, "--length", 0.5), "no --validation rows, so the largest damping was taken"),
+    ((*NEWTON, "--damping", 3, "--length", 0.5), ""),
+    ((), ""),  # at rest and with the Hessian: Retrain's objective chooses
+    (QUICK, ""),
+    (("--method", "retrain"), ""),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), SAID)
 def test_without_unseen_rows_it_is_said_how_far_a_step_goes(place, tmp_path, capsys, flags, said):
     """The largest damping and the formula's length, where they had to be chosen."""
     where = ("--train", place / "train.jsonl", "--base", place / "base", "--weights", tmp_path, "--quiet")
-    folder = call(llmeraser, "finetune", *where, "--decay", 0.05, "--evaluations", 30, "--output", tmp_path / "a")
+    folder = call(llmeraser, "finetune", *where, "--decay", 0.05, "--output", tmp_path / "a")
     capsys.readouterr()
-    gauss_newton = () if "--method" in flags else ("--curvature", "gauss-newton")
-    call(llmeraser, "remove", folder, "--ids", 1, "--weights", tmp_path, "--output", tmp_path / "b", *flags, *gauss_newton)
-    line = "no --validation rows, so the largest damping and the formula's length were taken"
-    assert (line in capsys.readouterr().err) == said
+    call(llmeraser, "remove", folder, "--ids", 1, "--weights", tmp_path, "--output", tmp_path / "b", *flags)
+    text = capsys.readouterr().err
+    assert said in text and ("--validation" in text) == bool(said)
     found = record_of(tmp_path / "b")["ledger"][0]["found"]
-    if said:
+    if said == BOTH:
         assert (found["damping"], found["length"]) == (max(llmeraser.DAMPINGS), 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "unseen", "said"),
+    [
+        ((), True, ": unseen rows choose damping and length"),
+        (("--damping", 3), True, ": unseen rows choose length"),
+        (("--damping", 3, "--length", 1), True, ""),
+        ((), False, ""),
+    ],
+)
+def test_of_an_adapter_that_isnt_at_rest_it_is_said_what_unseen_rows_choose(place, tmp_path, capsys, flags, unseen, said):
+    data = ("--train", place / "train.jsonl", *(("--validation", place / "validation.jsonl") if unseen else ()))
+    folder = foreign(place / "base", tmp_path / "a", target_modules=["down_proj"])
+    where = ("--weights", tmp_path, "--output", tmp_path / "b", "--prompt", "plain")
+    call(llmeraser, "remove", folder, "--ids", 1, *data, *where, *flags)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "isn't at rest" in line)
+    assert line.endswith("the formula is exact at 0" + said)
 
 
 UNMET = [

@@ -1,5 +1,6 @@
 """Scores of adapters, worked out by hand and by the whole model."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -175,6 +176,25 @@ def test_adapters_that_cant_be_compared_are_refused(place, tmp_path, capsys):
     code, line = one_line(llmeraser, capsys, "evaluate", other, *ask)
     assert code == 2 and "no test rows are known: give --test" in line
     call(llmeraser, "evaluate", other, *ask, "--test", place / "test.jsonl", "--generate", 1)
+
+
+def test_a_base_that_has_moved_is_named_and_known_by_its_weights(place, tmp_path, capsys):
+    """Adapters that name it by two paths are compared; another base's weights are refused."""
+    here = shutil.copytree(place / "base", tmp_path / "here")
+    first = finetune(place, tmp_path / "first", "--evaluations", 2, "--base", here)
+    moved = here.rename(tmp_path / "there")
+    second = request(first, "remove", tmp_path / "second", "--ids", 1, "--method", "noadapter", "--base", moved)
+    ask = ("--weights", tmp_path, "--quiet", "--generate", 1)
+    code, line = one_line(llmeraser, capsys, "evaluate", first, second, *ask)
+    assert code == 2 and f"--base {here}: there is no such folder" in line
+    assert {"first", "second"} == cells(capsys, [first, second], *ask, "--base", moved).keys()
+    shutil.copytree(moved, here)
+    assert {"first", "second"} == cells(capsys, [first, second], *ask).keys()
+    code, line = one_line(llmeraser, capsys, "evaluate", first, second, *ask, "--base", place / "other")
+    assert code == 2 and "another base than this" in line
+    other = finetune(place, tmp_path / "other", "--evaluations", 2, "--base", place / "other")
+    code, line = one_line(llmeraser, capsys, "evaluate", first, other, *ask)
+    assert code == 2 and f"{other} has another base's weights than {first}" in line
 
 
 def test_how_much_of_a_corrections_damage_is_undone_stands_in_the_table(place, tmp_path, capsys):

@@ -215,14 +215,22 @@ def _answered(
         found |= {"curvature": how.curvature} | slope | ({"factors_seconds": factored} if factored else {})
     else:
         cost, found = _metered(lambda: CONTROLS[how.method](now, before, after), place.compute)
+    by_rest = session.at_rest and how.curvature == "hessian"  # the objective chooses
+    left = _left_open(how, removed=not after) if how.method == "influence" and not by_rest else []
     if "gradient" in found and not place.compute.quiet:
         length = f"the gradient of its objective is {found['gradient']:.2g} times as long as a row's"
-        say(f"the adapter isn't at rest: {length}, and the formula is exact at 0: unseen rows choose damping and length")
+        chosen = f": unseen rows choose {' and '.join(left)}" if left and session.validation else ""
+        say(f"the adapter isn't at rest: {length}, and the formula is exact at 0{chosen}")
     ended = _losses(session, before, after)
     found |= {f"{name}_before": value for name, value in started.items()} | ended
     if started and not place.compute.quiet:
-        _say_effect(started, ended, removed=not after, chosen=how.method == "influence" and how.damping is None)
+        _say_effect(started, ended, not after, [] if session.validation else left)
     return cost, found
+
+
+def _left_open(how: How, removed: bool) -> list[str]:
+    """What unseen rows choose, of what the flags don't say: the damping, and after a removal the step's length."""
+    return ["damping"] * (how.damping is None) + ["length"] * (removed and how.length is None)
 
 
 def _at_the_end(now: Session, found: dict[str, Any], method: str) -> dict[str, float]:
@@ -281,8 +289,9 @@ def _compare_forms(session: Session, rows: Rows, own: float) -> None:
         say(f"rows are put to the model as --prompt {form} does")
 
 
-def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool, chosen: bool) -> None:
-    """Say what a request did to losses, and where a removal did almost nothing. chosen: a damping had to be."""
+def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool, untold: Sequence[str]) -> None:
+    """Say what a request did to losses, and where a removal did almost nothing. untold: of damping and length what unseen
+    rows would have chosen, and there were none."""
     line = f"loss on these rows as they were {started['asked_loss']:.3f} -> {ended['asked_loss']:.3f}"
     if "wanted_loss" in ended:
         line += f", as they should be {started['wanted_loss']:.3f} -> {ended['wanted_loss']:.3f}"
@@ -291,8 +300,9 @@ def _say_effect(started: dict[str, float], ended: dict[str, float], removed: boo
         way = ended["unseen_loss"] - started["asked_loss"]
         if removed and way > 0 and ended["asked_loss"] - started["asked_loss"] < FAINT * way:
             line += ": this has almost no effect; a smaller --damping or a larger --length goes further"
-    elif chosen:
-        line += "; no --validation rows, so the largest damping and the formula's length were taken"
+    elif untold:
+        taken = " and ".join({"damping": "the largest damping", "length": "the formula's length"}[what] for what in untold)
+        line += f"; no --validation rows, so {taken} {'were' if len(untold) > 1 else 'was'} taken"
     say(line)
 
 

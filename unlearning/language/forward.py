@@ -41,7 +41,8 @@ class Forward:
     without it the most is saved that the adapter allows. pixels: function of rows, giving what the model takes beside their
     ids, of one that sees images. checkpointing: keep only what the blocks are given, and compute them again in each backward
     pass (Chen et al. 2016): the same bits in less memory. store: a file for the frozen part's output, or None, which the
-    way WHOLE doesn't write, but forgets what others beside it keep; kept: what it holds, by Tokens.key. read: what prompts that are answered together leave in the model's cache, by their rows' keys.
+    way WHOLE doesn't write, but forgets what others beside it keep; kept: what it holds, by Tokens.key. read: what prompts
+    that are answered together leave in the model's cache, by their rows' keys.
     """
 
     def __init__(self, model: Any, way: str | None = None, pixels: Pixels | None = None) -> None:
