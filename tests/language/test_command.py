@@ -84,6 +84,23 @@ def test_a_removal_that_does_almost_nothing_says_so(place, tmp_path, capsys):
     assert found["asked_loss"] - found["asked_loss_before"] > 0.1 * (found["unseen_loss"] - found["asked_loss_before"]) > 0
 
 
+def test_a_name_by_default_stays_short_enough_to_be_asked_again(place, tmp_path):
+    """Each request adds to it; also that of a file of rows with a long name, in letters of several bytes."""
+    long = shutil.copy(place / "train.jsonl", tmp_path / f"{'é' * 120}.jsonl")
+    where = ("--weights", tmp_path, "--quiet")
+    now = call(llmeraser, "finetune", "--train", long, "--base", place / "base", "--evaluations", 1, *where)
+    found = [now]
+    for name in range(1, 6):
+        now = call(llmeraser, "remove", now, "--ids", name, *where, *QUICK)
+        found.append(now)
+    assert all(len(path.name.encode()) <= 213 and path.is_dir() for path in found) and len(set(found)) == 6
+    assert found[1].name.startswith("é" * 80) and found[1].name.endswith("_noadapter") and found[0].name.endswith("_s0")
+    assert call(llmeraser, "remove", found[-2], "--ids", 5, *where, *QUICK) == found[-1]  # there already
+    short = command._named_after(tmp_path / "a", "_remove-1f0c2a77_influence")
+    assert short == tmp_path / "a_remove-1f0c2a77_influence"
+    assert command._named_after(tmp_path / ("a" * 300), "_b") != command._named_after(tmp_path / ("a" * 301), "_b")
+
+
 NEWTON = ("--curvature", "gauss-newton")
 BOTH = "no --validation rows, so the largest damping and the formula's length were taken"
 SAID = [

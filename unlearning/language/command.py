@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from unlearning.core import names
+from unlearning.core import names, paths
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import (
@@ -93,7 +93,8 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
         "ledger": [],
         "unseen": unseen_digests(files, place),
     }
-    output = args.output or args.weights / f"{files['train'].stem}_finetune{names.suffix(own)}_s{args.seed}"
+    tail = f"_finetune{names.suffix(own)}_s{args.seed}"
+    output = args.output or _named_after(args.weights / files["train"].stem, tail)
     with to_make(output, partial(is_finished, output, record, args.overwrite)) as wanted:
         if not wanted:
             return output
@@ -137,7 +138,8 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
         raise UserError(f"--method retrain: nobody here knows how {source} was trained: say --epochs, --lr and --batch-size")
     flags = dict(vars(how))
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
-    output = args.output or Path(f"{source}_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}")
+    tail = f"_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}"
+    output = args.output or _named_after(source, tail)
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise UserError(f"--output {output} is, or lies in, the adapter that is answered from: it isn't replaced")
     record |= {"unseen": unseen_digests(record["files"], place)}
@@ -174,6 +176,14 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
     print(f"{output}  ({cost['seconds']:.1f} s{told})")
     return output
+
+
+def _named_after(source: Path, tail: str) -> Path:
+    """The source's path with a tail. Each request lengthens a name: the source's is shortened where no command would take
+    the whole."""
+    whole = Path(f"{source}{tail}")
+    room = paths.NAME - paths.BESIDE - len(tail.encode())
+    return whole.with_name(names.within(whole.name.removesuffix(tail), room) + tail)
 
 
 def _check_solver(how: How) -> None:
