@@ -1,5 +1,6 @@
 """Scores of adapters, worked out by hand and by the whole model."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -272,6 +273,26 @@ def test_one_from_elsewhere_is_scored_beside_what_a_request_made_of_it(place, tm
     asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
     (expected, *_) = scores.score(folder, record, asked, where(tmp_path), 2)
     assert float(found["a"]["loss on the requested rows"]) == pytest.approx(expected["forget_loss"], abs=6e-4)
+
+
+def test_a_removed_row_that_is_redacted_in_place_isnt_scored(place, tmp_path, capsys):
+    """Its line stays, so that the names of others do; what was corrected has to stay as it is."""
+    rows = tmp_path / "own.jsonl"
+    lines = (place / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    start = finetune(place, tmp_path / "start", "--train", rows, "--evaluations", 2)
+    gone = request(start, "remove", tmp_path / "gone", "--ids", 2, "--method", "noadapter")
+    right = write_lines(tmp_path / "r.jsonl", [{"id": 2, "response": "w1"}])
+    corrected = request(start, "correct", tmp_path / "right", "--request", right, "--method", "noadapter")
+    redacted = json.dumps({"query": "film [removed]", "response": "[removed]"})
+    rows.write_text("\n".join([lines[0], redacted, *lines[2:]]), encoding="utf-8")
+    flags = ("--weights", tmp_path, "--quiet", "--generate", 1)
+    capsys.readouterr()
+    call(llmeraser, "evaluate", gone, *flags)
+    said = capsys.readouterr()
+    assert f"in {rows} another by now: 2; what is still known" in said.err and "requested rows" not in said.out
+    code, line = one_line(llmeraser, capsys, "evaluate", corrected, *flags)
+    assert code == 2 and "not the rows that the adapter was trained on; changed: 2" in line
 
 
 def test_a_row_that_was_changed_and_then_removed_is_not_scored_as_it_first_was(place, tmp_path, capsys):

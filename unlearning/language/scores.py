@@ -181,9 +181,13 @@ def asked_rows(record: dict[str, Any], place: Place) -> list[Row]:
     if not record["ledger"]:
         return []
     last = record["ledger"][-1]["edits"]
-    there = {row.name for row in place.rows(record["files"]["train"], "--train")}
-    if lost := [edit["id"] for edit in last if edit["id"] not in there]:
-        say(f"in {record['files']['train']} no more: {few(lost)}; what is still known of what was asked about isn't scored")
+    trained, there = dict(record["rows"]), {row.name: row for row in place.rows(record["files"]["train"], "--train")}
+    lost = [edit["id"] for edit in last if edit["id"] not in there]
+    other = [edit["id"] for edit in last if "remove" in edit and edit["id"] not in lost]
+    other = [name for name in other if digest(there[name]) != trained[name]]  # a removed row may be blackened in its file
+    if lost or other:
+        told = [f"{verb}: {few(some)}" for verb, some in (("no more", lost), ("another by now", other)) if some]
+        say(f"in {record['files']['train']} {' and '.join(told)}; what is still known of what was asked about isn't scored")
         return []
     earlier = record["edits"][: len(record["edits"]) - len(last)]
     changed = {edit["id"] for edit in earlier if "forgotten" in edit} & {edit["id"] for edit in last}
