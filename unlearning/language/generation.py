@@ -69,7 +69,15 @@ def _read(session: Session, rows: Sequence[Tokens], ids: torch.Tensor, mask: tor
 
 
 def _bytes(cache: Any) -> int:
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    """Bytes of all tensors of a model's cache: keys and values, or what layers of another kind keep, as linear attention."""
+    return sum(_bytes_within(value) for layer in cache.layers for value in vars(layer).values())
+
+
+def _bytes_within(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(_bytes_within, parts))
 
 
 def _ends(session: Session) -> list[int]:
