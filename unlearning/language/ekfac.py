@@ -182,8 +182,8 @@ def compute(session: Session, samples: int = SAMPLES) -> list[Layer]:
 
 def _unreached(parameter: torch.Tensor) -> Layer:
     """The block of a layer on which no row's answer depends: without curvature."""
-    flat = torch.zeros_like(parameter, requires_grad=False)
-    return Layer(*(torch.eye(size, dtype=flat.dtype, device=flat.device) for size in reversed(flat.shape)), flat)
+    inputs, outputs = (torch.eye(size, dtype=parameter.dtype, device=parameter.device) for size in reversed(parameter.shape))
+    return Layer(inputs, outputs, torch.zeros_like(parameter, requires_grad=False))
 
 
 class _Answers(nn.Module):
