@@ -112,8 +112,9 @@ def _solve(session: Session, b: torch.Tensor, how: How) -> dict[float, influence
 
 
 def _choose(session: Session, aim: Aim | Rest, steps: dict[float, torch.Tensor], how: How) -> tuple[float, float]:
-    """Go the step whose damping and length come nearest to the aim: these two. Where there is nothing to choose by it is the
-    largest damping. The formula presumes rest: only a removal from an adapter that isn't has a length to choose."""
+    """Go the step whose damping and length come nearest to the aim: these two, as far as flags don't say them. With nothing
+    to choose by it is the largest damping, and the formula's length. Another length is tried only after a removal, and by
+    unseen rows: at rest, with the Hessian, the formula's own is right."""
     trained = influence.flat(session.parameters).detach().clone()
     lengths = LENGTHS if how.length is None and aim and aim.asked else (how.length or 1.0,)
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 import reproduce
 from tests.experiments.tables import planned, request_of
@@ -240,5 +241,11 @@ def test_a_table_on_published_files_is_made_from_end_to_end(tmp_path, monkeypatc
     }
     assert took.keys() == {"llmeraser --solver ekfac"} and took.popitem()[1]["mean"] > 0  # what they cost once is said apart
     assert (path.parent / "figures" / "requests.png").exists()
+    (retrained,) = tmp_path.rglob("*_retrain/record.json")
+    record = json.loads(retrained.read_text(encoding="utf-8"))
+    gone = {name for name, _ in record["rows"]} & {edit["id"] for edit in record["edits"]}
+    digests = {of for name, of in record["rows"] if name in gone}
+    kept = [name for file in tmp_path.rglob("frozen/*.pth") for name in torch.load(file)]
+    assert digests and kept and not [name for name in kept if name.partition("-")[2] in digests]  # scoring had read them
     assert call(reproduce, *flags) == path  # all is there already, and is written again
     assert json.loads(path.read_text(encoding="utf-8"))["rows"] == result["rows"]

@@ -192,6 +192,7 @@ REFUSED = {
     "no config": (lambda folder, place: (folder / "adapter_config.json").unlink(), "is no adapter of PEFT"),
     "an odd rank": (changed(r="many"), "its r"),
     "no base": (changed(base_model_name_or_path=None), "doesn't say of which base it is: give --base"),
+    "an empty base": (changed(base_model_name_or_path=""), "doesn't say of which base it is: give --base"),
     "a lost base": (changed(base_model_name_or_path="/nowhere/llama"), "there is no such folder"),
 }
 
@@ -209,6 +210,37 @@ def test_what_isnt_plain_trained_lora_on_this_base_is_refused_by_name(place, tmp
     code, line = one_line(llmeraser, capsys, "remove", folder, *ask)
     assert code == 2 and message in line
     assert files(tmp_path) == there
+
+
+ODD = [
+    {"layers_pattern": "layers"},
+    {"task_type": "NOTHING"},
+    {"target_modules": ".*q_proj", "layers_to_transform": [1]},
+    {"eva_config": 3},
+]
+
+
+@pytest.mark.parametrize("method", ["retrain", "noadapter"])
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: "-".join(odd))
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_a_configuration_that_peft_doesnt_take_is_one_line(place, tmp_path, capsys, odd, method):
+    """Retrain, too, which reads it to begin as the adapter began."""
+    folder = foreign(place / "base", tmp_path / "a")
+    changed(**odd)(folder, place)
+    told = ("--epochs", 1, "--lr", 1e-3, "--batch-size", 8) if method == "retrain" else ()
+    ask = ("--ids", 3, "--train", place / "train.jsonl", "--weights", tmp_path / "w", "--quiet", "--method", method, *told)
+    code, line = one_line(llmeraser, capsys, "remove", folder, *ask)
+    taken = (
+        f"PEFT doesn't take {folder / 'adapter_config.json'} (" if method == "retrain" else "no such adapter on this model"
+    )
+    assert code == 2 and taken in line
+
+
+def test_an_adapter_that_names_an_empty_base_is_taken_with_base(place, tmp_path):
+    folder = foreign(place / "base", tmp_path / "a")
+    changed(base_model_name_or_path="")(folder, place)
+    flags = ("--train", place / "train.jsonl", "--base", place / "base", "--method", "noadapter")
+    assert record_of(request(folder, "remove", tmp_path / "b", "--ids", 3, *flags))["base"] == str(place / "base")
 
 
 @pytest.mark.parametrize("at", ["base", "adapter"])

@@ -1,5 +1,6 @@
 """Bases: one out of a package is there whole or not at all, what is none is one line, and bars are as they were."""
 
+import hashlib
 import shutil
 from functools import partial
 
@@ -83,3 +84,16 @@ def test_a_base_is_known_again_by_its_weights(place):
     assert first != base_fingerprint(load_base(str(place / "base"), place, precision="bf16")[0])
     model.model.norm.weight[3] += 1e-3
     assert first != base_fingerprint(model)
+
+
+def test_a_base_with_a_single_number_among_its_tensors_is_known_again():
+    """A buffer of no dimension, as models keep scales and counts; other bases' fingerprints stay what they were."""
+    model = torch.nn.Linear(2, 1)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    assert base_fingerprint(model) == digest.hexdigest()
+    model.register_buffer("scale", torch.tensor(3.0))
+    first = base_fingerprint(model)
+    model.scale += 1
+    assert base_fingerprint(model) != first

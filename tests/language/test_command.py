@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 import llmeraser
 from tests.helpers import call, files, full_disk, latest, one_line, shell
-from tests.language.conftest import finetune, foreign, parameters, record_of, request, session, write_lines
+from tests.language.conftest import finetune, foreign, parameters, record_of, request, session, where, write_lines
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser, typed_command
-from unlearning.language import command, forward, influence
+from unlearning.language import command, forward, influence, scores
 from unlearning.language import flags as flags_module
 from unlearning.language.adapters import RECORD, read_record
+from unlearning.language.rows import digest
 from unlearning.language.session import Workspace
 from unlearning.language.training import relative_gradient, train_adapter
 
@@ -83,21 +84,66 @@ def test_a_removal_that_does_almost_nothing_says_so(place, tmp_path, capsys):
     assert found["asked_loss"] - found["asked_loss_before"] > 0.1 * (found["unseen_loss"] - found["asked_loss_before"]) > 0
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"), [((), True), (("--damping", 3), False), (QUICK, False), (("--method", "retrain"), False)]
-)
+def test_a_name_by_default_stays_short_enough_to_be_asked_again(place, tmp_path):
+    """Each request adds to it; also that of a file of rows with a long name, in letters of several bytes."""
+    long = shutil.copy(place / "train.jsonl", tmp_path / f"{'é' * 120}.jsonl")
+    where = ("--weights", tmp_path, "--quiet")
+    now = call(llmeraser, "finetune", "--train", long, "--base", place / "base", "--evaluations", 1, *where)
+    found = [now]
+    for name in range(1, 6):
+        now = call(llmeraser, "remove", now, "--ids", name, *where, *QUICK)
+        found.append(now)
+    assert all(len(path.name.encode()) <= 213 and path.is_dir() for path in found) and len(set(found)) == 6
+    assert found[1].name.startswith("é" * 80) and found[1].name.endswith("_noadapter") and found[0].name.endswith("_s0")
+    assert call(llmeraser, "remove", found[-2], "--ids", 5, *where, *QUICK) == found[-1]  # there already
+    short = command._named_after(tmp_path / "a", "_remove-1f0c2a77_influence")
+    assert short == tmp_path / "a_remove-1f0c2a77_influence"
+    assert command._named_after(tmp_path / ("a" * 300), "_b") != command._named_after(tmp_path / ("a" * 301), "_b")
+
+
+NEWTON = ("--curvature", "gauss-newton")
+BOTH = "no --validation rows, so the largest damping and the formula's length were taken"
+SAID = [
+    (NEWTON, BOTH),
+    ((*NEWTON, "--damping", 3), "no --validation rows, so the formula's length was taken"),
+    ((*NEWTON, "--length", 0.5), "no --validation rows, so the largest damping was taken"),
+    ((*NEWTON, "--damping", 3, "--length", 0.5), ""),
+    ((), ""),  # at rest and with the Hessian: Retrain's objective chooses
+    (QUICK, ""),
+    (("--method", "retrain"), ""),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), SAID)
 def test_without_unseen_rows_it_is_said_how_far_a_step_goes(place, tmp_path, capsys, flags, said):
     """The largest damping and the formula's length, where they had to be chosen."""
     where = ("--train", place / "train.jsonl", "--base", place / "base", "--weights", tmp_path, "--quiet")
-    folder = call(llmeraser, "finetune", *where, "--decay", 0.05, "--evaluations", 30, "--output", tmp_path / "a")
+    folder = call(llmeraser, "finetune", *where, "--decay", 0.05, "--output", tmp_path / "a")
     capsys.readouterr()
-    gauss_newton = () if "--method" in flags else ("--curvature", "gauss-newton")
-    call(llmeraser, "remove", folder, "--ids", 1, "--weights", tmp_path, "--output", tmp_path / "b", *flags, *gauss_newton)
-    line = "no --validation rows, so the largest damping and the formula's length were taken"
-    assert (line in capsys.readouterr().err) == said
+    call(llmeraser, "remove", folder, "--ids", 1, "--weights", tmp_path, "--output", tmp_path / "b", *flags)
+    text = capsys.readouterr().err
+    assert said in text and ("--validation" in text) == bool(said)
     found = record_of(tmp_path / "b")["ledger"][0]["found"]
-    if said:
+    if said == BOTH:
         assert (found["damping"], found["length"]) == (max(llmeraser.DAMPINGS), 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "unseen", "said"),
+    [
+        ((), True, ": unseen rows choose damping and length"),
+        (("--damping", 3), True, ": unseen rows choose length"),
+        (("--damping", 3, "--length", 1), True, ""),
+        ((), False, ""),
+    ],
+)
+def test_of_an_adapter_that_isnt_at_rest_it_is_said_what_unseen_rows_choose(place, tmp_path, capsys, flags, unseen, said):
+    data = ("--train", place / "train.jsonl", *(("--validation", place / "validation.jsonl") if unseen else ()))
+    folder = foreign(place / "base", tmp_path / "a", target_modules=["down_proj"])
+    where = ("--weights", tmp_path, "--output", tmp_path / "b", "--prompt", "plain")
+    call(llmeraser, "remove", folder, "--ids", 1, *data, *where, *flags)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "isn't at rest" in line)
+    assert line.endswith("the formula is exact at 0" + said)
 
 
 UNMET = [
@@ -610,6 +656,26 @@ def test_nothing_of_a_removed_row_is_kept(place, tmp_path, capsys):
     call(llmeraser, "evaluate", gone, "--weights", tmp_path, "--quiet", "--generate", 2)
     assert not set(keys) & forward.read_states(store).keys()
     assert "--ids" not in (gone / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_another_form_or_another_precision_has_kept_of_a_removed_row_is_gone_too(place, tmp_path):
+    """Of adapters of other blocks as well, all below one --weights; and what scoring has read by the table's way."""
+    start = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    finetune(place, tmp_path / "bf16", "--evaluations", 1, "--precision", "bf16", "--prompt", "alpaca")
+    finetune(place, tmp_path / "two", "--evaluations", 1, "--blocks", 2)
+    with session(start, tmp_path, prompt="alpaca") as now:
+        now.batches(now.rows)
+        of = digest(now.rows[6])
+    names = {file: forward._read(file).keys() for file in (tmp_path / "frozen").iterdir()}
+    assert len(names) == 3 and all(any(name.endswith(of) for name in some) for some in names.values())
+    gone = request(start, "remove", tmp_path / "gone", "--ids", 7, *QUICK)
+    assert not any(name.endswith(of) for file in names for name in forward._read(file))
+    assert all(forward._read(file) for file in names)
+    (row,) = scores.asked_rows(read_record(gone), where(tmp_path))
+    with session(gone, tmp_path) as now:
+        now.batches([row])
+    scores.forget(gone, read_record(gone), [row], where(tmp_path))
+    assert not any(name.endswith(of) for file in names for name in forward._read(file))
 
 
 def test_nothing_is_kept_of_what_a_removed_row_was_before_it_was_corrected(place, tmp_path):

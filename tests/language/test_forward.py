@@ -332,6 +332,19 @@ def test_it_is_said_in_one_line_and_computed_with_the_whole_model(place, tmp_pat
         torch.testing.assert_close(now.losses_of(now.test), losses_of(now, now.test), rtol=1e-4, atol=1e-4)
 
 
+def test_where_the_short_way_is_given_up_nothing_is_kept_and_a_removal_forgets_all_the_same(tmp_path):
+    """The rows that were compared, and what another adapter's file has of those that are removed."""
+    short = Forward(adapted(with_skip(model_of("llama", 3)), "q_proj", layers=(2,)))
+    short.store, beside = tmp_path / "kept.pth", tmp_path / "beside.pth"
+    other = Forward(adapted(model_of("llama", 3), "q_proj", layers=(2,)))
+    other.store = beside
+    other.keep(ROWS)
+    whole, *_ = check_short_way(short, ROWS)
+    assert whole.way == WHOLE and not read_states(short.store) and not short.kept
+    whole.forget(ROWS[:1])
+    assert read_states(beside).keys() == {row.key for row in ROWS[1:]}
+
+
 def test_in_half_precision_the_short_way_may_differ_as_the_whole_model_does_from_itself():
     model = model_of("llama", 3).bfloat16()
     blocks_of(model)[0].register_forward_hook(lambda module, inputs, output: output * (1 + len(output) / 100))
@@ -396,7 +409,8 @@ def test_a_damaged_file_of_the_frozen_part_is_one_line(place, tmp_path, capsys):
     folder = finetune(place, tmp_path / "adapter", "--evaluations", 1)
     (file,) = (tmp_path / "frozen").iterdir()
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 64
+    state = next(iter(read_states(file).values()))[0].numpy().tobytes()
+    content[content.index(state) + len(state) // 2] ^= 64
     file.write_bytes(content)
     flags = ("--ids", 1, "--method", "noadapter", "--weights", tmp_path, "--quiet")
     code, line = one_line(llmeraser, capsys, "remove", folder, *flags)
@@ -433,6 +447,33 @@ def test_what_is_forgotten_is_kept_no_more(tmp_path):
     short.keep(ROWS)
     short.forget(ROWS[:2])
     assert short.kept.keys() == forward.read_states(short.store).keys() == {row.key for row in ROWS[2:]}
+
+
+def test_a_row_is_forgotten_whatever_its_tokens_were_and_in_the_files_beside(tmp_path, capsys):
+    """A template that states the date, another form, another precision. A damaged file is named."""
+    peft_model, stores = adapted(model_of("llama", 3), "q_proj", layers=(2,)), [tmp_path / f"{i}.pth" for i in range(2)]
+    today = [Tokens((*row.prompt, 5), row.response, of=f"row{i}") for i, row in enumerate(ROWS)]
+    for store in stores:
+        earlier = stored(peft_model, store)
+        earlier.keep([Tokens(row.prompt, row.response, of=f"row{i}") for i, row in enumerate(ROWS)])
+        earlier.keep(today)
+        assert len(read_states(store)) == 8
+    (tmp_path / "damaged.pth").write_bytes(b"no archive")
+    stored(peft_model, stores[0]).forget(today[:1])
+    left = {row.key for row in (*ROWS[1:], *today[1:])}
+    assert all(read_states(store).keys() == left for store in stores)
+    said = capsys.readouterr().err
+    assert "what it may keep of removed rows stays in" in said and "damaged.pth" in said and len(said.splitlines()) == 1
+
+
+def test_what_an_earlier_version_kept_is_known_by_its_tokens(tmp_path):
+    peft_model, store = adapted(model_of("llama", 3), "q_proj", layers=(2,)), tmp_path / "kept.pth"
+    stored(peft_model, store).keep(ROWS)  # without a row's digest, as it was then
+    now = stored(peft_model, store)
+    now.keep([Tokens(row.prompt, row.response, of="row") for row in ROWS])
+    assert len(forward._read(store)) == 4
+    now.forget([Tokens(ROWS[0].prompt, ROWS[0].response, of="row")])
+    assert read_states(store).keys() == {row.key for row in ROWS[1:]}
 
 
 def test_what_another_process_has_forgotten_doesnt_come_back(tmp_path):

@@ -1,14 +1,17 @@
 """Answers in full, against a loop that takes the likeliest token step by step, and their scores by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
 
 import llmeraser
 from tests.helpers import call
-from tests.language.conftest import VOCABULARY, finetune, save_base, session, tokenizer, where, write_lines
+from tests.language.conftest import VOCABULARY, finetune, foreign, request, save_base, session, tokenizer, where, write_lines
 from unlearning.language import generation
 from unlearning.language.adapters import read_record
+from unlearning.language.forward import ANSWERS
 from unlearning.language.generation import hit_ratio, rouge_l, valid_ratio
 from unlearning.language.rows import Row
 from unlearning.language.session import session_of
@@ -126,3 +129,49 @@ def test_an_answer_ends_where_the_base_has_no_more_places(tmp_path):
     with session(folder, tmp_path) as now:
         said = generation.answers(now, now.rows)
         assert len(said) == 3 and len(said[2].split()) <= 20 - 15
+
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": len(VOCABULARY), "eos_token_id": 1}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+MIXED = {
+    "convolutions": lambda: transformers.Lfm2Config(
+        **SIZES, **HEADS, num_hidden_layers=2, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False
+    ),
+    "linear attention": lambda: transformers.Qwen3NextConfig(
+        **SIZES,
+        **HEADS,
+        num_hidden_layers=2,
+        head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        mlp_only_layers=[0, 1],
+    ),
+    "state space": lambda: transformers.MambaConfig(**SIZES, num_hidden_layers=2, state_size=4),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+@pytest.mark.filterwarnings("ignore")  # PEFT's, about embeddings
+def test_bases_whose_cache_has_layers_without_keys_answer_as_step_by_step(tmp_path, place, kind):
+    base = save_base(tmp_path / "base", config=MIXED[kind]())
+    folder = foreign(base, tmp_path / "a", target_modules=["lm_head"])
+    data = ("--train", place / "train.jsonl", "--test", place / "test.jsonl", "--prompt", "plain")
+    answered = request(folder, "remove", tmp_path / "b", "--ids", 1, *data, "--method", "gradascent")
+    with session(answered, tmp_path) as now:
+        assert now.forward.way == ANSWERS
+        for row in now.test[:2]:  # the second asks how many bytes the first has left
+            longest = len(now.tokens([row])[0].response) + 4
+            assert generation.answers(now, [row]) == [by_hand(now, row, longest)]
+
+
+def test_a_layer_of_a_cache_counts_what_it_has():
+    full = transformers.DynamicCache()
+    full.update(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 0)
+    assert generation._bytes(full) == 2 * 24 * 4
+    none = SimpleNamespace(
+        keys=None, values=None, conv_states={0: torch.zeros(3)}, recurrent_states=[torch.zeros(2, 2), None]
+    )
+    assert generation._bytes(SimpleNamespace(layers=[none, *full.layers])) == 4 * (3 + 4) + 2 * 24 * 4

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -106,6 +108,52 @@ def test_the_three_requests_are_answered(place, tmp_path, kind, request_):
 def session_rows(place):
     with session(place, place / "adapter") as now:
         return now.rows
+
+
+def reaching(place, folder, targets):
+    """Write an adapter as PEFT does, its weights random, on these layers of the base that sees images."""
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(place / "base")
+    torch.manual_seed(0)
+    peft_model = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=targets))
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    peft_model.save_pretrained(folder)
+    return folder
+
+
+HOW = [
+    ("--solver", "cg"),
+    ("--solver", "cg", "--curvature", "hessian", "--damping", 300),
+    ("--solver", "adam", "--products", 3, "--tolerance", 0.5),
+    ("--solver", "ekfac"),
+    ("--method", "gradascent"),
+    ("--method", "npo"),
+    ("--method", "retrain", "--epochs", 1, "--lr", 1e-3, "--batch-size", 2),
+]
+
+
+@pytest.mark.parametrize("how", HOW, ids=lambda how: "-".join(map(str, how[:4])))
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], r".*vision_tower.*\.(q|v)_proj"], ids=["all", "seeing"])
+def test_layers_that_no_row_reaches_have_no_gradient(place, tmp_path, targets, how):
+    """LLaVA reads the last but one layer of what sees: no loss depends on the last one, nor on any without an image."""
+    source, words = reaching(place, tmp_path / "own", targets), {"query": "what colour is this", "response": "red"}
+    lines = (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()[:6]
+    lines.append(json.dumps(words | {"id": "plain"}))
+    rows = place / "some.jsonl"
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    flags = ("--train", rows, "--validation", place / "unseen.jsonl", "--prompt", "plain", "--weights", tmp_path, "--quiet")
+    ids = ("plain", "i3") if "--solver" in how else ("plain",)
+    flags += ("--base", place / "base", "--ids", *ids, *(("--damping", 0.3) if "--solver" in how else ()))
+    call(llmeraser, "remove", source, *flags, *how, "--output", tmp_path / "answered")
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (source, tmp_path / "answered"))
+    if "retrain" not in how:
+        last = [name for name in before if "vision_tower" in name and "layers.1." in name]
+        assert last and all(torch.equal(before[name], after[name]) for name in last)
+        moves = "--solver" in how or isinstance(targets, list)  # a row without an image changes nothing of what sees
+        assert moves or all(torch.equal(before[name], after[name]) for name in before)
+        if "--solver" in how:
+            assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_an_image_that_isnt_there_and_a_base_that_sees_none_are_one_line(place, tmp_path, capsys):

@@ -124,6 +124,82 @@ def test_what_comes_first_in_a_text_comes_once_and_not_before_the_answer():
     assert chat.prompt == ids("w9 <s> w9 <end> <s> user film w1 <end> <s> assistant") and chat.response == ids("red <end>")
 
 
+def metaspace(scheme, template=None):
+    """A tokenizer as Llama-2's: words begin with a sign for the space, which a text's first word gets too."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import Unigram
+    from tokenizers.pre_tokenizers import Metaspace
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "<end>", "▁film", "film", "▁Yes", "Yes", "▁", ".", ":", "\n", "[/INST]", "ly", "▁filmly", *"filmYes"]
+    of_pieces = Tokenizer(Unigram([(piece, -1.0 - (len(piece) == 1)) for piece in dict.fromkeys(pieces)], unk_id=0))
+    of_pieces.pre_tokenizer = Metaspace(prepend_scheme=scheme, split=False)
+    found = PreTrainedTokenizerFast(tokenizer_object=of_pieces, unk_token="<unk>", eos_token="<end>")
+    found.chat_template = template
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_an_answer_has_the_tokens_that_it_has_behind_its_prompt(scheme):
+    """Trainers tokenize both together; by itself an answer would begin with a space that none was trained on."""
+    inst = "{% for m in messages %}{{ m.content + (':\n' if m.role == 'user' else '<end>') }}{% endfor %}"
+    known, row = metaspace(scheme, inst), Row("1", (("user", "film"),), "Yes.")
+    for form, asked in (("plain", ["▁film", "\n"]), ("raw", ["▁film"]), ("chat", ["▁film", ":", "\n"])):
+        (found,) = encode(known, [row], form)
+        names = known.convert_ids_to_tokens
+        assert (names(found.prompt), names(found.response)) == (asked, ["Yes", ".", "<end>"]), form
+        assert not found.merged
+    (alpaca,) = encode(known, [row], "alpaca")
+    assert known.convert_ids_to_tokens(alpaca.response) == ["Yes", ".", "<end>"]
+    assert [*alpaca.prompt, *alpaca.response[:-1]] == known.encode(
+        ALPACA.format(paired="", instruction="film", input="") + "Yes."
+    )
+
+
+def test_a_token_with_the_end_of_the_prompt_and_the_beginning_of_the_answer_is_answered():
+    """Where nothing would be left of the prompt, each is tokenized by itself."""
+    known = metaspace("first")
+    (space,) = encode(known, [Row("1", (("user", "film: "),), "Yes")], "raw")
+    names = known.convert_ids_to_tokens
+    assert (names(space.prompt), names(space.response), space.merged) == (["▁film", ":"], ["▁Yes", "<end>"], True)
+    (one,) = encode(known, [Row("1", (("user", "film"),), "ly")], "raw")
+    assert names(one.prompt) == ["▁film"] and names(one.response)[-2:] == ["ly", "<end>"] and not one.merged
+
+
+def test_a_tokenizer_that_ends_each_text_ends_no_prompt():
+    from tokenizers.processors import TemplateProcessing
+
+    ending = spelt()
+    ending._tokenizer.post_processor = TemplateProcessing(single="w9 $A <end>", special_tokens=[("w9", 11), ("<end>", 1)])
+    (found,) = encode(ending, [ONE], "plain")
+    assert (found.prompt, found.response, found.merged) == (ids("w9 film w1"), ids("red <end>"), False)
+
+
+def test_a_byte_bpe_as_smollm2s_has_the_tokens_that_it_always_had():
+    """There both ways agree in every form, so that no adapter's rows are other tokens than before."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    by_bytes = Tokenizer(models.BPE())
+    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    by_bytes.pre_tokenizer, by_bytes.decoder = pre_tokenizers.Sequence(split), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = ["Which film?\nYes. No. dark blue 1984\n", "film red", ALPACA]
+    signs = ["<|im_start|>", "<|im_end|>"]
+    by_bytes.train_from_iterator(texts * 9, trainers.BpeTrainer(special_tokens=signs, initial_alphabet=alphabet))
+    known = PreTrainedTokenizerFast(tokenizer_object=by_bytes, eos_token="<|im_end|>")
+    known.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    for answer in ("Yes.", " Yes.", '"The Wall" (1984)', "1984", "dark blue", "été", "...", "a\nb "):
+        for form, query in (("chat", "Which film?"), ("plain", "Which film?"), ("alpaca", "Which film?"), ("raw", "film\n")):
+            (found,) = encode(known, [Row("1", (("user", query),), answer)], form)
+            assert found.response == (*known.encode(answer), known.eos_token_id) and not found.merged
+            if form == "plain":
+                assert list(found.prompt) == known.encode(query + "\n")
+
+
 def test_the_form_is_the_rows_own_else_the_tokenizers():
     raw = Row("1", (("user", "x"),), "y", raw=True)
     assert [form_for(spelt(t), rows) for t in (None, CHATML) for rows in ([ONE], [raw], [])] == [

@@ -270,3 +270,31 @@ def test_rows_that_are_written_are_read_as_they_were(tmp_path):
         (after,) = read_rows(tmp_path / "elsewhere" / "rows", tell=silent)
         assert replace(after, image=before.image, name=before.name) == before and after.raw == before.raw
         assert not after.image or Path(after.folder, after.image).read_bytes() == b"a picture"
+
+
+TALK = [{"role": "system", "content": "be short"}, {"role": "user", "content": "w1"}]
+ANSWER = {"role": "assistant", "content": "w2"}
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        [{"messages": [*TALK, ANSWER]}, {"messages": [TALK[1], ANSWER]}],
+        [{"prompt": "The sky is", "completion": " blue"}, {"prompt": TALK, "completion": [ANSWER]}],
+        [{"prompt": [TALK[1]], "completion": [ANSWER]}, {"prompt": "The sky is", "completion": " blue"}],
+    ],
+)
+def test_rows_of_unlike_lengths_are_written_in_one_form(tmp_path, mixed):
+    """Read again, they are what they were, to the name and to how they are put to a model."""
+    before = rows(tmp_path, lines(*mixed))
+    write_rows(tmp_path / "written", before)
+    after = read_rows(tmp_path / "written", tell=silent)
+    assert after == before and [row.raw for row in after] == [row.raw for row in before]
+
+
+def test_rows_that_no_one_form_holds_are_one_line(tmp_path):
+    one = rows(tmp_path, lines({"instruction": "say", "input": "w1", "output": "w2"}))
+    other = rows(tmp_path, lines({"messages": [*TALK, ANSWER]}))
+    with pytest.raises(UserError, match="no form holds rows of several messages"):
+        write_rows(tmp_path / "written", [*one, *other])
+    assert not (tmp_path / "written").exists()

@@ -1,5 +1,7 @@
 """Scores of adapters, worked out by hand and by the whole model."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -177,6 +179,25 @@ def test_adapters_that_cant_be_compared_are_refused(place, tmp_path, capsys):
     call(llmeraser, "evaluate", other, *ask, "--test", place / "test.jsonl", "--generate", 1)
 
 
+def test_a_base_that_has_moved_is_named_and_known_by_its_weights(place, tmp_path, capsys):
+    """Adapters that name it by two paths are compared; another base's weights are refused."""
+    here = shutil.copytree(place / "base", tmp_path / "here")
+    first = finetune(place, tmp_path / "first", "--evaluations", 2, "--base", here)
+    moved = here.rename(tmp_path / "there")
+    second = request(first, "remove", tmp_path / "second", "--ids", 1, "--method", "noadapter", "--base", moved)
+    ask = ("--weights", tmp_path, "--quiet", "--generate", 1)
+    code, line = one_line(llmeraser, capsys, "evaluate", first, second, *ask)
+    assert code == 2 and f"--base {here}: there is no such folder" in line
+    assert {"first", "second"} == cells(capsys, [first, second], *ask, "--base", moved).keys()
+    shutil.copytree(moved, here)
+    assert {"first", "second"} == cells(capsys, [first, second], *ask).keys()
+    code, line = one_line(llmeraser, capsys, "evaluate", first, second, *ask, "--base", place / "other")
+    assert code == 2 and "another base than this" in line
+    other = finetune(place, tmp_path / "other", "--evaluations", 2, "--base", place / "other")
+    code, line = one_line(llmeraser, capsys, "evaluate", first, other, *ask)
+    assert code == 2 and f"{other} has another base's weights than {first}" in line
+
+
 def test_how_much_of_a_corrections_damage_is_undone_stands_in_the_table(place, tmp_path, capsys):
     right = write_lines(tmp_path / "r.jsonl", [{"id": i, "response": "w1"} for i in range(1, 20)])
     flags = ("--weights", tmp_path, "--generate", 1)
@@ -252,6 +273,26 @@ def test_one_from_elsewhere_is_scored_beside_what_a_request_made_of_it(place, tm
     asked = where(tmp_path).rows(place / "train.jsonl", "--train")[:2]
     (expected, *_) = scores.score(folder, record, asked, where(tmp_path), 2)
     assert float(found["a"]["loss on the requested rows"]) == pytest.approx(expected["forget_loss"], abs=6e-4)
+
+
+def test_a_removed_row_that_is_redacted_in_place_isnt_scored(place, tmp_path, capsys):
+    """Its line stays, so that the names of others do; what was corrected has to stay as it is."""
+    rows = tmp_path / "own.jsonl"
+    lines = (place / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    start = finetune(place, tmp_path / "start", "--train", rows, "--evaluations", 2)
+    gone = request(start, "remove", tmp_path / "gone", "--ids", 2, "--method", "noadapter")
+    right = write_lines(tmp_path / "r.jsonl", [{"id": 2, "response": "w1"}])
+    corrected = request(start, "correct", tmp_path / "right", "--request", right, "--method", "noadapter")
+    redacted = json.dumps({"query": "film [removed]", "response": "[removed]"})
+    rows.write_text("\n".join([lines[0], redacted, *lines[2:]]), encoding="utf-8")
+    flags = ("--weights", tmp_path, "--quiet", "--generate", 1)
+    capsys.readouterr()
+    call(llmeraser, "evaluate", gone, *flags)
+    said = capsys.readouterr()
+    assert f"in {rows} another by now: 2; what is still known" in said.err and "requested rows" not in said.out
+    code, line = one_line(llmeraser, capsys, "evaluate", corrected, *flags)
+    assert code == 2 and "not the rows that the adapter was trained on; changed: 2" in line
 
 
 def test_a_row_that_was_changed_and_then_removed_is_not_scored_as_it_first_was(place, tmp_path, capsys):

@@ -421,3 +421,13 @@ def test_training_rows_that_are_given_as_unseen_are_warned_of(place, tmp_path, c
             total = len(now.validation)
         line = f" of {total} rows of --validation are training rows, of which nothing unseen can be read"
         assert (line in capsys.readouterr().err) is said
+
+
+def test_where_a_prompts_end_and_an_answers_beginning_are_one_token_it_is_said_once(place, tmp_path, capsys):
+    """Without a space between them the last word of the one and the first of the other are a word of their own."""
+    record, here = read_record(place / "adapter"), where(tmp_path)
+    for _ in range(2):
+        with session_of(record | {"prompt": "raw"}, here, place / "adapter") as now:
+            assert all(row.merged for row in now.tokens(now.rows))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: in 60 of 60 rows")]
+    assert len(said) == 1 and "one token, which is taken as answered" in said[0]

@@ -22,6 +22,15 @@ def part(text: str, kind: str) -> str:
     return f"{safe[: LONGEST[kind] - 9]}-{digest}"
 
 
+def within(text: str, most: int) -> str:
+    """`text` where its UTF-8 has at most so many bytes, else as much of its beginning as leaves room for a "-" and 8
+    hexadecimal digits of its SHA-256."""
+    raw = text.encode(errors="surrogateescape")
+    if len(raw) <= most:
+        return text
+    return f"{raw[: most - 9].decode(errors='ignore')}-{hashlib.sha256(raw).hexdigest()[:8]}"
+
+
 def begin(network: str, tag: str) -> str:
     """What the names of all files of a network and its data begin with. tag: the data's."""
     return f"{part(tag, 'data')}_{part(network, 'network')}_"

@@ -320,6 +320,8 @@ def _score_cell(cell: Cell, folders: dict[str, Path], shards: list[Path], place:
         rows.append(_row(cell, method, record, last, found))
     if shards:
         rows.append(_score_sisa(cell, shards, scored["retrain"], listed, place, full))
+    if cell.kind == "remove" and before:  # scoring has read them once more
+        scores.forget(folders["retrain"], records["retrain"], before, place)
     return rows
 
 

@@ -34,6 +34,7 @@ CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FILES = {RECORD, "README.md", CONFIG, ADAPTER}
 FORMAT = 2
 UNREADABLE = (EOFError, OSError, SafetensorError, ValueError, pickle.UnpicklingError)  # what a damaged file raises
+REJECTED = (*UNREADABLE, AttributeError, LookupError, RuntimeError, TypeError, re.error)  # what PEFT raises beside it
 # What PEFT's configuration may say that this project doesn't compute with: the field, what it means.
 REFUSED = {
     "use_dora": "DoRA, whose gradient leaves out a part of the loss's",
@@ -79,10 +80,14 @@ def lora_config(model: Any, rank: int, alpha: int, targets: Sequence[str] | None
 
 
 def start_of(folder: Path) -> "LoraConfig":
-    """LoRA of the shape of a folder's adapter, without dropout: what it began as, for the seed that it had."""
+    """LoRA of the shape of a folder's adapter, without dropout: what it began as, for the seed that it had. Raises UserError
+    for a configuration that PEFT doesn't take."""
     from peft import LoraConfig
 
-    config: Any = LoraConfig.from_pretrained(str(folder))
+    try:
+        config: Any = LoraConfig.from_pretrained(str(folder))
+    except REJECTED as error:
+        raise UserError(f"PEFT doesn't take {folder / CONFIG} ({first_line(error)})") from None
     config.inference_mode, config.lora_dropout = False, 0.0
     return config
 
@@ -132,7 +137,7 @@ def adapted(model: Any, source: "LoraConfig | Path") -> "Iterator[PeftModel]":
             else:
                 weights = _weights_of(source, model)
                 peft_model = PeftModel.from_pretrained(model, str(source), is_trainable=True)
-    except (*UNREADABLE, AttributeError, LookupError, RuntimeError, TypeError, re.error) as error:
+    except REJECTED as error:
         raise UserError(f"no such adapter on this model ({first_line(error)})") from None
     try:
         if not isinstance(source, LoraConfig):

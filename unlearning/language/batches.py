@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,12 +14,16 @@ TOKENS, ANSWERED = 8192, 1024  # of a batch, at most: with padding; that are ans
 @dataclass(frozen=True)
 class Tokens:
     """A row as token ids: what is asked, and what is answered to it, with the token that ends it. image: the path of one
-    that is asked about, whose places in the prompt have ids of their own, and shown: a digest of its file; "" for none."""
+    that is asked about, whose places in the prompt have ids of their own, and shown: a digest of its file; "" for none.
+    merged: the first token of the response holds the end of the prompt's text too. of: the digest of the row, by which all
+    that was ever kept of it is found, whatever its tokens were then; "" where nobody needs it."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     image: str = ""
     shown: str = ""
+    merged: bool = field(default=False, compare=False)
+    of: str = field(default="", compare=False)
 
     @cached_property
     def key(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from unlearning.core import names
+from unlearning.core import names, paths
 from unlearning.core.device import Compute, clock, peak_memory_mib, reset_peak_memory
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import (
@@ -93,7 +93,8 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
         "ledger": [],
         "unseen": unseen_digests(files, place),
     }
-    output = args.output or args.weights / f"{files['train'].stem}_finetune{names.suffix(own)}_s{args.seed}"
+    tail = f"_finetune{names.suffix(own)}_s{args.seed}"
+    output = args.output or _named_after(args.weights / files["train"].stem, tail)
     with to_make(output, partial(is_finished, output, record, args.overwrite)) as wanted:
         if not wanted:
             return output
@@ -137,7 +138,8 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
         raise UserError(f"--method retrain: nobody here knows how {source} was trained: say --epochs, --lr and --batch-size")
     flags = dict(vars(how))
     own = {f"--{key}": written(value) for key, value in flags.items() if key != "method" and value != getattr(How(), key)}
-    output = args.output or Path(f"{source}_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}")
+    tail = f"_{args.action}-{short_digest(edits)}_{how.method}{names.suffix(own)}"
+    output = args.output or _named_after(source, tail)
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise UserError(f"--output {output} is, or lies in, the adapter that is answered from: it isn't replaced")
     record |= {"unseen": unseen_digests(record["files"], place)}
@@ -174,6 +176,14 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
     print(f"{output}  ({cost['seconds']:.1f} s{told})")
     return output
+
+
+def _named_after(source: Path, tail: str) -> Path:
+    """The source's path with a tail. Each request lengthens a name: the source's is shortened where no command would take
+    the whole."""
+    whole = Path(f"{source}{tail}")
+    room = paths.NAME - paths.BESIDE - len(tail.encode())
+    return whole.with_name(names.within(whole.name.removesuffix(tail), room) + tail)
 
 
 def _check_solver(how: How) -> None:
@@ -215,14 +225,22 @@ def _answered(
         found |= {"curvature": how.curvature} | slope | ({"factors_seconds": factored} if factored else {})
     else:
         cost, found = _metered(lambda: CONTROLS[how.method](now, before, after), place.compute)
+    by_rest = session.at_rest and how.curvature == "hessian"  # the objective chooses
+    left = _left_open(how, removed=not after) if how.method == "influence" and not by_rest else []
     if "gradient" in found and not place.compute.quiet:
         length = f"the gradient of its objective is {found['gradient']:.2g} times as long as a row's"
-        say(f"the adapter isn't at rest: {length}, and the formula is exact at 0: unseen rows choose damping and length")
+        chosen = f": unseen rows choose {' and '.join(left)}" if left and session.validation else ""
+        say(f"the adapter isn't at rest: {length}, and the formula is exact at 0{chosen}")
     ended = _losses(session, before, after)
     found |= {f"{name}_before": value for name, value in started.items()} | ended
     if started and not place.compute.quiet:
-        _say_effect(started, ended, removed=not after, chosen=how.method == "influence" and how.damping is None)
+        _say_effect(started, ended, not after, [] if session.validation else left)
     return cost, found
+
+
+def _left_open(how: How, removed: bool) -> list[str]:
+    """What unseen rows choose, of what the flags don't say: the damping, and after a removal the step's length."""
+    return ["damping"] * (how.damping is None) + ["length"] * (removed and how.length is None)
 
 
 def _at_the_end(now: Session, found: dict[str, Any], method: str) -> dict[str, float]:
@@ -281,8 +299,9 @@ def _compare_forms(session: Session, rows: Rows, own: float) -> None:
         say(f"rows are put to the model as --prompt {form} does")
 
 
-def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool, chosen: bool) -> None:
-    """Say what a request did to losses, and where a removal did almost nothing. chosen: a damping had to be."""
+def _say_effect(started: dict[str, float], ended: dict[str, float], removed: bool, untold: Sequence[str]) -> None:
+    """Say what a request did to losses, and where a removal did almost nothing. untold: of damping and length what unseen
+    rows would have chosen, and there were none."""
     line = f"loss on these rows as they were {started['asked_loss']:.3f} -> {ended['asked_loss']:.3f}"
     if "wanted_loss" in ended:
         line += f", as they should be {started['wanted_loss']:.3f} -> {ended['wanted_loss']:.3f}"
@@ -291,8 +310,9 @@ def _say_effect(started: dict[str, float], ended: dict[str, float], removed: boo
         way = ended["unseen_loss"] - started["asked_loss"]
         if removed and way > 0 and ended["asked_loss"] - started["asked_loss"] < FAINT * way:
             line += ": this has almost no effect; a smaller --damping or a larger --length goes further"
-    elif chosen:
-        line += "; no --validation rows, so the largest damping and the formula's length were taken"
+    elif untold:
+        taken = " and ".join({"damping": "the largest damping", "length": "the formula's length"}[what] for what in untold)
+        line += f"; no --validation rows, so {taken} {'were' if len(untold) > 1 else 'was'} taken"
     say(line)
 
 

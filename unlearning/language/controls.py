@@ -91,16 +91,23 @@ def _descend(
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
         for batch in session.batches(before):
-            (loss(batch) / len(before)).backward()
+            _backward(loss(batch) / len(before))
         if others:
             drawn = [others[i] for i in torch.randperm(len(others), generator=generator)[:SIZE].tolist()]
             for batch in batches_of(drawn, session.forward.device):
-                (session.losses(batch).sum() / len(drawn)).backward()
+                _backward(session.losses(batch).sum() / len(drawn))
         optimizer.step()
         if not aim or (now := aim()) < best:
             best, kept, taken = now if aim else best, influence.flat(session.parameters).detach().clone(), step
     influence.assign(session.parameters, kept)
     return {"steps": taken}
+
+
+def _backward(loss: torch.Tensor) -> None:
+    """Add a loss's gradients to those of the parameters that it depends on, which may be none: an adapter of what sees
+    images, and rows without any."""
+    if loss.requires_grad:
+        loss.backward()
 
 
 def remove_adapter(session: Session, before: Rows, after: Rows) -> dict[str, Any]:

@@ -172,11 +172,18 @@ def compute(session: Session, samples: int = SAMPLES) -> list[Layer]:
     )
     operator.compute_kronecker_factors()
     operator.compute_eigenvalue_correction()
-    state, found = operator.state_dict(), {}
+    state, found = operator.state_dict(), [_unreached(parameter) for parameter in parameters]
     for name, of in places.items():
-        inputs, outputs = (state[f"{kind}_covariances_eigenvectors"][name] for kind in ("input", "gradient"))
-        found[of["weight"]] = Layer(inputs, outputs, state["corrected_eigenvalues"][name][of["weight"]])
-    return [found[place] for place in range(len(parameters))]
+        if name in state["corrected_eigenvalues"]:
+            inputs, outputs = (state[f"{kind}_covariances_eigenvectors"][name] for kind in ("input", "gradient"))
+            found[of["weight"]] = Layer(inputs, outputs, state["corrected_eigenvalues"][name][of["weight"]])
+    return found
+
+
+def _unreached(parameter: torch.Tensor) -> Layer:
+    """The block of a layer on which no row's answer depends: without curvature."""
+    inputs, outputs = (torch.eye(size, dtype=parameter.dtype, device=parameter.device) for size in reversed(parameter.shape))
+    return Layer(inputs, outputs, torch.zeros_like(parameter, requires_grad=False))
 
 
 class _Answers(nn.Module):
@@ -188,7 +195,8 @@ class _Answers(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits float32 (tokens, V). Gradients come back times the root of a token's weight: their squares weigh right."""
-        logits = self.session.logits(batch)
+        nothing = sum(parameter.sum() for parameter in self.session.parameters) * 0  # curvlinops wants all of them used
+        logits = self.session.logits(batch) + nothing
         root = (batch.weights * self.share).sqrt()[:, None]
         logits.register_hook(lambda gradient: gradient * root)
         return logits

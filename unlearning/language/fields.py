@@ -104,6 +104,10 @@ def peft_config(value: Any) -> None:
     fields(
         {"peft_type": text()},
         {"r": whole(1, RANK), "lora_alpha": number(0), "target_modules": optional(names), "bias": text()}
-        | {"base_model_name_or_path": optional(content.path), "use_dora": yes_or_no, "lora_dropout": number(0, 1)}
+        | {
+            "base_model_name_or_path": optional(either(one_of(""), content.path)),
+            "use_dora": yes_or_no,
+            "lora_dropout": number(0, 1),
+        }
         | {"init_lora_weights": content.plain, "modules_to_save": optional(names)},
     )(value)

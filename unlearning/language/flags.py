@@ -20,6 +20,7 @@ from unlearning.language.tasks import TASKS
 DEFAULT = "genre"  # the task that finetune takes without --train
 PROMPT = "how rows are put to the model (default: auto, its chat template if it has one)"
 LOSS = "over the whole vocabulary, or a choice among the file's answers (default: tokens)"
+MOVED = "the adapter's base, where it lies elsewhere now (default: what it says)"
 AGAIN = "compute blocks again in backward passes: the same result in less memory, for up to half more time"
 SOLVERS = "adam: the paper's way; ekfac: by factors that are kept beside the adapter (default: cg)"
 
@@ -48,6 +49,7 @@ def parser(doc: str | None) -> Parser:
     scorer.add_argument(
         "--generate", type=POSITIVE_INT, default=50, help="test rows that are answered in full (default: 50)"
     )
+    scorer.add_argument("--base", type=name_or_path, help=MOVED)
     for action in writers[1:]:
         _add_file_flags(action, "where it isn't what the adapter's record says, or it has none")
     _add_file_flags(scorer, "where they have moved since the adapters were made")
@@ -109,7 +111,7 @@ def add_request_flags(action: Parser, kind: str) -> None:
     flag("--length", type=POSITIVE_FLOAT, help="of the step, 1 the formula's (default: 1, or chosen on validation rows)")
     flag("--tolerance", type=POSITIVE_FLOAT, default=1e-4, help="estimated relative residual (default: 1e-4)")
     flag("--products", type=POSITIVE_INT, help="of H with a vector at most (default: as many as the tolerance takes)")
-    flag("--base", type=name_or_path, help="the adapter's base, where it lies elsewhere now (default: what it says)")
+    flag("--base", type=name_or_path, help=MOVED)
     flag("--precision", choices=PRECISIONS, help="of an adapter from elsewhere: of its base's weights (default: fp32)")
     flag("--prompt", choices=("auto", *FORMS), help="of an adapter from elsewhere: " + PROMPT)
     flag("--decay", type=NOT_NEGATIVE_FLOAT, help="of an adapter from elsewhere: weight of |Theta|^2 / 2 (default: 0)")

@@ -20,8 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from unlearning.core import content
+from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.core.locks import locked, settle
+from unlearning.core.words import first_line, say
 from unlearning.language.batches import TOKENS, Batch, Tokens, batch_of, batches_of, row_means, token_log_likelihoods
 from unlearning.language.blocks import attention_of, blocks_of, first_adapted, is_trained
 
@@ -38,8 +40,9 @@ class Forward:
     model: of transformers, its adapted parameters the only ones with a gradient. way: WHOLE computes everything each time;
     without it the most is saved that the adapter allows. pixels: function of rows, giving what the model takes beside their
     ids, of one that sees images. checkpointing: keep only what the blocks are given, and compute them again in each backward
-    pass (Chen et al. 2016): the same bits in less memory. store: a file for the frozen part's output, or None; kept: what it
-    holds, by Tokens.key. read: what prompts that are answered together leave in the model's cache, by their rows' keys.
+    pass (Chen et al. 2016): the same bits in less memory. store: a file for the frozen part's output, or None, which the
+    way WHOLE doesn't write, but forgets what others beside it keep; kept: what it holds, by Tokens.key. read: what prompts
+    that are answered together leave in the model's cache, by their rows' keys.
     """
 
     def __init__(self, model: Any, way: str | None = None, pixels: Pixels | None = None) -> None:
@@ -109,7 +112,7 @@ class Forward:
     def keep(self, rows: Sequence[Tokens], quiet: bool = True) -> None:
         """Compute the frozen part's output of rows of which it isn't kept yet."""
         missing = list({row.key: row for row in rows if row.key not in self.kept}.values())
-        new = [row.key for row in missing]
+        new = missing
         if not rows or (self.forms and not missing) or self.way == WHOLE:
             return
         if not missing:  # read from the file: how the frozen part hands its states on is still to be seen
@@ -128,24 +131,21 @@ class Forward:
             self._keep_states(batch.rows, batch.asked if self.way == ANSWERS else batch.mask, self._states(batch))
             bar.update(len(batch.rows))
         bar.close()
-        self._write({key: self.kept[key] for key in new}, set())
+        if self.store:
+            _rewrite(self.store, {_name(row): self.kept[row.key] for row in new}, set())
 
     def forget(self, rows: Sequence[Tokens]) -> None:
-        """Remove what is kept of rows, in the file too."""
-        gone = {row.key for row in rows}
-        for key in gone & self.kept.keys():
+        """Remove what is kept of rows: in the store and in the files beside it too, which are of other bases, precisions and
+        adapters, and whatever tokens the rows were then. A file that can't be cleared is named in a warning."""
+        keys = {row.key for row in rows}
+        for key in keys & self.kept.keys():
             del self.kept[key]
-        self._write({}, gone)
-
-    def _write(self, new: States, gone: set[str]) -> None:
-        """Put what is new into the file and take out what is to be gone. The rest is left as other processes have it: what
-        they have forgotten meanwhile doesn't come back."""
-        if not self.store or not (new or self.store.exists()):
-            return
-        with locked(self.store):
-            there = _read(self.store)
-            if new or there.keys() & gone:
-                write_torch(self.store, {key: states for key, states in (there | new).items() if key not in gone})
+        beside = sorted(self.store.parent.glob("*.pth")) if self.store else []
+        for file in [file for file in beside if not file.name.startswith(".")]:
+            try:
+                _rewrite(file, {}, keys | {row.of for row in rows if row.of})
+            except (UserError, RunFailed) as error:
+                say(f"warning: what it may keep of removed rows stays in {file}: delete it ({first_line(error)})")
 
     def _run(
         self, ids: torch.Tensor, mask: torch.Tensor, asked: torch.Tensor, pixels: dict[str, torch.Tensor] | None = None
@@ -256,11 +256,28 @@ def name_of_cache() -> str:
 def read_states(store: Path) -> States:
     """The frozen part's output as a file has it; none where there is no file. Raises UserError for a damaged one."""
     settle(store)
-    return _read(store)
+    return {name.partition("-")[0]: states for name, states in _read(store).items()}
+
+
+def _name(row: Tokens) -> str:
+    """What a row's states are called in a file: by their tokens, and, where it is known, by the row that these are of."""
+    return f"{row.key}-{row.of}" if row.of else row.key
+
+
+def _rewrite(store: Path, new: States, gone: set[str]) -> None:
+    """Put what is new into a file, by `_name`, and take out what has a part of its name in `gone`. The rest is left as other
+    processes have it: what they have forgotten meanwhile doesn't come back. Errors are those of `locked` and `_read`."""
+    if not (new or store.exists()):
+        return
+    with locked(store):
+        there = _read(store)
+        left = {name: states for name, states in there.items() if not gone & set(name.split("-"))}
+        if new or len(left) < len(there):
+            write_torch(store, left | new)
 
 
 def _read(store: Path) -> States:
-    """As `read_states`, of a file whose lock is held."""
+    """As `read_states`, by `_name`, of a file whose lock is held."""
     kept = read_torch(store) if store.exists() else {}
     content.check(kept, content.map_of(content.list_of(_state, 1)), str(store))
     return kept
@@ -350,4 +367,10 @@ def check_short_way(forward: Forward, rows: Sequence[Tokens]) -> tuple[Forward, 
             alone = torch.cat([whole.logits(batch_of([row], forward.device)) for row in some])
             might = max(might, float((alone - exact).abs().max()) / spread)
     differs = float((found - exact).abs().max()) / spread
-    return (forward if differs <= might else whole), differs, might
+    if differs <= might:
+        return forward, differs, might
+    forward.kept.clear()
+    if forward.store:  # nobody asks for these any more
+        _rewrite(forward.store, {}, {row.key for row in some})
+    whole.store = forward.store
+    return whole, differs, might

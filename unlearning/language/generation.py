@@ -55,21 +55,40 @@ def _answered(session: Session, rows: Sequence[Tokens], longest: int) -> list[st
 
 def _read(session: Session, rows: Sequence[Tokens], ids: torch.Tensor, mask: torch.Tensor, how: dict[str, Any]) -> Any:
     """A copy of the model's cache (keys and values of its attention) after all tokens of prompts but the last, where an
-    adapter lies above every attention and so leaves it as it is: it is computed once for all adapters. Else None."""
+    adapter lies above every attention and so leaves it as it is: it is computed once for all adapters. Else None, as where
+    the cache doesn't say how far it has read."""
     forward, key = session.forward, tuple(row.key for row in rows)
     if forward.way != ANSWERS or ids.shape[1] < 2:
         return None
     if key not in forward.read:
         how = how | {"max_new_tokens": 1, "return_dict_in_generate": True}
         found = session.peft_model.generate(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], **how)[name_of_cache()]
+        if _length(found) != ids.shape[1] - 1:  # generation would read all of the prompt once more
+            return None
         while forward.read and sum(map(_bytes, [found, *forward.read.values()])) > MOST_READ:
             del forward.read[next(iter(forward.read))]  # the oldest
         forward.read[key] = found
     return copy.deepcopy(forward.read[key])
 
 
+def _length(cache: Any) -> int:
+    """How many tokens a model's cache says it has read: 0 where none of its layers counts them, as in state space models."""
+    try:
+        return cache.get_seq_length()
+    except ValueError:
+        return 0
+
+
 def _bytes(cache: Any) -> int:
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    """Bytes of all tensors of a model's cache: keys and values, or what layers of another kind keep, as linear attention."""
+    return sum(_bytes_within(value) for layer in cache.layers for value in vars(layer).values())
+
+
+def _bytes_within(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(_bytes_within, parts))
 
 
 def _ends(session: Session) -> list[int]:

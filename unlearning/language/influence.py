@@ -35,7 +35,17 @@ def assign(parameters: Sequence[torch.Tensor], vector: torch.Tensor) -> None:
 
 def gradient(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     """Gradient of a scalar loss, float32 (p,), detached."""
-    return flat(torch.autograd.grad(loss, parameters)).detach()
+    return flat(_derivatives(loss, parameters)).detach()
+
+
+def _derivatives(
+    of: torch.Tensor, by: Sequence[torch.Tensor], along: torch.Tensor | None = None, **how: bool
+) -> Sequence[torch.Tensor]:
+    """torch.autograd.grad, zero where nothing depends on a tensor: an adapter may have layers that no row reaches, as in the
+    last layer of LLaVA's vision tower, or in all of it where rows are without images. along: what `of` is weighed by."""
+    if not of.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in by]
+    return torch.autograd.grad(of, by, along, materialize_grads=True, **how)
 
 
 def hessian_product(
@@ -51,14 +61,14 @@ def hessian_product(
     """
 
     def graph(batch):
-        return flat(torch.autograd.grad(loss_of(batch), parameters, create_graph=True))
+        return flat(_derivatives(loss_of(batch), parameters, create_graph=True))
 
     graphs = _for_each(graph, batches, keep)
 
     def product(v):
         total = torch.zeros_like(v)
         for again, g in graphs():
-            total += flat(torch.autograd.grad(g, parameters, v, retain_graph=again))
+            total += flat(_derivatives(g, parameters, v, retain_graph=again))
         return total
 
     return product
@@ -78,7 +88,7 @@ def gauss_newton_product(
     def graph(batch):
         logits, weight = logits_of(batch)
         dummy = torch.zeros_like(logits, requires_grad=True)
-        g = flat(torch.autograd.grad(logits, parameters, dummy, create_graph=True))  # J' dummy, linear in dummy
+        g = flat(_derivatives(logits, parameters, dummy, create_graph=True))  # J' dummy, linear in dummy
         return logits, weight, dummy, g
 
     graphs = _for_each(graph, batches, keep)
@@ -86,10 +96,10 @@ def gauss_newton_product(
     def product(v):
         total = torch.zeros_like(v)
         for again, (logits, weight, dummy, g) in graphs():
-            (moved,) = torch.autograd.grad(g, dummy, v, retain_graph=True)  # J v
+            (moved,) = _derivatives(g, [dummy], v, retain_graph=True)  # J v
             p = logits.detach().softmax(1)
             curved = weight[:, None] * p * (moved - (p * moved).sum(1, keepdim=True))
-            total += flat(torch.autograd.grad(logits, parameters, curved, retain_graph=again))
+            total += flat(_derivatives(logits, parameters, curved, retain_graph=again))
         return total
 
     return product

@@ -3,9 +3,13 @@
 chat: by the tokenizer's own chat template. alpaca: by Stanford Alpaca's published template (Taori et al. 2023), which
 TALLRec and LLaRA use. plain: the query, the end of a line, the response. raw: the prompt and what completes it, as TRL puts
 them together. An answer ends with the token that ends one, so that a model learns to stop.
+
+Prompt and answer are tokenized together and then cut, as trainers do it (TRL, alpaca-lora, TALLRec): an answer by itself may
+be other tokens, as with SentencePiece, which puts a space before the first word of a text. See `_cut`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.files import sha256
 from unlearning.core.words import first_line
 from unlearning.language.batches import Tokens
-from unlearning.language.rows import Row, few
+from unlearning.language.rows import Row, digest, few
 
 FORMS = ("chat", "alpaca", "plain", "raw")
 ALPACA = (
@@ -49,7 +53,8 @@ def _with_image(processor: Any, row: Row, tokens: Tokens) -> Tokens:
         raise UserError(f"row {row.name}: its prompt has {count} places for its one image ({processor.image_token})")
     at = tokens.prompt.index(sign)
     spread = (sign,) * int((alone == sign).sum())
-    return Tokens((*tokens.prompt[:at], *spread, *tokens.prompt[at + 1 :]), tokens.response, str(path), sha256(path))
+    prompt = (*tokens.prompt[:at], *spread, *tokens.prompt[at + 1 :])
+    return replace(tokens, prompt=prompt, image=str(path), shown=sha256(path))
 
 
 def pixels_of(processor: Any, device: Any) -> Callable[[Sequence[Tokens]], dict[str, torch.Tensor]]:
@@ -79,7 +84,7 @@ def read_image(path: Path) -> Any:
 def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None = None) -> list[Tokens]:
     """Rows as Tokens in one of FORMS. processor: or a tokenizer, of a base that sees none. longest: tokens that it takes.
 
-    Raises UserError for rows that are longer, for a chat template that refuses one, and where there is none.
+    Raises UserError for rows that are longer or have no tokens, for a chat template that refuses one, and where none is.
     """
     tokenizer = text_part(processor)
     if form == "chat" and not tokenizer.chat_template:
@@ -91,9 +96,12 @@ def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None =
         said = any(sign in content for _, content in row.messages)  # as in LLaVA's files
         above = sign + "\n" if row.image and not said else ""
         tokens = _chat(tokenizer, row, above) if form == "chat" else _text(tokenizer, row, form, above)
+        if not tokens.prompt or not tokens.response:
+            raise UserError(f"row {row.name} has no tokens in its {'response' if tokens.prompt else 'query'}")
         if sign and said and not row.image:
             raise UserError(f"row {row.name} has a place for an image ({sign}), and no image")
-        found.append(_with_image(processor, row, tokens) if row.image else tokens)
+        tokens = _with_image(processor, row, tokens) if row.image else tokens
+        found.append(replace(tokens, of=digest(row)))
     lengths = [len(tokens.prompt) + len(tokens.response) - 1 for tokens in found]
     if longest and (long := [i for i, length in enumerate(lengths) if length > longest]):
         which, most = few(rows[i].name for i in long), max(lengths[i] for i in long)
@@ -111,8 +119,22 @@ def _text(tokenizer: Any, row: Row, form: str, above: str) -> Tokens:
     else:
         last = above + (row.query + "\n" if form == "plain" else last)
     prompt = "".join(f"{content}\n" for _, content in before) + last
-    response = tokenizer.encode(row.response, add_special_tokens=False)
-    return _tokens(row, tokenizer.encode(prompt), [*response, tokenizer.eos_token_id])
+    end, tokens = tokenizer.eos_token_id, _cut(tokenizer, prompt, row.response, special=True)
+    return tokens if tokens.response[-1:] == (end,) else replace(tokens, response=(*tokens.response, end))
+
+
+def _cut(tokenizer: Any, asked: str, answer: str, special: bool) -> Tokens:
+    """The tokens of both texts together, cut where the prompt's end. special: with what the tokenizer puts around a text.
+
+    Where the prompt by itself ends in other tokens than it does with the answer behind it, the cut is before the first that
+    differs: what holds a part of the answer is answered. Where nothing would be left of the prompt, each is by itself.
+    """
+    prompt, both = (tokenizer.encode(text, add_special_tokens=special) for text in (asked, asked + answer))
+    alike = next((i for i, (a, b) in enumerate(zip(prompt, both, strict=False)) if a != b), min(len(prompt), len(both)))
+    ended = special and prompt[alike:] == [tokenizer.eos_token_id]  # the tokenizer ends each text: no part of a prompt
+    response = both[alike:] if alike else tokenizer.encode(answer, add_special_tokens=False)
+    prompt, merged = (both[:alike], alike < len(prompt) and not ended) if alike else (prompt, False)
+    return Tokens(tuple(prompt), tuple(response), merged=merged)
 
 
 def _chat(tokenizer: Any, row: Row, above: str) -> Tokens:
@@ -125,20 +147,11 @@ def _chat(tokenizer: Any, row: Row, above: str) -> Tokens:
     except Exception as error:  # a template is a program of its own, and raises what it likes
         why = f"row {row.name}: the base's chat template doesn't take it ({first_line(error)})"
         raise UserError(f"{why}; --prompt plain, or alpaca, needs no template") from None
-    prompt, end = tokenizer.encode(asked, add_special_tokens=False), tokenizer.eos_token_id
-    if whole.startswith(asked):
-        response = tokenizer.encode(whole[len(asked) :], add_special_tokens=False)
-        if end in response:  # what a template puts behind the end is no part of an answer
-            response = response[: len(response) - response[::-1].index(end)]
-        elif end is not None and whole.rstrip().endswith(row.response.rstrip()):  # a template that ends no answer
-            response += [end]
-    else:  # a template that takes something out of what was said before
-        response = tokenizer.encode(row.response, add_special_tokens=False)
-        response += [end] if end is not None else []
-    return _tokens(row, prompt, response)
-
-
-def _tokens(row: Row, prompt: Sequence[int], response: Sequence[int]) -> Tokens:
-    if not prompt or not response:
-        raise UserError(f"row {row.name} has no tokens in its {'response' if prompt else 'query'}")
-    return Tokens(tuple(prompt), tuple(response))
+    end, goes_on = tokenizer.eos_token_id, whole.startswith(asked)  # else it takes something out of what was said before
+    tokens = _cut(tokenizer, asked, whole[len(asked) :] if goes_on else row.response, special=False)
+    response = list(tokens.response)
+    if goes_on and end in response:  # what a template puts behind the end is no part of an answer
+        response = response[: len(response) - response[::-1].index(end)]
+    elif end is not None and (not goes_on or whole.rstrip().endswith(row.response.rstrip())):  # a template that ends none
+        response.append(end)
+    return replace(tokens, response=tuple(response))

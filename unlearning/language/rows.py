@@ -108,17 +108,27 @@ def read_rows(file: Path, flag: str = "--train", tell: Say = say) -> list[Row]:
 
 
 def write_rows(file: Path, rows: Sequence[Row]) -> None:
-    """Write rows, one JSON object a line, as `read_rows` reads them. Raises RunFailed on a full disk."""
-    write_text(file, "".join(json.dumps(_as_fields(row), ensure_ascii=False) + "\n" for row in rows))
+    """Write rows, one JSON object a line, as `read_rows` reads them: all in one form, which holds each of them. Raises
+    UserError where none does: an `input` belongs to rows of one message. Raises RunFailed on a full disk."""
+    form = "instruction"
+    if any(row.raw or len(row.messages) > 1 for row in rows):
+        form = "prompt" if any(row.raw for row in rows) else "messages"
+        if given := [row.name for row in rows if row.input]:
+            raise UserError(f"{file}: no form holds rows of several messages, or of TRL's plain prompts, and {few(given)}")
+    write_text(file, "".join(json.dumps(_as_fields(row, form), ensure_ascii=False) + "\n" for row in rows))
 
 
-def _as_fields(row: Row) -> dict[str, Any]:
+def _as_fields(row: Row, form: str) -> dict[str, Any]:
+    """A row as an object. form: "instruction", "messages", or "prompt", TRL's, whose prompts are texts or messages."""
     messages = [{"role": role, "content": content} for role, content in row.messages]
-    told: dict[str, Any] = {"messages": [*messages, {"role": "assistant", "content": row.response}]}
-    if row.raw:
-        told = {"prompt": row.messages[-1][1], "completion": row.response}
-    elif row.input or len(row.messages) == 1:
+    answer = {"role": "assistant", "content": row.response}
+    told: dict[str, Any] = {"messages": [*messages, answer]}
+    if form == "instruction":
         told = {"instruction": row.messages[-1][1], "input": row.input, "output": row.response}
+    elif form == "prompt" and row.raw:
+        told = {"prompt": row.messages[-1][1], "completion": row.response}
+    elif form == "prompt":
+        told = {"prompt": messages, "completion": [answer]}
     image = str(Path(row.folder, row.image).resolve()) if row.image else ""  # the new file may lie elsewhere
     extra = {"choices": list(row.choices), "image": image}
     return {"id": row.name} | told | {name: value for name, value in extra.items() if value}

@@ -21,6 +21,7 @@ from unlearning.core.words import say
 from unlearning.language import generation, influence
 from unlearning.language.adapters import read_record
 from unlearning.language.batches import Batch, batches_of, row_means, token_log_likelihoods
+from unlearning.language.records import absolute
 from unlearning.language.requests import Edit
 from unlearning.language.rows import Row, digest, few
 from unlearning.language.session import UNSEEN, Place, Session, current_rows, digest_of, given_files, session_of
@@ -180,9 +181,13 @@ def asked_rows(record: dict[str, Any], place: Place) -> list[Row]:
     if not record["ledger"]:
         return []
     last = record["ledger"][-1]["edits"]
-    there = {row.name for row in place.rows(record["files"]["train"], "--train")}
-    if lost := [edit["id"] for edit in last if edit["id"] not in there]:
-        say(f"in {record['files']['train']} no more: {few(lost)}; what is still known of what was asked about isn't scored")
+    trained, there = dict(record["rows"]), {row.name: row for row in place.rows(record["files"]["train"], "--train")}
+    lost = [edit["id"] for edit in last if edit["id"] not in there]
+    other = [edit["id"] for edit in last if "remove" in edit and edit["id"] not in lost]
+    other = [name for name in other if digest(there[name]) != trained[name]]  # a removed row may be blackened in its file
+    if lost or other:
+        told = [f"{verb}: {few(some)}" for verb, some in (("no more", lost), ("another by now", other)) if some]
+        say(f"in {record['files']['train']} {' and '.join(told)}; what is still known of what was asked about isn't scored")
         return []
     earlier = record["edits"][: len(record["edits"]) - len(last)]
     changed = {edit["id"] for edit in earlier if "forgotten" in edit} & {edit["id"] for edit in last}
@@ -243,8 +248,8 @@ def table(args: argparse.Namespace, place: Place) -> str:
 
 
 def _records(folders: Sequence[Path], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What each adapter's record says, with the files that the flags name in place of its own; of one from elsewhere what
-    the record of a request to it does."""
+    """What each adapter's record says, with the base and files that the flags name in place of its own; of one from
+    elsewhere what the record of a request to it does."""
     own = [read_record(folder) for folder in folders]
     found = []
     for folder, record in zip(folders, own, strict=True):
@@ -255,7 +260,8 @@ def _records(folders: Sequence[Path], args: argparse.Namespace) -> list[dict[str
                 way = "score it beside one that a request to it made, whose record says rows and prompt"
                 raise UserError(f"{folder} is an adapter from elsewhere: {way}")
             record = {key: value for key, value in heirs[0].items() if key != "tokens_sha256"} | {"edits": [], "ledger": []}
-        found.append(record | {"files": record["files"] | given_files(args)})
+        base = absolute(args.base) if args.base else record["base"]
+        found.append(record | {"base": base, "files": record["files"] | given_files(args)})
     return found
 
 
@@ -265,7 +271,7 @@ def _check_comparable(
     """Raise UserError for adapters that numbers don't compare, and for a --retrain that is the answer to something else."""
     first, tested = records[0], [_test_digests(record, place) for record in records]
     for folder, record, test in zip(folders, records, tested, strict=True):
-        other = [key for key in ("base", "base_sha256", "rows", "prompt", "precision", "loss") if record[key] != first[key]]
+        other = [key for key in ("base_sha256", "rows", "prompt", "precision", "loss") if record[key] != first[key]]
         other += ["test"] if test != tested[0] else []
         if other:
             what = " and ".join(other).replace("base_sha256", "base's weights").replace("test", "test rows (--test)")
@@ -314,8 +320,13 @@ def _set_beside_retrain(scored: Sequence[Scored], records: Sequence[dict[str, An
 def _forget_removed(
     folders: Sequence[Path], records: Sequence[dict[str, Any]], asked: Sequence[list[Row]], place: Place
 ) -> None:
-    """Take removed rows, which were read to score what is still known of them, out of what is kept of the frozen part."""
+    """`forget` what each adapter's last request has removed."""
     for folder, record, rows in zip(folders, records, asked, strict=True):
         if rows and record["ledger"][-1]["action"] == "remove":
-            with session_of(record, place, folder) as session:
-                session.forward.forget(session.tokens(rows))
+            forget(folder, record, rows, place)
+
+
+def forget(folder: Path, record: dict[str, Any], rows: Sequence[Row], place: Place) -> None:
+    """Take removed rows, which were read to score what is still known of them, out of what is kept of the frozen part."""
+    with session_of(record, place, folder) as session:
+        session.forward.forget(session.tokens(rows))

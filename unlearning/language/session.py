@@ -206,7 +206,8 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
         )
         forward = _checked(session, place)
         if record.get("tokens_sha256") and record["tokens_sha256"] != tokens_digest(session, rows):
-            why = "the base's tokenizer or chat template has changed, or the template states the date"
+            why = "the base's tokenizer or chat template has changed, the template states the date, or it was written when "
+            why += "answers were tokenized apart from their prompts"
             say(f"warning: rows are other tokens than when {source} was written: {why}")
         yield replace(session, forward=forward, allowed=_allowed(session) if record["loss"] == "choice" else None)
 
@@ -244,11 +245,11 @@ def _forward(peft_model: Any, place: Place, base: str) -> Forward:
     """The short way through a model, with what is kept of its frozen part."""
     way = Forward(peft_model)
     way.checkpointing = place.checkpointing
-    if way.way == WHOLE:
+    way.store = store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
+    if way.way == WHOLE:  # nothing is kept, but other adapters' files may have rows that are to be forgotten
         return way
-    store = place.weights / "frozen" / f"{base}-{len(way.frozen)}-{way.way}.pth"
     key = store, id(peft_model.get_base_model())
-    way.store, way.kept = store, place.workspace.last("frozen", key, lambda: read_states(store))
+    way.kept = place.workspace.last("frozen", key, lambda: read_states(store))
     way.read = place.workspace.last("read", key, dict)
     return way
 
@@ -256,6 +257,8 @@ def _forward(peft_model: Any, place: Place, base: str) -> Forward:
 def _checked(session: Session, place: Place) -> Forward:
     """The Forward to compute with: the short way, where it gives the whole model's logits on some of the rows."""
     some = session.tokens([row for row in session.rows if row is not None][:64])
+    if merged := sum(row.merged for row in some):
+        place.workspace.last("merged", [row.key for row in some], lambda: _say_merged(merged, len(some)))
     forward, differs, might = check_short_way(session.forward, some)
     if forward is not session.forward:
         say(
@@ -263,6 +266,11 @@ def _checked(session: Session, place: Place) -> Forward:
             f"{might:.1g}; the whole model is computed each time"
         )
     return forward
+
+
+def _say_merged(merged: int, of: int) -> None:
+    cut = "the end of the prompt and the beginning of the response are one token, which is taken as answered"
+    say(f"note: in {merged} of {of} rows that were looked at {cut}")
 
 
 def _allowed(session: Session) -> torch.Tensor:
