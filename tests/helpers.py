@@ -202,14 +202,19 @@ def lines_of(card):
 UNPACKABLE = ("encrypted", "of an unknown method", "damaged LZMA")
 
 
+def packed_again(path, method):
+    """Pack the members of an archive in another way: one of zipfile's."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
 def make_unpackable(path, kind):
     """Change an archive of NumPy, members that aren't compressed, to one of UNPACKABLE."""
     if kind == "damaged LZMA":
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
-            for name, content in members.items():
-                archive.writestr(name, content)
+        packed_again(path, zipfile.ZIP_LZMA)
     content = bytearray(path.read_bytes())
     flag, method = (1, 0) if kind == "encrypted" else (0, 99)
     for start in [found.start() for found in re.finditer(b"PK\3\4", content)]:

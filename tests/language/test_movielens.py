@@ -12,7 +12,7 @@ import pandas
 import pytest
 import rdata
 
-from tests.helpers import while_waiting
+from tests.helpers import packed_again, while_waiting
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.language import movielens, tasks
 
@@ -148,11 +148,7 @@ def test_a_damaged_archive_is_one_line(tmp_path, monkeypatch):
     """Whatever of it is: zlib, and not zipfile, sees what is wrong within."""
     grouplens(tmp_path)
     file = tmp_path / "ml-latest-small.zip"
-    with zipfile.ZipFile(file) as archive:
-        lines = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in lines.items():
-            archive.writestr(name, content)
+    packed_again(file, zipfile.ZIP_DEFLATED)
     whole = bytearray(file.read_bytes())
     monkeypatch.setattr(movielens, "debian_package", lambda *_: None)
     for place in range(60, len(whole) - 60, 40):

@@ -286,11 +286,13 @@ def _deleted_from(
     """
     what = forgetting.tag_of_classes(request.forget_classes) if asked == "class" else asked
     copy = folder.with_name(f"{folder.name}_deleted-{what}-{draw}")
-    if copy.exists() and _is_of(read_system(copy), state):
-        return copy
     name = SCRIPTS[state["method"]]
     deleting = command(name, ["delete"])
-    _check_replaced(copy, deleting)
+    if copy.exists():
+        there = read_system(copy)
+        if _is_of(there, state):
+            return copy
+        _check_replaced(copy, there, deleting)
     if asked == "class":
         images = ImageRequest(classes=request.forget_classes)
     else:
@@ -308,12 +310,9 @@ def _deleted_from(
     return copy
 
 
-def _check_replaced(copy: Path, deleting: str) -> None:
-    """Raise UserError where a copy of a system before this one holds what this table hasn't made. deleting: the command that
-    its own deletion is said to be of."""
-    if not copy.exists():
-        return
-    there = read_system(copy)
+def _check_replaced(copy: Path, there: dict[str, Any], deleting: str) -> None:
+    """Raise UserError where a copy of a system before this one, whose state is `there`, holds what this table hasn't made.
+    deleting: the command that its own deletion is said to be of."""
     last = there["ledger"][-1]["command"] if there["ledger"] else None
     if last != deleting or storage.stranger(copy, there):
         raise UserError(f"{copy} isn't replaced: it has been changed since a table made it; move it away")
