@@ -32,12 +32,11 @@ from unlearning.vision.shared import Shared
 ABOUT = "Which layers of a network with depthwise convolutions PruneLoRA can silence, and still recover."
 QUICK = rfau.PRESETS["quick"]
 IMAGES = ("--dataset", "fashion-mnist", "--subset", str(QUICK["subset"]), "--test-subset", str(QUICK["test"]), "--quiet")
-LENGTHS = dict(zip(QUICK["model"], QUICK["pretrain"], strict=True))
 NETWORK = (
     "--model",
     EFFICIENTNET,
     "--epochs",
-    str(LENGTHS[EFFICIENTNET]),
+    str(QUICK["pretrain"][EFFICIENTNET]),
     *START[EFFICIENTNET],
     *QUICK["scratch"][EFFICIENTNET],
 )

@@ -7,7 +7,7 @@ import reproduce
 from tests.helpers import latest
 from unlearning.experiments.request import Request
 
-SMALL = {"model": ["resnet8"], "subset": 300, "test": 100, "pretrain": [2], "epochs": [1]}
+SMALL = {"subset": 300, "test": 100, "pretrain": {"resnet8": 2}, "epochs": [1]}
 
 
 def make(tmp_path, monkeypatch, *arguments, table="prunelora"):

@@ -44,7 +44,7 @@ def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
 
 
 def test_a_list_that_is_a_class_is_called_so_and_its_rows_are_not_lost(tmp_path, monkeypatch):
-    monkeypatch.setitem(audit.PRESETS, "quick", SMALL | {"pretrain": [1]})
+    monkeypatch.setitem(audit.PRESETS, "quick", SMALL | {"pretrain": {"resnet8": 1}})
     loaded = data.load("digits", subset=300, test_subset=100)
     threes = loaded.whole.positions[loaded.train.labels == 3].tolist()
     (tmp_path / "threes.txt").write_text(" ".join(map(str, threes)), encoding="utf-8")

@@ -29,7 +29,7 @@ ASKED = (
     "--cache",
     "0",
 )  # caches of one process are a last digit's difference
-SIZES = {"model": ["resnet8"], "subset": None, "pretrain": [12], "epochs": [2]}
+SIZES = {"subset": None, "pretrain": {"resnet8": 12}, "epochs": [2]}
 
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch, tmp_path, capsys):

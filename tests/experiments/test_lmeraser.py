@@ -25,7 +25,7 @@ from unlearning.experiments.methods import METHODS, rows_of
 from unlearning.reports import paper_figures
 from unlearning.vision.shared import Shared
 
-SIZES = {"model": ["resnet8"], "subset": None, "pretrain": [2], "private": 0.25}
+SIZES = {"subset": None, "pretrain": {"resnet8": 2}, "private": 0.25}
 
 
 def test_a_copy_of_another_system_of_the_same_name_is_not_taken():

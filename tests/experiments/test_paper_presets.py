@@ -94,10 +94,10 @@ def test_data_without_the_papers_number_of_clusters_are_refused(tmp_path, monkey
 def test_a_paper_preset_runs_from_end_to_end(table, presets, method, forget, tmp_path, monkeypatch):
     """Its own networks, each trained for one epoch on 64 images; a row of each table, for they are large."""
     paper = presets["paper"]
-    monkeypatch.setitem(presets, "paper", paper | {"pretrain": [1, 1], "test": 40})
+    monkeypatch.setitem(presets, "paper", paper | {"pretrain": dict.fromkeys(paper["pretrain"], 1), "test": 40})
     flags = ("--preset", "paper", "--subset", 64, "--epochs", 1, "--seeds", 1, "--methods", method)
-    rows = make(tmp_path, monkeypatch, *flags, "--model", *paper["model"], table=table)["rows"]
-    assert {row["model"] for row in rows} == {*paper["model"]} and {row["forget"] for row in rows} == forget
+    rows = make(tmp_path, monkeypatch, *flags, "--model", *paper["pretrain"], table=table)["rows"]
+    assert {row["model"] for row in rows} == {*paper["pretrain"]} and {row["forget"] for row in rows} == forget
     done = {(row["model"], row["forget"], row["method"]) for row in rows}
     kinds = ("original", "retrain", method.partition(" ")[0])  # a row says its flags apart
     assert done == {*itertools.product(paper["model"], forget, kinds)}

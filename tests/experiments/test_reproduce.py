@@ -91,7 +91,7 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
 
 def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
     """With what made them; a network's own rows are replaced, but not by fewer."""
-    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL | {"model": ["resnet8", "vit_micro"], "pretrain": [2, 2]})
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL | {"pretrain": {"resnet8": 2, "vit_micro": 2}})
     first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
     both = make(tmp_path, monkeypatch, "--model", "vit_micro", "--methods", "mask", "--seeds", "1")
     assert [row["model"] for row in both["rows"]] == ["resnet8"] * 3 + ["vit_micro"] * 3

@@ -64,7 +64,7 @@ def table(tmp_path_factory):
     """The folder of a table of three requests, and its rows."""
     folder = tmp_path_factory.mktemp("sequence")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sequence.PRESETS, "quick", SMALL | {"pretrain": [6], "forget": ("0", "1")})
+        patch.setitem(sequence.PRESETS, "quick", SMALL | {"pretrain": {"resnet8": 6}, "forget": ("0", "1")})
         flags = ("--methods", "finetune", "neglora", "neglora --prune", "--seeds", "2", "--forget-class", "2", "7", "4")
         rows = make(folder, patch, *flags, table="sequence")["rows"]
     return folder, rows

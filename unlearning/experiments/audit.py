@@ -33,8 +33,8 @@ from unlearning.vision.shared import Shared
 LIMIT = 2000  # images of D_r and of the test set that are looked at, all classes alike
 FEWEST = 3  # networks of a kind: without one of them there are two, which have a standard deviation
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"model": ["resnet8"], "subset": 600, "pretrain": [20], "epochs": [5]},
-    "small": {"model": ["resnet8"], "subset": 20_000, "pretrain": [4], "epochs": [3], "retain": 2000, "seeds": 32},
+    "quick": {"subset": 600, "pretrain": {"resnet8": 20}, "epochs": [5]},
+    "small": {"subset": 20_000, "pretrain": {"resnet8": 4}, "epochs": [3], "retain": 2000, "seeds": 32},
 }
 Answers = dict[str, Any]  # of one network: UA, RA, TA in percent, and margins float64 on D_f, D_r and test images: f, r, t
 

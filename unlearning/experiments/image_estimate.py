@@ -64,7 +64,7 @@ def cost(counted: Count, images: float, frozen: bool, precision: str) -> tuple[f
 
 def known(request: Request) -> bool:
     """True for a paper preset, its networks and a named data set: what is needed to estimate."""
-    there = request.source.dataset in NAMED_SETS and {*request.networks} <= {*request.sizes["model"]}
+    there = request.source.dataset in NAMED_SETS and {*request.networks} <= {*request.preset_networks}
     return request.preset == PRESET and there
 
 

@@ -55,10 +55,9 @@ ON_GPUS = ("--precision", "bf16")  # systems compute in fp32 unless told
 # Private images: the share that a backbone trained from scratch doesn't see, or all where it has ImageNet weights.
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "model": ["vit_micro"],
         "subset": 8000,
         "test": 1000,
-        "pretrain": [12],
+        "pretrain": {"vit_micro": 12},
         "private": 0.25,
         "flags": [],
         "rates": [],
@@ -68,7 +67,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": [models.EFFICIENTNET],
         "subset": 2000,
         "test": 1000,
-        "pretrain": [None],
         "flags": ["--anchors", "500"],
         "rates": RATES,
         "grid": GRID,
@@ -76,7 +74,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpu": {
         "model": [models.EFFICIENTNET],
         "subset": None,
-        "pretrain": [None],
         "flags": ["--epochs", "50", *ON_GPUS],
         "rates": RATES,
         "grid": GRID,
@@ -87,7 +84,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dataset": "cifar10",
         "model": ["timm:vit_base_patch16_224.augreg_in21k"],
         "subset": None,
-        "pretrain": [None],
         "rows": [ONE, CLUSTERED, "sisa --parts 5", "sisa --parts 20"],
         "flags": ["--input-size", "224", "--anchors", "1000", "--epochs", "50", "--batch-size", "128", *ON_GPUS],
         "rates": ["--lr", "0.5", "--head-lr", "0.1"],

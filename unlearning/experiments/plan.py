@@ -108,8 +108,8 @@ def from_scratch(request: Request, network: str) -> list[str]:
     if not Path(network).is_dir():
         models.check_name(network)
     sizes = request.sizes
-    lengths = dict(zip(sizes["model"], sizes["pretrain"], strict=True))
-    epochs = ["--epochs", str(lengths[network])] if network in lengths else []
+    length = sizes.get("pretrain", {}).get(network)
+    epochs = ["--epochs", str(length)] if length else []
     return epochs + START.get(network, []) + sizes.get("scratch", {}).get(network, [])
 
 

@@ -10,13 +10,15 @@ from unlearning.experiments.plan import SHORT, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
+# "pretrain" says for how many epochs each network is trained; a table has rows of all of them, or of those in "model".
 # A preset may name its data set, its number of seeds, and rows that it has only where --methods names them.
 PRESETS: dict[str, dict[str, Any]] = {
     "first": {
         "dataset": "fashion-mnist",
         "model": ["resnet8"],
         "subset": None,
-        "pretrain": [30],  # as the original and the Retrain that come with this project, which aren't trained again
+        # resnet8's as those that come with this project, which aren't trained again.
+        "pretrain": {"resnet8": 30, "resnet20": 12},
         "epochs": [3],
         "seeds": 1,
         # Long ones, and variants of rows that are there: without them it takes five minutes on slow cores.
@@ -29,11 +31,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retain": 6000,
         "images": 2000,
     },
-    "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
-    "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
-    "full": {"model": ["resnet8", "resnet20"], "subset": None, "pretrain": [30, 30], "epochs": [5]},
-    "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5, 10], "scratch": SHORT},
-    "paper": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [200, 90], "epochs": [5, 10]},
+    "quick": {"subset": 10_000, "pretrain": {"resnet8": 10, "vit_micro": 12}, "epochs": [5]},
+    "small": {"subset": None, "pretrain": {"resnet20": 12, "vit_micro": 12}, "epochs": [3]},
+    "full": {"subset": None, "pretrain": {"resnet8": 30, "resnet20": 30}, "epochs": [5]},
+    "gpu": {"subset": None, "pretrain": {"resnet50": 15, "vit_small": 20}, "epochs": [5, 10], "scratch": SHORT},
+    "paper": {"subset": None, "pretrain": {"resnet50": 200, "vit_small": 90}, "epochs": [5, 10]},
 }
 # Figure 1 of arXiv 2411.11907: CIFAR-10, class 3, one run; (network, method, epochs): UA, RA, TA, MIA-Efficacy.
 PUBLISHED = {

@@ -6,9 +6,7 @@ from unlearning.experiments.plan import both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Table
 
 # Sample forgetting shows only in networks that remember samples: fewer images, more epochs.
-PRESETS = prunelora.PRESETS | {
-    "quick": {"model": ["resnet8", "vit_micro"], "subset": 1000, "pretrain": [25, 35], "epochs": [5]}
-}
+PRESETS = prunelora.PRESETS | {"quick": {"subset": 1000, "pretrain": {"resnet8": 25, "vit_micro": 35}, "epochs": [5]}}
 
 
 def plan_random(request: Request) -> Plan:

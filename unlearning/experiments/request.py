@@ -143,7 +143,12 @@ class Request:
     @property
     def networks(self) -> Sequence[str]:
         """The networks of the table."""
-        return self.models or self.sizes["model"]
+        return self.models or self.preset_networks
+
+    @property
+    def preset_networks(self) -> Sequence[str]:
+        """The networks that the preset has where no others are asked for."""
+        return self.sizes.get("model") or [*self.sizes["pretrain"]]
 
     @property
     def name(self) -> str:

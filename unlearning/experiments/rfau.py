@@ -11,28 +11,16 @@ from unlearning.experiments.request import Plan, Request, Table
 PRESETS: dict[str, dict[str, Any]] = {
     "first": prunelora.PRESETS["first"],
     "quick": {
-        "model": ["resnet20", "vit_micro", models.EFFICIENTNET],
         "subset": 1000,
         "test": 2000,
-        "pretrain": [25, 35, 10],
+        "pretrain": {"resnet20": 25, "vit_micro": 35, models.EFFICIENTNET: 10},
         "epochs": [5],
         # In batches of 128 these are too few steps.
         "scratch": {model: ["--batch-size", "32"] for model in ("resnet20", models.EFFICIENTNET)},
     },
-    "small": {
-        "model": ["resnet20", "vit_micro", models.EFFICIENTNET],
-        "subset": 10_000,
-        "pretrain": [15, 25, 4],
-        "epochs": [5],
-    },
-    "gpu": {"model": ["resnet18", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5], "scratch": SHORT},
-    "paper": {
-        "dataset": "cifar10",
-        "model": ["resnet18", "vit_small"],
-        "subset": None,
-        "pretrain": [200, 90],
-        "epochs": [5],
-    },
+    "small": {"subset": 10_000, "pretrain": {"resnet20": 15, "vit_micro": 25, models.EFFICIENTNET: 4}, "epochs": [5]},
+    "gpu": {"subset": None, "pretrain": {"resnet18": 15, "vit_small": 20}, "epochs": [5], "scratch": SHORT},
+    "paper": {"dataset": "cifar10", "subset": None, "pretrain": {"resnet18": 200, "vit_small": 90}, "epochs": [5]},
 }
 
 

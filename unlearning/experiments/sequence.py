@@ -37,10 +37,10 @@ from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
 SIZES: dict[str, dict[str, Any]] = {
-    "first": {"dataset": "digits", "model": ["resnet8"], "subset": None, "pretrain": [15], "epochs": [3], "seeds": 1},
-    "quick": {"model": ["resnet8", "vit_micro"], "subset": 10_000, "pretrain": [10, 12], "epochs": [5]},
-    "small": {"model": ["resnet20", "vit_micro"], "subset": None, "pretrain": [8, 12], "epochs": [3]},
-    "gpu": {"model": ["resnet50", "vit_small"], "subset": None, "pretrain": [15, 20], "epochs": [5], "scratch": SHORT},
+    "first": {"dataset": "digits", "subset": None, "pretrain": {"resnet8": 15}, "epochs": [3], "seeds": 1},
+    "quick": {"subset": 10_000, "pretrain": {"resnet8": 10, "vit_micro": 12}, "epochs": [5]},
+    "small": {"subset": None, "pretrain": {"resnet20": 12, "vit_micro": 12}, "epochs": [3]},
+    "gpu": {"subset": None, "pretrain": {"resnet50": 15, "vit_small": 20}, "epochs": [5], "scratch": SHORT},
 }
 # The requests, a class each, unless --forget-class names others.
 PRESETS = {name: sizes | {"forget": ("0", "1", "2", "3", "4")} for name, sizes in SIZES.items()}
