@@ -82,6 +82,12 @@ class Dataset:
         """The forget set of a request. Raises UserError as `ForgetRequest.resolve` does."""
         return request.resolve(self.train, self.whole)
 
+    def retained(self, forget: torch.Tensor, count: int | None = None) -> torch.Tensor:
+        """Positions of the images that stay, or of `count` of them, int64 (N,). Raises UserError if there are fewer."""
+        stay = forgetting.retain_indices(len(self.train), forget)
+        complaint = f"--retain-subset {count}: of the images that stay"
+        return thinned(stay, self.train.labels, count, complaint) if count else stay
+
     def left_twins(self, forget: torch.Tensor, gone: torch.Tensor | None = None) -> list[str]:
         """A line where images that stay are the same as some at the int64 positions `forget`, else none. gone: positions of
         images that don't stay though they aren't among these."""

@@ -185,6 +185,10 @@ def parser() -> Parser:
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
     add_elsewhere_flags(parser)
     flag("--subset", type=POSITIVE_INT, help="training images, all classes alike (default: the preset's)")
+    text = "methods learn from this many of the images that stay, all classes alike (default: the preset's, mostly all)"
+    flag("--retain-subset", type=POSITIVE_INT, metavar="N", help=text)
+    text = "score on N training and N test images at most, all classes alike (default: the preset's, mostly all)"
+    flag("--images", type=POSITIVE_INT, metavar="N", help=text)
     flag("--epochs", type=POSITIVE_INT, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     flag("--forget-class", nargs="+", metavar="CLASS", help="classes to forget, by name or number (default: 3)")

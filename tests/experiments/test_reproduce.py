@@ -365,9 +365,12 @@ def test_images_that_a_table_cannot_forget_are_refused(flags, message, tmp_path,
         ("random", ("--forget-class", 4)),
         ("audit", ("--recovery",)),
         ("lmeraser", ("--every-attack",)),
+        ("lmeraser", ("--retain-subset", 500)),
+        ("audit", ("--images", 500)),
         ("lmeraser-tune", ("--forget-class", 4)),
         *(("llmeraser", flag) for flag in (("--share", 0.2), ("--forget-class", 3), ("--img-size", 8), ("--cache", 0))),
         *(("llmeraser", flag) for flag in (("--precision", "bf16"), ("--recovery",), ("--mia", "lora-unlearn"))),
+        *(("llmeraser", flag) for flag in (("--retain-subset", 9), ("--images", 9))),
     ],
 )
 def test_a_flag_that_says_nothing_to_a_table_is_refused(table, flags, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """Carrying out the runs of a table: what is said on the way."""
 
+import itertools
+
 import pytest
 
 import models
@@ -117,6 +119,27 @@ def test_sizes_are_changed_by_flags_and_named(preset):
     assert {arguments[arguments.index("--weights") + 1] for _, arguments in runs} == {
         f"model_weights/prunelora-{preset}-subset-500-epochs-1-4"
     }
+
+
+@pytest.mark.parametrize("table", ["prunelora", "sequence"])
+def test_methods_learn_from_a_part_that_a_flag_names(table):
+    """Of data that a preset's own number would leave whole too; networks trained from scratch learn from all."""
+    flags = ("--preset", "first", "--dataset", "digits", "--retain-subset", "700", "--images", "50", "--methods", "lora")
+    request = request_of(table, *flags, data_of=Shared()).fitted(Shared())
+    runs = reproduce.table_of(table).plan(request).runs
+    part = {script: dict(itertools.pairwise(arguments)).get("--retain-subset") for script, arguments in runs}
+    assert part == {"pretrain": None, "retrain": None, "lora": "700"}
+    assert request.scoring.images == 50
+    assert request.name == f"{table}-first-retain-subset-700-images-50" + "-digits" * (table == "prunelora")
+
+
+@pytest.mark.parametrize(("table", "most"), [("prunelora", 1287), ("sequence", 715), ("random", 900)])
+def test_more_than_stay_are_refused_before_anything_is_trained(table, most, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = (table, "--preset", "quick", "--dataset", "digits", "--dry-run", "--retain-subset", "1300")
+    code, line = one_line(reproduce, capsys, *flags)
+    assert code == 2 and "--retain-subset 1300: of the images that stay" in line and f"to {most} can be kept" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_size_that_a_table_lacks_is_refused(capsys):

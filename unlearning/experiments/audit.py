@@ -34,7 +34,7 @@ LIMIT = 2000  # images of D_r and of the test set that are looked at, all classe
 FEWEST = 3  # networks of a kind: without one of them there are two, which have a standard deviation
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"subset": 600, "pretrain": {"resnet8": 20}, "epochs": [5]},
-    "small": {"subset": 20_000, "pretrain": {"resnet8": 4}, "epochs": [3], "retain": 2000, "seeds": 32},
+    "small": {"subset": 20_000, "pretrain": {"resnet8": 4}, "epochs": [3], "retain-subset": 2000, "seeds": 32},
 }
 Answers = dict[str, Any]  # of one network: UA, RA, TA in percent, and margins float64 on D_f, D_r and test images: f, r, t
 
@@ -157,5 +157,5 @@ def _jackknifed(statistic: Callable[..., float], *pair: np.ndarray) -> dict[str,
 
 
 ABOUT = "Many networks of each kind against as many retrained ones, image by image."
-NONE_OF = ("mia", "every_attack", "recovery")
+NONE_OF = ("mia", "every_attack", "recovery", "images")
 TABLE = Table(ABOUT, plan_audit, PRESETS, 16, score, published=prunelora.add_published, none_of=NONE_OF, fewest=FEWEST)

@@ -381,7 +381,7 @@ def add_undone(rows: list[Row]) -> None:
 
 
 ABOUT = "LLMEraser: rows of a language model's training data are removed, modified or corrected."
-NONE_OF = ("img_size", "precision", "cache", "recovery", "every_attack", "mia")
+NONE_OF = ("img_size", "precision", "cache", "recovery", "every_attack", "mia", "retain_subset", "images")
 TABLE = Table(
     ABOUT, plan_llmeraser, PRESETS, 3, score, shared=lambda request: Workspace(), estimated=estimated, none_of=NONE_OF
 )

@@ -12,7 +12,7 @@ from unlearning.core.errors import UserError
 from unlearning.core.flags import CACHE_MIB
 from unlearning.experiments.choice import Flags
 from unlearning.experiments.methods import ALWAYS, FORGETS, METHODS, rows_of, tuned_as
-from unlearning.experiments.request import Plan, Request, Row, Run
+from unlearning.experiments.request import RETAIN, Plan, Request, Row, Run
 from unlearning.reports import results
 from unlearning.vision.originals import command_of
 
@@ -59,8 +59,9 @@ def started_from(request: Request, network: str) -> list[str]:
 
 
 def part_of_retained(request: Request) -> list[str]:
-    """The flags with which a preset has methods learn from a part of the images that stay."""
-    return ["--retain-subset", str(request.sizes["retain"])] if "retain" in request.sizes else []
+    """The flags with which methods learn from a part of the images that stay, if they are to."""
+    count = request.sizes.get(RETAIN)
+    return [f"--{RETAIN}", str(count)] if count else []
 
 
 def _trainings(name: str, common: list[str], lengths: Sequence[int | None], points: Sequence[Flags]) -> list[Run]:

@@ -10,15 +10,13 @@ from unlearning.experiments.plan import SHORT, both_ways, chosen
 from unlearning.experiments.request import Plan, Request, Row, Table
 from unlearning.vision.shared import Shared
 
-# "pretrain" says for how many epochs each network is trained; a table has rows of all of them, or of those in "model".
-# A preset may name its data set, its number of seeds, and rows that it has only where --methods names them.
+# "pretrain" says for how many epochs each network is trained. A preset may name its data set, its number of seeds, how many
+# images methods learn from ("retain-subset") and are scored on ("images"), and rows that only --methods adds ("without").
 PRESETS: dict[str, dict[str, Any]] = {
     "first": {
         "dataset": "fashion-mnist",
-        "model": ["resnet8"],
         "subset": None,
-        # resnet8's as those that come with this project, which aren't trained again.
-        "pretrain": {"resnet8": 30, "resnet20": 12},
+        "pretrain": {"resnet8": 30},  # as those that come with this project, which aren't trained again
         "epochs": [3],
         "seeds": 1,
         # Long ones, and variants of rows that are there: without them it takes five minutes on slow cores.
@@ -28,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             *(f"loraprune --forget-loss {loss}" for loss in ("bounded", "delete", "residual")),
             "loraprune --amount 0.05 --forget-loss delete",
         ],
-        "retain": 6000,
+        "retain-subset": 6000,
         "images": 2000,
     },
     "quick": {"subset": 10_000, "pretrain": {"resnet8": 10, "vit_micro": 12}, "epochs": [5]},

@@ -26,6 +26,7 @@ DATASET = "fashion-mnist"  # of a preset that names none
 HELD_OUT = 0.1  # share of the training images on which tunings are scored
 OF_SYSTEMS = {"lmeraser": ("class",)}  # as FORGETS, of tables whose rows are systems
 ONE_LENGTH = ("sequence", "tune")  # tables whose rows have one number of epochs: the next request, or a point, follows it
+RETAIN = "retain-subset"  # flag of the scripts, key of presets
 Run = tuple[str, list[str]]  # a script's module name and the arguments for its parser
 Row = dict[str, Any]  # as reports/tables.py describes it
 
@@ -34,14 +35,14 @@ Row = dict[str, Any]  # as reports/tables.py describes it
 class Request:
     """What reproduce.py's flags ask for.
 
-    sizes: the preset's entry of the table, with what --subset and --epochs put in its place. changed: what these say, for
-    the table's name. source: the data, thinned to the preset's size by `fitted`. models, methods: as given, None for the
-    preset's and for all rows. originals: files to start from in the place of networks trained here, by network. told: what
-    these don't say. share: of the images that are forgotten where images are. only: "class" or "images", of a table that
-    forgets both. images: named or counted, in the place of the share. cache: MiB for outputs of frozen layers. class_words:
-    the classes to forget, as given; forget_classes: their numbers, once they are `resolved`; class_names: the data's, where
-    they were read to do so; images_tag: what files call `images`. kept: scores of a killed run. tuned: the tuning whose
-    points rows are run at. asked_dataset, asked_epochs: as given.
+    sizes: the preset's entry of the table, with what --subset, --epochs, --retain-subset and --images put in its place.
+    changed: what these say, for the table's name. source: the data, thinned to the preset's size by `fitted`. models,
+    methods: as given, None for the preset's and for all rows. originals: files to start from in the place of networks
+    trained here, by network. told: what these don't say. share: of the images that are forgotten where images are. only:
+    "class" or "images", of a table that forgets both. images: named or counted, in the place of the share. cache: MiB for
+    outputs of frozen layers. class_words: the classes to forget, as given; forget_classes: their numbers, once they are
+    `resolved`; class_names: the data's, where they were read to do so; images_tag: what files call `images`. kept: scores
+    of a killed run. tuned: the tuning whose points rows are run at. asked_dataset, asked_epochs, asked_retain: as given.
     """
 
     table: str
@@ -74,6 +75,7 @@ class Request:
     tuned: Tuned | None = None
     asked_dataset: str | None = None
     asked_epochs: tuple[int, ...] = ()
+    asked_retain: int | None = None
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -86,6 +88,9 @@ class Request:
         given = {name: value for name, value in asked.items() if value is not None}
         if wrong := given.keys() - sizes.keys():
             raise UserError(f"{args.table} has no --{min(wrong)}")
+        asked = {RETAIN: args.retain_subset, "images": args.images}  # which a preset may leave to them
+        given |= {name: value for name, value in asked.items() if value is not None}
+        sizes |= given
         originals, images = _originals(args), _images(args)
         if images:
             given |= _named(images)
@@ -103,7 +108,7 @@ class Request:
         found = cls(
             table=args.table,
             preset=args.preset,
-            sizes=sizes | {name: given[name] for name in given.keys() & sizes.keys()},
+            sizes=sizes,
             changed=names.suffix({f"--{name}": written(value) for name, value in given.items()}),
             source=data.Source(dataset, args.data_dir, None, HELD_OUT * table.validation, args.img_size, quiet=args.quiet),
             models=tuple(originals) or (args.model and tuple(args.model)),
@@ -127,6 +132,7 @@ class Request:
             tuned=Tuned.read(args.tuned) if args.tuned else None,
             asked_dataset=args.dataset,
             asked_epochs=tuple(args.epochs or ()),
+            asked_retain=args.retain_subset,
         )
         found._check_kinds(args)
         return found
@@ -147,7 +153,7 @@ class Request:
 
     @property
     def preset_networks(self) -> Sequence[str]:
-        """The networks that the preset has where no others are asked for."""
+        """The networks that the preset has where no others are asked for: those that it names, or trains."""
         return self.sizes.get("model") or [*self.sizes["pretrain"]]
 
     @property
@@ -204,15 +210,15 @@ class Request:
 
     def fitted(self, shared: Shared) -> "Request":
         """The same with as many images as the preset wants, where the data set has more. Methods learn from all that stay
-        where it has at most twice as many as they are to learn from."""
+        where it has at most twice as many as the preset has them learn from."""
         wanted = {"train": self.sizes.get("subset"), "test": self.sizes.get("test")}
-        if not any((*wanted.values(), retain := self.sizes.get("retain"))):
+        if not any((*wanted.values(), retain := self.sizes.get(RETAIN))):
             return self
         known = NAMED_SETS.get(self.source.dataset)
         there = known.sizes if known else tuple(len(getattr(shared.load(self.source), split)) for split in wanted)
         subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
-        few = retain and (subset or there[0]) <= 2 * retain
-        sizes = {key: value for key, value in self.sizes.items() if not (few and key == "retain")}
+        few = retain and not self.asked_retain and (subset or there[0]) <= 2 * retain
+        sizes = {key: value for key, value in self.sizes.items() if not (few and key == RETAIN)}
         return replace(self, source=replace(self.source, subset=subset, test_subset=test), sizes=sizes)
 
     def resolved(self, shared: Any) -> "Request":
@@ -223,6 +229,8 @@ class Request:
         shared: what `Table.shared` makes. The data are read only where names, a folder's classes or images are asked for.
         """
         found = self._with_classes(shared)
+        if self.asked_retain:
+            found._check_retained(self.asked_retain, shared.load(self.source))
         if not self.images:
             self._check_share(shared)
             return found
@@ -244,6 +252,13 @@ class Request:
             raise UserError(
                 f"--share {self.share:g}: that is {some:,} of {count:,} training images; some are needed, not all"
             )
+
+    def _check_retained(self, count: int, dataset: data.Dataset) -> None:
+        """Raise UserError where so many of the images that stay can't be had."""
+        images = self.images or forgetting.ForgetRequest(share=self.share)
+        asked = {"class": forgetting.ForgetRequest(classes=self.forget_classes), "images": images}
+        for kind in self.kinds:
+            dataset.retained(dataset.forgotten(asked[kind]).positions, count)
 
     def _with_classes(self, shared: Any) -> "Request":
         """`resolved`, of the classes alone."""

@@ -26,6 +26,7 @@ from unlearning.experiments.plan import (
     from_scratch,
     handed_on,
     lengths_of,
+    part_of_retained,
     planned,
     started_from,
     tuned_points,
@@ -79,7 +80,7 @@ def _one_after_the_other(
     name: str, network: str, seed: int, classes: list[str], common: list[str], request: Request
 ) -> list[Run]:
     """The runs of a row: the first from the original that is found by name, the others from the file before."""
-    method, runs = METHODS[name], []
+    method, runs, common = METHODS[name], [], common + part_of_retained(request)
     before = started_from(request, network)
     for count, label in enumerate(classes, 1):
         length = lengths_of(request, name)[0]

@@ -107,14 +107,6 @@ class Start:
         }
 
 
-def _part_of_retained(values: Mapping[str, Any], dataset: data.Dataset, forget: torch.Tensor) -> torch.Tensor:
-    """Positions of the images to learn from, int64 (N,). Raises UserError where --retain-subset can't be had."""
-    retain = forgetting.retain_indices(len(dataset.train), forget)
-    if not (count := values.get("retain_subset")):
-        return retain
-    return data.thinned(retain, dataset.train.labels, count, f"--retain-subset {count}: of the images that stay")
-
-
 def start(
     method: str, parser: Parser, args: argparse.Namespace, shared: Shared, held: contextlib.ExitStack, script: str = ""
 ) -> Start:
@@ -127,7 +119,7 @@ def start(
     parent = originals.read(args, told, dataset) if hasattr(args, "original") else None
     forgotten = asked and _with_earlier(asked, dataset, parent)
     forget, forget_tag = (forgotten.positions, forgotten.tag) if forgotten else (torch.empty(0, dtype=torch.int64), None)
-    retain = _part_of_retained(vars(args), dataset, forget)
+    retain = dataset.retained(forget, getattr(args, "retain_subset", None))
     torch.manual_seed(args.seed)
     model, network = _network(args, told, dataset, parent)
     compute = Compute.from_flags(args)
