@@ -50,7 +50,7 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     sample = forget_losses.features(
         original, layers, retain, torch.randperm(len(retain))[: forget_losses.REFERENCE], run.compute
     )
-    variances, means = [h.var(0).mean() for h in sample], [h.mean(0, keepdim=True) for h in sample]
+    variances, means = [forget_losses.variance(h) for h in sample], [h.mean(0, keepdim=True) for h in sample]
     cache = None
     if _all_of_it_pays(sample, retain, forget, settings):
         cache = forget_losses.features(original, layers, retain, torch.arange(len(retain)), run.compute)

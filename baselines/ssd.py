@@ -6,6 +6,7 @@ imp_f > alpha imp_D the weight is multiplied by min(lambda imp_D / imp_f, 1).
 
 The squares are those of a batch's mean gradient, as in the authors' code, and not of each image's, as in their formula: the
 published alpha and lambda were chosen for these. So --batch-size is a setting of the method. Batches are drawn at random.
+With --retain-subset as small a part of D_f stands for D_f in D: with all of it imp_D would be imp_f for the most part.
 
     python -m baselines.ssd --dataset cifar10 --model resnet18 --forget-class 3
 """
@@ -38,12 +39,19 @@ def unlearn(model: nn.Module, retain: Split, forget: Split, run: Run) -> nn.Modu
     settings, device = run.settings, run.compute.device
     reset_peak_memory(device)
     started = clock(device)
-    both = (forget, retain.joined(forget))
+    both = (forget, retain.joined(_share_of(forget, retain, len(run.dataset.train))))
     on_forget, on_all = (importances(model, split, settings.batch_size, run.compute) for split in both)
     dampen(trained(model), on_forget, on_all, settings.alpha, settings.dampening)
     seconds = clock(device) - started
     run.cost.update(seconds=seconds, memory_mib=peak_memory_mib(device), trainable=0, steps=0)
     return model
+
+
+def _share_of(forget: Split, retain: Split, every: int) -> Split:
+    """As much of D_f, one image at least, as `retain` is of the images that stay: all of it, or a draw. every: number of all
+    training images."""
+    share = len(retain) / max(len(retain), every - len(forget))
+    return forget if share == 1 else forget.take(torch.randperm(len(forget))[: max(1, round(share * len(forget)))])
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

@@ -1,6 +1,7 @@
 """SSD: importances and dampening by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,6 +47,15 @@ def test_d_holds_the_forgotten_images_too(alpha, left):
     model = ssd.unlearn(Bias(math.log(3)), images(0, 0), images(1), run)
     assert model.b.tolist() == pytest.approx([left * math.log(3)])
     assert (run.cost["steps"], run.cost["trainable"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("alpha", "left"), [(80.0, 1 / 81), (82.0, 1)])
+def test_of_a_part_of_the_retained_images_d_holds_as_small_a_part_of_the_forgotten_ones(alpha, left):
+    """Of 8 images that stay 2, and so of 4 to forget 1: the D of the test above. With all 4 the ratio would be 3.24."""
+    run = run_of(alpha=alpha, dampening=1.0)
+    run = replace(run, dataset=replace(run.dataset, train=images(*[0] * 8, *[1] * 4)))
+    model = ssd.unlearn(Bias(math.log(3)), images(0, 0), images(1, 1, 1, 1), run)
+    assert model.b.tolist() == pytest.approx([left * math.log(3)])
 
 
 def test_a_vits_fixed_position_codes_stay():

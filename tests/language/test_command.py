@@ -678,6 +678,16 @@ def test_what_another_form_or_another_precision_has_kept_of_a_removed_row_is_gon
     assert not any(name.endswith(of) for file in names for name in forward._read(file))
 
 
+def test_scoring_a_removal_writes_nothing_of_the_removed_rows_even_where_it_is_stopped(place, tmp_path):
+    """What it reads again lies in memory alone: there is nothing to be cleared where it doesn't come to its end."""
+    start = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    gone = request(start, "remove", tmp_path / "gone", "--ids", 7, *QUICK)
+    (row,) = scores.asked_rows(read_record(gone), where(tmp_path))
+    assert "forget_loss" in scores.score(gone, read_record(gone), [row], where(tmp_path))[0]
+    kept = {name for file in (tmp_path / "frozen").iterdir() for name in forward._read(file)}
+    assert kept and not any(name.endswith(digest(row)) for name in kept)
+
+
 def test_nothing_is_kept_of_what_a_removed_row_was_before_it_was_corrected(place, tmp_path):
     start = shutil.copytree(place / "adapter", tmp_path / "adapter")
     with session(start, tmp_path) as now:

@@ -5,6 +5,7 @@ from math import log
 import pytest
 import torch
 
+from unlearning.core.errors import UserError
 from unlearning.vision import forget_losses
 
 
@@ -48,3 +49,11 @@ def test_the_mean_answer_of_a_class_is_that_of_its_images_and_of_all_where_it_ha
     answers = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.9, 0.0], [0.3, 0.1, 0.6]])
     means = forget_losses.class_means(answers, torch.tensor([2, 2, 0]))
     torch.testing.assert_close(means, torch.tensor([[0.3, 0.1, 0.6], [0.3, 0.5, 0.2], [0.3, 0.7, 0.0]]))
+
+
+def test_features_that_dont_vary_over_images_have_no_variance_to_divide_by():
+    """Else the loss is NaN, for which no learning rate is to blame."""
+    assert forget_losses.variance(torch.tensor([[0.0, 1.0], [2.0, 1.0]])).item() == 1  # the mean of 2 and 0
+    for features in (torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0], [1.0, 2.0]])):
+        with pytest.raises(UserError, match="all alike, or of one image"):
+            forget_losses.variance(features)

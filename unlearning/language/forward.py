@@ -134,6 +134,16 @@ class Forward:
         if self.store:
             _rewrite(self.store, {_name(row): self.kept[row.key] for row in new}, set())
 
+    @contextlib.contextmanager
+    def unwritten(self) -> Iterator[None]:
+        """While the context lasts what is computed is kept in memory alone: rows that were removed are scored so, of which
+        nothing is to lie in a file, even where scoring is stopped."""
+        store, self.store = self.store, None
+        try:
+            yield
+        finally:
+            self.store = store
+
     def forget(self, rows: Sequence[Tokens]) -> None:
         """Remove what is kept of rows: in the store and in the files beside it too, which are of other bases, precisions and
         adapters, and whatever tokens the rows were then. A file that can't be cleared is named in a warning."""

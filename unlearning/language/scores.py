@@ -56,7 +56,8 @@ def score(
         own = closed_list([*session.rows, *session.validation, *session.test]) if listed is None else listed
         found, logits, right = _on_test_rows(session, generate, own)
         if before:
-            found |= _on_asked_rows(session, before, generate)
+            with session.forward.unwritten():
+                found |= _on_asked_rows(session, before, generate)
         return found, influence.flat(session.parameters).detach().cpu(), logits, right
 
 

@@ -61,6 +61,16 @@ def mse(features: list[torch.Tensor], targets: list[torch.Tensor], variances: li
     return torch.stack([distributed.mean((h - t).square().sum(), h.numel()) / v for h, t, v in layers])
 
 
+def variance(features: torch.Tensor) -> torch.Tensor:
+    """v of a layer: the variance of its features float32 (B, ...) over images, the mean over all of them, a scalar. Raises
+    UserError where there is none."""
+    found = features.var(0).mean() if len(features) > 1 else torch.zeros(())
+    if found == 0:
+        what = "RFAU and --forget-loss residual divide by the variance of features over images that stay"
+        raise UserError(f"{what}, and here they are all alike, or of one image")
+    return found
+
+
 @contextlib.contextmanager
 def recorded(model: nn.Module, layers: list[str]) -> Iterator[list[torch.Tensor]]:
     """A list that gets the outputs, float32 (B, ...), of the modules named in `layers` while `model` runs once. Raises

@@ -97,7 +97,7 @@ def _with_residual(model, retain, forget, run):
     started, last = clock(run.compute.device), layers.stages(model)[-1:]
     some = torch.randperm(len(retain))[: forget_losses.REFERENCE]
     (reference,) = forget_losses.features(model.eval(), last, retain, some, run.compute)
-    variance, weight = reference.var(0).mean(), run.settings.forget_weight
+    variance, weight = forget_losses.variance(reference), run.settings.forget_weight
 
     def objective(network, x, y, rows):
         part = int((rows < len(retain)).sum())
