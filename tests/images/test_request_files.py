@@ -129,7 +129,8 @@ def test_every_format_names_the_same_images(tmp_path, digits, name):
 
 FLOATS, ZEROS = np.array([17.0, 3.0]), np.zeros(1433, dtype=np.int64)
 COLUMNS = (
-    "FILE: it needs a column called index, id, position, number or, where images are files, file, filename, path, image, name; "
+    "FILE: it needs a column called index, id, position, number or, where images are files, file, filename, path, "
+    "image, name; "
 )
 REFUSED = [
     ("a.txt", as_text(""), "FILE: it names no image"),
