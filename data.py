@@ -256,8 +256,8 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
     if kind == "npz":
         return read_npz(Path(path), validation, say)
     read = read_folder if kind == "folder" else read_csv
-    once = (known.says["classes"], set(known.files.names)) if known else ()
-    return read(Path(path), img_size, validation, say, *once)
+    classes, once = known.says["classes"] if known else (), set(known.files.names if known else ())
+    return read(Path(path), img_size, validation, say, classes, once)
 
 
 def _check_labels(split: Split, classes: Sequence[str], what: str, root: Path) -> None:
