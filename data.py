@@ -215,7 +215,8 @@ def load(
     flip = name not in NAMED_SETS or NAMED_SETS[name].mirrored
     classes = tuple(whole.classes)
     files_of, kinds = _named_files(whole, name), tuple(whole.subclasses)
-    catalogue = Catalogue(len(whole.train), positions, classes, *files_of, name, digest, kinds)
+    part = {"subset": subset, "validation": validation, "test_subset": test_subset}
+    catalogue = Catalogue(len(whole.train), positions, classes, *files_of, name, digest, kinds, part)
     return Dataset(tag, train, test, classes, flip, digest, normalisation, files, missing, catalogue)
 
 
@@ -260,10 +261,9 @@ def _read(name: str, root: Path, validation: bool, img_size: int, quiet: bool, k
         raise UserError(f"unknown data set {name!r}; there are {', '.join(NAMES)}{way}")
     if kind == "npz":
         return read_npz(Path(path), validation, say)
-    classes = known.says["classes"] if known else ()
-    if kind == "folder":
-        return read_folder(Path(path), img_size, validation, say, classes)
-    return read_csv(Path(path), img_size, validation, say, classes, set(known.files.names) if known else set())
+    read = read_folder if kind == "folder" else read_csv
+    classes, once = known.says["classes"] if known else (), set(known.files.names if known else ())
+    return read(Path(path), img_size, validation, say, classes, once)
 
 
 def _check_labels(split: Split, classes: Sequence[str], what: str, root: Path) -> None:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import data
 from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.flags import POSITIVE_INT, Parser, main
@@ -30,6 +31,7 @@ from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.evaluation.unfinished import Unfinished, keeping
 from unlearning.reports import answers, tables
 from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag, class_table
+from unlearning.vision.originals import Told
 from unlearning.vision.shared import Shared
 
 
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
     if not args.checkpoints:
         raise UserError("name the checkpoints to score; --list shows what lies in --weights")
     args.checkpoints = [path for pattern in args.checkpoints for path in outputs.matching(pattern)]
+    shared = shared or Shared(args.cache)
+    _check_told(args, shared)
     texts = [(path, form) for form in tables.FORMS if (path := getattr(args, form))]
     pictures = outputs.picture_files(args)
     keep: Any = "pictures" if args.pictures else "answers" if args.html else None
@@ -96,7 +100,7 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
         with outputs.held(args):
             outputs.check(args, pictures, kept)  # again: they may have been written while this waited
             scoring = replace(Scoring.from_flags(args), kept=kept)
-            rows = collect.score_files(args.checkpoints, scoring, shared or Shared(args.cache), keep=keep)
+            rows = collect.score_files(args.checkpoints, scoring, shared, keep=keep)
             accounts = [row.pop("account") for row in rows if keep]
             table = collect.result("evaluate", command, rows, args.mia)
             try:
@@ -105,6 +109,26 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
                 print(tables.terminal(table, brief=not args.wide), end="")
     if written := [str(path) for path in (*(path for path, _ in texts), args.html, args.plots) if path]:
         print(f"written: {', '.join(written)}")
+
+
+def _check_told(args: argparse.Namespace, shared: Shared) -> None:
+    """Raise UserError for a flag that says something of networks from elsewhere, or which images these are scored on, where
+    no file is one and what a file says itself is something else: it would have no effect."""
+    usual, flags = parser(), Told.from_flags(args, args.model).as_flags()
+    named = (name for name in data.FLAGS if name != "dataset")  # which also says where images are by now
+    given = {name: value for name in named if (value := getattr(args, name)) != usual.get_default(name)}
+    if not given and not flags:
+        return
+    from unlearning.evaluation import entries
+
+    read = {path: entries.read(path, shared)[0] for path in args.checkpoints}
+    if any(content is None for content in read.values()):
+        return
+    for path, content in read.items():
+        known = content["data"] if isinstance(content.get("data"), dict) else {}
+        flags += [f"--{name.replace('_', '-')}" for name, value in given.items() if known.get(name) != value]
+        if flags:
+            raise UserError(f"{flags[0]} is for networks from elsewhere; {path} says its own")
 
 
 def _write(

@@ -22,13 +22,13 @@ from torch import nn
 
 import models
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, write_bytes
+from unlearning.core.files import check_writable, read_and_digest, write_bytes
 from unlearning.core.flags import Parser, main
 from unlearning.core.locks import locked
 from unlearning.core.paths import input_path, name_or_path, output_file, output_folder
 from unlearning.core.words import first_line, say
 from unlearning.networks.own import OwnNetwork
-from unlearning.vision import cards, originals, timm_folder
+from unlearning.vision import cards, foreign, originals, timm_folder
 from unlearning.vision.originals import Told
 
 TOLERANCE = 1e-4  # of the largest logit
@@ -127,8 +127,9 @@ def run(args: argparse.Namespace, command: str, shared: None = None) -> Path:
 
 def _export(args: argparse.Namespace) -> Path:
     """Write what isn't there yet."""
-    own, checkpoint = OwnNetwork.parse(args.model), _read(args.checkpoint)
-    source = originals.digest_of(args.checkpoint)
+    own, (checkpoint, source) = OwnNetwork.parse(args.model), _read(args.checkpoint)
+    if not foreign.is_called(own.name if own else args.model, name := checkpoint["network"]["name"]):
+        raise UserError(f"{args.checkpoint} holds a {name}, not a {args.model}")
     scores = cards.scores(args.row, checkpoint, args.checkpoint) if args.row else ""
     onnx = args.onnx if args.onnx and not _onnx_is_there(args, source) else None
     folder = args.timm if args.timm and not timm_folder.is_there(args.timm, source, scores, args.overwrite) else None
@@ -150,10 +151,12 @@ def _export(args: argparse.Namespace) -> Path:
     return args.timm or args.onnx
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint, or what one of a network from elsewhere would hold."""
-    content = originals.checkpoint_in(path)
-    return models.checked(content, path) if content else originals.alone(path, Told())
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """A checkpoint, or what one of a network from elsewhere would hold, and the SHA-256 of what was read."""
+    content, sha = (None, "") if originals.has_no_checkpoint(path) else read_and_digest(path)
+    if models.is_checkpoint(content):
+        return models.checked(content, path), sha
+    return originals.alone(path, Told()), sha or originals.digest_of(path)
 
 
 def _onnx_is_there(args: argparse.Namespace, source: str) -> bool:

@@ -16,6 +16,7 @@ import retrain
 from tests.helpers import call, files, full_disk, lines_of, one_line, rows_of
 from tests.test_models import TheirViT, randomise
 from unlearning.core.errors import RunFailed, UserError
+from unlearning.core.files import sha256, write_torch
 from unlearning.evaluation import collect
 from unlearning.images.named import constants
 from unlearning.reports import results, tables
@@ -187,3 +188,20 @@ def test_an_unlearned_timm_folder_is_an_original_again(weights, tmp_path):
         torch.testing.assert_close(
             models.build(again)(x), models.build(models.load_checkpoint(file))(x), atol=1e-5, rtol=1e-5
         )
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_and_a_network_that_it_is_not(tmp_path, monkeypatch, capsys):
+    """An export says from which of the two it was made."""
+    path = call(pretrain, "--dataset", "digits", "--subset", 120, "--model", "resnet8", "--epochs", 1, "--quiet",
+                "--weights", tmp_path)  # fmt: skip
+    code, line = one_line(export, capsys, path, "--model", "resnet20", "--timm", tmp_path / "x")
+    assert code == 2 and line == f"export.py: {path} holds a resnet8, not a resnet20"
+    before, checked = sha256(path), models.checked
+
+    def replacing(content, where):
+        write_torch(where, content | {"seed": 1})
+        return checked(content, where)
+
+    monkeypatch.setattr(models, "checked", replacing)
+    checkpoint, source = export._read(path)
+    assert (checkpoint["seed"], source) == (0, before) and sha256(path) != before

@@ -304,3 +304,13 @@ def test_a_pattern_over_a_link_that_leads_nowhere_is_one_line(path, tmp_path, ca
         code, line = one_line(evaluate, capsys, tmp_path / "*.pth")
         assert code == 2 and line.startswith(f"evaluate.py: {tmp_path / name} can't be read: ")
         (tmp_path / name).unlink()
+
+
+def test_flags_of_networks_from_elsewhere_are_refused_where_there_are_none(path, tmp_path, capsys):
+    """They would say nothing, but for what the file says as well."""
+    for flags in (("--validation", 0.2), ("--test-subset", 50), ("--subset", 110), ("--head", "fc"), ("--img-size", 64)):
+        code, line = one_line(evaluate, capsys, path, *flags, "--json", tmp_path / "x.json")
+        assert code == 2 and line == f"evaluate.py: {flags[0]} is for networks from elsewhere; {path} says its own"
+        assert not files(tmp_path)
+    args = evaluate.parser().parse_args([str(path), "--subset", "120", "--dataset", "digits"])
+    evaluate._check_told(args, Shared())

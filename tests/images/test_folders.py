@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -358,3 +359,21 @@ def test_a_line_about_data_is_said_once_however_often_they_are_read(tmp_path, ca
     assert capsys.readouterr().err.splitlines() == [f"folder:{tmp_path / 'a'}: {line}" for line in lines]
     Shared().load(dataclasses.replace(sources[1], quiet=True))
     assert not capsys.readouterr().err
+
+
+def test_files_outside_a_tables_folder_have_one_name_wherever_a_command_is_given(tmp_path, monkeypatch):
+    """Of two pictures that lie alike, one in the folder and one beside it, each has a name of its own."""
+    inside, outside = f"{tmp_path}/tables/photos/c.png", f"{tmp_path}/far/d.png"
+    cells = {"photos/a.png": "x", "../photos/a.png": "x", "../photos/b.png": "y", inside: "y", outside: "x", "e.png": "y"}
+    table = tmp_path / "tables" / "list.csv"
+    for number, cell in enumerate(cells):
+        picture(Path(os.path.normpath(table.parent / cell)), 40 * number)
+    table.write_text("\n".join(["file,label", *map(",".join, cells.items())]), encoding="utf-8")
+    wanted = ("photos/a.png", "../photos/a.png", "../photos/b.png", "photos/c.png", outside, "e.png")
+    for here in (tmp_path, tmp_path / "tables", tmp_path / "far"):
+        monkeypatch.chdir(here)
+        whole = data.load(f"csv:{os.path.relpath(table)}", img_size=8, validation=0.4).whole
+        assert whole.files == wanted
+        assert (
+            whole.numbers_of([*wanted, *(os.path.normpath(table.parent / file) for file in wanted)], "it") == [*range(6)] * 2
+        )

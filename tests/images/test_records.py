@@ -350,3 +350,15 @@ def test_an_audit_needs_all_images(place, without):
         UserError, match=r"2 training images, train/ant/1.png, train/bee/2.png, are missing.*an audit looks at all of them"
     ):
         audit._answers(moved, SimpleNamespace(scoring=scoring, told=Told()), Shared())
+
+
+def test_images_that_are_missing_dont_change_how_the_rest_is_read(tmp_path, monkeypatch):
+    """Of 24 images two are gone, and one more than are left is as many as are held in memory."""
+    noise(tmp_path / "pets")
+    monkeypatch.setattr(folders, "RESIDENT", 23 * 3 * 8 * 8)
+    whole = data.Source(f"folder:{tmp_path / 'pets'}", tmp_path, img_size=8)
+    known = data.Known.of(whole.described(whole.load()))
+    for name in GONE:
+        (tmp_path / "pets" / "train" / name).unlink()
+    found = data.load(f"folder:{tmp_path / 'pets'}", img_size=8, known=known)
+    assert found.fingerprint == known.fingerprint and found.missing.tolist() == list(GONE.values())

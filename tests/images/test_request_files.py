@@ -129,7 +129,8 @@ def test_every_format_names_the_same_images(tmp_path, digits, name):
 
 FLOATS, ZEROS = np.array([17.0, 3.0]), np.zeros(1433, dtype=np.int64)
 COLUMNS = (
-    "FILE: it needs a column called index, id, position, number or, where images are files, file, filename, path, name; "
+    "FILE: it needs a column called index, id, position, number or, where images are files, file, filename, path, "
+    "image, name; "
 )
 REFUSED = [
     ("a.txt", as_text(""), "FILE: it names no image"),
@@ -408,3 +409,21 @@ def test_an_archive_that_python_cannot_unpack_is_one_line(digits, tmp_path, kind
     make_unpackable(tmp_path / "a.npz", kind)
     with pytest.raises(UserError, match=r"--forget-file .*a.npz: it is no array, or one that can't be read"):
         read_file(tmp_path / "a.npz", digits.whole, "--forget-file")
+
+
+def test_numbers_of_a_checkpoint_hold_for_no_other_images_in_an_archive_of_the_same_name(tmp_path):
+    arrays = {f"{kind}_{part}": np.zeros((20, 8, 8), np.uint8) if kind == "x" else np.arange(20) % 2
+              for part in ("train", "test") for kind in "xy"}  # fmt: skip
+    np.savez(tmp_path / "x.npz", **arrays)
+    dataset = data.load(f"npz:{tmp_path / 'x.npz'}")
+    of = {"dataset": dataset.whole.dataset, "fingerprint": "of other images", "tag": "x-0a", "validation": 0.0}
+    made = {"state_dict": {}, "forget": torch.tensor([1]), "forget_images": torch.tensor([3]), "data": of | {"subset": 8}}
+    assert read(tmp_path, "part.pth", as_tensor(made), dataset).positions.tolist() == [3]
+    message = refusal(tmp_path, "other.pth", as_tensor(made | {"data": of}), dataset)
+    assert message == "FILE: it was made with other images (x-0a), and can't say which of these it has forgotten"
+
+
+def test_the_column_of_a_table_of_images_is_that_of_a_request(tmp_path, animals):
+    """Beside numbers that are somebody's own."""
+    found = read(tmp_path, "some.csv", as_text("id,image,label\n7,train/ant/0.png,ant\n0,train/bee/1.png,bee\n"), animals)
+    assert found.positions.tolist() == [0, 5]

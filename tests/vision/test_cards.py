@@ -79,3 +79,9 @@ def test_the_row_of_a_checkpoint_is_the_one_with_a_seed_of_its_cost(tmp_path, ca
             cards.scores(tmp_path / "rows.json", of | {"cost": cost}, "x.pth")
     with pytest.raises(UserError, match="is not a result file"):
         cards.scores(tmp_path / "nowhere.json", of, "x.pth")
+
+
+def test_the_card_of_an_adapter_of_a_smaller_network_of_ones_own_names_its_function():
+    card = cards.adapter(record_of("net.py:small"), torch.nn.Identity(), "x_adapter", masked=True, compact=True)
+    assert "from unlearning.networks.own import OwnNetwork\n" in card
+    assert 'models.load_checkpoint("ORIGINAL.pth"), own=OwnNetwork.parse("net.py:small"))' in card

@@ -30,6 +30,7 @@ from tests.helpers import FP32, call, lines_of, one_line, rows_of
 from tests.test_data import folder_of_images
 from tests.test_models import TheirViT, randomise, resnet_keys, their_resnet
 from unlearning.core.errors import UserError
+from unlearning.core.files import write_torch
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision import foreign, layers, named_layers, originals, predict
 from unlearning.vision.originals import Told
@@ -889,6 +890,9 @@ def test_a_file_may_import_what_lies_beside_it(tmp_path):
     (tmp_path / "net.py").write_text("from models import small", encoding="utf-8")
     net = OwnNetwork.parse(f"{tmp_path / 'net.py'}:small").create(num_classes=10, in_chans=1)
     assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    late = "def small():\n    from models import small as made\n    return made(10, 1)"
+    (tmp_path / "late.py").write_text(late, encoding="utf-8")
+    assert OwnNetwork.parse(f"{tmp_path / 'late.py'}:small").create()(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     import models as again
 
     assert again is models
@@ -1218,3 +1222,37 @@ def test_weights_in_half_precision_train_in_full(tmp_path):
     net.save_pretrained(tmp_path / "hf")
     model = models.build(originals.alone(tmp_path / "hf", Told()))
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+
+
+def test_both_heads_of_a_distilled_network_of_hugging_face(pictures):
+    _, dataset = pictures
+    config = transformers.DeiTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+                                     image_size=32, patch_size=16, num_labels=2)  # fmt: skip
+    config.architectures = ["DeiTForImageClassificationWithTeacher"]
+    of = {"in_chans": 3, "num_classes": 2, "img_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    model = models.create("hf:deit", **of, config=config.to_diff_dict() | {"model_type": "deit"})
+    randomise(model.net)
+    originals.described(model, "hf:deit", Told(), dataset)
+    assert layers.heads(model) == ["net.cls_classifier", "net.distillation_classifier"]
+
+
+def test_a_damaged_file_that_nobody_named_stops_no_run(tmp_path):
+    (tmp_path / "digits_resnet8_original_s0.pth").write_bytes(b"half")
+    network = {"name": "resnet8", "arguments": {"mean": [0.5], "std": [0.5]}}
+    assert originals.other_constants(network, tmp_path, "digits") is None
+
+
+def test_an_original_that_is_replaced_while_it_is_read_is_one_of_the_two(tmp_path, monkeypatch):
+    """Its digest is that of its weights."""
+    of = ("--dataset", "digits", "--subset", 120)
+    path = call(pretrain, *of, "--model", "resnet8", "--epochs", 1, "--quiet", "--weights", tmp_path)
+    before, checked = originals.digest_of(path), models.checked
+
+    def replacing(content, where):
+        write_torch(where, content | {"seed": 1})
+        return checked(content, where)
+
+    monkeypatch.setattr(models, "checked", replacing)
+    args = finetune.parser().parse_args([*map(str, of), "--original", str(path)])
+    found = originals.read(args, Told(), data.load("digits", subset=120))
+    assert (found["seed"], found["sha256"]) == (0, before) and originals.digest_of(path) != before

@@ -359,6 +359,16 @@ def test_a_retrain_takes_network_and_constants_from_the_checkpoint_that_says_the
     assert models.load_checkpoint(path)["network"]["arguments"]["input_size"] == 16 and "input-size-16" in path.name
 
 
+def test_a_retrain_of_ones_own_network_takes_its_input_from_the_checkpoint_wherever_the_file_lies(tmp_path):
+    layers = "nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)"
+    code = f"from torch import nn\n\ndef small():\n    return nn.Sequential({layers})\n"
+    (tmp_path / "net.py").write_text(code, encoding="utf-8")
+    common = (*SMALL, "--model", f"{tmp_path / 'net.py'}:small", "--epochs", 1, "--weights", tmp_path)
+    original = call(pretrain, *common, "--input-size", 16, "--head", 4)
+    made = models.load_checkpoint(call(retrain, *common, "--data-of", original, "--forget-class", 3))
+    assert made["network"]["arguments"]["input_size"] == 16 and made["config"]["head"] == ["4"]
+
+
 def test_a_retrain_of_what_a_checkpoint_has_forgotten_needs_no_other_request(weights, tmp_path, capsys):
     common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--weights", tmp_path, "--quiet")
     drawn = call(finetune, *common, "--original", weights / "digits_resnet8_original_s0.pth", "--forget-random", 0.1)
@@ -473,3 +483,8 @@ def test_a_networks_name_goes_before_a_folder_that_is_called_so(tmp_path, monkey
     flags = ("--dataset", "digits", "--subset", 60, "--epochs", 1, "--model", name, "--weights", name, "--quiet")
     path = call(pretrain, *flags)
     assert call(pretrain, *flags) == path and "there already" in capsys.readouterr().err
+
+
+def test_a_checkpoint_has_no_ending_of_another_format(tmp_path, capsys):
+    code, line = one_line(pretrain, capsys, *SMALL, "--model", "resnet8", "--output", tmp_path / "x.safetensors")
+    assert code == 2 and "x.safetensors: that is another format's ending" in line and not [*tmp_path.iterdir()]

@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class Catalogue:
     count: of its images. positions: int64 (N,), ascending: where each image that was loaded stands in it. classes: names by
     number. files: of each of its images the file's path below `root`, with forward slashes; None where images have no files
     of their own. dataset: the data set's name. fingerprint: of what was loaded. subclasses: their names by number, where
-    classes have such.
+    classes have such. flags: those that say which part was loaded, with their values.
     """
 
     count: int
@@ -33,6 +33,7 @@ class Catalogue:
     dataset: str = ""
     fingerprint: str = ""
     subclasses: tuple[str, ...] = ()
+    flags: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_labels(cls, labels: torch.Tensor) -> "Catalogue":
@@ -114,6 +115,7 @@ class _Index:
             self.by_last.setdefault(posixpath.basename(file), []).append(number)
         places = {os.path.abspath(root), os.path.realpath(root)} if root else set()
         self.roots = [place.replace("\\", "/").rstrip("/") + "/" for place in places]
+        self.outside = any(file.startswith("../") for file in files)  # as a table may name some
 
     def find(self, name: str) -> tuple[list[int], bool]:
         """The numbers of the files that a name or a pattern means, [] for none; and whether it was read as a pattern.
@@ -138,12 +140,13 @@ class _Index:
         return [], True
 
     def _below(self, name: str) -> list[str]:
-        """A path in other words: below the root."""
+        """A path in other words: below the root, or from there."""
         path = name.replace("\\", "/")
         ways = [posixpath.normpath(path)]
         full = path if re.match(r"/|[A-Za-z]:/", path) else posixpath.join(os.getcwd().replace("\\", "/"), path)
         ends = {posixpath.normpath(full), os.path.realpath(full).replace("\\", "/")}
-        return ways + [end.removeprefix(root) for end in ends for root in self.roots if end.startswith(root)]
+        ways += [end.removeprefix(root) for end in ends for root in self.roots if end.startswith(root)]
+        return ways + [posixpath.relpath(end, root) for end in ends for root in self.roots if self.outside]
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

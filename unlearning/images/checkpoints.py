@@ -32,7 +32,10 @@ def words_of(content: dict[str, Any], catalogue: Catalogue) -> Sequence[int | st
     if (names := content.get("forget_names")) and catalogue.files:
         _check(list_of(text(TEXT)), names, "forget_names")
         return names
-    if "forget_images" in content and not catalogue.files and made_with.get("dataset") == catalogue.dataset:
+    # Of the same part of the same data set only other images have another fingerprint.
+    changed = bool(catalogue.flags) and all(made_with.get(flag) == value for flag, value in catalogue.flags.items())
+    alike = made_with.get("dataset") == catalogue.dataset and not changed
+    if "forget_images" in content and not catalogue.files and alike:
         return _checked(content["forget_images"], catalogue.count).tolist()
     of = made_with.get("tag")
     raise ValueError(f"it was made with other images ({of}), and can't say which of these it has forgotten")

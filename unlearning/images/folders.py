@@ -29,12 +29,18 @@ class NoTest(UserError):
 
 
 def read_folder(
-    path: Path, img_size: int, validation: bool = False, say: Say = say, classes: Sequence[str] = ()
+    path: Path,
+    img_size: int,
+    validation: bool = False,
+    say: Say = say,
+    classes: Sequence[str] = (),
+    were_there: Collection[str] = (),
 ) -> Contents:
     """Read `train|test/<class>/*` below `path`; classes are numbered as `in_order` says.
 
     validation: test images are held out of the training images, so that a folder needs no others. say: takes lines about
     what is skipped and resized. classes: those that were there once, where the training images of some may be deleted.
+    were_there: names of training files that may be deleted.
     """
     name, skipped = f"folder:{path}", _Skipped()
     if not (path / "train").is_dir():
@@ -53,7 +59,8 @@ def read_folder(
     if not validation and there != ["test"]:
         unused = f", and {there[1]}/ isn't used" if there[1:] else ""
         say(f"{name}: {there[0]}/ is the test split{unused}")
-    return _read(name, train, test, path / "train", img_size, validation, say, classes)
+    names = [Path(file).relative_to(path / "train").as_posix() for file, _ in train]
+    return _read(name, train, test, names, img_size, validation, say, classes, len(were_there))
 
 
 def read_csv(
@@ -65,11 +72,11 @@ def read_csv(
     were_there: Collection[str] = (),
 ) -> Contents:
     """Read the pictures that a table names, a row for each, with columns of FILE_COLUMNS and LABEL_COLUMNS, and `split` with
-    train, test or val. Files lie relative to the table's folder. Arguments as of `read_folder`;
-    were_there: names of training files that may be deleted."""
+    train, test or val. Files lie relative to the table's folder. Arguments as of `read_folder`."""
     name = f"csv:{path}"
     parts: dict[str, Files] = {part: [] for part in ("train", *TEST)}
     seen: dict[str, int] = {}
+    names: dict[str, str] = {}
     for line, (file, label, part) in _rows(path, name):
         if part not in parts:
             raise UserError(f"{name}, line {line}: its split is {part!r}, neither train nor test nor val")
@@ -79,9 +86,8 @@ def read_csv(
             raise UserError(f"{name}: {where}: to forget one of them would leave it in training")
         seen[real] = line
         parts[part].append((place, label))
-    parts["train"] = [
-        pair for pair in parts["train"] if os.path.isfile(pair[0]) or _name(pair[0], path.parent) not in were_there
-    ]
+        names[place] = _name(file, place, path.parent, were_there)
+    parts["train"] = [pair for pair in parts["train"] if os.path.isfile(pair[0]) or names[pair[0]] not in were_there]
     if missing := [file for part in parts.values() for file, _ in part if not os.path.isfile(file)]:
         raise UserError(f"{name}: {len(missing):,} of {len(seen):,} files aren't there: {listed(missing)}")
     there = [part for part in TEST if parts[part]]
@@ -93,7 +99,8 @@ def read_csv(
     if not validation and there != ["test"]:
         unused = f", and those of {there[1]} aren't used" if there[1:] else ""
         say(f"{name}: rows of {there[0]} are the test split{unused}")
-    return _read(name, parts["train"], test, path.parent, img_size, validation, say, classes)
+    called = [names[file] for file, _ in parts["train"]]
+    return _read(name, parts["train"], test, called, img_size, validation, say, classes, len(were_there))
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -238,17 +245,23 @@ def _column(columns: Sequence[str], wanted: Sequence[str], name: str) -> int:
     return found[0]
 
 
-def _name(file, root):
-    """What a record calls a file: its path below `root`, where it lies there."""
-    return Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else file
+def _name(file, place, root, were_there):
+    """What a record calls a table's `file`, which lies at `place`: its path from the table's folder `root`, from wherever a
+    command is given; an absolute one keeps its own where it doesn't lie in that. Names of an earlier version's record
+    `were_there`, which depend on that for files outside, are kept."""
+    before = Path(place).relative_to(root).as_posix() if Path(place).is_relative_to(root) else place
+    outside = os.path.isabs(file) and not Path(place).is_relative_to(os.path.abspath(root))
+    now = place if outside else Path(os.path.relpath(place, root)).as_posix()
+    return before if before in were_there and now not in were_there else now
 
 
-def _read(name, train, test, root, img_size, validation, say, expected):
-    """The Contents of files. test: read only where no validation images stand in for them. root: what files' names are
-    relative to. expected: classes of which there may be no training images any more."""
+def _read(name, train, test, names, img_size, validation, say, expected, once):
+    """The Contents of files. test: read only where no validation images stand in for them. names: what a record calls the
+    training files. expected: classes of which there may be no training images any more. once: how many of these there have
+    been, which says how they are read, whatever is deleted since."""
     classes = in_order(label for _, label in train)
     classes = list(expected) if set(classes) < set(expected) else classes
-    needed = (len(train) + len(test)) * 3 * img_size**2
+    needed = (max(len(train), once) + len(test)) * 3 * img_size**2
     test = [] if validation else test
     if test:
         _check_classes(name, *({label for _, label in part} for part in (train, test)), set(expected))
@@ -265,7 +278,7 @@ def _read(name, train, test, root, img_size, validation, say, expected):
     splits = [Split(images[: len(train)], labels[: len(train)]), Split(images[len(train) :], labels[len(train) :])]
     if isinstance(images, ImageFiles):
         splits = [Split(images.take(rows), labels[rows]) for rows in (slice(len(train)), slice(len(train), None))]
-    return Contents(splits[0], splits[1] if test else None, classes, [_name(file, root) for file, _ in train])
+    return Contents(splits[0], splits[1] if test else None, classes, names)
 
 
 def _check_classes(name, train, test, expected):

@@ -26,7 +26,7 @@ from unlearning.images import checkpoints
 from unlearning.images.catalogue import Catalogue
 
 NUMBERS = ("index", "id", "position", "number")  # names of a table's column of image numbers
-FILES = ("file", "filename", "path", "name")
+FILES = ("file", "filename", "path", "image", "name")
 KEY = "forget"  # of JSON, of a dictionary of tensors and of several arrays
 LARGEST = 64  # MiB of a list; names of all of ImageNet's images take 45
 ENTRY = r"[+-]?[0-9]{1,18}"  # an image number

@@ -80,12 +80,12 @@ class OwnNetwork:
             spec: Any = importlib.util.spec_from_file_location(f"_own_{self.file.stem}", self.file.resolve())
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module  # dataclasses and pickles in the file look themselves up there
-            with _files_beside(self.file.resolve().parent):
+            with _files_beside(self.file.resolve().parent):  # the function may import them, too
                 spec.loader.exec_module(module)
-            function = getattr(module, self.function, None)
-            if not callable(function):
-                raise UserError(f"{self.file} has no function {self.function!r}")
-            net = function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
+                function = getattr(module, self.function, None)
+                if not callable(function):
+                    raise UserError(f"{self.file} has no function {self.function!r}")
+                net = function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # a stranger's code fails in ways of its own

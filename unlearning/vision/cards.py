@@ -60,10 +60,13 @@ def adapter(record: Record, net: nn.Module, folder: str, masked: bool, compact: 
         lines = _read_from_elsewhere(record, file, folder)
     elif compact:
         fits = "It fits the original without the channels that its mask names, which this project takes out."
+        own, imported = _own(record["network"])
+        making = f", own={own}" if imported else ""
         lines = [
             "import models",
+            *imported,
             "from unlearning.vision import adapter_files",
-            'original = models.build(models.load_checkpoint("ORIGINAL.pth"))',
+            f'original = models.build(models.load_checkpoint("ORIGINAL.pth"){making})',
             f'adapted = adapter_files.load(original, "{folder}")',
             f"logits = adapted(images)  # {_images(arguments)}",
         ]
@@ -97,10 +100,7 @@ def _read_from_elsewhere(record: Record, file: str, folder: str) -> list[str]:
     """The lines that use an adapter of a network that others have trained, whose file lies at `file`."""
     network = record["network"]
     entry = first_parent(record["identity"])["settings"].get("entry") if "identity" in record else None
-    own, imported = "None", []
-    if ".py:" in network["name"]:
-        own = f'OwnNetwork.parse("{network["name"]}")'
-        imported = ["from unlearning.networks.own import OwnNetwork"]
+    own, imported = _own(network)
     return [
         "from pathlib import Path",
         *imported,
@@ -110,6 +110,13 @@ def _read_from_elsewhere(record: Record, file: str, folder: str) -> list[str]:
         f'adapted = adapter_files.load(original, "{folder}")',
         f"logits = adapted(images)  # {_images(network['arguments'])}",
     ]
+
+
+def _own(network: Record) -> tuple[str, list[str]]:
+    """What says in a line which function makes a network, "None" for one that isn't the user's own; and what it imports."""
+    if ".py:" not in network["name"]:
+        return "None", []
+    return f'OwnNetwork.parse("{network["name"]}")', ["from unlearning.networks.own import OwnNetwork"]
 
 
 def scores(file: Path, checkpoint: Record, path: Path) -> str:

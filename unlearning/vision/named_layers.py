@@ -72,6 +72,15 @@ def giving(model: nn.Module, images: torch.Tensor) -> str | None:
     return None
 
 
+def averaged(model: nn.Module, images: torch.Tensor) -> tuple[str, ...]:
+    """Names of the layers whose mean output is what the network answers to `images`, in evaluation mode, as of distilled
+    networks that have a head for the labels and one for their teacher's; none where there are no two of them."""
+    answers, heard = _outputs(model, images)
+    like = {name: output for name, output in heard.items() if output.shape == answers.shape}
+    several = len(like) > 1 and torch.allclose(torch.stack([*like.values()]).mean(0), answers, 1e-4, 1e-5)
+    return tuple(like) if several else ()
+
+
 def _is_like(name, word):
     """True for a name that ends as a word or pattern says."""
     return fnmatchcase(name, word) or fnmatchcase(name, f"*.{word}")

@@ -17,8 +17,9 @@ import models
 from unlearning.core import names
 from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
-from unlearning.core.files import read_torch, sha256
+from unlearning.core.files import read_and_digest, read_torch, sha256
 from unlearning.core.flags import written
+from unlearning.core.paths import stamp
 from unlearning.core.words import encoded, say
 from unlearning.networks import libraries
 from unlearning.networks.own import OwnNetwork
@@ -87,8 +88,8 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
     """The checkpoint to start from, if it belongs to these data, with its SHA-256, its file, and whether that is the usual
     one. Of a network from elsewhere it is what a checkpoint of it would hold."""
     path = args.original or _find(args, told.model, dataset)
-    content = checkpoint_in(path)
-    if content is None:
+    content, sha = (None, "") if has_no_checkpoint(path) else read_and_digest(path)  # at once: it may be replaced meanwhile
+    if not models.is_checkpoint(content):
         return from_elsewhere(path, told, dataset, args.quiet)
     checkpoint = models.checked(content, path)
     if checkpoint["data"]["fingerprint"] is None:
@@ -100,7 +101,7 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
     if flags := told.as_flags():
         raise UserError(f"{flags[0]} is for networks from elsewhere; {path} says its own")
     usual = not args.original or _is_usual(args, checkpoint["network"]["name"], dataset)
-    return checkpoint | {"sha256": sha256(path), "file": path, "usual": usual}
+    return checkpoint | {"sha256": sha, "file": path, "usual": usual}
 
 
 def network_in(path: Path, told: str | None = None, entry: str | None = None) -> str:
@@ -252,18 +253,25 @@ def other_constants(network: dict[str, Any], weights: Path, tag: str) -> str | N
     """A warning for a fresh network that is normalised otherwise than what a folder has of the same network and data, by the
     newest file there that isn't a Retrain; None where there is none, or it has the same constants. tag: the data's."""
     files = weights.glob(f"{glob.escape(names.begin(network['name'], tag))}*.pth")
-    others = sorted((path.stat().st_mtime_ns, path) for path in files if "_retrain" not in path.name)
-    theirs: Any = checkpoint_in(others[-1][1]) if others else None
-    if theirs is None or models.checked(theirs, others[-1][1])["network"]["name"] != network["name"]:
+    others = sorted((stamp(path), path) for path in files if "_retrain" not in path.name)
+    file, theirs = next(filter(None, map(_readable, (path for _, path in reversed(others)))), (None, None))
+    if file is None or theirs is None or theirs["network"]["name"] != network["name"]:
         return None
     own, known = ({name: one["arguments"][name] for name in ("mean", "std")} for one in (network, theirs["network"]))
     if own == known:
         return None
     ours, wanted = (f"mean {written(one['mean'])} and std {written(one['std'])}" for one in (own, known))
-    file = others[-1][1]
     what = f"this network is normalised by {ours}, and {file.name}, of the same network and data, by {wanted}"
     flags = f"--mean {written(known['mean'])} --std {written(known['std'])}"
     return f"warning: {what}: give {flags}, or --data-of {file}, for a Retrain that differs in its data alone"
+
+
+def _readable(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """A checkpoint of this project with its file; None for what is damaged or something else, which nobody has named."""
+    try:
+        return path, models.load_checkpoint(path)
+    except UserError:
+        return None
 
 
 def _filled(found: foreign.Found, network: dict[str, Any], path: Path, own: OwnNetwork | None) -> tuple[Any, str]:
@@ -330,7 +338,7 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
     """Of a network that isn't timm's what its layers are called: those named by --head, and those that are never called.
 
     Of a network of the user's own that names no head it is the layer whose output is the answer. Raises UserError where no
-    layer's is: which one an activation or a scale follows only the user knows.
+    layer's is: which one an activation or a scale follows only the user knows. Of a library's it is all that are averaged.
     """
     some = _two_images(dataset)
     head = named_layers.heads_by_hand(model, told.head, some)
@@ -340,6 +348,8 @@ def _layers(model: Any, told: Told, dataset: data.Dataset) -> dict[str, list[str
             way = "name the layer whose outputs become the logits with --head"
             raise UserError(f"{told.own.name}: no layer's outputs are the network's answers as they are: {way}")
         head = (found,)
+    if not head and not told.own:
+        head = named_layers.averaged(model, some)
     return {"head": [*head], "unheard": [*named_layers.unheard(model, some)]}
 
 

@@ -82,6 +82,8 @@ def check_output(
     """Raise UserError where the output would replace what the run reads, or what is no checkpoint of this project."""
     if output.is_dir():
         raise UserError(f"--output {output} is a folder")
+    if output.suffix == ".safetensors":
+        raise UserError(f"--output {output}: that is another format's ending, as which nobody could read it: give it .pth")
     if output.is_symlink():
         raise UserError(f"--output {output} is a link, which the checkpoint would replace: name what it leads to")
     for each in scores:

@@ -23,6 +23,7 @@ from unlearning.core.provenance import device_name, versions
 from unlearning.core.words import say
 from unlearning.images import forgetting
 from unlearning.images.records import Known
+from unlearning.networks.own import OwnNetwork
 from unlearning.vision import finish, foreign, layers, named_layers, originals, places, shipped
 from unlearning.vision.confidences import Confidence
 from unlearning.vision.curves import Curve
@@ -264,8 +265,8 @@ def _with_input_of(args: argparse.Namespace) -> argparse.Namespace:
     of = getattr(args, "data_of", None)
     if not of:
         return args
-    known = models.load_checkpoint(of)
-    if args.model not in (None, known["network"]["name"]):
+    known, own = models.load_checkpoint(of), OwnNetwork.parse(args.model)
+    if (own.name if own else args.model) not in (None, known["network"]["name"]):
         return args
     said = {"input_size": known["network"]["arguments"].get("input_size"), "head": known["config"].get("head")}
     return argparse.Namespace(**vars(args) | {name: getattr(args, name) or value for name, value in said.items()})
