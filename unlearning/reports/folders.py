@@ -16,6 +16,7 @@ from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes
 from unlearning.core.locks import check_place, locked, recover_within
+from unlearning.core.paths import named
 from unlearning.core.words import encoded, first_line, listed, say
 from unlearning.reports import results, tables
 
@@ -38,7 +39,7 @@ def place(path: Path) -> tuple[Path, Path]:
         raise UserError(f"there is no folder {path}")
     if path.suffix != ".json":
         raise UserError(f"{path}: the name of a result file ends in .json")
-    return path, path.parent if path.name == FILES["json"] else path.with_suffix("")
+    return path, named(path.parent) if path.name == FILES["json"] else path.with_suffix("")
 
 
 def check_ours(folder: Path, read: Path | None = None) -> None:
