@@ -59,7 +59,8 @@ def test_a_result_is_drawn_from_within_its_folder(result, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path / "t")
     for place in ("result.json", "."):
         reproduce.run(reproduce.parser().parse_args(["draw", place]), "")
-        assert capsys.readouterr().out == f"drawn: {tmp_path / 't'}\n" and set(folders.FILES.values()) == files(tmp_path / "t").keys()
+        assert capsys.readouterr().out == f"drawn: {tmp_path / 't'}\n"
+        assert set(folders.FILES.values()) == files(tmp_path / "t").keys()
 
 
 def test_names_that_are_no_text_are_drawn_as_escapes(result, tmp_path):
@@ -274,6 +275,7 @@ def curves(**some):
         {"rows": [{"metrics": {"UA": {"mean": "5", "ci95": None}}}]},
         {"rows": [{"metrics": {"UA": {}}}]},
         {"rows": [{"n": "3"}]},
+        {"rows": [{"precision": ["bf16"]}]},
         {"rows": [{"curves": {}}]},
         {"rows": [{"curves": curves(features={"D_f": [[0]], "D_r": [[0, 1]]})}]},
         {"rows": [{"curves": curves(features={"D_r": [[0, 1]]})}]},
