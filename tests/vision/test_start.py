@@ -44,7 +44,7 @@ from unlearning.vision import originals
 from unlearning.vision import run as run_module
 from unlearning.vision.identity import of_checkpoint
 from unlearning.vision.shared import Shared
-from unlearning.vision.start import start
+from unlearning.vision.start import _with_input_of, start
 
 SMALL = ("--dataset", "digits", "--subset", 120, "--precision", "fp32", "--quiet")
 # SSD has neither epochs nor steps: seeds differ where it has several batches, and dampens something.
@@ -357,6 +357,11 @@ def test_a_retrain_takes_network_and_constants_from_the_checkpoint_that_says_the
     call(pretrain, *common, "--model", "resnet8", "--input-size", 16, "--output", tmp_path / "large.pth")
     path = call(retrain, *common, "--data-of", tmp_path / "large.pth", "--forget-class", 3)
     assert models.load_checkpoint(path)["network"]["arguments"]["input_size"] == 16 and "input-size-16" in path.name
+    content = models.load_checkpoint(tmp_path / "large.pth")
+    content["network"]["name"] = "net.py:small"  # which lies in another folder than this one
+    write_torch(tmp_path / "own.pth", content)
+    words = ("--model", "there/net.py:small", "--data-of", str(tmp_path / "own.pth"))
+    assert _with_input_of(retrain.parser().parse_args(words)).input_size == 16
 
 
 def test_a_retrain_of_what_a_checkpoint_has_forgotten_needs_no_other_request(weights, tmp_path, capsys):

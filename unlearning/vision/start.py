@@ -273,7 +273,8 @@ def _with_input_of(args: argparse.Namespace) -> argparse.Namespace:
     if not of:
         return args
     known = models.load_checkpoint(of)
-    if args.model not in (None, known["network"]["name"]):
+    called = Path(args.model).name if ".py:" in (args.model or "") else args.model  # of one's own without its folder
+    if called not in (None, known["network"]["name"]):
         return args
     said = {"input_size": known["network"]["arguments"].get("input_size"), "head": known["config"].get("head")}
     return argparse.Namespace(**vars(args) | {name: getattr(args, name) or value for name, value in said.items()})
