@@ -54,6 +54,13 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
     assert not (tmp_path / "u/figures").exists()
 
 
+def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path):
+    """Before anything is trained: else a table would end in that each time."""
+    write_text(tmp_path / "t/figures", "mine")
+    with pytest.raises(UserError, match=r"t has files of its own, or changed ones \(figures\): move or delete them"):
+        folders.check_ours(tmp_path / "t")
+
+
 def test_a_result_is_drawn_from_within_its_folder(result, tmp_path, monkeypatch, capsys):
     results.write(tmp_path / "t/result.json", result | {"pictures": False})
     monkeypatch.chdir(tmp_path / "t")

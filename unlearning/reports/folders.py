@@ -58,7 +58,9 @@ def check_ours(folder: Path, read: Path | None = None) -> None:
         results.read(file)
         strange = [file] if file != read and seals.is_changed(file) else []
     texts = [path for path in (folder / FILES[form] for form in DRAWN) if os.path.lexists(path) and not seals.is_own(path)]
-    strange += [path for path in texts if not _is_of_earlier_version(path, file)] + strange_pictures(folder / "figures")
+    figures = folder / "figures"
+    strange += [path for path in texts if not _is_of_earlier_version(path, file)] + strange_pictures(figures)
+    strange += [figures] if os.path.lexists(figures) and not figures.is_dir() else []
     if strange:
         names = listed(path.relative_to(folder).as_posix() for path in strange)
         raise UserError(f"{folder} has files of its own, or changed ones ({names}): move or delete them, or write elsewhere")
