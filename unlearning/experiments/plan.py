@@ -146,13 +146,16 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
     wrong = [name for name in request.methods or () if name not in rows]
     if wrong:
         raise UserError(f"{request.table} has no row {wrong[0]!r}; there are {', '.join(rows)}")
-    of = {name: METHODS[name].forgets for name in request.methods or () if request.table in FORGETS}
-    if lost := [name for name, kind in of.items() if kind not in (None, *request.kinds)]:
-        what = "a class is" if of[lost[0]] == "class" else "images are"
-        why = f"--only {request.only} leaves it out" if request.only else "it has none among images that are named"
-        raise UserError(f"{lost[0]} is a row where {what} forgotten: {why}")
+    if (lost := _left_out(request)) and not request.only:
+        raise UserError(f"{lost[0]} is a row where a class is forgotten: it has none among images that are named")
     usual = [name for name in rows if name not in request.sizes.get("without", ())]
     return [name for name in rows if name in ALWAYS or name in (request.methods or usual)]
+
+
+def _left_out(request: Request) -> list[str]:
+    """The rows of --methods that can't forget what the table is to forget."""
+    asked = request.methods or () if request.table in FORGETS else ()
+    return [name for name in asked if METHODS[name].forgets not in (None, *request.kinds)]
 
 
 def both_ways(request: Request, methods: Sequence[str], points: Points | None = None) -> list[Run]:
@@ -176,13 +179,15 @@ def tuned_points(request: Request, kind: str, network: str, name: str) -> Sequen
 
 
 def notes(request: Request) -> list[str]:
-    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; rows that
-    --epochs says nothing to; for each network and kind of forget set the rows that --tuned lacks, which are run with their
-    defaults."""
+    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; rows that --only
+    leaves out, and that --epochs says nothing to; for each network and kind of forget set the rows that --tuned lacks, which
+    are run with their defaults."""
     lines = []
     if request.originals and request.source.validation:
         files = ", ".join(map(str, request.originals.values()))
         lines = [f"note: {files} may have learned the images on which all is scored here, and Retrain hasn't"]
+    if lost := _left_out(request):
+        lines.append(f"note: --only {request.only} leaves out {', '.join(lost)}")
     if found := _lengths_of_their_own(request):
         lines.append(f"note: --epochs says nothing to {', '.join(found)}")
     rows = [name for name in chosen(request) if tuned_as(name)] if request.tuned else []
