@@ -34,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import data
 from unlearning.core.errors import UserError
 from unlearning.core.files import check_writable
 from unlearning.core.flags import FRACTION, PIXELS, POSITIVE_INT, Number, Parser, main
@@ -116,7 +117,8 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     path = request.folder / folders.FILES["json"]
     folders.check_ours(request.folder)
     check_place(request.results / folders.PAGE)
-    commands.check_nothing_is_lost(path, request, plan)
+    tag = shared.load(request.source).tag if data.is_own(request.source.dataset) else ""
+    commands.check_nothing_is_lost(path, request, plan, tag)
     check_writable(request.folder)
     if not request.quiet and (line := request.in_words(shared)):
         say(line)
@@ -129,7 +131,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
             table.published(rows, shared.load(request.source))
         result = collect.result(request.name, command, rows, request.attack) | {"commit": made_by}
         with folders.held(request.folder):
-            commands.check_nothing_is_lost(path, request, plan)  # again: another run may have written it meanwhile
+            commands.check_nothing_is_lost(path, request, plan, tag)  # again: another run may have written it meanwhile
             result |= {"about": request.about(table.about), "pictures": table.pictures}
             result = results.joined(result, path, request.overwrite)
             folders.write(result, request.folder)

@@ -63,7 +63,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         **provenance(command, device_name("cpu")),
         "efficacy": found,
     }
-    results.write("results/benchmarks/attack_draws.json", result)
+    results.write(args.output, result)
     print(results.dump(found))
 
 
@@ -75,6 +75,8 @@ def parser() -> Parser:
     parser.add_argument("--sizes", nargs="+", type=POSITIVE_INT, default=[2000, 10_000], help="samples of one draw")
     parser.add_argument("--draws", type=POSITIVE_INT, default=20, help="single draws of each size (default: 20)")
     parser.add_argument("--means", type=POSITIVE_INT, default=5, help="means over twenty draws (default: 5)")
+    output = "results/benchmarks/attack_draws.json"
+    parser.add_argument("--output", type=results.Output("attack_draws"), default=output, help="JSON file to write")
     return parser
 
 

@@ -99,7 +99,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--results", type=folder, default=Path("results"), help="folder of the tables (default: results)")
     output = Path("results/benchmarks/beyond.json")
-    parser.add_argument("--output", type=results.Output("beyond"), default=output, help="JSON file to write")
+    parser.add_argument("--output", type=results.Output("beyond"), default=str(output), help="JSON file to write")
     return parser
 
 

@@ -124,7 +124,7 @@ def parser() -> Parser:
     flag(
         "--output",
         type=results.Output("compact"),
-        default=ROOT / "results" / "benchmarks" / "compact.json",
+        default=str(ROOT / "results" / "benchmarks" / "compact.json"),
         help="JSON file to write",
     )
     parser.set_defaults(device="cpu")

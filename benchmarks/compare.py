@@ -246,7 +246,7 @@ def parser() -> Parser:
     flag(
         "--output",
         type=results.Output("speed"),
-        default=ROOT / "results" / "benchmarks" / "speed.json",
+        default=str(ROOT / "results" / "benchmarks" / "speed.json"),
         help="JSON file to write, its picture beside it",
     )
     flag("--overwrite", action="store_true", help="lose rows of this network that aren't measured again")

@@ -102,7 +102,7 @@ def parser() -> Parser:
     parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda ... (default: cpu)")
     output = Path("results/benchmarks/depthwise.json")
-    parser.add_argument("--output", type=results.Output("depthwise"), default=output, help="JSON file to write")
+    parser.add_argument("--output", type=results.Output("depthwise"), default=str(output), help="JSON file to write")
     return parser
 
 

@@ -212,7 +212,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         **found,
     }
     print(*rows, sep="\n")
-    results.write("results/benchmarks/ekfac.json", result)
+    results.write(args.output, result)
 
 
 def parser() -> Parser:
@@ -242,6 +242,8 @@ def parser() -> Parser:
     flag("--weights", type=folder, default=Path("model_weights"), help="folder of adapters (default: model_weights)")
     flag("--device", default="auto", help="auto, cpu, cuda ... (default: a GPU if there is one)")
     flag("--quiet", action="store_true", help="no progress bars")
+    output = "results/benchmarks/ekfac.json"
+    flag("--output", type=results.Output("ekfac"), default=output, help="JSON file to write")
     return parser
 
 

@@ -51,7 +51,7 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     output = ROOT / "results" / "benchmarks" / "first_minutes.json"
-    parser.add_argument("--output", type=results.Output("first_minutes"), default=output, help="JSON file to write")
+    parser.add_argument("--output", type=results.Output("first_minutes"), default=str(output), help="JSON file to write")
     return parser
 
 

@@ -183,7 +183,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--output",
         type=results.Output("growth"),
-        default=ROOT / "results" / "benchmarks" / "growth.json",
+        default=str(ROOT / "results" / "benchmarks" / "growth.json"),
         help="JSON file to write, its picture beside it",
     )
     return parser

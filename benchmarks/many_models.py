@@ -108,7 +108,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         "ratio": {way: [a / b for a, b in zip(rates, base, strict=True)] for way, rates in found.items()},
         "largest_difference_of_weights": apart,
     }
-    results.write("results/benchmarks/many_models.json", result)
+    results.write(args.output, result)
     print(results.dump(result))
 
 
@@ -116,6 +116,8 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     parser.add_argument("--rounds", type=POSITIVE_INT, default=3, help="rounds, the ways in turn (default: 3)")
+    output = "results/benchmarks/many_models.json"
+    parser.add_argument("--output", type=results.Output("many_models"), default=output, help="JSON file to write")
     return parser
 
 

@@ -93,7 +93,7 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--machines", type=POSITIVE_INT, default=8, help="that take a run each at once (default: 8)")
     file = Path("results/benchmarks/plans.json")
-    parser.add_argument("--output", type=results.Output("plans"), default=file, help=f"file to write (default: {file})")
+    parser.add_argument("--output", type=results.Output("plans"), default=str(file), help=f"file to write (default: {file})")
     return parser
 
 

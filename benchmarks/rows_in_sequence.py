@@ -94,7 +94,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--output",
         type=results.Output("rows_in_sequence"),
-        default=Path("results/benchmarks/rows_in_sequence.json"),
+        default="results/benchmarks/rows_in_sequence.json",
         help="file to write",
     )
     return parser

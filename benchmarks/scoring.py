@@ -77,7 +77,7 @@ def measure_all(args: argparse.Namespace, command: str) -> None:
         **provenance(command, device_name("cpu")),
         "rows": rows,
     }
-    results.write("results/benchmarks/scoring.json", result)
+    results.write(args.output, result)
 
 
 def parser() -> Parser:
@@ -85,6 +85,8 @@ def parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=input_path, help="checkpoints of this project")
     parser.add_argument("--rounds", type=POSITIVE_INT, default=3, help="rounds; the median counts (default: 3)")
+    output = "results/benchmarks/scoring.json"
+    parser.add_argument("--output", type=results.Output("scoring"), default=output, help="JSON file to write")
     return parser
 
 

@@ -54,7 +54,7 @@ def parser() -> Parser:
     parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     output = Path("results/benchmarks/shipped.json")
-    parser.add_argument("--output", type=results.Output("shipped"), default=output, help="JSON file to write")
+    parser.add_argument("--output", type=results.Output("shipped"), default=str(output), help="JSON file to write")
     return parser
 
 

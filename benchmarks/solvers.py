@@ -121,7 +121,7 @@ def parser() -> Parser:
     flag("--seed", type=SEED, default=0, help="of the adapter's start and of the rows that are spoilt (default: 0)")
     flag("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     flag("--weights", type=folder, default=Path("model_weights"), help="folder of adapters")
-    flag("--output", type=results.Output("solvers"), default=Path("results/benchmarks/solvers.json"), help="file to write")
+    flag("--output", type=results.Output("solvers"), default="results/benchmarks/solvers.json", help="file to write")
     return parser
 
 

@@ -68,7 +68,7 @@ def parser() -> Parser:
     flag(
         "--output",
         type=results.Output("throughput"),
-        default=ROOT / "results" / "benchmarks" / "throughput.json",
+        default=str(ROOT / "results" / "benchmarks" / "throughput.json"),
         help="JSON file to write",
     )
     return parser

@@ -75,7 +75,7 @@ def parser() -> Parser:
     """The command line."""
     parser = Parser(__doc__)
     output = ROOT / "results" / "benchmarks" / "time_shares.json"
-    parser.add_argument("--output", type=results.Output("time_shares"), default=output, help="JSON file to write")
+    parser.add_argument("--output", type=results.Output("time_shares"), default=str(output), help="JSON file to write")
     return parser
 
 

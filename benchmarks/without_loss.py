@@ -225,7 +225,7 @@ def parser() -> Parser:
     parser.add_argument("--data-dir", type=folder, default=Path("data"), help="folder of data files (default: data)")
     output = Path("results/benchmarks/without_loss.json")
     parser.add_argument(
-        "--output", type=results.Output("without_loss"), default=output, help=f"file to write (default: {output})"
+        "--output", type=results.Output("without_loss"), default=str(output), help=f"file to write (default: {output})"
     )
     return parser
 

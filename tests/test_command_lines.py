@@ -281,6 +281,21 @@ def test_every_flag_with_a_path_looks_at_it(tmp_path, capsys):
     assert seen >= set(NAMES) - {"benchmarks.many_models"}
 
 
+def test_a_result_at_its_usual_place_is_looked_at_too(tmp_path, monkeypatch, capsys):
+    """argparse looks at a default only where it is a text; else what somebody has changed there would be replaced."""
+    outputs = list(flags_of(lambda kind: isinstance(kind, results.Output)))
+    assert len(outputs) > 15 and all(isinstance(action.default, str) for _, _, action, _ in outputs)
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "results/benchmarks/beyond.json"
+    results.write(mine, {"table": "beyond", "command": "python -m benchmarks.beyond", "rows": []})
+    parser = importlib.import_module("benchmarks.beyond").parser()
+    assert parser.parse_args([]).output == mine.relative_to(tmp_path)
+    mine.write_text(mine.read_text(encoding="utf-8").replace("rows", "my rows"), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    assert "argument --output: 'results/benchmarks/beyond.json' isn't as this project wrote it" in capsys.readouterr().err
+
+
 def test_no_number_and_no_path_is_read_in_another_way():
     """argparse's int and float take nan, "1_0" and other scripts' digits, and have no bounds; Path takes anything."""
     assert not [(name, action.dest) for name, _, action, _ in flags_of((int, float, complex, Path).__contains__)]

@@ -71,3 +71,15 @@ def test_a_pipe_is_no_file_to_read(tmp_path):
         check_regular(tmp_path / "pipe")
     for sound in (tmp_path, tmp_path / "nothing"):
         check_regular(sound)
+
+
+def test_a_path_without_a_name_is_called_as_what_it_means(tmp_path, monkeypatch):
+    """A lock and an unfinished run lie beside a folder by its name, which "." hasn't, and the root neither."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    for kind in (folder, input_path, output_folder):
+        assert [kind(text) for text in (".", "..", "b/..")] == [tmp_path / "a", tmp_path, tmp_path / "a"]
+        assert [kind(text) for text in ("b", "./b/", "../a")] == [Path("b"), Path("b"), Path("../a")]
+    assert folder("/") == Path("/")  # of which files are read
+    with pytest.raises(argparse.ArgumentTypeError, match="'/' is the root of all folders"):
+        output_folder("/")

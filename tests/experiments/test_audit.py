@@ -11,6 +11,7 @@ import models
 import reproduce
 from tests.experiments.tables import SMALL, make, planned, request_of
 from tests.helpers import one_line
+from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_torch
 from unlearning.evaluation.entries import describe
@@ -128,6 +129,16 @@ def test_a_row_is_measured_from_the_retrained_networks():
     assert (
         found["neurips"]["mean"] == pytest.approx(found["forgetting"]["mean"] * 0.5 * 0.8) and found["neurips"]["mean"] > 0
     )
+
+
+def test_a_row_says_its_flags_so_that_no_papers_numbers_stand_beside_other_settings(tmp_path):
+    folder_of_images(tmp_path, classes=data.CIFAR10_CLASSES)
+    answers = [{"UA": 1.0, "RA": 2.0, "TA": 3.0} | dict.fromkeys("frt", np.arange(3.0) + i) for i in range(3)]
+    for flags, shown in (({}, True), ({"--retain-subset": "2000"}, False)):
+        entry = SimpleNamespace(model="resnet50", epochs=5, command="c", device="d", flags=flags)
+        row = audit._row({"method": "lora", "forget": "class3"}, [(entry, one) for one in answers], answers, 3)
+        audit.TABLE.published([row], data.load(f"folder:{tmp_path}"))
+        assert ("published" in row) == shown
 
 
 def test_what_a_network_has_answered_is_kept_and_read_back_as_it_was(weights, tmp_path, monkeypatch):

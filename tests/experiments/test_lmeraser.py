@@ -1,8 +1,10 @@
 """LMEraser's table from end to end on digits."""
 
 import itertools
+import json
 import shlex
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,11 +19,13 @@ from tests.helpers import call, files, full_disk, one_line
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import write_torch
 from unlearning.evaluation.unfinished import Unfinished
-from unlearning.exact import command, learners
+from unlearning.exact import command as exact_command
+from unlearning.exact import learners
 from unlearning.exact.reading import assemble, read_system
 from unlearning.exact.storage import SYSTEM
 from unlearning.experiments import lmeraser
 from unlearning.experiments.methods import METHODS, rows_of
+from unlearning.experiments.plan import check_nothing_is_lost, command
 from unlearning.reports import paper_figures
 from unlearning.vision.shared import Shared
 
@@ -110,6 +114,25 @@ def test_two_backbones_of_one_network_are_refused_and_so_is_a_request_for_all_im
         planned(*few)
 
 
+def test_rows_of_a_checkpoint_are_not_lost_to_another_nor_to_fewer_seeds(tmp_path):
+    """They are called by the network that it holds."""
+    flags = ("lmeraser", "--preset", "gpu", "--dataset", "digits", "--methods", "sisa --parts 5", "--model")
+    paths = [str(random_backbone(tmp_path / name)) for name in ("a.pth", "b.pth")]
+    row = {"dataset": "digits", "model": "resnet8", "forget": "delete1", "method": "sisa --parts 5", "epochs": 50, "n": 3}
+    made = next(command(*run) for run in planned(*flags, paths[0]) if "sisa" in run[0])
+    made_by = {"table": "t", "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}, "attack": "svc"}
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(made_by | {"rows": [row | {"command": made, "metrics": {}}]}), encoding="utf-8")
+    for path, seeds, lost in ((paths[0], 3, None), (paths[0], 1, "2 of its 3 seeds"), (paths[1], 3, "it")):
+        request = request_of(*flags, path, "--seeds", seeds)
+        check = partial(check_nothing_is_lost, file, request, lmeraser.TABLE.plan(request))
+        if lost:
+            with pytest.raises(UserError, match=rf"\(resnet8, delete1\); this would lose {lost}: --overwrite"):
+                check()
+        else:
+            check()
+
+
 @pytest.mark.parametrize("preset", ["small", "gpu", "paper"])
 def test_the_flags_of_a_row_are_those_that_its_system_takes(tmp_path, preset):
     """Every command of a table parses and is settled: of a checkpoint, at a precision of the user's, in closed form."""
@@ -131,7 +154,7 @@ def test_the_flags_of_a_row_are_those_that_its_system_takes(tmp_path, preset):
     )
     for script, words in planned(*asked):
         assert "--input-size" not in words
-        args = command._settled(scripts[script].parser().parse_args(words), scripts[script].commands()[1])
+        args = exact_command._settled(scripts[script].parser().parse_args(words), scripts[script].commands()[1])
         assert args.precision == (None if "ridge" in words else "fp32")
 
 

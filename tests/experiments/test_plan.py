@@ -5,8 +5,12 @@ import importlib
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
+import models
 import reproduce
+import retrain
+from tests.exact.test_system import random_backbone
 from tests.experiments.tables import SMALL, make, planned, request_of
 from unlearning.core.errors import UserError
 from unlearning.experiments import llmeraser, plan, prunelora
@@ -150,6 +154,48 @@ def test_a_network_from_elsewhere_is_called_as_its_file_calls_it(tmp_path):
     assert request_of(*bare, "--model", "resnet18").networks == ("resnet18",)
     with pytest.raises(UserError, match=r"bare.pth doesn't say which network it holds"):
         request_of(*bare)
+
+
+def test_retrain_is_of_the_network_that_the_file_to_start_from_holds(tmp_path):
+    """With what the command line, the checkpoint or the folder says of it; an original is never trained beside it."""
+    torch.save({"a": {"fc.weight": torch.zeros(10, 512)}}, tmp_path / "bare.pth")
+    own, folder = random_backbone(tmp_path / "own.pth"), tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architecture": "resnet18"}', encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+    told = ("--mean", "0.5", "--std", "0.25", "--input-size", "64")
+    bare = ("--original", str(tmp_path / "bare.pth"), "--model", "torchvision:resnet18", *told, "--entry", "a")
+    for flags, model, said in (
+        (bare, "torchvision:resnet18", [*told]),
+        (("--original", str(own)), "resnet8", ["--data-of", str(own)]),
+        (("--original", str(folder)), str(folder), []),
+    ):
+        for table, methods in (
+            ("prunelora", ("original", "retrain", "lora")),
+            ("sequence", ("retrain", "lora")),
+            ("tune", ("lora",)),
+        ):
+            runs = planned(table, "--dataset", "cifar10", "--seeds", "1", "--methods", *methods, *flags)
+            retrained = [words for script, words in runs if script == "retrain"]
+            assert {script for script, _ in runs} == {"retrain", "lora"} and retrained
+            for words in retrained:
+                args = retrain.parser().parse_args(words)
+                assert args.model == model and " ".join(said) in " ".join(words), (table, flags)
+    lite = ("--original", str(tmp_path / "bare.pth"), "--model", models.EFFICIENTNET, "--input-size", "64")
+    runs = planned("prunelora", "--methods", "retrain", "--seeds", "1", *lite)
+    assert [retrain.parser().parse_args(words).input_size for _, words in runs] == [64]  # in the place of the preset's
+
+
+def test_rows_that_only_leaves_out_are_named():
+    """They would be missing from the table without a word."""
+    for table, only, name in (
+        ("rfau", "images", "mask"),
+        ("audit", "images", "bias"),
+        ("rfau", "class", "rfau --shift unseen"),
+    ):
+        flags = (table, "--model", "resnet8", "--methods", "finetune", name)
+        assert plan.notes(request_of(*flags, "--only", only)) == [f"note: --only {only} leaves out {name}"]
+        assert plan.notes(request_of(*flags)) == []
 
 
 def test_rows_that_epochs_says_nothing_to_are_named():

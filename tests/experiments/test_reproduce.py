@@ -22,7 +22,7 @@ from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
 from unlearning.experiments import prunelora
-from unlearning.experiments.plan import check_nothing_is_lost
+from unlearning.experiments.plan import check_nothing_is_lost, command
 from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
 
@@ -168,6 +168,51 @@ def test_a_table_from_a_checkpoint_of_this_project_is_made_again_and_extended(tm
         with pytest.raises(UserError, match=rf"{method} \(resnet8, class3\); this would lose it"):
             make(tmp_path, monkeypatch, *flags, "zero-row")
         shutil.rmtree(tmp_path / "model_weights")
+
+
+def test_columns_that_a_flag_asks_for_are_not_lost_where_it_is_not_given(tmp_path):
+    """Nor rows of a network that its arguments tell from another of its name."""
+    committed = results.read(Path(reproduce.__file__).parent / "results/prunelora-first/result.json")
+    (row,) = [row for row in committed["rows"] if row["method"] == "finetune"]
+    file, flags = tmp_path / "result.json", ("prunelora", "--preset", "first", "--seeds", 3, "--methods", "finetune")
+    for column, flag in (("recovered1", "--recovery"), ("MIA svc loss", "--every-attack")):
+        more = row | {"metrics": row["metrics"] | {column: row["metrics"]["UA"]}}
+        file.write_text(json.dumps(committed | {"rows": [more]}), encoding="utf-8")
+        for given in ((), (flag,), ("--overwrite",)):
+            request = request_of(*flags, *given)
+            check = partial(check_nothing_is_lost, file, request, prunelora.TABLE.plan(request))
+            if given:
+                check()
+            else:
+                with pytest.raises(
+                    UserError, match=rf"finetune \(resnet8, class3\); this would lose its columns of {flag}:"
+                ):
+                    check()
+    file.write_text(
+        json.dumps(committed | {"rows": [row | {"model": "resnet8 (img_size 28, in_chans 1)"}]}), encoding="utf-8"
+    )
+    request = request_of(*flags, "--seeds", 1)
+    with pytest.raises(UserError, match="would lose 2 of its 3 seeds"):
+        check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
+
+
+def test_rows_of_images_that_have_changed_are_not_lost(tmp_path, monkeypatch, capsys):
+    """The same command on a folder to which images have come: its name is the same, and so is the table's."""
+    monkeypatch.chdir(tmp_path)
+    folder_of_images(tmp_path / "animals", classes=("bee", "cat"))
+    flags = ("prunelora", "--preset", "small", "--dataset", "folder:animals", "--model", "resnet8", "--seeds", "1")
+    flags = (*flags, "--methods", "mask", "--forget-class", "bee")
+    request = request_of(*flags, data_of=Shared())
+    made = next(command(*run) for run in prunelora.TABLE.plan(request).runs if "control" in run[0])
+    row = {"dataset": "animals-abcdef", "model": "resnet8", "forget": "class0", "method": "mask", "epochs": None, "n": 1}
+    made_by = {"table": request.name, "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}}
+    results.write(request.folder / "result.json", made_by | {"rows": [row | {"command": made, "metrics": {}}]})
+    code, line = one_line(reproduce, capsys, *flags)
+    tag = Shared().load(request.source).tag
+    why = f"it is of animals-abcdef, and these images are {tag}"
+    assert code == 2 and f"mask (resnet8, class0); this would lose it, for {why}: --overwrite" in line
+    assert not (tmp_path / "model_weights").exists()
+    check_nothing_is_lost(request.folder / "result.json", request, prunelora.TABLE.plan(request), "animals-abcdef")
 
 
 def test_as_many_rows_of_other_methods_replace_none(tmp_path, monkeypatch, capsys):
@@ -367,6 +412,8 @@ def test_images_that_a_table_cannot_forget_are_refused(flags, message, tmp_path,
         ("lmeraser", ("--every-attack",)),
         ("lmeraser", ("--retain-subset", 500)),
         ("audit", ("--images", 500)),
+        ("lmeraser", ("--cache", 0)),
+        ("lmeraser-tune", ("--cache", 0)),
         ("lmeraser-tune", ("--forget-class", 4)),
         *(("llmeraser", flag) for flag in (("--share", 0.2), ("--forget-class", 3), ("--img-size", 8), ("--cache", 0))),
         *(("llmeraser", flag) for flag in (("--precision", "bf16"), ("--recovery",), ("--mia", "lora-unlearn"))),
@@ -377,6 +424,20 @@ def test_a_flag_that_says_nothing_to_a_table_is_refused(table, flags, tmp_path, 
     monkeypatch.chdir(tmp_path)
     code, line = one_line(reproduce, capsys, table, *flags, "--dry-run")
     assert code == 2 and f"{table} has no {flags[0]}: it says nothing to it" in line and not list(tmp_path.iterdir())
+
+
+def test_a_side_and_a_folder_that_say_nothing_to_a_table_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "resnet8").mkdir()
+    side, folder = ("--img-size", 64), ("--model", "net")
+    for flags, said in (
+        (side, "--img-size is of folder: and csv: images: it says nothing to digits"),
+        (folder, "--model net: a table takes a network by its name; --original net starts from that folder's weights"),
+    ):
+        code, line = one_line(reproduce, capsys, "prunelora", "--dataset", "digits", *flags, "--dry-run")
+        assert (code, line) == (2, f"reproduce.py: {said}")
+    assert request_of("prunelora", "--model", "resnet8").networks == ("resnet8",)  # a name goes before a folder
 
 
 def test_a_class_and_images_are_named_where_both_are_forgotten():

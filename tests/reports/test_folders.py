@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import reproduce
 from tests.helpers import files, full_disk
 from tests.reports.test_tables import metric
 from unlearning.core.errors import RunFailed, UserError
@@ -51,6 +52,22 @@ def test_a_folder_holds_every_form_and_its_pictures(result, tmp_path):
     assert {path.name for path in (tmp_path / "t/figures").iterdir()} == {"metrics.png", *names[1:]}
     folders.write(result | {"pictures": False}, tmp_path / "u")
     assert not (tmp_path / "u/figures").exists()
+
+
+def test_a_file_in_the_place_of_the_pictures_is_refused(tmp_path):
+    """Before anything is trained: else a table would end in that each time."""
+    write_text(tmp_path / "t/figures", "mine")
+    with pytest.raises(UserError, match=r"t has files of its own, or changed ones \(figures\): move or delete them"):
+        folders.check_ours(tmp_path / "t")
+
+
+def test_a_result_is_drawn_from_within_its_folder(result, tmp_path, monkeypatch, capsys):
+    results.write(tmp_path / "t/result.json", result | {"pictures": False})
+    monkeypatch.chdir(tmp_path / "t")
+    for place in ("result.json", "."):
+        reproduce.run(reproduce.parser().parse_args(["draw", place]), "")
+        assert capsys.readouterr().out == f"drawn: {tmp_path / 't'}\n"
+        assert set(folders.FILES.values()) == files(tmp_path / "t").keys()
 
 
 def test_names_that_are_no_text_are_drawn_as_escapes(result, tmp_path):
@@ -265,6 +282,7 @@ def curves(**some):
         {"rows": [{"metrics": {"UA": {"mean": "5", "ci95": None}}}]},
         {"rows": [{"metrics": {"UA": {}}}]},
         {"rows": [{"n": "3"}]},
+        {"rows": [{"precision": ["bf16"]}]},
         {"rows": [{"curves": {}}]},
         {"rows": [{"curves": curves(features={"D_f": [[0]], "D_r": [[0, 1]]})}]},
         {"rows": [{"curves": curves(features={"D_r": [[0, 1]]})}]},

@@ -24,6 +24,11 @@ def stamp(path: Path) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def named(path: Path) -> Path:
+    """The path; one without a name, as "." and "..", by that of what it means: beside it by its name lies its lock."""
+    return path if path.name not in ("", "..") else path.resolve()
+
+
 def input_path(text: str) -> Path:
     """A file or a folder to read."""
     found = _status(text)
@@ -31,7 +36,7 @@ def input_path(text: str) -> Path:
         _check_file(text, found, os.R_OK)
     elif found:
         _check_rights(text, os.R_OK | os.X_OK)
-    return Path(text)
+    return named(Path(text))
 
 
 def input_file(text: str) -> Path:
@@ -55,12 +60,14 @@ def folder(text: str) -> Path:
     found = _status(text, BESIDE)
     if found and not stat.S_ISDIR(found.st_mode):
         raise argparse.ArgumentTypeError(f"{shown(text)} is a file, not a folder")
-    return Path(text)
+    return named(Path(text))
 
 
 def output_folder(text: str) -> Path:
     """As `folder`, of which everything is written."""
     path = folder(text)
+    if not path.name:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is the root of all folders: name one in it")
     _check_rights(_there(path.absolute()), os.W_OK | os.X_OK)
     return path
 

@@ -16,6 +16,7 @@ import numpy as np
 
 import data
 from unlearning.core.errors import UserError
+from unlearning.core.flags import as_words
 from unlearning.evaluation import network
 from unlearning.evaluation.collect import report_scored
 from unlearning.evaluation.entries import Entry, dataset_of, describe, network_of, refuse_nan
@@ -82,7 +83,7 @@ def _row(title: Row, group: list[tuple[Entry, Answers]], reference: list[Answers
     first, answers = group[0][0], [found for _, found in group]
     if not len(answers) == len(reference) == count:
         raise UserError(f"{title['method']}: {len(answers)} networks against {len(reference)} retrained ones")
-    same = {key: getattr(first, key) for key in ("model", "epochs", "command", "device")}
+    same = {key: getattr(first, key) for key in ("model", "epochs", "command", "device")} | {"flags": as_words(first.flags)}
     return title | same | {"n": count, "metrics": compare(answers, reference)}
 
 

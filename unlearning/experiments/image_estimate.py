@@ -90,8 +90,8 @@ def images_of(request: Request, script: str, arguments: list[str], there: int) -
 
 
 def estimated(request: Request, plan: Plan) -> list[str]:
-    """What the runs of a table of networks would take, as lines; none where not all is `known`."""
-    if not known(request) or request.images:
+    """What the runs of a table of networks would take, as lines; none where not all is `known`, or there are none."""
+    if not known(request) or request.images or not plan.runs:
         return []
     counts = {network: made(request, network) for network in request.networks}
     there, precision = request.source.subset or NAMED_SETS[request.source.dataset].sizes[0], request.precision or "bf16"

@@ -344,7 +344,7 @@ def _order(tag: str) -> float:
 
 
 ABOUT = "LMEraser and SISA: what an exact deletion costs, and how accurate the system is afterwards."
-NONE_OF = ("mia", "every_attack", "recovery", "retain_subset", "images")
+NONE_OF = ("mia", "every_attack", "recovery", "retain_subset", "images", "cache")
 TABLE = Table(ABOUT, plan_lmeraser, PRESETS, 3, score, estimated=estimated, none_of=NONE_OF)
 TUNE = Table(
     "LMEraser's learning rates, on a tenth of the training images that neither its backbone nor a part was trained on.",

@@ -4,6 +4,7 @@ import itertools
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from unlearning.experiments.choice import Flags
 from unlearning.experiments.methods import ALWAYS, FORGETS, METHODS, rows_of, tuned_as
 from unlearning.experiments.request import RETAIN, Plan, Request, Row, Run
 from unlearning.reports import results
-from unlearning.vision.originals import command_of
+from unlearning.vision import originals
 
 # Networks that start from weights of other data: their flags for pretrain and retrain.
 START = {models.EFFICIENTNET: ["--pretrained", "--input-size", "48", "--lr", "0.01"]}
@@ -31,15 +32,19 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
     epochs is run.
     """
     runs = []
+    again = {network: made_again(request, network) for network in request.networks}
     for seed in range(request.seeds):
         for network in request.networks:
-            common = ["--model", network, *handed_on(request, seed), *cache_of(request)]
+            common = [*handed_on(request, seed), *cache_of(request)]
             for name in planned(request, methods):
-                own = common if name == "original" else common + forget
-                if name in ("original", "retrain"):
+                own = ["--model", network, *common]
+                if name == "original":
                     runs.append((METHODS[name].script, own + from_scratch(request, network)))
+                elif name == "retrain":
+                    model, *further = again[network]
+                    runs.append((METHODS[name].script, ["--model", model, *common, *forget, *further]))
                 else:
-                    own = own + started_from(request, network) + part_of_retained(request)
+                    own += [*forget, *started_from(request, network), *part_of_retained(request)]
                     runs += _trainings(name, own, lengths_of(request, name), points(network, name))
     return runs
 
@@ -47,8 +52,10 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
 def planned(request: Request, methods: Sequence[str]) -> list[str]:
     """Of `methods` those that are run: where others have trained the originals, they aren't, and Retrain is only if asked
     for, because nobody here knows its recipe, or in a tuning, which chooses by it."""
-    asked = (*(request.methods or ()), *(["retrain"] if request.source.validation else []))
-    return [name for name in methods if not request.originals or name not in ("original", "retrain") or name in asked]
+    if not request.originals:
+        return [*methods]
+    left_out = {"original"} if request.source.validation or "retrain" in (request.methods or ()) else {"original", "retrain"}
+    return [name for name in methods if name not in left_out]
 
 
 def started_from(request: Request, network: str) -> list[str]:
@@ -56,6 +63,22 @@ def started_from(request: Request, network: str) -> list[str]:
     if network not in request.originals:
         return []
     return ["--original", str(request.originals[network]), *request.told.as_flags()]
+
+
+def made_again(request: Request, network: str) -> list[str]:
+    """What --model names for Retrain, then the flags that say how it is made. Of a network that others have trained, or that
+    a checkpoint holds, it has constants, side and head as the command line, the folder or the checkpoint says: else it would
+    be another network."""
+    scratch = from_scratch(request, network)
+    if not (original := request.originals.get(network)):
+        return [network, *scratch]
+    if "--input-size" in scratch:  # of START, and not of the file
+        place = scratch.index("--input-size")
+        del scratch[place : place + 2]
+    if original.is_file() and originals.checkpoint_in(original):
+        return [network, "--data-of", str(original), *scratch]
+    told = replace(request.told, entry=None).as_flags()
+    return [str(original) if original.is_dir() else network, *told, *scratch]
 
 
 def part_of_retained(request: Request) -> list[str]:
@@ -124,11 +147,16 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
     wrong = [name for name in request.methods or () if name not in rows]
     if wrong:
         raise UserError(f"{request.table} has no row {wrong[0]!r}; there are {', '.join(rows)}")
-    lost = [name for name in request.methods or () if request.images and METHODS[name].forgets == "class"]
-    if lost and "class" not in request.kinds and not request.only:
+    if (lost := _left_out(request)) and not request.only:
         raise UserError(f"{lost[0]} is a row where a class is forgotten: it has none among images that are named")
     usual = [name for name in rows if name not in request.sizes.get("without", ())]
     return [name for name in rows if name in ALWAYS or name in (request.methods or usual)]
+
+
+def _left_out(request: Request) -> list[str]:
+    """The rows of --methods that can't forget what the table is to forget."""
+    asked = request.methods or () if request.table in FORGETS else ()
+    return [name for name in asked if METHODS[name].forgets not in (None, *request.kinds)]
 
 
 def both_ways(request: Request, methods: Sequence[str], points: Points | None = None) -> list[Run]:
@@ -152,13 +180,15 @@ def tuned_points(request: Request, kind: str, network: str, name: str) -> Sequen
 
 
 def notes(request: Request) -> list[str]:
-    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; rows that
-    --epochs says nothing to; for each network and kind of forget set the rows that --tuned lacks, which are run with their
-    defaults."""
+    """Lines on what a reader might not expect: a tuning's images, which somebody else's original may know; rows that --only
+    leaves out, and that --epochs says nothing to; for each network and kind of forget set the rows that --tuned lacks, which
+    are run with their defaults."""
     lines = []
     if request.originals and request.source.validation:
         files = ", ".join(map(str, request.originals.values()))
         lines = [f"note: {files} may have learned the images on which all is scored here, and Retrain hasn't"]
+    if lost := _left_out(request):
+        lines.append(f"note: --only {request.only} leaves out {', '.join(lost)}")
     if found := _lengths_of_their_own(request):
         lines.append(f"note: --epochs says nothing to {', '.join(found)}")
     rows = [name for name in chosen(request) if tuned_as(name)] if request.tuned else []
@@ -185,24 +215,28 @@ def command(script: str, arguments: Sequence[str]) -> str:
     return shlex.join(["python", *(["-m", script] if "." in script else [f"{script}.py"]), *arguments])
 
 
-def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
-    """Raise UserError if the file `path` holds more seeds, or other rows of what is asked for, than this would write. Of a
-    tuning, methods that aren't asked for stay, and the Original and the Retrain that have more seeds."""
+def check_nothing_is_lost(path: Path, request: Request, plan: Plan, tag: str = "") -> None:
+    """Raise UserError if the file `path` holds more seeds, columns or other rows of what is asked for than this would write.
+    Of a tuning, methods that aren't asked for stay, and the Original and the Retrain that have more seeds.
+
+    tag: of the data, where they are the user's own, and may have changed where they lie.
+    """
     if request.overwrite or not path.exists():
         return
     asked = chosen(request) if request.table in FORGETS else []
-    networks = {Path(network).name for network in request.networks}
+    networks = {called for network in request.networks for called in (network, network_called(network))}
     kinds = request.kinds if request.table in FORGETS else ()
     tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
     planned = {_making(command(*run)) for run in plan.runs}
-    given = {command_of(file) for file in request.originals.values()}
+    given = {originals.command_of(file) for file in request.originals.values()}
     there = results.read(path)
     attacks = {run.get("attack", request.attack) for run in (there, *there.get("earlier", []))}
     if request.table != "tune" and (others := sorted(attacks - {request.attack})):
         text = f"scored by --mia {others[0]}: give that, or --overwrite, or --results elsewhere"
         raise UserError(f"{path} holds rows that were {text}")
     for row in there["rows"]:
-        if row["model"].split(",")[0] not in networks:
+        called = row["model"]  # also "vit_micro, prompted" and "resnet18 (img_size 32, ...)"
+        if networks.isdisjoint((called, called.split(",")[0], called.split(" (")[0])):
             continue
         if tags and row["forget"] not in tags:
             continue
@@ -214,10 +248,26 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan) -> None:
         stays = request.table == "tune" and row["method"] in ALWAYS
         lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds and not stays else ""
         there_again = row["command"] in given or _is_from_outside(row, planned) or _making(row["command"]) in planned
-        lost = lost if there_again else "it"
+        lost = (lost or _columns_lost(row, request)) if there_again else "it"
+        lost = lost if row["dataset"].startswith(tag) else f"it, for it is of {row['dataset']}, and these images are {tag}"
         if lost:
             what = f"{row['method']} ({row['model']}, {row['forget']})"
             raise UserError(f"{path} holds {what}; this would lose {lost}: --overwrite, or --results elsewhere")
+
+
+def network_called(network: str) -> str:
+    """What rows call a network of --model: a file of one's own, or a folder, without where it lies; of a checkpoint, from
+    which LMEraser's systems may start, the network in it."""
+    path = Path(network)
+    return originals.network_in(path) if path.suffix == ".pth" else path.name
+
+
+def _columns_lost(row: Row, request: Request) -> str:
+    """The columns of a row that a flag asks for which isn't given now, in words; "" where there are none."""
+    asked = {"--recovery": request.recovery, "--every-attack": request.every_attack}
+    there = {"--recovery": "recovered1" in row["metrics"], "--every-attack": any(" " in name for name in row["metrics"])}
+    lost = [flag for flag in asked if there[flag] and not asked[flag]]
+    return f"its columns of {' and '.join(lost)}" if lost else ""
 
 
 def _is_from_outside(row: Row, planned: Collection[tuple[str, ...]]) -> bool:
@@ -240,7 +290,7 @@ def _making(typed: str) -> tuple[str, ...]:
         return ()
     kept = []
     for word in words:
-        if word in ("--device", "--cache", "--data-dir"):
+        if word in ("--device", "--cache", "--data-dir", "--data-of"):
             next(words, None)
         elif word not in ("--quiet", "--checkpointing"):
             kept.append(word)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import data
+import models
 from unlearning.core import names
 from unlearning.core.device import Compute, resolve_device
 from unlearning.core.errors import UserError
@@ -135,6 +136,7 @@ class Request:
             asked_retain=args.retain_subset,
         )
         found._check_kinds(args)
+        found._check_places()
         return found
 
     def _check_kinds(self, args: argparse.Namespace) -> None:
@@ -145,6 +147,19 @@ class Request:
         for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
             if given and kind not in self.kinds:
                 raise UserError(f"{args.table} has no --{flag}: it says nothing to it")
+
+    def _check_places(self) -> None:
+        """Raise UserError for --img-size of images that have a side of their own, and for a folder in the place of a network
+        of a table of images: its originals are found by the network's name."""
+        if self.source.img_size != 32 and not self.source.dataset.startswith(("folder:", "csv:")):
+            raise UserError(f"--img-size is of folder: and csv: images: it says nothing to {self.source.dataset}")
+        for name in self.models or () if self.table in FORGETS and not self.originals else ():
+            try:
+                if Path(name).is_dir():
+                    models.check_name(name)  # which goes before a folder that happens to be called so
+            except UserError:
+                way = f"--original {name} starts from that folder's weights"
+                raise UserError(f"--model {name}: a table takes a network by its name; {way}") from None
 
     @property
     def networks(self) -> Sequence[str]:

@@ -26,6 +26,7 @@ from unlearning.experiments.plan import (
     from_scratch,
     handed_on,
     lengths_of,
+    made_again,
     part_of_retained,
     planned,
     started_from,
@@ -63,14 +64,16 @@ def plan_sequence(request: Request) -> Plan:
     runs: list[Run] = []
     classes = [request.word(label) for label in requests(request)]
     rows = [name for name in chosen(request) if name not in ("original", "retrain")]
+    again = {network: made_again(request, network) for network in request.networks}
     for seed in range(request.seeds):
         for network in request.networks:
-            common = ["--model", network, *handed_on(request, seed), *cache_of(request)]
-            start = from_scratch(request, network)
+            given = [*handed_on(request, seed), *cache_of(request)]
+            common, (model, *further) = ["--model", network, *given], again[network]
             if not request.originals:
-                runs.append((METHODS["original"].script, common + start))
+                runs.append((METHODS["original"].script, common + from_scratch(request, network)))
             for count in range(1, len(classes) + 1) if planned(request, ["retrain"]) else ():
-                runs.append((METHODS["retrain"].script, [*common, "--forget-class", *classes[:count], *start]))
+                words = ["--model", model, *given, "--forget-class", *classes[:count], *further]
+                runs.append((METHODS["retrain"].script, words))
             for name in rows:
                 runs += _one_after_the_other(name, network, seed, classes, common, request)
     return Plan(runs)

@@ -47,7 +47,7 @@ ROW = fields(
     {"dataset": text(), "model": text(), "forget": text(), "method": text(), "command": text(content.TEXT)}
     | {"n": whole(1), "epochs": optional(whole()), "metrics": _metrics},
     {"forgotten": text(content.TEXT), "device": text(), "flags": list_of(text(content.TEXT)), "curves": _curves}
-    | {"seeds": list_of(whole(), 1)}
+    | {"seeds": list_of(whole(), 1), "precision": text(empty=True)}
     | {"published": map_of(number()), "fingerprint": optional(text()), "request": content.either(text(), whole())}
     | {"clusters": whole(), "task": text(), "share": number(0, 100), "seed": whole()}
     | {"tunes": text(), "point": text(empty=True), "points": whole(1), "chosen": content.yes_or_no},

@@ -16,6 +16,7 @@ from unlearning.core import seals
 from unlearning.core.errors import UserError
 from unlearning.core.files import write_bytes
 from unlearning.core.locks import check_place, locked, recover_within
+from unlearning.core.paths import named
 from unlearning.core.words import encoded, first_line, listed, say
 from unlearning.reports import results, tables
 
@@ -38,7 +39,7 @@ def place(path: Path) -> tuple[Path, Path]:
         raise UserError(f"there is no folder {path}")
     if path.suffix != ".json":
         raise UserError(f"{path}: the name of a result file ends in .json")
-    return path, path.parent if path.name == FILES["json"] else path.with_suffix("")
+    return path, named(path.parent) if path.name == FILES["json"] else path.with_suffix("")
 
 
 def check_ours(folder: Path, read: Path | None = None) -> None:
@@ -57,7 +58,9 @@ def check_ours(folder: Path, read: Path | None = None) -> None:
         results.read(file)
         strange = [file] if file != read and seals.is_changed(file) else []
     texts = [path for path in (folder / FILES[form] for form in DRAWN) if os.path.lexists(path) and not seals.is_own(path)]
-    strange += [path for path in texts if not _is_of_earlier_version(path, file)] + strange_pictures(folder / "figures")
+    figures = folder / "figures"
+    strange += [path for path in texts if not _is_of_earlier_version(path, file)] + strange_pictures(figures)
+    strange += [figures] if os.path.lexists(figures) and not figures.is_dir() else []
     if strange:
         names = listed(path.relative_to(folder).as_posix() for path in strange)
         raise UserError(f"{folder} has files of its own, or changed ones ({names}): move or delete them, or write elsewhere")
