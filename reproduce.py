@@ -186,12 +186,7 @@ def parser() -> Parser:
     flag("--original", nargs="+", type=input_path, metavar="FILE", help=text)
     rows = f"the table's rows, of: {', '.join(METHODS)}; llmeraser has rows of its own (default: all)"
     add_elsewhere_flags(parser)
-    flag("--subset", type=POSITIVE_INT, help="training images, all classes alike (default: the preset's)")
-    text = "methods learn from this many of the images that stay, all classes alike (default: the preset's, mostly all)"
-    flag("--retain-subset", type=POSITIVE_INT, metavar="N", help=text)
-    text = "score on N training and N test images at most, all classes alike (default: the preset's, mostly all)"
-    flag("--images", type=POSITIVE_INT, metavar="N", help=text)
-    flag("--epochs", type=POSITIVE_INT, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
+    _add_size_flags(parser)
     flag("--methods", nargs="+", metavar="ROW", help=rows)
     flag("--forget-class", nargs="+", metavar="CLASS", help="classes to forget, by name or number (default: 3)")
     images = parser.add_mutually_exclusive_group()
@@ -223,6 +218,17 @@ def parser() -> Parser:
     )
     add_scoring_flags(parser)
     return parser
+
+
+def _add_size_flags(parser: Parser) -> None:
+    """Flags that replace a preset's sizes."""
+    flag = parser.add_argument
+    flag("--subset", type=POSITIVE_INT, help="training images, all classes alike (default: the preset's)")
+    text = "methods learn from this many of the images that stay, all classes alike (default: the preset's, mostly all)"
+    flag("--retain-subset", type=POSITIVE_INT, metavar="N", help=text)
+    text = "score on N training and N test images at most, all classes alike (default: the preset's, mostly all)"
+    flag("--images", type=POSITIVE_INT, metavar="N", help=text)
+    flag("--epochs", type=POSITIVE_INT, nargs="+", help="epochs of unlearning, each a row (default: the preset's)")
 
 
 if __name__ == "__main__":
