@@ -38,6 +38,7 @@ run = partial(execute, "mine", unlearn, parser)
 """
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_a_new_method_is_one_file_and_one_line(tmp_path, monkeypatch):
     """With a flag of its own; two lines with other values of it are two rows that say so, from two files."""
     (tmp_path / "mine.py").write_text(METHOD, encoding="utf-8")
@@ -49,8 +50,8 @@ def test_a_new_method_is_one_file_and_one_line(tmp_path, monkeypatch):
         assert rows_of(table)[-2:] == names
     assert "mine --strength 0.1" not in rows_of("lmeraser")
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
-    result = make(tmp_path, monkeypatch, "--seeds", "2", "--methods", "finetune", *names)
-    assert [row["method"] for row in result["rows"]] == ["original", "retrain", "finetune", *names]
+    result = make(tmp_path, monkeypatch, "--seeds", "2", "--methods", *names)
+    assert [row["method"] for row in result["rows"]] == ["original", "retrain", *names]
     assert {row["n"] for row in result["rows"]} == {2}
     assert result["rows"][-1]["command"].startswith("python mine.py --model resnet8")
     files = sorted(path.name for path in tmp_path.glob("model_weights/prunelora-quick-digits/*mine*.pth"))
