@@ -17,7 +17,7 @@ import pretrain
 import pruneft
 import retrain
 from baselines import control
-from tests.helpers import built_once, call
+from tests.helpers import FEW, built_once, call
 from unlearning.evaluation import network
 from unlearning.metrics import membership
 
@@ -52,6 +52,18 @@ def every_draw(monkeypatch):
 def whole_curves(monkeypatch):
     """Relearning curves as long as in tables."""
     monkeypatch.setattr(network, "RELEARN_STEPS", RELEARN_STEPS)
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory):
+    """A folder with an original of each network, resnet8 and vit_micro, hardly trained, on the digits of FEW."""
+
+    def build(folder):
+        for model in ("resnet8", "vit_micro"):
+            path = folder / f"{model}_original.pth"
+            call(pretrain, *FEW, "--model", model, "--epochs", 1, "--output", path, "--quiet")
+
+    return built_once(tmp_path_factory, "few_digits", build)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from baselines import (
     sisa,
     ssd,
 )
-from tests.helpers import KILL, call, one_line, shell
+from tests.helpers import FEW, KILL, call, one_line, shell
 from unlearning.core.files import write_torch
 from unlearning.core.flags import main
 from unlearning.vision.snapshots import MARK, Snapshot
@@ -92,19 +92,10 @@ STOPPED = [
 KILLED = [case for case in STOPPED if case[0] in (pretrain, loraprune)][:2]
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """An original of few images, hardly trained, and flags of these images."""
-    images, path = ("--subset", 300, "--batch-size", 32), tmp_path_factory.mktemp("few") / "original.pth"
-    common = ("--dataset", "digits", "--model", "resnet8", "--epochs", 1, "--quiet", "--output", path)
-    return call(pretrain, *common, *images), images
-
-
 def prepared(original, tmp_path, script, extra, epochs):
     """Arguments of a run in a folder of its own, and the state dict with which it ends if nothing stops it."""
     start = () if script in (pretrain, retrain) else ("--original", original)
-    common = ("--dataset", "digits", "--model", "resnet8", "--weights", tmp_path)
-    arguments = (*common, *start, "--epochs", epochs, *extra)
+    arguments = ("--dataset", "digits", "--model", "resnet8", "--weights", tmp_path, *start, "--epochs", epochs, *extra)
     path = call(script, *arguments, "--output", tmp_path / "whole.pth", "--quiet")
     return arguments, models.load_checkpoint(path)["state_dict"]
 
@@ -120,9 +111,9 @@ def continued(script, arguments, output, expected, capsys):
 
 
 @pytest.mark.parametrize(("script", "extra"), STOPPED, ids=lambda x: getattr(x, "__name__", ""))
-def test_a_stopped_run_continues_and_ends_with_the_same_bits(few, tmp_path, capsys, monkeypatch, script, extra):
-    original, images = few
-    arguments, expected = prepared(original, tmp_path, script, (*images, *extra), 4)
+def test_a_stopped_run_continues_and_ends_with_the_same_bits(few_digits, tmp_path, capsys, monkeypatch, script, extra):
+    few = (*FEW[2:], "--batch-size", 32, *extra)
+    arguments, expected = prepared(few_digits / "resnet8_original.pth", tmp_path, script, few, 4)
     write, calls = Snapshot.write, []
 
     def stop_after_two(*arguments):
