@@ -17,7 +17,7 @@ import pretrain
 import reproduce
 from data import Source
 from tests.experiments.tables import SMALL, make, request_of
-from tests.helpers import call, dies, files, killed, one_line, shell, while_waiting
+from tests.helpers import call, dies, files, killed, one_line, while_waiting
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
@@ -204,13 +204,6 @@ def test_a_row_or_preset_that_a_table_lacks_is_named(capsys):
 def test_only_is_for_tables_that_forget_both(table, only, capsys):
     code, line = one_line(reproduce, capsys, table, "--dataset", "digits", "--only", only)
     assert code == 2 and f"{table} has no --only" in line
-
-
-def test_help_imports_nothing_slow():
-    """What asks for a table's flags waits for none of the libraries that make one."""
-    slow = ["torchvision", "timm", "peft", "transformers", "sklearn", "scipy", "matplotlib", "tabulate", "joblib"]
-    code = f"import sys, reproduce; reproduce.parser().format_help(); print([m for m in {slow} if m in sys.modules])"
-    assert shell("-c", code).stdout.strip() == "[]"
 
 
 def test_data_are_kept_between_runs():
