@@ -152,13 +152,15 @@ def doubled(folder, originals, names):
         return
     with socket.create_server(("127.0.0.1", 0)) as free:
         found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    children = [_copied(folder, originals, names, found | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    children = []
+    for rank in "01":
+        if not (child := os.fork()):
+            _run_and_end(folder, originals, names, found | {"RANK": rank, "LOCAL_RANK": rank})
+        children.append(child)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
 
 
-def _copied(folder, originals, names, environment):
-    if child := os.fork():
-        return child
+def _run_and_end(folder, originals, names, environment):
     try:
         os.environ |= environment
         run_all(str(folder), str(originals), names)
