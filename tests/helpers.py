@@ -35,6 +35,7 @@ from unlearning.vision.shared import Shared
 from unlearning.vision.snapshots import Snapshot
 
 ROOT = Path(__file__).parent.parent
+FEW = ("--dataset", "digits", "--subset", 300)  # for what is shown by few images as well as by all
 KILL = 1 if sys.platform == "win32" else -9  # exit code of a process that was killed
 FP32 = Compute("cpu", "fp32", Path("model_weights"), quiet=True)
 

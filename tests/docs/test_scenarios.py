@@ -14,6 +14,7 @@ from tests.docs.test_commands import commands
 from tests.helpers import ROOT, call
 from tests.test_data import trusted, write_cifar
 from unlearning.images.forgetting import retain_indices
+from unlearning.reports import figures
 
 SECTION = (ROOT / "docs/scenarios.md").read_text(encoding="utf-8").partition("## People's label errors\n")[2]
 WRONG = (3, 17, 20, 38, 49)  # of fifty images
@@ -49,6 +50,7 @@ def test_a_network_forgets_the_images_with_wrong_labels_and_they_alone(tmp_path,
         "fp32",
         "--quiet",
     )
+    monkeypatch.setattr(figures, "pictures", lambda rows: {})
     result = call(reproduce, *shlex.split(command)[2:], *small)
     part = data.load("npz:cifar10n.npz", subset=40)
     left = sorted({*WRONG} & {*part.whole.positions.tolist()})

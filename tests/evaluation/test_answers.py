@@ -26,6 +26,7 @@ from tests.reports.test_page import Read
 from unlearning.core.files import read_torch
 from unlearning.evaluation import answers, collect
 from unlearning.evaluation.flags import Scoring
+from unlearning.reports import figures
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -104,18 +105,23 @@ def test_nothing_is_kept_that_nobody_asked_for(weights):
     assert all(len(a.asked.images) == 0 and not a.asked.truth and not a.after.examples for a in accounts)
 
 
-def test_the_page_of_real_files(weights, tmp_path):
-    """Without images, then with them; tables don't hear of it. The digest is what the page's own commands give."""
+def test_the_page_of_real_files(weights, tmp_path, monkeypatch, capsys):
+    """Without images, then with them; tables don't hear of it. The digest is what the page's own commands give, the
+    first in a shell, the second as Python."""
+    monkeypatch.setattr(figures, "PICTURES", {"metrics": figures.PICTURES["metrics"]})
     path = weights / "digits_resnet8_class3_lora2_s0.pth"
     read = the_page(weights, tmp_path, path, "--json", tmp_path / "a.json")
     assert "146 of 1,433 training images" in read.words
     assert hashlib.sha256(path.read_bytes()).hexdigest() in read.words
     assert not [tag for tag, _ in read.tags if tag == "img"]
     check, extract = (line for line in read.text.splitlines() if line.startswith("python -c"))
-    for line in (extract.replace("FILE.pth", str(path)), check):
-        command = f"{shlex.quote(sys.executable)} {line.removeprefix('python ')}"
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
-    assert len(done.stdout.strip()) == 64 and done.stdout.strip() in read.words
+    command = f"{shlex.quote(sys.executable)} {extract.replace('FILE.pth', str(path)).removeprefix('python ')}"
+    subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=True)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(shlex.split(check)[2], {})
+    digest = capsys.readouterr().out.strip()
+    assert len(digest) == 64 and digest in read.words
     assert len((tmp_path / "list.txt").read_text(encoding="utf-8").split()) == 146
     pictures = ("--pictures", "--plots", tmp_path / "plots", "--json", tmp_path / "b.json", "--overwrite")
     read = the_page(weights, tmp_path, path, *pictures)

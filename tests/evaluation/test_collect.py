@@ -85,7 +85,7 @@ def test_what_lies_beneath_the_head_exposes_the_controls(rows):
 
 def test_original_and_retrain_come_along_or_are_missed_with_a_reason(weights, tmp_path):
     path = weights / "digits_resnet8_class3_lora2_s0.pth"
-    rows = rows_of(weights, path)
+    rows = helpers.rows_of(path, "--weights", weights, "--precision", "fp32", beneath=False)
     assert [row["method"] for row in rows] == ["original", "retrain", "lora"]
     assert rows[2]["metrics"]["gap"]["mean"] > 0
     (row,) = rows_of(tmp_path, path)
@@ -147,12 +147,13 @@ def test_rates_are_named_where_a_method_comes_with_several(weights, tmp_path):
     common = ("--dataset", "digits", "--forget-class", 3, "--epochs", 1, "--quiet", "--weights", tmp_path)
     original = weights / "digits_resnet8_original_s0.pth"
     paths = [call(finetune, *common, "--original", original, "--lr", rate) for rate in (1e-3, 3e-3)]
-    assert [row["method"] for row in rows_of(tmp_path, *paths)] == ["finetune --lr 0.001", "finetune --lr 0.003"]
+    rows = helpers.rows_of(*paths, "--weights", tmp_path, beneath=False)
+    assert [row["method"] for row in rows] == ["finetune --lr 0.001", "finetune --lr 0.003"]
 
 
-def test_every_attack_is_a_flag(weights):
+def test_every_attack_is_a_flag(weights, tmp_path):
     path = weights / "digits_resnet8_class3_finetune2_s0.pth"
-    row = rows_of(weights, path, "--every-attack")[-1]
+    (row,) = rows_of(tmp_path, path, "--every-attack")
     for attacker in membership.ATTACKERS:
         for feature in predictions.FEATURES:
             for figure in ("MIA", "AUC"):
@@ -172,7 +173,7 @@ def test_a_published_file_is_scored_on_the_data_that_the_flags_name(tmp_path, mo
     path, base = tmp_path / "resnet10_finetune5.pth", tmp_path / "resnet10.pth"
     torch.save(resnet_keys(their_resnet().state_dict()), path)
     torch.save({"net": {f"module.{key}": value for key, value in torch.load(path).items()}, "acc": 95.56}, base)
-    flags = ("--dataset", f"folder:{tmp_path / 'images'}", "--forget-class", 3)
+    flags = ("--dataset", f"folder:{tmp_path / 'images'}", "--img-size", 8, "--forget-class", 3)
     original, row = rows_of(tmp_path, path, base, *flags)
     assert (original["method"], row["method"]) == ("original", "published resnet10_finetune5.pth")
     assert row["metrics"]["UA"]["mean"] in (0, 25, 50, 75, 100)

@@ -544,7 +544,7 @@ def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(c
 
 def test_a_killed_deletion_leaves_the_old_state_or_the_new(backbone, tmp_path):
     """Proof 6, killed once the first new part has been written."""
-    folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 20)
+    folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 10)
     ids, before = private(folder)[::20], learned(folder)
     arguments = ("lmeraser.py", "delete", folder, "--quiet", "--ids", *full(ids))
     killed = shell(*arguments, kill_when=lambda: any(folder.glob("part_*_0001.pth")))

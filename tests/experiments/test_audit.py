@@ -22,7 +22,7 @@ from unlearning.metrics import populations
 from unlearning.vision.shared import Shared
 
 
-@pytest.mark.pictures
+@pytest.mark.pictures("metrics")
 def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
     monkeypatch.setitem(audit.PRESETS, "quick", SMALL | {"subset": 300})
     result = make(tmp_path, monkeypatch, "--methods", "mask", "lora", "--seeds", "3", table="audit")

@@ -221,7 +221,7 @@ def test_bases_of_one_last_name_are_one_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.pictures
+@pytest.mark.pictures("requests")
 def test_a_table_on_published_files_is_made_from_end_to_end(tmp_path, monkeypatch):
     """By a tiny random base: a row for each method, of the task's own name."""
     monkeypatch.chdir(tmp_path)

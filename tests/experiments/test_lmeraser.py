@@ -170,10 +170,11 @@ def test_seeds_delete_other_images_and_systems_of_one_seed_the_same(tmp_path):
     assert len(set(four)) == 4 and all(len(draw) == 10 for draw in four)
 
 
-@pytest.mark.pictures
+@pytest.mark.pictures("cost")
 def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsys):
-    flags = ["--epochs", "2", "--anchors", "200"]
-    monkeypatch.setitem(lmeraser.PRESETS, "quick", SIZES | {"flags": flags, "rates": []})
+    flags = ["--epochs", "2", "--anchors", "100"]
+    sizes = SIZES | {"subset": 600, "test": 100, "flags": flags, "rates": []}
+    monkeypatch.setitem(lmeraser.PRESETS, "quick", sizes)
     monkeypatch.setattr(lmeraser, "REQUESTS", {1: 3, 10: 1})
     methods = ("--methods", "lmeraser --parts 50", "sisa --parts 5")
     result = make(tmp_path, monkeypatch, *methods, "--seeds", "2", table="lmeraser")
@@ -186,8 +187,8 @@ def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsy
     for request in ("delete1", "delete10", "class3"):
         whole = rows[request, lmeraser.ONE]["metrics"]
         assert whole["sample_epochs_ratio"]["values"] == whole["seconds_ratio"]["values"] == [1, 1]
-    # One image of 358 private ones: all others for one prompt, a fifth of them in SISA, fewer in clusters.
-    assert rows["delete1", lmeraser.ONE]["metrics"]["sample_epochs"]["values"] == [2 * 357, 2 * 357]
+    # One image of 150 private ones: all others for one prompt, a fifth of them in SISA, fewer in clusters.
+    assert rows["delete1", lmeraser.ONE]["metrics"]["sample_epochs"]["values"] == [2 * 149, 2 * 149]
     fifth = rows["delete1", "sisa --parts 5"]["metrics"]["sample_epochs_ratio"]["mean"]
     assert 4 < fifth < 6 < rows["delete1", "lmeraser --parts 50"]["metrics"]["sample_epochs_ratio"]["mean"]
     weights = tmp_path / "model_weights/lmeraser-quick-digits"
@@ -200,7 +201,7 @@ def test_lmerasers_table_counts_what_deletions_cost(tmp_path, monkeypatch, capsy
     assert [s["deleted"].tolist() for s in others] == [s["deleted"].tolist() for s in copies]
     assert (tmp_path / "results/lmeraser-quick-digits/figures/cost.png").stat().st_size > 10_000
     other = make(tmp_path, monkeypatch, *methods, "--seeds", "2", "--forget-class", "5", "--overwrite", table="lmeraser")
-    labels = data.load("digits").train.labels
+    labels = data.load("digits", subset=600).train.labels
     for seed, folder in enumerate(sorted(weights.glob("*_lmeraser50*_deleted-class5-0"))):
         gone = read_system(folder)["ledger"][0]["ids"]
         assert set(labels[gone].tolist()) == {5}, seed

@@ -15,6 +15,7 @@ from tests.test_models import TheirViT, resnet_keys, their_resnet
 from unlearning.experiments import prunelora, running
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_head_only_runs_after_lora_and_stands_before_it(tmp_path, monkeypatch):
     """Its input is made from what LoRA has kept, network by network; the table's order is another matter."""
     runs = planned("prunelora", "--seeds", "2")

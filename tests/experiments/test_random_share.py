@@ -7,7 +7,7 @@ from unlearning.experiments import random_share
 from unlearning.metrics import statistics
 
 
-@pytest.mark.pictures
+@pytest.mark.pictures("metrics", "relearn")
 def test_random_forgetting_has_a_table_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setitem(random_share.PRESETS, "quick", SMALL)
     result = make(tmp_path, monkeypatch, "--methods", "lora", "--seeds", "2", "--share", "0.2", table="random")

@@ -17,7 +17,7 @@ import pretrain
 import reproduce
 from data import Source
 from tests.experiments.tables import SMALL, make, request_of
-from tests.helpers import call, dies, files, killed, one_line, shell, while_waiting
+from tests.helpers import call, dies, files, killed, one_line, while_waiting
 from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
@@ -27,7 +27,7 @@ from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
 
 
-@pytest.mark.pictures
+@pytest.mark.pictures("metrics", "relearn")
 def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     methods = ("--methods", "loraprune", "mask")
@@ -89,19 +89,20 @@ def test_a_killed_table_scores_nothing_again_and_two_at_once_both_end_well(tmp_p
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == more
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
     """With what made them; a network's own rows are replaced, but not by fewer."""
-    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL | {"pretrain": {"resnet8": 2, "vit_micro": 2}})
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL | {"pretrain": {"resnet8": 2, "resnet20": 2}})
     first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
-    both = make(tmp_path, monkeypatch, "--model", "vit_micro", "--methods", "mask", "--seeds", "1")
-    assert [row["model"] for row in both["rows"]] == ["resnet8"] * 3 + ["vit_micro"] * 3
+    both = make(tmp_path, monkeypatch, "--model", "resnet20", "--methods", "mask", "--seeds", "1")
+    assert [row["model"] for row in both["rows"]] == ["resnet8"] * 3 + ["resnet20"] * 3
     assert both["rows"][:3] == first["rows"]
     assert both["earlier"] == [{"of": ["resnet8, class3"]} | {key: first[key] for key in results.PROVENANCE}]
     table = (tmp_path / "results/prunelora-quick-digits/README.md").read_text(encoding="utf-8")
     assert "resnet8, class3: `python reproduce.py` on" in table
     again = make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1")
-    assert [row["model"] for row in again["rows"]] == ["resnet8"] * 4 + ["vit_micro"] * 3  # where they stood
-    assert [run["of"] for run in again["earlier"]] == [["vit_micro, class3"]]
+    assert [row["model"] for row in again["rows"]] == ["resnet8"] * 4 + ["resnet20"] * 3  # where they stood
+    assert [run["of"] for run in again["earlier"]] == [["resnet20, class3"]]
     capsys.readouterr()
     code, line = one_line(
         reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--seeds", "1"
@@ -147,10 +148,10 @@ def test_a_table_from_networks_that_come_with_the_project_is_made_again(tmp_path
         check_nothing_is_lost(file, request, prunelora.TABLE.plan(request))
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_a_table_from_a_checkpoint_of_this_project_is_made_again_and_extended(tmp_path, monkeypatch):
     """Its original is no run of the plan, and is the same file's. One of another file of that name is another row."""
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
-    monkeypatch.setattr(network, "beneath", lambda *_: ({}, {}))
     images = ("--dataset", "digits", "--subset", 300, "--test-subset", 100, "--weights", tmp_path, "--quiet")
     start, other = tmp_path / "net.pth", tmp_path / "other.pth"
     call(pretrain, *images, "--model", "resnet8", "--epochs", 1, "--output", start)
@@ -215,6 +216,7 @@ def test_rows_of_images_that_have_changed_are_not_lost(tmp_path, monkeypatch, ca
     check_nothing_is_lost(request.folder / "result.json", request, prunelora.TABLE.plan(request), "animals-abcdef")
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_as_many_rows_of_other_methods_replace_none(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
@@ -226,6 +228,7 @@ def test_as_many_rows_of_other_methods_replace_none(tmp_path, monkeypatch, capsy
     make(tmp_path, monkeypatch, "--methods", "mask", "zero-row", "--seeds", "1", "--cache", "0")  # more, by the way
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_a_rows_command_makes_that_rows_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     result = make(tmp_path, monkeypatch, "--methods", "loraprune", "--seeds", "1")
@@ -248,13 +251,6 @@ def test_only_is_for_tables_that_forget_both(table, only, capsys):
     assert code == 2 and f"{table} has no --only" in line
 
 
-def test_help_imports_nothing_slow():
-    """What asks for a table's flags waits for none of the libraries that make one."""
-    slow = ["torchvision", "timm", "peft", "transformers", "sklearn", "scipy", "matplotlib", "tabulate", "joblib"]
-    code = f"import sys, reproduce; reproduce.parser().format_help(); print([m for m in {slow} if m in sys.modules])"
-    assert shell("-c", code).stdout.strip() == "[]"
-
-
 def test_data_are_kept_between_runs():
     source, shared = Source("digits", Path("data")), Shared()
     assert shared.load(source) is shared.load(source)
@@ -274,6 +270,7 @@ def test_what_would_forget_nothing_or_all_is_refused_before_anything_is_trained(
             assert (code, line) == (2, f"reproduce.py: {said}") and not files(tmp_path)
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monkeypatch, capsys):
     """And a quiet table prints itself alone, not the files of its runs, which scripts print though they are quiet."""
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)

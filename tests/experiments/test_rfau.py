@@ -6,7 +6,8 @@ from tests.experiments.tables import SMALL, make
 from unlearning.experiments import rfau
 
 
-@pytest.mark.pictures
+@pytest.mark.pictures("steps")
+@pytest.mark.usefixtures("no_look_beneath")
 def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp_path, monkeypatch):
     monkeypatch.setitem(rfau.PRESETS, "quick", SMALL)
     result = make(tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", table="rfau")

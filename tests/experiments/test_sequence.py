@@ -11,6 +11,7 @@ import reproduce
 import retrain
 from tests.experiments.tables import SMALL, make, request_of
 from tests.helpers import FP32, call, one_line, rows_of
+from unlearning.evaluation import network
 from unlearning.experiments import sequence
 from unlearning.images import forgetting
 from unlearning.metrics import predictions
@@ -64,7 +65,8 @@ def table(tmp_path_factory):
     """The folder of a table of three requests, and its rows."""
     folder = tmp_path_factory.mktemp("sequence")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sequence.PRESETS, "quick", SMALL | {"pretrain": {"resnet8": 6}, "forget": ("0", "1")})
+        patch.setattr(network, "beneath", lambda *_: ({}, {}))
+        patch.setitem(sequence.PRESETS, "quick", SMALL | {"subset": 200, "pretrain": {"resnet8": 6}, "forget": ("0", "1")})
         flags = ("--methods", "finetune", "neglora", "neglora --prune", "--seeds", "2", "--forget-class", "2", "7", "4")
         rows = make(folder, patch, *flags, table="sequence")["rows"]
     return folder, rows
@@ -90,7 +92,7 @@ def test_rows_of_one_script_have_their_own_seeds_of_what_was_forgotten_earlier(t
 def test_what_was_forgotten_earlier_is_measured_on_its_own(table):
     folder, rows = table
     (row,) = [row for row in rows if (row["request"], row["method"]) == (3, "finetune")]
-    dataset = data.load("digits", subset=300, test_subset=100)
+    dataset = data.load("digits", subset=200, test_subset=100)
     earlier = dataset.train.take(dataset.train.labels.eq(2) | dataset.train.labels.eq(7))
     for seed in (0, 1):
         path = (

@@ -94,6 +94,7 @@ def test_a_tuning_may_forget_images_of_ones_own_choice(tmp_path, monkeypatch):
         assert request.forget_tags["images"] == forgetting.tag_of_ids(loaded.whole.loaded(torch.tensor([3, 4, 5])))
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_a_tuning_chooses_one_point_and_another_table_is_run_at_it(tmp_path, monkeypatch, capsys):
     """On digits, a row without a learning rate. One of the points is the script's default."""
     monkeypatch.setitem(tune.PRESETS, "quick", SMALL)
@@ -115,6 +116,7 @@ def test_a_tuning_chooses_one_point_and_another_table_is_run_at_it(tmp_path, mon
     assert run[-2:] == chosen["point"].split()
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_path, monkeypatch, capsys):
     """And where it has more seeds, these are of that method alone; fewer than there are would lose some."""
     monkeypatch.setitem(tune.PRESETS, "quick", SMALL | {"epochs": [1]})

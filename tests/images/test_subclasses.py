@@ -125,7 +125,8 @@ def test_test_images_of_a_forgotten_subclass_are_scored_apart(cifar):
     assert len(part.forget_test) == 0 and len(part.retain_test) == 200
 
 
-def test_a_subclass_from_the_command_line_to_a_table(cifar, tmp_path, capsys):
+def test_a_subclass_from_the_command_line_to_a_table(cifar, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(network, "RECOVERY_SHOTS", (1,))
     where = (
         "--dataset",
         NAME,

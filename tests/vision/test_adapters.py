@@ -13,7 +13,7 @@ from torch import nn
 import lora
 import loraprune
 import models
-from tests.helpers import call
+from tests.helpers import FEW, call
 from unlearning.vision import adapter_files, adapters, pruning
 from unlearning.vision.dropout import Dropout
 
@@ -75,10 +75,10 @@ CASES = [(lora, []), (loraprune, []), (loraprune, ["--prune-head"]), (loraprune,
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_micro"])
 @pytest.mark.parametrize(("script", "flags"), CASES)
-def test_the_saved_adapter_on_the_original_gives_the_merged_logits(weights, tmp_path, name, script, flags):
-    common = ("--dataset", "digits", "--model", name, "--quiet", "--forget-class", 3, "--epochs", 1, "--precision", "fp32")
-    original = weights / f"digits_{name}_original_s0.pth"
-    path = call(script, *common, "--original", original, "--output", tmp_path / "x.pth", *flags)
+def test_the_saved_adapter_on_the_original_gives_the_merged_logits(few_digits, tmp_path, name, script, flags):
+    common = ("--quiet", "--forget-class", 3, "--epochs", 1, "--batch-size", 32, "--precision", "fp32")
+    original = few_digits / f"{name}_original.pth"
+    path = call(script, *FEW, *common, "--original", original, "--output", tmp_path / "x.pth", *flags)
     merged = models.build(models.load_checkpoint(path))
     folder = adapter_files.folder_for(path)
     base = models.build(models.load_checkpoint(original))

@@ -16,12 +16,13 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import data
+import finetune
 import lora
 import loraprune
 import models
 import pretrain
 from baselines import control
-from tests.helpers import FP32, call, forgetting_three, rows_of
+from tests.helpers import FEW, FP32, call, rows_of
 from unlearning.vision import adapters, feature_cache, graph_cut
 from unlearning.vision.feature_cache import FeatureCache
 from unlearning.vision.predict import predict
@@ -32,6 +33,8 @@ RUNS = {
     "lora": (lora, ()),
     "loraprune": (loraprune, ()),
     "head-only": (control, ("--kind", "head-only")),
+    "mask": (control, ("--kind", "mask")),
+    "finetune": (finetune, ()),
 }
 
 
@@ -66,9 +69,11 @@ def adapted(name="vit_micro"):
     return adapters.attach(model, adapters.last_and_head(model), 4, 8, 0.1).get_base_model()
 
 
-def unlearned(row, weights, tmp_path, *flags, model="vit_micro", shared=None):
+def unlearned(row, folder, tmp_path, *flags, model="vit_micro", shared=None):
     script, own = RUNS[row]
-    common = forgetting_three(weights, 2, model)
+    start = next(folder.glob(f"*{model}_original*.pth"))
+    common = (*FEW, "--original", start, "--weights", tmp_path, "--forget-class", 3, "--epochs", 2, "--quiet")
+    common += () if row == "mask" else ("--batch-size", 32)
     output = tmp_path / f"{row}{''.join(map(str, flags))}.pth"
     return models.load_checkpoint(call(script, *common, *own, *flags, "--output", output, shared=shared))
 
@@ -175,53 +180,56 @@ def test_of_a_vit_read_at_its_class_token_that_token_is_cached(kind, arguments, 
         torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("row", "model"), [*((row, "vit_micro") for row in RUNS), ("head-only", "resnet8")])
-def test_weights_are_the_same_with_and_without(row, model, weights, tmp_path, asked):
-    once = unlearned(row, weights, tmp_path, model=model)
+@pytest.mark.parametrize(
+    ("row", "model"), [*((row, "vit_micro") for row in ("lora", "loraprune", "head-only")), ("head-only", "resnet8")]
+)
+def test_weights_are_the_same_with_and_without(row, model, few_digits, tmp_path, asked):
+    once = unlearned(row, few_digits, tmp_path, model=model)
     seen = dict(asked)
-    whole = unlearned(row, weights, tmp_path, "--cache", 0, model=model)
-    first = "PatchEmbed" if model == "vit_micro" else "Normalize"
-    count = len(data.load("digits").train)
+    whole = unlearned(row, few_digits, tmp_path, "--cache", 0, model=model)
+    first, count = "PatchEmbed" if model == "vit_micro" else "Normalize", 300
     assert seen[first] < count + 30 < 2 * (count - len(once["forget"])) <= asked[first] - seen[first]
     for key, value in whole["state_dict"].items():
         torch.testing.assert_close(once["state_dict"][key], value, atol=2e-5, rtol=1e-4, msg=key)
-    assert models.moved(once["state_dict"], models.load_checkpoint(next(weights.glob(f"*{model}_original*")))["state_dict"])
+    original = models.load_checkpoint(few_digits / f"{model}_original.pth")
+    assert models.moved(once["state_dict"], original["state_dict"])
 
 
-def test_methods_ranks_and_rates_share_the_frozen_part(weights, tmp_path, shared, asked):
-    unlearned("lora", weights, tmp_path, shared=shared)
+def test_methods_ranks_and_rates_share_the_frozen_part(few_digits, tmp_path, shared, asked):
+    unlearned("lora", few_digits, tmp_path, shared=shared)
     seen = asked["PatchEmbed"]
     for row, *flags in (("lora", "--rank", 2, "--lr", 0.001), ("loraprune",), ("head-only",), ("lora", "--seed", 0)):
-        cost = unlearned(row, weights, tmp_path, *flags, shared=shared)["cost"]
+        cost = unlearned(row, few_digits, tmp_path, *flags, shared=shared)["cost"]
         assert cost["seconds"] >= shared.features.kept[0].spent * 0.8  # what the first run has paid for counts for each
     assert asked["PatchEmbed"] - seen < 100  # some examples, to find the cut
     assert len(shared.features.kept) == 2  # the head's input was made from what LoRA had kept
 
 
-def test_another_original_shares_nothing(weights, tmp_path, shared, asked):
-    common = ("--dataset", "digits", "--model", "vit_micro", "--quiet")
-    call(pretrain, *common, "--epochs", 1, "--seed", 1, "--weights", tmp_path)
-    unlearned("lora", weights, tmp_path, shared=shared)
+def test_another_original_shares_nothing(few_digits, tmp_path, shared, asked):
+    call(pretrain, *FEW, "--model", "vit_micro", "--epochs", 1, "--seed", 1, "--weights", tmp_path, "--quiet")
+    first = unlearned("lora", few_digits, tmp_path, shared=shared)
     seen = asked["PatchEmbed"]
     unlearned("lora", tmp_path, tmp_path, "--seed", 1, shared=shared)
-    assert asked["PatchEmbed"] - seen >= len(data.load("digits").train)
+    assert asked["PatchEmbed"] - seen >= 300 - len(first["forget"])
 
 
-def test_scores_are_the_same_bits_and_cheaper(weights, asked, tmp_path):
-    """Original, mask, head-only, LoRA and PruneLoRA have nearly everything in common."""
-    methods = ("original", "mask", "lora2", "loraprune2", "finetune")
-    files = [next(weights.glob(f"*vit_micro*_{method}*.pth")) for method in methods]
+def test_scores_are_the_same_bits_and_cheaper(few_digits, asked, tmp_path):
+    """Original, mask, LoRA and PruneLoRA have nearly everything in common; fine-tuning leaves nothing as it was."""
+    methods = ("mask", "lora", "loraprune", "finetune")
+    for method in methods:
+        unlearned(method, few_digits, tmp_path)
+    files = [few_digits / "vit_micro_original.pth", *(tmp_path / f"{method}.pth" for method in methods)]
     tables = []
     for more in (["--cache", "0"], []):
-        before = asked.get("PatchEmbed", 0)
-        rows = rows_of(*files, "--weights", weights, *more, beneath=False)
+        before = asked["PatchEmbed"]
+        rows = rows_of(*files, "--weights", tmp_path, *more, beneath=False)
         tables.append((rows, asked["PatchEmbed"] - before))
     (whole, all_images), (shared, fewer) = tables
     assert json.dumps(whole) == json.dumps(shared)
-    assert all_images - fewer > 2 * len(data.load("digits").train)
+    assert all_images - fewer > 2 * (300 + 364)  # of training and of test images
 
 
-def test_what_moves_is_not_kept(weights):
+def test_what_moves_is_not_kept():
     """Nothing frozen; a batch norm in training at the very start; a dropout at the very start."""
     split = data.load("digits").train
     assert FeatureCache(4096).keep(models.create("vit_micro", **SHAPE).train(), split, FP32) is None
@@ -299,17 +307,17 @@ def test_sizes_are_asked_again_in_the_tail():
     torch.testing.assert_close(tail(*below(x)), network(x))
 
 
-def test_changed_weights_are_never_taken_for_the_kept_ones(weights, tmp_path, shared):
-    unlearned("lora", weights, tmp_path, shared=shared)
-    dataset = data.load("digits")
-    model = models.build(models.load_checkpoint(next(weights.glob("*vit_micro_original*"))))
+def test_changed_weights_are_never_taken_for_the_kept_ones(few_digits, tmp_path, shared):
+    unlearned("lora", few_digits, tmp_path, shared=shared)
+    dataset = data.load("digits", subset=300)
+    model = models.build(models.load_checkpoint(few_digits / "vit_micro_original.pth"))
     before = predict(model, dataset.train, FP32, shared.features)
     with torch.no_grad():
         model.net.blocks[0].mlp.fc1.weight[0, 0] += 1
-    after, some = predict(model, dataset.train, FP32, shared.features), slice(0, 1000)
+    after = predict(model, dataset.train, FP32, shared.features)
     assert not torch.equal(before, after)
     with torch.no_grad():
-        torch.testing.assert_close(after[some], model(dataset.train.images[some].float() / 255))
+        torch.testing.assert_close(after, model(dataset.train.images.float() / 255))
 
 
 @pytest.mark.parametrize("kept", ["fp32", "bf16"])
@@ -359,20 +367,20 @@ def test_outputs_of_some_images_are_never_taken_for_others(shared):
 
 
 @pytest.mark.parametrize("unix", [True, False])
-def test_larger_than_the_budget_goes_to_a_file_without_a_name(weights, tmp_path, monkeypatch, shared, unix):
+def test_larger_than_the_budget_goes_to_a_file_without_a_name(few_digits, tmp_path, monkeypatch, shared, unix):
     if not unix:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    in_memory = unlearned("lora", weights, tmp_path, shared=shared)
+    in_memory = unlearned("lora", few_digits, tmp_path, shared=shared)
     assert shared.features.kept[0].in_memory
     small = Shared(1)
-    in_file = unlearned("lora", weights, tmp_path, "--precision", "fp32", shared=small)
+    in_file = unlearned("lora", few_digits, tmp_path, "--precision", "fp32", shared=small)
     assert not small.features.kept[0].in_memory
-    assert not list(weights.glob(".frozen*"))
+    assert not list(tmp_path.glob(".frozen*"))
     assert all(torch.equal(in_file["state_dict"][key], value) for key, value in in_memory["state_dict"].items())
 
 
 @pytest.mark.parametrize("unix", [True, False])
-def test_without_room_it_says_so_and_runs_all(weights, tmp_path, monkeypatch, capsys, unix):
+def test_without_room_it_says_so_and_runs_all(few_digits, tmp_path, monkeypatch, capsys, unix):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -381,10 +389,10 @@ def test_without_room_it_says_so_and_runs_all(weights, tmp_path, monkeypatch, ca
     else:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    found = unlearned("lora", weights, tmp_path, "--cache", 1)
+    found = unlearned("lora", few_digits, tmp_path, "--cache", 1)
     assert "slower" in (said := capsys.readouterr().err) and "No space left" in said
     assert found["cost"]["moved"] > 0
-    assert not list(weights.glob(".frozen*"))
+    assert not list(tmp_path.glob(".frozen*"))
 
 
 def test_what_a_gpu_computes_goes_into_a_file_in_memory_of_the_cpu():

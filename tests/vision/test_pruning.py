@@ -194,8 +194,7 @@ def test_a_compact_checkpoint_is_one_like_any_other(script, when, weights, tmp_p
     masked = call(script, *common, "--output", tmp_path / "masked.pth")
     small = call(script, *common, "--compact", when, "--output", tmp_path / "small.pth")
     assert small.stat().st_size < 0.75 * masked.stat().st_size
-    rows = rows_of(masked, small, "--weights", weights, beneath=False)
-    one, other = rows[-2:]
+    one, other = rows_of(masked, small, "--weights", tmp_path, beneath=False)
     assert other["method"] == f"{script.__name__} --compact {when}"
     for metric in ("UA", "RA", "TA"):
         values = [row["metrics"][metric]["mean"] for row in (one, other)]

@@ -79,11 +79,10 @@ def test_a_finished_output_given_again_is_there_already(weights, tmp_path, capsy
     arguments = (*arguments, "--output", output)
     call(finetune, *arguments)
     before = output.read_bytes()
-    again = shell("finetune.py", *arguments)
-    assert (again.returncode, again.stderr) == (0, f"there already: {output}\n")
-    capsys.readouterr()
-    call(finetune, *arguments, "--cache", "0")  # a circumstance
-    assert capsys.readouterr().err == f"there already: {output}\n"
+    for further in ((), ("--cache", "0")):  # the same command, and with another circumstance
+        capsys.readouterr()
+        assert call(finetune, *arguments, *further) == output
+        assert capsys.readouterr().err == f"there already: {output}\n"
     code, line = one_line(finetune, capsys, *arguments, "--batch-size", "64")
     assert code == 2 and "--overwrite" in line
     assert output.read_bytes() == before
@@ -167,14 +166,13 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_what_to_continue_from(tmp_pat
     assert files(tmp_path).keys() == before.keys()
 
 
-def test_argparses_own_errors_are_one_line():
-    for arguments, word in (
-        (("finetune.py", "--modl", "x"), "--modl"),
-        (("-m", "baselines.control", "--dataset", "digits"), "--kind"),
-        (("finetune.py", "--forget-count", "Dress"), "Dress"),
-    ):
-        done = shell(*arguments)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and word in done.stderr
+def test_argparses_own_errors_are_one_line(capsys):
+    """A baseline's, which is run as a module, in a process of its own."""
+    done = shell("-m", "baselines.control", "--dataset", "digits")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--kind" in done.stderr
+    for arguments in (("--modl", "x"), ("--forget-count", "Dress")):
+        code, line = one_line(finetune, capsys, *arguments)
+        assert code == 2 and (arguments[0] if arguments[1] == "x" else "Dress") in line
 
 
 def test_retrain_depends_on_no_pixel_and_no_label_of_what_is_forgotten(tmp_path):
