@@ -276,7 +276,7 @@ def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monk
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     first = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1")
     out = capsys.readouterr().out
-    assert out.startswith("digits-300-test100, resnet8, class 3\n") and "_s0.pth" not in out and "accuracy on" not in out
+    assert out.startswith("digits-300-test100, resnet8, class 3") and "_s0.pth" not in out and "accuracy on" not in out
     assert f"\nScored in {first['rows'][0]['precision']}.\nwritten: " in out
     both = make(tmp_path, monkeypatch, "--methods", "mask", "--seeds", "1", "--forget-class", "4")
     assert both["rows"][:3] == first["rows"] and [row["forget"] for row in both["rows"]] == ["class3"] * 3 + ["class4"] * 3
