@@ -150,10 +150,11 @@ def test_text_is_read_and_written_as_utf8():
     seen = 0
     for path in EVERY:
         for call in (node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)):
-            name, given = ast.unparse(call.func).split(".")[-1], {keyword.arg for keyword in call.keywords}
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            given = {keyword.arg for keyword in call.keywords}
             whole = name in ("read_text", "write_text") and isinstance(call.func, ast.Attribute)
             opened = name in ("open", "fdopen", "NamedTemporaryFile") and not ast.unparse(call.func).startswith(BYTES)
-            modes = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+            modes = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)] if opened else []
             as_text = opened and not any(isinstance(mode, str) and re.fullmatch("[rwax]?b[+]?", mode) for mode in modes)
             seen += whole
             if whole or as_text or given & {"text", "universal_newlines"}:

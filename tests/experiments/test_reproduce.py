@@ -270,7 +270,6 @@ def test_what_would_forget_nothing_or_all_is_refused_before_anything_is_trained(
             assert (code, line) == (2, f"reproduce.py: {said}") and not files(tmp_path)
 
 
-@pytest.mark.usefixtures("no_look_beneath")
 def test_another_class_is_another_forget_set_and_replaces_nothing(tmp_path, monkeypatch, capsys):
     """And a quiet table prints itself alone, not the files of its runs, which scripts print though they are quiet."""
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)

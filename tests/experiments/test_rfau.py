@@ -9,7 +9,7 @@ from unlearning.experiments import rfau
 @pytest.mark.pictures("steps")
 @pytest.mark.usefixtures("no_look_beneath")
 def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp_path, monkeypatch):
-    monkeypatch.setitem(rfau.PRESETS, "quick", SMALL)
+    monkeypatch.setitem(rfau.PRESETS, "quick", SMALL | {"subset": 150})
     result = make(tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", table="rfau")
     rows = [(row["forget"], row["method"], row["epochs"]) for row in result["rows"]]
     assert rows == [
@@ -18,8 +18,8 @@ def test_rfaus_table_forgets_a_class_and_images_and_shows_the_gap_over_steps(tmp
         *(("random0.1", *row) for row in (("original", 2), ("retrain", 2), ("finetune", 1))),
         *(("random0.1", "rfau", epochs) for epochs in (1, 2, 5, 20)),
     ]
-    assert {row["dataset"] for row in result["rows"]} == {"digits-300-test100"}
-    assert [row["metrics"]["steps"]["mean"] for row in result["rows"][4:8]] == [4, 8, 20, 80]
+    assert {row["dataset"] for row in result["rows"]} == {"digits-150-test100"}
+    assert [row["metrics"]["steps"]["mean"] for row in result["rows"][4:8]] == [2, 4, 10, 40]
     assert (tmp_path / "results/rfau-quick-digits/figures/steps.png").stat().st_size > 10_000
     again = make(
         tmp_path, monkeypatch, "--methods", "mask", "finetune", "rfau", "--seeds", "1", "--only", "images", table="rfau"
