@@ -22,7 +22,7 @@ from torch import nn
 
 import models
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import check_writable, read_and_digest, write_bytes
+from unlearning.core.files import check_writable, write_bytes
 from unlearning.core.flags import Parser, main
 from unlearning.core.locks import locked
 from unlearning.core.paths import input_path, name_or_path, output_file, output_folder
@@ -153,8 +153,8 @@ def _export(args: argparse.Namespace) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """A checkpoint, or what one of a network from elsewhere would hold, and the SHA-256 of what was read."""
-    content, sha = (None, "") if originals.has_no_checkpoint(path) else read_and_digest(path)
-    if models.is_checkpoint(content):
+    content, sha = originals.checkpoint_and_digest(path)
+    if content:
         return models.checked(content, path), sha
     return originals.alone(path, Told()), sha or originals.digest_of(path)
 

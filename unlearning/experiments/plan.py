@@ -31,12 +31,12 @@ def plan(request: Request, methods: Sequence[str], forget: list[str], points: Po
     methods: keys of METHODS. forget: the flags that name the forget set. points: where a row has several, only one number of
     epochs is run.
     """
-    runs = []
-    again = {network: made_again(request, network) for network in request.networks}
+    runs, rows = [], planned(request, methods)
+    again = {network: made_again(request, network) for network in request.networks if "retrain" in rows}
     for seed in range(request.seeds):
         for network in request.networks:
             common = [*handed_on(request, seed), *cache_of(request)]
-            for name in planned(request, methods):
+            for name in rows:
                 own = ["--model", network, *common]
                 if name == "original":
                     runs.append((METHODS[name].script, own + from_scratch(request, network)))

@@ -64,14 +64,16 @@ def plan_sequence(request: Request) -> Plan:
     runs: list[Run] = []
     classes = [request.word(label) for label in requests(request)]
     rows = [name for name in chosen(request) if name not in ("original", "retrain")]
-    again = {network: made_again(request, network) for network in request.networks}
+    retrained = planned(request, ["retrain"])
+    again = {network: made_again(request, network) for network in request.networks if retrained}
     for seed in range(request.seeds):
         for network in request.networks:
             given = [*handed_on(request, seed), *cache_of(request)]
-            common, (model, *further) = ["--model", network, *given], again[network]
+            common = ["--model", network, *given]
             if not request.originals:
                 runs.append((METHODS["original"].script, common + from_scratch(request, network)))
-            for count in range(1, len(classes) + 1) if planned(request, ["retrain"]) else ():
+            for count in range(1, len(classes) + 1) if retrained else ():
+                model, *further = again[network]
                 words = ["--model", model, *given, "--forget-class", *classes[:count], *further]
                 runs.append((METHODS["retrain"].script, words))
             for name in rows:

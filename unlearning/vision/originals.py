@@ -17,7 +17,7 @@ import models
 from unlearning.core import names
 from unlearning.core.device import to_float
 from unlearning.core.errors import UserError
-from unlearning.core.files import read_and_digest, read_torch, sha256
+from unlearning.core.files import read_and_digest, sha256
 from unlearning.core.flags import written
 from unlearning.core.paths import stamp
 from unlearning.core.words import encoded, say
@@ -88,8 +88,8 @@ def read(args: argparse.Namespace, told: Told, dataset: data.Dataset) -> dict[st
     """The checkpoint to start from, if it belongs to these data, with its SHA-256, its file, and whether that is the usual
     one. Of a network from elsewhere it is what a checkpoint of it would hold."""
     path = args.original or _find(args, told.model, dataset)
-    content, sha = (None, "") if has_no_checkpoint(path) else read_and_digest(path)  # at once: it may be replaced meanwhile
-    if not models.is_checkpoint(content):
+    content, sha = checkpoint_and_digest(path)
+    if content is None:
         return from_elsewhere(path, told, dataset, args.quiet)
     checkpoint = models.checked(content, path)
     if checkpoint["data"]["fingerprint"] is None:
@@ -220,10 +220,14 @@ def rebuilt(path: Path, network: dict[str, Any], entry: str | None, own: OwnNetw
 
 def checkpoint_in(path: Path) -> dict[str, Any] | None:
     """What a checkpoint of this project holds, unchecked; None for what others have trained."""
-    if has_no_checkpoint(path):
-        return None
-    content = read_torch(path)
-    return content if models.is_checkpoint(content) else None
+    return checkpoint_and_digest(path, digest=False)[0]
+
+
+def checkpoint_and_digest(path: Path, digest: bool = True) -> tuple[dict[str, Any] | None, str]:
+    """(`checkpoint_in`, the file's SHA-256), read at once: another command may replace it meanwhile. "" in the place of
+    a digest that isn't asked for, and of that of a place that holds no checkpoint by its form."""
+    content, sha = (None, "") if has_no_checkpoint(path) else read_and_digest(path, digest)
+    return (content if models.is_checkpoint(content) else None), sha
 
 
 def has_no_checkpoint(path: Path) -> bool:
