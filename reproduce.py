@@ -44,7 +44,7 @@ from unlearning.core.provenance import commit
 from unlearning.core.words import say
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
-from unlearning.experiments.methods import METHODS
+from unlearning.experiments.methods import ALWAYS, METHODS, row_of
 from unlearning.experiments.request import DATASET, Request, Run, Table
 from unlearning.reports import folders, pages, results, tables
 from unlearning.vision.flags import add_elsewhere_flags
@@ -133,7 +133,10 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
         with folders.held(request.folder):
             commands.check_nothing_is_lost(path, request, plan, tag)  # again: another run may have written it meanwhile
             result |= {"about": request.about(table.about), "pictures": table.pictures}
-            result = results.joined(result, path, request.overwrite)
+            if request.add:
+                result = results.added(result, path, row_of, ALWAYS)
+            else:
+                result = results.joined(result, path, request.overwrite)
             folders.write(result, request.folder)
     print(
         tables.terminal(result, brief=True)
@@ -213,6 +216,8 @@ def parser() -> Parser:
     flag("--ray", nargs="?", const="", metavar="ADDRESS", help=text + "on this machine's cores")
     text = "of each run with --ray, which also has a GPU where there are any, unless --device cpu (default: 1)"
     flag("--cores", type=POSITIVE_INT, help=text)
+    text = "to the table that is there add the rows of --methods, or put them in the place of theirs; its other rows stay"
+    flag("--add", action="store_true", help=text)
     flag(
         "--overwrite", action="store_true", help="replace results that hold more of these networks; never files of one's own"
     )

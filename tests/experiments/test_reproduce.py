@@ -22,6 +22,7 @@ from tests.test_data import folder_of_images
 from unlearning.core.errors import UserError
 from unlearning.evaluation import network
 from unlearning.experiments import prunelora
+from unlearning.experiments.methods import ADDED, ALWAYS, METHODS, row_of
 from unlearning.experiments.plan import check_nothing_is_lost, command
 from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
@@ -108,6 +109,67 @@ def test_rows_of_other_networks_stay(tmp_path, monkeypatch, capsys):
         reproduce, capsys, "prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--seeds", "1"
     )
     assert code == 2 and "zero-row (resnet8, class3); this would lose it" in line
+
+
+@pytest.mark.usefixtures("no_look_beneath")
+def test_rows_are_added_to_a_table_and_replaced_in_it(tmp_path, monkeypatch, capsys):
+    """What made each is on record, also once other networks' rows have come; what others are measured by stays."""
+    monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL | {"pretrain": {"resnet8": 2, "resnet20": 2}})
+    first = make(tmp_path, monkeypatch, "--methods", "mask", "bias", "--seeds", "1")
+    made = {key: first[key] for key in results.PROVENANCE}
+    for row in ("zero-row", "mask"):
+        both = make(tmp_path, monkeypatch, "--methods", row, "--seeds", "1", "--add")
+    assert [row["method"] for row in both["rows"]] == ["original", "retrain", "mask", "bias", "zero-row"]
+    assert both["rows"][:2] == first["rows"][:2] and both["rows"][3] == first["rows"][3]
+    older, newer = both["earlier"]
+    assert older == {"of": [f"resnet8, class3, {name}" for name in ("original", "retrain", "bias")]} | made
+    assert newer["of"] == ["resnet8, class3, zero-row"]
+    other = make(tmp_path, monkeypatch, "--model", "resnet20", "--methods", "mask", "--seeds", "1")
+    assert [run["of"] for run in other["earlier"]] == [older["of"], newer["of"], ["resnet8, class3, mask"]]
+    flags = ("prunelora", "--dataset", "digits", "--model", "resnet8", "--methods", "mask", "--add", "--seeds")
+    code, line = one_line(reproduce, capsys, *flags, "2")
+    assert code == 2 and "of 1 seeds: --add needs --seeds 1, by which its rows are measured" in line
+    code, line = one_line(reproduce, capsys, "tune", "--add")
+    assert (code, line) == (2, "reproduce.py: tune has no --add; prunelora, random, rfau have")
+
+
+def test_rows_are_added_where_original_and_retrain_are_those_of_the_table(tmp_path):
+    """Two machines may differ by an image in a thousand; another training, other images or other seeds by more."""
+    committed = results.read(Path(reproduce.__file__).parent / "results/prunelora-first/result.json")
+    results.write(tmp_path / "result.json", committed)
+    rows = {row_of(row): row for row in committed["rows"]}
+    ssd = {"ssd": rows["ssd"] | {"flags": ["--retain-subset 6000", "--alpha 30"]}}
+
+    def with_(name, **changes):
+        return committed | {"rows": [*({name: rows[name]} | {name: rows[name] | changes} | ssd).values()]}
+
+    near, far = (
+        {"TA": {"values": [value + off for value in rows["retrain"]["metrics"]["TA"]["values"]]}} for off in (0.05, 1)
+    )
+    metrics = rows["retrain"]["metrics"]
+    after = results.added(with_("retrain", metrics=metrics | near), tmp_path / "result.json", row_of, ALWAYS)["rows"]
+    assert after == [ssd["ssd"] if row["method"] == "ssd" else row for row in committed["rows"]]
+    for name, changes in (
+        ("retrain", {"metrics": metrics | far}),
+        ("original", {"fingerprint": "of others"}),
+        ("original", {"seeds": [1, 2, 3]}),
+    ):
+        with pytest.raises(UserError, match=f"measured its rows by another {name}"):
+            results.added(with_(name, **changes), tmp_path / "result.json", row_of, ALWAYS)
+
+
+def test_each_committed_row_is_of_the_row_whose_script_made_it():
+    """At the point of a tuning too, whose flags aren't the row's own."""
+    root = Path(reproduce.__file__).parent / "results"
+    rows = [
+        row for table in ADDED for file in sorted(root.glob(f"{table}-*/result.json")) for row in results.read(file)["rows"]
+    ]
+    assert len(rows) > 200
+    for row in rows:
+        if row["command"].startswith("python") and row["method"] not in ALWAYS:
+            method, words = METHODS[row_of(row)], shlex.split(row["command"])
+            assert (words[2] if words[1] == "-m" else words[1].removesuffix(".py")) == method.script
+            assert set(method.flags) <= set(words)
 
 
 def test_rows_of_two_attacks_do_not_stand_in_one_table(tmp_path):

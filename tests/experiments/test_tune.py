@@ -134,7 +134,7 @@ def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_pa
     assert code == 2 and "negate --lr 1e-05 (resnet8, class3); this would lose 1 of its 2 seeds" in line
     after = make(tmp_path, monkeypatch, *flags, "--seeds", "1", "--methods", "ssd", table="tune")
     assert after["rows"] == both["rows"] and [run["of"] for run in after["earlier"]] == [
-        ["resnet8, class3", "resnet8, class3, negate"]
+        [f"resnet8, class3, {name}" for name in ("original", "retrain", "negate")]
     ]
     code, line = one_line(reproduce, capsys, *again, "l1sparse", "--mia", "unlearn-sparse")
     assert code == 2 and "holds ssd (resnet8, class3), scored by --mia svc: give that, or --overwrite" in line

@@ -1,7 +1,9 @@
 """METHODS, the rows of reproduce.py's tables of images. A new method is one new file and one line here."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from unlearning.reports.columns import paper_of
 
@@ -15,6 +17,7 @@ FORGETS = {
     "sequence": ("class",),
 }
 OF_IMAGES = ("prunelora", "random", "audit", "rfau", "tune")  # where images may be named: --forget-file
+ADDED = ("prunelora", "random", "rfau")  # tables that rows can be added to
 TUNED = tuple(table for table in FORGETS if table != "tune")  # tables that run their rows as a tuning has chosen
 # Tables that a line names where it isn't in all of these.
 OF_PRUNELORA = ("prunelora", "random", "audit", "tune", "sequence")
@@ -161,6 +164,17 @@ def _shown(key: str) -> str:
 def rows_of(table: str) -> list[str]:
     """The keys of METHODS that are rows of a table, in its order."""
     return [name for name, method in METHODS.items() if method.fits(table)]
+
+
+def row_of(row: Mapping[str, Any]) -> str:
+    """The key of METHODS that a row of a result is of, at whatever point of its grid; its method where it is of none."""
+    script, flags = row["method"].split(" ")[0], set(row.get("flags", ()))
+
+    def words(key):
+        return [f"--{flag}" for flag in key.split(" --")[1:]]
+
+    fitting = [key for key in METHODS if key.split(" --")[0] == script and flags.issuperset(words(key))]
+    return max(fitting, key=lambda key: len(words(key)), default=row["method"])
 
 
 def tuned_as(name: str) -> str | None:

@@ -217,7 +217,8 @@ def command(script: str, arguments: Sequence[str]) -> str:
 
 def check_nothing_is_lost(path: Path, request: Request, plan: Plan, tag: str = "") -> None:
     """Raise UserError if the file `path` holds more seeds, columns or other rows of what is asked for than this would write.
-    Of a tuning, methods that aren't asked for stay, and the Original and the Retrain that have more seeds.
+    Of a tuning, methods that aren't asked for stay, and the Original and the Retrain that have more seeds; with --add all
+    other rows.
 
     tag: of the data, where they are the user's own, and may have changed where they lie.
     """
@@ -247,8 +248,11 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan, tag: str = "
             continue
         stays = request.table == "tune" and row["method"] in ALWAYS
         lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds and not stays else ""
+        if request.add and row["method"] in ALWAYS and row["n"] != request.seeds:
+            text = f"{row['method']} ({row['model']}, {row['forget']}) of {row['n']} seeds: --add needs --seeds {row['n']}"
+            raise UserError(f"{path} holds {text}, by which its rows are measured")
         there_again = row["command"] in given or _is_from_outside(row, planned) or _making(row["command"]) in planned
-        lost = (lost or _columns_lost(row, request)) if there_again else "it"
+        lost = (lost or _columns_lost(row, request)) if there_again else "" if request.add else "it"
         lost = lost if row["dataset"].startswith(tag) else f"it, for it is of {row['dataset']}, and these images are {tag}"
         if lost:
             what = f"{row['method']} ({row['model']}, {row['forget']})"

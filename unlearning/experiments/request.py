@@ -16,7 +16,7 @@ from unlearning.core.flags import written
 from unlearning.evaluation.flags import Scoring
 from unlearning.evaluation.unfinished import Unfinished
 from unlearning.experiments.choice import Tuned
-from unlearning.experiments.methods import FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED, key_of
+from unlearning.experiments.methods import ADDED, FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED, key_of
 from unlearning.images import classes, forgetting
 from unlearning.images.named import NAMED_SETS
 from unlearning.networks.own import OwnNetwork
@@ -43,7 +43,8 @@ class Request:
     "class" or "images", of a table that forgets both. images: named or counted, in the place of the share. cache: MiB for
     outputs of frozen layers. class_words: the classes to forget, as given; forget_classes: their numbers, once they are
     `resolved`; class_names: the data's, where they were read to do so; images_tag: what files call `images`. kept: scores
-    of a killed run. tuned: the tuning whose points rows are run at. asked_dataset, asked_epochs, asked_retain: as given.
+    of a killed run. add: rows that aren't asked for stay. tuned: the tuning whose points rows are run at. asked_dataset,
+    asked_epochs, asked_retain: as given.
     """
 
     table: str
@@ -69,6 +70,7 @@ class Request:
     recovery: bool
     results: Path
     overwrite: bool
+    add: bool
     forget_classes: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
     images_tag: str = ""
@@ -130,6 +132,7 @@ class Request:
             recovery=args.recovery,
             results=args.results,
             overwrite=args.overwrite,
+            add=args.add,
             tuned=Tuned.read(args.tuned) if args.tuned else None,
             asked_dataset=args.dataset,
             asked_epochs=tuple(args.epochs or ()),
@@ -141,7 +144,9 @@ class Request:
 
     def _check_kinds(self, args: argparse.Namespace) -> None:
         """Raise UserError for --share and --forget-class where nothing of that kind is forgotten, and for several --epochs
-        where rows have one number of them."""
+        where rows have one number of them, and for --add."""
+        if args.add and args.table not in ADDED:
+            raise UserError(f"{args.table} has no --add; {', '.join(ADDED)} have")
         if len(self.asked_epochs) > 1 and args.table in ONE_LENGTH:
             raise UserError(f"{args.table} takes one number of --epochs: its rows are of one length")
         for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):

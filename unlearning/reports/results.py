@@ -1,9 +1,11 @@
 """Result files: what is written once can be drawn again from its JSON."""
 
 import argparse
+import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -77,7 +79,7 @@ class Provenance(TypedDict):
 
 
 class Earlier(Provenance):
-    """Another run that made some of a file's rows; `of` names their networks and forget sets."""
+    """Another run that made some of a file's rows; `of` names their networks and forget sets, or single rows of these."""
 
     of: list[str]
 
@@ -200,21 +202,99 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
             raise UserError(f"{path} holds {', '.join(sorted(others))}, which {text}")
         there = {subject: group for subject, group in there.items() if subject not in others}
         new = {name: group for name, group in new.items() if name in strange or group[0]["n"] >= _seeds(there.get(name, []))}
-    left = [subject for subject in there if subject not in new]
-    earlier: list[dict[str, Any]] = []
-    for run in [*before.get("earlier", []), before]:
-        of = [subject for subject in left if _is_of(subject, run.get("of", left))]
-        left = [subject for subject in left if subject not in of]
-        if of:
-            earlier.append({"of": of} | {key: run[key] for key in PROVENANCE if key in run})
+    return _together(result, before, there, new)
+
+
+def added(
+    result: dict[str, Any], path: str | Path, called: Callable[[Any], str], measures: Collection[str]
+) -> dict[str, Any]:
+    """`result` with all rows that the file `path`, if there is one, has beside, and what made those. What both have stands
+    where it stood; rows of that file by which its others are measured stay.
+
+    called: what the row is of which a command makes all at once. measures: of these what others are measured by. Raises
+    UserError where the file's rows were measured by other networks or images.
+    """
+    if not Path(path).exists():
+        return result
+    before = read(path)
+
+    def key(row):
+        return row["model"], row["forget"], called(row)
+
+    there, new = grouped(before["rows"], key), grouped(result["rows"], key)
+    sets = {(model, forget) for model, forget, _ in there}
+    for (model, forget, name), group in new.items():
+        if name in measures and (model, forget) in sets and not _alike(group, there.get((model, forget, name), [])):
+            text = f"measured its rows by another {name} ({model}, {forget}): leave --add out, or --results elsewhere"
+            raise UserError(f"{path} {text}")
+    new = {of: group for of, group in new.items() if of not in there or of[2] not in measures}
+    return _together(result, before, there, new)
+
+
+def _alike(rows: Sequence[Any], others: Sequence[Any]) -> bool:
+    """True for the rows of one network for each seed, scored on the same images: two machines differ by less than a tenth
+    of a point."""
+
+    def scores(row):
+        return {metric: by_seed(row, metric) for metric in ("UA", "RA", "TA")}
+
+    def images(row):
+        return row["dataset"], row.get("fingerprint")
+
+    return len(rows) == len(others) and all(
+        images(row) == images(other)
+        and all(
+            values.keys() == scores(other)[metric].keys()
+            and all(abs(value - scores(other)[metric][seed]) < 0.1 for seed, value in values.items())
+            for metric, values in scores(row).items()
+        )
+        for row, other in zip(rows, others, strict=True)
+    )
+
+
+def _together(
+    result: dict[str, Any], before: dict[str, Any], there: dict[Any, list[Any]], new: dict[Any, list[Any]]
+) -> dict[str, Any]:
+    """`result` with the groups of rows `new` in the place of its rows, those of `before`, `there`, that aren't among them,
+    and the runs that made these: `of` names a network and forget set, or rows of it where others made the rest."""
     rows = [row for group in (there | new).values() for row in group]
+    runs = [*before.get("earlier", []), before]
+    stay = grouped((row for of, group in there.items() if of not in new for row in group), lambda row: _maker(row, runs))
+    whole = grouped(rows, _set)
+    earlier = []
+    for index in sorted(stay):
+        sets = grouped(stay[index], _set)
+        of = [[name] if len(group) == len(whole[name]) else map(_name, group) for name, group in sets.items()]
+        run = {key: runs[index][key] for key in PROVENANCE if key in runs[index]}
+        earlier.append({"of": list(dict.fromkeys(itertools.chain(*of)))} | run)
     return result | {"rows": rows} | ({"earlier": earlier} if earlier else {})
+
+
+def _maker(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> int:
+    """The number of the run that made a row of the last of them: of those that name it the one that does so most closely."""
+    name = _name(row)
+    fits = [
+        (len(of), -index)
+        for index, run in enumerate(runs[:-1])
+        for of in run["of"]
+        if name == of or name.startswith(f"{of}, ")
+    ]
+    return -max(fits)[1] if fits else len(runs) - 1
+
+
+def _set(row: dict[str, Any]) -> str:
+    return f"{row['model']}, {row['forget']}"
+
+
+def _name(row: dict[str, Any]) -> str:
+    """What `of` calls a row: of a tuning all points of a method."""
+    return f"{_set(row)}, {row.get('tunes', row['method'])}"
 
 
 def _subject(row: dict[str, Any]) -> str:
     """What a command makes whole: a network's rows of a forget set; of a tuning a method's, whose points are compared with
     one another alone."""
-    return ", ".join([row["model"], row["forget"], *([row["tunes"]] if "tunes" in row else [])])
+    return ", ".join([_set(row), *([row["tunes"]] if "tunes" in row else [])])
 
 
 def _scored_otherwise(before: dict[str, Any], result: dict[str, Any]) -> set[str]:
@@ -232,8 +312,3 @@ def _scored_otherwise(before: dict[str, Any], result: dict[str, Any]) -> set[str
 def _seeds(group: list[Any]) -> int:
     """How many seeds Original and Retrain have, by which rows of a tuning are measured; 0 for a method's rows."""
     return max((row["n"] for row in group if "tunes" not in row), default=0)
-
-
-def _is_of(subject: str, others: list[str]) -> bool:
-    """True if a subject is one of these, or a method of one."""
-    return any(subject == other or subject.startswith(f"{other}, ") for other in others)
