@@ -236,7 +236,7 @@ def _alike(rows: Sequence[Any], others: Sequence[Any]) -> bool:
     what is faster there, were a quarter of a point apart on 2,000 images."""
 
     def scores(row):
-        return {metric: by_seed(row, metric) for metric in ("UA", "RA", "TA")}
+        return {metric: by_seed(row, metric) for metric in ("RA", "TA")}
 
     def images(row):
         return row["dataset"], row.get("fingerprint")
