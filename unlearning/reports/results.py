@@ -186,7 +186,8 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
     seeds stay, for rows that stay are measured by them.
 
     Raises UserError where methods of a tuning would stay whose rows were scored on other data, or by another attack; with
-    `overwrite` they go.
+    `overwrite` they go. So do other tables' rows that were scored by another attack, whose columns have the same names: a
+    line names them.
     """
     if not Path(path).exists():
         return result
@@ -199,7 +200,12 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
             text = "were scored on other data or by another attack: --overwrite, or --results elsewhere"
             raise UserError(f"{path} holds {', '.join(sorted(others))}, which {text}")
         there = {subject: group for subject, group in there.items() if subject not in others}
-        new = {name: group for name, group in new.items() if name in strange or group[0]["n"] >= _seeds(there.get(name, []))}
+        new = {name: group for name, group in new.items() if name in strange or _seeds(group) >= _seeds(there.get(name, []))}
+    elif overwrite:  # without it nobody comes here with another attack
+        others = {subject for subject in there.keys() - new.keys() if _attacked_otherwise(subject, before, result)}
+        there = {subject: group for subject, group in there.items() if subject not in others}
+        if others:
+            say(f"{path}: the rows of {'; '.join(sorted(others))} go: they were scored by another attack")
     left = [subject for subject in there if subject not in new]
     earlier: list[dict[str, Any]] = []
     for run in [*before.get("earlier", []), before]:
@@ -227,6 +233,12 @@ def _scored_otherwise(before: dict[str, Any], result: dict[str, Any]) -> set[str
     new = {(row["model"], row["forget"]): how(row, result) for row in result["rows"]}
     old = {_subject(row): ((row["model"], row["forget"]), how(row, before)) for row in before["rows"]}
     return {subject for subject, (of, scored) in old.items() if new.get(of, scored) != scored}
+
+
+def _attacked_otherwise(subject: str, before: dict[str, Any], result: dict[str, Any]) -> bool:
+    """True where the run that made a subject's rows in the file `before` has scored them by another attack than `result`."""
+    made = next((run for run in before.get("earlier", []) if _is_of(subject, run["of"])), before)
+    return made.get("attack", result.get("attack")) != result.get("attack")
 
 
 def _seeds(group: list[Any]) -> int:
