@@ -158,7 +158,7 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
 def _check_started(request: Request, rows: Sequence[str]) -> None:
     """Raise UserError where nothing starts from an original that others have trained: it doesn't say of which network and
     data it is, which is known of what starts from it alone."""
-    unlearned = (name for name in rows if name not in ALWAYS) if request.originals else ()  # of METHODS then
+    unlearned = [name for name in rows if name not in ALWAYS] if request.originals else []  # of METHODS then
     if any(METHODS[name].forgets in (None, *request.kinds) for name in unlearned):
         return
     for path in request.originals.values():
