@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import reproduce
@@ -59,6 +61,15 @@ def test_the_rule_comes_near_what_was_measured():
     hours, gib = image_estimate.cost(counted, 1.9 * 15 * NAMED_SETS["cifar10"].sizes[0], False, "bf16")
     assert hours * 3600 == pytest.approx(max(one["seconds"]["mean"] for one in (original, retrain)), rel=0.05)
     assert gib * 1024 == pytest.approx(original["memory_mib"]["mean"], rel=0.1)
+
+
+def test_nothing_is_said_of_a_folder_that_is_called_like_a_presets_network(tmp_path):
+    """By mistake, which the first run says: Retrain would be made by the folder."""
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}', encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    flags = ("--model", "vit_small", "--original", str(tmp_path), "--methods", "retrain", "lora")
+    request = request_of("prunelora", "--preset", "paper", "--dataset", "cifar10", *flags)
+    assert image_estimate.estimated(request, reproduce.table_of("prunelora").plan(request)) == []
 
 
 @pytest.mark.parametrize("table", ["prunelora", "random", "rfau", "lmeraser"])

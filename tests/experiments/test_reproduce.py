@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 import data
 import finetune
@@ -24,6 +25,7 @@ from unlearning.evaluation import network
 from unlearning.experiments import prunelora
 from unlearning.experiments.methods import ADDED, ALWAYS, METHODS, row_of
 from unlearning.experiments.plan import check_nothing_is_lost, command
+from unlearning.experiments.request import Request
 from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
 
@@ -501,3 +503,108 @@ def test_a_side_and_a_folder_that_say_nothing_to_a_table_are_refused(tmp_path, m
 def test_a_class_and_images_are_named_where_both_are_forgotten():
     request = request_of("audit", "--dataset", "digits", "--forget-class", "4", "--forget-count", "5", data_of=Shared())
     assert request.forget_classes == (4,) and request.kinds == ("class", "images")
+
+
+@pytest.mark.parametrize(
+    ("flags", "least"),
+    [(("random", "--images", 15), 20), (("prunelora", "--images", 9), 10), (("rfau", "--images", 19), 20)],
+)
+def test_too_few_images_to_score_are_refused_before_anything_is_trained(flags, least, tmp_path, monkeypatch, capsys):
+    """One of each class is needed, and of what is forgotten and not."""
+    monkeypatch.chdir(tmp_path)
+    (table, _, count) = flags
+    code, line = one_line(reproduce, capsys, *flags, "--dataset", "digits", "--subset", 400)
+    assert code == 2 and f"--images {count}: fewer than " in line and not list(tmp_path.iterdir())
+    assert int(re.findall(r"fewer than (\d+)", line)[0]) >= least
+    call(reproduce, table, "--images", 40, "--dataset", "digits", "--subset", 400, "--dry-run")
+
+
+def test_more_images_than_there_are_are_refused(tmp_path, monkeypatch, capsys):
+    """As by the scripts; a preset's number is of at most."""
+    monkeypatch.chdir(tmp_path)
+    code, line = one_line(reproduce, capsys, "prunelora", "--dataset", "digits", "--subset", 5000, "--dry-run")
+    assert (code, line) == (2, "reproduce.py: --subset 5000: digits has 1,433 training images")
+    call(reproduce, "prunelora", "--dataset", "digits", "--dry-run")
+
+
+def test_an_original_from_elsewhere_from_which_nothing_starts_is_refused(tmp_path, monkeypatch, capsys):
+    """It would be found when all is trained that nobody knows what it holds."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"fc.weight": torch.zeros(10, 512)}, tmp_path / "net.pth")
+    flags = ("--dataset", "digits", "--original", "net.pth", "--model", "resnet18", "--dry-run")
+    said = "--original net.pth: no row of --methods starts from it: name one, as in --methods retrain lora"
+    for table, methods in (
+        ("prunelora", ("retrain",)),
+        ("tune", ("original",)),
+        ("sequence", ("retrain",)),
+        ("rfau", ("mask", "--only", "images")),
+    ):
+        code, line = one_line(reproduce, capsys, table, *flags, "--methods", *methods)
+        assert (code, line) == (2, f"reproduce.py: {said}"), table
+    call(reproduce, "prunelora", *flags, "--methods", "retrain", "mask")
+
+
+def test_rows_from_an_original_that_has_forgotten_something_are_not_lost(tmp_path, monkeypatch):
+    """They are of that and of what is asked for. A Retrain that was trained on it, and a sequence, are refused."""
+    monkeypatch.chdir(tmp_path)
+    images = ("--dataset", "digits", "--subset", 200, "--test-subset", 50, "--weights", tmp_path, "--quiet")
+    call(pretrain, *images, "--model", "resnet8", "--epochs", 1, "--output", "first.pth")
+    call(finetune, *images, "--original", "first.pth", "--forget-class", 5, "--epochs", 1, "--output", "net.pth")
+    shared = Shared()
+
+    def asked(*flags, table="prunelora"):
+        args = reproduce.parser().parse_args([table, "--dataset", "digits", "--original", "net.pth", "--seeds", "1", *flags])
+        request = Request.from_flags(args, reproduce.table_of(table))
+        source = replace(request.source, subset=200, test_subset=50)
+        return replace(request, source=source).resolved(shared)
+
+    made_by = {"table": "t", "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}}
+    request = asked("--methods", "lora")
+    command_of = {script: command(script, arguments) for script, arguments in prunelora.TABLE.plan(request).runs}
+    row = {"dataset": "digits", "model": "resnet8", "forget": "class3-5", "epochs": 1, "metrics": {}}
+    rows = [row | {"method": "lora", "n": 3, "command": command_of["lora"]}]
+    rows.append(row | {"method": "finetune", "forget": "class5", "n": 1, "command": "python finetune.py --lr 9"})
+    for one, lost in zip(rows, ("2 of its 3 seeds", "it"), strict=True):
+        (tmp_path / "result.json").write_text(json.dumps(made_by | {"rows": [one]}), encoding="utf-8")
+        with pytest.raises(UserError, match=f"would lose {lost}"):
+            check_nothing_is_lost(tmp_path / "result.json", request, prunelora.TABLE.plan(request))
+    with pytest.raises(UserError, match="has forgotten class5, which Retrain would be trained on: forget that as well"):
+        asked("--methods", "lora", "retrain")
+    assert asked("--methods", "lora", "retrain", "--forget-class", "3", "5").further_tags == ("class5", "class3-5")
+    with pytest.raises(UserError, match="has forgotten class5: a sequence starts from what has forgotten nothing"):
+        asked("--methods", "lora", table="sequence")
+
+
+def test_rows_that_another_attack_has_scored_go_where_a_table_is_replaced(tmp_path, capsys):
+    """Those of other networks too, whose columns have the same names; rows of this attack stay."""
+    made_by = {"table": "t", "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}}
+    row = {"dataset": "x", "forget": "class3", "method": "lora", "epochs": 1, "n": 1, "command": "c", "metrics": {}}
+    one, two, three = (row | {"model": model} for model in ("one", "two", "three"))
+    earlier = [made_by | {"of": ["two, class3"], "attack": "lora-unlearn"}]
+    before, file = made_by | {"attack": "svc", "rows": [one, two], "earlier": earlier}, tmp_path / "result.json"
+    file.write_text(json.dumps(before), encoding="utf-8")
+    found = results.joined(made_by | {"attack": "lora-unlearn", "rows": [three]}, file, overwrite=True)
+    assert found["rows"] == [two, three] and [run["of"] for run in found["earlier"]] == [["two, class3"]]
+    assert "the rows of one, class3 go: they were scored by another attack" in capsys.readouterr().err
+    assert results.joined(made_by | {"attack": "svc", "rows": [three]}, file)["rows"] == [one, two, three]
+
+
+def test_a_tunings_retrain_of_more_seeds_than_the_original_has_replaces_one_of_fewer(tmp_path):
+    """An original that others have trained has one seed; rows are measured by the Retrains."""
+    made_by = {"table": "t", "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}}
+    row = {"dataset": "x", "model": "m", "forget": "class3", "epochs": 1, "command": "c", "metrics": {}}
+
+    def tuning(seeds, tunes):
+        own = [("original", 1, {}), ("retrain", seeds, {}), (tunes, seeds, {"tunes": tunes})]
+        return made_by | {"rows": [row | {"method": method, "n": n} | more for method, n, more in own]}
+
+    file = tmp_path / "result.json"
+    for before, after, kept in ((2, 3, 3), (2, 2, 2), (3, 2, 3)):
+        file.write_text(json.dumps(tuning(before, "ssd")), encoding="utf-8")
+        new = tuning(after, "lora") | {"command": "new"}
+        found = results.joined(new, file)
+        assert [(one["method"], one["n"]) for one in found["rows"]] == [
+            ("original", 1), ("retrain", kept), ("ssd", before), ("lora", after)
+        ]  # fmt: skip
+        stays = kept > after
+        assert [run["of"] for run in found["earlier"]] == [["m, class3"] * stays + ["m, class3, ssd"]]

@@ -11,6 +11,7 @@ from unlearning.evaluation.entries import Entry, NotScored, dataset_of
 from unlearning.evaluation.flags import Scoring
 from unlearning.exact.selection import images_called
 from unlearning.images import forgetting
+from unlearning.images.splits import Split
 from unlearning.vision.shared import Shared
 
 
@@ -45,19 +46,20 @@ def _sample(entry: Entry, entries: Sequence[Entry], scoring: Scoring, shared: Sh
     if len(own) <= count:
         return None
     alike = {tag: positions for one in entries if one.images == entry.images for positions, tag in one.forgets}
-    kinds = [own.finest, *(_among(entry, alike[tag], len(own)) for tag in sorted(alike))]
-    strata = torch.stack(kinds, 1).unique(dim=0, return_inverse=True)[1]
-    if (least := int(strata.max()) + 1) > count:
-        raise UserError(f"--images {count}: fewer than {least}, one of each class, forgotten and not")
-    rows = data.stratified(strata, count)
+    rows = sample(own, [own_positions(entry, alike[tag]) for tag in sorted(alike)], count)
     return rows if entry.private is None else entry.private[rows]
 
 
-def _among(entry: Entry, forget: torch.Tensor, count: int) -> torch.Tensor:
-    """Which of the images that a file is about are in a forget set: int64 (count,) of 0 and 1."""
-    found = torch.zeros(count, dtype=torch.int64)
-    found[own_positions(entry, forget)] = 1
-    return found
+def sample(train: Split, forgets: Sequence[torch.Tensor], count: int) -> torch.Tensor:
+    """The rows of `train`, ascending int64, that `drawn` takes: `count` of more. forgets: int64 positions of each forget set
+    among them. Raises UserError where they are too few."""
+    inside = torch.zeros(len(train), len(forgets), dtype=torch.int64)
+    for place, forget in enumerate(forgets):
+        inside[forget, place] = 1
+    strata = torch.cat([train.finest[:, None], inside], 1).unique(dim=0, return_inverse=True)[1]
+    if (least := int(strata.max()) + 1) > count:
+        raise UserError(f"--images {count}: fewer than {least}, one of each class, forgotten and not")
+    return data.stratified(strata, count)
 
 
 def tagged(entry: Entry, scoring: Scoring, shared: Shared) -> Entry:

@@ -63,7 +63,9 @@ def cost(counted: Count, images: float, frozen: bool, precision: str) -> tuple[f
 
 
 def known(request: Request) -> bool:
-    """True for a paper preset, its networks and a named data set: what is needed to estimate."""
+    """True for a paper preset, its networks, not those of folders, and a named data set: what is needed to estimate."""
+    if any(original.is_dir() for original in request.originals.values()):
+        return False
     there = request.source.dataset in NAMED_SETS and {*request.networks} <= {*request.preset_networks}
     return request.preset == PRESET and there
 

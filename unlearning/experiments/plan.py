@@ -150,7 +150,20 @@ def chosen(request: Request, rows: Sequence[str] | None = None) -> list[str]:
     if (lost := _left_out(request)) and not request.only:
         raise UserError(f"{lost[0]} is a row where a class is forgotten: it has none among images that are named")
     usual = [name for name in rows if name not in request.sizes.get("without", ())]
-    return [name for name in rows if name in ALWAYS or name in (request.methods or usual)]
+    found = [name for name in rows if name in ALWAYS or name in (request.methods or usual)]
+    _check_started(request, found)
+    return found
+
+
+def _check_started(request: Request, rows: Sequence[str]) -> None:
+    """Raise UserError where nothing starts from an original that others have trained: it doesn't say of which network and
+    data it is, which is known of what starts from it alone."""
+    unlearned = [name for name in rows if name not in ALWAYS] if request.originals else []  # of METHODS then
+    if any(METHODS[name].forgets in (None, *request.kinds) for name in unlearned):
+        return
+    for path in request.originals.values():
+        if not (path.is_file() and originals.checkpoint_in(path)):
+            raise UserError(f"--original {path}: no row of --methods starts from it: name one, as in --methods retrain lora")
 
 
 def _left_out(request: Request) -> list[str]:
@@ -228,6 +241,7 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan, tag: str = "
     networks = {called for network in request.networks for called in (network, network_called(network))}
     kinds = request.kinds if request.table in FORGETS else ()
     tags = [request.forget_tags[kind] for kind in kinds]  # rows of other forget sets stay
+    tags += request.further_tags
     planned = {_making(command(*run)) for run in plan.runs}
     given = {originals.command_of(file) for file in request.originals.values()}
     there = results.read(path)

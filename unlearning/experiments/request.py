@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import data
 import models
 from unlearning.core import names
@@ -20,7 +22,7 @@ from unlearning.experiments.methods import ADDED, FORGETS, FROM_ORIGINALS, OF_IM
 from unlearning.images import classes, forgetting
 from unlearning.images.named import NAMED_SETS
 from unlearning.networks.own import OwnNetwork
-from unlearning.vision.originals import Told, network_in
+from unlearning.vision.originals import Told, checkpoint_in, network_in
 from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
@@ -43,8 +45,8 @@ class Request:
     "class" or "images", of a table that forgets both. images: named or counted, in the place of the share. cache: MiB for
     outputs of frozen layers. class_words: the classes to forget, as given; forget_classes: their numbers, once they are
     `resolved`; class_names: the data's, where they were read to do so; images_tag: what files call `images`. kept: scores
-    of a killed run. add: rows that aren't asked for stay. tuned: the tuning whose points rows are run at. asked_dataset,
-    asked_epochs, asked_retain: as given.
+    of a killed run. add: rows that aren't asked for stay. tuned: the tuning whose points rows are run at. further_tags: what
+    else rows of originals that have forgotten something before are called by. asked_dataset and others: as given.
     """
 
     table: str
@@ -79,6 +81,9 @@ class Request:
     asked_dataset: str | None = None
     asked_epochs: tuple[int, ...] = ()
     asked_retain: int | None = None
+    asked_subset: int | None = None
+    asked_images: int | None = None
+    further_tags: tuple[str, ...] = ()
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, table: "Table") -> "Request":
@@ -137,6 +142,8 @@ class Request:
             asked_dataset=args.dataset,
             asked_epochs=tuple(args.epochs or ()),
             asked_retain=args.retain_subset,
+            asked_subset=args.subset,
+            asked_images=args.images,
         )
         found._check_kinds(args)
         found._check_places()
@@ -147,6 +154,8 @@ class Request:
         where rows have one number of them, and for --add."""
         if args.add and args.table not in ADDED:
             raise UserError(f"{args.table} has no --add; {', '.join(ADDED)} have")
+        if args.add and args.overwrite:
+            raise UserError("--add leaves rows as they are, --overwrite drops them: one of the two")
         if len(self.asked_epochs) > 1 and args.table in ONE_LENGTH:
             raise UserError(f"{args.table} takes one number of --epochs: its rows are of one length")
         for flag, kind, given in (("share", "images", args.share != 0.1), ("forget-class", "class", args.forget_class)):
@@ -230,12 +239,14 @@ class Request:
 
     def fitted(self, shared: Shared) -> "Request":
         """The same with as many images as the preset wants, where the data set has more. Methods learn from all that stay
-        where it has at most twice as many as the preset has them learn from."""
+        where it has at most twice as many as the preset has them learn from. Raises UserError where --subset names more."""
         wanted = {"train": self.sizes.get("subset"), "test": self.sizes.get("test")}
         if not any((*wanted.values(), retain := self.sizes.get(RETAIN))):
             return self
         known = NAMED_SETS.get(self.source.dataset)
         there = known.sizes if known else tuple(len(getattr(shared.load(self.source), split)) for split in wanted)
+        if (self.asked_subset or 0) > there[0]:
+            raise UserError(f"--subset {self.asked_subset}: {self.source.dataset} has {there[0]:,} training images")
         subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
         few = retain and not self.asked_retain and (subset or there[0]) <= 2 * retain
         sizes = {key: value for key, value in self.sizes.items() if not (few and key == RETAIN)}
@@ -249,8 +260,10 @@ class Request:
         shared: what `Table.shared` makes. The data are read only where names, a folder's classes or images are asked for.
         """
         found = self._with_classes(shared)
+        found = found._with_earlier(shared)
         if self.asked_retain:
             found._check_retained(self.asked_retain, shared.load(self.source))
+        found._check_scored(shared)
         if not self.images:
             self._check_share(shared)
             return found
@@ -273,12 +286,53 @@ class Request:
                 f"--share {self.share:g}: that is {some:,} of {count:,} training images; some are needed, not all"
             )
 
-    def _check_retained(self, count: int, dataset: data.Dataset) -> None:
-        """Raise UserError where so many of the images that stay can't be had."""
+    def _forgets(self, dataset: data.Dataset) -> list[torch.Tensor]:
+        """The forget sets of the table's kinds, int64 positions each; of a sequence what is forgotten at its end."""
         images = self.images or forgetting.ForgetRequest(share=self.share)
         asked = {"class": forgetting.ForgetRequest(classes=self.forget_classes), "images": images}
-        for kind in self.kinds:
-            dataset.retained(dataset.forgotten(asked[kind]).positions, count)
+        return [dataset.forgotten(asked[kind]).positions for kind in self.kinds]
+
+    def _check_retained(self, count: int, dataset: data.Dataset) -> None:
+        """Raise UserError where so many of the images that stay can't be had."""
+        for forget in self._forgets(dataset):
+            dataset.retained(forget, count)
+
+    def _check_scored(self, shared: Any) -> None:
+        """Raise UserError where --images, or the preset on a user's own data, would score too few images: after all of the
+        training that would be said otherwise."""
+        count = self.asked_images or (data.is_own(self.source.dataset) and self.sizes.get("images"))
+        if not count:
+            return
+        from unlearning.evaluation.forget_sets import sample  # slow libraries
+
+        dataset = shared.load(self.source)
+        if count < len(dataset.train):
+            sample(dataset.train, self._forgets(dataset), count)
+
+    def _with_earlier(self, shared: Any) -> "Request":
+        """`resolved`, with what rows are called whose original has forgotten something before: all of that and what is asked
+        for, and the original's own row. Raises UserError where a Retrain would be of another forget set, and for a sequence,
+        whose requests are counted."""
+        tags: dict[str, None] = {}
+        retrained = self.source.validation or "retrain" in (self.methods or ())
+        for path in self.originals.values():
+            content = checkpoint_in(path) if path.exists() else None
+            if not content or not len(before := content["forget"]):
+                continue
+            if self.table == "sequence":
+                what = f"--original {path} has forgotten {content['forget_tag']}"
+                raise UserError(f"{what}: a sequence starts from what has forgotten nothing")
+            dataset = shared.load(self.source)
+            if content["data"]["fingerprint"] != dataset.fingerprint:  # which the first run refuses
+                continue
+            tags[forgetting.whole_tag(dataset.train, before) or content["forget_tag"]] = None
+            for forget in self._forgets(dataset):
+                both = torch.cat([before, forget]).unique()
+                if retrained and len(both) > len(forget):
+                    what = f"--original {path} has forgotten {content['forget_tag']}, which Retrain would be trained on"
+                    raise UserError(f"{what}: forget that as well, or leave retrain out of --methods")
+                tags[forgetting.tag_of(dataset.train, both)] = None
+        return replace(self, further_tags=tuple(tags))
 
     def _with_classes(self, shared: Any) -> "Request":
         """`resolved`, of the classes alone."""

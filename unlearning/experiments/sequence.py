@@ -35,6 +35,7 @@ from unlearning.experiments.plan import (
 from unlearning.experiments.request import Plan, Request, Row, Run, Table
 from unlearning.images.classes import class_name, in_order
 from unlearning.metrics import predictions
+from unlearning.vision.identity import digest
 from unlearning.vision.predict import predict
 from unlearning.vision.shared import Shared
 
@@ -87,13 +88,15 @@ def _one_after_the_other(
     """The runs of a row: the first from the original that is found by name, the others from the file before."""
     method, runs, common = METHODS[name], [], common + part_of_retained(request)
     before = started_from(request, network)
+    point = tuned_points(request, "class", network, name)[0]
+    called = " ".join([name, *point])  # of another point other files, which a tuning that is made again may choose
     for count, label in enumerate(classes, 1):
         length = lengths_of(request, name)[0]
-        text = f"{network}_{name}_class{'-'.join(classes[:count])}".replace(" --", "-").replace(" ", "-")
+        text = f"{network}_{called}_class{'-'.join(classes[:count])}".replace(" --", "-").replace(" ", "-")
         stem = f"{names.part(text, 'flags')}_s{seed}.pth"
         output = request.weights / stem
         own = ["--epochs", str(length)] if length else []
-        own += ["--output", str(output), *tuned_points(request, "class", network, name)[0], *method.flags]
+        own += ["--output", str(output), *point, *method.flags]
         runs.append((method.script, [*common, *before, "--forget-class", label, *own]))
         before = ["--original", str(output)]
     return runs
@@ -108,8 +111,10 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
         if entry.method == "original":
             return {"UA_earlier": NONE}
         made_from = {"earlier": entry.sha256, "order": order, "data": dataset.fingerprint, "network": repr(request.told)}
+        made_from |= {} if entry.drawn is None else {"drawn": digest(entry.drawn)}
         where = {"where": circumstances(request.scoring.compute)}
-        return {"UA_earlier": request.kept.once(made_from | where, partial(earlier, entry.path, dataset, order, request))}
+        asked = partial(earlier, entry.path, dataset, order, request, entry.drawn)
+        return {"UA_earlier": request.kept.once(made_from | where, asked)}
 
     rows = score_files([*paths, *request.originals.values()], request.scoring, shared, beneath=False, more=more)
     for row in rows:
@@ -117,13 +122,17 @@ def score(paths: list[Path], request: Request, plan: Plan, shared: Shared) -> li
     return sorted(rows, key=lambda row: (row["dataset"], row["model"], row["request"]))
 
 
-def earlier(path: Path, dataset: data.Dataset, order: list[int], request: Request) -> float | dict[str, str]:
-    """100 % minus the accuracy on the training images of all requests but the last one; why it is missing for the first."""
+def earlier(
+    path: Path, dataset: data.Dataset, order: list[int], request: Request, drawn: torch.Tensor | None = None
+) -> float | dict[str, str]:
+    """100 % minus the accuracy on the training images of all requests but the last one; why it is missing for the first.
+    drawn: as of `Entry`."""
     checkpoint, labels = models.load_checkpoint(path), dataset.train.labels
     before = [label for label in order if label in labels[checkpoint["forget"]].unique().tolist()][:-1]
     if not before:
         return FIRST
     old = torch.isin(labels, torch.tensor(before)).nonzero().squeeze(1)
+    old = old if drawn is None else old[torch.isin(old, drawn)]
     model = models.build(checkpoint, path, request.told.own)
     compute = request.scoring.compute.placed(model)
     return 100 - predictions.accuracy(predict(model, dataset.train.take(old), compute), labels[old])

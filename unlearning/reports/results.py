@@ -188,7 +188,8 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
     seeds stay, for rows that stay are measured by them.
 
     Raises UserError where methods of a tuning would stay whose rows were scored on other data, or by another attack; with
-    `overwrite` they go.
+    `overwrite` they go. So do other tables' rows that were scored by another attack, whose columns have the same names: a
+    line names them.
     """
     if not Path(path).exists():
         return result
@@ -201,7 +202,13 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
             text = "were scored on other data or by another attack: --overwrite, or --results elsewhere"
             raise UserError(f"{path} holds {', '.join(sorted(others))}, which {text}")
         there = {subject: group for subject, group in there.items() if subject not in others}
-        new = {name: group for name, group in new.items() if name in strange or group[0]["n"] >= _seeds(there.get(name, []))}
+        new = {name: group for name, group in new.items() if name in strange or _seeds(group) >= _seeds(there.get(name, []))}
+    elif overwrite:  # without it nobody comes here with another attack
+        runs = [*before.get("earlier", []), before]
+        others = {of for of in there.keys() - new.keys() if _attack(there[of][0], runs) not in (None, result.get("attack"))}
+        there = {subject: group for subject, group in there.items() if subject not in others}
+        if others:
+            say(f"{path}: the rows of {'; '.join(sorted(others))} go: they were scored by another attack")
     return _together(result, before, there, new)
 
 
@@ -280,6 +287,11 @@ def _maker(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> int:
         if name == of or name.startswith(f"{of}, ")
     ]
     return -max(fits)[1] if fits else len(runs) - 1
+
+
+def _attack(row: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str | None:
+    """The attack by which the run that made a row has scored it."""
+    return runs[_maker(row, runs)].get("attack")
 
 
 def _set(row: dict[str, Any]) -> str:
