@@ -607,4 +607,6 @@ def test_a_tunings_retrain_of_more_seeds_than_the_original_has_replaces_one_of_f
             ("original", 1), ("retrain", kept), ("ssd", before), ("lora", after)
         ]  # fmt: skip
         stays = kept > after
-        assert [run["of"] for run in found["earlier"]] == [["m, class3"] * stays + ["m, class3, ssd"]]
+        assert [run["of"] for run in found["earlier"]] == [
+            ["m, class3, original", "m, class3, retrain"] * stays + ["m, class3, ssd"]
+        ]
