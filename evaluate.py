@@ -16,6 +16,7 @@ A killed command continues where it stopped: the scores of each file are kept un
 """
 
 import argparse
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,10 @@ def _check_told(args: argparse.Namespace, shared: Shared) -> None:
         return
     from unlearning.evaluation import entries
 
-    read = {path: entries.read(path, shared)[0] for path in args.checkpoints}
+    read = {}
+    for path in args.checkpoints:
+        with contextlib.suppress(entries.NotScored):  # which is left out and named later
+            read[path] = entries.read(path, shared)[0]
     if any(content is None for content in read.values()):
         return
     networks = {path: network for path, content in read.items() if isinstance(network := content.get("network"), dict)}

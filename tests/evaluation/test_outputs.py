@@ -312,7 +312,10 @@ def test_a_network_that_no_file_holds_is_refused(tmp_path, capsys):
     one, other = (ROOT / "model_weights" / f"{name}_original_s0.pth" for name in shipped)
     code, line = one_line(evaluate, capsys, one, other, "--model", "resnet50", "--json", tmp_path / "x.json")
     assert (code, line) == (2, f"evaluate.py: {one} holds a resnet8, not a resnet50") and not files(tmp_path)
-    for files_of, name in (((one, other), "resnet20"), ((one,), "resnet8")):  # of several files it may say one's
+    adapter = tmp_path / "x_adapter"  # which a pattern meets, and which is left out
+    adapter.mkdir()
+    (adapter / "adapter_config.json").touch()
+    for files_of, name in (((one, other), "resnet20"), ((one, adapter), "resnet8")):  # of several files it may say one's
         args = evaluate.parser().parse_args([*map(str, files_of), "--model", name])
         evaluate._check_told(args, Shared())
 
