@@ -16,6 +16,7 @@ A killed command continues where it stopped: the scores of each file are kept un
 """
 
 import argparse
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from unlearning.evaluation import outputs
 from unlearning.evaluation.flags import Scoring, add_scoring_flags
 from unlearning.evaluation.unfinished import Unfinished, keeping
 from unlearning.reports import answers, tables
+from unlearning.vision import foreign
 from unlearning.vision.flags import add_data_flags, add_elsewhere_flags, add_forget_flags, add_model_flag, class_table
 from unlearning.vision.originals import Told
 from unlearning.vision.shared import Shared
@@ -113,17 +115,26 @@ def run(args: argparse.Namespace, command: str, shared: Shared | None = None) ->
 
 def _check_told(args: argparse.Namespace, shared: Shared) -> None:
     """Raise UserError for a flag that says something of networks from elsewhere, or which images these are scored on, where
-    no file is one and what a file says itself is something else: it would have no effect."""
-    usual, flags = parser(), Told.from_flags(args, args.model).as_flags()
+    no file is one and what a file says itself is something else: it would have no effect. --model also says what makes a
+    network of the user's own."""
+    usual, told = parser(), Told.from_flags(args, args.model)
+    flags = told.as_flags()
     named = (name for name in data.FLAGS if name != "dataset")  # which also says where images are by now
     given = {name: value for name in named if (value := getattr(args, name)) != usual.get_default(name)}
-    if not given and not flags:
+    if not (given or flags or told.model):
         return
     from unlearning.evaluation import entries
 
-    read = {path: entries.read(path, shared)[0] for path in args.checkpoints}
+    read = {}
+    for path in args.checkpoints:
+        with contextlib.suppress(entries.NotScored):  # which is left out and named later
+            read[path] = entries.read(path, shared)[0]
     if any(content is None for content in read.values()):
         return
+    networks = {path: network for path, content in read.items() if isinstance(network := content.get("network"), dict)}
+    if networks and not any(foreign.is_called(told.model, network.get("name")) for network in networks.values()):
+        path, network = next(iter(networks.items()))
+        raise UserError(f"{path} holds a {network.get('name')}, not a {args.model}")
     for path, content in read.items():
         known = content["data"] if isinstance(content.get("data"), dict) else {}
         flags += [f"--{name.replace('_', '-')}" for name, value in given.items() if known.get(name) != value]

@@ -12,7 +12,7 @@ import evaluate
 import pretrain
 import retrain
 from baselines import control
-from tests.helpers import call, dies, files, full_disk, killed, one_line, while_waiting
+from tests.helpers import ROOT, call, dies, files, full_disk, killed, one_line, while_waiting
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import main
 from unlearning.core.seals import FOREIGN, sealed
@@ -304,6 +304,20 @@ def test_a_pattern_over_a_link_that_leads_nowhere_is_one_line(path, tmp_path, ca
         code, line = one_line(evaluate, capsys, tmp_path / "*.pth")
         assert code == 2 and line.startswith(f"evaluate.py: {tmp_path / name} can't be read: ")
         (tmp_path / name).unlink()
+
+
+def test_a_network_that_no_file_holds_is_refused(tmp_path, capsys):
+    """--model had no effect on checkpoints of this project, whatever it named."""
+    shipped = ("fashion-mnist_resnet8", "cifar10_resnet20")
+    one, other = (ROOT / "model_weights" / f"{name}_original_s0.pth" for name in shipped)
+    code, line = one_line(evaluate, capsys, one, other, "--model", "resnet50", "--json", tmp_path / "x.json")
+    assert (code, line) == (2, f"evaluate.py: {one} holds a resnet8, not a resnet50") and not files(tmp_path)
+    adapter = tmp_path / "x_adapter"  # which a pattern meets, and which is left out
+    adapter.mkdir()
+    (adapter / "adapter_config.json").touch()
+    for files_of, name in (((one, other), "resnet20"), ((one, adapter), "resnet8")):  # of several files it may say one's
+        args = evaluate.parser().parse_args([*map(str, files_of), "--model", name])
+        evaluate._check_told(args, Shared())
 
 
 def test_flags_of_networks_from_elsewhere_are_refused_where_there_are_none(path, tmp_path, capsys):

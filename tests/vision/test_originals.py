@@ -738,6 +738,8 @@ def test_a_wrong_image_size_is_refused(tmp_path):
     dataset = data.load(f"folder:{tmp_path / 'ten'}", img_size=16)
     with pytest.raises(UserError, match="was trained on images of 32 pixels, these have 16: give --img-size 32"):
         originals.from_elsewhere(tmp_path / "basevit10.tar", Told(), dataset, True)
+    with pytest.raises(UserError, match="these have 8: give --input-size 32 to let the network"):  # of which no file says it
+        originals.from_elsewhere(tmp_path / "basevit10.tar", Told(), data.load("digits"), True)
     positions = timm.create_model("test_vit", img_size=32, num_classes=10)
     torch.save(positions.state_dict(), tmp_path / "vit.pth")
     with pytest.raises(UserError, match=r"pos_embed is .* another image size"):

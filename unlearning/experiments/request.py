@@ -22,6 +22,7 @@ from unlearning.experiments.methods import ADDED, FORGETS, FROM_ORIGINALS, OF_IM
 from unlearning.images import classes, forgetting
 from unlearning.images.named import NAMED_SETS
 from unlearning.networks.own import OwnNetwork
+from unlearning.vision.flags import check_side
 from unlearning.vision.originals import Told, checkpoint_in, network_in
 from unlearning.vision.shared import Shared
 
@@ -165,8 +166,7 @@ class Request:
     def _check_places(self) -> None:
         """Raise UserError for --img-size of images that have a side of their own, and for a folder in the place of a network
         of a table of images: its originals are found by the network's name."""
-        if self.source.img_size != 32 and not self.source.dataset.startswith(("folder:", "csv:")):
-            raise UserError(f"--img-size is of folder: and csv: images: it says nothing to {self.source.dataset}")
+        check_side(self.source.dataset, self.source.img_size)
         for name in self.models or () if self.table in FORGETS and not self.originals else ():
             try:
                 if Path(name).is_dir():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import data
 import models
+from unlearning.core.errors import UserError
 from unlearning.core.flags import (
     BELOW_ONE,
     FRACTION,
@@ -24,9 +25,11 @@ from unlearning.core.flags import (
 )
 from unlearning.core.paths import folder, input_file, input_path, name_or_path, output_file
 from unlearning.images import forgetting
+from unlearning.images.named import NAMED_SETS
 from unlearning.images.request_files import check_there
 from unlearning.vision.shared import Shared
 
+SIDE = 32  # pixels of folder: and csv: images, unless --img-size says otherwise
 HEAD = "layers that give the logits (default: what the network says, or those found)"
 
 
@@ -160,9 +163,9 @@ def add_data_flags(parser: Parser, default: str | None = "fashion-mnist") -> Non
     flag(
         "--img-size",
         type=PIXELS,
-        default=32,
+        default=SIDE,
         identity="data",
-        help="side of folder: and csv: images in pixels (default: 32)",
+        help=f"side of folder: and csv: images in pixels (default: {SIDE})",
     )
     flag("--list-classes", action="store_true", identity=False, help=text)
 
@@ -197,9 +200,16 @@ def add_forget_flags(parser: Parser) -> None:
 
 
 def source_of(args: argparse.Namespace) -> data.Source:
-    """The data set that the flags name."""
+    """The data set that the flags name. Raises UserError where --img-size says nothing to it."""
     name, thinned = args.dataset or "fashion-mnist", (args.subset, args.validation, args.img_size, args.test_subset)
+    check_side(name, args.img_size)
     return data.Source(name, args.data_dir, *thinned, args.quiet)
+
+
+def check_side(dataset: str, side: int) -> None:
+    """Raise UserError for a --img-size of images that have a side of their own. What is no data set `data.load` refuses."""
+    if side != SIDE and (dataset in NAMED_SETS or dataset.startswith("npz:")):
+        raise UserError(f"--img-size is of folder: and csv: images: it says nothing to {dataset}")
 
 
 def class_table(args: argparse.Namespace, shared: Shared) -> str:

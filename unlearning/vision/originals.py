@@ -34,7 +34,7 @@ Constants = tuple[list[float], list[float]]
 class Images:
     """What a network must fit: channels, side in pixels, class names, and constants for networks that don't know their own.
 
-    called: the data's name in messages.
+    called: the data's name in messages. of_files: True for pictures in files, whose side --img-size says.
     """
 
     channels: int
@@ -42,12 +42,14 @@ class Images:
     classes: tuple[str, ...]
     constants: Constants
     called: str
+    of_files: bool = False
 
     @classmethod
     def of(cls, dataset: data.Dataset) -> "Images":
         """Those of a data set."""
         shape, (mean, std) = dataset.train.images.shape, dataset.normalisation
-        return cls(shape[1], shape[-1], tuple(map(str, dataset.classes)), ([*mean], [*std]), f"this {dataset.tag}")
+        classes, called = tuple(map(str, dataset.classes)), f"this {dataset.tag}"
+        return cls(shape[1], shape[-1], classes, ([*mean], [*std]), called, dataset.files is not None)
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,8 @@ def _recognised(found: foreign.Found, told: Told, path: Path, images: Images) ->
         raise UserError(f"{path} has no state dict {told.entry!r}: leave --entry out")
     name = found.name or told.model or ""
     if found.size and found.size != images.side and not told.input_size:
-        way = f"--img-size {found.size}, or --input-size {found.size} to let the network resize them"
+        way = f"--img-size {found.size}, or " if images.of_files else ""
+        way += f"--input-size {found.size} to let the network resize them"
         raise UserError(f"{path} was trained on images of {found.size} pixels, these have {images.side}: give {way}")
     _check_classes(found, path, images)
     mean, std = told.constants or found.constants or models.constants_of(name, images.channels) or images.constants
