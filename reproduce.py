@@ -44,6 +44,7 @@ from unlearning.core.provenance import commit
 from unlearning.core.words import say
 from unlearning.evaluation.flags import add_scoring_flags
 from unlearning.experiments import plan as commands
+from unlearning.experiments import resolve
 from unlearning.experiments.methods import ALWAYS, METHODS, row_of
 from unlearning.experiments.request import DATASET, Request, Run, Table
 from unlearning.reports import folders, pages, results, tables
@@ -107,7 +108,7 @@ def make(table: Table, args: argparse.Namespace, command: str, shared: Any) -> P
     if request.seeds < table.fewest:
         raise UserError(f"{args.table} compares {table.fewest} networks of each kind or more: --seeds {table.fewest}")
     shared = shared or table.shared(request)
-    request = request.fitted(shared).resolved(shared)
+    request = resolve.resolved(resolve.fitted(request, shared), shared)
     plan = table.plan(request)
     for line in commands.notes(request):
         say(line)

@@ -20,6 +20,7 @@ from unlearning.core.flags import POSITIVE_INT, Parser, main
 from unlearning.core.provenance import device_name, provenance
 from unlearning.experiments.estimate import makespan, passes
 from unlearning.experiments.request import Request, Run
+from unlearning.experiments.resolve import resolved
 from unlearning.experiments.stages import dependencies, stages
 from unlearning.reports import results
 
@@ -56,7 +57,7 @@ def runs_of(flags: tuple[str, ...]) -> list[Run]:
     args = reproduce.parser().parse_args([*flags])
     request = Request.from_flags(args, reproduce.table_of(args.table))
     source = replace(request.source, subset=request.sizes.get("subset"))
-    return reproduce.table_of(args.table).plan(replace(request, source=source).resolved(None)).runs
+    return reproduce.table_of(args.table).plan(resolved(replace(request, source=source), None)).runs
 
 
 def planned(flags: tuple[str, ...], images: int, scored: int, machines: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import reproduce
 from tests.helpers import latest
 from unlearning.experiments.request import Request
+from unlearning.experiments.resolve import resolved
 
 SMALL = {"subset": 300, "test": 100, "pretrain": {"resnet8": 2}, "epochs": [1]}
 
@@ -24,7 +25,7 @@ def request_of(*arguments, data_of=None):
     request = Request.from_flags(args, reproduce.table_of(args.table))
     sizes = request.sizes.get("subset"), request.sizes.get("test")
     source = dataclasses.replace(request.source, subset=sizes[0], test_subset=sizes[1])
-    return dataclasses.replace(request, source=source).resolved(data_of)  # numbers of the named data sets need no data
+    return resolved(dataclasses.replace(request, source=source), data_of)  # numbers of the named data sets need no data
 
 
 def planned(*arguments):

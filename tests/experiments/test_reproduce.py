@@ -26,6 +26,7 @@ from unlearning.experiments import prunelora
 from unlearning.experiments.methods import ADDED, ALWAYS, METHODS, row_of
 from unlearning.experiments.plan import check_nothing_is_lost, command
 from unlearning.experiments.request import Request
+from unlearning.experiments.resolve import resolved
 from unlearning.reports import folders, results
 from unlearning.vision.shared import Shared
 
@@ -556,7 +557,7 @@ def test_rows_from_an_original_that_has_forgotten_something_are_not_lost(tmp_pat
         args = reproduce.parser().parse_args([table, "--dataset", "digits", "--original", "net.pth", "--seeds", "1", *flags])
         request = Request.from_flags(args, reproduce.table_of(table))
         source = replace(request.source, subset=200, test_subset=50)
-        return replace(request, source=source).resolved(shared)
+        return resolved(replace(request, source=source), shared)
 
     made_by = {"table": "t", "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}}
     request = asked("--methods", "lora")

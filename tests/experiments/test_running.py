@@ -14,6 +14,7 @@ from unlearning.core.files import sha256
 from unlearning.experiments import prunelora
 from unlearning.experiments.methods import rows_of
 from unlearning.experiments.plan import chosen
+from unlearning.experiments.resolve import fitted
 from unlearning.experiments.running import Taken, carry_out, run_all
 from unlearning.vision import shipped
 from unlearning.vision.shared import Shared
@@ -90,7 +91,7 @@ def test_a_dry_run_prints_the_commands_in_their_order_and_makes_nothing(tmp_path
     [((), "6000"), (("--subset", "12001"), "6000"), (("--subset", "12000"), None), (("--dataset", "digits"), None)],
 )
 def test_the_first_preset_learns_from_a_part_of_what_is_large(size, part):
-    request = request_of("prunelora", "--preset", "first", "--methods", "finetune", "bias", *size).fitted(Shared())
+    request = fitted(request_of("prunelora", "--preset", "first", "--methods", "finetune", "bias", *size), Shared())
     flags = dict(reproduce.table_of("prunelora").plan(request).runs)
     found = flags["finetune"]
     assert found[found.index("--retain-subset") + 1] == part if part else "--retain-subset" not in found
@@ -102,7 +103,7 @@ def test_the_first_preset_leaves_rows_out_that_its_methods_may_name():
 
     def rows(*arguments):
         request = request_of(*arguments, "--preset", "first")
-        return chosen(request.fitted(Shared()))
+        return chosen(fitted(request, Shared()))
 
     left = set(rows("prunelora", "--methods", *rows_of("prunelora"))) - set(rows("prunelora"))
     assert left == {*prunelora.PRESETS["first"]["without"]} and len(left) == 11
@@ -125,7 +126,7 @@ def test_sizes_are_changed_by_flags_and_named(preset):
 def test_methods_learn_from_a_part_that_a_flag_names(table):
     """Of data that a preset's own number would leave whole too; networks trained from scratch learn from all."""
     flags = ("--preset", "first", "--dataset", "digits", "--retain-subset", "700", "--images", "50", "--methods", "lora")
-    request = request_of(table, *flags, data_of=Shared()).fitted(Shared())
+    request = fitted(request_of(table, *flags, data_of=Shared()), Shared())
     runs = reproduce.table_of(table).plan(request).runs
     part = {script: dict(itertools.pairwise(arguments)).get("--retain-subset") for script, arguments in runs}
     assert part == {"pretrain": None, "retrain": None, "lora": "700"}

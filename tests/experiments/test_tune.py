@@ -17,6 +17,7 @@ from unlearning.core.flags import PerModel
 from unlearning.experiments import tune
 from unlearning.experiments.methods import ALWAYS, BUDGET, METHODS, TUNED, rows_of
 from unlearning.experiments.request import Request
+from unlearning.experiments.resolve import fitted, resolved
 from unlearning.images import forgetting
 from unlearning.reports import results
 from unlearning.vision.shared import Shared
@@ -83,7 +84,7 @@ def test_a_tuning_may_forget_images_of_ones_own_choice(tmp_path, monkeypatch):
     flags = ("--dataset", "digits", "--model", "resnet8", "--seeds", "1", "--forget-file", "list.txt")
     for only in ((), ("--only", "images")):
         shared, args = Shared(), reproduce.parser().parse_args(["tune", *flags, *only])
-        request = Request.from_flags(args, tune.TABLE).fitted(shared).resolved(shared)
+        request = resolved(fitted(Request.from_flags(args, tune.TABLE), shared), shared)
         runs = tune.TABLE.plan(request).runs
         named = [dict(itertools.pairwise(arguments)) for script, arguments in runs if script == "finetune"]
         named = [given for given in named if "--forget-file" in given]

@@ -1,13 +1,10 @@
 """What the user asks of reproduce.py, and what a table is made of."""
 
 import argparse
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import data
 import models
@@ -20,10 +17,9 @@ from unlearning.evaluation.unfinished import Unfinished
 from unlearning.experiments.choice import Tuned
 from unlearning.experiments.methods import ADDED, FORGETS, FROM_ORIGINALS, OF_IMAGES, TUNED, key_of
 from unlearning.images import classes, forgetting
-from unlearning.images.named import NAMED_SETS
 from unlearning.networks.own import OwnNetwork
 from unlearning.vision.flags import check_side
-from unlearning.vision.originals import Told, checkpoint_in, network_in
+from unlearning.vision.originals import Told, network_in
 from unlearning.vision.shared import Shared
 
 DATASET = "fashion-mnist"  # of a preset that names none
@@ -236,121 +232,6 @@ class Request:
         data_dir = self.source.data_dir
         found = Scoring(compute, self.weights, data_dir, self.attack, self.every_attack, told=self.told, kept=self.kept)
         return replace(found, recovery=self.recovery, images=self.sizes.get("images"))
-
-    def fitted(self, shared: Shared) -> "Request":
-        """The same with as many images as the preset wants, where the data set has more. Methods learn from all that stay
-        where it has at most twice as many as the preset has them learn from. Raises UserError where --subset names more."""
-        wanted = {"train": self.sizes.get("subset"), "test": self.sizes.get("test")}
-        if not any((*wanted.values(), retain := self.sizes.get(RETAIN))):
-            return self
-        known = NAMED_SETS.get(self.source.dataset)
-        there = known.sizes if known else tuple(len(getattr(shared.load(self.source), split)) for split in wanted)
-        if (self.asked_subset or 0) > there[0]:
-            raise UserError(f"--subset {self.asked_subset}: {self.source.dataset} has {there[0]:,} training images")
-        subset, test = (n if n and n < count else None for count, n in zip(there, wanted.values(), strict=True))
-        few = retain and not self.asked_retain and (subset or there[0]) <= 2 * retain
-        sizes = {key: value for key, value in self.sizes.items() if not (few and key == RETAIN)}
-        return replace(self, source=replace(self.source, subset=subset, test_subset=test), sizes=sizes)
-
-    def resolved(self, shared: Any) -> "Request":
-        """The same with the numbers of the classes to forget, and what the images to forget are called. Raises UserError for
-        a class or an image that there isn't, and where none, all, or the same twice would be forgotten, before anything is
-        trained.
-
-        shared: what `Table.shared` makes. The data are read only where names, a folder's classes or images are asked for.
-        """
-        found = self._with_classes(shared)
-        found = found._with_earlier(shared)
-        if self.asked_retain:
-            found._check_retained(self.asked_retain, shared.load(self.source))
-        found._check_scored(shared)
-        if not self.images:
-            self._check_share(shared)
-            return found
-        dataset = shared.load(self.source)
-        forgotten = dataset.forgotten(self.images)
-        tag = forgetting.whole_tag(dataset.train, forgotten.positions) or forgotten.tag
-        if "class" in self.kinds and "images" in self.kinds and tag == forgetting.tag_of_classes(found.forget_classes):
-            what = f"{self.images.file or 'the images'} are {dataset.in_words(forgotten.positions, tag)}"
-            raise UserError(f"{what}, which is forgotten besides: --only class, or another --forget-class")
-        return replace(found, images_tag=tag)
-
-    def _check_share(self, shared: Any) -> None:
-        """Raise UserError where --share is of none, or of all, of the training images."""
-        known = NAMED_SETS.get(self.source.dataset)
-        if "images" not in self.kinds or self.share == 0.1:
-            return
-        count = self.source.subset or (known.sizes[0] if known else len(shared.load(self.source).train))
-        if (some := round(self.share * count)) in (0, count):
-            raise UserError(
-                f"--share {self.share:g}: that is {some:,} of {count:,} training images; some are needed, not all"
-            )
-
-    def _forgets(self, dataset: data.Dataset) -> list[torch.Tensor]:
-        """The forget sets of the table's kinds, int64 positions each; of a sequence what is forgotten at its end."""
-        images = self.images or forgetting.ForgetRequest(share=self.share)
-        asked = {"class": forgetting.ForgetRequest(classes=self.forget_classes), "images": images}
-        return [dataset.forgotten(asked[kind]).positions for kind in self.kinds]
-
-    def _check_retained(self, count: int, dataset: data.Dataset) -> None:
-        """Raise UserError where so many of the images that stay can't be had."""
-        for forget in self._forgets(dataset):
-            dataset.retained(forget, count)
-
-    def _check_scored(self, shared: Any) -> None:
-        """Raise UserError where --images, or the preset on a user's own data, would score too few images: after all of the
-        training that would be said otherwise."""
-        count = self.asked_images or (data.is_own(self.source.dataset) and self.sizes.get("images"))
-        if not count:
-            return
-        from unlearning.evaluation.forget_sets import sample  # slow libraries
-
-        dataset = shared.load(self.source)
-        if count < len(dataset.train):
-            sample(dataset.train, self._forgets(dataset), count)
-
-    def _with_earlier(self, shared: Any) -> "Request":
-        """`resolved`, with what rows are called whose original has forgotten something before: all of that and what is asked
-        for, and the original's own row. Raises UserError where a Retrain would be of another forget set, and for a sequence,
-        whose requests are counted."""
-        tags: dict[str, None] = {}
-        retrained = self.source.validation or "retrain" in (self.methods or ())
-        for path in self.originals.values():
-            content = checkpoint_in(path) if path.exists() else None
-            if not content or not len(before := content["forget"]):
-                continue
-            if self.table == "sequence":
-                what = f"--original {path} has forgotten {content['forget_tag']}"
-                raise UserError(f"{what}: a sequence starts from what has forgotten nothing")
-            dataset = shared.load(self.source)
-            if content["data"]["fingerprint"] != dataset.fingerprint:  # which the first run refuses
-                continue
-            tags[forgetting.whole_tag(dataset.train, before) or content["forget_tag"]] = None
-            for forget in self._forgets(dataset):
-                both = torch.cat([before, forget]).unique()
-                if retrained and len(both) > len(forget):
-                    what = f"--original {path} has forgotten {content['forget_tag']}, which Retrain would be trained on"
-                    raise UserError(f"{what}: forget that as well, or leave retrain out of --methods")
-                tags[forgetting.tag_of(dataset.train, both)] = None
-        return replace(self, further_tags=tuple(tags))
-
-    def _with_classes(self, shared: Any) -> "Request":
-        """`resolved`, of the classes alone."""
-        if "class" not in self.kinds:
-            return self
-        known, words = NAMED_SETS.get(self.source.dataset), self.class_words
-        if known and all(
-            re.fullmatch(r"(id:)?-?\d+(,(id:)?-?\d+)*", word, re.ASCII) for word in words
-        ):  # a number is no name there
-            names, there = tuple(map(str, range(known.classes))), list(range(known.classes))
-            found, class_names = classes.class_numbers(words, names, there, "--forget-class"), self.class_names
-        else:
-            dataset = shared.load(self.source)
-            there, class_names = dataset.train.labels.unique().tolist(), dataset.classes
-            found = classes.class_numbers(words, dataset.classes, there, "--forget-class")
-        if len(set(found)) == len(there):
-            raise UserError(f"--forget-class: these are all of the {len(there)} classes: none would be left to retain")
-        return replace(self, forget_classes=tuple(found), class_names=class_names)
 
     def about(self, table: str) -> str:
         """What the table shows, in a sentence. table: the same with what it forgets unless images are named or counted."""
