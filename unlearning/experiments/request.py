@@ -105,8 +105,6 @@ class Request:
             given["precision"] = args.precision
         if originals:
             given["original"] = [path.stem for path in originals.values()]
-        if args.tuned and args.table not in TUNED:
-            raise UserError(f"{args.table} has no --tuned; {', '.join(TUNED)} have")
         if args.tuned:
             given["tuned"] = ""
         dataset = args.dataset or sizes.get("dataset", DATASET)
@@ -148,7 +146,9 @@ class Request:
 
     def _check_kinds(self, args: argparse.Namespace) -> None:
         """Raise UserError for --share and --forget-class where nothing of that kind is forgotten, and for several --epochs
-        where rows have one number of them, and for --add."""
+        where rows have one number of them; for --tuned and --add of a table that hasn't got them."""
+        if args.tuned and args.table not in TUNED:
+            raise UserError(f"{args.table} has no --tuned; {', '.join(TUNED)} have")
         if args.add and args.table not in ADDED:
             raise UserError(f"{args.table} has no --add; {', '.join(ADDED)} have")
         if args.add and args.overwrite:
