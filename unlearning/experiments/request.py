@@ -133,7 +133,7 @@ class Request:
             results=args.results,
             overwrite=args.overwrite,
             add=args.add,
-            tuned=Tuned.read(args.tuned) if args.tuned else None,
+            tuned=_tuned(args),
             asked_dataset=args.dataset,
             asked_epochs=tuple(args.epochs or ()),
             asked_retain=args.retain_subset,
@@ -146,9 +146,7 @@ class Request:
 
     def _check_kinds(self, args: argparse.Namespace) -> None:
         """Raise UserError for --share and --forget-class where nothing of that kind is forgotten, and for several --epochs
-        where rows have one number of them; for --tuned and --add of a table that hasn't got them."""
-        if args.tuned and args.table not in TUNED:
-            raise UserError(f"{args.table} has no --tuned; {', '.join(TUNED)} have")
+        where rows have one number of them, and for --add of a table that hasn't got it."""
         if args.add and args.table not in ADDED:
             raise UserError(f"{args.table} has no --add; {', '.join(ADDED)} have")
         if args.add and args.overwrite:
@@ -249,6 +247,13 @@ class Request:
         dataset = shared.load(self.source)
         forget = forgetting.ForgetRequest(classes=self.forget_classes).resolve(dataset.train, dataset.whole).positions
         return forgetting.by_class(dataset.train.labels, dataset.classes, forget, "forgets the private ones of")
+
+
+def _tuned(args: argparse.Namespace) -> Tuned | None:
+    """The tuning of --tuned. Raises UserError where a table has none, or none is there."""
+    if args.tuned and args.table not in TUNED:
+        raise UserError(f"{args.table} has no --tuned; {', '.join(TUNED)} have")
+    return Tuned.read(args.tuned) if args.tuned else None
 
 
 def _images(args: argparse.Namespace) -> forgetting.ForgetRequest | None:
