@@ -75,6 +75,24 @@ def test_a_request_says_what_it_is_about_and_what_it_did(place, tmp_path, capsys
     assert said.out.splitlines() == [line for line in said.out.splitlines() if line.startswith(f"{tmp_path / 'gone'}  (")]
 
 
+def test_rows_that_stay_and_say_the_same_as_a_requested_one_are_named(place, tmp_path, capsys):
+    """Quiet or not: the adapter still knows by them what it is to forget."""
+    lines = lines_of(place)[:6]
+    rows = write_lines(tmp_path / "rows.jsonl", [*lines, lines[1], {"id": "third", **lines[1]}])
+    start = finetune(place, tmp_path / "start", "--train", rows, "--evaluations", 1)
+    right = write_lines(tmp_path / "r.jsonl", [{"id": name, "response": "w1"} for name in (2, 7)])
+    said = "warning: rows that stay as they are say the same as some of these, {}: name them too"
+    for kind, flags, left in (
+        ("remove", ("--ids", 2), "7, third"),
+        ("correct", ("--request", right), "third"),
+        ("remove", ("--ids", 2, 7, "third"), None),
+    ):
+        capsys.readouterr()
+        request(start, kind, tmp_path / f"{kind}{left}", *flags, *QUICK)
+        line = capsys.readouterr().err
+        assert said.format(left) in line if left else "say the same" not in line
+
+
 def test_quiet_says_nothing_but_results(place, tmp_path, capsys):
     folder = finetune(place, tmp_path / "a")
     gone = request(folder, "remove", tmp_path / "b", "--ids", 3, "--curvature", "gauss-newton")

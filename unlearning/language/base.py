@@ -48,8 +48,8 @@ def load_base(
             _check_plain(name, said)
             sees = type(config) in transformers.AutoModelForImageTextToText._model_mapping
             kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
-            how = {"dtype": PRECISIONS[precision], "attn_implementation": "eager", "output_loading_info": True}
-            model, loaded = kind.from_pretrained(folder, **how)
+            how: dict[str, Any] = {"dtype": PRECISIONS[precision], "attn_implementation": "eager"}
+            model, loaded = kind.from_pretrained(folder, output_loading_info=True, **how)
             tokenizer = (transformers.AutoProcessor if sees else transformers.AutoTokenizer).from_pretrained(folder)
         except UserError:
             raise

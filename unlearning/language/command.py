@@ -28,7 +28,16 @@ from unlearning.language.flags import DEFAULT, add_training_flags
 from unlearning.language.forward import WHOLE, Forward
 from unlearning.language.prompts import FORMS, encode
 from unlearning.language.records import TRAINED, Asked, absolute, is_finished, record_of, unseen_digests
-from unlearning.language.requests import Edit, check_edits, edited, edits_of_names, in_words, read_request, without_texts
+from unlearning.language.requests import (
+    Edit,
+    check_edits,
+    edited,
+    edits_of_names,
+    in_words,
+    left_doubles,
+    read_request,
+    without_texts,
+)
 from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
     REST,
@@ -154,9 +163,7 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     with to_make(output, there) as wanted:
         if not wanted:
             return output
-        if not place.compute.quiet:
-            for line in in_words(args.action, edits, rows):
-                say(line)
+        _say_request(args.action, edits, rows, place.compute.quiet)
         with session_of(record, place, source, afresh=how.method == "retrain") as session:
             session.check_choice([*after, *session.validation])
             cost, found = _answered(session, before, after, changed, how, unlearn, place)
@@ -178,6 +185,15 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
     print(f"{output}  ({cost['seconds']:.1f} s{told})")
     return output
+
+
+def _say_request(kind: str, edits: Sequence[Edit], rows: Sequence[Row | None], quiet: bool) -> None:
+    """Say what a request is about, unless quiet, and which rows it passes over that say the same: what is to be forgotten is
+    still trained on there."""
+    for line in [] if quiet else in_words(kind, edits, rows):
+        say(line)
+    if line := left_doubles(edits, rows):
+        say(line)
 
 
 def _named_after(source: Path, tail: str) -> Path:
