@@ -29,6 +29,16 @@ from unlearning.core.files import (
 )
 
 
+def test_of_a_link_to_a_folder_the_link_is_replaced_and_nothing_stays_aside(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.txt").write_text("old", encoding="utf-8")
+    (tmp_path / "mine").symlink_to(tmp_path / "far")
+    with replacing(tmp_path / "mine") as part:
+        part.mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "mine"] and not (tmp_path / "mine").is_symlink()
+    assert (tmp_path / "far" / "a.txt").exists()
+
+
 def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch):
     """Also where the last of the two renames fails, or the writing itself."""
     folder = tmp_path / "mine"

@@ -10,7 +10,7 @@ import lmeraser
 import models
 from baselines import sisa
 from tests.exact.test_system import DIGITS, full, learned, private, random_backbone, same, sized, train
-from tests.helpers import FP32, Altered, call, one_line, rows_of
+from tests.helpers import FP32, Altered, call, files, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import read_torch, write_torch
 from unlearning.exact import learners, learning, ridge
@@ -44,6 +44,29 @@ def started(folder):
 def delete(script, folder, *ids):
     call(script, "delete", folder, "--quiet", "--ids", *full(list(ids)))
     return read_system(folder)["ledger"][-1]
+
+
+def test_a_system_that_is_to_have_deleted_images_again_says_so(backbone, closed, tmp_path, capsys):
+    """Once, before it is trained; those that it leaves out from the start aren't among them."""
+    folder = shutil.copytree(closed, tmp_path / "system")
+    gone = private(folder, 2)
+    delete(lmeraser, folder, *gone)
+    for without, count in ((gone[:1], 1), ([], 0)):
+        capsys.readouterr()
+        ids = ("--ids", *full(without)) if without else ()
+        train(lmeraser, backbone, folder, *RIDGE, "--nearest", 3, "--overwrite", *ids)
+        said = f"warning: the new system has {count:,} images again that have been deleted from {folder}"
+        assert capsys.readouterr().err.count(said) == bool(count)
+
+
+@pytest.mark.parametrize("place", ["folder:elsewhere", "fashion-mnist"])
+def test_a_place_that_says_nothing_to_a_systems_images_is_refused(closed, tmp_path, capsys, place):
+    folder = shutil.copytree(closed, tmp_path / "system")
+    before = files(folder)
+    ids = full(private(folder, 1))
+    code, line = one_line(lmeraser, capsys, "delete", folder, "--ids", *ids, "--dataset", place)
+    assert code == 2 and f"--dataset {place}: {folder} is of digits" in line and files(folder) == before
+    call(lmeraser, "delete", folder, "--ids", *ids, "--dataset", "digits", "--quiet")  # as it says itself
 
 
 @pytest.mark.parametrize(("script", "flags"), KINDS, ids=str)

@@ -1,9 +1,11 @@
 """Bases: one out of a package is there whole or not at all, what is none is one line, and bars are as they were."""
 
 import hashlib
+import json
 import shutil
 from functools import partial
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 import llmeraser
 from tests.helpers import files, one_line, while_waiting
+from tests.language.conftest import save_base
 from unlearning.core.errors import UserError
 from unlearning.language import base
 from unlearning.language.base import base_fingerprint, load_base
@@ -51,6 +54,43 @@ def test_a_base_out_of_a_package_is_there_whole_or_not_at_all(place, tmp_path, m
     assert list(tmp_path.iterdir()) == [folder]
     whole = load_file(folder / "model.safetensors")
     assert all(torch.equal(value, quantised.state_dict()[name]) for name, value in whole.items())
+
+
+def test_a_base_without_its_output_layer_is_refused(tmp_path):
+    """transformers draws it at random, each time anew, with no more than a warning; a layer that is tied to embeddings, or a
+    constant that is made again, isn't missing."""
+    whole = save_base(tmp_path / "whole")
+    transformers.AutoModel.from_pretrained(whole).save_pretrained(whole)
+    with pytest.raises(UserError, match=f"--base {whole} is no whole language model: it lacks lm_head.weight"):
+        load_base(str(whole), tmp_path)
+    for config in (transformers.GPT2Config, transformers.Gemma3TextConfig, transformers.GPTNeoXConfig):
+        small = {
+            "vocab_size": 19,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "intermediate_size": 8,
+        }
+        tied = save_base(
+            tmp_path / config.model_type, config=config(**small, head_dim=8, num_key_value_heads=1, bos_token_id=1)
+        )
+        assert load_base(str(tied), tmp_path)
+
+
+def test_a_quantised_base_of_the_hub_is_refused_by_name(tmp_path, monkeypatch):
+    """One that the Hub's library has fetched before, so that nothing is asked for now."""
+    place, commit = tmp_path / "models--me--small", "0" * 40
+    folder = save_base(place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit, encoding="utf-8")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    load_base("me/small", tmp_path)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    quantised = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
+    (folder / "config.json").write_text(json.dumps(config | quantised), encoding="utf-8")
+    with pytest.raises(UserError, match=r"--base me/small is quantised \(fbgemm_fp8\)"):
+        load_base("me/small", tmp_path)
 
 
 def test_of_two_commands_that_begin_at_once_one_dequantises(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,18 @@ from safetensors.torch import load_file, save_file
 
 import llmeraser
 from tests.helpers import call, files, full_disk, latest, one_line, shell
-from tests.language.conftest import finetune, foreign, parameters, record_of, request, session, where, write_lines
+from tests.language.conftest import (
+    VOCABULARY,
+    finetune,
+    foreign,
+    parameters,
+    record_of,
+    request,
+    save_base,
+    session,
+    where,
+    write_lines,
+)
 from tests.storm import malformed
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.flags import Parser, typed_command
@@ -62,6 +73,24 @@ def test_a_request_says_what_it_is_about_and_what_it_did(place, tmp_path, capsys
     asked, unseen = (f"{before} -> {after}" for before, after in (losses[:2], losses[2:]))
     assert lines[-1].startswith(f"loss on these rows as they were {asked}, on unseen rows {unseen}")
     assert said.out.splitlines() == [line for line in said.out.splitlines() if line.startswith(f"{tmp_path / 'gone'}  (")]
+
+
+def test_rows_that_stay_and_say_the_same_as_a_requested_one_are_named(place, tmp_path, capsys):
+    """Quiet or not: the adapter still knows by them what it is to forget."""
+    lines = lines_of(place)[:6]
+    rows = write_lines(tmp_path / "rows.jsonl", [*lines, lines[1], {"id": "third", **lines[1]}])
+    start = finetune(place, tmp_path / "start", "--train", rows, "--evaluations", 1)
+    right = write_lines(tmp_path / "r.jsonl", [{"id": name, "response": "w1"} for name in (2, 7)])
+    said = "warning: rows that stay as they are say the same as some of these, {}: name them too"
+    for kind, flags, left in (
+        ("remove", ("--ids", 2), "7, third"),
+        ("correct", ("--request", right), "third"),
+        ("remove", ("--ids", 2, 7, "third"), None),
+    ):
+        capsys.readouterr()
+        request(start, kind, tmp_path / f"{kind}{left}", *flags, *QUICK)
+        line = capsys.readouterr().err
+        assert said.format(left) in line if left else "say the same" not in line
 
 
 def test_quiet_says_nothing_but_results(place, tmp_path, capsys):
@@ -369,13 +398,15 @@ def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
     before = files(tmp_path)
     trained = {"--rank": 4, "--alpha": 4, "--blocks": 2, "--decay": 0.1, "--seed": 1, "--evaluations": 3, "--loss": "choice"}
     trained |= {"--base": place / "other", "--targets": "up_proj", "--train": place / "train.jsonl", "--prompt": "alpaca"}
-    trained |= {"--precision": "bf16", "--optimizer": "adamw"}
+    trained |= {"--precision": "bf16"}
     steps = {"--epochs": 4, "--lr": 0.1, "--batch-size": 3}
     rest = {"--validation", "--test", "--task"}
-    assert trained.keys() | steps.keys() | rest == flags_of(flags_module.add_training_flags)
+    assert trained.keys() | steps.keys() | rest | {"--optimizer"} == flags_of(flags_module.add_training_flags)
     for flag, value in trained.items():
         assert "other settings" in refused(capsys, *tune, flag, value) and files(tmp_path) == before, flag
-    adamw = (*tune, "--optimizer", "adamw", "--output", tmp_path / "steps")
+    adamw = (*tune, "--evaluations", 100, "--optimizer", "adamw")
+    assert "other settings" in refused(capsys, *adamw)
+    adamw += ("--output", tmp_path / "steps")
     call(llmeraser, *adamw)
     for flag, value in steps.items():
         assert "other settings" in refused(capsys, *adamw, flag, value), flag
@@ -386,6 +417,31 @@ def test_each_flag_of_a_training_makes_another_adapter(place, tmp_path, capsys):
     assert {name: one for name, one in files(tmp_path).items() if name.startswith("adapter/")} == {
         name: one for name, one in before.items() if name.startswith("adapter/")
     }
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "flag", "way"),
+    [("lbfgs", "--epochs", "adamw"), ("lbfgs", "--lr", "adamw"), ("lbfgs", "--batch-size", "adamw"),
+     ("adamw", "--evaluations", "lbfgs")],
+)  # fmt: skip
+def test_a_flag_that_says_nothing_to_the_optimizer_is_refused(tmp_path, capsys, optimizer, flag, way):
+    """Before any file of rows is read."""
+    flags = ("--train", tmp_path / "none.jsonl", "--optimizer", optimizer, flag, 7, "--weights", tmp_path)
+    line = refused(capsys, "finetune", *flags)
+    assert f"{flag} has no effect on --optimizer {optimizer}: leave it out, or give --optimizer {way}" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_that_the_base_doesnt_know_are_one_line(tmp_path, capsys):
+    """Of a tokenizer to which one was added, and not to the base's embeddings."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    few = transformers.LlamaConfig(eos_token_id=1, vocab_size=len(VOCABULARY) - 1, **small)
+    base = save_base(tmp_path / "base", config=few)
+    lines = [{"query": "film w1", "response": "red"}, {"query": "film w2", "response": "dark blue"}]
+    flags = ("--base", base, "--train", write_lines(tmp_path / "rows.jsonl", lines), "--weights", tmp_path / "w")
+    line = refused(capsys, "finetune", *flags, "--output", tmp_path / "adapter")
+    assert "1 of 2 rows have tokens that the base, which knows 18, has no embeddings of" in line and line.endswith("(2)")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_checkpointing_is_a_circumstance(place, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The short way through a model gives what the whole model gives, on every family; its kept states are used, and checked."""
 
 import itertools
+import shutil
 import warnings
 
 import pytest
@@ -13,7 +14,7 @@ import llmeraser
 from tests.helpers import call, killed_at, one_line
 from tests.language.conftest import finetune, losses_of, save_base, session
 from unlearning.core.errors import UserError
-from unlearning.core.files import write_torch
+from unlearning.core.files import PART, write_torch
 from unlearning.language import batches, forward, influence
 from unlearning.language import session as session_module
 from unlearning.language.adapters import linear_layers
@@ -464,6 +465,18 @@ def test_a_row_is_forgotten_whatever_its_tokens_were_and_in_the_files_beside(tmp
     assert all(read_states(store).keys() == left for store in stores)
     said = capsys.readouterr().err
     assert "what it may keep of removed rows stays in" in said and "damaged.pth" in said and len(said.splitlines()) == 1
+
+
+def test_what_a_killed_process_was_writing_beside_is_gone_with_a_removed_row(tmp_path):
+    """Of a file that is there, and of one that it was writing for the first time."""
+    peft_model, store = adapted(model_of("llama", 3), "q_proj", layers=(2,)), tmp_path / "kept.pth"
+    stored(peft_model, store).keep(ROWS)
+    for other in ("first.pth", "again.pth"):
+        shutil.copy(store, tmp_path / f".{other}.{2**22 + 1}.{PART}")
+    shutil.copy(store, tmp_path / "again.pth")
+    stored(peft_model, store).forget(ROWS[:1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.pth", "kept.pth"]
+    assert all(read_states(file).keys() == {row.key for row in ROWS[1:]} for file in tmp_path.iterdir())
 
 
 def test_what_an_earlier_version_kept_is_known_by_its_tokens(tmp_path):

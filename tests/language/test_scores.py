@@ -11,9 +11,9 @@ import llmeraser
 from tests.helpers import call, one_line
 from tests.language.conftest import COLOURS, finetune, foreign, losses_of, request, session, where, write_lines
 from unlearning.core.errors import UserError
-from unlearning.language import generation, influence, scores
+from unlearning.language import forward, generation, influence, scores
 from unlearning.language.adapters import read_record
-from unlearning.language.rows import Row
+from unlearning.language.rows import Row, digest
 
 
 def test_damage_undone_is_nothing_at_corrupted_and_all_at_retrain():
@@ -32,6 +32,8 @@ def test_distances_are_from_retrain_and_cosines_between_steps_from_corrupted():
     assert scored[0] == pytest.approx({"js": 0, "distance": 2 / 4, "cosine": 4 / 20**0.5})
     scores.compare(corrupted, corrupted, retrained)
     assert corrupted[0]["distance"] == 1 and corrupted[0]["cosine"] == {"missing": "no step", "cell": "–"}
+    scores.compare(scored, corrupted, corrupted)  # a Retrain that took no step
+    assert "Retrain is where" in scored[0]["distance"]["missing"] and scored[0]["cosine"]["missing"] == "no step"
     other = ({}, retrained[1], -logits, none)
     scores.compare(other, corrupted, retrained)
     assert other[0]["js"] > 0.1 and (other[0]["distance"], other[0]["cosine"]) == pytest.approx((0, 1))
@@ -301,6 +303,30 @@ def test_a_row_that_was_changed_and_then_removed_is_not_scored_as_it_first_was(p
     second = request(first, "remove", tmp_path / "b", "--ids", 3, 4, "--method", "noadapter")
     assert [row.name for row in scores.asked_rows(read_record(second), where(tmp_path))] == ["4"]
     assert "changed by an earlier request, to what isn't kept: 3" in capsys.readouterr().err
+
+
+def test_scoring_leaves_nothing_of_rows_that_any_of_the_adapters_stands_without(place, tmp_path):
+    """Others beside it still have them, and read them: those of another removal, of an earlier request, and what one was
+    after it was corrected. Of so few rows each session reads all."""
+    lines = (place / "train.jsonl").read_text(encoding="utf-8").splitlines()[:4]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    start = finetune(place, tmp_path / "start", "--train", tmp_path / "rows.jsonl", "--evaluations", 1)
+    right = write_lines(tmp_path / "r.jsonl", [{"id": 1, "response": "w1"}])
+    now = ("--method", "noadapter")
+    corrected = request(start, "correct", tmp_path / "corrected", "--request", right, *now)
+    first = request(corrected, "remove", tmp_path / "first", "--ids", 1, *now)
+    second = request(first, "remove", tmp_path / "second", "--ids", 2, *now)
+    other = request(start, "remove", tmp_path / "other", "--ids", 3, *now)
+    rows = where(tmp_path).rows(tmp_path / "rows.jsonl", "--train")
+    versions = {digest(row): row.name for row in (*rows, replace(rows[0], response="w1"))}
+
+    def kept():
+        names = {name.partition("-")[2] for file in (tmp_path / "frozen").iterdir() for name in forward._read(file)}
+        return sorted(versions[name] for name in names & versions.keys())
+
+    for adapters, left in (((start, second), "34"), ((corrected, second), "34"), ((first, other), "24")):
+        call(llmeraser, "evaluate", *adapters, "--weights", tmp_path, "--quiet", "--generate", 1)
+        assert "".join(kept()) == left, adapters
 
 
 def test_where_test_rows_have_one_answer_there_is_no_auc():

@@ -390,7 +390,7 @@ def remove_whole(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():  # of a link the link alone
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):  # of a place that can't be written, which has been said

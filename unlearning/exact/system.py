@@ -103,6 +103,7 @@ def train_system(new: NewSystem, split: Split, shared: Shared) -> Path:
         if _is_there(folder, state, new.overwrite):  # another process may have made it meanwhile
             return _said_there(folder)
         staged.expect(place)  # nothing that comes while it is trained is replaced
+        _say_back(folder, state)
         if len(without):
             twins = dataset.left_twins(without) if new.request.names else []
             _say(asked, in_words(dataset, private, without, "leaves out"), new.work.compute.quiet, twins)
@@ -132,6 +133,16 @@ def _clear_up(folder: Path) -> None:
         with locked(place):
             if (place / SYSTEM).exists():
                 storage.sweep(place, read_system(folder))
+
+
+def _say_back(folder: Path, state: dict[str, Any]) -> None:
+    """Warn where a system is to be replaced, from which images have been deleted that the new one has again."""
+    old = read_system(folder) if (folder / SYSTEM).exists() else None
+    if old is None or made_from(old)["data"] != made_from(state)["data"]:
+        return
+    if count := len(set(_deleted_since(old)) - set(state["deleted"].tolist())):
+        way = "leave them out with --ids, --ids-file or --class"
+        say(f"warning: the new system has {count:,} images again that have been deleted from {folder}: {way}")
 
 
 def _said_there(folder: Path) -> Path:
@@ -166,7 +177,7 @@ def delete_images(
     with _held(folder, method) as state:
         settings = Settings(state["config"])
         work = Work(settings, replace(compute, precision=settings.precision), jobs)
-        dataset = shared.load(data.Source.of(state["data"], data_dir, compute.quiet).at(place))
+        dataset = shared.load(_moved(data.Source.of(state["data"], data_dir, compute.quiet), place, folder))
         data.check_same(folder, state["data"], dataset)
         if len(state["part"]) != len(dataset.train):
             raise UserError(f"{folder} has parts of {len(state['part'])} images, not of {len(dataset.train)}: it is damaged")
@@ -214,6 +225,14 @@ def _held(folder: Path, method: str) -> Iterator[dict[str, Any]]:
             raise UserError(f"{folder} is a system of {maker}: delete from it with that script, not with {method}")
         storage.sweep(place, state)
         yield state
+
+
+def _moved(source: data.Source, place: str | None, folder: Path) -> data.Source:
+    """The data of the system in `folder` where they lie by now. Raises UserError for a place that says nothing to them."""
+    if place and place != source.dataset and not (data.is_own(place) and data.is_own(source.dataset)):
+        way = "it says where a folder, a table or an archive of your own lies by now"
+        raise UserError(f"--dataset {place}: {folder} is of {source.dataset}; {way}")
+    return source.at(place)
 
 
 def _take_out(

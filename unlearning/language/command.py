@@ -27,8 +27,17 @@ from unlearning.language.controls import CONTROLS
 from unlearning.language.flags import DEFAULT, add_training_flags
 from unlearning.language.forward import WHOLE, Forward
 from unlearning.language.prompts import FORMS, encode
-from unlearning.language.records import Asked, absolute, is_finished, record_of, unseen_digests
-from unlearning.language.requests import Edit, check_edits, edited, edits_of_names, in_words, read_request, without_texts
+from unlearning.language.records import TRAINED, Asked, absolute, is_finished, record_of, unseen_digests
+from unlearning.language.requests import (
+    Edit,
+    check_edits,
+    edited,
+    edits_of_names,
+    in_words,
+    left_doubles,
+    read_request,
+    without_texts,
+)
 from unlearning.language.rows import Row, digest
 from unlearning.language.session import (
     REST,
@@ -49,6 +58,7 @@ from unlearning.language.training import relative_gradient, train_adapter
 
 COMPARED = 100  # rows of an adapter from elsewhere, at most, on which it is compared with its base
 FITS = 0.9  # times the loss under the form that rows are put in: another form with less is likelier the right one
+READ = {"lbfgs": ("evaluations",), "adamw": TRAINED}  # flags of a training, by the optimizer that reads them
 FAINT = 0.1  # of the way to unseen rows' loss: a removal that goes less far has almost no effect
 Step = Callable[[Session, Rows, Rows, "How"], dict[str, Any]]
 
@@ -75,6 +85,7 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     """Train a new adapter on a file of rows and write its folder."""
     trainer = Parser()
     add_training_flags(trainer)
+    how = _training(args, trainer)
     own, files = trainer.non_default(args), _files(args, place)
     rows = place.rows(files["train"], "--train")
     record: dict[str, Any] = {key: getattr(args, key) for key in ("precision", "prompt", "loss", "decay", "seed")}
@@ -85,7 +96,7 @@ def finetune(args: argparse.Namespace, command: str, place: Place) -> Path:
     }
     record |= {
         "lora": {key: getattr(args, key) for key in ("rank", "alpha", "targets", "blocks")},
-        "training": _training(args),
+        "training": how,
     }
     record |= {
         "rows": [[row.name, digest(row)] for row in rows],
@@ -152,9 +163,7 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     with to_make(output, there) as wanted:
         if not wanted:
             return output
-        if not place.compute.quiet:
-            for line in in_words(args.action, edits, rows):
-                say(line)
+        _say_request(args.action, edits, rows, place.compute.quiet)
         with session_of(record, place, source, afresh=how.method == "retrain") as session:
             session.check_choice([*after, *session.validation])
             cost, found = _answered(session, before, after, changed, how, unlearn, place)
@@ -176,6 +185,15 @@ def answer(args: argparse.Namespace, command: str, place: Place, unlearn: Step) 
     told = "".join(f", {key} {value:.3g}" for key, value in found.items() if isinstance(value, (int, float)))
     print(f"{output}  ({cost['seconds']:.1f} s{told})")
     return output
+
+
+def _say_request(kind: str, edits: Sequence[Edit], rows: Sequence[Row | None], quiet: bool) -> None:
+    """Say what a request is about, unless quiet, and which rows it passes over that say the same: what is to be forgotten is
+    still trained on there."""
+    for line in [] if quiet else in_words(kind, edits, rows):
+        say(line)
+    if line := left_doubles(edits, rows):
+        say(line)
 
 
 def _named_after(source: Path, tail: str) -> Path:
@@ -285,7 +303,7 @@ def _compare_forms(session: Session, rows: Rows, own: float) -> None:
     whole = Forward(session.peft_model, way=WHOLE, pixels=session.forward.pixels)
     for other in [name for name in FORMS if name != form]:
         try:
-            tokens = encode(session.processor, rows, other, session.places)
+            tokens = encode(session.processor, rows, other, session.places, session.known)
         except UserError:  # a form that the base hasn't, or that these rows are too long for
             continue
         with torch.no_grad():
@@ -325,10 +343,13 @@ def _files(args: argparse.Namespace, place: Place) -> dict[str, Path]:
     return {kind: Path(file).resolve() for kind, file in (made | given).items()}
 
 
-def _training(args: argparse.Namespace) -> dict[str, Any]:
-    """How to train, of what the flags say the part that the optimizer reads."""
-    keys = ("evaluations",) if args.optimizer == "lbfgs" else ("epochs", "lr", "batch_size")
-    return {"optimizer": args.optimizer} | {key: getattr(args, key) for key in keys}
+def _training(args: argparse.Namespace, trainer: Parser) -> dict[str, Any]:
+    """How to train, of what the flags say. Raises UserError for one that says nothing to the optimizer."""
+    for other, keys in READ.items():
+        if other != args.optimizer and (odd := [key for key in keys if getattr(args, key) != trainer.get_default(key)]):
+            what = f"--{odd[0].replace('_', '-')} has no effect on --optimizer {args.optimizer}"
+            raise UserError(f"{what}: leave it out, or give --optimizer {other}")
+    return {"optimizer": args.optimizer} | {key: getattr(args, key) for key in READ[args.optimizer]}
 
 
 def _write(session: Session, output: Path, record: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from unlearning.core import content
 from unlearning.core.errors import RunFailed, UserError
-from unlearning.core.files import read_torch, write_torch
+from unlearning.core.files import being_replaced, read_torch, write_torch
 from unlearning.core.locks import locked, settle
 from unlearning.core.words import first_line, say
 from unlearning.language.batches import TOKENS, Batch, Tokens, batch_of, batches_of, row_means, token_log_likelihoods
@@ -146,12 +146,14 @@ class Forward:
 
     def forget(self, rows: Sequence[Tokens]) -> None:
         """Remove what is kept of rows: in the store and in the files beside it too, which are of other bases, precisions and
-        adapters, and whatever tokens the rows were then. A file that can't be cleared is named in a warning."""
+        adapters, and whatever tokens the rows were then; and what killed processes have left of such files. A file that
+        can't be cleared is named in a warning."""
         keys = {row.key for row in rows}
         for key in keys & self.kept.keys():
             del self.kept[key]
-        beside = sorted(self.store.parent.glob("*.pth")) if self.store else []
-        for file in [file for file in beside if not file.name.startswith(".")]:
+        folder = self.store.parent if self.store else None
+        beside = {*folder.glob("*.pth"), *being_replaced(folder)} if folder else set()
+        for file in sorted(file for file in beside if file.suffix == ".pth" and not file.name.startswith(".")):
             try:
                 _rewrite(file, {}, keys | {row.of for row in rows if row.of})
             except (UserError, RunFailed) as error:
@@ -277,9 +279,9 @@ def _name(row: Tokens) -> str:
 def _rewrite(store: Path, new: States, gone: set[str]) -> None:
     """Put what is new into a file, by `_name`, and take out what has a part of its name in `gone`. The rest is left as other
     processes have it: what they have forgotten meanwhile doesn't come back. Errors are those of `locked` and `_read`."""
-    if not (new or store.exists()):
+    if not (new or store.exists() or store in being_replaced(store.parent)):
         return
-    with locked(store):
+    with locked(store):  # which clears what a killed process has left of it
         there = _read(store)
         left = {name: states for name, states in there.items() if not gone & set(name.split("-"))}
         if new or len(left) < len(there):

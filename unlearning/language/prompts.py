@@ -81,10 +81,14 @@ def read_image(path: Path) -> Any:
         raise UserError(f"image {path} cannot be read ({first_line(error)})") from None
 
 
-def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None = None) -> list[Tokens]:
+def encode(
+    processor: Any, rows: Sequence[Row], form: str, longest: int | None = None, known: int | None = None
+) -> list[Tokens]:
     """Rows as Tokens in one of FORMS. processor: or a tokenizer, of a base that sees none. longest: tokens that it takes.
+    known: different ones that it has embeddings of.
 
-    Raises UserError for rows that are longer or have no tokens, for a chat template that refuses one, and where none is.
+    Raises UserError for rows that are longer, have no tokens, or such as the base doesn't know, for a chat template that
+    refuses one, and where none is.
     """
     tokenizer = text_part(processor)
     if form == "chat" and not tokenizer.chat_template:
@@ -102,12 +106,24 @@ def encode(processor: Any, rows: Sequence[Row], form: str, longest: int | None =
             raise UserError(f"row {row.name} has a place for an image ({sign}), and no image")
         tokens = _with_image(processor, row, tokens) if row.image else tokens
         found.append(replace(tokens, of=digest(row)))
+    if known:
+        _check_known(processor, rows, found, known)
     lengths = [len(tokens.prompt) + len(tokens.response) - 1 for tokens in found]
     if longest and (long := [i for i, length in enumerate(lengths) if length > longest]):
         which, most = few(rows[i].name for i in long), max(lengths[i] for i in long)
         why = f"up to {most} tokens: the base takes {longest}"
         raise UserError(f"{len(long)} of {len(rows)} rows are too long ({which}), {why}")
     return found
+
+
+def _check_known(processor: Any, rows: Sequence[Row], every: Sequence[Tokens], known: int) -> None:
+    """Raise UserError for rows with tokens beyond the base's embeddings, as of a tokenizer to which some were added."""
+    of_images = {getattr(processor, "image_token_id", None)}  # whose places are filled with something else
+    odd = [row.name for row, tokens in zip(rows, every, strict=True)
+           if max({*tokens.prompt, *tokens.response} - of_images, default=0) >= known]  # fmt: skip
+    if odd:
+        what = f"tokens that the base, which knows {known:,}, has no embeddings of: its tokenizer is another's"
+        raise UserError(f"{len(odd)} of {len(rows)} rows have {what} ({few(odd)})")
 
 
 def _text(tokenizer: Any, row: Row, form: str, above: str) -> Tokens:

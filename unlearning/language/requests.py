@@ -19,7 +19,7 @@ from unlearning.core.flags import MEANT, on_one_line
 from unlearning.core.words import listed
 from unlearning.language.fields import KINDS
 from unlearning.language.layouts import LONGEST, PAIRS, Record, delimiter, naming, parse, read_text
-from unlearning.language.rows import Row, few, name_of, said, told
+from unlearning.language.rows import Row, digest, few, name_of, said, told
 
 VERBS = {"remove": "removes", "modify": "modifies", "correct": "corrects"}  # what is said of each kind of request
 WIDTH = 72  # characters of a text that are said
@@ -94,6 +94,17 @@ def in_words(kind: str, edits: Sequence[Edit], rows: Sequence[Row | None], limit
     if len(edits) > limit:
         lines.append(f"  and {len(edits) - limit:,} more")
     return [on_one_line(line) for line in lines]
+
+
+def left_doubles(edits: Sequence[Edit], rows: Sequence[Row | None]) -> str:
+    """A line where rows that a request leaves as they are say the same as some that it is about, else "".
+
+    rows: as they are before the request, removed ones None.
+    """
+    names = {edit["id"] for edit in edits}
+    asked = {digest(row) for row in rows if row is not None and row.name in names}
+    same = [row.name for row in rows if row is not None and row.name not in names and digest(row) in asked]
+    return f"warning: rows that stay as they are say the same as some of these, {few(same)}: name them too" if same else ""
 
 
 def _edit(fields: Mapping[str, Any], kind: str) -> Edit:

@@ -24,12 +24,22 @@ from unlearning.language.batches import Batch, batches_of, row_means, token_log_
 from unlearning.language.records import absolute
 from unlearning.language.requests import Edit
 from unlearning.language.rows import Row, digest, few
-from unlearning.language.session import UNSEEN, Place, Session, current_rows, digest_of, given_files, session_of
+from unlearning.language.session import (
+    UNSEEN,
+    Place,
+    Session,
+    current_rows,
+    digest_of,
+    given_files,
+    session_of,
+    versions,
+)
 from unlearning.metrics import predictions, statistics
 from unlearning.reports import tables
 
 CLOSED = 20  # different answers of a closed list, at most
 MIN_K = 0.2  # of a row's tokens, the least likely
+ALIKE = {"missing": "distance: Retrain is where the adapter was before the request"}
 UNDONE = {"undone": "loss", "undone_js": "js"}  # of how much damage is undone: by what
 
 # Metrics, parameters as one vector, logits on test rows, of a closed choice the place of each right answer (else empty).
@@ -115,7 +125,7 @@ def _token_scores(session: Session, rows: Sequence[Row]) -> tuple[torch.Tensor, 
 
 
 def closed_list(rows: Sequence[Row | None]) -> list[str]:
-    """The answers of all rows, where they are few enough for a closed list and each is given more than once; else none."""
+    """The answers of all rows, where they are few enough for a closed list and given twice on average; else none."""
     every = [row.response for row in rows if row is not None]
     listed = sorted(set(every))
     return listed if 1 < len(listed) <= CLOSED and len(every) >= 2 * len(listed) else []
@@ -163,9 +173,10 @@ def compare(scored: Scored, corrupted: Scored, retrained: Scored) -> None:
     found, at, logits, _ = scored
     found["js"] = predictions.js_divergence(logits, retrained[2])
     whole = retrained[1] - corrupted[1]
-    found["distance"] = ((at - retrained[1]).norm() / whole.norm()).item()
     step = at - corrupted[1]
-    found["cosine"] = torch.cosine_similarity(step, whole, 0).item() if step.any() else {"missing": "no step", "cell": "–"}
+    found["distance"] = ((at - retrained[1]).norm() / whole.norm()).item() if whole.any() else ALIKE
+    some = step.any() and whole.any()
+    found["cosine"] = torch.cosine_similarity(step, whole, 0).item() if some else {"missing": "no step", "cell": "–"}
 
 
 def undone(value: float, corrupted: float, retrained: float) -> Any:
@@ -226,7 +237,7 @@ def table(args: argparse.Namespace, place: Place) -> str:
     ]
     if args.retrain:
         _set_beside_retrain(scored, records, folders.index(args.retrain))
-    _forget_removed(folders, records, asked, place)
+    _forget_removed(folders, records, place)
     actions = [record["ledger"][-1]["action"] if record["ledger"] else "" for record in records]
     one = {action for action in actions if action}
     rows = []
@@ -318,13 +329,15 @@ def _set_beside_retrain(scored: Sequence[Scored], records: Sequence[dict[str, An
             found["seconds_ratio"] = next(seconds) / next(seconds)
 
 
-def _forget_removed(
-    folders: Sequence[Path], records: Sequence[dict[str, Any]], asked: Sequence[list[Row]], place: Place
-) -> None:
-    """`forget` what each adapter's last request has removed."""
-    for folder, record, rows in zip(folders, records, asked, strict=True):
-        if rows and record["ledger"][-1]["action"] == "remove":
-            forget(folder, record, rows, place)
+def _forget_removed(folders: Sequence[Path], records: Sequence[dict[str, Any]], place: Place) -> None:
+    """`forget` the rows that any of the adapters stands without, and what they had become before: others of these may have
+    read them. All at once, for a session of an adapter that still has some reads these again."""
+    removed = [{edit["id"] for edit in record["edits"] if "remove" in edit} for record in records]
+    names = sorted(set().union(*removed))
+    rows = [row for record in records for row in versions(record, names, place)]
+    if rows:
+        without = next(i for i, some in enumerate(removed) if some)
+        forget(folders[without], records[without], rows, place)
 
 
 def forget(folder: Path, record: dict[str, Any], rows: Sequence[Row], place: Place) -> None:

@@ -22,7 +22,7 @@ from unlearning.language.base import base_fingerprint, load_base
 from unlearning.language.batches import Batch, Tokens, batches_of, row_means, token_log_likelihoods
 from unlearning.language.forward import WHOLE, Forward, check_short_way, read_states
 from unlearning.language.requests import edited
-from unlearning.language.rows import Row, as_recorded, read_rows
+from unlearning.language.rows import Row, as_recorded, digest, read_rows
 
 Rows = Sequence[Row]
 FEW = 0.1  # share of unseen rows that may be like a training row by chance
@@ -118,11 +118,16 @@ class Session:
         """How many tokens the base takes; None where its configuration doesn't say."""
         return getattr(self.forward.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def known(self) -> int:
+        """How many different tokens the base has embeddings of."""
+        return self.forward.model.get_input_embeddings().weight.shape[0]
+
     def tokens(self, rows: Sequence[Row | None]) -> list[Tokens]:
         """Rows, but for the removed ones, as Tokens, each made once a session."""
         there = [(row, row.folder) for row in rows if row is not None]
         new = [key for key in dict.fromkeys(there) if key not in self.encoded]
-        made = prompts.encode(self.processor, [row for row, _ in new], self.record["prompt"], self.places)
+        made = prompts.encode(self.processor, [row for row, _ in new], self.record["prompt"], self.places, self.known)
         self.encoded.update(zip(new, made, strict=True))
         return [self.encoded[key] for key in there]
 
@@ -169,8 +174,8 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
     source: its folder; None: a new one, as the record's `lora` says. afresh: one of the same shape at its start. Raises
     UserError when the base or the rows aren't those that the adapter was trained on.
     """
-    model, processor, digest, config = place.base(record["base"], record["precision"])
-    for known, now, what in (("base_sha256", digest, "weights"), ("config_sha256", config, "config.json")):
+    model, processor, weights, config = place.base(record["base"], record["precision"])
+    for known, now, what in (("base_sha256", weights, "weights"), ("config_sha256", config, "config.json")):
         if record.get(known, now) != now:
             which = f"another base than this {record['base']}"
             raise UserError(f"{source} is an adapter of {which}: the fingerprints of their {what} differ")
@@ -186,10 +191,10 @@ def session_of(record: dict[str, Any], place: Place, source: Path | None = None,
         start = adapters.lora_config(model, **record["lora"]) if source is None else adapters.start_of(source)
         torch.manual_seed(record["seed"])
     with adapters.adapted(model, start) as peft_model:
-        complete = record | {"base_sha256": digest, "config_sha256": config}
+        complete = record | {"base_sha256": weights, "config_sha256": config}
         if record["prompt"] == "auto":
             complete["prompt"] = prompts.form_for(processor, [row for row in rows if row])
-        forward = _forward(peft_model, place, f"{digest[:12]}-{config[:8]}-{complete['precision']}")
+        forward = _forward(peft_model, place, f"{weights[:12]}-{config[:8]}-{complete['precision']}")
         if hasattr(processor, "image_processor"):
             forward.pixels = prompts.pixels_of(processor, forward.device)
         session = Session(
@@ -231,8 +236,11 @@ def current_rows(record: dict[str, Any], place: Place) -> list[Row | None]:
 
 
 def versions(record: dict[str, Any], names: Sequence[str], place: Place) -> list[Row]:
-    """Rows of these names as the file has them, and as each edit has left them, as far as that is still known."""
-    found = [row for row in place.rows(record["files"]["train"], "--train") if row.name in names]
+    """Rows of these names as they were trained on first, and as each edit has left them, as far as that is still known; none
+    of one that the file has no more, or has blackened."""
+    trained = {name: content for name, content in record["rows"] if name in names}
+    found = [row for row in place.rows(record["files"]["train"], "--train") if row.name in trained]
+    found = [row for row in found if digest(row) == trained[row.name]]
     now = {row.name: row for row in found}
     for edit in record["edits"]:
         if edit["id"] in now and (row := edited([now[edit["id"]]], [edit])[0]):
