@@ -47,7 +47,7 @@ def load_base(
             said: dict[str, Any] = transformers.PretrainedConfig.get_config_dict(folder)[0]
             _check_plain(name, said)
             sees = type(config) in transformers.AutoModelForImageTextToText._model_mapping
-            kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+            kind: Any = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
             how: dict[str, Any] = {"dtype": PRECISIONS[precision], "attn_implementation": "eager"}
             model, loaded = kind.from_pretrained(folder, output_loading_info=True, **how)
             tokenizer = (transformers.AutoProcessor if sees else transformers.AutoTokenizer).from_pretrained(folder)
