@@ -2,6 +2,7 @@
 
 import functools
 import os
+import traceback
 
 # The networks of the tests are too small for two threads: a worker for each core is faster. Processes that tests start
 # inherit it, and so compute the same bits.
@@ -18,6 +19,7 @@ import pruneft
 import retrain
 from baselines import control
 from tests.helpers import FEW, built_once, call
+from unlearning.core import provenance
 from unlearning.evaluation import network
 from unlearning.metrics import membership
 
@@ -39,6 +41,17 @@ def digits_once():
     """scikit-learn's digits are read from their file, a large text, once a process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_digits", functools.cache(datasets.load_digits))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waited_for():
+    """What costs each run some milliseconds and changes nothing that a test sees: files that are flushed wait for no disk,
+    libraries are asked once for their versions, and torch keeps seeds for GPUs that aren't there without a stack each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which fails where the file isn't open, too
+        patch.setattr(provenance, "version", functools.cache(provenance.version))
+        patch.setattr(traceback, "format_stack", lambda *_: [])
         yield
 
 
