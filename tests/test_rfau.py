@@ -1,5 +1,7 @@
 """RFAU and its baselines: what the loss is, what moves, what doesn't, and that unlearning can be undone."""
 
+import functools
+import shutil
 from collections import OrderedDict
 
 import pytest
@@ -13,7 +15,7 @@ import pretrain
 import rfau
 from baselines import badteacher, delete, gradascent, randomlabel
 from tests.evaluation.test_entries import noisy_folder
-from tests.helpers import FP32, call, one_line, record_of, rows_of
+from tests.helpers import FEW, FP32, built_once, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.metrics import predictions
@@ -53,18 +55,37 @@ def accuracies(checkpoint):
         for shift in ("random", "mean", "head")
     ],
 )
-def test_with_lambda_0_no_bit_moves(weights, tmp_path, model, shift):
+def test_with_lambda_0_no_bit_moves(few_digits, tmp_path, model, shift):
     """Where more images are drawn from D_r than it has, too: its features, cached, would be other ones in the last bit."""
-    flags = ("--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
-    found = unlearned(rfau, weights, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, *flags)
-    assert 2 * len(found["forget"]) > 1433 and found["cost"]["steps"] == 23 and found["cost"]["moved"] == 0
-    before = original(weights, model)["state_dict"]
+    path = few_digits / f"{model}_original.pth"
+    flags = (*FEW, "--original", path, "--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
+    found = unlearned(rfau, tmp_path, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, *flags)
+    assert 2 * len(found["forget"]) > 300 and found["cost"]["steps"] == 5 and found["cost"]["moved"] == 0
+    before = models.load_checkpoint(path)["state_dict"]
     assert all(torch.equal(value, before[key]) for key, value in found["state_dict"].items())
 
 
+@pytest.fixture(scope="module")
+def run_of(weights, tmp_path_factory):
+    """A function of a network: the folder of its run that forgets class 3, x.pth, with its picture, r.png, and what that is
+    drawn from, residuals.pth."""
+
+    def build(model, folder):
+        drawn, draw = [], paper_figures.residuals
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(paper_figures, "residuals", lambda *given: drawn.append(given[:2]) or draw(*given))
+            flags = ("--epochs", 8, "--lr", 0.01 if model == "resnet8" else 0.003, "--plot", folder / "r.png")
+            unlearned(rfau, weights, folder / "x.pth", model, *flags)
+        ((found, layers),) = drawn
+        torch.save({"found": torch.tensor(found), "layers": layers}, folder / "residuals.pth")
+
+    return lambda model: built_once(tmp_path_factory, f"rfau_{model}", functools.partial(build, model))
+
+
 @pytest.mark.parametrize("model", ["resnet8", "vit_micro"])
-def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, tmp_path, model):
-    found = unlearned(rfau, weights, tmp_path / "x.pth", model, "--epochs", 8, "--lr", 0.01, "--plot", tmp_path / "r.png")
+def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(run_of, weights, tmp_path, model):
+    shutil.copytree(run_of(model), tmp_path, dirs_exist_ok=True)
+    found = models.load_checkpoint(tmp_path / "x.pth")
     gone, kept = accuracies(found)
     had, kept_before = accuracies(original(weights, model))
     assert gone < had / 4 and kept > kept_before - 15
@@ -92,12 +113,8 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, 
     assert sum(file.stat().st_size for file in (tmp_path / "x_adapter").iterdir()) < 300_000
 
 
-def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(paper_figures, "residuals", lambda found, layers, file: drawn.extend((torch.tensor(found), layers)))
-    flags = ("--epochs", 8, "--lr", 0.003, "--plot", tmp_path / "r.png")
-    unlearned(rfau, weights, tmp_path / "x.pth", "vit_micro", *flags)
-    found, layers = drawn
+def test_residuals_stay_small_on_d_r_and_grow_on_d_f(run_of):
+    found, layers = torch.load(run_of("vit_micro") / "residuals.pth").values()
     assert layers == [f"net.blocks.{block}" for block in range(4)]
     assert found.shape == (8 * 19, 2, 4)
     assert (found[0] == 0).all()  # the zero start
@@ -108,32 +125,35 @@ def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypa
     assert on_retain[late, -1].mean() < on_forget[late, -1].mean() / 2  # most where the head reads
 
 
-def test_a_picture_of_a_run_that_was_killed_has_every_step(weights, tmp_path, monkeypatch, capsys):
+def test_a_picture_of_a_run_that_was_killed_has_every_step(few_digits, tmp_path, monkeypatch, capsys):
     """The same as of one that wasn't, to the last bit; steps that were made without --plot are said."""
     drawn, write = [], Snapshot.write
     monkeypatch.setattr(paper_figures, "residuals", lambda found, layers, file: drawn.append(found))
-    flags = ("--epochs", 3, "--lr", 0.003)
+    flags = (*FEW, "--original", few_digits / "resnet8_original.pth", "--epochs", 3, "--lr", 0.003)
+
+    def run(name, *plot):
+        unlearned(rfau, tmp_path, tmp_path / name, "resnet8", *flags, *plot)
 
     def killed_after_the_second(snapshot, *state):
         write(snapshot, *state)
         if state[3] == 2:
             raise KeyboardInterrupt
 
-    unlearned(rfau, weights, tmp_path / "whole.pth", "resnet8", *flags, "--plot", tmp_path / "w.png")
+    run("whole.pth", "--plot", tmp_path / "w.png")
     for name, plot in (("x.pth", ("--plot", tmp_path / "x.png")), ("y.pth", ())):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(Snapshot, "write", killed_after_the_second)
-            unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, *plot)
+            run(name, *plot)
         capsys.readouterr()
         picture = tmp_path / f"{name}.png"
         picture.write_bytes(b"of another run")
         with pytest.raises(UserError, match="is there already: --overwrite replaces it"):
-            unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", picture, "--quiet")
+            run(name, "--plot", picture)
         picture.unlink()
-        unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", picture, "--quiet")
+        run(name, "--plot", picture)
     whole, continued, late = drawn
-    assert len(whole) == 3 * 19 and continued == whole and late == whole[2 * 19 :]
-    assert capsys.readouterr().err.count("--plot: 38 of 57 steps were made without it, and aren't drawn") == 1
+    assert len(whole) == 3 * 4 and continued == whole and late == whole[2 * 4 :]
+    assert capsys.readouterr().err.count("--plot: 8 of 12 steps were made without it, and aren't drawn") == 1
 
 
 class Toy(nn.Module):
@@ -289,15 +309,15 @@ def test_unseen_needs_the_class_in_d_r(weights, tmp_path, capsys):
     assert code == 2 and "no image of class 3" in line and not list(tmp_path.iterdir())
 
 
-def test_cached_features_give_the_same_weights(weights, tmp_path, monkeypatch):
+def test_cached_features_give_the_same_weights(few_digits, tmp_path, monkeypatch):
     """More than half of the images forgotten: the steps draw more images than D_r has."""
     counts, outputs = [], forget_losses.outputs
     monkeypatch.setattr(forget_losses, "outputs", lambda *arguments: counts.append(1) or outputs(*arguments))
-    flags = ("--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
-    a = unlearned(rfau, weights, tmp_path / "a.pth", "vit_micro", *flags)
+    flags = (*FEW, "--original", few_digits / "vit_micro_original.pth", "--forget-random", 0.51, "--epochs", 1)
+    a = unlearned(rfau, tmp_path, tmp_path / "a.pth", "vit_micro", *flags, "--batch-size", 32)
     monkeypatch.setattr(rfau, "CACHE_MIB", 0)
-    b = unlearned(rfau, weights, tmp_path / "b.pth", "vit_micro", *flags)
-    steps, passes = a["cost"]["steps"], -(-(1433 - len(a["forget"])) // forget_losses.REFERENCE)
+    b = unlearned(rfau, tmp_path, tmp_path / "b.pth", "vit_micro", *flags, "--batch-size", 32)
+    steps, passes = a["cost"]["steps"], -(-(300 - len(a["forget"])) // forget_losses.REFERENCE)
     assert len(counts) == (1 + passes + steps) + (1 + 2 * steps)
     assert a["cost"]["moved"] > 0
     for key, value in a["state_dict"].items():
