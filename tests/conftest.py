@@ -51,7 +51,7 @@ def nothing_waited_for():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # which fails where the file isn't open, too
         patch.setattr(provenance, "version", functools.cache(provenance.version))
-        patch.setattr(traceback, "format_stack", lambda *_: [])
+        patch.setattr(traceback, "format_stack", lambda *_, **__: [])
         yield
 
 
