@@ -1,7 +1,5 @@
 """RFAU and its baselines: what the loss is, what moves, what doesn't, and that unlearning can be undone."""
 
-import functools
-import shutil
 from collections import OrderedDict
 
 import pytest
@@ -15,7 +13,7 @@ import pretrain
 import rfau
 from baselines import badteacher, delete, gradascent, randomlabel
 from tests.evaluation.test_entries import noisy_folder
-from tests.helpers import FEW, FP32, built_once, call, one_line, record_of, rows_of
+from tests.helpers import FEW, FP32, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.metrics import predictions
@@ -65,27 +63,9 @@ def test_with_lambda_0_no_bit_moves(few_digits, tmp_path, model, shift):
     assert all(torch.equal(value, before[key]) for key, value in found["state_dict"].items())
 
 
-@pytest.fixture(scope="module")
-def run_of(weights, tmp_path_factory):
-    """A function of a network: the folder of its run that forgets class 3, x.pth, with its picture, r.png, and what that is
-    drawn from, residuals.pth."""
-
-    def build(model, folder):
-        drawn, draw = [], paper_figures.residuals
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(paper_figures, "residuals", lambda *given: drawn.append(given[:2]) or draw(*given))
-            flags = ("--epochs", 8, "--lr", 0.01 if model == "resnet8" else 0.003, "--plot", folder / "r.png")
-            unlearned(rfau, weights, folder / "x.pth", model, *flags)
-        ((found, layers),) = drawn
-        torch.save({"found": torch.tensor(found), "layers": layers}, folder / "residuals.pth")
-
-    return lambda model: built_once(tmp_path_factory, f"rfau_{model}", functools.partial(build, model))
-
-
 @pytest.mark.parametrize("model", ["resnet8", "vit_micro"])
-def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(run_of, weights, tmp_path, model):
-    shutil.copytree(run_of(model), tmp_path, dirs_exist_ok=True)
-    found = models.load_checkpoint(tmp_path / "x.pth")
+def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(weights, tmp_path, model):
+    found = unlearned(rfau, weights, tmp_path / "x.pth", model, "--epochs", 8, "--lr", 0.01, "--plot", tmp_path / "r.png")
     gone, kept = accuracies(found)
     had, kept_before = accuracies(original(weights, model))
     assert gone < had / 4 and kept > kept_before - 15
@@ -113,8 +93,12 @@ def test_a_class_is_forgotten_and_the_adapter_taken_off_brings_it_back(run_of, w
     assert sum(file.stat().st_size for file in (tmp_path / "x_adapter").iterdir()) < 300_000
 
 
-def test_residuals_stay_small_on_d_r_and_grow_on_d_f(run_of):
-    found, layers = torch.load(run_of("vit_micro") / "residuals.pth").values()
+def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(paper_figures, "residuals", lambda found, layers, file: drawn.extend((torch.tensor(found), layers)))
+    flags = ("--epochs", 8, "--lr", 0.003, "--plot", tmp_path / "r.png")
+    unlearned(rfau, weights, tmp_path / "x.pth", "vit_micro", *flags)
+    found, layers = drawn
     assert layers == [f"net.blocks.{block}" for block in range(4)]
     assert found.shape == (8 * 19, 2, 4)
     assert (found[0] == 0).all()  # the zero start

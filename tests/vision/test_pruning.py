@@ -12,7 +12,7 @@ import export
 import loraprune
 import models
 import pruneft
-from tests.helpers import FEW, call, forgetting_three, one_line, rows_of
+from tests.helpers import call, forgetting_three, one_line, rows_of
 from unlearning.core.errors import UserError
 from unlearning.vision import adapter_files, adapters, compaction, layers, pruning
 from unlearning.vision.run import Run
@@ -189,9 +189,8 @@ def test_a_trial_of_compaction_draws_nothing():
 
 @pytest.mark.parametrize("script", [pruneft, loraprune])
 @pytest.mark.parametrize("when", ["first", "after"])
-def test_a_compact_checkpoint_is_one_like_any_other(script, when, few_digits, tmp_path, capsys):
-    start = few_digits / "resnet8_original.pth"
-    common = (*FEW, "--original", start, "--forget-class", 3, "--epochs", 2, "--batch-size", 32, "--quiet")
+def test_a_compact_checkpoint_is_one_like_any_other(script, when, weights, tmp_path, capsys):
+    common = forgetting_three(weights, 2)
     masked = call(script, *common, "--output", tmp_path / "masked.pth")
     small = call(script, *common, "--compact", when, "--output", tmp_path / "small.pth")
     assert small.stat().st_size < 0.75 * masked.stat().st_size
@@ -201,7 +200,7 @@ def test_a_compact_checkpoint_is_one_like_any_other(script, when, few_digits, tm
         values = [row["metrics"][metric]["mean"] for row in (one, other)]
         assert values[0] == pytest.approx(values[1], abs=1e-9 if when == "after" else 12), metric
     if script is loraprune:
-        original = models.build(models.load_checkpoint(start))
+        original = models.build(models.load_checkpoint(next(weights.glob("digits_resnet8_original*"))))
         alone = adapter_files.load(original, adapter_files.folder_for(small if when == "first" else masked))
         images = torch.rand(5, 1, 8, 8)
         with torch.no_grad():
