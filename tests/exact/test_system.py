@@ -557,9 +557,9 @@ def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(c
 
 def test_a_killed_deletion_leaves_the_old_state_or_the_new(backbone, tmp_path):
     """Proof 6, killed once the first new part has been written."""
-    folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 10)
+    folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 10, "--jobs", 1)
     ids, before = private(folder)[::20], learned(folder)
-    request = (lmeraser, "delete", folder, "--quiet", "--ids", *full(ids))
+    request = (lmeraser, "delete", folder, "--quiet", "--jobs", 1, "--ids", *full(ids))
     assert killed_once(lambda: any(folder.glob("part_*_0001.pth")), lambda: call(*request))
     assert same(learned(folder), before) and read_system(folder)["ledger"] == []
     call(*request)
