@@ -1,6 +1,7 @@
 """Networks trained on scikit-learn's digits, once a session."""
 
 import functools
+import gc
 import os
 
 # The networks of the tests are too small for two threads: a worker for each core is faster. Processes that tests start
@@ -18,10 +19,17 @@ import pruneft
 import retrain
 from baselines import control
 from tests.helpers import FEW, built_once, call
+from unlearning.core import provenance
 from unlearning.evaluation import network
 from unlearning.metrics import membership
 
 DRAWS, RELEARN_STEPS = membership.DRAWS, network.RELEARN_STEPS
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: looking whether it is garbage takes a third of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +47,16 @@ def digits_once():
     """scikit-learn's digits are read from their file, a large text, once a process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_digits", functools.cache(datasets.load_digits))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waited_for():
+    """What costs each run some milliseconds and changes nothing that a test sees: files that are flushed wait for no disk,
+    and libraries are asked once for their versions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which fails where the file isn't open, too
+        patch.setattr(provenance, "version", functools.cache(provenance.version))
         yield
 
 

@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -36,7 +37,6 @@ from unlearning.vision.snapshots import Snapshot
 
 ROOT = Path(__file__).parent.parent
 FEW = ("--dataset", "digits", "--subset", 300)  # for what is shown by few images as well as by all
-KILL = 1 if sys.platform == "win32" else -9  # exit code of a process that was killed
 FP32 = Compute("cpu", "fp32", Path("model_weights"), quiet=True)
 
 
@@ -172,6 +172,25 @@ def dies(action):
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def killed_once(begun, action):
+    """Carry out an action in a process of its own that is killed once `begun()` is true: True if it came to that."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no fork")
+    child, ended = os.fork(), (0, 0)
+    if not child:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    while not ended[0] and not begun():
+        time.sleep(0.005)
+        ended = os.waitpid(child, os.WNOHANG)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(ended[1]) == -signal.SIGKILL
 
 
 def killed(*_, **__):

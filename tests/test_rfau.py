@@ -13,7 +13,7 @@ import pretrain
 import rfau
 from baselines import badteacher, delete, gradascent, randomlabel
 from tests.evaluation.test_entries import noisy_folder
-from tests.helpers import FP32, call, one_line, record_of, rows_of
+from tests.helpers import FEW, FP32, call, one_line, record_of, rows_of
 from unlearning.core.errors import UserError
 from unlearning.core.files import Staged
 from unlearning.metrics import predictions
@@ -53,12 +53,13 @@ def accuracies(checkpoint):
         for shift in ("random", "mean", "head")
     ],
 )
-def test_with_lambda_0_no_bit_moves(weights, tmp_path, model, shift):
+def test_with_lambda_0_no_bit_moves(few_digits, tmp_path, model, shift):
     """Where more images are drawn from D_r than it has, too: its features, cached, would be other ones in the last bit."""
-    flags = ("--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
-    found = unlearned(rfau, weights, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, *flags)
-    assert 2 * len(found["forget"]) > 1433 and found["cost"]["steps"] == 23 and found["cost"]["moved"] == 0
-    before = original(weights, model)["state_dict"]
+    path = few_digits / f"{model}_original.pth"
+    flags = (*FEW, "--original", path, "--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
+    found = unlearned(rfau, tmp_path, tmp_path / "x", model, "--forget-weight", 0, "--shift", shift, *flags)
+    assert 2 * len(found["forget"]) > 300 and found["cost"]["steps"] == 5 and found["cost"]["moved"] == 0
+    before = models.load_checkpoint(path)["state_dict"]
     assert all(torch.equal(value, before[key]) for key, value in found["state_dict"].items())
 
 
@@ -108,32 +109,35 @@ def test_residuals_stay_small_on_d_r_and_grow_on_d_f(weights, tmp_path, monkeypa
     assert on_retain[late, -1].mean() < on_forget[late, -1].mean() / 2  # most where the head reads
 
 
-def test_a_picture_of_a_run_that_was_killed_has_every_step(weights, tmp_path, monkeypatch, capsys):
+def test_a_picture_of_a_run_that_was_killed_has_every_step(few_digits, tmp_path, monkeypatch, capsys):
     """The same as of one that wasn't, to the last bit; steps that were made without --plot are said."""
     drawn, write = [], Snapshot.write
     monkeypatch.setattr(paper_figures, "residuals", lambda found, layers, file: drawn.append(found))
-    flags = ("--epochs", 3, "--lr", 0.003)
+    flags = (*FEW, "--original", few_digits / "resnet8_original.pth", "--epochs", 3, "--lr", 0.003)
+
+    def run(name, *plot):
+        unlearned(rfau, tmp_path, tmp_path / name, "resnet8", *flags, *plot)
 
     def killed_after_the_second(snapshot, *state):
         write(snapshot, *state)
         if state[3] == 2:
             raise KeyboardInterrupt
 
-    unlearned(rfau, weights, tmp_path / "whole.pth", "resnet8", *flags, "--plot", tmp_path / "w.png")
+    run("whole.pth", "--plot", tmp_path / "w.png")
     for name, plot in (("x.pth", ("--plot", tmp_path / "x.png")), ("y.pth", ())):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(Snapshot, "write", killed_after_the_second)
-            unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, *plot)
+            run(name, *plot)
         capsys.readouterr()
         picture = tmp_path / f"{name}.png"
         picture.write_bytes(b"of another run")
         with pytest.raises(UserError, match="is there already: --overwrite replaces it"):
-            unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", picture, "--quiet")
+            run(name, "--plot", picture)
         picture.unlink()
-        unlearned(rfau, weights, tmp_path / name, "resnet8", *flags, "--plot", picture, "--quiet")
+        run(name, "--plot", picture)
     whole, continued, late = drawn
-    assert len(whole) == 3 * 19 and continued == whole and late == whole[2 * 19 :]
-    assert capsys.readouterr().err.count("--plot: 38 of 57 steps were made without it, and aren't drawn") == 1
+    assert len(whole) == 3 * 4 and continued == whole and late == whole[2 * 4 :]
+    assert capsys.readouterr().err.count("--plot: 8 of 12 steps were made without it, and aren't drawn") == 1
 
 
 class Toy(nn.Module):
@@ -289,15 +293,15 @@ def test_unseen_needs_the_class_in_d_r(weights, tmp_path, capsys):
     assert code == 2 and "no image of class 3" in line and not list(tmp_path.iterdir())
 
 
-def test_cached_features_give_the_same_weights(weights, tmp_path, monkeypatch):
+def test_cached_features_give_the_same_weights(few_digits, tmp_path, monkeypatch):
     """More than half of the images forgotten: the steps draw more images than D_r has."""
     counts, outputs = [], forget_losses.outputs
     monkeypatch.setattr(forget_losses, "outputs", lambda *arguments: counts.append(1) or outputs(*arguments))
-    flags = ("--forget-random", 0.51, "--epochs", 1, "--batch-size", 32)
-    a = unlearned(rfau, weights, tmp_path / "a.pth", "vit_micro", *flags)
+    flags = (*FEW, "--original", few_digits / "vit_micro_original.pth", "--forget-random", 0.51, "--epochs", 1)
+    a = unlearned(rfau, tmp_path, tmp_path / "a.pth", "vit_micro", *flags, "--batch-size", 32)
     monkeypatch.setattr(rfau, "CACHE_MIB", 0)
-    b = unlearned(rfau, weights, tmp_path / "b.pth", "vit_micro", *flags)
-    steps, passes = a["cost"]["steps"], -(-(1433 - len(a["forget"])) // forget_losses.REFERENCE)
+    b = unlearned(rfau, tmp_path, tmp_path / "b.pth", "vit_micro", *flags, "--batch-size", 32)
+    steps, passes = a["cost"]["steps"], -(-(300 - len(a["forget"])) // forget_losses.REFERENCE)
     assert len(counts) == (1 + passes + steps) + (1 + 2 * steps)
     assert a["cost"]["moved"] > 0
     for key, value in a["state_dict"].items():

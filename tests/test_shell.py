@@ -30,7 +30,7 @@ from baselines import (
     sisa,
     ssd,
 )
-from tests.helpers import FEW, KILL, call, one_line, shell
+from tests.helpers import FEW, call, killed_once, one_line, shell
 from unlearning.core.files import write_torch
 from unlearning.core.flags import main
 from unlearning.vision.snapshots import MARK, Snapshot
@@ -50,7 +50,7 @@ def test_help_explains_every_flag(script):
 
 
 def test_a_session_at_the_shell(tmp_path, capsys):
-    """Pretrain, unlearn, evaluate, draw: the README's steps on few images; the last two are processes of their own."""
+    """Pretrain, unlearn, evaluate, draw: the README's steps on few images; the last one is a process of its own."""
     common = ("--dataset", "digits", "--subset", "300", "--test-subset", "100", "--model", "resnet8", "--weights", tmp_path)
     forget = ("--forget-class", "3", "--epochs", "2")
     for script, flags in ((pretrain, ("--epochs", 2)), (loraprune, forget)):
@@ -61,9 +61,10 @@ def test_a_session_at_the_shell(tmp_path, capsys):
     assert "zeros among the weights: 0.0 % before, 49.6 % after" in out
     call(retrain, *common, *forget)
     call(control, *common, *forget, "--kind", "mask")
-    table = shell("evaluate.py", *sorted(tmp_path.glob("*.pth")), "--weights", tmp_path, "--json", tmp_path / "t.json")
-    assert table.returncode == 0, table.stderr
-    assert all(f"\n{name}" in table.stdout for name in ("original", "retrain", "loraprune", "mask"))
+    capsys.readouterr()
+    call(evaluate, *sorted(tmp_path.glob("*.pth")), "--weights", tmp_path, "--json", tmp_path / "t.json")
+    table = capsys.readouterr().out
+    assert all(f"\n{name}" in table for name in ("original", "retrain", "loraprune", "mask"))
     drawn = shell("reproduce.py", "draw", tmp_path / "t.json")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "t/README.md").exists() and (tmp_path / "t/figures/metrics.png").exists()
@@ -91,7 +92,6 @@ STOPPED = [
     (scrub, ("--forget-class", "3")),  # between two max epochs, and where the rate falls
     (l1sparse, ("--forget-class", "3")),
 ]
-KILLED = [case for case in STOPPED if case[0] in (pretrain, finetune)]
 
 
 def prepared(original, tmp_path, script, extra, epochs):
@@ -130,24 +130,34 @@ def test_a_stopped_run_continues_and_ends_with_the_same_bits(few_digits, tmp_pat
     continued(script, arguments, tmp_path / "out.pth", expected, capsys)
 
 
-@pytest.mark.parametrize(
-    ("script", "extra", "how"), [(*KILLED[0], None), (*KILLED[1], signal.SIGTERM)], ids=lambda x: getattr(x, "__name__", "")
-)
-def test_a_killed_run_continues_and_ends_with_the_same_bits(weights, tmp_path, capsys, script, extra, how):
-    """Killed at once, or by SIGTERM, as a cluster sends it: one line then, and nothing but the snapshot is left."""
-    arguments, expected = prepared(weights / "digits_resnet8_original_s0.pth", tmp_path, script, extra, 6)
+def few_of(few_digits, tmp_path, script):
+    """`prepared`, for 12 epochs of few images: enough for a process to be killed between the first and the last."""
+    (extra,) = (extra for one, extra in STOPPED if one is script)
+    few = (*FEW[2:], "--batch-size", 32, *extra)
+    return prepared(few_digits / "resnet8_original.pth", tmp_path, script, few, 12)
+
+
+def test_a_killed_run_continues_and_ends_with_the_same_bits(few_digits, tmp_path, capsys):
+    arguments, expected = few_of(few_digits, tmp_path, pretrain)
+    output, partial = tmp_path / "out.pth", tmp_path / "out.pth.partial"
+    assert killed_once(partial.exists, lambda: call(pretrain, *arguments, "--output", output, "--quiet"))
+    assert partial.exists() and not output.exists()
+    continued(pretrain, arguments, output, expected, capsys)
+
+
+def test_a_run_that_is_ended_by_sigterm_says_so_in_one_line_and_continues(few_digits, tmp_path, capsys):
+    """As a cluster ends it: nothing but the snapshot is left."""
+    arguments, expected = few_of(few_digits, tmp_path, finetune)
     output, partial = tmp_path / "out.pth", tmp_path / "out.pth.partial"
 
     def begun():  # an epoch is done
         return output.exists() or partial.exists()
 
-    killed = shell(f"{script.__name__}.py", *arguments, "--output", output, kill_when=begun, by=how)
-    assert killed.returncode == (143 if how else KILL)
-    assert partial.exists() and not output.exists()
-    if how:
-        assert killed.stderr.splitlines()[-1] == f"{script.__name__}.py: stopped; the same command continues"
-        assert sorted(file.name for file in tmp_path.glob(".*")) == []
-    continued(script, arguments, output, expected, capsys)
+    ended = shell("finetune.py", *arguments, "--output", output, kill_when=begun, by=signal.SIGTERM)
+    assert ended.returncode == 143 and partial.exists() and not output.exists()
+    assert ended.stderr.splitlines()[-1] == "finetune.py: stopped; the same command continues"
+    assert sorted(file.name for file in tmp_path.glob(".*")) == []
+    continued(finetune, arguments, output, expected, capsys)
 
 
 def test_an_unfinished_run_with_other_settings_is_not_continued(weights, tmp_path, capsys):
@@ -160,9 +170,9 @@ def test_an_unfinished_run_with_other_settings_is_not_continued(weights, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
 
 
-def test_a_full_disk_fails_in_one_line_and_leaves_nothing(weights, tmp_path):
-    arguments = ("--dataset", "digits", "--weights", weights, "--model", "resnet8", "--forget-class", "3")
-    done = shell("finetune.py", *arguments, "--output", tmp_path / "x.pth", "--quiet", file_limit_kib=200)
+def test_a_full_disk_fails_in_one_line_and_leaves_nothing(few_digits, tmp_path):
+    arguments = (*FEW, "--original", few_digits / "resnet8_original.pth", "--forget-class", "3", "--epochs", 2, "--quiet")
+    done = shell("finetune.py", *arguments, "--output", tmp_path / "x.pth", file_limit_kib=200)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "cannot write" in done.stderr
     assert list(tmp_path.iterdir()) == []

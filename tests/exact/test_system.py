@@ -23,7 +23,20 @@ import lmeraser
 import models
 import retrain
 from baselines import sisa
-from tests.helpers import FP32, KILL, Altered, call, changed, files, full_disk, killed_at, latest, one_line, rows_of, shell
+from tests.helpers import (
+    FP32,
+    Altered,
+    call,
+    changed,
+    files,
+    full_disk,
+    killed_at,
+    killed_once,
+    latest,
+    one_line,
+    rows_of,
+    shell,
+)
 from tests.test_data import folder_of_images
 from unlearning.core.errors import RunFailed, UserError
 from unlearning.core.files import read_torch, write_torch
@@ -544,13 +557,12 @@ def test_a_failure_half_way_leaves_the_old_state_and_the_next_request_succeeds(c
 
 def test_a_killed_deletion_leaves_the_old_state_or_the_new(backbone, tmp_path):
     """Proof 6, killed once the first new part has been written."""
-    folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 10)
+    folder = train(lmeraser, backbone, tmp_path / "system", "--epochs", 10, "--jobs", 1)
     ids, before = private(folder)[::20], learned(folder)
-    arguments = ("lmeraser.py", "delete", folder, "--quiet", "--ids", *full(ids))
-    killed = shell(*arguments, kill_when=lambda: any(folder.glob("part_*_0001.pth")))
-    assert killed.returncode == KILL
+    request = (lmeraser, "delete", folder, "--quiet", "--jobs", 1, "--ids", *full(ids))
+    assert killed_once(lambda: any(folder.glob("part_*_0001.pth")), lambda: call(*request))
     assert same(learned(folder), before) and read_system(folder)["ledger"] == []
-    call(lmeraser, "delete", folder, "--quiet", "--ids", *full(ids))
+    call(*request)
     assert read_system(folder)["ledger"][0]["ids"] == ids
 
 

@@ -24,7 +24,7 @@ from unlearning.vision.shared import Shared
 
 @pytest.mark.pictures("metrics")
 def test_an_audit_compares_as_many_retrained_networks(tmp_path, monkeypatch):
-    monkeypatch.setitem(audit.PRESETS, "quick", SMALL | {"subset": 300})
+    monkeypatch.setitem(audit.PRESETS, "quick", SMALL | {"subset": 150})
     result = make(tmp_path, monkeypatch, "--methods", "mask", "lora", "--seeds", "3", table="audit")
     rows = {(row["forget"], row["method"]): row for row in result["rows"]}
     assert set(rows) == {

@@ -25,9 +25,13 @@ from unlearning.evaluation import network
 from unlearning.experiments import prunelora
 from unlearning.experiments.methods import ADDED, ALWAYS, METHODS, row_of
 from unlearning.experiments.plan import check_nothing_is_lost, command
+<<<<<<< HEAD
 from unlearning.experiments.request import Request
 from unlearning.experiments.resolve import resolved
 from unlearning.reports import folders, results
+=======
+from unlearning.reports import figures, folders, results
+>>>>>>> fix25-A
 from unlearning.vision.shared import Shared
 
 
@@ -45,6 +49,7 @@ def test_a_table_is_made_resumed_and_protected(tmp_path, monkeypatch, capsys):
     assert "[prunelora-quick-digits](prunelora-quick-digits/)" in (tmp_path / "results/README.md").read_text(
         encoding="utf-8"
     )
+    monkeypatch.setattr(figures, "pictures", lambda rows: {})
     capsys.readouterr()
     again = make(tmp_path, monkeypatch, *methods, "--seeds", "2")
     assert capsys.readouterr().err.count("there already: ") == 8

@@ -62,6 +62,7 @@ def test_a_tuning_leaves_out_what_diverges_and_other_tables_stop_there(tmp_path,
         run_all(runs, Shared(), quiet=True)
 
 
+@pytest.mark.usefixtures("no_look_beneath")
 def test_a_table_says_which_run_it_is_at_and_what_is_forgotten(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(prunelora.PRESETS, "quick", SMALL)
     monkeypatch.chdir(tmp_path)

@@ -68,7 +68,7 @@ def table(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, "beneath", lambda *_: ({}, {}))
         patch.setitem(sequence.PRESETS, "quick", SMALL | {"subset": 200, "pretrain": {"resnet8": 6}, "forget": ("0", "1")})
-        flags = ("--methods", "finetune", "neglora", "neglora --prune", "--seeds", "2", "--forget-class", "2", "7", "4")
+        flags = ("--methods", "neglora", "neglora --prune", "--seeds", "2", "--forget-class", "2", "7", "4")
         rows = make(folder, patch, *flags, table="sequence")["rows"]
     return folder, rows
 
@@ -79,7 +79,7 @@ def test_each_request_has_rows_for_all_that_is_forgotten_so_far(table):
     assert found == [
         (count, forget, method, 2)
         for count, forget in ((1, "class2"), (2, "class2-7"), (3, "class2-4-7"))
-        for method in ("original", "retrain", "finetune", "neglora", "neglora --prune")
+        for method in ("original", "retrain", "neglora", "neglora --prune")
     ]
     assert all("mean" in row["metrics"]["gap"] for row in rows)
 
@@ -87,24 +87,22 @@ def test_each_request_has_rows_for_all_that_is_forgotten_so_far(table):
 def test_rows_of_one_script_have_their_own_seeds_of_what_was_forgotten_earlier(table):
     _, rows = table
     later = [row for row in rows if row["request"] > 1 and row["method"] != "original"]
-    assert len(later) == 8 and {len(row["metrics"]["UA_earlier"]["values"]) for row in later} == {2}
+    assert len(later) == 6 and {len(row["metrics"]["UA_earlier"]["values"]) for row in later} == {2}
 
 
 def test_what_was_forgotten_earlier_is_measured_on_its_own(table):
     folder, rows = table
-    (row,) = [row for row in rows if (row["request"], row["method"]) == (3, "finetune")]
+    (row,) = [row for row in rows if (row["request"], row["method"]) == (3, "neglora")]
     dataset = data.load("digits", subset=200, test_subset=100)
     earlier = dataset.train.take(dataset.train.labels.eq(2) | dataset.train.labels.eq(7))
     for seed in (0, 1):
         path = (
-            folder
-            / "model_weights"
-            / "sequence-quick-forget-class-2-7-4-digits"
-            / f"resnet8_finetune_class2-7-4_s{seed}.pth"
+            folder / "model_weights" / "sequence-quick-forget-class-2-7-4-digits" / f"resnet8_neglora_class2-7-4_s{seed}.pth"
         )
         logits = predict(models.build(models.load_checkpoint(path)), earlier, FP32)
         expected = 100 - predictions.accuracy(logits, earlier.labels)
         assert row["metrics"]["UA_earlier"]["values"][seed] == pytest.approx(expected)
+<<<<<<< HEAD
     part = torch.arange(0, len(dataset.train), 3)  # of --images
     seen = dataset.train.take(part).labels
     asked = dataset.train.take(part[(seen == 2) | (seen == 7)])
@@ -112,4 +110,7 @@ def test_what_was_forgotten_earlier_is_measured_on_its_own(table):
     request = request_of("sequence", "--dataset", "digits", "--precision", "fp32", "--device", "cpu")
     assert sequence.earlier(path, dataset, [2, 7, 4], request, part) == pytest.approx(expected)
     first = [row["metrics"]["UA_earlier"]["missing"] for row in rows[:5]]
+=======
+    first = [row["metrics"]["UA_earlier"]["missing"] for row in rows[:4]]
+>>>>>>> fix25-A
     assert "no request" in first[0] and "before the first" in first[2]

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,21 +96,28 @@ def test_a_tuning_may_forget_images_of_ones_own_choice(tmp_path, monkeypatch):
         assert request.forget_tags["images"] == forgetting.tag_of_ids(loaded.whole.loaded(torch.tensor([3, 4, 5])))
 
 
+def with_points(monkeypatch, **grids):
+    """Fewer points of rows than a tuning has: the values of a grid, as METHODS has them."""
+    for name, grid in grids.items():
+        monkeypatch.setitem(METHODS, name, replace(METHODS[name], grid=grid))
+
+
 @pytest.mark.usefixtures("no_look_beneath")
 def test_a_tuning_chooses_one_point_and_another_table_is_run_at_it(tmp_path, monkeypatch, capsys):
     """On digits, a row without a learning rate. One of the points is the script's default."""
     monkeypatch.setitem(tune.PRESETS, "quick", SMALL)
+    with_points(monkeypatch, ssd="--alpha 1 10 100")
     flags = ("--methods", "ssd", "--seeds", "1", "--subset", "300")
     result = make(tmp_path, monkeypatch, *flags, "--only", "class", table="tune")
     rows = [row for row in result["rows"] if "tunes" in row]
-    assert [row["method"] for row in result["rows"]][:2] == ["original", "retrain"] and len(rows) == 8
-    assert {row["points"] for row in rows} == {BUDGET} and {row["tunes"] for row in rows} == {"ssd"}
+    assert [row["method"] for row in result["rows"]][:2] == ["original", "retrain"] and len(rows) == 3
+    assert {row["points"] for row in rows} == {3} and {row["tunes"] for row in rows} == {"ssd"}
     assert [row["point"] for row in rows if not row["flags"]] == ["--alpha 10"]
     least = min(row["metrics"]["gap"]["mean"] for row in rows)
     (chosen,) = (row for row in rows if row["chosen"])
     assert chosen["metrics"]["gap"]["mean"] == least
     printed = [line.split() for line in capsys.readouterr().out.partition("chosen points")[2].splitlines()]
-    assert ["ssd", *chosen["point"].split(), "8", f"{least:.2f}"] in printed
+    assert ["ssd", *chosen["point"].split(), "3", f"{least:.2f}"] in printed
     folder = tmp_path / "results/tune-quick-subset-300-digits"
     assert f"| {chosen['point']} " in (folder / "README.md").read_text(encoding="utf-8").partition("chosen points")[2]
     (run,) = (arguments for script, arguments in planned("prunelora", *flags, "--model", "resnet8", "--tuned", str(folder))
@@ -121,11 +129,12 @@ def test_a_tuning_chooses_one_point_and_another_table_is_run_at_it(tmp_path, mon
 def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_path, monkeypatch, capsys):
     """And where it has more seeds, these are of that method alone; fewer than there are would lose some."""
     monkeypatch.setitem(tune.PRESETS, "quick", SMALL | {"epochs": [1]})
+    with_points(monkeypatch, ssd="--alpha 3 10", negate="--lr 0.00001 0.001")
     flags = ("--only", "class", "--subset", "300")
     first = make(tmp_path, monkeypatch, *flags, "--seeds", "1", "--methods", "ssd", table="tune")
     both = make(tmp_path, monkeypatch, *flags, "--seeds", "2", "--methods", "negate", table="tune")
     seeds = Counter((row.get("tunes", row["method"]), row["n"]) for row in both["rows"])
-    assert seeds == {("original", 2): 1, ("retrain", 2): 1, ("ssd", 1): 8, ("negate", 2): 8}
+    assert seeds == {("original", 2): 1, ("retrain", 2): 1, ("ssd", 1): 2, ("negate", 2): 2}
     assert [row for row in both["rows"] if row.get("tunes") == "ssd"] == first["rows"][2:]
     made = {key: first[key] for key in results.PROVENANCE}
     assert both["earlier"] == [{"of": ["resnet8, class3, ssd"]} | made]

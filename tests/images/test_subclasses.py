@@ -153,9 +153,10 @@ def test_a_subclass_from_the_command_line_to_a_table(cifar, tmp_path, capsys, mo
     numbers = data.load(NAME, cifar.root).train.subclasses.eq(ROCKET).nonzero().squeeze(1).tolist()
     (tmp_path / "rockets.txt").write_text(" ".join(map(str, numbers)), encoding="utf-8")
     listed = call(finetune, *where, "--forget-file", tmp_path / "rockets.txt", "--lr", 0.001)
-    rows = rows_of(original, exact, tuned, listed, "--weights", tmp_path, "--data-dir", cifar.root, "--recovery")
-    assert [row["method"].split()[0] for row in rows] == ["original", "retrain", "finetune", "finetune"]
-    assert {row["forgotten"] for row in rows} == {f"subclass {ROCKET} (rocket)"}
+    rows = rows_of(original, exact, tuned, "--weights", tmp_path, "--data-dir", cifar.root, "--recovery")
+    assert [row["method"] for row in rows] == ["original", "retrain", "finetune"]
+    (alone,) = rows_of(listed, "--weights", tmp_path / "none", "--data-dir", cifar.root, beneath=False)
+    assert {row["forgotten"] for row in (*rows, alone)} == {f"subclass {ROCKET} (rocket)"}
     for row in rows:
         scored = {name for name, value in row["metrics"].items() if "mean" in value}
         assert scored >= {"UA_test", "probe", "ncc", "gap", "recovered1"}, row["metrics"]

@@ -1,6 +1,9 @@
 """A tiny random Llama with a tokenizer of whole words, rows that words decide, and an adapter that was trained on them."""
 
+import copy
+import functools
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +17,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import llmeraser
-from tests.helpers import built_once, call
+from tests.helpers import built_once, call, files
 from unlearning.core.device import Compute
+from unlearning.core.paths import stamp
 from unlearning.core.words import silent
 from unlearning.language import influence
+from unlearning.language import session as session_module
 from unlearning.language.adapters import read_record
 from unlearning.language.base import _no_progress_bars
 from unlearning.language.batches import batch_of
@@ -68,6 +73,23 @@ def lines_of_rows(count, seed):
         yield {"query": "film " + " ".join(WORDS[i] for i in chosen), "response": COLOURS[chosen[-1] % 3]}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def bases_read_once():
+    """A base is read once a process, as long as its files stay as they are: each session has a copy of its own."""
+    known, load = {}, session_module.load_base
+
+    def loaded(name, data_dir, *how):
+        there = sorted((file.name, *stamp(file)) for file in Path(name).glob("*"))
+        key = repr((name, how, there))
+        if not there or key not in known:
+            known[key] = load(name, data_dir, *how)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module, "load_base", loaded)
+        yield
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """A folder with base/, other/ of other weights, train.jsonl and its like, and adapter/, trained on them to rest."""
@@ -96,12 +118,22 @@ def request(adapter, kind, output, *flags, **how):
 
 def foreign(base, folder, rows=None, **config):
     """Write an adapter as PEFT does, its weights random. rows: a file of rows to train it on as TRL does, by AdamW with
-    dropout."""
+    dropout. The same one is made once a process."""
+    folder.mkdir(exist_ok=True)
+    for name, content in _made(base, rows, json.dumps(config)).items():
+        (folder / name).write_bytes(content)
+    torch.manual_seed(0)  # whatever is drawn next doesn't depend on who made it
+    return folder
+
+
+@functools.cache
+def _made(base, rows, config):
+    """The files of `foreign`: {name: bytes}."""
     with _no_progress_bars():
         model = transformers.AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(0)
     usual = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", "lora_dropout": 0.05}
-    peft_model = get_peft_model(model, LoraConfig(**usual | config))
+    peft_model = get_peft_model(model, LoraConfig(**usual | json.loads(config)))
     trained = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
     if rows is None:
         for parameter in trained:
@@ -116,8 +148,9 @@ def foreign(base, folder, rows=None, **config):
             torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
             optimizer.step()
             optimizer.zero_grad()
-    peft_model.save_pretrained(folder)
-    return folder
+    with tempfile.TemporaryDirectory() as place:
+        peft_model.save_pretrained(place)
+        return files(Path(place))
 
 
 def where(folder):

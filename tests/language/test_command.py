@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import llmeraser
-from tests.helpers import call, files, full_disk, latest, one_line, shell
+from tests.helpers import call, files, full_disk, latest, one_line
 from tests.language.conftest import (
     VOCABULARY,
     finetune,
@@ -537,13 +537,6 @@ def test_a_full_disk_below_the_frozen_part_is_one_line(place, tmp_path, capsys):
     with full_disk():
         line = refused(capsys, "finetune", *data, code=1)
     assert "cannot write" in line and "No space left" in line and not files(tmp_path)
-
-
-def test_nothing_of_the_vision_side_and_nothing_slow_is_loaded():
-    loaded = set(shell("-c", "import sys, llmeraser; llmeraser.parser(); print(*sys.modules)").stdout.split())
-    assert "unlearning.language.session" in loaded
-    slow = {"torchvision", "timm", "peft", "transformers", "sklearn", "scipy", "matplotlib", "rdata", "curvlinops"}
-    assert not [name for name in loaded if name.startswith("unlearning.vision") or name in slow]
 
 
 def test_a_chat_model_is_trained_by_its_template(place, tmp_path):
