@@ -25,13 +25,9 @@ from unlearning.evaluation import network
 from unlearning.experiments import prunelora
 from unlearning.experiments.methods import ADDED, ALWAYS, METHODS, row_of
 from unlearning.experiments.plan import check_nothing_is_lost, command
-<<<<<<< HEAD
 from unlearning.experiments.request import Request
 from unlearning.experiments.resolve import resolved
-from unlearning.reports import folders, results
-=======
 from unlearning.reports import figures, folders, results
->>>>>>> fix25-A
 from unlearning.vision.shared import Shared
 
 

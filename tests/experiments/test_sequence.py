@@ -102,15 +102,11 @@ def test_what_was_forgotten_earlier_is_measured_on_its_own(table):
         logits = predict(models.build(models.load_checkpoint(path)), earlier, FP32)
         expected = 100 - predictions.accuracy(logits, earlier.labels)
         assert row["metrics"]["UA_earlier"]["values"][seed] == pytest.approx(expected)
-<<<<<<< HEAD
     part = torch.arange(0, len(dataset.train), 3)  # of --images
     seen = dataset.train.take(part).labels
     asked = dataset.train.take(part[(seen == 2) | (seen == 7)])
     expected = 100 - predictions.accuracy(predict(models.build(models.load_checkpoint(path)), asked, FP32), asked.labels)
     request = request_of("sequence", "--dataset", "digits", "--precision", "fp32", "--device", "cpu")
     assert sequence.earlier(path, dataset, [2, 7, 4], request, part) == pytest.approx(expected)
-    first = [row["metrics"]["UA_earlier"]["missing"] for row in rows[:5]]
-=======
     first = [row["metrics"]["UA_earlier"]["missing"] for row in rows[:4]]
->>>>>>> fix25-A
     assert "no request" in first[0] and "before the first" in first[2]
