@@ -28,6 +28,7 @@ from unlearning.experiments.plan import check_nothing_is_lost, command
 from unlearning.experiments.request import Request
 from unlearning.experiments.resolve import resolved
 from unlearning.reports import figures, folders, results
+from unlearning.vision import originals
 from unlearning.vision.shared import Shared
 
 
@@ -570,6 +571,10 @@ def test_rows_from_an_original_that_has_forgotten_something_are_not_lost(tmp_pat
         (tmp_path / "result.json").write_text(json.dumps(made_by | {"rows": [one]}), encoding="utf-8")
         with pytest.raises(UserError, match=f"would lose {lost}"):
             check_nothing_is_lost(tmp_path / "result.json", request, prunelora.TABLE.plan(request))
+    measure = row | {"method": "original", "forget": "class5", "n": 1, "command": originals.command_of(Path("net.pth"))}
+    (tmp_path / "result.json").write_text(json.dumps(made_by | {"rows": [measure, rows[1]]}), encoding="utf-8")
+    more = asked("--methods", "lora", "--seeds", "3", "--add")  # one original for all seeds
+    check_nothing_is_lost(tmp_path / "result.json", more, prunelora.TABLE.plan(more))
     with pytest.raises(UserError, match="has forgotten class5, which Retrain would be trained on: forget that as well"):
         asked("--methods", "lora", "retrain")
     assert asked("--methods", "lora", "retrain", "--forget-class", "3", "5").further_tags == ("class5", "class3-5")

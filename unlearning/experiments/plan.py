@@ -262,7 +262,7 @@ def check_nothing_is_lost(path: Path, request: Request, plan: Plan, tag: str = "
             continue
         stays = request.table == "tune" and row["method"] in ALWAYS
         lost = f"{row['n'] - request.seeds} of its {row['n']} seeds" if row["n"] > request.seeds and not stays else ""
-        if request.add and row["method"] in ALWAYS and row["n"] != request.seeds:
+        if request.add and row["method"] in ALWAYS and row["n"] != request.seeds and row["command"] not in given:
             text = f"{row['method']} ({row['model']}, {row['forget']}) of {row['n']} seeds: --add needs --seeds {row['n']}"
             raise UserError(f"{path} holds {text}, by which its rows are measured")
         there_again = row["command"] in given or _is_from_outside(row, planned) or _making(row["command"]) in planned
