@@ -573,7 +573,7 @@ def test_rows_from_an_original_that_has_forgotten_something_are_not_lost(tmp_pat
             check_nothing_is_lost(tmp_path / "result.json", request, prunelora.TABLE.plan(request))
     measure = row | {"method": "original", "forget": "class5", "n": 1, "command": originals.command_of(Path("net.pth"))}
     (tmp_path / "result.json").write_text(json.dumps(made_by | {"rows": [measure, rows[1]]}), encoding="utf-8")
-    more = asked("--methods", "lora", "--seeds", "3", "--add")  # one original for all seeds
+    more = replace(asked("--methods", "lora", "--add"), seeds=3)  # one original for all seeds
     check_nothing_is_lost(tmp_path / "result.json", more, prunelora.TABLE.plan(more))
     with pytest.raises(UserError, match="has forgotten class5, which Retrain would be trained on: forget that as well"):
         asked("--methods", "lora", "retrain")
