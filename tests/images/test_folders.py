@@ -158,7 +158,8 @@ def test_classes_are_listed_without_a_test_split(tmp_path, capsys, kind):
     (tmp_path / "some" / "list.csv").write_text("\n".join(["file,label", *rows]), encoding="utf-8")
     np.savez(tmp_path / "some" / "a.npz", images=np.zeros((6, 8, 8), np.uint8), labels=np.arange(6) % 2)
     where = {"folder": tmp_path / "some", "csv": tmp_path / "some" / "list.csv", "npz": tmp_path / "some" / "a.npz"}
-    flags = ("--dataset", f"{kind}:{where[kind]}", "--img-size", 8, "--list-classes")
+    side = () if kind == "npz" else ("--img-size", 8)
+    flags = ("--dataset", f"{kind}:{where[kind]}", *side, "--list-classes")
     for script, action in ((pretrain, ()), (lmeraser, ("train",)), (evaluate, ())):
         capsys.readouterr()
         assert call(script, *action, *flags) is None
