@@ -165,6 +165,24 @@ def test_a_tuning_of_one_more_method_leaves_the_others_and_what_made_them(tmp_pa
     assert (run["of"], run["command"]) == (["resnet8, class3, ssd"], "of the whole forget set")
 
 
+@pytest.mark.parametrize(("seeds", "other", "stays"), [(1, "negate", True), (2, "negate", False), (1, "ssd", False)])
+def test_rows_of_a_tuning_keep_what_they_are_measured_by(tmp_path, seeds, other, stays):
+    """Not where Original and Retrain have come with more seeds, or all rows are made again."""
+    row = {"dataset": "digits", "model": "resnet8", "forget": "class3", "epochs": 1, "command": "c"}
+    made_by = {"table": "t", "command": "c", "date": "d", "hardware": "h", "versions": {"torch": "2"}}
+
+    def written(n, tried, gap):
+        rows = [row | {"method": name, "n": n} for name in ("original", "retrain")]
+        rows += [row | {"method": tried, "tunes": tried, "n": n}]
+        return made_by | {"rows": [one | {"metrics": {"gap": {"mean": gap, "ci95": None, "values": [gap]}}} for one in rows]}
+
+    results.write(tmp_path / "result.json", written(1, "ssd", 1.0))
+    rows = results.joined(written(seeds, other, 2.0), tmp_path / "result.json")["rows"]
+    assert [one["metrics"]["gap"]["mean"] for one in rows] == ([1.0, 1.0] if stays else [2.0, 2.0]) + [1.0, 2.0][
+        other == "ssd" :
+    ]
+
+
 def test_each_table_that_can_be_tuned_has_its_presets_here_and_reproduce_knows_them_all():
     for table in TUNED:
         for name, sizes in reproduce.table_of(table).presets.items():

@@ -184,8 +184,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) -> dict[str, Any]:
     """`result` with the rows that the file `path`, if there is one, has of other networks and forget sets, of a tuning those
-    of other methods too, and what made those. What both have stands where it stood; a tuning's Original and Retrain of more
-    seeds stay, for rows that stay are measured by them.
+    of other methods too, and what made those. What both have stands where it stood; a tuning's Original and Retrain of as
+    many seeds stay where other methods' rows do, for these are measured by them.
 
     Raises UserError where methods of a tuning would stay whose rows were scored on other data, or by another attack; with
     `overwrite` they go. So do other tables' rows that were scored by another attack, whose columns have the same names: a
@@ -202,7 +202,7 @@ def joined(result: dict[str, Any], path: str | Path, overwrite: bool = False) ->
             text = "were scored on other data or by another attack: --overwrite, or --results elsewhere"
             raise UserError(f"{path} holds {', '.join(sorted(others))}, which {text}")
         there = {subject: group for subject, group in there.items() if subject not in others}
-        new = {name: group for name, group in new.items() if name in strange or _seeds(group) >= _seeds(there.get(name, []))}
+        new = {name: group for name, group in new.items() if name in strange or not _measures(name, group, there, new)}
     elif overwrite:  # without it nobody comes here with another attack
         runs = [*before.get("earlier", []), before]
         others = {of for of in there.keys() - new.keys() if _attack(there[of][0], runs) not in (None, result.get("attack"))}
@@ -319,6 +319,14 @@ def _scored_otherwise(before: dict[str, Any], result: dict[str, Any]) -> set[str
     new = {(row["model"], row["forget"]): how(row, result) for row in result["rows"]}
     old = {_subject(row): ((row["model"], row["forget"]), how(row, before)) for row in before["rows"]}
     return {subject for subject, (of, scored) in old.items() if new.get(of, scored) != scored}
+
+
+def _measures(name: str, group: list[Any], there: dict[str, list[Any]], new: dict[str, list[Any]]) -> bool:
+    """True where rows of a tuning that stay are measured by the Original and the Retrain that are `there`, and `group`, of
+    the same name, has no more seeds: another training of these would stand beside gaps that aren't from it."""
+    had, has = _seeds(there.get(name, [])), _seeds(group)
+    stay = any(of.startswith(f"{name}, ") for of in there.keys() - new.keys())
+    return had > has or (had == has > 0 and stay)
 
 
 def _seeds(group: list[Any]) -> int:
